@@ -1,0 +1,48 @@
+# The same few commands for people and for continuous integration.
+#
+#   make demo     a fresh virtual environment, then the whole way on scikit-learn's digits
+#   make test     the test suite
+#   make check    ruff and mypy
+#
+# PYTHON=python3.12 make demo     another interpreter (3.11 to 3.13)
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/installed
+	$(BIN)/edgekit run recipes/digits.yaml --out runs/digits
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamps: pip runs again only when pyproject.toml is newer. The package itself is installed in place (-e).
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	@echo "installing edgekit[all] into $(VENV) (about two minutes the first time)"
+	@$(PIP) --editable '.[all]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	@echo "installing edgekit[all,dev] into $(VENV)"
+	@$(PIP) --editable '.[all,dev]'
+	@touch $@ $(VENV)/installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "edgekit needs Python 3.11 to 3.13; $(PYTHON) is another one. Give one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing. On Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }

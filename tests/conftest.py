@@ -1,0 +1,46 @@
+"""What every test gets: one thread, fixed seeds, a cache of its own, and the checkout's folder."""
+
+import os
+import pathlib
+import random
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Before any framework is imported: two cores are shared by all that a test starts, and one thread gives the same numbers every time.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    """The checkout's folder."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    """A cache that begins empty and is shared by the tests of one run; the user's own is not touched."""
+    folder = tmp_path_factory.mktemp("cache")
+    given = os.environ.get("EDGEKIT_CACHE")
+    with pytest.MonkeyPatch.context() as patch:
+        if given:
+            patch.setenv("EDGEKIT_DEMO_CACHE", given)  # tests/test_demo.py shares the work of `make demo`
+        patch.setenv("EDGEKIT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random numbers whatever ran before; torch only where a test has imported it."""
+    import sys
+
+    random.seed(0)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)

@@ -1,0 +1,222 @@
+"""Imports point down, frameworks stay in the leaves, and the quick commands import none. Each rule is also shown to fail."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+#: The floors of the house, lowest first: a file may import what lies on a lower floor only. docs/architecture.md draws them.
+FLOORS: tuple[frozenset[str], ...] = tuple(
+    frozenset(floor.split())
+    for floor in (
+        "errors",
+        "value",
+        "signature measurement progress task",
+        "artifact",
+        "scheme",
+        "recipe",
+        "target",
+        "contracts report",
+        "registry shelf user_code cache verdict",
+        "plan shipping",
+        "sources tasks quantization hosts checks rendering",
+        "steps",
+        "build",
+        "race",
+        "run",
+        "testing",
+        "cli",
+    )
+)
+ROOMS = ("sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "cli")
+FRAMEWORKS = frozenset(
+    (
+        "torch",
+        "torchao",
+        "torchvision",
+        "torch_pruning",
+        "timm",
+        "transformers",
+        "onnx",
+        "onnx_ir",
+        "onnxruntime",
+        "onnxscript",
+        "litert_torch",
+        "ai_edge_litert",
+        "ai_edge_quantizer",
+        "tensorrt",
+        "tensorrt_rtx",
+        "neural_compressor",
+        "jax",
+        "sklearn",
+        "scipy",
+        "safetensors",
+    )
+)
+#: The only floors where a framework may be imported: the leaves, and the fakes for tests, which are tiny networks among others.
+LEAVES = frozenset(("sources", "tasks", "quantization", "hosts", "checks", "steps"))
+WITH_FRAMEWORKS = LEAVES | {"testing"}
+
+
+def floor_of(name: str) -> int | None:
+    """The number of the floor on which a file or a room lies."""
+    return next((number for number, names in enumerate(FLOORS) if name in names), None)
+
+
+def imports(path: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
+    """Line, full name and whether it is for annotations only, of every import of a file, also inside functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    quoted = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, id(node) in quoted
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the whole name of a module, not dots"
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}", id(node) in quoted
+
+
+def broken_rules(package: pathlib.Path) -> Iterator[str]:
+    """One line for each import that breaks a rule, with its file and line."""
+    for path in sorted(package.glob("**/*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        here = parts[0]
+        if here in ("__init__", "__main__"):
+            continue
+        mine = floor_of(here)
+        if mine is None:
+            yield f"{path}:1: {here} has no floor; give it one in tests/test_layering.py"
+            continue
+        for line, name, quoted in imports(path):
+            top, _, rest = name.partition(".")
+            problem = _edgekit_rule(parts, rest, mine) if top == "edgekit" else _foreign_rule(here, top, quoted)
+            if problem:
+                yield f"{path}:{line}: {problem}"
+
+
+def _edgekit_rule(parts: tuple[str, ...], imported: str, mine: int) -> str | None:
+    other = imported.partition(".")[0]
+    if parts == ("hosts", "worker"):
+        return "worker.py is copied to devices and may import nothing of edgekit"
+    if other in ("", "__version__"):
+        return None
+    theirs = floor_of(other)
+    if theirs is None:
+        return f"edgekit.{other} is not a module with a floor"
+    if other == parts[0] and other in ROOMS:
+        return None
+    if other == "hosts" and parts[0] == "steps":
+        return "leaves do not import each other"
+    if parts[0] == "steps" and other in LEAVES - {"quantization"}:
+        return "a step may import no other leaf than edgekit.quantization"
+    return None if theirs < mine else f"{parts[0]} (floor {mine}) imports {other} (floor {theirs}); imports point down"
+
+
+def _foreign_rule(here: str, top: str, quoted: bool) -> str | None:
+    if top in FRAMEWORKS and not quoted and here not in WITH_FRAMEWORKS:
+        return f"{top} is a framework; only the leaves import one"
+    if top == "click" and here != "cli":
+        return "click is for edgekit/cli only"
+    return None
+
+
+def imported_by(code: str, watched: frozenset[str]) -> set[str]:
+    """Which of the watched packages are loaded in a fresh Python after ``code``."""
+    script = f"import sys\n{code}\nprint('LOADED', *sorted({set(watched)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def command(*words: str) -> str:
+    """Python code that runs an edgekit command to its end."""
+    return f"import edgekit.cli.main\ntry:\n    edgekit.cli.main.main({list(words)!r})\nexcept SystemExit as end:\n    assert not end.code, end.code"
+
+
+def test_imports_point_down_and_frameworks_stay_in_the_leaves(root: pathlib.Path) -> None:
+    """No file of edgekit imports from its own floor or above, and no framework outside the leaves."""
+    assert list(broken_rules(root / "edgekit")) == []
+
+
+def test_every_room_is_a_package(root: pathlib.Path) -> None:
+    """Each room has an __init__.py with a sentence that says what is in it."""
+    for room in ROOMS:
+        tree = ast.parse((root / "edgekit" / room / "__init__.py").read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), f"edgekit/{room}/__init__.py has no docstring"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",), ("--version",), ("plan", "recipes/digits.yaml"), ("targets",), ("recipes",), ("models",), ("schemes",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_quick_commands_import_no_framework(words: tuple[str, ...], root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`edgekit --help`, `plan` and the lists answer without importing torch or any other framework."""
+    monkeypatch.chdir(root)
+    assert imported_by(command(*words), FRAMEWORKS) == set()
+
+
+def test_help_imports_not_even_numpy(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`edgekit --help` is quick because nothing heavy is imported for it."""
+    monkeypatch.chdir(root)
+    assert imported_by(command("--help"), FRAMEWORKS | {"numpy", "jinja2"}) == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "said"),
+    [
+        ("errors.py", "from edgekit.value import Value\n", "errors (floor 0) imports value (floor 1)"),
+        ("recipe.py", "from edgekit import plan\n", "recipe (floor 5) imports plan"),
+        ("recipe.py", "def f():\n    from edgekit.cli import main\n", "recipe (floor 5) imports cli"),
+        ("checks/size.py", "from edgekit.hosts import local\n", "checks (floor 10) imports hosts (floor 10)"),
+        ("steps/train.py", "from edgekit.sources import resnet\n", "a step may import no other leaf"),
+        ("steps/train.py", "from edgekit import run\n", "imports point down"),
+        ("hosts/worker.py", "from edgekit.errors import EdgekitError\n", "may import nothing of edgekit"),
+        ("plan.py", "import torch.nn\n", "torch is a framework"),
+        ("rendering/table.py", "def f():\n    import onnx\n", "onnx is a framework"),
+        ("run.py", "from click import echo\n", "click is for edgekit/cli only"),
+        ("manager.py", "", "manager has no floor"),
+        ("run.py", "from edgekit import nothing\n", "edgekit.nothing is not a module with a floor"),
+    ],
+)
+def test_a_wrong_import_is_told_with_its_line(tmp_path: pathlib.Path, file: str, source: str, said: str) -> None:
+    """The layering test fails on a file that imports upwards, sideways, or a framework in the wrong place."""
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source)
+    (line,) = broken_rules(tmp_path)
+    assert said in line
+    assert line.startswith(f"{path}:")
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("plan.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"),
+        ("steps/prune.py", "import torch\nfrom edgekit.quantization import placement\nfrom edgekit.steps import torch_storage\n"),
+        ("checks/size.py", "from edgekit import __version__\nfrom edgekit.report import Report\n"),
+    ],
+)
+def test_a_right_import_is_not_told(tmp_path: pathlib.Path, file: str, source: str) -> None:
+    """Annotations may name a framework, a step may use quantization, and anyone may import from below."""
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source)
+    assert list(broken_rules(tmp_path)) == []
+
+
+def test_an_imported_framework_is_seen() -> None:
+    """The test of quick commands fails where a framework is loaded."""
+    assert imported_by("import safetensors", FRAMEWORKS) == {"safetensors"}
