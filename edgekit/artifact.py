@@ -1,0 +1,78 @@
+"""A model at rest: one or more parts, each with its files and signature. An artifact never changes once it is sealed."""
+
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+import pydantic
+
+from edgekit.signature import Signature
+from edgekit.value import Value
+
+Form = Literal["torch", "onnx", "tflite", "tensorrt", "ethosu", "edgetpu"]
+#: The name of the only part of a model that has one.
+MAIN = "main"
+
+T = TypeVar("T")
+
+
+class File(Value):
+    """One file of a part: its name inside the artifact's folder, and its hash and size once the artifact is sealed."""
+
+    path: str
+    sha256: str = ""
+    bytes: int = 0
+
+
+class Part(Value):
+    """One network of a model (an encoder, a decoder, a tower). Most models have one, called ``main``."""
+
+    name: str
+    signature: Signature
+    #: role -> file. The role ``model`` is what a runtime loads; a torch part has ``weights`` (and more).
+    files: dict[str, File]
+
+
+class Artifact(Value):
+    """A model in one form. ``folder`` holds the files; ``notes`` what the step wants to have reported."""
+
+    form: Form
+    parts: tuple[Part, ...] = pydantic.Field(min_length=1)
+    step: str = ""
+    key: str = ""
+    parent: str | None = None
+    notes: dict[str, Any] = pydantic.Field(default_factory=dict)
+    folder: pathlib.Path = pydantic.Field(default=pathlib.Path(), exclude=True)
+
+    @pydantic.model_validator(mode="after")
+    def _names_differ(self) -> "Artifact":
+        names = [part.name for part in self.parts]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two parts have the same name: {', '.join(names)}")
+        return self
+
+    def path(self, part: Part, role: str = "model") -> pathlib.Path:
+        """Where the file of a part lies."""
+        return self.folder / part.files[role].path
+
+    def part(self, name: str) -> Part:
+        """The part called ``name``."""
+        return next(part for part in self.parts if part.name == name)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that are shipped: the ``model`` file of every part (all files where a part has none)."""
+        return sum(part.files["model"].bytes if "model" in part.files else sum(file.bytes for file in part.files.values()) for part in self.parts)
+
+
+def chain(parts: Iterable[Part], call: Callable[[Part, Mapping[str, T]], Mapping[str, T]], feeds: Mapping[str, T]) -> dict[str, T]:
+    """Run the parts in order, each fed by name from the data and from the outputs of the parts before it.
+
+    Gives the outputs of the last part. ``call(part, feeds)`` runs one part on ``feeds``.
+    """
+    known = dict(feeds)
+    outputs: Mapping[str, T] = {}
+    for part in parts:
+        outputs = call(part, {spec.name: known[spec.name] for spec in part.signature.inputs if spec.name in known})
+        known.update(outputs)
+    return dict(outputs)

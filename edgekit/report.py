@@ -1,0 +1,143 @@
+"""The report: everything that a run found out, as one value. The table, Markdown and HTML are drawn from it."""
+
+import json
+import pathlib
+from typing import Any
+
+import pydantic
+
+from edgekit.artifact import Artifact
+from edgekit.errors import ReportError
+from edgekit.measurement import Measurement, MeasurementName, Verdict
+from edgekit.signature import Signature
+from edgekit.value import Value, parse
+
+SCHEMA = 1
+#: The report's file name inside a run's folder.
+FILE_NAME = "report.json"
+
+
+class ShippedFile(Value):
+    """One file of a candidate. ``path`` is relative to the report, None where the file was not shipped."""
+
+    part: str
+    role: str
+    path: str | None = None
+    sha256: str
+    bytes: int
+
+
+class ArtifactReport(Value):
+    """A candidate's files, what they take and give, and what its last step noted."""
+
+    key: str
+    bytes: int
+    files: tuple[ShippedFile, ...]
+    signatures: dict[str, Signature]
+    notes: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+
+class CandidateReport(Value):
+    """One scheme on one target. ``status``: ``raced``, ``dropped: <reason>`` or ``failed: <error>``."""
+
+    scheme: str
+    status: str
+    artifact: ArtifactReport | None = None
+    measurements: tuple[Measurement, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def find(self, name: MeasurementName) -> Measurement | None:
+        """The measurement called ``name``, or None."""
+        return next((row for row in self.measurements if row.name == name), None)
+
+
+class GateReport(Value):
+    """One gate of the winner. A gate that is not required does not change the verdict; ``why`` says why not."""
+
+    name: MeasurementName
+    limit: float
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    unit: str
+    where: str
+    verdict: Verdict
+    required: bool = True
+    why: str = ""
+
+
+class TargetReport(Value):
+    """What was built, measured and chosen for one target."""
+
+    name: str
+    title: str
+    form: str
+    runtime: str
+    verdict: Verdict
+    winner: str | None
+    #: Why this candidate won, or why none did.
+    chosen: str
+    #: The float file of the network before pruning, in the same runtime: what speed and accuracy are compared with.
+    reference: CandidateReport | None = None
+    candidates: tuple[CandidateReport, ...] = ()
+    gates: tuple[GateReport, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def candidate(self, scheme: str | None) -> CandidateReport | None:
+        """The candidate of a scheme, or None."""
+        return next((row for row in self.candidates if row.scheme == scheme), None)
+
+
+class StageReport(Value):
+    """One step on the PyTorch side, shared by all targets."""
+
+    name: str
+    step: str
+    key: str
+    measurements: tuple[Measurement, ...] = ()
+    notes: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+
+class Report(Value):
+    """A whole run."""
+
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
+    schema_version: int = pydantic.Field(SCHEMA, alias="schema")
+    edgekit: str
+    recipe: dict[str, Any]
+    verdict: Verdict
+    targets: tuple[TargetReport, ...]
+    stages: tuple[StageReport, ...] = ()
+    task: dict[str, Any] = pydantic.Field(default_factory=dict)
+    #: Machine, operating system, Python and package versions.
+    environment: dict[str, Any] = pydantic.Field(default_factory=dict)
+    #: When the run started (ISO 8601) and how long it took.
+    started: str = ""
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """The text of ``report.json``."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def load(path: pathlib.Path) -> Report:
+    """Read a report from its folder or file, or raise a ReportError that says what is wrong with it."""
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"{path} holds no {FILE_NAME}.", fix="name the folder given to 'edgekit run --out'") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
+        raise ReportError(f"{file} cannot be read: {problem}.", fix="run the recipe again; what is cached is not computed twice") from problem
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise ReportError(f"{file} has schema {found!r}; this edgekit reads schema {SCHEMA}.", fix="use the edgekit that wrote it, or run again")
+    return parse(Report, data, str(file), ReportError)
+
+
+def describe(artifact: Artifact) -> ArtifactReport:
+    """What the report says of an artifact, before any of its files is shipped."""
+    files = tuple(ShippedFile(part=part.name, role=role, sha256=file.sha256, bytes=file.bytes) for part in artifact.parts for role, file in part.files.items())
+    signatures = {part.name: part.signature for part in artifact.parts}
+    return ArtifactReport(key=artifact.key, bytes=artifact.size_bytes, files=files, signatures=signatures, notes=artifact.notes)

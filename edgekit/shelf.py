@@ -1,0 +1,39 @@
+"""Where recipes and targets lie: the folders of the checkout, or the copies inside the wheel. A name or a path finds one."""
+
+import pathlib
+from typing import Literal
+
+from edgekit.errors import EdgekitError, RecipeError, TargetError
+from edgekit.value import nearest
+
+Kind = Literal["recipes", "targets"]
+_ERRORS: dict[Kind, type[EdgekitError]] = {"recipes": RecipeError, "targets": TargetError}
+
+
+def folder(kind: Kind) -> pathlib.Path:
+    """The folder of the shipped recipes or targets."""
+    package = pathlib.Path(__file__).parent
+    inside = package / "shipped" / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def names(kind: Kind) -> list[str]:
+    """The names of all that is shipped."""
+    return sorted(path.stem for path in folder(kind).glob("*.yaml"))
+
+
+def find(kind: Kind, name: str) -> pathlib.Path:
+    """The file for a shipped name, or for a path; else an error with the nearest name."""
+    error = _ERRORS[kind]
+    if name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name:
+        path = pathlib.Path(name)
+        if path.is_file():
+            return path
+        if path.parent.name == kind and path.stem in names(kind):
+            return folder(kind) / f"{path.stem}.yaml"
+        raise error(f"There is no file {name}.", fix=f"'edgekit {kind}' lists what is shipped")
+    if name in names(kind):
+        return folder(kind) / f"{name}.yaml"
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name)
+    raise error(f"No {kind[:-1]} is called {name!r}; {nearest(name, names(kind))}.", fix=f"'edgekit {kind}' lists them; a path to a YAML file works too")

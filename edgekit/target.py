@@ -1,0 +1,89 @@
+"""A target: what a device can run, as data. Adding a device is adding a file."""
+
+import pathlib
+from typing import Literal
+
+import pydantic
+
+from edgekit.artifact import Form
+from edgekit.errors import TargetError
+from edgekit.recipe import Gates
+from edgekit.scheme import SCHEMES
+from edgekit.value import Value, nearest, parse, read_yaml
+
+Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu"]
+HostName = Literal["local"]
+#: Which runtime loads which form.
+RUNTIMES: dict[Form, Runtime] = {"onnx": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu"}
+
+
+class Limits(Value):
+    """What the device asks of a file. These are inputs of pruning and quantizing."""
+
+    #: Pruning keeps channels in multiples of this.
+    channel_multiple: int = pydantic.Field(1, ge=1)
+    #: symmetric: activations must have zero point 0.
+    activations: Literal["any", "symmetric"] = "any"
+    #: integer: the device runs integer arithmetic only, so a float or half-float scheme cannot be shipped to it.
+    arithmetic: Literal["any", "integer"] = "any"
+    #: The dtype of the file's inputs and outputs where the device wants a certain one.
+    io: Literal["any", "uint8", "int8"] = "any"
+    #: free: the batch size is chosen when the file runs.
+    shapes: Literal["free", "static"] = "free"
+    compute_capabilities: tuple[str, ...] = ()
+    #: Largest batch that a TensorRT profile allows.
+    max_batch: int = pydantic.Field(16, ge=1)
+    memory_bytes: int | None = pydantic.Field(None, gt=0)
+
+
+class Target(Value):
+    """One device: the form of its files, the runtime, where it is reached, its schemes in order of preference, its limits."""
+
+    name: str
+    title: str
+    form: Form
+    runtime: Runtime
+    host: HostName = "local"
+    schemes: tuple[str, ...] = pydantic.Field(min_length=1)
+    limits: Limits = Limits()
+    gates: Gates = Gates()
+    #: True where the host runs the device's own runtime, so that its latency counts.
+    latency: Literal["measured", "unmeasured"] = "measured"
+    #: Why the latency cannot be taken, and what stands in for the device where accuracy is taken; told in the report.
+    latency_note: str = ""
+    accuracy_note: str = ""
+    #: Where the limits come from.
+    source: str = ""
+
+    @pydantic.field_validator("schemes")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in SCHEMES:
+                raise ValueError(f"no scheme is called {name!r}; {nearest(name, SCHEMES)}")
+        return names
+
+    @pydantic.model_validator(mode="after")
+    def _agrees(self) -> "Target":
+        if RUNTIMES.get(self.form) != self.runtime:
+            raise ValueError(f"runtime: {self.runtime!r} cannot load the form {self.form!r}; it needs {RUNTIMES.get(self.form)!r}")
+        wrong = [name for name in self.schemes if self.form not in SCHEMES[name].forms]
+        if wrong:
+            raise ValueError(f"schemes: {', '.join(wrong)} cannot be made in the form {self.form!r}")
+        if self.latency == "unmeasured" and not self.latency_note:
+            raise ValueError("latency_note: say why the latency is unmeasured")
+        return self
+
+    def refuses(self, scheme: str) -> str | None:
+        """Why the device cannot run this scheme, or None."""
+        known = SCHEMES[scheme]
+        if self.form not in known.forms:
+            return f"the form {self.form} has no {scheme}"
+        if self.limits.arithmetic == "integer" and (known.method in ("float", "cast", "dynamic")):
+            return "the device runs integer arithmetic only"
+        return None
+
+
+def load(path: pathlib.Path) -> Target:
+    """Read a target file, or raise one TargetError that lists everything wrong with it."""
+    return parse(Target, {"name": path.stem, **read_yaml(path, TargetError)}, str(path), TargetError)

@@ -1,0 +1,56 @@
+"""Artifacts: one or more parts, each with files and a signature, run as a chain."""
+
+import pathlib
+
+import pydantic
+import pytest
+
+from edgekit.artifact import Artifact, File, Part, chain
+from edgekit.signature import Signature, TensorSpec
+
+
+def part(name: str, takes: tuple[str, ...], gives: str, **files: File) -> Part:
+    """A part that maps named tensors to one other."""
+
+    def spec(tensor: str) -> TensorSpec:
+        return TensorSpec(name=tensor, dtype="float32", dims=("batch", 2))
+
+    return Part(name=name, signature=Signature(inputs=tuple(map(spec, takes)), outputs=(spec(gives),)), files=files)
+
+
+ENCODER = part("encoder", ("image",), "code", model=File(path="encoder.onnx", sha256="a", bytes=10))
+DECODER = part("decoder", ("code", "image"), "answer", model=File(path="decoder.onnx", sha256="b", bytes=5), log=File(path="x.json", bytes=100))
+
+
+def test_parts_are_run_in_order_and_fed_by_name() -> None:
+    """A decoder gets the encoder's output and the data; the last part's outputs are the answer."""
+    seen = []
+
+    def call(one: Part, feeds: dict[str, float]) -> dict[str, float]:
+        seen.append((one.name, sorted(feeds)))
+        return {one.signature.outputs[0].name: sum(feeds.values()) + 1}
+
+    assert chain((ENCODER, DECODER), call, {"image": 2.0}) == {"answer": 6.0}
+    assert seen == [("encoder", ["image"]), ("decoder", ["code", "image"])]
+
+
+def test_size_counts_what_is_shipped() -> None:
+    """The bytes of the model files count, a build log does not; a PyTorch part counts all its files."""
+    assert Artifact(form="onnx", parts=(ENCODER, DECODER)).size_bytes == 15
+    torch = part("main", ("image",), "answer", weights=File(path="w", bytes=3), architecture=File(path="a", bytes=4))
+    assert Artifact(form="torch", parts=(torch,)).size_bytes == 7
+
+
+def test_an_artifact_survives_being_written_down() -> None:
+    """All but the folder, which is where it lies and not what it is, comes back from JSON."""
+    artifact = Artifact(form="onnx", parts=(ENCODER, DECODER), step="x", key="k", notes={"a": [1]}, folder=pathlib.Path("/somewhere"))
+    again = Artifact.model_validate_json(artifact.model_dump_json())
+    assert again == artifact.model_copy(update={"folder": pathlib.Path()})
+    assert artifact.path(ENCODER) == pathlib.Path("/somewhere/encoder.onnx")
+
+
+@pytest.mark.parametrize("parts", [(), (ENCODER, ENCODER)], ids=["none", "twice the same name"])
+def test_parts_must_be_there_and_differ(parts: tuple[Part, ...]) -> None:
+    """An artifact with no part, or with two of one name, cannot be made."""
+    with pytest.raises(pydantic.ValidationError):
+        Artifact(form="onnx", parts=parts)

@@ -1,0 +1,124 @@
+"""Recipes: strict, complete in what they tell, and open to --set."""
+
+import pathlib
+
+import pytest
+
+from edgekit import shelf
+from edgekit.errors import RecipeError
+from edgekit.recipe import Distill, Gates, Recipe, load
+
+WRONG = """\
+modle: zoo:resnet8
+task: digits
+compress:
+  - trian: {epochs: 3}
+  - prune: {ratio: 1.5}
+  - quantize: {scheme: w8a8-statik}
+gates: {accuracy_dropp: 0.02, speedup: fast}
+seed: -1
+"""
+
+
+def write(folder: pathlib.Path, text: str) -> pathlib.Path:
+    """A recipe file."""
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(folder: pathlib.Path, text: str, *assignments: str) -> str:
+    """What the user is told about a recipe."""
+    with pytest.raises(RecipeError) as caught:
+        load(write(folder, text), assignments)
+    assert caught.value.fix
+    return str(caught.value)
+
+
+def test_every_mistake_of_a_recipe_is_told_at_once(tmp_path: pathlib.Path) -> None:
+    """Seven mistakes give one error, each line with its place and, where there is one, the nearest right word."""
+    said = refusal(tmp_path, WRONG)
+    assert "mine.yaml has 7 mistakes" in said
+    for line in (
+        "modle: no such key; did you mean 'model'?",
+        "compress.0.trian: no such key; did you mean 'train'?",
+        "compress.1.prune.ratio: input should be less than 1 (given: 1.5)",
+        "compress.2.quantize.scheme: no scheme is called 'w8a8-statik'; did you mean 'w8a8-static'?",
+        "gates.accuracy_dropp: no such key; did you mean 'accuracy_drop'?",
+        "gates.speedup: ",
+        "seed: ",
+    ):
+        assert line in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("compress:\n  - quantize\n  - train\n", "quantize must be the last entry"),
+        ("compress:\n  - distill: {teacher: a}\n  - distill: {teacher: b}\n", "only one distill entry"),
+        ("compress:\n  - {train: {}, prune: {}}\n", "holds exactly one of train, distill"),
+        ("compress:\n  - {}\n", "holds exactly one of"),
+        ("compress:\n  - distill: {}\n", "compress.0.distill.teacher: this key is missing"),
+        ("targets: [cpu-onnx, cpu-onnx]\n", "a target is named twice"),
+        ("compress: {train: {}}\n", "compress: "),
+        ("model: 3\n", "model: input should be a valid string (given: 3)"),
+        ("compress:\n  - train: 3\n", "compress.0.train: "),
+    ],
+)
+def test_a_contradiction_is_refused(tmp_path: pathlib.Path, text: str, said: str) -> None:
+    """What cannot be meant is an error when the recipe is read, not in the middle of a run."""
+    assert said in refusal(tmp_path, text)
+
+
+def test_short_forms_mean_the_defaults(tmp_path: pathlib.Path) -> None:
+    """`- train`, `- train:` and `- train: {}` are the same."""
+    short = load(write(tmp_path, "compress:\n  - train\n  - prune:\n  - finetune: {}\n"))
+    assert [intent.kind for intent in short.compress] == ["train", "prune", "finetune"]
+    assert short.find("prune").ratio == 0.5
+    assert short.find("distill") is None
+    assert short.name == "mine"
+
+
+def test_set_changes_a_recipe_from_the_command_line() -> None:
+    """--set reaches intents by their name, gates by their path, and the top by its key."""
+    recipe = load(shelf.find("recipes", "digits"), ["train.epochs=3", "distill.teacher=zoo:cnn", "gates.speedup=2", "targets=[cpu-onnx]", "seed=7"])
+    assert recipe.find("train").epochs == 3
+    assert recipe.find("distill").teacher == "zoo:cnn"
+    assert (recipe.gates.speedup, recipe.targets, recipe.seed) == (2, ("cpu-onnx",), 7)
+
+
+def test_set_reaches_an_entry_by_its_number(tmp_path: pathlib.Path) -> None:
+    """Two entries of one kind are told apart by their place."""
+    recipe = load(write(tmp_path, "compress:\n  - train: {epochs: 1}\n  - train: {epochs: 2}\n"), ["compress.1.train.epochs=9"])
+    assert [intent.value.epochs for intent in recipe.compress] == [1, 9]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train.epochs", "is not of the form key=value"),
+        ("=3", "is not of the form key=value"),
+        ("prune.ratio=0.5", "has no 'prune' entry"),
+        ("train.epoch=3", "compress.0.train.epoch: no such key; did you mean 'epochs'?"),
+        ("model.name=3", "has no place called 'model.name'"),
+        ("compress.7.train.epochs=3", "has no place called"),
+        ("gates.speedup=[1", "--set 'gates.speedup=[1'"),
+        ("train=3", "has no place called 'train'"),
+    ],
+)
+def test_a_wrong_set_is_told(tmp_path: pathlib.Path, text: str, said: str) -> None:
+    """A wrong --set is answered like a wrong line of the file."""
+    assert said in refusal(tmp_path, "model: zoo:cnn\ncompress:\n  - train\n", text)
+
+
+def test_gates_of_a_target_are_laid_over_the_recipes() -> None:
+    """What a target sets wins, even where it sets nothing (null); the rest is the recipe's."""
+    merged = Gates(speedup=None, size_ratio=4).over(Gates(accuracy_drop=0.02, speedup=2))
+    assert (merged.accuracy_drop, merged.speedup, merged.size_ratio) == (0.02, None, 4)
+
+
+def test_a_recipe_can_be_written_in_python() -> None:
+    """The same values are made without a file."""
+    recipe = Recipe.model_validate({"model": "zoo:cnn", "compress": ["train", {"distill": {"teacher": "zoo:resnet8"}}]})
+    assert isinstance(recipe.find("distill"), Distill)
+    assert Recipe.model_validate(recipe.model_dump(exclude_unset=True)) == recipe

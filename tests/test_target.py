@@ -1,0 +1,83 @@
+"""Targets: what a device can run, as data that refuses contradictions."""
+
+import pathlib
+
+import pytest
+
+from edgekit import shelf
+from edgekit.errors import TargetError
+from edgekit.scheme import SCHEMES
+from edgekit.target import Target, load
+
+GOOD = {"title": "A device", "form": "onnx", "runtime": "onnxruntime", "schemes": ["w8a8-static", "float"]}
+
+
+def refusal(folder: pathlib.Path, **changes: object) -> str:
+    """What the user is told about a target file."""
+    import yaml
+
+    path = folder / "device.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}))
+    with pytest.raises(TargetError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runtime": "litert"}, "'litert' cannot load the form 'onnx'; it needs 'onnxruntime'"),
+        ({"runtime": "onnxruntim"}, "did you mean 'onnxruntime'?"),
+        ({"schemes": ["w8-dynamic"]}, "w8-dynamic cannot be made in the form 'onnx'"),
+        ({"schemes": ["w8a8"]}, "no scheme is called 'w8a8'"),
+        ({"schemes": []}, "schemes: "),
+        ({"latency": "unmeasured"}, "latency_note: say why"),
+        ({"limits": {"channel_multipl": 8, "shapes": "fixed"}}, "limits.channel_multipl: no such key; did you mean 'channel_multiple'?"),
+        ({"limits": {"max_batch": 0}}, "limits.max_batch: "),
+        ({"gates": {"sped": 1}}, "gates.sped: no such key; did you mean 'speedup'?"),
+        ({"form": "tflight"}, "did you mean 'tflite'?"),
+    ],
+)
+def test_a_contradiction_is_refused(tmp_path: pathlib.Path, changes: dict[str, object], said: str) -> None:
+    """A target that no file could satisfy, or a misspelt key, is told when the file is read."""
+    assert said in refusal(tmp_path, **changes)
+
+
+def test_an_integer_device_refuses_float_schemes() -> None:
+    """What the arithmetic of a device cannot run is told with the reason; what it can is not refused."""
+    target = load(shelf.find("targets", "coral-edgetpu"))
+    assert target.refuses("w8a8-static") is None
+    assert "integer arithmetic" in str(target.refuses("float"))
+    assert "has no fp16" in str(target.refuses("fp16"))
+
+
+@pytest.mark.parametrize("name", shelf.names("targets"))
+def test_every_shipped_target_holds_together(name: str) -> None:
+    """Each target that is shipped loads, can run a scheme of its own, says where its limits come from, and is honest about latency."""
+    target = load(shelf.find("targets", name))
+    assert target.name == name
+    assert any(target.refuses(scheme) is None for scheme in target.schemes)
+    assert target.source
+    assert target.latency_note or target.latency == "measured"
+
+
+def test_the_four_targets_of_the_first_release_are_there() -> None:
+    """ONNX Runtime, LiteRT, the Edge TPU and TensorRT are shipped, each with int8 and with every scheme its form can have."""
+    targets = {name: load(shelf.find("targets", name)) for name in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt")}
+    assert [target.form for target in targets.values()] == ["onnx", "tflite", "edgetpu", "tensorrt"]
+    for target in targets.values():
+        possible = {name for name, scheme in SCHEMES.items() if target.form in scheme.forms}
+        if target.limits.arithmetic == "any":
+            assert set(target.schemes) == possible
+        else:
+            assert target.schemes == ("w8a8-static",)
+    assert set(targets["rtx-tensorrt"].limits.compute_capabilities) == {"SM86", "SM89", "SM120"}
+
+
+def test_a_target_file_takes_its_name_from_the_file(tmp_path: pathlib.Path) -> None:
+    """A new device is a new file: no registration, no code."""
+    path = tmp_path / "my-board.yaml"
+    path.write_text("title: My board\nform: tflite\nruntime: litert\nschemes: [w8a8-static]\nlimits: {channel_multiple: 16}\n")
+    target = load(path)
+    assert (target.name, target.limits.channel_multiple) == ("my-board", 16)
+    assert isinstance(target, Target)

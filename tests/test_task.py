@@ -1,0 +1,117 @@
+"""Tasks: data that are checked when they are given, and calibration that never sees test data."""
+
+import numpy
+import pytest
+
+from edgekit.errors import TaskError
+from edgekit.task import Split, Task, fingerprint, identity
+
+RANDOM = numpy.random.default_rng(0)
+X, Y = RANDOM.standard_normal((40, 3, 4)).astype("float32"), numpy.arange(40) % 5
+XT, YT = RANDOM.standard_normal((20, 3, 4)).astype("float32"), numpy.arange(20) % 5
+
+
+def refusal(**given: object) -> str:
+    """What the user is told about a task."""
+    with pytest.raises(TaskError) as caught:
+        Task(**{"name": "t", "train": (X, Y), "test": (XT, YT), **given})
+    assert caught.value.fix
+    return str(caught.value)
+
+
+def test_a_bare_array_is_called_input() -> None:
+    """The splits are named arrays, the labels are kept, and classes are counted."""
+    task = Task(name="t", train=(X, Y), test=(XT, YT))
+    test = task.need("test", "a test")
+    assert list(test.inputs) == ["input"]
+    assert (len(test), len(test.take(3)), task.classes) == (20, 3, 5)
+
+
+def test_calibration_comes_from_training_data_where_none_is_given() -> None:
+    """Without calibration data the training inputs are used, never the test's."""
+    task = Task(name="t", train=(X, Y), test=(XT, YT))
+    assert numpy.array_equal(task.need("calibration", "x").inputs["input"], X)
+    assert task.describe()["calibration_also_in_test"] == 0
+
+
+def test_calibration_on_test_data_is_refused() -> None:
+    """A task that calibrates on its test samples is an error, also where they are shuffled among others."""
+    assert "20 of 20 calibration samples are also test samples" in refusal(calibration=XT)
+    mixed = numpy.concatenate([X, XT])[RANDOM.permutation(60)]
+    assert "20 of 60 calibration samples" in refusal(calibration=mixed)
+
+
+def test_a_few_doubles_are_recorded_not_refused() -> None:
+    """Real data hold a few doubles; up to a tenth are let through and told in the report."""
+    task = Task(name="t", train=(X, Y), test=(XT, YT), calibration=numpy.concatenate([X, XT[:2]]))
+    assert task.describe()["calibration_also_in_test"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"test": None}, "has no test data"),
+        ({"loss": "crossentropy"}, "no loss is called 'crossentropy'; did you mean 'cross_entropy'?"),
+        ({"metric": "top2"}, "no metric is called 'top2'"),
+        ({"test": (XT, YT[:-1])}, "20 samples but (19,) labels"),
+        ({"test": (XT[:0], YT[:0])}, "input has no samples"),
+        ({"test": (XT[:, :2], YT)}, "the train inputs are input float32[3, 4], the test inputs input float32[2, 4]"),
+        ({"test": (XT.astype("int32"), YT)}, "give all splits the same shape and dtype"),
+        ({"test": ({"a": XT, "b": XT[:5]}, YT)}, "different numbers of samples (a: 20, b: 5)"),
+        ({"test": (numpy.full((20, 3, 4), numpy.nan, "float32"), YT)}, "NaN or infinite"),
+        ({"test": (numpy.array([[1], [1, 2]], dtype=object), YT[:2])}, "Python objects"),
+        ({"train": 3}, "expected (inputs, labels) or batches"),
+        ({"train": []}, "no batches"),
+        ({"train": [(X,)]}, "expected (inputs, labels) or batches"),
+    ],
+)
+def test_data_that_cannot_be_used_are_told(given: dict[str, object], said: str) -> None:
+    """Each kind of bad data has its own clear message."""
+    assert said in refusal(**given)
+
+
+def test_batches_are_joined() -> None:
+    """An iterable of batches gives the same splits, in the same order, as the arrays."""
+    whole = Task(name="t", train=(X, Y), test=(XT, YT))
+    batches = Task(name="t", train=((X[k : k + 7], Y[k : k + 7]) for k in range(0, 40, 7)), test=[(XT[:9], YT[:9]), (XT[9:], YT[9:])])
+    assert batches.describe() == whole.describe()
+
+
+def test_several_inputs_are_named() -> None:
+    """A model with two inputs gets two named arrays; doubles become float32."""
+    task = Task(name="t", test=({"ids": numpy.zeros((4, 6), "int64"), "weights": numpy.ones((4, 6))}, YT[:4]))
+    test = task.need("test", "a test")
+    assert {name: str(array.dtype) for name, array in test.inputs.items()} == {"ids": "int64", "weights": "float32"}
+    assert task.split("calibration") is None
+
+
+def test_a_missing_split_says_who_needs_it() -> None:
+    """A task with no training data, where the recipe trains, is a clear error."""
+    with pytest.raises(TaskError, match="has no train data, and the step 'train' needs them"):
+        Task(name="t", test=(XT, YT)).need("train", "the step 'train'")
+
+
+def test_a_regression_has_no_classes() -> None:
+    """Labels that are not whole numbers are not classes."""
+    assert Task(name="t", test=(XT, YT.astype("float32")), loss="mse", metric="negative_mse").classes is None
+
+
+def test_a_split_is_recorded_by_its_content() -> None:
+    """One changed label or pixel, or another name, gives another hash; the same data the same."""
+    split = Split({"input": X}, Y)
+    changed = X.copy()
+    changed[0, 0, 0] += 1
+    hashes = {fingerprint(one) for one in (split, Split({"input": changed}, Y), Split({"input": X}, Y + 1), Split({"x": X}, Y), Split({"input": X}, None))}
+    assert len(hashes) == 5
+    assert fingerprint(split) == fingerprint(Split({"input": X.copy()}, Y.copy()))
+
+
+def test_a_users_loss_is_told_by_its_name_and_known_by_its_source() -> None:
+    """A changed loss function changes what depends on it, and the report tells its name."""
+
+    def mine(outputs: object, labels: object) -> object:
+        return (outputs, labels)
+
+    assert Task(name="t", test=(XT, YT), loss=mine).describe()["loss"] == "mine"
+    assert "return (outputs, labels)" in identity(mine)
+    assert identity("mse") == "mse"
