@@ -1,0 +1,127 @@
+"""Literal tables: name -> where the code is, what it needs. Nothing is imported before it is asked for."""
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from edgekit.errors import EdgekitError, MissingBackend
+from edgekit.value import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One implementation: ``module:attribute``, the modules it imports, and the pip extra that brings them."""
+
+    where: str
+    needs: tuple[str, ...] = ()
+    extra: str = ""
+    title: str = ""
+
+
+class Registry:
+    """A read-only table of one kind of thing."""
+
+    def __init__(self, kind: str, entries: Mapping[str, Entry]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def entry(self, name: str) -> Entry:
+        """What is known of ``name`` without importing it."""
+        if name not in self._entries:
+            raise EdgekitError(f"No {self.kind} is called {name!r}; {nearest(name, self)}.", fix=f"use a known {self.kind}")
+        return self._entries[name]
+
+    def load(self, name: str) -> Any:
+        """Import the implementation, or raise MissingBackend with the command that installs what it needs."""
+        entry = self.entry(name)
+        module, attribute = entry.where.split(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name and error.name.partition(".")[0] == "edgekit":
+                raise
+            raise MissingBackend(f"The {self.kind} {name!r} needs the package {error.name!r}.", fix=install(entry.extra)) from error
+
+    def missing(self, name: str, installed: Callable[[str], bool]) -> tuple[str, ...]:
+        """The modules that ``name`` needs and that are not installed. ``a|b`` means either."""
+        return tuple(need for need in self.entry(name).needs if not any(installed(module) for module in need.split("|")))
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'edgekit[{extra}]'" if extra else "pip install edgekit"
+
+
+def installed(module: str) -> bool:
+    """Whether a module could be imported; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+_TORCH = ("torch", "safetensors")
+_PT2E = (*_TORCH, "torchao")
+_ONNX = (*_TORCH, "onnx", "onnxscript", "onnxruntime")
+_TFLITE = (*_TORCH, "litert_torch", "ai_edge_litert")
+
+STEPS = Registry("step", {
+    "load_model": Entry("edgekit.steps.load_model:LoadModel", _TORCH, "torch", "read the network and its weights"),
+    "train": Entry("edgekit.steps.train:Train", _TORCH, "torch", "train on the task's data"),
+    "distill": Entry("edgekit.steps.distill:Distill", _TORCH, "torch", "train with a teacher's answers"),
+    "prune": Entry("edgekit.steps.prune:Prune", (*_TORCH, "torch_pruning"), "prune", "remove whole channels"),
+    "quantize_torch": Entry("edgekit.steps.quantize_torch:QuantizeTorch", _PT2E, "torch", "calibrate int8 on the PyTorch graph"),
+    "torch_to_onnx": Entry("edgekit.steps.torch_to_onnx:TorchToOnnx", (*_ONNX, "torchao"), "onnx", "export to ONNX"),
+    "lower_onnx": Entry("edgekit.steps.lower_onnx:LowerOnnx", _ONNX, "onnx", "make Q/DQ fast on x86 (int8 to uint8)"),
+    "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "half precision on the ONNX file"),
+    "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
+    "torch_to_tflite": Entry("edgekit.steps.torch_to_tflite:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
+    "quantize_tflite": Entry("edgekit.steps.quantize_tflite:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),
+    "tflite_to_edgetpu": Entry("edgekit.steps.tflite_to_edgetpu:TfliteToEdgetpu", ("ai_edge_litert",), "tflite", "prepare a TFLite file for the Edge TPU"),
+})  # fmt: skip
+
+SOURCES = Registry("model source", {
+    "zoo:cnn": Entry("edgekit.sources.cnn:plain_cnn", ("torch",), "torch", "three plain convolutions and a linear layer"),
+    "zoo:resnet8": Entry("edgekit.sources.resnet:resnet8", ("torch",), "torch", "a residual network with 1 block in each of 3 stages"),
+    "zoo:resnet14": Entry("edgekit.sources.resnet:resnet14", ("torch",), "torch", "a residual network with 2 blocks in each of 3 stages"),
+    "zoo:resnet20": Entry("edgekit.sources.resnet:resnet20", ("torch",), "torch", "a residual network with 3 blocks in each of 3 stages"),
+})  # fmt: skip
+
+TASKS = Registry(
+    "task",
+    {
+        "digits": Entry("edgekit.tasks.digits:digits", ("sklearn",), "torch", "scikit-learn's 1,797 handwritten digits, 8x8"),
+    },
+)
+
+#: What runs a file of each runtime here: the host's worker must be able to import it.
+RUNTIMES = Registry("runtime", {
+    "onnxruntime": Entry("edgekit.hosts.local:LocalHost", ("onnxruntime", "scipy"), "onnx", "ONNX Runtime"),
+    "litert": Entry("edgekit.hosts.local:LocalHost", ("ai_edge_litert", "scipy"), "tflite", "LiteRT"),
+    "tensorrt": Entry("edgekit.hosts.local:LocalHost", ("onnxruntime", "scipy"), "onnx", "the engine's Q/DQ graph in ONNX Runtime"),
+    "edgetpu": Entry("edgekit.hosts.local:LocalHost", ("ai_edge_litert", "scipy"), "tflite", "the Edge TPU's file in LiteRT"),
+})  # fmt: skip
+
+#: The torch networks that a file must agree with: as they are, or quantized as the file is.
+REFERENCES = Registry("torch reference", {
+    "float": Entry("edgekit.steps.torch_storage:load", _TORCH, "torch"),
+    "quantized": Entry("edgekit.steps.torch_reference:simulated", _PT2E, "torch"),
+})  # fmt: skip
+
+AUDITS = Registry(
+    "audit",
+    {
+        "onnx": Entry("edgekit.checks.audit_onnx:audit", ("onnx", "onnxruntime"), "onnx"),
+        "tflite": Entry("edgekit.checks.audit_tflite:audit", ("ai_edge_litert",), "tflite"),
+        "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit", ("ai_edge_litert",), "tflite"),
+        "tensorrt": Entry("edgekit.checks.audit_tensorrt:audit", (), "tensorrt-rtx"),
+    },
+)

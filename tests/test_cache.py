@@ -1,0 +1,181 @@
+"""The cache: whole entries or none, damaged ones rebuilt, disk errors told."""
+
+import errno
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from edgekit.artifact import Artifact, File, Part
+from edgekit.cache import Cache, default_root, digest, write_text, writing
+from edgekit.errors import CacheError
+from edgekit.signature import Signature, TensorSpec
+
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 4)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 2)),),
+)
+
+
+def make(text: str):
+    """A step's work: one file in the folder that it is given."""
+
+    def work(folder: pathlib.Path) -> Artifact:
+        (folder / "main.onnx").write_text(text)
+        part = Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")})
+        return Artifact(form="onnx", parts=(part,), notes={"text": text}, folder=folder)
+
+    return work
+
+
+@pytest.fixture
+def cache(tmp_path: pathlib.Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def test_a_built_entry_is_found_again_with_its_hashes(cache: Cache) -> None:
+    """What is sealed is read back the same, with the size and the hash of its file."""
+    built = cache.build("k1", "parent", "torch_to_onnx", make("weights"))
+    found = Cache(cache.root).find("k1")
+    assert found == built
+    assert found is not None
+    assert (found.parent, found.step, found.size_bytes) == ("parent", "torch_to_onnx", 7)
+    assert found.path(found.parts[0]).read_text() == "weights"
+
+
+def test_an_unknown_key_is_not_found(cache: Cache) -> None:
+    """A key that was never built gives None."""
+    assert cache.find("nothing") is None
+
+
+def test_a_failed_step_leaves_nothing(cache: Cache) -> None:
+    """When the work raises, neither an entry nor a temporary folder stays."""
+
+    def fails(folder: pathlib.Path) -> Artifact:
+        (folder / "half").write_text("half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        cache.build("k1", None, "train", fails)
+    assert cache.find("k1") is None
+    assert list((cache.root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("victim", ["main.onnx", "manifest.json"])
+def test_an_entry_changed_by_hand_is_removed_and_told(cache: Cache, victim: str) -> None:
+    """A changed byte in a file or in the manifest makes the entry unusable, and the user is told."""
+    cache.build("k1", None, "train", make("weights"))
+    path = cache.root / "k1" / victim
+    path.write_text(path.read_text().replace("weights", "weightz"))
+    said: list[str] = []
+    again = Cache(cache.root, said.append)
+    assert again.find("k1") is None
+    assert len(said) == 1
+    assert "built again" in said[0]
+    assert again.build("k1", None, "train", make("weights")).notes == {"text": "weights"}
+    assert again.find("k1") is not None
+
+
+def test_an_entry_under_a_wrong_name_is_not_used(cache: Cache) -> None:
+    """An entry that was renamed to another key is refused, although its own hashes hold."""
+    cache.build("k1", None, "train", make("weights"))
+    (cache.root / "k1").rename(cache.root / "k2")
+    assert cache.find("k2") is None
+
+
+def test_a_truncated_manifest_is_rebuilt(cache: Cache) -> None:
+    """Half a manifest is treated as damage, not as a crash."""
+    cache.build("k1", None, "train", make("weights"))
+    manifest = cache.root / "k1" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:40])
+    assert cache.find("k1") is None
+
+
+def test_two_runs_that_build_the_same_key_keep_one(cache: Cache) -> None:
+    """The second to finish leaves the first one's entry as it is."""
+
+    def slow(folder: pathlib.Path) -> Artifact:
+        Cache(cache.root).build("k1", None, "train", make("first"))
+        return make("second")(folder)
+
+    cache.build("k1", None, "train", slow)
+    found = cache.find("k1")
+    assert found is not None
+    assert found.path(found.parts[0]).read_text() == "first"
+
+
+def test_a_measurement_is_taken_once_unless_fresh(cache: Cache) -> None:
+    """A record is read again; ``fresh`` takes it anew; damage takes it anew and says so."""
+    taken: list[int] = []
+
+    def measure() -> dict[str, int]:
+        taken.append(1)
+        return {"count": len(taken)}
+
+    assert cache.record("m", measure) == {"count": 1}
+    assert cache.record("m", measure) == {"count": 1}
+    assert cache.record("m", measure, fresh=True) == {"count": 2}
+    manifest = cache.root / "m" / "manifest.json"
+    manifest.write_text(json.dumps({"value": {"count": 99}, "seal": "x"}))
+    assert cache.record("m", measure) == {"count": 3}
+
+
+def test_what_a_killed_run_left_is_swept(cache: Cache) -> None:
+    """A temporary folder of a dead process goes; that of a living one stays."""
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
+    (cache.root / "tmp" / f"{dead}-x").mkdir()
+    (cache.root / "tmp" / f"{os.getpid()}-y").mkdir()
+    Cache(cache.root)
+    assert [path.name for path in (cache.root / "tmp").iterdir()] == [f"{os.getpid()}-y"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "word"),
+    [(OSError(errno.ENOSPC, "No space left on device"), "disk is full"), (ValueError("write: No space left on device"), "disk is full"),
+     (PermissionError(errno.EACCES, "Permission denied"), "cannot be written")],
+)  # fmt: skip
+def test_what_the_disk_refuses_is_told(tmp_path: pathlib.Path, problem: Exception, word: str) -> None:
+    """A full or read-only disk gives a CacheError with the way out."""
+    with pytest.raises(CacheError, match=word) as caught, writing(tmp_path):
+        raise problem
+    assert "Fix:" in str(caught.value)
+
+
+def test_a_really_full_disk_gives_the_error(cache: Cache) -> None:
+    """/dev/full refuses every byte, as a full disk does: the error is clear and no entry stays."""
+
+    def full(folder: pathlib.Path) -> Artifact:
+        with pathlib.Path("/dev/full").open("wb", buffering=0) as stream:
+            stream.write(b"x")
+        return make("never")(folder)
+
+    with pytest.raises(CacheError, match="disk is full"):
+        cache.build("k1", None, "train", full)
+    assert cache.find("k1") is None
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
+    """A failed write keeps the old file and leaves no partial one."""
+    path = tmp_path / "report.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_the_environment_names_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """EDGEKIT_CACHE wins over the user's cache folder."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+    assert default_root() == tmp_path
+    monkeypatch.delenv("EDGEKIT_CACHE")
+    assert default_root().name == "edgekit"
+
+
+def test_a_key_does_not_depend_on_the_order_of_parameters() -> None:
+    """The same values in another order have the same hash; another value has another."""
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
