@@ -1,0 +1,1 @@
+"""Checks: what is measured of a file, and how it is judged."""

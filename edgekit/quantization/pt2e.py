@@ -1,0 +1,24 @@
+"""What edgekit uses of torchao's PT2E, imported without torchao's notes about kernels for hardware that is not here."""
+
+import logging
+
+_before = logging.root.manager.disable
+logging.disable(logging.WARNING)
+try:
+    from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import (
+        FixedQParamsQuantizationSpec,
+        QuantizationAnnotation,
+        QuantizationSpec,
+        QuantizationSpecBase,
+        Quantizer,
+        SharedQuantizationSpec,
+    )
+finally:
+    logging.disable(_before)
+
+__all__ = [
+    "FixedQParamsQuantizationSpec", "HistogramObserver", "MinMaxObserver", "ObserverBase", "PerChannelMinMaxObserver",
+    "QuantizationAnnotation", "QuantizationSpec", "QuantizationSpecBase", "Quantizer", "SharedQuantizationSpec", "convert_pt2e", "prepare_pt2e",
+]  # fmt: skip

@@ -1,0 +1,249 @@
+"""Make a Q/DQ graph fast on ONNX Runtime, or prove that TensorRT takes it. The numbers that the graph computes stay.
+
+ONNX Runtime's x86 kernels want unsigned activations: with int8 activations most convolutions do not fuse, and the file is
+slower than float. int8 with zero point z and uint8 with zero point z + 128 hold the same real numbers. In a symmetric graph (z = 0) a
+tensor that is never negative takes zero point 0 and the same scale, so that its ReLU needs no node of its own; only
+values that int8 would have clipped can change.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy
+import onnx
+import onnx.numpy_helper
+
+from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.contracts import Context
+from edgekit.errors import StepError
+from edgekit.steps import onnx_graph
+from edgekit.task import SplitName
+
+#: Operators whose output is never negative where none of their inputs is.
+_KEEPS_SIGN = {
+    "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceMax", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat",
+    "Slice", "Add", "Mul", "QuantizeLinear", "DequantizeLinear", "Gather", "Expand",
+}  # fmt: skip
+_NEVER_NEGATIVE = {"Relu", "Sigmoid", "Softmax", "HardSigmoid"}
+#: Operators that read several tensors; of the others only the first input is data.
+_JOINS = {"Add", "Mul", "Concat"}
+_RUNTIMES = ("onnxruntime", "tensorrt")
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerOnnx:
+    """Fit the file to one runtime. A float file passes unchanged."""
+
+    runtime: str = "onnxruntime"
+    takes: ClassVar[tuple[Form, ...]] = ("onnx",)
+    gives: ClassVar[Form] = "onnx"
+    version: ClassVar[int] = 1
+    packages: ClassVar[tuple[str, ...]] = ("onnx",)
+    reads: ClassVar[tuple[SplitName, ...]] = ()
+
+    def requires(self, artifact: Artifact) -> None:
+        """A known runtime; for TensorRT, a graph that it takes."""
+        if self.runtime not in _RUNTIMES:
+            raise StepError(f"There is no lowering for the runtime {self.runtime!r}.", fix=f"use one of {', '.join(_RUNTIMES)}")
+        if self.runtime == "tensorrt":
+            for part in artifact.parts:
+                refuse_for_tensorrt(onnx_graph.read(artifact.path(part)).graph, part.name)
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """Write the lowered file of every part."""
+        parts, notes = [], {}
+        for part in artifact.parts:
+            model = onnx_graph.read(artifact.path(part))
+            notes[part.name] = lower(model) if self.runtime == "onnxruntime" else {}
+            file = f"{part.name}.onnx"
+            onnx_graph.write(model, context.folder / file)
+            parts.append(Part(name=part.name, signature=part.signature, files={"model": File(path=file)}))
+        return Artifact(form="onnx", parts=tuple(parts), notes={"runtime": self.runtime, "changes": notes}, folder=context.folder)
+
+    def ensures(self, before: Artifact, after: Artifact) -> None:
+        """The interface is the same, and no signed activation is left for ONNX Runtime."""
+        for old, new in zip(before.parts, after.parts, strict=True):
+            first, second = onnx_graph.read(before.path(old)).graph, onnx_graph.read(after.path(new)).graph
+            if list(first.input) != list(second.input) or list(first.output) != list(second.output):
+                raise StepError(f"Lowering changed the inputs or outputs of {new.name}.", fix="report this as a bug")
+            if self.runtime == "onnxruntime" and _signed_quantizers(second):
+                raise StepError(f"Lowering left int8 activations in {new.name}.", fix="report this as a bug")
+
+
+def lower(model: onnx.ModelProto) -> dict[str, int]:
+    """Change the graph for ONNX Runtime, in place; tells how much of what was changed."""
+    graph = model.graph
+    pads = _fold_pads(graph)
+    unsigned = _make_unsigned(graph)
+    onnx_graph.sweep(graph)
+    onnx_graph.share_constants(graph)
+    return {"unsigned_tensors": unsigned, "folded_pads": pads}
+
+
+def refuse_for_tensorrt(graph: onnx.GraphProto, name: str) -> None:
+    """Raise StepError for what TensorRT refuses, or silently changes: zero points, uint8, quantized biases, other operators."""
+    constants = onnx_graph.constants(graph)
+    for node in graph.node:
+        where = f"{name}: {node.name or node.output[0]}"
+        if node.op_type in ("QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"):
+            raise StepError(f"TensorRT has no {node.op_type} ({where}).", fix="use the scheme w8a8-static")
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        zero = constants[node.input[2]] if len(node.input) > 2 and node.input[2] in constants else None
+        is_stored = node.op_type == "DequantizeLinear" and node.input[0] in constants
+        stored = constants[node.input[0]] if is_stored else zero
+        kind = "uint8" if stored is None else str(stored.dtype)  # ONNX's default where no zero point is given
+        if kind != "int8":
+            fix = "leave biases float and activations int8 (lower for tensorrt, not for onnxruntime)"
+            raise StepError(f"TensorRT takes int8 only; this graph holds {kind} ({where}).", fix=fix)
+        if zero is not None and numpy.any(zero):
+            told = f"TensorRT takes zero point 0 only; this graph has {int(zero[zero != 0].ravel()[0])} ({where})."
+            raise StepError(told, fix="set limits.activations: symmetric in the target")
+
+
+def never_negative(graph: onnx.GraphProto) -> set[str]:
+    """The tensors that cannot hold a negative number, whatever the input."""
+    constants = onnx_graph.constants(graph)
+    found: set[str] = set()
+    for node in graph.node:
+        operands = node.input if node.op_type in _JOINS else node.input[:1]
+        clipped = node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in constants and float(constants[node.input[1]]) >= 0
+        kept = node.op_type in _KEEPS_SIGN and all(name in found for name in operands)
+        if node.op_type in _NEVER_NEGATIVE or clipped or kept:
+            found.update(node.output)
+    return found
+
+
+def _signed_quantizers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The QuantizeLinear nodes of activations with int8 zero points, one scale a tensor."""
+    constants = onnx_graph.constants(graph)
+    found = []
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2] in constants:
+            zero = constants[node.input[2]]
+            if zero.dtype == numpy.int8 and zero.size == 1:
+                found.append(node)
+    return found
+
+
+def _make_unsigned(graph: onnx.GraphProto) -> int:
+    """Move activations from int8 to uint8. A tensor that something other than DequantizeLinear reads stays as it is."""
+    constants, readers, outputs = onnx_graph.constants(graph), onnx_graph.consumers(graph), {value.name for value in graph.output}
+    positive, clips = never_negative(graph), _clips(graph)
+    changed = 0
+    for node in _signed_quantizers(graph):
+        users = readers.get(node.output[0], [])
+        if node.output[0] in outputs or any(user.op_type != "DequantizeLinear" for user in users):
+            continue
+        zero, scale = int(constants[node.input[2]].item()), constants[node.input[1]].astype(numpy.float32).item()
+        moved = 0 if zero == 0 and node.input[0] in positive else zero + 128
+        if moved == 0 and node.input[0] in clips:
+            _clip_integers(graph, node, clips[node.input[0]], scale)
+        name = onnx_graph.add_constant(graph, f"u8_{moved}", numpy.array(moved, numpy.uint8))
+        node.input[2] = name
+        for user in users:
+            user.input[2] = name
+        changed += 1
+    return changed + _make_constants_unsigned(graph)
+
+
+def _clips(graph: onnx.GraphProto) -> dict[str, tuple[onnx.NodeProto, float]]:
+    """Every Clip from 0 to a limit whose result is read once, with the limit, by the tensor that it makes."""
+    constants, readers = onnx_graph.constants(graph), onnx_graph.consumers(graph)
+    found = {}
+    for node in graph.node:
+        if node.op_type == "Clip" and len(node.input) == 3 and all(name in constants for name in node.input[1:]):
+            low, high = (float(constants[name]) for name in node.input[1:])
+            if low == 0 and len(readers.get(node.output[0], [])) == 1:
+                found[node.output[0]] = (node, high)
+    return found
+
+
+def _clip_integers(graph: onnx.GraphProto, quantizer: onnx.NodeProto, clip: tuple[onnx.NodeProto, float], scale: float) -> None:
+    """Clip after quantizing instead of before, to the same number, where uint8 with int8's scale reaches higher than the limit.
+
+    A float Clip between a convolution and its QuantizeLinear keeps the convolution in float. Rounding is monotonic, so
+    the order does not matter.
+    """
+    node, limit = clip
+    highest = min(127, int(numpy.rint(numpy.float32(limit) / numpy.float32(scale))))
+    if limit >= 255 * scale:
+        return  # uint8 itself is the clip
+    quantizer.input[0] = node.input[0]
+    raw = f"{quantizer.output[0]}_unclipped"
+    bounds = [onnx_graph.add_constant(graph, f"u8_{bound}", numpy.array(bound, numpy.uint8)) for bound in (0, highest)]
+    inner = onnx.helper.make_node("Clip", [raw, *bounds], [quantizer.output[0]], name=node.name)
+    quantizer.output[0] = raw
+    place = next(index for index, other in enumerate(graph.node) if other.output == quantizer.output)
+    graph.node.insert(place + 1, inner)
+
+
+def _make_constants_unsigned(graph: onnx.GraphProto) -> int:
+    """Constant operands with one scale: they must be of the same type as the activation they meet."""
+    constants = onnx_graph.constants(graph)
+    readers = onnx_graph.consumers(graph)
+    changed = 0
+    for node in list(graph.node):
+        if node.op_type != "DequantizeLinear" or node.input[0] not in constants or len(node.input) < 3:
+            continue
+        stored, zero = constants[node.input[0]], constants[node.input[2]]
+        elementwise = all(user.op_type in ("Add", "Mul", "Concat") for user in readers.get(node.output[0], []))
+        if stored.dtype != numpy.int8 or zero.size != 1 or not elementwise:
+            continue
+        moved = int(zero.item()) + 128
+        node.input[0] = onnx_graph.add_constant(graph, f"{node.input[0]}_u8", (stored.astype(numpy.int16) + 128).astype(numpy.uint8))
+        node.input[2] = onnx_graph.add_constant(graph, f"u8_{moved}", numpy.array(moved, numpy.uint8))
+        changed += 1
+    return changed
+
+
+def _fold_pads(graph: onnx.GraphProto) -> int:
+    """A Pad with zeros in front of a convolution becomes the convolution's own padding: exact, and one node and one Q/DQ pair less."""
+    constants, makers = onnx_graph.constants(graph), onnx_graph.producers(graph)
+    folded = 0
+    for conv in graph.node:
+        if conv.op_type != "Conv":
+            continue
+        outer = _pair(makers, conv.input[0])
+        pad = makers.get(outer[0].input[0]) if outer else None
+        inner = makers.get(pad.input[0]) if pad is not None and pad.op_type == "Pad" else None
+        if outer is None or pad is None or inner is None or inner.op_type != "DequantizeLinear" or list(inner.input[1:]) != list(outer[1].input[1:]):
+            continue
+        amounts = _zero_padding(pad, constants)
+        if amounts is not None and _add_padding(conv, amounts):
+            conv.input[0] = inner.output[0]
+            folded += 1
+    return folded
+
+
+def _pair(makers: dict[str, onnx.NodeProto], name: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """The QuantizeLinear and the DequantizeLinear that make a tensor."""
+    second = makers.get(name)
+    first = makers.get(second.input[0]) if second is not None and second.op_type == "DequantizeLinear" else None
+    return (first, second) if first is not None and second is not None and first.op_type == "QuantizeLinear" else None
+
+
+def _zero_padding(pad: onnx.NodeProto, constants: dict[str, onnx_graph.Array]) -> list[int] | None:
+    """Begin and end of every axis where the node pads places (not samples or channels) with zeros, else None."""
+    mode = onnx_graph.attributes(pad).get("mode", b"constant")
+    if mode != b"constant" or pad.input[1] not in constants or (len(pad.input) > 3 and pad.input[3]):
+        return None
+    if len(pad.input) > 2 and pad.input[2] and (pad.input[2] not in constants or float(constants[pad.input[2]]) != 0):
+        return None
+    amounts = [int(amount) for amount in constants[pad.input[1]]]
+    rank = len(amounts) // 2
+    return amounts if min(amounts) >= 0 and not any(amounts[:2] + amounts[rank : rank + 2]) else None
+
+
+def _add_padding(conv: onnx.NodeProto, amounts: list[int]) -> bool:
+    rank = len(amounts) // 2
+    attributes = onnx_graph.attributes(conv)
+    if attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return False
+    extra = amounts[2:rank] + amounts[rank + 2 :]
+    before = attributes.get("pads", [0] * len(extra))
+    for attribute in list(conv.attribute):
+        if attribute.name == "pads":
+            conv.attribute.remove(attribute)
+    conv.attribute.append(onnx.helper.make_attribute("pads", [a + b for a, b in zip(before, extra, strict=True)]))
+    return True

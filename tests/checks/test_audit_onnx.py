@@ -1,0 +1,170 @@
+"""The audit tells what ONNX Runtime will really execute, also of files that edgekit did not make."""
+
+import os
+import pathlib
+
+import numpy
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekit.artifact import Artifact, File, Part
+from edgekit.checks.audit_onnx import audit, read
+from edgekit.contracts import Audit
+from edgekit.errors import RunnerError
+from edgekit.signature import Signature, TensorSpec
+from edgekit.target import Limits
+
+
+def model(text: str, **stored: numpy.ndarray) -> onnx.ModelProto:
+    graph = onnx.parser.parse_graph(text)
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in stored.items())
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+
+
+def quantized(folder: pathlib.Path, zero: numpy.ndarray) -> pathlib.Path:
+    """Two convolutions with Q/DQ around them; activations of the type of ``zero``."""
+    random = numpy.random.default_rng(0)
+    stored = {name: random.integers(-127, 127, shape, dtype=numpy.int8) for name, shape in (("w1", (8, 1, 3, 3)), ("w2", (8, 8, 1, 1)))}
+    made = model(
+        """g (float[batch,1,8,8] x) => (float[batch,8,6,6] y) {
+            q0 = QuantizeLinear(x, s, z)   d0 = DequantizeLinear(q0, s, z)
+            k1 = DequantizeLinear(w1, s, zw)   c1 = Conv(d0, k1)   r1 = Relu(c1)
+            q1 = QuantizeLinear(r1, s, z)   d1 = DequantizeLinear(q1, s, z)
+            k2 = DequantizeLinear(w2, s, zw)   c2 = Conv(d1, k2)   r2 = Relu(c2)
+            q2 = QuantizeLinear(r2, s, z)   y = DequantizeLinear(q2, s, z)
+        }""",
+        s=numpy.array(0.02, "float32"), z=zero, zw=numpy.array(0, "int8"), **stored,
+    )  # fmt: skip
+    path = folder / "quantized.onnx"
+    onnx.save(made, str(path))
+    return path
+
+
+def number(found: Audit, name: str) -> float | None:
+    return next(measurement.value for measurement in found.measurements if measurement.name == name)
+
+
+def test_a_graph_that_fuses_is_all_int8(tmp_path: pathlib.Path) -> None:
+    """Every MAC in int8, no float operator, no pair left, no warning; MACs are exact."""
+    found = read(quantized(tmp_path, numpy.array(0, "uint8")))
+    assert (number(found, "int8_mac_share"), number(found, "float_ops"), number(found, "qdq_pairs")) == (1.0, 0.0, 0.0)
+    assert not found.warnings
+    macs = [row["macs"] for row in found.rows if row["op"] == "QLinearConv"]
+    assert macs == [8 * 6 * 6 * 9, 8 * 6 * 6 * 8]
+    assert all("onnxruntime" in measurement.where and measurement.how for measurement in found.measurements)
+
+
+def test_a_graph_that_does_not_fuse_is_told(tmp_path: pathlib.Path) -> None:
+    """int8 activations with a ReLU leave float convolutions in a quantized graph: the known trap."""
+    found = read(quantized(tmp_path, numpy.array(0, "int8")))
+    share = number(found, "int8_mac_share")
+    assert share is not None and share < 1
+    assert (number(found, "float_ops") or 0) > 0 and any("compute in float" in text for text in found.warnings)
+
+
+def test_integer_convolutions_of_dynamic_quantization_are_told(tmp_path: pathlib.Path) -> None:
+    """ConvInteger is int8 and yet slower than float."""
+    made = model("g (uint8[batch,1,8,8] x) => (int32[batch,2,6,6] y) { y = ConvInteger(x, w) }", w=numpy.ones((2, 1, 3, 3), "int8"))
+    onnx.save(made, str(tmp_path / "dynamic.onnx"))
+    found = read(tmp_path / "dynamic.onnx")
+    assert number(found, "int8_mac_share") == 1.0 and any("ConvInteger" in text for text in found.warnings)
+
+
+def exported(folder: pathlib.Path) -> pathlib.Path:
+    """A float network, exported by edgekit so that node names tell the modules."""
+    from edgekit.steps import onnx_graph
+    from edgekit.steps.torch_to_onnx import export
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.head = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(functional.relu(self.norm(self.stem(x))).mean((2, 3)))
+
+    image = TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8))
+    signature = Signature(inputs=(image,), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),))
+    torch.manual_seed(0)
+    onnx_graph.write(export(Net().eval(), signature), folder / "main.onnx")
+    return folder / "main.onnx"
+
+
+def test_rows_name_the_module_even_after_fusing(tmp_path: pathlib.Path) -> None:
+    """ONNX Runtime renames what it fuses; the row still says which PyTorch module it was."""
+    found = read(exported(tmp_path))
+    modules = {row["module"]: row for row in found.rows if row["macs"]}
+    assert modules.keys() == {"stem", "head"} and modules["stem"]["macs"] == 16 * 64 * 9 and modules["head"]["macs"] == 160
+    assert number(found, "int8_mac_share") == 0.0 and not found.warnings
+
+
+def test_all_parts_of_an_artifact_count_and_limits_are_checked(tmp_path: pathlib.Path) -> None:
+    """A device with integer arithmetic only cannot run a float part."""
+    signature = Signature(
+        inputs=(TensorSpec(name="x", dtype="float32", dims=("batch", 1, 8, 8)),), outputs=(TensorSpec(name="y", dtype="float32", dims=("batch", 8, 6, 6)),)
+    )
+    files = {"float": exported(tmp_path), "int8": quantized(tmp_path, numpy.array(0, "uint8"))}
+    parts = tuple(Part(name=name, signature=signature, files={"model": File(path=path.name)}) for name, path in files.items())
+    found = audit(Artifact(form="onnx", parts=parts, folder=tmp_path), Limits(arithmetic="integer"))
+    assert {row["part"] for row in found.rows} == {"float", "int8"}
+    assert 0 < (number(found, "int8_mac_share") or 0) < 1
+    assert [text.partition(":")[0] for text in found.warnings if "integer arithmetic" in text] == ["float"]
+
+
+def test_a_graph_without_products_has_no_share(tmp_path: pathlib.Path) -> None:
+    """Unmeasured, not zero."""
+    onnx.save(model("g (float[batch] x) => (float[batch] y) { y = Relu(x) }"), str(tmp_path / "relu.onnx"))
+    measured = read(tmp_path / "relu.onnx").measurements[0]
+    assert (measured.value, measured.verdict) == (None, "unmeasured")
+
+
+def test_a_graph_that_zeros_do_not_fit_is_still_audited(tmp_path: pathlib.Path) -> None:
+    """A shape that contradicts batch 1: rows without MACs, and the reason."""
+    made = model("g (float[n] x) => (float[m] y) { r = Reshape(x, shape)   y = MatMul(r, w) }", shape=numpy.array([2, 3]), w=numpy.ones(3, "float32"))
+    onnx.save(made, str(tmp_path / "fixed.onnx"))
+    found = read(tmp_path / "fixed.onnx")
+    assert number(found, "int8_mac_share") is None and any("did not run on zeros" in text for text in found.warnings)
+
+
+def test_files_that_are_not_sound_are_refused(tmp_path: pathlib.Path) -> None:
+    """Missing, garbage, truncated, and a graph that the runtime has no operator for."""
+    with pytest.raises(RunnerError, match="no file"):
+        read(tmp_path / "missing.onnx")
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"not an onnx file at all")
+    whole = exported(tmp_path)
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    for path in (garbage, cut):
+        with pytest.raises(RunnerError, match="not a sound ONNX file"):
+            read(path)
+    strange = model("g (float[1] x) => (float[1] y) { y = Relu(x) }")
+    strange.graph.node[0].op_type, strange.graph.node[0].domain = "Mystery", "nowhere"
+    strange.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
+    onnx.save(strange, str(tmp_path / "strange.onnx"))
+    with pytest.raises(RunnerError, match="refuses strange.onnx"):
+        read(tmp_path / "strange.onnx")
+
+
+@pytest.mark.parametrize("how", ["outside", "hard link"])
+def test_external_data_outside_the_folder_is_never_read(how: str, tmp_path: pathlib.Path) -> None:
+    """ONNX Runtime itself would read a hard link to another file; the checker refuses before it is asked."""
+    secret, folder = tmp_path / "secret.bin", tmp_path / "model"
+    secret.write_bytes(b"\0" * 16)
+    folder.mkdir()
+    location = "../secret.bin"
+    if how == "hard link":
+        os.link(secret, folder / "data.bin")
+        location = "data.bin"
+    made = model("g (float[4] x) => (float[4] y) { y = Add(x, w) }", w=numpy.zeros(4, "float32"))
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+        tensor.external_data.add(key=key, value=value)
+    (folder / "evil.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(RunnerError, match="not a sound ONNX file"):
+        read(folder / "evil.onnx")
