@@ -1,0 +1,137 @@
+"""torch to TFLite: one sample at a time, images channel-last, int8 where the network was quantized."""
+
+import dataclasses
+import importlib.metadata
+from typing import Any, ClassVar
+
+import torch
+
+from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.contracts import Context
+from edgekit.errors import StepError
+from edgekit.quantization.capture import capture, example
+from edgekit.quantization.graph import Calibration, simulate
+from edgekit.quantization.rewrite import rewrite
+from edgekit.signature import Signature, TensorSpec
+from edgekit.steps import litert_conversion, tflite_file, torch_storage
+from edgekit.steps.channel_last import prefer_channel_last
+from edgekit.task import SplitName
+
+_QUANTIZATION = "quantization"
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchToTflite:
+    """Writes ``<part>.tflite`` with static shapes and batch 1 (TFLite runs one sample on a device).
+
+    Float inputs and outputs of four dims are channel-last; the signature's ``axes`` says so. A quantized network becomes
+    int8 throughout, its inputs and outputs too, where the quantizer has reached them.
+    """
+
+    takes: ClassVar[tuple[Form, ...]] = ("torch",)
+    gives: ClassVar[Form] = "tflite"
+    version: ClassVar[int] = 1
+    packages: ClassVar[tuple[str, ...]] = ("litert-torch", "litert-converter", "ai-edge-litert", "torch", "torchao")
+    reads: ClassVar[tuple[SplitName, ...]] = ()
+
+    def requires(self, artifact: Artifact) -> None:
+        """Every free dim must be the number of samples: the file's shapes are fixed."""
+        for part in artifact.parts:
+            for spec in part.signature.inputs:
+                free = [dim for dim in spec.dims[1:] if isinstance(dim, str)]
+                if free:
+                    raise StepError(f"{part.name}: the input {spec.name} has the free dims {', '.join(free)}; a TFLite file has fixed shapes.",
+                                    fix="give the model a fixed size there")  # fmt: skip
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """Convert every part; the notes tell what stays float."""
+        networks = torch_storage.load(artifact, context.networks())
+        context.progress.expect(len(artifact.parts))
+        parts, notes = [], {}
+        for part in artifact.parts:
+            made, notes[part.name] = _export(artifact, part, networks[part.name], context)
+            parts.append(made)
+            context.progress.advance()
+        return Artifact(form="tflite", parts=tuple(parts), folder=context.folder,
+                        notes={"converter": f"litert-torch {importlib.metadata.version('litert-torch')}", "parts": notes})  # fmt: skip
+
+    def ensures(self, before: Artifact, after: Artifact) -> None:
+        """A quantized part has int8 weights: more float layers than the quantizer left would mean that the converter failed silently."""
+        for part, made in zip(before.parts, after.parts, strict=True):
+            if _QUANTIZATION not in part.files:
+                continue
+            found = tflite_file.arithmetic(after.path(made))
+            left = _calibration(before, part).left_float
+            if not found.int8_weights or found.float_weights > len(left):
+                raise StepError(
+                    f"{made.files['model'].path} is not int8: {found.float_weights} of {found.int8_weights + found.float_weights} layers compute in float, "
+                    f"{len(left)} operators were left in float on purpose.",
+                    fix="report it with the network; until then take the scheme 'float' or 'w8-dynamic' for this target",
+                )
+
+
+def _export(artifact: Artifact, part: Part, network: torch.nn.Module, context: Context) -> tuple[Part, dict[str, Any]]:
+    static = _one_sample(part.signature)
+    quantized = _QUANTIZATION in part.files
+    if quantized:
+        graph = simulate(network, part.signature, _calibration(artifact, part), fold=False)
+    else:
+        graph = capture(network, part.signature).module(check_guards=False)
+        rewrite(graph)
+    graph, samples = _with_static_shapes(graph, static)
+    changed = prefer_channel_last(graph)
+    wanted = Signature(
+        inputs=tuple(_channel_last(spec) for spec in static.inputs),
+        outputs=tuple(_channel_last(spec.model_copy(update={"dims": dims})) for spec, dims in zip(static.outputs, _output_dims(graph), strict=True)),
+    )
+    path = context.folder / f"{part.name}.tflite"
+    litert_conversion.convert(
+        graph, samples, path, quantized=quantized,
+        channel_last_inputs=[k for k, spec in enumerate(wanted.inputs) if spec.axes],
+        channel_last_outputs=[k for k, spec in enumerate(wanted.outputs) if spec.axes],
+    )  # fmt: skip
+    signature = _described(path, wanted, part.name)
+    notes: dict[str, Any] = {"rewritten_for_channel_last": changed}
+    if quantized:
+        notes["float_operators"] = dict(tflite_file.arithmetic(path).float_operators)
+        notes["float_inputs_and_outputs"] = [spec.name for spec in (*signature.inputs, *signature.outputs) if spec.dtype == "float32"]
+    return Part(name=part.name, signature=signature, files={"model": File(path=path.name)}), notes
+
+
+def _described(path: Any, wanted: Signature, where: str) -> Signature:
+    try:
+        return tflite_file.described(path, wanted)
+    except StepError:
+        raise
+    except (RuntimeError, ValueError) as error:  # LiteRT refuses the file: an operator that only the converter knows
+        raise litert_conversion.translated(error, where) from error
+
+
+def _calibration(artifact: Artifact, part: Part) -> Calibration:
+    return Calibration.model_validate_json(artifact.path(part, _QUANTIZATION).read_text(encoding="utf-8"))
+
+
+def _with_static_shapes(graph: torch.nn.Module, static: Signature) -> tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]:
+    """The graph traced again with one sample, so that every node knows its numbers of rows and columns."""
+    samples = example(static, batch=1)
+    with litert_conversion.quiet(), torch.no_grad():
+        traced = torch.export.export(litert_conversion.inference(graph), samples, strict=False).module(check_guards=False)
+    assert isinstance(traced, torch.fx.GraphModule)
+    return traced, samples
+
+
+def _one_sample(signature: Signature) -> Signature:
+    def fixed(spec: TensorSpec) -> TensorSpec:
+        return spec.model_copy(update={"dims": spec.shape(1)})
+
+    return Signature(inputs=tuple(map(fixed, signature.inputs)), outputs=tuple(map(fixed, signature.outputs)))
+
+
+def _channel_last(spec: TensorSpec) -> TensorSpec:
+    image = len(spec.dims) == 4 and spec.dtype == "float32"
+    return spec.model_copy(update={"axes": tflite_file.CHANNEL_LAST}) if image else spec
+
+
+def _output_dims(graph: torch.fx.GraphModule) -> list[tuple[int, ...]]:
+    results = graph.graph.output_node().args[0]
+    return [tuple(result.meta["val"].shape) for result in (results if isinstance(results, tuple | list) else [results])]  # type: ignore[union-attr]

@@ -1,0 +1,156 @@
+"""The audits of TFLite files: what computes in int8, what does not, and what the Edge TPU would take."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from edgekit.artifact import Artifact, File, Part
+from edgekit.checks import audit_edgetpu, audit_tflite
+from edgekit.contracts import Audit
+from edgekit.errors import ModelError
+from edgekit.measurement import Measurement
+from edgekit.quantization.graph import calibrate, simulate
+from edgekit.signature import Signature, TensorSpec
+from edgekit.steps import litert_conversion
+from edgekit.target import Limits
+
+FREE = Signature(
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),)
+)
+DEVICE = Limits(arithmetic="integer", io="int8", shapes="static")
+
+
+class Island(nn.Module):
+    """Two convolutions with an exponential between them, which no int8 kernel has, and a channel-first end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.two(torch.exp(self.one(x).clamp(-1, 1)))
+        return result
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+def artifact(path: pathlib.Path, **more: str) -> Artifact:
+    files = {"model": File(path=path.name), **{role: File(path=name) for role, name in more.items()}}
+    return Artifact(form="tflite", parts=(Part(name="main", signature=FREE, files=files),), folder=path.parent)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """float.tflite and int8.tflite of one network, island.tflite (int8 with a float island)."""
+    torch.manual_seed(0)
+    made, data = tmp_path_factory.mktemp("files"), torch.randn(16, 3, 8, 8)
+    litert_conversion.convert(plain().eval(), (data[:1],), made / "float.tflite", channel_last_inputs=(0,))
+    for name, network, outputs in (("int8", plain().eval(), ()), ("island", Island().eval(), ())):
+        dims = ("batch", 4) if name == "int8" else ("batch", 4, 8, 8)
+        signature = FREE.model_copy(update={"outputs": (FREE.outputs[0].model_copy(update={"dims": dims}),)})
+        graph = simulate(network, signature, calibrate(network, [(data,)], signature, symmetric=False, observer="min-max"), fold=False)
+        litert_conversion.convert(graph, (data[:1],), made / f"{name}.tflite", channel_last_inputs=(0,), channel_last_outputs=outputs, quantized=True)
+    return made
+
+
+def measured(audit: Audit) -> dict[str, Measurement]:
+    return {measurement.name: measurement for measurement in audit.measurements}
+
+
+def values(audit: Audit) -> dict[str, float | None]:
+    return {measurement.name: measurement.value for measurement in audit.measurements}
+
+
+def test_an_int8_file(folder: pathlib.Path) -> None:
+    """All multiply-accumulates in int8, nothing else to tell."""
+    audit = audit_tflite.audit(artifact(folder / "int8.tflite"), DEVICE)
+    assert values(audit) == {"int8_mac_share": 1, "float_ops": 0, "transposes": 0, "qdq_pairs": 0}
+    assert not audit.warnings
+    assert [(row["op"], row["dtype"]) for row in audit.rows if row["macs"]] == [("CONV_2D", "int8"), ("CONV_2D", "int8"), ("FULLY_CONNECTED", "int8")]
+    assert sum(row["macs"] for row in audit.rows) == 36 * 8 * 27 + 16 * 8 * 72 + 8 * 4
+
+
+def test_a_float_file(folder: pathlib.Path) -> None:
+    """All in float; a warning only where the device is for integers."""
+    audit = audit_tflite.audit_file(folder / "float.tflite", Limits())
+    assert values(audit)["int8_mac_share"] == 0
+    assert values(audit)["float_ops"] == len(audit.rows)
+    assert not audit.warnings
+    texts = audit_tflite.audit_file(folder / "float.tflite", DEVICE).warnings
+    assert any("compute in float; the device runs integer arithmetic only" in text for text in texts)
+    assert any("float32; the device wants int8" in text for text in texts)
+
+
+def test_a_float_island(folder: pathlib.Path) -> None:
+    """An operator without an int8 kernel is found, and so are the conversions around it and the transpose at the end."""
+    audit = audit_tflite.audit_file(folder / "island.tflite", DEVICE)
+    found = measured(audit)
+    assert found["float_ops"].detail.get("EXP") == 1
+    assert found["transposes"].value == 1
+    assert (found["qdq_pairs"].value or 0) >= 2
+    assert any("inside an int8 graph" in text and "EXP" in text for text in audit.warnings)
+    assert any("in the middle of the graph" in text for text in audit.warnings)
+    assert any("TRANSPOSE" in text for text in audit.warnings)
+
+
+def test_memory_limit(folder: pathlib.Path) -> None:
+    """Weights that the device cannot hold are told."""
+    assert any("the device has 100" in text for text in audit_tflite.audit_file(folder / "int8.tflite", Limits(memory_bytes=100)).warnings)
+
+
+def test_damaged_files_are_told(tmp_path: pathlib.Path) -> None:
+    """A file that is no TFLite file is an error with its name."""
+    path = tmp_path / "broken.tflite"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"broken\.tflite is no TFLite file"):
+        audit_tflite.audit_file(path, Limits())
+
+
+def test_the_edge_tpu_takes_an_int8_file(folder: pathlib.Path) -> None:
+    """The whole network is predicted to map, and the prediction says that it is one."""
+    audit = audit_edgetpu.audit(artifact(folder / "int8.tflite"), DEVICE)
+    share = measured(audit)["tpu_mapped_share"]
+    assert share.value == 1
+    assert "static prediction, upper bound; edgetpu_compiler not run" in share.how
+    assert share.detail["fits_on_chip"]
+    assert {row["status"] for row in audit.rows} == {"Mapped to Edge TPU"}
+    assert values(audit)["int8_mac_share"] == 1
+
+
+def test_the_edge_tpu_stops_at_the_island(folder: pathlib.Path) -> None:
+    """Only what comes before the first operator without a rule is mapped."""
+    audit = audit_edgetpu.audit_file(folder / "island.tflite", DEVICE)
+    first, second = 64 * 8 * 27, 64 * 4 * 72
+    assert measured(audit)["tpu_mapped_share"].value == pytest.approx(first / (first + second))
+    assert any("runs on the CPU: Operation not supported" in text for text in audit.warnings)
+    assert any("one piece of a graph only" in text for text in audit.warnings)
+
+
+def test_nothing_of_a_float_file_is_mapped(folder: pathlib.Path) -> None:
+    """The Edge TPU takes no float operator."""
+    assert values(audit_edgetpu.audit_file(folder / "float.tflite", DEVICE))["tpu_mapped_share"] == 0
+
+
+def test_the_compilers_own_result_wins(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """With a compiled file, the share is what the compiler left for the CPU, and its log gives the reasons."""
+    for name in ("island", "int8"):
+        shutil.copyfile(folder / f"{name}.tflite", tmp_path / f"{name}.tflite")
+    rows = [{"op": "CONV_2D", "count": 1, "status": "Mapped to Edge TPU"}, {"op": "EXP", "count": 1, "status": "Operation not supported"}]
+    (tmp_path / "log.json").write_text(json.dumps({"version": "16.0", "rows": rows, "off_chip_bytes": 10}))
+    given = artifact(tmp_path / "island.tflite", compiled="int8.tflite", log="log.json")  # any smaller graph stands for what is left
+    audit = audit_edgetpu.audit(given, DEVICE)
+    share = measured(audit)["tpu_mapped_share"]
+    total, left = 64 * 8 * 27 + 64 * 4 * 72, 36 * 8 * 27 + 16 * 8 * 72 + 8 * 4
+    assert share.value == pytest.approx(1 - left / total)
+    assert share.where == "edgetpu_compiler 16.0"
+    assert "main: 1 EXP on the CPU: Operation not supported" in audit.warnings
+    assert any("10 bytes of weights do not fit" in text for text in audit.warnings)
+    (tmp_path / "log.json").write_text("{")
+    with pytest.raises(ModelError, match="log of 'main' cannot be read"):
+        audit_edgetpu.audit(given, DEVICE)

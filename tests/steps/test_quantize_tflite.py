@@ -1,0 +1,115 @@
+"""Weights of a float TFLite file as int8 or half floats."""
+
+import pathlib
+
+import numpy
+import pytest
+import torch
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from torch import nn
+
+from edgekit.artifact import Artifact, File, Part
+from edgekit.contracts import Context
+from edgekit.errors import StepError
+from edgekit.signature import Quantization, Signature, TensorSpec
+from edgekit.steps import litert_conversion, tflite_file
+from edgekit.steps.quantize_tflite import QuantizeTflite
+from edgekit.task import Task
+
+TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="input", dtype="float32", dims=(1, 8, 8, 4), axes=(0, 2, 3, 1)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=(1, 10)),),
+)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A float file with convolutions and a linear layer, large enough that every quantizer takes their weights."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 10)).eval()
+    folder = tmp_path_factory.mktemp("plain")
+    litert_conversion.convert(network, (torch.randn(1, 4, 8, 8),), folder / "main.tflite", channel_last_inputs=(0,))
+    return Artifact(form="tflite", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}),), folder=folder)
+
+
+def quantized(plain: Artifact, scheme: str, folder: pathlib.Path) -> Artifact:
+    step = QuantizeTflite(scheme)
+    step.requires(plain)
+    made = step.run(plain, Context(folder=folder, networks=dict, task=TASK))
+    step.ensures(plain, made)
+    return made
+
+
+def run(artifact: Artifact, images: numpy.ndarray, kernels: OpResolverType) -> numpy.ndarray:
+    running = Interpreter(str(artifact.path(artifact.parts[0])), experimental_op_resolver_type=kernels)
+    running.allocate_tensors()
+    rows = []
+    for image in images:
+        running.set_tensor(running.get_input_details()[0]["index"], image[None])
+        running.invoke()
+        rows.append(running.get_tensor(running.get_output_details()[0]["index"])[0])
+    return numpy.array(rows)
+
+
+@pytest.mark.parametrize(("scheme", "tolerance"), [("fp16", 0.002), ("w8-dynamic", 0.03)])
+def test_numbers_stay_near(plain: Artifact, scheme: str, tolerance: float, tmp_path: pathlib.Path) -> None:
+    """The outputs are near those of the float file, with LiteRT's plain kernels, and the file is smaller."""
+    made = quantized(plain, scheme, tmp_path)
+    images = numpy.random.default_rng(0).standard_normal((16, 8, 8, 4)).astype("float32")
+    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    wanted, given = run(plain, images, kernels), run(made, images, kernels)
+    assert 0 < numpy.abs(given - wanted).max() < tolerance * numpy.abs(wanted).max()
+    assert made.path(made.parts[0]).stat().st_size < 0.8 * plain.path(plain.parts[0]).stat().st_size
+    assert [spec.dtype for spec in (*made.parts[0].signature.inputs, *made.parts[0].signature.outputs)] == ["float32", "float32"]
+
+
+def test_dynamic_files_suit_old_runtimes(plain: Artifact, tmp_path: pathlib.Path) -> None:
+    """FULLY_CONNECTED has one scale (one a channel is silently wrong in tflite-runtime 2.14), convolutions one a channel (wrong in LiteRT 2.3 otherwise)."""
+    made = quantized(plain, "w8-dynamic", tmp_path)
+    model = tflite_file.read(made.path(made.parts[0]))
+    graph = model.subgraphs[0]
+    scales: dict[str, list[int]] = {}
+    for operator in graph.operators:
+        name = tflite_file.operator_name(model, operator)
+        if name in tflite_file.WEIGHTS:
+            scales.setdefault(name, []).append(len(graph.tensors[operator.inputs[1]].quantization.scale))
+    assert scales == {"CONV_2D": [16], "DEPTHWISE_CONV_2D": [16], "FULLY_CONNECTED": [1, 1]}
+    assert made.notes["parts"]["main"] == {"int8_weights": 4, "float_weights": 0}
+
+
+def test_the_float_file_is_untouched(plain: Artifact, tmp_path: pathlib.Path) -> None:
+    """A step never changes what it was given."""
+    before = plain.path(plain.parts[0]).read_bytes()
+    quantized(plain, "fp16", tmp_path)
+    assert plain.path(plain.parts[0]).read_bytes() == before
+
+
+def test_nothing_is_printed(plain: Artifact, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ai-edge-quantizer's own report does not reach the user."""
+    quantized(plain, "w8-dynamic", tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_wrong_input_is_refused(plain: Artifact, tmp_path: pathlib.Path) -> None:
+    """An unknown scheme, a file that is quantized already, and a file that is damaged are each told."""
+    with pytest.raises(StepError, match="no scheme 'w8-dynamics'; did you mean 'w8-dynamic'"):
+        QuantizeTflite("w8-dynamics").requires(plain)
+    part = plain.parts[0]
+    spec = part.signature.inputs[0].model_copy(update={"quantization": Quantization(scale=0.1, zero_point=0), "dtype": "int8"})
+    signature = part.signature.model_copy(update={"inputs": (spec,)})
+    with pytest.raises(StepError, match="quantized already"):
+        QuantizeTflite("fp16").requires(plain.model_copy(update={"parts": (part.model_copy(update={"signature": signature}),)}))
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "main.tflite").write_bytes(plain.path(part).read_bytes()[:1000])
+    with pytest.raises(StepError, match="ai-edge-quantizer failed"):
+        QuantizeTflite("fp16").run(plain.model_copy(update={"folder": folder}), Context(folder=tmp_path, networks=dict, task=TASK))
+
+
+def test_a_file_that_did_not_change_is_refused(plain: Artifact) -> None:
+    """ensures sees that no weights were quantized."""
+    for scheme in ("fp16", "w8-dynamic"):
+        with pytest.raises(StepError, match="changed no weights"):
+            QuantizeTflite(scheme).ensures(plain, plain)
