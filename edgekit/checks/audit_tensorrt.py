@@ -1,0 +1,107 @@
+"""What a TensorRT engine will execute, read from the build log that lies beside it; no GPU is needed."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edgekit.artifact import Artifact, Part
+from edgekit.contracts import Audit
+from edgekit.errors import RunnerError
+from edgekit.measurement import Measurement, unmeasured
+from edgekit.target import Limits
+
+Row = Mapping[str, Any]
+
+#: The kinds of layers that multiply and add. kernel: a generated kernel that took a product in.
+_COMPUTE = ("conv", "deconv", "gemm", "kernel")
+INT8 = "Int8"
+
+
+def audit(artifact: Artifact, limits: Limits) -> Audit:
+    """How much of the arithmetic runs in int8, which layers are left in float, and what transposes."""
+    logs = {part.name: _log(artifact, part) for part in artifact.parts}
+    rows = [{**row, "part": name} for name, log in logs.items() for row in log["layers"]]
+    where = "; ".join(dict.fromkeys(_where(log) for log in logs.values()))
+    measurements = [
+        _int8_share(rows, where),
+        _count("float_ops", [row for row in rows if _is_float(row)], where, "layers of the build log that multiply in Float, Half or BFloat16"),
+        _count("transposes", [row for row in rows if row["transposes"]], where, "layers of the build log that move axes (fused kernels count too)"),
+    ]
+    return Audit(measurements, [_row(row) for row in rows], [text for name, log in logs.items() for text in _warnings(name, log, limits)])
+
+
+def _log(artifact: Artifact, part: Part) -> dict[str, Any]:
+    if "log" not in part.files:
+        raise RunnerError(f"The engine of {part.name!r} has no build log.", fix="build it with edgekit; an engine alone does not tell its datatypes")
+    path = artifact.path(part, "log")
+    try:
+        log: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("layers", "module", "version", "compute_capabilities", "memory", "quantized", "uncounted"):
+            log[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunnerError(f"The build log {path.name} cannot be read: {error}", fix="build the engine again") from error
+    return log
+
+
+def _where(log: Row) -> str:
+    return f"{log['module']} {log['version']}, built for {', '.join(log['compute_capabilities']) or 'its own choice of GPUs'}, not run"
+
+
+def _is_compute(row: Row) -> bool:
+    return str(row["kind"]) in _COMPUTE
+
+
+def _is_int8(row: Row) -> bool:
+    """True where data and weights are both int8. A generated kernel converts to float inside, whatever it reads."""
+    return bool(row["kind"] != "kernel" and row["dtype"] == INT8)
+
+
+def _is_float(row: Row) -> bool:
+    return _is_compute(row) and not _is_int8(row) and (row["kind"] == "kernel" or any(word in row["dtype"] for word in ("Float", "Half")))
+
+
+def _int8_share(rows: Iterable[Row], where: str) -> Measurement:
+    """Share of multiply-accumulates in layers whose data and weights are int8."""
+    compute = [row for row in rows if _is_compute(row)]
+    if not compute:
+        return unmeasured("int8_mac_share", "share", where, "the build log has no convolution and no matrix product")
+    counted = all(row["macs"] for row in compute)
+    total = sum(row["macs"] if counted else 1 for row in compute)
+    integer = sum(row["macs"] if counted else 1 for row in compute if _is_int8(row))
+    what = "multiply-accumulates at batch 1 (ONNX shapes)" if counted else "layers (the multiply-accumulates of some are unknown)"
+    how = f"{what} in conv, deconv and gemm layers with int8 data and weights, by the build log"
+    return Measurement(name="int8_mac_share", value=integer / total, unit="share", n=len(compute), where=where, how=how, detail={"int8": integer, "all": total})
+
+
+def _count(name: Any, rows: list[dict[str, Any]], where: str, how: str) -> Measurement:
+    return Measurement(name=name, value=len(rows), unit="layers", where=where, how=how, detail={"layers": [_module(row) for row in rows]})
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {"op": row["kind"] or row["type"], "name": row["name"], "dtype": row["dtype"], "macs": row["macs"], "module": _module(row), "part": row["part"]}
+
+
+def _module(row: Row) -> str:
+    """The ONNX nodes behind a layer; its own name where none is known."""
+    return " + ".join(row["nodes"] or row["origins"]) or str(row["name"])
+
+
+def _warnings(name: str, log: Row, limits: Limits) -> Iterable[str]:
+    for row in log["layers"]:
+        if log["quantized"] and _is_compute(row) and not _is_int8(row):
+            what = "inside a generated kernel" if row["kind"] == "kernel" else f"in {row['dtype']}"
+            yield f"{name}: {_module(row)} ({row['kind']}) runs {what} although the graph is int8"
+    if log["uncounted"]:
+        yield f"{name}: {', '.join(log['uncounted'])} are not counted in int8_mac_share"
+    built = set(log["compute_capabilities"])
+    missing = [wanted for wanted in limits.compute_capabilities if built and _digits(wanted) not in {_digits(have) for have in built}]
+    if missing:
+        yield f"{name}: the engine was not built for {', '.join(missing)} (only {', '.join(sorted(built))})"
+    needed = log["memory"].get("weights", 0) + log["memory"].get("activation", 0)
+    if limits.memory_bytes is not None and needed > limits.memory_bytes:
+        yield f"{name}: weights and activations take {needed} bytes, the device has {limits.memory_bytes}"
+
+
+def _digits(capability: str) -> str:
+    """``86`` for SM86, sm_86 and 8.6."""
+    return "".join(character for character in capability if character.isdigit())
