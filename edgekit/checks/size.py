@@ -1,0 +1,25 @@
+"""How large the shipped files are."""
+
+from edgekit.artifact import Artifact
+from edgekit.measurement import Measurement, unmeasured
+
+WHERE = "the file itself"
+HOW = "bytes of the model file of every part"
+UNSEALED = "the artifact is not sealed, so its sizes are not known"
+
+
+def size_bytes(artifact: Artifact) -> Measurement:
+    """The bytes that are shipped: the model file of every part."""
+    if artifact.size_bytes == 0:
+        return unmeasured("size_bytes", "bytes", WHERE, UNSEALED)
+    # An engine also holds its kernels' text, so its own size says nothing about the compressed network.
+    how = "bytes of the Q/DQ or float graph that the engine is built from" if artifact.form == "tensorrt" else HOW
+    return Measurement(name="size_bytes", value=artifact.size_bytes, unit="bytes", where=WHERE, how=how)
+
+
+def size_ratio(reference: Artifact, candidate: Artifact) -> Measurement:
+    """How many times smaller the candidate is than the reference."""
+    if reference.size_bytes == 0 or candidate.size_bytes == 0:
+        return unmeasured("size_ratio", "x", WHERE, UNSEALED)
+    detail = {"reference_bytes": reference.size_bytes, "bytes": candidate.size_bytes}
+    return Measurement(name="size_ratio", value=reference.size_bytes / candidate.size_bytes, unit="x", where=WHERE, how=HOW, detail=detail)
