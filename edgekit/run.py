@@ -1,0 +1,111 @@
+"""Carries out a plan: the shared steps once, then the race of each target, then the folder that the user takes away."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import edgekit
+from edgekit import registry
+from edgekit.artifact import Artifact
+from edgekit.build import Build, versions
+from edgekit.cache import Cache, digest
+from edgekit.checks import accuracy
+from edgekit.measurement import Measurement, worst
+from edgekit.plan import Plan, PlannedStep
+from edgekit.progress import Progress, Silent
+from edgekit.race import CHECKS_VERSION, Ground, Result, race, torch_runner
+from edgekit.report import Report, StageReport, TargetReport
+from edgekit.shipping import environment, ship, withdraw, write_report
+from edgekit.tasks.loader import load as load_task
+
+#: The distributions whose versions the report tells.
+PACKAGES = (
+    "torch", "torchao", "numpy", "onnx", "onnxscript", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    "tensorrt-rtx", "tensorrt", "torch-pruning",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where a run puts things, and how it tells that it goes on."""
+
+    out: pathlib.Path
+    cache: pathlib.Path
+    progress: Progress = dataclasses.field(default_factory=Silent)
+    #: Take measurements again, also where they are cached.
+    fresh: bool = False
+
+
+def run(plan: Plan, options: Options) -> Report:
+    """Do everything that the plan says, ship the winners to ``options.out`` and give the report."""
+    plan.require_possible()
+    started, began = datetime.datetime.now(datetime.UTC), time.monotonic()
+    recipe = plan.recipe
+    assert recipe.model is not None
+    assert recipe.task is not None
+    task = load_task(recipe.task)
+    build = Build(task, Cache(options.cache, options.progress.say), options.progress, recipe.seed)
+    taught = build.teach(_teacher_of(plan), plan.teacher) if plan.teacher else []
+    shared = build.follow(recipe.model, None, plan.shared)
+    stages = [
+        *_stages(build, _teacher_of(plan), plan.teacher, taught),
+        *_stages(build, recipe.model, plan.shared, shared),
+    ]
+    targets = []
+    for planned in plan.targets:
+        host = registry.RUNTIMES.load(planned.target.runtime)()
+        ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], host, options.fresh)
+        targets.append(_shipped(race(ground), options.out))
+    report = Report(
+        edgekit=edgekit.__version__, recipe=recipe.model_dump(mode="json", exclude_unset=True), verdict=worst(row.verdict for row in targets),
+        targets=tuple(targets), stages=tuple(stages), task=task.describe(), environment=environment(versions(PACKAGES)),
+        started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - began, 1),
+    )  # fmt: skip
+    write_report(report, options.out)
+    return report
+
+
+def _teacher_of(plan: Plan) -> str:
+    distill = plan.recipe.find("distill")
+    return "" if distill is None else distill.teacher
+
+
+def _shipped(result: Result, out: pathlib.Path) -> TargetReport:
+    """The target's report with the paths of the shipped files filled in."""
+    report = result.report
+    if result.winner is None:
+        withdraw(report.name, out)
+        return report
+    entry = ship(result.winner, report, out)
+    rows = tuple(row.model_copy(update={"artifact": entry}) if row.scheme == report.winner else row for row in report.candidates)
+    return report.model_copy(update={"candidates": rows})
+
+
+def _stages(build: Build, model: str, steps: Sequence[PlannedStep], made: Sequence[Artifact]) -> list[StageReport]:
+    """One row a step: what it noted, and the accuracy of its network, so that each stage's share of the loss is seen."""
+    return [
+        StageReport(name=step.intent, step=step.step, key=artifact.key, measurements=_stage_accuracy(build, model, artifact), notes=_told(artifact.notes))
+        for step, artifact in zip(steps, made, strict=True)
+    ]
+
+
+def _stage_accuracy(build: Build, model: str, artifact: Artifact) -> tuple[Measurement, ...]:
+    described = build.task.describe()
+    key = digest({"check": "stage", "version": CHECKS_VERSION, "artifact": artifact.key, "test": described["splits"]["test"], "metric": described["metric"]})
+
+    def measure() -> Any:
+        with torch_runner(build, model, artifact) as runner:
+            answers = accuracy.answer(runner, build.task.need("test", "a stage's accuracy"), build.task.metric)
+            return accuracy.accuracy(answers, build.task.metric).model_dump(mode="json")
+
+    return (Measurement.model_validate(build.cache.record(key, measure)),)
+
+
+def _told(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Notes as plain JSON values."""
+    told: dict[str, Any] = json.loads(json.dumps(notes))
+    return told

@@ -1,0 +1,79 @@
+"""The folder a user takes away: a folder a target with the winner's files and manifest, and report.json last of all."""
+
+import json
+import os
+import pathlib
+import platform
+import shutil
+import uuid
+from typing import Any
+
+from edgekit.artifact import Artifact
+from edgekit.cache import sync_folder, write_text, writing
+from edgekit.report import FILE_NAME, ArtifactReport, Report, TargetReport, describe
+
+MANIFEST = "manifest.json"
+
+
+def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path) -> ArtifactReport:
+    """Put a winner's files and manifest into ``out/<target>``, whole or not at all; its entry with the paths filled in."""
+    final, partial = out / target.name, out / f".{target.name}.{uuid.uuid4().hex}.partial"
+    entry = describe(artifact)
+    files = tuple(file.model_copy(update={"path": f"{target.name}/{artifact.part(file.part).files[file.role].path}"}) for file in entry.files)
+    entry = entry.model_copy(update={"files": files})
+    with writing(out):
+        partial.mkdir(parents=True)
+        try:
+            for part in artifact.parts:
+                for file in part.files.values():
+                    shutil.copyfile(artifact.folder / file.path, partial / file.path)
+            manifest = {"target": target.name, "form": artifact.form, "runtime": target.runtime, "scheme": target.winner, **entry.model_dump(mode="json")}
+            write_text(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            _replace(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return entry
+
+
+def withdraw(name: str, out: pathlib.Path) -> None:
+    """Remove what an earlier run shipped for a target that has no winner now."""
+    shutil.rmtree(out / name, ignore_errors=True)
+
+
+def write_report(report: Report, out: pathlib.Path) -> None:
+    """Write ``report.json``."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / FILE_NAME, report.to_json())
+
+
+def environment(packages: dict[str, str]) -> dict[str, Any]:
+    """The machine and the versions that the numbers were taken with."""
+    return {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it."""
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _replace(partial: pathlib.Path, final: pathlib.Path) -> None:
+    """Put a folder in the place of another in two moves; the old one is removed after the new one stands."""
+    old = partial.with_suffix(".old")
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
