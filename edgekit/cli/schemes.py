@@ -1,0 +1,25 @@
+"""``edgekit schemes``: the ways to quantize."""
+
+from typing import Any
+
+from edgekit import scheme
+from edgekit.cli.listing import Listing, listing
+
+
+def _find(name: str) -> dict[str, Any]:
+    return scheme.find(name).model_dump(mode="json")
+
+
+schemes = listing(Listing(
+    word="schemes",
+    about="List the ways to quantize, and the forms that can have them.",
+    names=lambda: list(scheme.SCHEMES),
+    find=_find,
+    columns={
+        "name": lambda row: str(row["name"]),
+        "bits": lambda row: f"{row['weight_bits']}/{row['activation_bits']}",
+        "forms": lambda row: ", ".join(row["forms"]),
+        "title": lambda row: str(row["title"]),
+    },
+    below="bits: of weights/activations.",
+))  # fmt: skip

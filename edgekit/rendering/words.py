@@ -1,0 +1,212 @@
+"""How numbers, intervals, gates and verdicts are told; the table, Markdown and HTML all say the same words."""
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgekit.measurement import Measurement, MeasurementName, Verdict
+from edgekit.report import CandidateReport, GateReport, Report, TargetReport
+from edgekit.verdict import AT_MOST
+
+#: A measurement that should be there and could not be taken; and one that nobody tried to take.
+UNMEASURED = "unmeasured"
+NOT_TAKEN = "-"
+#: Metrics whose score is a share of right answers, told in percent.
+_SHARE_METRICS = ("top1", "top5", "binary_accuracy")
+_SHARES: tuple[MeasurementName, ...] = ("agreement", "int8_mac_share", "tpu_mapped_share")
+_RATIOS: tuple[MeasurementName, ...] = ("speedup", "size_ratio")
+_TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms")
+_BYTES: tuple[MeasurementName, ...] = ("size_bytes", "peak_memory_bytes")
+_COUNTS: tuple[MeasurementName, ...] = ("float_ops", "transposes", "qdq_pairs", "parameters")
+
+#: What is true of a file wherever it lies.
+OF_THE_FILE: tuple[MeasurementName, ...] = ("size_bytes", "size_ratio")
+
+HEADINGS: Mapping[MeasurementName, str] = {
+    "accuracy": "Accuracy", "accuracy_drop": "Accuracy lost", "agreement": "Agreement", "parity": "Parity", "latency_ms": "Latency", "speedup": "Speedup",
+    "size_bytes": "Size", "size_ratio": "Size ratio", "peak_memory_bytes": "Peak memory", "int8_mac_share": "int8 share", "float_ops": "Float ops",
+    "transposes": "Transposes", "qdq_pairs": "Q/DQ pairs", "tpu_mapped_share": "On the TPU", "npu_time_ms": "NPU time", "parameters": "Parameters",
+    "macs": "MACs", "loss": "Loss",
+}  # fmt: skip
+#: The columns of the candidates' tables.
+COLUMNS: tuple[MeasurementName, ...] = ("accuracy", "accuracy_drop", "speedup", "latency_ms", "size_bytes", "int8_mac_share", "float_ops", "transposes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """How this report's numbers are told; ``share`` where its accuracy is a share of right answers."""
+
+    share: bool
+
+    def number(self, name: MeasurementName, value: float, unit: str = "") -> str:
+        """A value with its unit, as a person reads it."""
+        if name in ("accuracy", "accuracy_drop") and self.share:
+            return f"{_fixed(100 * value, 1)} %" if name == "accuracy" else f"{_fixed(100 * value, 2)} pt"
+        if name in _SHARES:
+            return f"{_percent(value)} %"
+        if name in _RATIOS:
+            return f"{_fixed(value, 2)}x"
+        if name in _TIMES:
+            return f"{_significant(value)} ms"
+        if name in _BYTES:
+            return size(value)
+        if name in _COUNTS:
+            return f"{value:,.0f}"
+        if name == "macs":
+            return _thousands(value, ("", " k", " M", " G", " T"))
+        return f"{value:.4g}" + (f" {unit}" if name == "parity" and unit else "")
+
+    def value(self, measured: Measurement | GateReport | None) -> str:
+        """The measured value; ``unmeasured`` where it could not be taken, ``-`` where nobody tried."""
+        if measured is None:
+            return NOT_TAKEN
+        return UNMEASURED if measured.value is None else self.number(measured.name, measured.value, measured.unit)
+
+    def interval(self, measured: Measurement | GateReport | None) -> tuple[str, str] | None:
+        """The ends of the 95 % interval, without the unit; None where there is no interval."""
+        if measured is None or measured.value is None or measured.low is None or measured.high is None:
+            return None
+        low, high = (self.number(measured.name, end).partition(" ")[0].rstrip("x") for end in (measured.low, measured.high))
+        return low, high
+
+    def bracketed(self, measured: Measurement | GateReport | None) -> str:
+        """The value and its interval on one line: ``98.6 % [97.9, 99.1]``."""
+        ends = self.interval(measured)
+        return self.value(measured) + (f" [{ends[0]}, {ends[1]}]" if ends else "")
+
+    def limit(self, gate: GateReport) -> str:
+        """What a gate asks for: ``at most 2.00 pt``."""
+        return f"{'at most' if gate.name in AT_MOST else 'at least'} {self.number(gate.name, gate.limit, gate.unit)}"
+
+
+def wording(report: Report) -> Wording:
+    """How this report's numbers are told."""
+    return Wording(share=report.task.get("metric") in _SHARE_METRICS)
+
+
+def size(count: float) -> str:
+    """Bytes, in units of 1000: ``31.2 kB``."""
+    return _thousands(count, (" B", " kB", " MB", " GB", " TB"))
+
+
+def duration(seconds: float) -> str:
+    """A span of time: ``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def heading(report: Report) -> tuple[str, str]:
+    """The recipe's name and title."""
+    return str(report.recipe.get("name") or "run"), str(report.recipe.get("title") or "")
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 time as a person reads it: ``2026-11-20 16:40 UTC``."""
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".rstrip()
+
+
+def summary(report: Report) -> str:
+    """The verdict explained: which targets fail, could not be decided, pass, or pass with something unmeasured."""
+    groups: dict[str, list[str]] = {"Fails": [], "Lacks a required measurement": [], "Inconclusive": [], "Passes, with a measurement missing": [], "Passes": []}
+    heads: Mapping[Verdict, str] = {"fail": "Fails", "unmeasured": "Lacks a required measurement", "inconclusive": "Inconclusive", "pass": "Passes"}
+    for row in report.targets:
+        missing = row.verdict == "pass" and open_gates(row)
+        groups["Passes, with a measurement missing" if missing else heads[row.verdict]].append(row.name)
+    return " ".join(f"{head}: {', '.join(names)}." for head, names in groups.items() if names) or "No target was run."
+
+
+def open_gates(target: TargetReport) -> list[GateReport]:
+    """The gates that were not measured and are not required: a pass that says nothing about them."""
+    return [gate for gate in target.gates if gate.verdict != "pass" and not gate.required]
+
+
+def split_status(status: str) -> tuple[str, str]:
+    """``dropped: too slow`` as its word and its reason."""
+    word, _, reason = status.partition(":")
+    return word.strip(), reason.strip()
+
+
+def rows(target: TargetReport) -> list[CandidateReport]:
+    """The candidates, the winner first, those that raced before those that did not."""
+    rank = {"raced": 1, "dropped": 2}
+    return sorted(target.candidates, key=lambda row: 0 if row.scheme == target.winner else rank.get(split_status(row.status)[0], 3))
+
+
+def measured(candidate: CandidateReport | None, name: MeasurementName) -> Measurement | None:
+    """A candidate's measurement; its size is known from its files, measured or not."""
+    if candidate is None:
+        return None
+    found = candidate.find(name)
+    if found is None and name == "size_bytes" and candidate.artifact is not None:
+        return Measurement(name="size_bytes", value=candidate.artifact.bytes, unit="bytes", where="this host", how="the files' bytes")
+    return found
+
+
+def wheres(measurements: Sequence[Measurement]) -> list[str]:
+    """The different places where numbers were taken, in the order of the numbers."""
+    return list(dict.fromkeys(row.where for row in measurements if row.value is not None and row.name not in OF_THE_FILE))
+
+
+def flat(notes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested notes as lines of (dotted key, text)."""
+    found: list[tuple[str, str]] = []
+    for key, value in notes.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            found.extend(flat(value, f"{name}."))
+        else:
+            found.append((name, plain(value)))
+    return found
+
+
+def plain(value: Any) -> str:
+    """Any JSON value as short text."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {plain(item)}" for key, item in value.items()) or "none"
+    return str(value)
+
+
+def _fixed(value: float, digits: int) -> str:
+    """A number with this many decimals, never ``-0.00``."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def _percent(share: float) -> str:
+    """A share in percent. What is not the whole never reads 100, what is something never reads 0."""
+    if share in (0, 1):
+        return f"{100 * share:.0f}"
+    return f"{min(max(100 * share, 0.1), 99.9):.1f}" if 0 < share < 1 else f"{100 * share:.1f}"
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    """A number with three significant digits and no exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    power = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 0.9996 is 1.00
+    return f"{value:.{max(0, digits - 1 - power)}f}"
+
+
+def _thousands(value: float, units: Sequence[str]) -> str:
+    power = 0
+    while abs(value) >= 999.5 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.0f}{units[0]}" if power == 0 else f"{_significant(value)}{units[power]}"

@@ -1,0 +1,106 @@
+"""``edgekit inspect``: one file, read as its runtime reads it."""
+
+import json
+import pathlib
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgekit.checks import audit_onnx
+from edgekit.cli.main import main
+from edgekit.registry import Entry, Registry
+
+onnx = pytest.importorskip("onnx")
+
+
+def inspect(*words: object) -> Result:
+    return CliRunner().invoke(main, ["inspect", *map(str, words)])
+
+
+@pytest.fixture
+def model(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A matrix product and a ReLU in ONNX."""
+    helper = onnx.helper
+    weight = helper.make_tensor("w", onnx.TensorProto.FLOAT, [4, 3], [0.5] * 12)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "w"], ["product"], name="product"), helper.make_node("Relu", ["product"], ["output"], name="relu")],
+        "small",
+        [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["batch", 3])],
+        [weight],
+    )
+    path = tmp_path / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_an_onnx_file_is_audited(model: pathlib.Path) -> None:
+    """The table tells size, int8 share and operators; --json holds the audit's own values."""
+    done = inspect(model)
+    assert done.exit_code == 0, done.output
+    assert "int8 share" in done.stdout
+    assert "MatMul" in done.stdout
+    data = json.loads(inspect(model, "--json", "--target", "cpu-onnx").stdout)
+    audit = audit_onnx.read(model)
+    assert data["form"] == "onnx"
+    assert data["bytes"] == model.stat().st_size
+    assert {row["name"]: row["value"] for row in data["measurements"]} == {row.name: row.value for row in audit.measurements}
+    assert data["rows"] == [dict(row) for row in audit.rows]
+
+
+def test_rows_lists_every_operator(model: pathlib.Path) -> None:
+    """--rows adds one line an operator."""
+    data = json.loads(inspect(model, "--json").stdout)
+    assert len(inspect(model, "--rows").stdout.splitlines()) == len(inspect(model).stdout.splitlines()) + 2 + len(data["rows"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("weights.pt", ["none of .onnx, .tflite, .engine"]),
+        ("broken.onnx", ["broken.onnx"]),
+        ("broken.tflite", ["broken.tflite"]),
+        ("main.engine", ["main.log.json", "Fix:"]),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path: pathlib.Path, name: str, words: list[str]) -> None:
+    """Another kind of file, noise in place of a model, an engine without its log: exit 1 and a message."""
+    (tmp_path / name).write_bytes(b"\x00\x01not a model" * 7)
+    done = inspect(tmp_path / name)
+    assert done.exit_code == 1, done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_file_of_another_form_than_the_targets_is_refused(model: pathlib.Path) -> None:
+    """An ONNX file is not held against a TFLite device."""
+    done = inspect(model, "--target", "mobile-tflite")
+    assert done.exit_code == 1
+    assert "mobile-tflite takes files of the form tflite" in done.stderr
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: pathlib.Path) -> None:
+    """click's own message, exit 2."""
+    assert inspect(tmp_path / "none.onnx").exit_code == 2
+
+
+def test_an_engine_is_read_from_its_log(tmp_path: pathlib.Path) -> None:
+    """An engine's audit comes from the build log beside it, without a GPU."""
+    layer = {"kind": "conv", "type": "conv", "name": "c", "dtype": "Int8", "macs": 100, "nodes": ["stem"], "origins": [], "transposes": False}
+    log = {"layers": [layer], "module": "tensorrt_rtx", "version": "1.7.1", "compute_capabilities": ["SM89"], "memory": {}, "quantized": True, "uncounted": []}
+    (tmp_path / "main.engine").write_bytes(b"engine")
+    (tmp_path / "main.log.json").write_text(json.dumps(log))
+    data = json.loads(inspect(tmp_path / "main.engine", "--json").stdout)
+    assert {row["name"]: row["value"] for row in data["measurements"]}["int8_mac_share"] == 1
+    done = inspect(tmp_path / "main.engine", "--target", "rtx-tensorrt")
+    assert "warning:" in done.stdout
+    assert "SM120" in done.stdout
+
+
+def test_a_missing_runtime_is_told_with_its_command(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package that reads the file, the message says how to install it."""
+    monkeypatch.setattr("edgekit.cli.inspect.READERS", Registry("kind of file", {"onnx": Entry("no_such_runtime.audit:read", ("no_such_runtime",), "onnx")}))
+    done = inspect(model)
+    assert done.exit_code == 1
+    assert "pip install 'edgekit[onnx]'" in done.stderr

@@ -1,0 +1,63 @@
+"""``targets``, ``recipes``, ``models`` and ``schemes``: lists, and one in full."""
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgekit import registry, scheme, shelf
+from edgekit import target as values
+from edgekit.cli.main import main
+
+NAMES = {"targets": shelf.names("targets"), "recipes": shelf.names("recipes"), "models": list(registry.SOURCES), "schemes": list(scheme.SCHEMES)}
+
+
+def edgekit(*words: str) -> Result:
+    return CliRunner().invoke(main, words)
+
+
+@pytest.mark.parametrize("word", list(NAMES))
+def test_a_list_names_everything(word: str) -> None:
+    """The table and --json tell the same names, in the same order."""
+    done = edgekit(word)
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.split() and line.split()[0] in NAMES[word]] == NAMES[word]
+    assert [row["name"] for row in json.loads(edgekit(word, "--json").stdout)] == NAMES[word]
+
+
+@pytest.mark.parametrize("word", list(NAMES))
+def test_show_tells_one_in_full(word: str) -> None:
+    """``show NAME`` prints every set value, and --json the same values."""
+    name = NAMES[word][0]
+    done, data = edgekit(word, "show", name), json.loads(edgekit(word, "show", name, "--json").stdout)
+    assert done.exit_code == 0, done.output
+    assert data["name"] == name
+    assert name in done.stdout
+
+
+def test_a_targets_limits_are_told() -> None:
+    """The values shown are the file's."""
+    data = json.loads(edgekit("targets", "show", "coral-edgetpu", "--json").stdout)
+    path = data.pop("file")
+    assert data == values.load(shelf.find("targets", "coral-edgetpu")).model_dump(mode="json")
+    assert path.endswith("coral-edgetpu.yaml")
+
+
+@pytest.mark.parametrize(
+    ("word", "wrong", "right"),
+    [("targets", "cpu-onx", "cpu-onnx"), ("recipes", "digit", "digits"), ("models", "zoo:resnet9", "zoo:resnet8"), ("schemes", "flaot", "float")],
+)
+def test_a_wrong_name_is_answered_with_the_nearest(word: str, wrong: str, right: str) -> None:
+    """Exit 1, the nearest name, no traceback."""
+    done = edgekit(word, "show", wrong)
+    assert done.exit_code == 1
+    assert f"did you mean {right!r}?" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_network_whose_package_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list tells what to install."""
+    monkeypatch.setattr(registry, "installed", lambda module: False)
+    done = edgekit("models")
+    assert "needs torch" in " ".join(done.stdout.split())
+    assert json.loads(edgekit("models", "--json").stdout)[0]["install"] == registry.install("torch")
