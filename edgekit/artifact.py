@@ -1,12 +1,12 @@
 """A model at rest: one or more parts, each with its files and signature. An artifact never changes once it is sealed."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import pydantic
 
-from edgekit.signature import Signature
+from edgekit.signature import Signature, TensorSpec
 from edgekit.value import Value
 
 Form = Literal["torch", "onnx", "tflite", "tensorrt", "ethosu", "edgetpu"]
@@ -22,6 +22,13 @@ class File(Value):
     path: str
     sha256: str = ""
     bytes: int = 0
+
+    @pydantic.field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        if not path or path.startswith(".") or "/" in path or "\\" in path or path == "manifest.json":
+            raise ValueError(f"{path!r} is not the name of a file inside the artifact's folder")
+        return path
 
 
 class Part(Value):
@@ -68,11 +75,16 @@ class Artifact(Value):
 def chain(parts: Iterable[Part], call: Callable[[Part, Mapping[str, T]], Mapping[str, T]], feeds: Mapping[str, T]) -> dict[str, T]:
     """Run the parts in order, each fed by name from the data and from the outputs of the parts before it.
 
-    Gives the outputs of the last part. ``call(part, feeds)`` runs one part on ``feeds``.
+    Gives the model's outputs (see ``outputs_of``). ``call(part, feeds)`` runs one part on ``feeds``.
     """
     known = dict(feeds)
-    outputs: Mapping[str, T] = {}
+    parts = tuple(parts)
     for part in parts:
-        outputs = call(part, {spec.name: known[spec.name] for spec in part.signature.inputs if spec.name in known})
-        known.update(outputs)
-    return dict(outputs)
+        known.update(call(part, {spec.name: known[spec.name] for spec in part.signature.inputs if spec.name in known}))
+    return {spec.name: known[spec.name] for spec in outputs_of(parts)}
+
+
+def outputs_of(parts: Sequence[Part]) -> tuple[TensorSpec, ...]:
+    """The outputs of a whole model: those that no later part takes, so that both of two towers are among them."""
+    taken = [{spec.name for later in parts[index + 1 :] for spec in later.signature.inputs} for index in range(len(parts))]
+    return tuple(spec for part, later in zip(parts, taken, strict=True) for spec in part.signature.outputs if spec.name not in later)

@@ -1,15 +1,17 @@
 """Carries out planned steps: one contract, one cache. A step that was done before, with the same inputs, is not done again."""
 
+import functools
 import importlib.metadata
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit import registry
+from edgekit import registry, user_code
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache, digest, file_digest
 from edgekit.contracts import Context, Step
-from edgekit.errors import EdgekitError, ModelError, StepError
+from edgekit.errors import EdgekitError, ModelError, StepError, TaskError
 from edgekit.plan import PlannedStep
 from edgekit.progress import Progress
 from edgekit.sources.loader import fingerprint, networks
@@ -97,17 +99,34 @@ class Build:
             "model": model if start is None else None,
             "task": [shapes, task.classes],
             "data": {split: self._described["splits"][split] for split in step.reads},
-            "loss": identity(task.loss) if trains else None,
+            "loss": identities(task, task.loss) if trains else None,
             "teacher": self.teacher.key if name == "distill" and self.teacher is not None else None,
             "seed": self.seed,
             "packages": versions(step.packages),
+            "code": code_digest("steps", "quantization"),
         })  # fmt: skip
 
 
+def identities(task: Task, what: Any) -> list[str | None]:
+    """What a loss or a metric is: its own text, and the code of the file that the task came from."""
+    return [identity(what), task.origin.get("code")]
+
+
+@functools.cache
+def code_digest(*rooms: str) -> str:
+    """The hash of edgekit's own code in some rooms: what another version of it has made is not taken for this one's."""
+    here = pathlib.Path(__file__).parent
+    return user_code.fingerprint([path for room in rooms for path in sorted((here / room).glob("*.py"))])
+
+
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The installed version of each distribution; ``none`` where it is not installed."""
+    """The installed version of each distribution, ``none`` where it is not installed; a program (``tool:NAME``) by its file's hash."""
     found = {}
     for name in packages:
+        if name.startswith("tool:"):
+            path = shutil.which(name.removeprefix("tool:"))
+            found[name] = "none" if path is None else file_digest(pathlib.Path(path))
+            continue
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -119,7 +138,7 @@ def try_follow(build: Build, model: str, start: Artifact, steps: Sequence[Planne
     """The last artifact, or the error that stopped the way to it: one candidate's failure is not the run's."""
     try:
         return build.follow(model, start, steps)[-1]
-    except (StepError, ModelError) as error:
+    except (StepError, ModelError, TaskError) as error:
         build.progress.finish("failed")
         return error
 

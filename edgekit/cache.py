@@ -10,20 +10,20 @@ import hashlib
 import json
 import os
 import pathlib
+import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import platformdirs
-import pydantic
 
 from edgekit.artifact import Artifact, File
 from edgekit.errors import CacheError
 
 MANIFEST = "manifest.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 
 
 def default_root() -> pathlib.Path:
@@ -60,8 +60,8 @@ class Cache:
             return None
         try:
             return _opened(folder)
-        except (_DamagedError, OSError, ValueError, pydantic.ValidationError) as problem:
-            self._say(f"the cache entry {key[:12]} was damaged ({problem}); it is built again")
+        except (_DamagedError, FileNotFoundError, ValueError) as problem:
+            self._say(f"the cache entry {key[:12]} was damaged ({_short(problem)}); it is built again")
             self._drop(folder)
             return None
 
@@ -69,9 +69,10 @@ class Cache:
         """Let ``make`` fill an empty folder, then seal it under ``key``. Nothing is left behind where ``make`` fails."""
         with self._folder() as folder:
             made = make(folder)
-            sealed = _sealed(made.model_copy(update={"key": key, "parent": parent, "step": step}), folder)
+            _seal(made.model_copy(update={"key": key, "parent": parent, "step": step}), folder)
             self._publish(folder, self.root / key)
-        return sealed.model_copy(update={"folder": self.root / key})
+        # Read back: where another run has sealed the key first, its files are the ones that count.
+        return _opened(self.root / key)
 
     def record(self, key: str, make: Callable[[], Any], *, fresh: bool = False) -> Any:
         """A JSON value by key: read where it is there and whole, else made and kept. ``fresh`` makes it again."""
@@ -79,8 +80,8 @@ class Cache:
         if not fresh and folder.exists():
             try:
                 return _unwrapped(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-            except (_DamagedError, OSError, ValueError) as problem:
-                self._say(f"the cached measurement {key[:12]} was damaged ({problem}); it is taken again")
+            except (_DamagedError, FileNotFoundError, ValueError) as problem:
+                self._say(f"the cached measurement {key[:12]} was damaged ({_short(problem)}); it is taken again")
         value = make()
         with self._folder() as made:
             _write(made / MANIFEST, {"value": value, "seal": digest(value)})
@@ -90,7 +91,7 @@ class Cache:
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[pathlib.Path]:
-        folder = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+        folder = self.root / "tmp" / _own_name()
         with writing(self.root):
             folder.mkdir(parents=True)
             try:
@@ -110,17 +111,17 @@ class Cache:
 
     def _drop(self, folder: pathlib.Path) -> None:
         """Remove an entry in one move, so that no half of it is ever seen."""
-        if folder.exists():
-            with writing(self.root):
-                gone = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
-                folder.rename(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+        gone = self.root / "tmp" / _own_name()
+        with writing(self.root), contextlib.suppress(FileNotFoundError):  # another run may have removed it first
+            folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _sweep(self) -> None:
         """Remove what killed runs have left under ``tmp``."""
         for folder in (self.root / "tmp").iterdir():
-            owner = folder.name.partition("-")[0]
-            if owner.isdigit() and int(owner) != os.getpid() and not _alive(int(owner)):
+            process, _, place = folder.name.partition("-")
+            # A folder of another machine or container is left alone: its processes cannot be seen from here.
+            if process.isdigit() and place.partition("-")[0] == _place() and int(process) != os.getpid() and not _alive(int(process)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -173,7 +174,8 @@ class _DamagedError(Exception):
     """An entry is not what was sealed."""
 
 
-def _sealed(artifact: Artifact, folder: pathlib.Path) -> Artifact:
+def _seal(artifact: Artifact, folder: pathlib.Path) -> None:
+    """Fill in hashes and sizes, and write the manifest with a seal of its own."""
     parts = []
     for part in artifact.parts:
         files = {}
@@ -183,10 +185,8 @@ def _sealed(artifact: Artifact, folder: pathlib.Path) -> Artifact:
                 os.fsync(stream.fileno())
             files[role] = File(path=file.path, sha256=file_digest(path), bytes=path.stat().st_size)
         parts.append(part.model_copy(update={"files": files}))
-    sealed = artifact.model_copy(update={"parts": tuple(parts), "folder": folder})
-    body = sealed.model_dump(mode="json")
+    body = artifact.model_copy(update={"parts": tuple(parts)}).model_dump(mode="json")
     _write(folder / MANIFEST, {"value": body, "seal": digest(body)})
-    return sealed
 
 
 def _opened(folder: pathlib.Path) -> Artifact:
@@ -212,6 +212,24 @@ def _write(path: pathlib.Path, value: Any) -> None:
         json.dump(value, stream, indent=1, allow_nan=False)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _place() -> str:
+    """This machine's processes as seen from here: host name and, on Linux, the pid namespace; letters and digits only."""
+    try:
+        namespace = pathlib.Path("/proc/self/ns/pid").readlink().name
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:12]
+
+
+def _own_name() -> str:
+    """A new name for a temporary folder that tells whose it is."""
+    return f"{os.getpid()}-{_place()}-{uuid.uuid4().hex}"
+
+
+def _short(problem: Exception) -> str:
+    return str(problem).splitlines()[0]
 
 
 def _alive(process: int) -> bool:

@@ -40,9 +40,10 @@ class Step(Protocol):
 
     takes: ClassVar[tuple[Form, ...]]
     gives: ClassVar[Form]
-    #: Raised when the step's own work changes, so that old cache entries are not used.
+    #: Raised when the step's own work changes, so that old cache entries are not used. (For a step in edgekit's own folders the
+    #: hash of their code does this.)
     version: ClassVar[int]
-    #: Distribution names whose versions are part of the cache key.
+    #: Distribution names whose versions are part of the cache key; ``tool:NAME`` stands for a program on the PATH.
     packages: ClassVar[tuple[str, ...]]
     #: The splits of the task that the step reads.
     reads: ClassVar[tuple[SplitName, ...]]

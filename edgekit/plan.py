@@ -178,6 +178,9 @@ def _inputs_missing(recipe: Recipe, targets: Sequence[Target]) -> Iterator[Probl
         yield Problem("model", "the recipe names no network", "give --model zoo:resnet8, --model file.py:function or --model package.module:function")
     if recipe.task is None:
         yield Problem("task", "the recipe names no task", "give --task digits, --task data.npz or --task file.py:function")
+    names = [target.name for target in targets]
+    for twice in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem("targets", f"two targets are called {twice}; their files would share a folder", "name each target once, or give one another name")
     if not targets:
         yield Problem("targets", "the recipe names no target", "give --target NAME; 'edgekit targets' lists them")
     distill: Distill | None = recipe.find("distill")
@@ -190,8 +193,12 @@ def _inputs_missing(recipe: Recipe, targets: Sequence[Target]) -> Iterator[Probl
     for where, name in files:
         if name is not None and (where != "task" or name.endswith(".npz")) and not pathlib.Path(name).is_file():
             yield Problem(where, f"there is no file {name}", "check the path; it is taken from the folder where the command runs")
-    if recipe.model is not None and recipe.model.startswith("zoo:") and recipe.weights is None and not (recipe.find("train") or recipe.find("distill")):
-        yield Problem("model", f"{recipe.model} would have random weights", "add a train entry to the recipe, or give --weights")
+    kinds = [intent.kind for intent in recipe.compress]
+    before_pruning = kinds[: kinds.index("prune")] if "prune" in kinds else kinds
+    untrained = recipe.weights is None and not {"train", "distill"} & set(before_pruning)
+    if recipe.model is not None and recipe.model.startswith("zoo:") and untrained:
+        told = "the network that all is compared with would have random weights"
+        yield Problem("model", f"{recipe.model}: {told}", "add a train entry before any other, or give --weights")
 
 
 def _spec_problems(where: str, spec: str, known: registry.Registry) -> Iterator[Problem]:

@@ -6,23 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit import registry, scheme, verdict
-from edgekit.artifact import Artifact
-from edgekit.build import Build, try_follow, versions
+from edgekit.artifact import Artifact, outputs_of
+from edgekit.build import Build, code_digest, try_follow, versions
 from edgekit.cache import digest
 from edgekit.checks import accuracy, latency, parity, size
 from edgekit.contracts import BenchProtocol, Host, Runner, Samples
-from edgekit.errors import EdgekitError, RunnerError
+from edgekit.errors import EdgekitError, ModelError, RunnerError, StepError, TaskError
 from edgekit.hosts.torch_local import TorchRunner
 from edgekit.measurement import Measurement, unmeasured
 from edgekit.plan import PlannedCandidate, PlannedTarget
 from edgekit.report import CandidateReport, TargetReport, describe
+from edgekit.shipping import machine
 from edgekit.task import Split
 
 if TYPE_CHECKING:
     from edgekit.contracts import Feeds
 
-#: Raised when a check's own work changes, so that old measurements are not used.
-CHECKS_VERSION = 1
 #: The first look at accuracy: what clearly fails the gate here is not evaluated further.
 FIRST_LOOK = 256
 #: The race goes on, this many times at most, until the two fastest can be told apart.
@@ -85,7 +84,7 @@ def race(ground: Ground) -> Result:
         return Result(_reported(ground, reference, entries, verdict.Choice(None, f"the float reference is not right: {reference.status}")), None)
     samples = _timed(ground, reference, entries)
     tied = lambda a, b: a in samples and b in samples and not latency.separated(samples[a], samples[b])  # noqa: E731
-    choice = verdict.choose([entry.report() for entry in entries], ground.planned.target, tied)
+    choice = verdict.choose([entry.report() for entry in entries], ground.planned.target, ground.planned.gates, tied)
     winner = next((entry.artifact for entry in entries if entry.scheme == choice.winner), None)
     return Result(_reported(ground, reference, entries, choice), winner)
 
@@ -106,12 +105,12 @@ def _built(ground: Ground, planned: PlannedCandidate, start: Artifact) -> Entry:
 
 
 def _guarded(entry: Entry, work: Callable[[Entry], None]) -> None:
-    """Do one check; a runtime that refuses or crashes fails this candidate only."""
+    """Do one check; a runtime that refuses or crashes, or a file that cannot be read, fails this candidate only."""
     if entry.status != verdict.RACED:
         return
     try:
         work(entry)
-    except RunnerError as error:
+    except (RunnerError, ModelError, StepError) as error:
         entry.status = f"failed: {error.message}"
 
 
@@ -119,9 +118,12 @@ def _audited(ground: Ground, entry: Entry) -> None:
     assert entry.artifact is not None
     artifact, limits = entry.artifact, ground.planned.target.limits
     found = ground.build.cache.record(
-        _key("audit", artifact.key, limits.model_dump(mode="json")), lambda: _audit(artifact, limits), fresh=ground.fresh)  # fmt: skip
+        key_of("audit", artifact.key, limits.model_dump(mode="json")), lambda: _audit(artifact, limits), fresh=ground.fresh)  # fmt: skip
     entry.measurements += _measurements(found["measurements"])
     entry.warnings = tuple(found["warnings"])
+    floats = next((row for row in entry.measurements if row.name == "float_ops"), None)
+    if limits.arithmetic == "integer" and floats is not None and floats.value and entry.scheme != "float":
+        entry.status = f"dropped: {floats.value:.0f} of its operators compute in float, and the device runs integers only"
 
 
 def _audit(artifact: Artifact, limits: Any) -> Mapping[str, Any]:
@@ -135,7 +137,7 @@ def _verified(ground: Ground, entry: Entry, reference: Entry) -> None:
     assert entry.torch is not None
     assert reference.artifact is not None
     data = ground.build.task.describe()
-    key = _key(
+    key = key_of(
         "verify", entry.artifact.key, entry.torch.key, reference.artifact.key, data["splits"]["test"], data["metric"], ground.planned.gates.accuracy_drop
     )
     ground.build.progress.start(f"verify {ground.planned.target.name} {'reference' if entry is reference else entry.scheme}")
@@ -154,33 +156,46 @@ def _verify(ground: Ground, entry: Entry, reference: Entry) -> list[Measurement]
     assert entry.artifact is not None
     assert entry.torch is not None
     assert reference.artifact is not None
-    build, test, outputs = ground.build, ground.build.task.need("test", "verification"), entry.artifact.parts[-1].signature.outputs
+    build, test, outputs = ground.build, ground.build.task.need("test", "verification"), outputs_of(entry.artifact.parts)
     with ground.host.open(entry.artifact) as candidate, torch_runner(build, ground.model, entry.torch) as torch:
-        same = parity.check(candidate, torch, test.inputs, outputs, scheme.find(entry.scheme).parity_steps, _output_step(entry.torch))
+        same = parity.check(candidate, torch, test.inputs, outputs, scheme.find(entry.scheme).parity_steps, _output_steps(entry.torch))
         if same.verdict == "fail":
             return [same]
         with ground.host.open(reference.artifact) as original:
             return [same, *_compared(ground, candidate, original, test)]
 
 
-def _output_step(quantized: Artifact) -> float | None:
-    """The largest scale with which the network's outputs are quantized; None for a float network."""
-    scales = quantized.notes.get("parts", {}).get(quantized.parts[-1].name, {}).get("output_scales", ())
-    return max((scale for scale in scales if scale is not None), default=None)
+def _output_steps(quantized: Artifact) -> dict[str, float]:
+    """The scale with which each output of a quantized network leaves; empty for a float network."""
+    told: Mapping[str, Any] = quantized.notes.get("parts", {})
+    steps: dict[str, float] = {}
+    for part in quantized.parts:
+        scales = told.get(part.name, {}).get("output_scales", ())
+        steps |= {spec.name: scale for spec, scale in zip(part.signature.outputs, scales, strict=False) if scale is not None}
+    return steps
 
 
 def _compared(ground: Ground, candidate: Runner, original: Runner, test: Split) -> list[Measurement]:
     """Accuracy against the reference on growing pieces of the test data, until the candidate clearly fails or all are seen."""
     metric, limit = ground.build.task.metric, ground.planned.gates.accuracy_drop
     rows: list[Measurement] = []
-    for piece in [test] if len(test) <= 2 * FIRST_LOOK else [test.take(FIRST_LOOK), test]:
+    for piece in [test] if len(test) <= 2 * FIRST_LOOK else [test.draw(FIRST_LOOK, ground.build.seed), test]:
+        ours = _answered(candidate, piece, metric)
         rows = [
             row.model_copy(update={"verdict": verdict.judged_drop(row, limit)}) if row.name == "accuracy_drop" else row
-            for row in accuracy.measure(accuracy.answer(candidate, piece, metric), accuracy.answer(original, piece, metric), metric)
+            for row in accuracy.measure(ours, accuracy.answer(original, piece, metric), metric)
         ]
         if any(row.verdict == "fail" for row in rows):
             break
     return rows
+
+
+def _answered(candidate: Runner, piece: Split, metric: Any) -> accuracy.Answers:
+    """The candidate's scored answers. The metric holds for the reference, so where it refuses them the candidate is to blame."""
+    try:
+        return accuracy.answer(candidate, piece, metric)
+    except TaskError as error:
+        raise RunnerError(f"its answers cannot be scored: {error.message}") from error
 
 
 def torch_runner(build: Build, model: str, artifact: Artifact) -> Runner:
@@ -203,28 +218,50 @@ def _timed(ground: Ground, reference: Entry, entries: Sequence[Entry]) -> dict[s
         return {}
     if not left:
         return {}
-    files = {entry.scheme: entry.artifact for entry in left if entry.artifact is not None}
-    assert reference.artifact is not None
-    key = _key("race", reference.artifact.key, {name: artifact.key for name, artifact in files.items()}, dataclasses.asdict(ground.protocol))
     build.progress.start(f"race {target.name}")
-    build.progress.expect(HEATS)
-    feeds = {name: array[:1] for name, array in build.task.need("test", "the race").inputs.items()}
-    try:
-        raw = build.cache.record(key, lambda: _heats(ground, {"": reference.artifact, **files}, feeds), fresh=ground.fresh)
-    except RunnerError as error:
-        for entry in left:
-            entry.status = f"failed: it could not be timed: {error.message}"
+    raw = _raw_times(ground, reference, left)
+    samples = {name: Samples(tuple(times)) for name, times in raw["samples"].items()}
+    if not samples:
         build.progress.finish("failed")
         return {}
-    samples = {name: Samples(tuple(times)) for name, times in raw["samples"].items()}
-    for entry in (reference, *left):
-        name = "" if entry is reference else entry.scheme
+    for entry in (reference, *(entry for entry in left if entry.status == verdict.RACED)):
+        if entry is not reference:
+            # Where nothing was pruned the float candidate is the reference's own file, and was not raced against itself.
+            samples.setdefault(entry.scheme, samples[""])
+        ours = samples["" if entry is reference else entry.scheme]
         entry.measurements += [
-            latency.latency(samples[name], raw["where"], ground.protocol),
-            latency.speedup(samples[""], samples[name], raw["where"], ground.protocol),
+            latency.latency(ours, raw["where"], ground.protocol),
+            latency.speedup(samples[""], ours, raw["where"], ground.protocol),
         ]
     build.progress.finish()
     return samples
+
+
+def _raw_times(ground: Ground, reference: Entry, left: Sequence[Entry]) -> dict[str, Any]:
+    """The raw times of the reference (the empty name) and of what is left. A file that cannot be timed is found and marked."""
+    try:
+        return _raced(ground, reference, left)
+    except RunnerError:
+        for entry in left:
+            try:
+                _raced(ground, reference, [entry])
+            except RunnerError as error:
+                entry.status = f"failed: it could not be timed: {error.message}"
+    timeable = [entry for entry in left if entry.status == verdict.RACED]
+    return _raced(ground, reference, timeable) if timeable else {"samples": {}, "where": ""}
+
+
+def _raced(ground: Ground, reference: Entry, entries: Sequence[Entry]) -> dict[str, Any]:
+    """One race in turns; read from the cache where the same files were raced on this machine before."""
+    original = reference.artifact
+    assert original is not None
+    files = {entry.scheme: entry.artifact for entry in entries if entry.artifact is not None and entry.artifact.key != original.key}
+    keys = {name: artifact.key for name, artifact in files.items()}
+    key = key_of("race", original.key, keys, dataclasses.asdict(ground.protocol), HEATS)
+    feeds = {name: array[:1] for name, array in ground.build.task.need("test", "the race").inputs.items()}
+    ground.build.progress.expect(HEATS)
+    found: dict[str, Any] = ground.build.cache.record(key, lambda: _heats(ground, {"": original, **files}, feeds), fresh=ground.fresh)
+    return found
 
 
 def _heats(ground: Ground, files: "Mapping[str, Any]", feeds: "Feeds") -> dict[str, Any]:
@@ -258,8 +295,9 @@ def _reported(ground: Ground, reference: Entry, entries: Sequence[Entry], choice
     )  # fmt: skip
 
 
-def _key(what: str, *facts: Any) -> str:
-    return digest({"check": what, "version": CHECKS_VERSION, "facts": list(facts), "packages": versions(RUNTIME_PACKAGES)})
+def key_of(what: str, *facts: Any) -> str:
+    """The key of a measurement: what it is taken of, with which code and runtimes, and on which machine."""
+    return digest({"check": what, "facts": list(facts), "code": code_digest("checks", "hosts"), "packages": versions(RUNTIME_PACKAGES), "machine": machine()})
 
 
 def _dumped(rows: Sequence[Measurement]) -> list[Any]:

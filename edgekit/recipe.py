@@ -9,10 +9,10 @@ import yaml
 
 from edgekit.errors import RecipeError
 from edgekit.scheme import SCHEMES
-from edgekit.value import Value, nearest, parse, read_yaml
+from edgekit.value import Written, folder_name, load_yaml, nearest, parse, read_yaml
 
 
-class Train(Value):
+class Train(Written):
     """Train the network on the task's training data."""
 
     epochs: int = pydantic.Field(30, ge=1)
@@ -34,7 +34,7 @@ class Distill(Train):
     alpha: float = pydantic.Field(0.7, ge=0, le=1)
 
 
-class Prune(Value):
+class Prune(Written):
     """Remove whole channels, those with the smallest weights first."""
 
     ratio: float = pydantic.Field(0.5, gt=0, lt=1)
@@ -51,7 +51,7 @@ class Finetune(Train):
     learning_rate: float = pydantic.Field(0.001, gt=0)
 
 
-class Quantize(Value):
+class Quantize(Written):
     """Quantize: ``auto`` races the schemes of each target; a name asks for that one only."""
 
     scheme: str = "auto"
@@ -69,7 +69,7 @@ class Quantize(Value):
 Kind = Literal["train", "distill", "prune", "finetune", "quantize"]
 
 
-class Intent(Value):
+class Intent(Written):
     """One line under ``compress``: exactly one of its keys is set."""
 
     train: Train | None = None
@@ -105,7 +105,7 @@ class Intent(Value):
         return getattr(self, self.kind)
 
 
-class Gates(Value):
+class Gates(Written):
     """What a shipped file must hold. None: not asked."""
 
     #: At most this much lost, in the metric's own unit (0.02 = 2 points of top-1).
@@ -127,7 +127,7 @@ class Gates(Value):
         return Gates(**{**base.model_dump(exclude_unset=True), **self.model_dump(exclude_unset=True)})
 
 
-class Recipe(Value):
+class Recipe(Written):
     """A whole recipe. ``model`` and ``task`` may be left to the command line."""
 
     name: str = "recipe"
@@ -138,7 +138,14 @@ class Recipe(Value):
     compress: tuple[Intent, ...] = ()
     targets: tuple[str, ...] = ()
     gates: Gates = Gates()
-    seed: int = pydantic.Field(0, ge=0)
+    #: Of everything random; 32 bits, which every library takes.
+    seed: int = pydantic.Field(0, ge=0, lt=2**32)
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _folder(cls, name: str) -> str:
+        """Results go to ``runs/<name>`` where nothing else is said."""
+        return folder_name(name)
 
     @pydantic.model_validator(mode="after")
     def _order(self) -> "Recipe":
@@ -181,7 +188,7 @@ def _assign(data: dict[str, Any], text: str) -> None:
     if not isinstance(place, dict) or not parts:
         raise RecipeError(f"--set {text!r}: the recipe has no place called {key!r}.", fix="name a key of the recipe, such as gates.speedup")
     try:
-        place[parts[-1]] = yaml.safe_load(value)
+        place[parts[-1]] = load_yaml(value)
     except yaml.YAMLError as problem:
         raise RecipeError(f"--set {text!r}: the value cannot be read as YAML.", fix="check its brackets and quotes") from problem
 

@@ -5,21 +5,21 @@ import datetime
 import json
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import edgekit
 from edgekit import registry
 from edgekit.artifact import Artifact
-from edgekit.build import Build, versions
-from edgekit.cache import Cache, digest
+from edgekit.build import Build, identities, versions
+from edgekit.cache import Cache
 from edgekit.checks import accuracy
 from edgekit.measurement import Measurement, worst
 from edgekit.plan import Plan, PlannedStep
 from edgekit.progress import Progress, Silent
-from edgekit.race import CHECKS_VERSION, Ground, Result, race, torch_runner
+from edgekit.race import Ground, Result, key_of, race, torch_runner
 from edgekit.report import Report, StageReport, TargetReport
-from edgekit.shipping import environment, ship, withdraw, write_report
+from edgekit.shipping import environment, prepare, ship, withdraw, write_report
 from edgekit.tasks.loader import load as load_task
 
 #: The distributions whose versions the report tells.
@@ -52,16 +52,17 @@ def run(plan: Plan, options: Options) -> Report:
     taught = build.teach(_teacher_of(plan), plan.teacher) if plan.teacher else []
     shared = build.follow(recipe.model, None, plan.shared)
     stages = [
-        *_stages(build, _teacher_of(plan), plan.teacher, taught),
-        *_stages(build, recipe.model, plan.shared, shared),
+        *_stages(build, _teacher_of(plan), zip(plan.teacher, taught, strict=True), options.fresh),
+        *_stages(build, recipe.model, zip(plan.shared, shared, strict=True), options.fresh),
     ]
     targets = []
+    prepare(options.out, [planned.target.name for planned in plan.targets])
     for planned in plan.targets:
         host = registry.RUNTIMES.load(planned.target.runtime)()
         ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], host, options.fresh)
         targets.append(_shipped(race(ground), options.out))
     report = Report(
-        edgekit=edgekit.__version__, recipe=recipe.model_dump(mode="json", exclude_unset=True), verdict=worst(row.verdict for row in targets),
+        edgekit=edgekit.__version__, recipe=recipe.model_dump(mode="json", exclude_none=True), verdict=worst(row.verdict for row in targets),
         targets=tuple(targets), stages=tuple(stages), task=task.describe(), environment=environment(versions(PACKAGES)),
         started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
@@ -85,24 +86,25 @@ def _shipped(result: Result, out: pathlib.Path) -> TargetReport:
     return report.model_copy(update={"candidates": rows})
 
 
-def _stages(build: Build, model: str, steps: Sequence[PlannedStep], made: Sequence[Artifact]) -> list[StageReport]:
+def _stages(build: Build, model: str, steps: Iterable[tuple[PlannedStep, Artifact]], fresh: bool) -> list[StageReport]:
     """One row a step: what it noted, and the accuracy of its network, so that each stage's share of the loss is seen."""
-    return [
-        StageReport(name=step.intent, step=step.step, key=artifact.key, measurements=_stage_accuracy(build, model, artifact), notes=_told(artifact.notes))
-        for step, artifact in zip(steps, made, strict=True)
-    ]
+    rows = []
+    for step, artifact in steps:
+        measured = _stage_accuracy(build, model, artifact, fresh)
+        rows.append(StageReport(name=step.intent, step=step.step, key=artifact.key, measurements=measured, notes=_told(artifact.notes)))
+    return rows
 
 
-def _stage_accuracy(build: Build, model: str, artifact: Artifact) -> tuple[Measurement, ...]:
-    described = build.task.describe()
-    key = digest({"check": "stage", "version": CHECKS_VERSION, "artifact": artifact.key, "test": described["splits"]["test"], "metric": described["metric"]})
+def _stage_accuracy(build: Build, model: str, artifact: Artifact, fresh: bool) -> tuple[Measurement, ...]:
+    task = build.task
+    test = task.need("test", "a stage's accuracy")
+    key = key_of("stage", artifact.key, task.describe()["splits"]["test"], identities(task, task.metric))
 
     def measure() -> Any:
         with torch_runner(build, model, artifact) as runner:
-            answers = accuracy.answer(runner, build.task.need("test", "a stage's accuracy"), build.task.metric)
-            return accuracy.accuracy(answers, build.task.metric).model_dump(mode="json")
+            return accuracy.accuracy(accuracy.answer(runner, test, task.metric), task.metric).model_dump(mode="json")
 
-    return (Measurement.model_validate(build.cache.record(key, measure)),)
+    return (Measurement.model_validate(build.cache.record(key, measure, fresh=fresh)),)
 
 
 def _told(notes: Mapping[str, Any]) -> dict[str, Any]:

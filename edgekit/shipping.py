@@ -6,10 +6,12 @@ import pathlib
 import platform
 import shutil
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact
-from edgekit.cache import sync_folder, write_text, writing
+from edgekit.cache import digest, sync_folder, write_text, writing
+from edgekit.errors import CacheError
 from edgekit.report import FILE_NAME, ArtifactReport, Report, TargetReport, describe
 
 MANIFEST = "manifest.json"
@@ -35,9 +37,22 @@ def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path) -> Artifac
     return entry
 
 
+def prepare(out: pathlib.Path, targets: Sequence[str]) -> None:
+    """Make a results folder ready: no old report beside new files, nothing left of a killed run; other people's folders are refused."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / FILE_NAME).unlink(missing_ok=True)
+        for left in (*out.glob(".*.partial"), *out.glob(".*.old")):
+            shutil.rmtree(left, ignore_errors=True)
+    for name in targets:
+        if (out / name).exists() and not _shipped_before(out / name, name):
+            raise CacheError(f"{out / name} was not made by edgekit, and the files for {name} would take its place.", fix="give another folder with --out")
+
+
 def withdraw(name: str, out: pathlib.Path) -> None:
     """Remove what an earlier run shipped for a target that has no winner now."""
-    shutil.rmtree(out / name, ignore_errors=True)
+    if _shipped_before(out / name, name):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def write_report(report: Report, out: pathlib.Path) -> None:
@@ -59,6 +74,14 @@ def environment(packages: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def machine() -> list[str | int | None]:
+    """What a number that was measured here depends on: a cache that is carried to another machine holds none for it."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return [platform.machine(), processor(), os.cpu_count(), platform.system(), digest(flags)]
+
+
 def processor() -> str:
     """The processor's own name where the system tells it."""
     info = pathlib.Path("/proc/cpuinfo")
@@ -67,6 +90,15 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def _shipped_before(folder: pathlib.Path, target: str) -> bool:
+    """True where edgekit has shipped this target into this folder."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("target") == target
 
 
 def _replace(partial: pathlib.Path, final: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ from edgekit.artifact import Form
 from edgekit.errors import TargetError
 from edgekit.recipe import Gates
 from edgekit.scheme import SCHEMES
-from edgekit.value import Value, nearest, parse, read_yaml
+from edgekit.value import Written, folder_name, nearest, parse, read_yaml
 
 Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu"]
 HostName = Literal["local"]
@@ -17,7 +17,7 @@ HostName = Literal["local"]
 RUNTIMES: dict[Form, Runtime] = {"onnx": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu"}
 
 
-class Limits(Value):
+class Limits(Written):
     """What the device asks of a file. These are inputs of pruning and quantizing."""
 
     #: Pruning keeps channels in multiples of this.
@@ -36,7 +36,7 @@ class Limits(Value):
     memory_bytes: int | None = pydantic.Field(None, gt=0)
 
 
-class Target(Value):
+class Target(Written):
     """One device: the form of its files, the runtime, where it is reached, its schemes in order of preference, its limits."""
 
     name: str
@@ -54,6 +54,12 @@ class Target(Value):
     accuracy_note: str = ""
     #: Where the limits come from.
     source: str = ""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _folder(cls, name: str) -> str:
+        """The shipped files go to a folder of this name, and an older one of this name is removed."""
+        return folder_name(name)
 
     @pydantic.field_validator("schemes")
     @classmethod

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,8 +21,11 @@ INPUT = "input"
 SplitName = Literal["train", "calibration", "test"]
 LOSSES = ("cross_entropy", "mse", "l1", "bce_with_logits")
 METRICS = ("top1", "top5", "negative_mse", "negative_l1", "binary_accuracy")
-#: At most this share of the calibration samples may also be test samples (real data do hold a few doubles).
-MAX_SHARED = 0.1
+#: Kinds of arrays that hold numbers: truth values, integers, real numbers.
+NUMBERS = "biuf"
+#: Real data hold doubles. Calibration samples that are also test samples are left out; where more than this share of a split
+#: is also in the test data, the split is taken for a mistake and refused.
+MAX_SHARED = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
+
+    def draw(self, count: int, seed: int) -> "Split":
+        """``count`` samples in random order (all of them where there are fewer): data are often sorted by class."""
+        import numpy
+
+        return self.rows(numpy.random.default_rng(seed).permutation(len(self))[:count])
+
+    def rows(self, index: Any) -> "Split":
+        """The samples of an index or a mask."""
+        return Split({name: array[index] for name, array in self.inputs.items()}, None if self.labels is None else self.labels[index])
 
     def take(self, count: int) -> "Split":
         """The first ``count`` samples."""
@@ -59,11 +73,7 @@ class Task:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, given, known in (("loss", self.loss, LOSSES), ("metric", self.metric, METRICS)):
-            if isinstance(given, str) and given not in known:
-                raise TaskError(
-                    f"Task {self.name!r}: no {what} is called {given!r}; {nearest(given, known)}.", fix=f"give a known name or a function as {what}"
-                )
+        self._refuse_words()
         splits: dict[SplitName, Split | None] = {
             "train": _labelled(self.train, f"Task {self.name!r}, train"),
             "test": _labelled(self.test, f"Task {self.name!r}, test"),
@@ -75,7 +85,8 @@ class Task:
             splits["calibration"] = Split(splits["train"].inputs, None)
         object.__setattr__(self, "_splits", splits)
         self._same_inputs()
-        object.__setattr__(self, "_shared", self._refuse_test_in_calibration())
+        self._same_labels()
+        object.__setattr__(self, "_shared", self._kept_apart())
 
     def split(self, name: SplitName) -> Split | None:
         """The samples of one split, or None where the task has none."""
@@ -97,7 +108,7 @@ class Task:
             for name, split in self._splits.items()  # type: ignore[attr-defined]
         }
         return {"name": self.name, "loss": _named(self.loss), "metric": _named(self.metric), "splits": splits,
-                "calibration_also_in_test": self._shared, "origin": dict(self.origin)}  # type: ignore[attr-defined]  # fmt: skip
+                "also_in_test": self._shared, "origin": dict(self.origin)}  # type: ignore[attr-defined]  # fmt: skip
 
     @property
     def classes(self) -> int | None:
@@ -109,6 +120,33 @@ class Task:
         if not labels or not all(numpy.issubdtype(part.dtype, numpy.integer) and part.ndim == 1 for part in labels):
             return None
         return int(max(part.max() for part in labels)) + 1
+
+    def _refuse_words(self) -> None:
+        """Names and notes that could not be used or reported, told before the data are looked at."""
+        for what, given, known in (("loss", self.loss, LOSSES), ("metric", self.metric, METRICS)):
+            if isinstance(given, str) and given not in known:
+                raise TaskError(
+                    f"Task {self.name!r}: no {what} is called {given!r}; {nearest(given, known)}.", fix=f"give a known name or a function as {what}"
+                )
+            if not isinstance(given, str) and not callable(given):
+                raise TaskError(f"Task {self.name!r}: the {what} is of type {type(given).__name__}.", fix=f"give a known name or a function as {what}")
+        try:
+            noted = json.loads(json.dumps(dict(self.origin), default=str, allow_nan=False))
+        except (TypeError, ValueError) as problem:
+            raise TaskError(f"Task {self.name!r}: origin cannot be reported: {problem}.", fix="give a dict of texts and finite numbers") from problem
+        object.__setattr__(self, "origin", noted)
+
+    def _same_labels(self) -> None:
+        """Training and test labels mean the same: classes in both, or values of one shape in both."""
+        train, test = self.split("train"), self.need("test", "verification")
+        if train is None or train.labels is None or test.labels is None:
+            return
+        told = [f"{labels.dtype}[n{''.join(f', {size}' for size in labels.shape[1:])}]" for labels in (train.labels, test.labels)]
+        if (train.labels.dtype.kind == "f") != (test.labels.dtype.kind == "f") or train.labels.ndim != test.labels.ndim:
+            raise TaskError(
+                f"Task {self.name!r}: the training labels are {told[0]}, the test labels {told[1]}.",
+                fix="give both the same kind: whole numbers for classes, real numbers for values",
+            )
 
     def _same_inputs(self) -> None:
         test = self.need("test", "verification")
@@ -123,18 +161,24 @@ class Task:
                     fix="give all splits the same shape and dtype",
                 )
 
-    def _refuse_test_in_calibration(self) -> int:
-        calibration, test = self.split("calibration"), self.need("test", "verification")
-        if calibration is None:
-            return 0
-        seen = set(_rows(test))
-        shared = sum(row in seen for row in _rows(calibration))
-        if shared > MAX_SHARED * len(calibration):
-            raise TaskError(
-                f"Task {self.name!r}: {shared} of {len(calibration)} calibration samples are also test samples.",
-                fix="calibrate on training data; a file tuned on the test data proves nothing",
-            )
-        return shared
+    def _kept_apart(self) -> dict[str, int]:
+        """Leave test samples out of the calibration data; how many samples of each split are also test samples."""
+        seen, found = set(_rows(self.need("test", "verification"))), {}
+        for name in ("train", "calibration"):
+            split: Split | None = self._splits[name]  # type: ignore[attr-defined]
+            if split is None:
+                continue
+            own = [row not in seen for row in _rows(split)]
+            found[name] = len(own) - sum(own)
+            if found[name] > MAX_SHARED * len(own):
+                what = "training" if name == "train" else name
+                raise TaskError(
+                    f"Task {self.name!r}: {found[name]} of {len(own)} {what} samples are also test samples.",
+                    fix="keep the test data apart; a file that was tuned on the test data proves nothing",
+                )
+            if name == "calibration" and found[name]:
+                self._splits[name] = split.rows(own)  # type: ignore[attr-defined]
+        return found
 
 
 def fingerprint(split: Split) -> str:
@@ -148,13 +192,19 @@ def fingerprint(split: Split) -> str:
 
 
 def identity(what: str | Callable[..., Any]) -> str:
-    """A text that changes when a loss or a metric does: its name, or the source of a user's function."""
+    """A text that changes when a loss or a metric does: its name, or a user's function with its source, defaults and closure.
+
+    What such a function calls is not seen here; a task from a file has the hash of its code in ``origin``.
+    """
     if isinstance(what, str):
         return what
+    cells = [repr(cell.cell_contents) for cell in getattr(what, "__closure__", None) or ()]
+    bound = [repr(getattr(what, name, None)) for name in ("__defaults__", "__kwdefaults__")]
     try:
-        return inspect.getsource(what)
+        source = inspect.getsource(what)
     except (OSError, TypeError):
-        return repr(what)
+        source = repr(what)
+    return "\n".join([getattr(what, "__qualname__", type(what).__name__), source, *bound, *cells])
 
 
 def _named(what: str | Callable[..., Any]) -> str:
@@ -175,12 +225,16 @@ def _named_arrays(inputs: Any, where: str) -> dict[str, "Array"]:
     import numpy
 
     given = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
-    arrays = {str(name): numpy.asarray(_as_numpy(array)) for name, array in given.items()}
+    arrays = {str(name): _as_numpy(array) for name, array in given.items()}
+    if not arrays:
+        raise TaskError(f"{where}: there are no inputs.", fix="give an array, or a dict with at least one")
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) == 0:
             raise TaskError(f"{where}: {name} has no samples.", fix="give arrays whose first axis is the sample")
         if array.dtype == object:
             raise TaskError(f"{where}: {name} holds Python objects, not numbers.", fix="make one array with one shape for all samples")
+        if array.dtype.kind not in NUMBERS:
+            raise TaskError(f"{where}: {name} holds {array.dtype}, not numbers.", fix="give float32, or an integer type")
         if array.dtype.kind == "f" and not numpy.isfinite(array).all():
             raise TaskError(f"{where}: {name} holds NaN or infinite values.", fix="clean the data first")
     if len({len(array) for array in arrays.values()}) > 1:
@@ -195,10 +249,14 @@ def _labelled(data: Any, where: str) -> Split | None:
         return data
     if not (isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple)):
         data = _joined(data, where)
-    inputs, labels = _named_arrays(data[0], where), numpy.asarray(_as_numpy(data[1]))
+    inputs, labels = _named_arrays(data[0], where), _as_numpy(data[1])
     samples = len(next(iter(inputs.values())))
     if labels.ndim == 0 or len(labels) != samples:
         raise TaskError(f"{where}: {samples} samples but {labels.shape or 'no'} labels.", fix="give one label a sample")
+    if labels.dtype.kind not in NUMBERS:
+        raise TaskError(f"{where}: the labels hold {labels.dtype}, not numbers.", fix="number the classes from 0")
+    if labels.dtype.kind == "f" and not numpy.isfinite(labels).all():
+        raise TaskError(f"{where}: the labels hold NaN or infinite values.", fix="clean the data first")
     return Split(inputs, labels)
 
 
@@ -213,18 +271,24 @@ def _joined(batches: Any, where: str) -> tuple[Any, Any]:
     import numpy
 
     try:
-        pairs = [(_named_arrays(inputs, where), numpy.asarray(_as_numpy(labels))) for inputs, labels in batches]
+        pairs = [(_named_arrays(inputs, where), _as_numpy(labels)) for inputs, labels in batches]
     except (TypeError, ValueError) as problem:
         raise TaskError(f"{where}: expected (inputs, labels) or batches of them, got {type(batches).__name__}.", fix="see edgekit.Task") from problem
     if not pairs:
         raise TaskError(f"{where}: no batches.", fix="give at least one batch")
     names = pairs[0][0].keys()
-    return {name: numpy.concatenate([inputs[name] for inputs, _ in pairs]) for name in names}, numpy.concatenate([labels for _, labels in pairs])
+    try:
+        return {name: numpy.concatenate([inputs[name] for inputs, _ in pairs]) for name in names}, numpy.concatenate([labels for _, labels in pairs])
+    except (KeyError, ValueError) as problem:
+        raise TaskError(f"{where}: the batches do not fit together: {problem}.", fix="give every batch the same inputs and shapes") from problem
 
 
-def _as_numpy(array: Any) -> Any:
-    """A torch tensor as an array, without importing torch."""
-    return array.detach().cpu().numpy() if hasattr(array, "detach") else array
+def _as_numpy(array: Any) -> "Array":
+    """An array, or a torch tensor as one (without importing torch), in this machine's byte order."""
+    import numpy
+
+    found = numpy.asarray(array.detach().cpu().numpy() if hasattr(array, "detach") else array)
+    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
 
 
 def _lengths(arrays: Mapping[str, "Array"]) -> str:

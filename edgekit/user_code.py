@@ -69,7 +69,7 @@ def module_files(spec: str, error: ErrorKind) -> tuple[pathlib.Path, ...]:
         raise error(f"There is no file {where}{hint}", fix="give the path of a Python file, then a colon and a function's name")
     found, waiting = [first], [first]
     while waiting:
-        for path in _neighbours(waiting.pop()):
+        for path in _neighbours(waiting.pop(), first.parent):
             if path not in found:
                 found.append(path)
                 waiting.append(path)
@@ -105,24 +105,24 @@ def _find_module(name: str, error: ErrorKind) -> pathlib.Path:
     return pathlib.Path(spec.origin)
 
 
-def _neighbours(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The .py files (or packages' __init__.py) in the same folder that ``path`` imports."""
+def _neighbours(path: pathlib.Path, root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The .py files (or packages' __init__.py) that ``path`` imports from ``root``, its own folder, or one above it by dots."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
         return  # told with its line when the file is imported
-    names: set[str] = set()
+    names: set[tuple[pathlib.Path, str]] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            names.update((base, alias.name) for alias in node.names for base in (root, path.parent))
         elif isinstance(node, ast.ImportFrom):
             prefix = f"{node.module}." if node.module else ""
-            names.update((prefix + alias.name) for alias in node.names)
-            names.add(node.module or "")
-    for name in sorted(names - {""}):
-        words = name.split(".")
+            bases = (path.parents[min(node.level, len(path.parents)) - 1],) if node.level else (root, path.parent)
+            names.update((base, name) for base in bases for name in (node.module or "", *(prefix + alias.name for alias in node.names)))
+    for base, name in sorted(names):
+        words = name.split(".") if name else []
         for count in range(1, len(words) + 1):
-            stem = path.parent.joinpath(*words[:count])
+            stem = base.joinpath(*words[:count])
             yield from (file.resolve() for file in (stem.with_name(stem.name + ".py"), stem / "__init__.py") if file.is_file())
 
 

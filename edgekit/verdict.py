@@ -25,29 +25,35 @@ class Choice:
     why: str
 
 
-def choose(candidates: Sequence[CandidateReport], target: Target, tied: Callable[[str, str], bool]) -> Choice:
-    """The fastest candidate that holds the accuracy gate; where two cannot be told apart, the smaller file.
+def choose(candidates: Sequence[CandidateReport], target: Target, gates: Gates, tied: Callable[[str, str], bool]) -> Choice:
+    """The fastest candidate that holds the gates; where two cannot be told apart, the smaller file.
 
-    Where latency cannot be taken, the first in the target's order wins. ``tied(a, b)`` tells whether the race left two
-    schemes inside one interval. A candidate whose accuracy is inconclusive wins only where no other holds.
+    Where none holds all gates, the fastest that holds accuracy wins and its verdict tells the rest; one whose accuracy
+    is inconclusive wins only where no other holds. Where latency cannot be taken, the first in the target's order wins.
+    ``tied(a, b)`` tells whether the race left two schemes inside one interval.
     """
     raced = [row for row in candidates if row.status == RACED]
-    holding = [row for row in raced if _holds(row) == "pass"] or [row for row in raced if _holds(row) == "inconclusive"]
+    accurate = [row for row in raced if _holds(row) == "pass"]
+    holding = [row for row in accurate if verdict_of(row.scheme, gates_of(row, gates, target)) == "pass"]
+    words, doubt = "hold all gates", ""
+    if not holding:
+        holding, words, doubt = accurate, "hold accuracy", ", although it does not hold every gate"
+    if not holding:
+        holding, doubt = [row for row in raced if _holds(row) == "inconclusive"], ", although its accuracy is inconclusive"
     if not holding:
         reasons = "; ".join(f"{row.scheme}: {row.status}" for row in candidates) or "no scheme could be tried"
         return Choice(None, f"no candidate holds ({reasons})")
-    doubt = "" if _holds(holding[0]) == "pass" else ", although its accuracy is inconclusive"
     if target.latency == "unmeasured":
         order = {scheme: rank for rank, scheme in enumerate(target.schemes)}
         first = min(holding, key=lambda row: order.get(row.scheme, len(order)))
-        return Choice(first.scheme, f"chosen by rule, latency unmeasured: the first in the target's order that holds accuracy{doubt}")
+        return Choice(first.scheme, f"chosen by rule, latency unmeasured: the first in the target's order of those that {words}{doubt}")
     fastest = min(holding, key=_latency)
     rivals = [row for row in holding if row is fastest or tied(row.scheme, fastest.scheme)]
     winner = min(rivals, key=_size)
     others = [row.scheme for row in rivals if row is not winner]
     if others:
         return Choice(winner.scheme, f"as fast as {' and '.join(others)} within the interval, and the smaller file{doubt}")
-    return Choice(winner.scheme, f"the fastest of {len(holding)} that hold accuracy{doubt}")
+    return Choice(winner.scheme, f"the fastest of {len(holding)} that {words}{doubt}")
 
 
 def gates_of(winner: CandidateReport | None, gates: Gates, target: Target) -> tuple[GateReport, ...]:

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import sys
 import pytest
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.cache import Cache, default_root, digest, write_text, writing
+from edgekit.cache import Cache, _own_name, default_root, digest, file_digest, write_text, writing
 from edgekit.errors import CacheError
 from edgekit.signature import Signature, TensorSpec
 
@@ -101,8 +100,10 @@ def test_two_runs_that_build_the_same_key_keep_one(cache: Cache) -> None:
         Cache(cache.root).build("k1", None, "train", make("first"))
         return make("second")(folder)
 
-    cache.build("k1", None, "train", slow)
+    built = cache.build("k1", None, "train", slow)
     found = cache.find("k1")
+    assert built == found
+    assert built.parts[0].files["model"].sha256 == file_digest(built.path(built.parts[0]))
     assert found is not None
     assert found.path(found.parts[0]).read_text() == "first"
 
@@ -124,12 +125,14 @@ def test_a_measurement_is_taken_once_unless_fresh(cache: Cache) -> None:
 
 
 def test_what_a_killed_run_left_is_swept(cache: Cache) -> None:
-    """A temporary folder of a dead process goes; that of a living one stays."""
+    """A temporary folder of a dead process goes; that of a living one, or of another machine on the same cache, stays."""
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
-    (cache.root / "tmp" / f"{dead}-x").mkdir()
-    (cache.root / "tmp" / f"{os.getpid()}-y").mkdir()
+    own = _own_name().split("-")
+    names = [f"{dead}-{own[1]}-x", f"{own[0]}-{own[1]}-y", f"{dead}-0123456789ab-z"]
+    for name in names:
+        (cache.root / "tmp" / name).mkdir()
     Cache(cache.root)
-    assert [path.name for path in (cache.root / "tmp").iterdir()] == [f"{os.getpid()}-y"]
+    assert sorted(path.name for path in (cache.root / "tmp").iterdir()) == sorted(names[1:])
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,12 @@ def test_an_audit_takes_an_artifact_and_limits(name: str) -> None:
 def test_the_quiet_progress_takes_everything() -> None:
     """Silent answers to every call of the protocol."""
     quiet = Silent()
-    quiet.start("work", 3)
+    quiet.start("work")
+    quiet.expect(3)
     quiet.advance(1, "loss 0.1")
     quiet.finish()
     quiet.say("hello")
-    assert {"start", "advance", "finish", "say"} <= set(dir(quiet))
+    assert {"start", "expect", "advance", "finish", "say"} <= set(dir(quiet))
 
 
 def test_a_runner_is_a_context_manager_that_infers() -> None:

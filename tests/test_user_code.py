@@ -143,3 +143,12 @@ def test_what_is_a_function_and_what_is_not() -> None:
     """Names of the zoo and plain files are no functions."""
     found = [spec for spec in ("net.py:model", "a.b:f", "f:g", "zoo:cnn", "net.py", "x:1a", "a/b:f", "data.npz") if user_code.is_function_spec(spec)]
     assert found == ["net.py:model", "a.b:f", "f:g"]
+
+
+def test_files_are_followed_through_packages(tmp_path: pathlib.Path) -> None:
+    """A module in a package that imports the package again, by its name from the first file's folder or by dots, is followed."""
+    (tmp_path / "models").mkdir()
+    path = write(tmp_path, net="from models.net import model")
+    write(tmp_path / "models", __init__="", net="from models.blocks import A\nfrom .more import B\ndef model(): return A + B", blocks="A = 1", more="B = 1")
+    names = {file.name for file in user_code.module_files(f"{path}:model", ModelError)}
+    assert {"blocks.py", "more.py", "__init__.py"} <= names

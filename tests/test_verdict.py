@@ -29,19 +29,29 @@ def never(a: str, b: str) -> bool:
 def test_int8_that_is_slower_than_float_does_not_win() -> None:
     """The fastest file wins, whatever its scheme."""
     rows = [candidate("w8a8-static", 1.2), candidate("float", 1.0, 400)]
-    assert choose(rows, CPU, never).winner == "float"
+    assert choose(rows, CPU, Gates(), never).winner == "float"
 
 
 def test_the_fastest_that_holds_wins() -> None:
     """A faster candidate that was dropped for its accuracy does not win."""
     rows = [candidate("w8a8-static", 0.3, drop="fail", status="dropped: it loses 0.1"), candidate("fp16", 0.9), candidate("float", 1.0)]
-    assert choose(rows, CPU, never).winner == "fp16"
+    assert choose(rows, CPU, Gates(), never).winner == "fp16"
+
+
+def test_a_slower_file_that_holds_all_gates_wins() -> None:
+    """The fastest file that misses another gate loses against a slower one that holds it; where none does, accuracy decides."""
+    rows = [candidate("float", 0.3, 400), candidate("w8a8-static", 0.5, 100)]
+    rows = [row.model_copy(update={"measurements": (*row.measurements, measured("size_bytes", row.artifact.bytes))}) for row in rows if row.artifact]
+    assert choose(rows, CPU, Gates(size_bytes=200), never).winner == "w8a8-static"
+    missed = choose(rows, CPU, Gates(size_bytes=50), never)
+    assert missed.winner == "float"
+    assert "does not hold every gate" in missed.why
 
 
 def test_a_tie_goes_to_the_smaller_file() -> None:
     """Two that the race cannot tell apart are decided by size, and the reason says so."""
     rows = [candidate("fp16", 1.01, 200), candidate("float", 1.0, 400)]
-    chosen = choose(rows, CPU, lambda a, b: True)
+    chosen = choose(rows, CPU, Gates(), lambda a, b: True)
     assert chosen.winner == "fp16"
     assert "as fast as float" in chosen.why
 
@@ -49,8 +59,8 @@ def test_a_tie_goes_to_the_smaller_file() -> None:
 def test_an_inconclusive_candidate_wins_only_where_no_other_holds() -> None:
     """Doubt about accuracy loses against a slower file without doubt, and is told where it wins."""
     doubtful, sure = candidate("w8a8-static", 0.3, drop="inconclusive"), candidate("float", 1.0)
-    assert choose([doubtful, sure], CPU, never).winner == "float"
-    alone = choose([doubtful], CPU, never)
+    assert choose([doubtful, sure], CPU, Gates(), never).winner == "float"
+    alone = choose([doubtful], CPU, Gates(), never)
     assert alone.winner == "w8a8-static"
     assert "inconclusive" in alone.why
 
@@ -58,14 +68,14 @@ def test_an_inconclusive_candidate_wins_only_where_no_other_holds() -> None:
 def test_without_a_device_the_targets_order_decides() -> None:
     """Where latency cannot be taken the first scheme that holds wins by rule, and the reason says so."""
     rows = [candidate("float", 1.0), candidate("w8a8-static", 9.0)]
-    chosen = choose(rows, GPU, never)
+    chosen = choose(rows, GPU, Gates(), never)
     assert chosen.winner == "w8a8-static"
     assert "by rule" in chosen.why
 
 
 def test_no_candidate_left_is_told_with_every_reason() -> None:
     """Without a winner the verdict is fail and each candidate's reason is in the text."""
-    chosen = choose([candidate("float", 1.0, status="failed: it crashed"), candidate("fp16", 1.0, status="dropped: wrong")], CPU, never)
+    chosen = choose([candidate("float", 1.0, status="failed: it crashed"), candidate("fp16", 1.0, status="dropped: wrong")], CPU, Gates(), never)
     assert chosen.winner is None
     assert "it crashed" in chosen.why
     assert "wrong" in chosen.why

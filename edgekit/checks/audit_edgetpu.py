@@ -60,7 +60,9 @@ def _share(graphs: Mapping[str, Graph], fates: Mapping[str, Sequence[Fate]], whe
     size = edgetpu_mapper.parameter_bytes(mapped)
     detail = {"statuses": dict(Counter(fate.status for _, fate in pairs)), "mapped_operators": len(mapped), "operators": len(pairs),
               "parameter_bytes": size, "cache_bytes": CACHE_BYTES, "fits_on_chip": size <= CACHE_BYTES}  # fmt: skip
-    return Measurement(name="tpu_mapped_share", value=sum(operator.macs for operator in mapped) / total, unit="share", n=len(pairs),
+    share = sum(operator.macs for operator in mapped) / total
+    # An upper bound can break a gate, and never hold one: so its interval reaches down to nothing.
+    return Measurement(name="tpu_mapped_share", value=share, low=0.0, high=share, unit="share", n=len(pairs),
                        where=where, how=PREDICTED + "; share of multiply-accumulates", detail=detail)  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def speedup(reference: Samples, candidate: Samples, where: str, protocol: BenchP
     interval = median_interval(ratios)
     if interval is None:
         return unmeasured("speedup", "x", where, TOO_FEW)
-    how = f"median of the ratio in each round, batch 1, {_told(protocol, len(ratios))}"
+    how = f"against the float file of the network before pruning, median of the ratio in each round, batch 1, {_told(protocol, len(ratios))}"
     return Measurement(name="speedup", value=float(numpy.median(ratios)), low=interval[0], high=interval[1], unit="x", n=len(ratios), where=where, how=how)
 
 
@@ -58,4 +58,5 @@ def _ratios(reference: Samples, candidate: Samples) -> "Array":
 
 def _told(protocol: BenchProtocol, rounds: int) -> str:
     threads = f"{protocol.threads} thread" + ("" if protocol.threads == 1 else "s")
-    return f"{threads}, {rounds} rounds in turns in one process, in each the median of calls for {protocol.round_ms:g} ms or more; order-statistic interval"
+    turns = f"{rounds} rounds in turns, {protocol.rounds} to a process, inputs as the file takes them"
+    return f"{threads}, {turns}, in each the median of calls for {protocol.round_ms:g} ms or more; order-statistic interval"

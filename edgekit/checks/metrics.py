@@ -117,7 +117,8 @@ def _among_first(outputs: "Array", labels: "Array", k: int) -> "Array":
 def _same_shape(outputs: "Array", labels: "Array") -> "tuple[Array, Array]":
     """Both as float64 in the outputs' shape. Shapes that only differ in axes of length 1 are the same; nothing else is."""
     if [d for d in outputs.shape[1:] if d != 1] != [d for d in labels.shape[1:] if d != 1] or len(outputs) != len(labels):
-        raise TaskError(f"Outputs of shape {list(outputs.shape)} and labels of shape {list(labels.shape)} differ.", fix="give labels in the outputs' shape")
+        said = f"Outputs of shape {list(outputs.shape)} and labels of shape {list(labels.shape)} ({labels.dtype}) differ."
+        raise TaskError(said, fix="give labels in the outputs' shape, or, where they are classes, whole numbers (int64) and the metric top1")
     return outputs.astype("float64"), labels.reshape(outputs.shape).astype("float64")
 
 

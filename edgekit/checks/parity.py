@@ -21,11 +21,13 @@ BATCHES = (1, 5)
 UNIT = "output steps"
 
 
-def check(candidate: Runner, reference: Runner, inputs: "Feeds", outputs: Sequence[TensorSpec], tolerance: float, step: float | None = None) -> Measurement:
+def check(
+    candidate: Runner, reference: Runner, inputs: "Feeds", outputs: Sequence[TensorSpec], tolerance: float, scales: Mapping[str, float] | None = None
+) -> Measurement:
     """The largest difference of any output on 1 and on 5 samples; pass where it is at most ``tolerance`` steps.
 
     ``inputs`` are the task's own (6 samples or more), ``outputs`` the candidate's output specs. One step is the scale of
-    a quantized output, else ``step`` (such as the scale of the last Q/DQ pair), else 1/255 of the range of the
+    a quantized output, else its entry in ``scales`` (the scale of its last Q/DQ pair), else 1/255 of the range of the
     reference's output on all these samples. Outputs that are missing, of another shape, or not finite fail.
     """
     need = sum(BATCHES)
@@ -42,14 +44,15 @@ def check(candidate: Runner, reference: Runner, inputs: "Feeds", outputs: Sequen
     if wrong is not None:
         how = f"{said}: {wrong}"
         return Measurement(name="parity", value=None, unit=UNIT, n=need, where=candidate.where, how=how, verdict="fail", detail={"fault": wrong})
-    steps = {spec.name: _step(spec, step, [other[spec.name] for other in theirs]) for spec in outputs}
+    scales = scales or {}
+    steps = {spec.name: _step(spec, scales.get(spec.name), [other[spec.name] for other in theirs]) for spec in outputs}
     found = {
         f"batch {batch}": max(_largest(mine[name], other[name]) / size for name, size in steps.items())
         for batch, mine, other in zip(BATCHES, ours, theirs, strict=True)
     }
     value = max(found.values())
     detail = {**found, "step": steps, "tolerance": tolerance}
-    how = f"largest difference {said}; a step is {_source(outputs, step)}"
+    how = f"largest difference {said}; a step is {_source(outputs, scales)}"
     verdict: Verdict = "pass" if value <= tolerance else "fail"
     return Measurement(name="parity", value=value, unit=UNIT, n=need, where=candidate.where, how=how, verdict=verdict, detail=detail)
 
@@ -93,7 +96,10 @@ def _step(spec: TensorSpec, step: float | None, values: Sequence["Array"]) -> fl
     return float(numpy.ptp(finite) or numpy.abs(finite).max() or 1.0) / 255
 
 
-def _source(outputs: Sequence[TensorSpec], step: float | None) -> str:
+def _source(outputs: Sequence[TensorSpec], scales: Mapping[str, float]) -> str:
     if all(spec.quantization is not None for spec in outputs):
         return "the scale of the file's output"
-    return f"{step:.6g}, the scale of the last quantization" if step is not None else "1/255 of the range of the reference's output"
+    if all(spec.name in scales for spec in outputs):
+        return "the scale of the output's last quantization"
+    ranged = "1/255 of the range of the reference's output"
+    return f"the scale of the output's last quantization where it has one, else {ranged}" if scales else ranged

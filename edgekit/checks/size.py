@@ -21,5 +21,6 @@ def size_ratio(reference: Artifact, candidate: Artifact) -> Measurement:
     """How many times smaller the candidate is than the reference."""
     if reference.size_bytes == 0 or candidate.size_bytes == 0:
         return unmeasured("size_ratio", "x", WHERE, UNSEALED)
+    how = size_bytes(candidate).how
     detail = {"reference_bytes": reference.size_bytes, "bytes": candidate.size_bytes}
-    return Measurement(name="size_ratio", value=reference.size_bytes / candidate.size_bytes, unit="x", where=WHERE, how=HOW, detail=detail)
+    return Measurement(name="size_ratio", value=reference.size_bytes / candidate.size_bytes, unit="x", where=WHERE, how=how, detail=detail)

@@ -22,7 +22,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 
 def show(*drawn: RenderableType) -> None:
     """Draw tables and texts on stdout; colours on a terminal only."""
-    width = min(shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns, _MOST_WIDTH)
+    width = min(shutil.get_terminal_size().columns, _MOST_WIDTH) if sys.stdout.isatty() else _PIPE_WIDTH
     page = io.StringIO()
     console = Console(file=page, width=width, force_terminal=sys.stdout.isatty(), markup=False, emoji=False, highlight=False, legacy_windows=False)
     console.print(*drawn, sep="\n")

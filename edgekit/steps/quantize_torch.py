@@ -48,7 +48,7 @@ class QuantizeTorch:
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Copy every part and write its calibration beside it."""
-        split = context.task.need("calibration", "quantization").take(self.samples)
+        split = context.task.need("calibration", "quantization").draw(self.samples, context.seed)
         networks = torch_storage.load(artifact, context.networks())
         found: dict[str, Calibration] = {}
         context.progress.expect(len(artifact.parts))

@@ -43,7 +43,7 @@ class TfliteToEdgetpu:
     takes: ClassVar[tuple[Form, ...]] = ("tflite",)
     gives: ClassVar[Form] = "edgetpu"
     version: ClassVar[int] = 1
-    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
+    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tool:edgetpu_compiler")
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:

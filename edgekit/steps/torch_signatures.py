@@ -43,6 +43,10 @@ def find(networks: Mapping[str, nn.Module], split: Split) -> dict[str, Signature
         used.update(inputs)
         stem = OUTPUT if name == last else name
         outputs = {key: _run(network.eval(), [feeds[key] for key in inputs], inputs, stem, where) for key, feeds in ((SMALL, small), (LARGE, large))}
+        taken = [key for key in outputs[SMALL] if key in specs]
+        if taken:
+            why = f"{where} gives {', '.join(taken)}, but an input or an earlier output has that name."
+            raise ModelError(why, fix="give the part or its output another name")
         specs |= {key: _output_spec(key, outputs, where) for key in outputs[SMALL]}
         signatures[name] = Signature(inputs=tuple(specs[key] for key in inputs), outputs=tuple(specs[key] for key in outputs[SMALL]))
         small, large = {**small, **outputs[SMALL]}, {**large, **outputs[LARGE]}

@@ -1,7 +1,9 @@
 """From a task's name to its data: a built-in name, ``data.npz`` or ``file.py:function``."""
 
+import dataclasses
 import pathlib
 import zipfile
+import zlib
 
 import numpy
 import numpy.typing
@@ -34,9 +36,12 @@ def load(spec: str) -> Task:
 
 def _from_function(spec: str) -> Task:
     task = user_code.load_function(spec, TaskError)()
+    code = user_code.fingerprint(user_code.module_files(spec, TaskError))
     if not isinstance(task, Task):
         raise TaskError(f"{spec} gave {type(task).__name__}, not an edgekit.Task.", fix="return edgekit.Task(name=..., train=..., test=...)")
-    return task
+    # What the loss and the metric call may have changed although their own text did not.
+    train, calibration, test = task.split("train"), task.split("calibration"), task.split("test")
+    return dataclasses.replace(task, train=train, calibration=calibration, test=test, origin={**task.origin, "code": code})
 
 
 def _from_npz(path: pathlib.Path) -> Task:
@@ -78,8 +83,10 @@ def _read(path: pathlib.Path) -> Arrays:
             if not isinstance(data, numpy.lib.npyio.NpzFile):
                 raise TaskError(f"{path} holds one array, not several.", fix="write it with numpy.savez")
             return {name: data[name] for name in data.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
-        raise TaskError(f"{path} cannot be read as plain arrays: {problem}", fix="write it with numpy.savez, without arrays of Python objects") from problem
+    except (ValueError, OSError, EOFError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile) as problem:
+        # numpy takes whatever it does not know for a pickle, and tells how to load one all the same; nobody should.
+        said = "it is neither an .npz archive nor an array" if "allow_pickle=" in str(problem) else problem
+        raise TaskError(f"{path} cannot be read as plain arrays: {said}.", fix="write it with numpy.savez, without arrays of Python objects") from problem
 
 
 def _inputs(arrays: Arrays, key: str) -> "numpy.typing.NDArray[numpy.generic] | Arrays | None":

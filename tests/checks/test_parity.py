@@ -126,15 +126,28 @@ VALUES = {"input": numpy.linspace(-1, 1.55, 18, dtype="float32").reshape(6, 3)}
     [
         (quantized(0.05), None, 0.4, "the scale of the file's output"),
         (quantized(0.05), 7.0, 0.4, "the scale of the file's output"),
-        (OUTPUTS[0], 0.1, 0.2, "0.1, the scale of the last quantization"),
+        (OUTPUTS[0], 0.1, 0.2, "the scale of the output's last quantization"),
         (OUTPUTS[0], None, 2.0, "1/255 of the range"),
     ],
 )
 def test_a_step_is_the_files_own_or_the_last_or_a_share_of_the_range(spec: TensorSpec, step: float | None, steps: float, said: str) -> None:
     """A difference of 0.02 in steps of the output's scale, else of the given step, else of 1/255 of the range 2.55."""
-    found = check(runner(add=0.02), runner(), VALUES, (spec,), 2.01, step)
+    scales = {} if step is None else {"output": step}
+    found = check(runner(add=0.02), runner(), VALUES, (spec,), 2.01, scales)
     assert found.value == pytest.approx(steps, rel=1e-3) and found.verdict == "pass" and said in found.how
-    assert check(runner(add=0.02), runner(), VALUES, (spec,), steps / 2, step).verdict == "fail"
+    assert check(runner(add=0.02), runner(), VALUES, (spec,), steps / 2, scales).verdict == "fail"
+
+
+def test_each_output_has_its_own_step() -> None:
+    """A small output that is wrong is not hidden by the large scale of another."""
+    both = tuple(TensorSpec(name=name, dtype="float32", dims=(BATCH, 3)) for name in ("large", "small"))
+
+    def two(sign: float) -> FakeRunner:
+        return FakeRunner(lambda feeds: {"large": feeds["input"] * 100, "small": feeds["input"] * sign * 1e-3})
+
+    scales = {"large": 3.0, "small": 3e-5}
+    assert check(two(1), two(1), VALUES, both, 2, scales).verdict == "pass"
+    assert check(two(-1), two(1), VALUES, both, 2, scales).verdict == "fail"
 
 
 def test_a_wrong_output_scale_is_caught() -> None:

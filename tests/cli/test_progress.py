@@ -15,7 +15,8 @@ def test_a_pipe_gets_a_line_at_each_start_and_end(capsys: pytest.CaptureFixture[
     """Nested work is told by name, time and note, on stderr only."""
     with shown() as told:
         assert isinstance(told, Lines)
-        told.start("train", 3)
+        told.start("train")
+        told.expect(3)
         told.start("epochs")
         told.advance(note="loss 0.1")
         told.finish()
@@ -43,7 +44,8 @@ def test_a_terminal_gets_bars_that_become_lines() -> None:
     columns = (TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", markup=False))
     with Live(*columns, console=console, transient=True, auto_refresh=False) as live:
         told = Bars(live)
-        told.start("train [b]", 2)
+        told.start("train [b]")
+        told.expect(2)
         told.start("inner")
         told.advance(note="loss 0.5")
         live.refresh()

@@ -290,7 +290,7 @@ def sample(**changes: Any) -> Report:
         "name": "digits",
         "loss": "cross_entropy",
         "metric": "top1",
-        "calibration_also_in_test": 0,
+        "also_in_test": {"train": 0, "calibration": 0},
         "splits": {
             "train": {"samples": 1078, "sha256": "1f" * 32},
             "calibration": {"samples": 269, "sha256": "a7" * 32},

@@ -22,14 +22,14 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(1, 16, 5, stride=2, padding=1)
-        self.norm1 = nn.BatchNorm2d(16)
-        self.even = nn.Conv2d(16, 32, 4, bias=False)
-        self.norm2 = nn.BatchNorm2d(32)
-        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
-        self.point = nn.Conv2d(32, 48, 1)
+        self.stem = nn.Conv2d(1, 32, 5, stride=2, padding=1)
+        self.norm1 = nn.BatchNorm2d(32)
+        self.even = nn.Conv2d(32, 64, 4, bias=False)
+        self.norm2 = nn.BatchNorm2d(64)
+        self.depthwise = nn.Conv2d(64, 64, 3, padding=1, groups=64)
+        self.point = nn.Conv2d(64, 96, 1)
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
-        self.head = nn.Linear(48, 10)
+        self.head = nn.Linear(96, 10)
 
     def forward(self, image):
         x = self.norm1(F.relu(self.stem(image)))
@@ -116,8 +116,8 @@ def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("self.head = nn.Linear(48, 10)", "self.head = nn.Linear(48, 12)"), ["head.weight", "[12, 48]", "[10, 48]", "Fix:"]),
-        (("nn.Conv2d(1, 16, 5, stride=2, padding=1)", "nn.Conv2d(3, 16, 5, stride=2, padding=1)"), ["stem.weight", "Fix:"]),
+        (("self.head = nn.Linear(96, 10)", "self.head = nn.Linear(96, 12)"), ["head.weight", "[12, 96]", "[10, 96]", "Fix:"]),
+        (("nn.Conv2d(1, 32, 5, stride=2, padding=1)", "nn.Conv2d(3, 32, 5, stride=2, padding=1)"), ["stem.weight", "Fix:"]),
         (("images.reshape(-1, 1, 28, 28)", "images.reshape(-1, 784)"), ["784", "Fix:"]),
         (("return Net()", "return 1 / 0"), ["net.py", "ZeroDivisionError"]),
         (("test=(images[3500:], labels[3500:])", "calibration=images[3500:], test=(images[3500:], labels[3500:])"), ["calibration", "test samples", "Fix:"]),

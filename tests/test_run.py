@@ -1,0 +1,90 @@
+"""A whole run from Python: the shared steps once, every target raced, the report written last."""
+
+import pathlib
+
+import pytest
+
+from edgekit import plan, recipe, report, shelf, target
+from edgekit.errors import PlanError
+from edgekit.progress import Silent
+from edgekit.run import Options, run
+
+SETTINGS = {
+    "name": "small",
+    "model": "zoo:cnn",
+    "task": "digits",
+    "compress": [{"train": {"epochs": 2}}, {"prune": {"ratio": 0.3}}, {"finetune": {"epochs": 1}}, {"quantize": {"samples": 64}}],
+    "gates": {"accuracy_drop": 0.9, "speedup": 0.01},
+}
+
+
+class Told(Silent):
+    """Remembers what was started."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def start(self, name: str) -> None:
+        self.started.append(name)
+
+
+def planned(*targets: str) -> plan.Plan:
+    wanted = recipe.Recipe.model_validate({**SETTINGS, "targets": targets})
+    return plan.plan(wanted, plan.targets_of(wanted, lambda name: target.load(shelf.find("targets", name))))
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[report.Report, pathlib.Path, Told]:
+    """One run of a small recipe on two targets that share their torch side."""
+    folder, told = tmp_path_factory.mktemp("run"), Told()
+    return run(planned("cpu-onnx", "rtx-tensorrt"), Options(folder / "out", folder / "cache", told)), folder, told
+
+
+def test_the_report_that_is_given_is_the_one_that_is_written(ran: tuple[report.Report, pathlib.Path, Told]) -> None:
+    """report.json holds exactly what run() gives."""
+    given, folder, _ = ran
+    assert report.load(folder / "out") == given
+    assert given.recipe["model"] == "zoo:cnn"
+    assert given.environment["packages"]["torch"] != "none"
+
+
+def test_each_stage_tells_its_accuracy_and_pruning_what_it_removed(ran: tuple[report.Report, pathlib.Path, Told]) -> None:
+    """Every shared step has a row with the accuracy of its network; prune's notes hold sizes before and after."""
+    stages = {row.name: row for row in ran[0].stages}
+    assert list(stages) == ["load", "train", "prune", "finetune"]
+    assert all(row.measurements[0].name == "accuracy" for row in stages.values())
+    before, after = stages["prune"].notes["parts"]["main"]["parameters"]
+    assert after < before
+
+
+def test_the_shared_steps_are_done_once_for_all_targets(ran: tuple[report.Report, pathlib.Path, Told]) -> None:
+    """Two targets, one training."""
+    assert [ran[2].started.count(name) for name in ("load", "train", "prune", "finetune")] == [1, 1, 1, 1]
+
+
+def test_the_reference_is_the_network_before_pruning(ran: tuple[report.Report, pathlib.Path, Told]) -> None:
+    """Speed, size and accuracy are compared with the float file of the unpruned network, which is larger than the pruned float file."""
+    for row in ran[0].targets:
+        pruned = row.candidate("float")
+        assert row.reference is not None and row.reference.artifact is not None
+        assert pruned is not None and pruned.artifact is not None
+        assert row.reference.artifact.bytes > pruned.artifact.bytes
+
+
+def test_the_files_of_every_winner_are_shipped(ran: tuple[report.Report, pathlib.Path, Told]) -> None:
+    """Each winner's entry has paths, and the files are there."""
+    given, folder, _ = ran
+    for row in given.targets:
+        winner = row.candidate(row.winner)
+        assert winner is not None and winner.artifact is not None
+        for file in winner.artifact.files:
+            assert file.path is not None
+            assert (folder / "out" / file.path).stat().st_size == file.bytes
+
+
+def test_an_impossible_plan_is_refused_before_any_work(tmp_path: pathlib.Path) -> None:
+    """A plan with problems raises, and neither cache nor results are touched."""
+    wanted = recipe.Recipe.model_validate({**SETTINGS, "model": None, "targets": ["cpu-onnx"]})
+    with pytest.raises(PlanError, match="names no network"):
+        run(plan.plan(wanted, [target.load(shelf.find("targets", "cpu-onnx"))]), Options(tmp_path / "out", tmp_path / "cache"))
+    assert list(tmp_path.iterdir()) == []
