@@ -5,7 +5,7 @@ import pathlib
 import pydantic
 import pytest
 
-from edgekit.artifact import Artifact, File, Part, chain
+from edgekit.artifact import Artifact, File, Part, chain, outputs_of
 from edgekit.signature import Signature, TensorSpec
 
 
@@ -32,6 +32,21 @@ def test_parts_are_run_in_order_and_fed_by_name() -> None:
 
     assert chain((ENCODER, DECODER), call, {"image": 2.0}) == {"answer": 6.0}
     assert seen == [("encoder", ["image"]), ("decoder", ["code", "image"])]
+
+
+def test_both_of_two_towers_are_outputs() -> None:
+    """What no later part takes is the model's output, so that no tower goes unverified."""
+    towers = (part("image_tower", ("image",), "image_code"), part("text_tower", ("text",), "text_code"))
+    assert [spec.name for spec in outputs_of(towers)] == ["image_code", "text_code"]
+    found = chain(towers, lambda tower, feeds: {tower.signature.outputs[0].name: sum(feeds.values())}, {"image": 1, "text": 2})
+    assert found == {"image_code": 1, "text_code": 2}
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/b", "", ".hidden", "manifest.json", "a\\b"])
+def test_a_file_lies_inside_its_folder(path: str) -> None:
+    """A name that leads elsewhere, or to the manifest, is refused when the value is made."""
+    with pytest.raises(pydantic.ValidationError, match="not the name of a file"):
+        File(path=path)
 
 
 def test_size_counts_what_is_shipped() -> None:

@@ -118,6 +118,18 @@ def test_a_file_that_computes_something_else_is_dropped(folder: pathlib.Path, br
     assert result.report.winner == "fp16"
 
 
+def test_a_file_that_the_device_cannot_run_is_dropped(folder: pathlib.Path) -> None:
+    """On a device that runs integers only, a file with float operators is out before it is verified, and float stays the reference."""
+    target = load(find("targets", "cpu-onnx"))
+    integer = target.model_copy(update={"limits": target.limits.model_copy(update={"arithmetic": "integer"})})
+    recipe = Recipe.model_validate({"model": f"{folder}/net.py:model", "task": "digits", "compress": ["quantize"]})
+    planned = plan(recipe, [target]).targets[0]
+    build = Build(tiny_images(), Cache(folder / "cache"), Silent(), 0)
+    shared = build.follow(str(recipe.model), None, plan(recipe, [target]).shared)
+    ground = Ground(build, str(recipe.model), dataclasses.replace(planned, target=integer), shared[0], shared[0], FaultyHost(QUICK_INT8), fresh=True)
+    assert "of its operators compute in float, and the device runs integers only" in status(race(ground))["fp16"]
+
+
 def test_a_runtime_that_crashes_fails_its_candidate_only(folder: pathlib.Path) -> None:
     """A crash becomes an error in the report; the others go on."""
 

@@ -1,6 +1,5 @@
 """Reading a checkpoint without running any code that it may hold, and fitting it to a network."""
 
-import hashlib
 import pathlib
 import pickle
 import warnings
@@ -31,12 +30,6 @@ def read(path: pathlib.Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError, ValueError) as problem:
             raise ModelError(f"{path} is not a whole safetensors file: {problem}.", fix="write it again with safetensors.torch.save_file") from problem
     return _tensors(_unpickled(path), path)
-
-
-def sha256(path: pathlib.Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fit(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], path: pathlib.Path) -> None:

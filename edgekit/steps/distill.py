@@ -2,46 +2,31 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.steps import losses, torch_storage, training
 from edgekit.steps.torch_chain import Chain
-from edgekit.task import SplitName
+from edgekit.steps.train import Train
 
 Outputs = Mapping[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill:
+class Distill(Train):
     """Train on a mixture: ``alpha`` of the teacher's answer, the rest of the labels'.
 
     For class logits (the loss cross_entropy) the teacher's part is the divergence of softened probabilities; for every other
     loss it is the mean squared difference of all outputs.
     """
 
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 0.003
-    shift: int = 0
     temperature: float = 4.0
     alpha: float = 0.7
-
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "torch"
-    version: ClassVar[int] = 1
-    packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors")
-    reads: ClassVar[tuple[SplitName, ...]] = ("train",)
-
-    def requires(self, artifact: Artifact) -> None:
-        """A float PyTorch network."""
-        training.refuse_quantized(artifact, "Distillation")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Train all parts together; the teacher is asked about the same (shifted) samples."""
@@ -64,10 +49,6 @@ class Distill:
         signatures = {part.name: part.signature for part in artifact.parts}
         notes = {"samples": len(split), "loss": history, "teacher": context.teacher.key}
         return torch_storage.save(networks, signatures, context.folder, notes)
-
-    def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Inputs and outputs are what they were."""
-        training.refuse_other_signature(before, after, "Distillation")
 
 
 def softened(outputs: Outputs, answers: Outputs, temperature: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from edgekit.artifact import Artifact, Form
+from edgekit.cache import file_digest
 from edgekit.contracts import Context
 from edgekit.errors import ModelError, StepError
 from edgekit.steps import checkpoint, torch_counting, torch_signatures, torch_storage
@@ -42,7 +43,7 @@ class LoadModel:
         if self.weights is not None:
             path = pathlib.Path(self.weights).expanduser()
             tensors = checkpoint.read(path)
-            if self.weights_sha256 is not None and checkpoint.sha256(path) != self.weights_sha256:
+            if self.weights_sha256 is not None and file_digest(path) != self.weights_sha256:
                 raise ModelError(f"{path} has changed since the run began.", fix="run again")
             checkpoint.fit(networks, tensors, path)
         signatures = torch_signatures.find(networks, context.task.need("test", "loading the model"))

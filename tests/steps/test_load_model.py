@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from edgekit.cache import file_digest
 from edgekit.contracts import Context
 from edgekit.errors import ModelError
 from edgekit.sources.cnn import plain_cnn
-from edgekit.steps import checkpoint, torch_storage
+from edgekit.steps import torch_storage
 from edgekit.steps.load_model import LoadModel
 from edgekit.task import Task
 from edgekit.tasks.digits import digits
@@ -59,7 +60,7 @@ def test_a_checkpoint_is_loaded(tmp_path: pathlib.Path, task: Task) -> None:
     """The artifact holds the checkpoint's weights."""
     network = plain_cnn(1, 10).eval()
     torch.save(network.state_dict(), tmp_path / "w.pt")
-    step = LoadModel("zoo:cnn", str(tmp_path / "w.pt"), checkpoint.sha256(tmp_path / "w.pt"))
+    step = LoadModel("zoo:cnn", str(tmp_path / "w.pt"), file_digest(tmp_path / "w.pt"))
     loaded = torch_storage.load(step.run(None, context(tmp_path / "a", task, networks())), networks()())["main"]
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(loaded(x), network(x))
