@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test check format clean
 

@@ -181,8 +181,10 @@ def _told_as(error: ErrorKind, spec: str, files: Sequence[pathlib.Path]) -> Iter
     except EdgekitError:
         raise
     except SyntaxError as problem:
+        line = "" if problem.lineno is None else f":{problem.lineno}"
         raise error(
-            f"{_short(problem.filename or str(files[0]))}:{problem.lineno}: {type(problem).__name__}: {problem.msg}", fix="correct that line"
+            f"{_short(problem.filename or str(files[0]))}{line}: {type(problem).__name__}: {problem.msg}",
+            fix="correct that line" if line else "correct that file",
         ) from problem
     except ModuleNotFoundError as problem:
         fix = f"install the package that holds {problem.name!r}, or put {problem.name}.py beside the file"

@@ -35,7 +35,7 @@ def choose(candidates: Sequence[CandidateReport], target: Target, gates: Gates, 
     raced = [row for row in candidates if row.status == RACED]
     accurate = [row for row in raced if _holds(row) == "pass"]
     holding = [row for row in accurate if verdict_of(row.scheme, gates_of(row, gates, target)) == "pass"]
-    words, doubt = "hold all gates", ""
+    words, doubt = "hold the gates", ""
     if not holding:
         holding, words, doubt = accurate, "hold accuracy", ", although it does not hold every gate"
     if not holding:

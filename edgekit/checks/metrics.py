@@ -86,7 +86,10 @@ def single(outputs: "Outputs") -> "Array":
     """The output that a named metric reads: the only one, or the one called ``output`` or ``logits``."""
     names = list(outputs) if len(outputs) == 1 else [name for name in SCORED if name in outputs]
     if not names:
-        raise TaskError(f"The model has the outputs {', '.join(outputs)}; a named metric reads one.", fix="give the task a function as metric")
+        raise TaskError(
+            f"The model has the outputs {', '.join(outputs)}; a named metric reads one.",
+            fix="return a dict and call one of them logits, or give the task a function as metric",
+        )
     return outputs[names[0]]
 
 

@@ -106,8 +106,11 @@ def check(path: pathlib.Path) -> onnx.ModelProto:
         onnx.checker.check_model(str(path))
         return onnx.load(str(path), load_external_data=False)
     except (onnx.checker.ValidationError, google.protobuf.message.DecodeError, OSError, ValueError, RuntimeError) as error:
-        told = f"{path.name} is not a sound ONNX file: {_short(str(error))}"
-        raise RunnerError(told, fix="export it again; do not run a file that you do not trust") from error
+        raise _unsound(path, error) from error
+
+
+def _unsound(path: pathlib.Path, error: Exception) -> RunnerError:
+    return RunnerError(f"{path.name} is not a sound ONNX file: {_short(str(error))}", fix="export it again; do not run a file that you do not trust")
 
 
 def _with_names(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
@@ -116,7 +119,10 @@ def _with_names(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     names = [node.name for node in model.graph.node if node.op_type in COMPUTE]
     if all(names) and len(set(names)) == len(names):
         return path
-    model = onnx.load(str(path))
+    try:
+        model = onnx.load(str(path))  # with its external data, which the checker passes although they are shorter than the file says
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise _unsound(path, error) from error
     for number, node in enumerate(model.graph.node):
         node.name = f"{node.name or node.op_type}.{number}"
     copy = folder / "named.onnx"

@@ -50,7 +50,7 @@ def inspect(file: pathlib.Path, target: str | None, *, rows: bool, as_json: bool
 
 def _form(file: pathlib.Path, device: Target | None) -> str:
     """What kind of file this is, or an error where the device cannot take it."""
-    forms = FORMS.get(file.suffix)
+    forms = FORMS.get(file.suffix.lower())
     if forms is None:
         raise EdgekitError(f"{file} is none of {', '.join(FORMS)}.", fix="name a model file that ends in one of these")
     if device is not None and device.form not in forms:

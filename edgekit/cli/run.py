@@ -1,7 +1,9 @@
 """``edgekit run``: the whole way from a recipe to proven files."""
 
+import contextlib
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 
 import click
@@ -38,7 +40,8 @@ def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *,
     from edgekit import run as execution  # imports torch: only now is it known to be there, and the plan to be sound
 
     folder = out or pathlib.Path("runs") / plan.recipe.name
-    with progress.shown() as told:
+    # What a user's own file prints goes to stderr: stdout is the report's alone (--json must stay JSON).
+    with progress.shown() as told, contextlib.redirect_stdout(sys.stderr):
         report = execution.run(plan, execution.Options(out=folder, cache=cache or caches.default_root(), progress=told, fresh=fresh))
     _write(report, folder)
     if as_json:

@@ -1,20 +1,24 @@
 """What edgekit uses of torchao's PT2E, imported without torchao's notes about kernels for hardware that is not here."""
 
 import logging
+import warnings
 
 _before = logging.root.manager.disable
 logging.disable(logging.WARNING)
 try:
-    from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import (
-        FixedQParamsQuantizationSpec,
-        QuantizationAnnotation,
-        QuantizationSpec,
-        QuantizationSpecBase,
-        Quantizer,
-        SharedQuantizationSpec,
-    )
+    with warnings.catch_warnings():
+        # While Python compiles torchao for the first time.
+        warnings.filterwarnings("ignore", message="invalid escape sequence")
+        from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer import (
+            FixedQParamsQuantizationSpec,
+            QuantizationAnnotation,
+            QuantizationSpec,
+            QuantizationSpecBase,
+            Quantizer,
+            SharedQuantizationSpec,
+        )
 finally:
     logging.disable(_before)
 

@@ -45,7 +45,7 @@ def _target(target: TargetReport, says: Wording) -> list[RenderableType]:
 def _candidates(target: TargetReport, says: Wording) -> Table:
     drawn = _grid()
     drawn.add_column("  scheme", no_wrap=True, overflow="fold")
-    drawn.add_column("status", no_wrap=True, min_width=9)
+    drawn.add_column("status", no_wrap=True, min_width=7)
     for heading in ("accuracy", "lost, pt" if says.share else "lost", "speedup", "latency", "size", "int8"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in words.rows(target):

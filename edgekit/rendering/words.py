@@ -47,7 +47,8 @@ class Wording:
         if name in _SHARES:
             return f"{_percent(value)} %"
         if name in _RATIOS:
-            return f"{_fixed(value, 2)}x"
+            # Three figures: a ratio of 13.55 is no more sure than one of 13.6.
+            return f"{_fixed(value, 2 if value < 9.995 else 1)}x"
         if name in _TIMES:
             return f"{_significant(value)} ms"
         if name in _BYTES:

@@ -104,4 +104,22 @@ def _by_part(made: Any, spec: str) -> "dict[str, nn.Module]":
     bad = [str(name) for name in parts if not isinstance(name, str) or not _PART_NAME.fullmatch(name)]
     if bad:
         raise ModelError(f"{spec}: these part names cannot be file names: {', '.join(bad)}.", fix="use letters, digits, _ and -")
+    for name, part in parts.items():
+        _refuse_unfinished(part, spec if len(parts) == 1 else f"{spec}, part {name}")
     return parts
+
+
+def _refuse_unfinished(network: "nn.Module", where: str) -> None:
+    """Raise ModelError for a network that cannot be taken apart and rebuilt here, whatever its data are."""
+    import torch
+
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ModelError(f"{where}: the network is compiled by torch.jit.", fix="return the nn.Module that it was compiled from")
+    tensors = dict([*network.named_parameters(), *network.named_buffers()])
+    lazy = [name for name, tensor in tensors.items() if torch.nn.parameter.is_lazy(tensor)]
+    if lazy:
+        fix = "give the layers their sizes (Conv2d in place of LazyConv2d)"
+        raise ModelError(f"{where}: the sizes of {', '.join(lazy[:4])} are not known before the network runs.", fix=fix)
+    away = sorted({str(tensor.device) for tensor in tensors.values()} - {"cpu"})
+    if away:
+        raise ModelError(f"{where}: the network is on the device {', '.join(away)}.", fix="return it on the CPU, with its weights: network.cpu()")

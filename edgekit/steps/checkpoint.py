@@ -46,6 +46,7 @@ def fit(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], path: 
             for name in both
             if given[name].shape != own[name].shape
         ),
+        *(f"{name}: {unlike}" for name in both if given[name].shape == own[name].shape and (unlike := _unlike(own[name], given[name]))),
         *(f"{name}: the checkpoint lacks it" for name in own if name not in given),
         *(f"{name}: the network has no such tensor" for name in given if name not in own),
     ]
@@ -56,6 +57,20 @@ def fit(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], path: 
         raise ModelError(f"{path} does not fit the network:\n  {listing}", fix=fix)
     for part, network in networks.items():
         network.load_state_dict({key: given[name] for name, key in ((_name(part, key), key) for key in network.state_dict())}, strict=True)
+
+
+def _unlike(own: Tensor, given: Tensor) -> str:
+    """Why a tensor of the right shape cannot be taken; float weights may have another precision, never be integers."""
+    if given.layout != torch.strided or given.is_meta or given.is_quantized:
+        kind = "has no values (it was saved from the device meta)" if given.is_meta else "is quantized" if given.is_quantized else "is sparse"
+        return f"the checkpoint's tensor {kind}"
+    if own.is_floating_point() and not given.is_floating_point():
+        return f"the network has {_dtype(own)}, the checkpoint {_dtype(given)}"
+    return ""
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _name(part: str, key: str) -> str:
@@ -85,9 +100,12 @@ def _unpickled(path: pathlib.Path) -> Any:
         what = "holds more than tensors (a whole pickled network, or code); it is not loaded, because loading would run it"
         raise ModelError(f"{path} {what}.", fix=fix) from problem
     except Exception as problem:  # the boundary to torch.load, which raises many kinds for broken files
-        first = str(problem).partition("\n")[0]
-        fix = "give a .safetensors file or a saved state_dict"
-        raise ModelError(f"{path} is not a PyTorch checkpoint: {first or type(problem).__name__}.", fix=fix) from problem
+        if "TorchScript" in str(problem):
+            fix = "save the weights alone: safetensors.torch.save_file(network.state_dict(), path)"
+            raise ModelError(f"{path} is a TorchScript archive, which holds code; it is not loaded.", fix=fix) from problem
+        # Only what PyTorch words for people is told; what its unpickler stumbles over (a KeyError of 101) helps nobody.
+        said = f": {str(problem).partition(chr(10))[0]}" if isinstance(problem, RuntimeError) and str(problem) else ", or not a whole one"
+        raise ModelError(f"{path} is not a PyTorch checkpoint{said}.", fix="give a .safetensors file or a saved state_dict") from problem
 
 
 def _tensors(loaded: Any, path: pathlib.Path) -> dict[str, Tensor]:

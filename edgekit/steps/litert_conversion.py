@@ -47,6 +47,8 @@ def quiet() -> Iterator[None]:
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             for module in (r"torch\.", r"torchao\.", r"litert_torch\.", r"jax\.", r"ai_edge_litert\."):
                 warnings.filterwarnings("ignore", category=category, module=module)
+        # While Python compiles torchao for the first time.
+        warnings.filterwarnings("ignore", message="invalid escape sequence")
         warnings.filterwarnings("ignore", category=UserWarning, message="Using padding='same' with even kernel lengths")
         # Raised in the standard library's copyreg while torch.export copies a tree.
         warnings.filterwarnings("ignore", category=FutureWarning, message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")

@@ -126,9 +126,19 @@ def _run(network: nn.Module, args: list[Tensor], names: tuple[str, ...], stem: s
         raise
     except Exception as problem:  # the boundary to the user's network: it may raise anything
         given = ", ".join(f"{name} {str(arg.dtype).removeprefix('torch.')}{list(arg.shape)}" for name, arg in zip(names, args, strict=True))
-        free = "the batch size must be free: do not write it into view or reshape"
-        hint = free if len(args[0]) == LARGE else "the network must take the task's data as they are"
-        raise ModelError(f"{where} refuses the data ({given}): {type(problem).__name__}: {problem}", fix=hint) from problem
+        raise ModelError(f"{where} refuses the data ({given}): {type(problem).__name__}: {problem}", fix=_way_out(network, args)) from problem
+
+
+def _way_out(network: nn.Module, args: list[Tensor]) -> str:
+    """What most often helps where a network refuses its data."""
+    if len(args[0]) == LARGE:
+        return "the batch size must be free: do not write it into view or reshape"
+    own = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} - {torch.float32}
+    if own:
+        return "let the network compute in float32: network.float()"
+    if any(arg.dtype != torch.float32 for arg in args):
+        return "give the task's data as float32 where the network computes with them; only indexes are whole numbers"
+    return "the network must take the task's data as they are"
 
 
 def _input_spec(name: str, array: "numpy.typing.NDArray[numpy.generic]") -> TensorSpec:
