@@ -100,6 +100,9 @@ def _find_module(name: str, error: ErrorKind) -> pathlib.Path:
             spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         spec = None
+    except (Exception, SystemExit) as problem:  # looking for a module imports the packages that it lies in
+        last = traceback.extract_tb(problem.__traceback__)[-1]
+        raise error(f"{_short(last.filename)}:{last.lineno}: {type(problem).__name__}: {problem}", fix=f"{name} must be imported without an error") from problem
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise error(f"There is no Python module {name!r}.", fix="install its package, or give the path of a file: file.py:function")
     return pathlib.Path(spec.origin)

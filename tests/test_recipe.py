@@ -122,3 +122,18 @@ def test_a_recipe_can_be_written_in_python() -> None:
     recipe = Recipe.model_validate({"model": "zoo:cnn", "compress": ["train", {"distill": {"teacher": "zoo:resnet8"}}]})
     assert isinstance(recipe.find("distill"), Distill)
     assert Recipe.model_validate(recipe.model_dump(exclude_unset=True)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("name: ../../elsewhere", "name: a folder cannot be called '../../elsewhere'"),
+        ("seed: 99999999999999999999", "seed: input should be less than 4294967296"),
+        ("gates: {speedup: .inf}", "gates.speedup: input should be a finite number"),
+        ("compress: [train: {epochs: yes}]", "compress.0.train.epochs: there is no yes or no here"),
+        ("compress: [quantize, train]", "\n  compress: quantize must be the last entry"),
+    ],
+)
+def test_a_value_that_would_fail_later_is_refused(tmp_path: pathlib.Path, line: str, said: str) -> None:
+    """A name that leaves the results' folder, a seed of too many bits, an endless gate and a bare yes are told when the file is read."""
+    assert said in refusal(tmp_path, f"model: zoo:cnn\n{line}\n")

@@ -36,6 +36,9 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
         ({"limits": {"max_batch": 0}}, "limits.max_batch: "),
         ({"gates": {"sped": 1}}, "gates.sped: no such key; did you mean 'speedup'?"),
         ({"form": "tflight"}, "did you mean 'tflite'?"),
+        ({"name": ".."}, "name: a folder cannot be called '..'"),
+        ({"name": "/home"}, "name: a folder cannot be called '/home'"),
+        ({"gates": {"latency_ms": float("inf")}}, "gates.latency_ms: input should be a finite number"),
     ],
 )
 def test_a_contradiction_is_refused(tmp_path: pathlib.Path, changes: dict[str, object], said: str) -> None:

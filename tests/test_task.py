@@ -145,3 +145,38 @@ def test_a_users_loss_is_told_by_its_name_and_known_by_its_source() -> None:
     assert Task(name="t", test=(XT, YT), loss=mine).describe()["loss"] == "mine"
     assert "return (outputs, labels)" in identity(mine)
     assert identity("mse") == "mse"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"test": (XT, numpy.array(["cat"] * 20))}, "the labels hold <U3, not numbers"),
+        ({"test": (XT, YT.astype("datetime64[D]"))}, "not numbers"),
+        ({"test": (XT.astype("complex64"), YT)}, "input holds complex64, not numbers"),
+        ({"test": (XT, YT.astype("float32"))}, "the training labels are int64[n], the test labels float32[n]"),
+        ({"test": (XT, YT[:, None])}, "the test labels int64[n, 1]"),
+        ({"test": (XT, numpy.full(20, numpy.nan)), "train": None}, "the labels hold NaN"),
+        ({"test": ({}, YT)}, "there are no inputs"),
+        ({"train": [(X[:8], Y[:8]), (X[8:16, :2], Y[8:16])]}, "the batches do not fit together"),
+        ({"loss": None}, "the loss is of type NoneType"),
+        ({"metric": 5}, "the metric is of type int"),
+        ({"origin": {"share": float("nan")}}, "origin cannot be reported"),
+    ],
+)
+def test_data_that_would_fail_later_are_refused(given: dict[str, object], said: str) -> None:
+    """What no network can be trained on or scored with is told when the task is made, not after the training."""
+    assert said in refusal(**given)
+
+
+def test_another_machines_byte_order_is_turned() -> None:
+    """Big-endian arrays, as old instruments write them, are the same numbers in this machine's order."""
+    task = Task(name="t", train=(X.astype(">f4"), Y.astype(">i8")), test=(XT.astype(">f4"), YT.astype(">i8")))
+    split = task.need("train", "a test")
+    assert split.labels is not None
+    assert split.inputs["input"].dtype.isnative and split.labels.dtype.isnative
+    assert numpy.array_equal(split.inputs["input"], X) and numpy.array_equal(split.labels, Y)
+
+
+def test_an_origin_is_kept_as_texts_and_numbers() -> None:
+    """A path or a NumPy number in the origin is recorded as its text, so that the report can be written."""
+    assert Task(name="t", test=(XT, YT), origin={"seed": numpy.int64(3), "shares": (0.8, 0.2)}).origin == {"seed": "3", "shares": [0.8, 0.2]}

@@ -81,6 +81,23 @@ def test_a_syntax_error_has_its_line(tmp_path: pathlib.Path) -> None:
         user_code.load_function(write(tmp_path, net="x = 1\ndef model(:") + ":model", TaskError)
 
 
+def test_a_file_that_is_no_text_has_no_line(tmp_path: pathlib.Path) -> None:
+    """Null bytes are told with the file alone."""
+    (tmp_path / "net.py").write_bytes(b"def model():\n\x00")
+    with pytest.raises(ModelError, match=r"net\.py: SyntaxError: .*null bytes"):
+        user_code.load_function(f"{tmp_path}/net.py:model", ModelError)
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('boom')", "import sys\nsys.exit(5)"])
+def test_a_package_that_fails_when_it_is_looked_into_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """To find package.module Python imports the package; what that raises is told with its place."""
+    (tmp_path / "failing_package").mkdir()
+    (tmp_path / "failing_package" / "__init__.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"__init__\.py:\d: (RuntimeError: boom|SystemExit: 5)"):
+        user_code.load_function("failing_package.mod:f", ModelError)
+
+
 def test_a_missing_package_is_named(tmp_path: pathlib.Path) -> None:
     """An import that fails says which package to install."""
     with pytest.raises(ModelError, match=r"net\.py:1: No module named 'nosuchpackage'") as caught:

@@ -7,7 +7,7 @@ import pydantic
 import pytest
 
 from edgekit.errors import RecipeError
-from edgekit.value import Value, nearest, parse, read_yaml
+from edgekit.value import Value, Written, folder_name, nearest, parse, read_yaml
 
 
 class Wheel(Value):
@@ -79,6 +79,10 @@ def test_a_value_cannot_be_changed() -> None:
         (b"", "holds NoneType, not a mapping"),
         (b"\xff\xfe\x00", "not a text file (UTF-8)"),
         (b"a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        (b"a: 1\nb: {c: 2, c: 3}\n", "line 2, column 11: not valid YAML: the key 'c' is written twice"),
+        (b"a: 2020-13-45\n", "not valid YAML: month must be in 1..12"),
+        (b"a: !!bool x\n", "not valid YAML"),
+        (b"a: " + b"[" * 5000, "nested too deep"),
     ],
 )
 def test_a_file_that_is_no_yaml_mapping_is_told_with_its_line(tmp_path: pathlib.Path, content: bytes, said: str) -> None:
@@ -97,3 +101,43 @@ def test_a_missing_file_is_told(tmp_path: pathlib.Path) -> None:
         read_yaml(tmp_path / "none.yaml", RecipeError)
     with pytest.raises(RecipeError, match="directory"):
         read_yaml(tmp_path, RecipeError)
+
+
+class Setting(Written):
+    """Something that a person writes."""
+
+    limit: float = 1.0
+    steps: int = 1
+    names: tuple[str, ...] = ()
+    wheel: Wheel | None = None
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"limit": float("inf")}, "limit: input should be a finite number (given: inf)"),
+        ({"limit": float("nan")}, "limit: input should be a finite number (given: nan)"),
+        ({"limit": True}, "limit: there is no yes or no here"),
+        ({"steps": False}, "steps: there is no yes or no here"),
+        ({"names": "cpu-onnx"}, "names: input should be a list (given: 'cpu-onnx')"),
+        ({"wheel": 3}, "wheel: input should be a mapping of keys to values (given: 3)"),
+    ],
+)
+def test_what_a_person_writes_is_read_strictly(data: object, said: str) -> None:
+    """Infinity is no limit, a bare yes is no number, and a list or a mapping is called by these names."""
+    with pytest.raises(RecipeError) as caught:
+        parse(Setting, data, "setting.yaml", RecipeError)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["digits", "my board", "Gerät-2", "a.b", "..."])
+def test_a_usual_name_can_be_a_folder(name: str) -> None:
+    """Blanks, points and letters of any language are fine."""
+    assert folder_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "..\\x", "a\nb", "\x1b[2J", "x" * 200])
+def test_a_name_that_leads_elsewhere_is_no_folder(name: str) -> None:
+    """A name that would leave the folder, or that no folder can have, is refused: folders of that name are removed and replaced."""
+    with pytest.raises(ValueError, match="a folder cannot be called"):
+        folder_name(name)

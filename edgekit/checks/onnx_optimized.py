@@ -54,8 +54,10 @@ _WEIGHTS = {"QLinearConv": 3, "Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "Co
 _PRODUCTS = {
     "Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits",
 }  # fmt: skip
+#: Their weights and recurrent weights are inputs 1 and 2; both are multiplied once a step and sample.
+_RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that multiply and accumulate.
-COMPUTE = _WEIGHTS.keys() | _PRODUCTS
+COMPUTE = _WEIGHTS.keys() | _PRODUCTS | _RECURRENT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +206,9 @@ def _macs(node: onnx.NodeProto, event: dict[str, Any] | None, stored: dict[str, 
         if not weight:
             return None
         return math.prod(read if node.op_type == "ConvTranspose" else made) * math.prod(weight[1:])
+    if node.op_type in _RECURRENT:
+        weights = [stored.get(name) for name in node.input[1:3]]
+        return math.prod(read[:2]) * sum(math.prod(weight) for weight in weights if weight) if all(weights) else None
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return math.prod(made) * (read[-2] if transposed else read[-1]) if read else None
 

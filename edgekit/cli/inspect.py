@@ -50,6 +50,8 @@ def inspect(file: pathlib.Path, target: str | None, *, rows: bool, as_json: bool
 
 def _form(file: pathlib.Path, device: Target | None) -> str:
     """What kind of file this is, or an error where the device cannot take it."""
+    if any("\udc80" <= letter <= "\udcff" for letter in str(file)):  # how Python keeps bytes that are no letters
+        raise EdgekitError(f"The name {str(file)!r} is not UTF-8, and the runtimes cannot open it.", fix="rename the file")
     forms = FORMS.get(file.suffix.lower())
     if forms is None:
         raise EdgekitError(f"{file} is none of {', '.join(FORMS)}.", fix="name a model file that ends in one of these")

@@ -47,9 +47,19 @@ def listing(of: Listing) -> click.Group:
         else:
             output.show(output.facts([(key, value) for key, value in flat(found) if value not in ("none", "")]))
 
-    group = click.Group(of.word, callback=every, invoke_without_command=True, help=of.about, params=[_json()])
+    group = _Listed(of.word, callback=every, invoke_without_command=True, help=of.about, params=[_json()])
     group.add_command(click.Command("show", callback=show, help=f"Show one of the {of.word} in full.", params=[click.Argument(["name"]), _json()]))
     return group
+
+
+class _Listed(click.Group):
+    """``targets NAME`` is a slip for ``targets show NAME``."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find ``show``, or say how one name is shown."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"'edgekit {self.name}' has no command {args[0]!r}; to see one in full: edgekit {self.name} show {args[0]}")
+        return super().resolve_command(ctx, args)
 
 
 def _json() -> click.Option:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import importlib
 import signal
 import threading
@@ -27,6 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 #: Exit codes after Ctrl-C and after a polite kill, as shells count them.
 INTERRUPTED, TERMINATED = 130, 143
+#: What the system says of a path that is too long or turns in circles, wherever it is first looked at; and how much of it is told.
+_NAMES, _SHOWN = (errno.ENAMETOOLONG, errno.ELOOP), 60
 
 
 class _Terminated(KeyboardInterrupt):
@@ -67,6 +70,10 @@ class Commands(click.Group):
                 return super().invoke(ctx)
         except EdgekitError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno not in _NAMES:
+                raise
+            raise click.ClickException(f"{str(error.filename)[:_SHOWN]}...: {error.strerror}.\n  Fix: give a shorter path") from error
         except KeyboardInterrupt as stop:
             goes_on = " What is finished is kept: the same command goes on after the last finished step." if ctx.invoked_subcommand == "run" else ""
             click.echo(f"Stopped.{goes_on}", err=True)

@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgekit.errors import EdgekitError
+
 #: What a shell says of a command whose reader has gone (128 + SIGPIPE).
 READER_GONE = 141
 #: The width in a pipe, and the widest that is still good to read.
@@ -22,9 +24,10 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 
 def show(*drawn: RenderableType) -> None:
     """Draw tables and texts on stdout; colours on a terminal only."""
-    width = min(shutil.get_terminal_size().columns, _MOST_WIDTH) if sys.stdout.isatty() else _PIPE_WIDTH
+    terminal = is_terminal(sys.stdout)
+    width = min(shutil.get_terminal_size().columns, _MOST_WIDTH) if terminal else _PIPE_WIDTH
     page = io.StringIO()
-    console = Console(file=page, width=width, force_terminal=sys.stdout.isatty(), markup=False, emoji=False, highlight=False, legacy_windows=False)
+    console = Console(file=page, width=width, force_terminal=terminal, markup=False, emoji=False, highlight=False, legacy_windows=False)
     console.print(*drawn, sep="\n")
     write("\n".join(line.rstrip() for line in page.getvalue().splitlines()))
 
@@ -35,12 +38,20 @@ def show_json(value: Any) -> None:
 
 
 def write(text: str) -> None:
-    """Print text. A reader that has gone (``| head``) ends the command without a word."""
+    """Print text. A reader that has gone (``| head``) ends the command without a word; what stdout cannot spell becomes ``?``."""
+    spelling = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        click.echo(text)
-    except BrokenPipeError:
+        click.echo(text.encode(spelling, "replace").decode(spelling))
+    except OSError as problem:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python can flush at its end
-        raise click.exceptions.Exit(READER_GONE) from None
+        if isinstance(problem, BrokenPipeError):
+            raise click.exceptions.Exit(READER_GONE) from None
+        raise EdgekitError(f"The result cannot be printed: {problem.strerror}.", fix="send it to another file") from problem
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether someone watches; a stream that the shell has closed (``>&-``) is None."""
+    return stream is not None and bool(stream.isatty())
 
 
 def grid(*headings: str) -> Table:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Live
 from rich.text import Text
 
+from edgekit.cli import output
 from edgekit.progress import Progress
 
 
@@ -79,7 +80,7 @@ class Bars:
 def shown() -> Iterator[Progress]:
     """Progress on stderr, for as long as the block lasts."""
     console = Console(stderr=True)
-    if not sys.stderr.isatty() or console.is_dumb_terminal:
+    if not output.is_terminal(sys.stderr) or console.is_dumb_terminal:
         yield Lines()
         return
     note = TextColumn("{task.fields[note]}", markup=False)

@@ -61,8 +61,7 @@ def networks(spec: str, channels: int | None, classes: int | None) -> "Networks"
         if channels is None or classes is None:
             what = "images (one input, channels first)" if channels is None else "class numbers as labels"
             raise ModelError(f"{spec} classifies images, but the task has no {what}.", fix="name your own network: file.py:function")
-        make = SOURCES.load(spec)
-        return lambda: {MAIN: make(channels, classes)}
+        return lambda: _of_zoo(spec, channels, classes)
     function = user_code.load_function(spec, ModelError)
     given: list[weakref.ref[nn.Module]] = []
 
@@ -87,6 +86,14 @@ def fingerprint(spec: str) -> str:
     if found is None or found.origin is None:
         raise ModelError(f"The source of {spec} is not installed.", fix="install edgekit again")
     return user_code.fingerprint((pathlib.Path(found.origin),))
+
+
+def _of_zoo(spec: str, channels: int, classes: int) -> "dict[str, nn.Module]":
+    try:
+        return {MAIN: SOURCES.load(spec)(channels, classes)}
+    except (RuntimeError, MemoryError) as problem:  # labels such as 1000000007 ask for a layer that does not fit in memory
+        fix = "number the classes from 0, and give images of few channels"
+        raise ModelError(f"{spec} cannot be made for {channels} channels and {classes} classes: out of memory.", fix=fix) from problem
 
 
 def _by_part(made: Any, spec: str) -> "dict[str, nn.Module]":

@@ -74,7 +74,9 @@ def _named(name: str) -> Loss:
             why = problem.message if isinstance(problem, TaskError) else str(problem)
             dtype = str(labels.dtype).removeprefix("torch.")
             fix = "check the labels, or give the task another loss"
-            raise TaskError(f"The loss {name} refuses output {list(output.shape)} with labels {dtype}{list(labels.shape)}: {why}.", fix=fix) from problem
+            raise TaskError(
+                f"The loss {name} refuses output {list(output.shape)} with labels {dtype}{list(labels.shape)}: {why.rstrip('.')}.", fix=fix
+            ) from problem
 
     return loss
 

@@ -68,7 +68,9 @@ def fit(network: Chain, split: Split, objective: Objective, settings: Settings, 
     size = min(settings.batch_size, len(split))
     batches = len(split) // size
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.epochs * batches, pct_start=RISING)
+    steps = settings.epochs * batches
+    rising = 2 * RISING if RISING * steps == 1 else RISING  # OneCycleLR divides by the number of rising steps minus one
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=rising)
     order = torch.Generator().manual_seed(context.seed)
     losses = []
     with torch.random.fork_rng(devices=[]):
@@ -107,6 +109,9 @@ def _refuse_shift(inputs: Feeds, labels: Tensor, shift: int) -> None:
     if shift and not any(_is_image(tensor) for tensor in inputs.values()):
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
         raise StepError(f"shift moves images [n, channels, h, w]; the data are {shapes}.", fix="leave shift out of the recipe")
+    smallest = min((min(tensor.shape[2:]) for tensor in inputs.values() if _is_image(tensor)), default=0)
+    if shift and shift >= smallest:
+        raise StepError(f"shift {shift} moves images of {smallest} pixels out of sight.", fix="a tenth of the image's size is a good start")
     if shift and labels.ndim >= IMAGE_RANK - 1:
         raise StepError(f"shift moves the images, but not labels of shape {list(labels.shape)}.", fix="leave shift out of the recipe")
 

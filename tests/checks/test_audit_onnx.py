@@ -168,3 +168,30 @@ def test_external_data_outside_the_folder_is_never_read(how: str, tmp_path: path
     (folder / "evil.onnx").write_bytes(made.SerializeToString())
     with pytest.raises(RunnerError, match="not a sound ONNX file"):
         read(folder / "evil.onnx")
+
+
+@pytest.mark.parametrize(("offset", "length"), [("0", str(2**50)), ("-5", "16")])
+def test_external_data_that_are_not_there_are_told(offset: str, length: str, tmp_path: pathlib.Path) -> None:
+    """The checker passes a file whose external data are shorter than it says, or begin before the file; reading them is an error in words."""
+    (tmp_path / "data.bin").write_bytes(b"\0" * 16)
+    made = model("g (float[n,2] x) => (float[n,2] y) { y = MatMul(x, w) }", w=numpy.zeros((2, 2), "float32"))
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "data.bin"), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=value)
+    (tmp_path / "short.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(RunnerError, match="not a sound ONNX file: External data"):
+        read(tmp_path / "short.onnx")
+
+
+def test_a_recurrent_layer_is_arithmetic(tmp_path: pathlib.Path) -> None:
+    """An LSTM of 5 steps, 3 inputs and 2 hidden values makes 5 * 8 * (3 + 2) multiply-accumulates, in float: they count against the share of int8."""
+    made = model(
+        "g (float[5,1,3] x) => (float[5,1,1,2] y) { y = LSTM <hidden_size = 2> (x, w, r) }",
+        w=numpy.ones((1, 8, 3), "float32"), r=numpy.ones((1, 8, 2), "float32"),
+    )  # fmt: skip
+    onnx.save(made, str(tmp_path / "lstm.onnx"))
+    found = read(tmp_path / "lstm.onnx")
+    assert [row["macs"] for row in found.rows if row["op"] == "LSTM"] == [5 * 8 * (3 + 2)]
+    assert number(found, "int8_mac_share") == 0

@@ -104,3 +104,18 @@ def test_a_missing_runtime_is_told_with_its_command(model: pathlib.Path, monkeyp
     done = inspect(model)
     assert done.exit_code == 1
     assert "pip install 'edgekit[onnx]'" in done.stderr
+
+
+def test_an_ending_in_capitals_is_the_same_ending(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Files from other systems are called MODEL.ONNX."""
+    (tmp_path / "MODEL.ONNX").write_bytes(model.read_bytes())
+    assert inspect(tmp_path / "MODEL.ONNX").exit_code == 0
+
+
+def test_a_name_that_is_not_utf8_is_told(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The runtimes take no such name, so nothing is opened."""
+    odd = tmp_path / "\udcff.onnx"
+    odd.write_bytes(model.read_bytes())
+    done = inspect(odd)
+    assert done.exit_code == 1
+    assert "is not UTF-8" in done.stderr

@@ -61,3 +61,11 @@ def test_a_network_whose_package_is_missing_says_so(monkeypatch: pytest.MonkeyPa
     done = edgekit("models")
     assert "needs torch" in " ".join(done.stdout.split())
     assert json.loads(edgekit("models", "--json").stdout)[0]["install"] == registry.install("torch")
+
+
+@pytest.mark.parametrize("word", list(NAMES))
+def test_a_name_without_show_is_told_how(word: str) -> None:
+    """``targets cpu-onnx`` is a usual slip: exit 2, and the command that was meant."""
+    done = edgekit(word, NAMES[word][0])
+    assert done.exit_code == 2
+    assert f"edgekit {word} show {NAMES[word][0]}" in done.stderr

@@ -139,3 +139,11 @@ def test_another_command_is_stopped_with_one_word(monkeypatch: pytest.MonkeyPatc
 def test_the_entry_point_is_declared(root: pathlib.Path) -> None:
     """The project's script leads to this command."""
     assert 'edgekit = "edgekit.cli.main:main"' in (root / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_path_that_is_too_long_is_told() -> None:
+    """Wherever a path of 300 letters is first looked at, the answer is one sentence."""
+    for words in (["plan", "a" * 300], ["plan", "digits", "--target", "a" * 300], ["report", "a" * 300], ["plan", "digits", "--weights", "a" * 300]):
+        done = CliRunner().invoke(commands.main, words)
+        assert done.exit_code == 1
+        assert "File name too long.\n  Fix: give a shorter path" in done.stderr

@@ -64,3 +64,20 @@ def test_text_from_outside_is_not_markup(capsys: pytest.CaptureFixture[str]) -> 
     drawn.add_row("[red]x[/red] :smiley:")
     output.show(drawn, Text("[b]"), "[i]")
     assert capsys.readouterr().out == "name\n[red]x[/red] :smiley:\n[b]\n[i]\n"
+
+
+@pytest.mark.parametrize(("shell", "code", "said"), [(">/dev/full", 1, "cannot be printed: No space left on device"), (">&-", 0, ""), (">&- 2>&-", 0, "")])
+def test_an_output_that_takes_nothing_is_no_traceback(environment: dict[str, str], shell: str, code: int, said: str) -> None:
+    """A full disk behind the output is one sentence; a closed output is nobody's loss."""
+    command = f"{sys.executable} -m edgekit schemes {shell}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_the_output_cannot_spell_is_replaced(environment: dict[str, str]) -> None:
+    """An old terminal that knows ASCII only gets question marks, not a crash."""
+    code = r"from edgekit.cli import output; output.write('caf\u00e9 \udcff')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**environment, "PYTHONIOENCODING": "ascii:strict"}, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "caf? ?\n", "")

@@ -1,5 +1,6 @@
 """``edgekit run``: what it writes, what it prints, how it ends."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -140,3 +141,19 @@ def test_a_real_run_ends_with_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (tmp_path / "runs/small/cpu-onnx").is_dir()
     again = CliRunner().invoke(main, ["report", "runs/small"])
     assert again.stdout == done.stdout
+
+
+def test_what_a_users_file_prints_is_not_in_the_report(answers: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that prints in forward() leaves --json JSON; its words are on stderr."""
+    answers()
+    work = importlib.import_module("edgekit.run").run
+
+    def chatty(plan: Plan, options: Options) -> Report:
+        print("forward was called")
+        report: Report = work(plan, options)
+        return report
+
+    monkeypatch.setattr("edgekit.run.run", chatty)
+    done = run("--json")
+    assert json.loads(done.stdout)["schema"] == 1
+    assert "forward was called" in done.stderr

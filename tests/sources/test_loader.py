@@ -108,3 +108,27 @@ def test_the_zoos_fingerprint_is_that_of_its_file() -> None:
     """Two depths of one file share a hash; another file has another."""
     assert loader.fingerprint("zoo:resnet8") == loader.fingerprint("zoo:resnet20") != loader.fingerprint("zoo:cnn")
     assert loader.fingerprint("edgekit.sources.cnn:plain_cnn") == loader.fingerprint("zoo:cnn")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return torch.jit.script(nn.Linear(2, 2))", "compiled by torch.jit"),
+        ("return nn.Sequential(nn.LazyLinear(3), nn.ReLU())", "the sizes of 0.weight, 0.bias are not known"),
+        ("return nn.Linear(2, 2, device='meta')", "on the device meta"),
+        ("return {'a': nn.Linear(2, 2), 'b': nn.Linear(2, 2, device='meta')}", "part b: the network is on the device meta"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:Lazy modules:UserWarning")
+def test_a_network_that_cannot_be_rebuilt_is_refused(tmp_path: pathlib.Path, body: str, message: str) -> None:
+    """Compiled, of unknown size, or not on the CPU: told at once, with the way out."""
+    with pytest.raises(ModelError, match=message) as caught:
+        loader.networks(spec_of(tmp_path, body), None, None)()
+    assert caught.value.fix
+
+
+def test_labels_that_ask_for_an_endless_layer_are_told() -> None:
+    """Class numbers such as 10**13 make a layer that no memory holds."""
+    with pytest.raises(ModelError, match="10000000000000 classes: out of memory") as caught:
+        loader.networks("zoo:cnn", 1, 10**13)()
+    assert "number the classes from 0" in (caught.value.fix or "")

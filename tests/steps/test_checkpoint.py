@@ -117,3 +117,27 @@ def test_a_missing_file_is_told(tmp_path: pathlib.Path) -> None:
     """The path is named."""
     with pytest.raises(ModelError, match="There is no checkpoint"):
         checkpoint.read(tmp_path / "none.pt")
+
+
+def test_tensors_that_cannot_be_taken_are_told(tmp_path: pathlib.Path) -> None:
+    """Integers for real weights, tensors without values and sparse ones are refused by name; another precision is taken."""
+    state = nn.Linear(3, 2).state_dict()
+    path = tmp_path / "w.pt"
+    for wrong, said in (
+        (state["weight"].to(torch.int32), "weight: the network has float32, the checkpoint int32"),
+        (state["weight"].to("meta"), "weight: the checkpoint's tensor has no values"),
+        (state["weight"].to_sparse(), "weight: the checkpoint's tensor is sparse"),
+    ):
+        torch.save({**state, "weight": wrong}, path)
+        with pytest.raises(ModelError, match=said):
+            checkpoint.fit({"main": nn.Linear(3, 2)}, checkpoint.read(path), path)
+    checkpoint.fit({"main": nn.Linear(3, 2)}, {name: tensor.double() for name, tensor in state.items()}, path)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchs_advice_to_load_code_is_not_passed_on(tmp_path: pathlib.Path) -> None:
+    """A TorchScript archive is called by its name, and nobody is told to load it with weights_only=False."""
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    with pytest.raises(ModelError, match="TorchScript archive") as caught:
+        checkpoint.read(tmp_path / "script.pt")
+    assert "weights_only" not in str(caught.value)

@@ -1,5 +1,6 @@
 """Finding the inputs and outputs of a model."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -140,3 +141,20 @@ def test_batch_normalization_is_in_eval_mode() -> None:
     find({"main": network}, split())
     assert before is not None
     assert torch.equal(network.running_mean, before)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "fix"),
+    [
+        (nn.Linear(4, 2).double(), "float32", r"network\.float\(\)"),
+        (nn.Linear(4, 2).half(), "float32", r"network\.float\(\)"),
+        (nn.Linear(4, 2), "uint8", "give the task's data as float32"),
+        (nn.Linear(4, 2), "float16", "give the task's data as float32"),
+        (nn.Linear(5, 2), "float32", "must take the task's data as they are"),
+    ],
+)
+def test_a_type_that_does_not_fit_gets_its_own_hint(network: nn.Module, data: str, fix: str) -> None:
+    """Which of the two to turn, the network or the data, is told."""
+    with pytest.raises(ModelError, match="refuses the data") as caught:
+        find({"main": network}, split(input=numpy.ones((5, 4), dtype=data)))
+    assert re.search(fix, caught.value.fix or "")

@@ -170,3 +170,16 @@ def test_only_float_torch_networks_are_trained() -> None:
     for artifact in (Artifact(form="torch", parts=(quantized,)), Artifact(form="onnx", parts=(quantized,))):
         with pytest.raises(StepError, match="Training needs a float PyTorch network"):
             training.refuse_quantized(artifact, "Training")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
+def test_any_small_number_of_steps_can_be_trained(epochs: int) -> None:
+    """One batch an epoch: with four of them the schedule has a single rising step, by which PyTorch would divide zero."""
+    assert len(fit(chain(), Settings(epochs=epochs, batch_size=96))) == epochs
+
+
+def test_a_shift_out_of_sight_is_refused() -> None:
+    """Moving images by their own size would train on nothing."""
+    images = Split({"input": numpy.zeros((4, 1, 8, 8), dtype="float32")}, numpy.zeros(4, dtype="int64"))
+    with pytest.raises(StepError, match="shift 8 moves images of 8 pixels out of sight"):
+        fit(chain(None, 1, 8, 8), Settings(shift=8), images)

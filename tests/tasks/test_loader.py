@@ -1,6 +1,8 @@
 """From a task's name to its data."""
 
 import pathlib
+import pickle
+import zipfile
 from typing import Any
 
 import numpy
@@ -114,3 +116,20 @@ def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:
     """The nearest task is offered."""
     with pytest.raises(TaskError, match=message):
         loader.load(spec)
+
+
+def test_an_array_that_does_not_fit_in_memory_is_told(tmp_path: pathlib.Path) -> None:
+    """A header that promises more numbers than there is memory is an error, not a crash."""
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("x_train.npy", "w") as file:
+        numpy.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)})
+    with pytest.raises(TaskError, match="cannot be read as plain arrays: Unable to allocate"):
+        loader.load(str(path))
+
+
+def test_nobody_is_told_to_load_a_pickle(tmp_path: pathlib.Path) -> None:
+    """numpy's advice to set allow_pickle is not passed on."""
+    (tmp_path / "data.npz").write_bytes(pickle.dumps({"x_train": 1}))
+    with pytest.raises(TaskError, match="neither an .npz archive nor an array") as caught:
+        loader.load(str(tmp_path / "data.npz"))
+    assert "allow_pickle" not in str(caught.value)

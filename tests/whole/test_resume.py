@@ -61,35 +61,43 @@ def timeless(value: Any) -> Any:
     return value
 
 
-def test_a_run_that_is_killed_in_every_step_ends_with_the_same_report(tmp_path: pathlib.Path) -> None:
-    """kill -9 soon after each kind of work began, then the same command: only times differ from a run that nobody killed."""
-    code, order = run_until(command(tmp_path, "calm"), None)
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, list[str]]:
+    """A run that nobody kills: its folder, and the kinds of work in the order in which they began."""
+    folder = tmp_path_factory.mktemp("resume")
+    code, order = run_until(command(folder, "calm"), None)
     assert code == 0
-    pieces = list(dict.fromkeys(order))
+    return folder, list(dict.fromkeys(order))
+
+
+def told(folder: pathlib.Path, out: str) -> Any:
+    """The report of a run."""
+    return json.loads((folder / out / "report.json").read_text())
+
+
+def test_a_run_that_is_killed_in_every_step_ends_with_the_same_report(calm: tuple[pathlib.Path, list[str]]) -> None:
+    """kill -9 soon after each kind of work began, then the same command: only times differ from a run that nobody killed."""
+    folder, pieces = calm
     assert len(pieces) > 12
     killed = 0
     for index, piece in enumerate(pieces):
-        code, _ = run_until(command(tmp_path, "stormy"), piece, 0.04 * (index % 6))
+        code, _ = run_until(command(folder, "stormy"), piece, 0.04 * (index % 6))
         killed += code != 0
     assert killed == len(pieces)
-    assert not (tmp_path / "stormy" / "report.json").exists()
-    code, _ = run_until(command(tmp_path, "stormy"), None)
+    assert not (folder / "stormy" / "report.json").exists()
+    code, _ = run_until(command(folder, "stormy"), None)
     assert code == 0
-    calm, stormy = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("calm", "stormy"))
-    assert timeless(stormy) == timeless(calm)
-    assert [path.name for path in (tmp_path / "stormy-cache" / "tmp").iterdir()] == []
+    assert timeless(told(folder, "stormy")) == timeless(told(folder, "calm"))
+    assert [path.name for path in (folder / "stormy-cache" / "tmp").iterdir()] == []
 
 
-def test_a_second_run_takes_everything_from_the_cache(tmp_path: pathlib.Path) -> None:
+def test_a_second_run_takes_everything_from_the_cache(calm: tuple[pathlib.Path, list[str]]) -> None:
     """The same command again builds nothing and ends with the same numbers, times included."""
-    words = [*command(tmp_path, "once"), "--target", "cpu-onnx"]
-    first = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert first.returncode == 0, first.stderr
-    before = json.loads((tmp_path / "once" / "report.json").read_text())
-    again = subprocess.run(words, capture_output=True, text=True, check=False)
+    folder, _ = calm
+    before = told(folder, "calm")
+    again = subprocess.run(command(folder, "calm"), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    after = json.loads((tmp_path / "once" / "report.json").read_text())
-    assert {**before, "started": "", "seconds": 0} == {**after, "started": "", "seconds": 0}
+    assert {**before, "started": "", "seconds": 0} == {**told(folder, "calm"), "started": "", "seconds": 0}
     done = [line for line in again.stderr.splitlines() if line.startswith("done: ") and not line.startswith(("done: verify", "done: race"))]
     assert [line for line in done if not line.endswith("cached")] == []
 
