@@ -50,7 +50,7 @@ class Cache:
         self.root = root
         self._say = say
         with writing(root):
-            (root / "tmp").mkdir(parents=True, exist_ok=True)
+            make_folder(root / "tmp")
         self._sweep()
 
     def find(self, key: str) -> Artifact | None:
@@ -60,7 +60,7 @@ class Cache:
             return None
         try:
             return _opened(folder)
-        except (_DamagedError, FileNotFoundError, ValueError) as problem:
+        except _DAMAGE as problem:
             self._say(f"the cache entry {key[:12]} was damaged ({_short(problem)}); it is built again")
             self._drop(folder)
             return None
@@ -80,7 +80,7 @@ class Cache:
         if not fresh and folder.exists():
             try:
                 return _unwrapped(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-            except (_DamagedError, FileNotFoundError, ValueError) as problem:
+            except _DAMAGE as problem:
                 self._say(f"the cached measurement {key[:12]} was damaged ({_short(problem)}); it is taken again")
         value = make()
         with self._folder() as made:
@@ -147,6 +147,15 @@ def writing(where: pathlib.Path) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: pathlib.Path) -> None:
+    """Make a folder and those above it, or raise CacheError where the system has no such place."""
+    with writing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as problem:
+            raise CacheError(f"{folder} cannot be made: {problem.strerror}.", fix="give another folder with --cache or --out") from problem
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a whole file or nothing: under another name, synced, then renamed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -172,6 +181,10 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 class _DamagedError(Exception):
     """An entry is not what was sealed."""
+
+
+#: What reading an entry that was changed by hand may raise. Other errors of the system are not the entry's fault.
+_DAMAGE = (_DamagedError, FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError)
 
 
 def _seal(artifact: Artifact, folder: pathlib.Path) -> None:
@@ -229,7 +242,7 @@ def _own_name() -> str:
 
 
 def _short(problem: Exception) -> str:
-    return str(problem).splitlines()[0]
+    return (str(problem) or type(problem).__name__).splitlines()[0]
 
 
 def _alive(process: int) -> bool:

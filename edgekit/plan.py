@@ -212,7 +212,7 @@ def _spec_problems(where: str, spec: str, known: registry.Registry) -> Iterator[
         yield Problem(where, f"{spec!r} does not end in a function's name", "write file.py:function or package.module:function")
     elif place.endswith(".py") and not pathlib.Path(place).is_file():
         yield Problem(where, f"there is no file {place}", "check the path; it is taken from the folder where the command runs")
-    elif not place.endswith(".py") and not registry.installed(place):
+    elif not place.endswith(".py") and not registry.installed(place.partition(".")[0]):
         yield Problem(where, f"there is no module {place!r}", "write a path that ends in .py, or install the package")
 
 

@@ -98,7 +98,7 @@ def _built(ground: Ground, planned: PlannedCandidate, start: Artifact) -> Entry:
     if entry.torch is not None:
         made = try_follow(build, ground.model, entry.torch, steps[len(torch_steps) :])
     if isinstance(made, EdgekitError):
-        entry.status = f"failed: {made.message}"
+        entry.status = _failed(made)
         return entry
     entry.artifact = made
     return entry
@@ -111,7 +111,12 @@ def _guarded(entry: Entry, work: Callable[[Entry], None]) -> None:
     try:
         work(entry)
     except (RunnerError, ModelError, StepError) as error:
-        entry.status = f"failed: {error.message}"
+        entry.status = _failed(error)
+
+
+def _failed(error: EdgekitError) -> str:
+    """The status of a candidate that an error has stopped, with the way out where there is one."""
+    return f"failed: {error.message}" + (f" Fix: {error.fix}" if error.fix else "")
 
 
 def _audited(ground: Ground, entry: Entry) -> None:
@@ -246,7 +251,7 @@ def _raw_times(ground: Ground, reference: Entry, left: Sequence[Entry]) -> dict[
             try:
                 _raced(ground, reference, [entry])
             except RunnerError as error:
-                entry.status = f"failed: it could not be timed: {error.message}"
+                entry.status = _failed(RunnerError(f"it could not be timed: {error.message}", fix=error.fix))
     timeable = [entry for entry in left if entry.status == verdict.RACED]
     return _raced(ground, reference, timeable) if timeable else {"samples": {}, "where": ""}
 

@@ -65,7 +65,7 @@ def installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
-        return False
+        return False  # a half-removed package
 
 
 _TORCH = ("torch", "safetensors")

@@ -128,7 +128,7 @@ def load(path: pathlib.Path) -> Report:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ReportError(f"{path} holds no {FILE_NAME}.", fix="name the folder given to 'edgekit run --out'") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise ReportError(f"{file} cannot be read: {problem}.", fix="run the recipe again; what is cached is not computed twice") from problem
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__

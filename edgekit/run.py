@@ -13,13 +13,15 @@ from edgekit import registry
 from edgekit.artifact import Artifact
 from edgekit.build import Build, identities, versions
 from edgekit.cache import Cache
-from edgekit.checks import accuracy
+from edgekit.checks import accuracy, parity
+from edgekit.errors import TaskError
 from edgekit.measurement import Measurement, worst
 from edgekit.plan import Plan, PlannedStep
 from edgekit.progress import Progress, Silent
 from edgekit.race import Ground, Result, key_of, race, torch_runner
 from edgekit.report import Report, StageReport, TargetReport
-from edgekit.shipping import environment, prepare, ship, withdraw, write_report
+from edgekit.shipping import environment, prepare, require_usable, ship, withdraw, write_report
+from edgekit.task import Task
 from edgekit.tasks.loader import load as load_task
 
 #: The distributions whose versions the report tells.
@@ -47,16 +49,21 @@ def run(plan: Plan, options: Options) -> Report:
     recipe = plan.recipe
     assert recipe.model is not None
     assert recipe.task is not None
+    require_usable(options.out, [planned.target.name for planned in plan.targets])
     task = load_task(recipe.task)
+    _require_enough(task)
     build = Build(task, Cache(options.cache, options.progress.say), options.progress, recipe.seed)
+    first = build.follow(recipe.model, None, plan.shared[:1])
+    # The data, the labels and the metric are tried on the untrained network, so that a mistake in them is told before any training.
+    _stage_accuracy(build, recipe.model, first[0], options.fresh)
     taught = build.teach(_teacher_of(plan), plan.teacher) if plan.teacher else []
-    shared = build.follow(recipe.model, None, plan.shared)
+    shared = [*first, *build.follow(recipe.model, first[0], plan.shared[1:])]
     stages = [
         *_stages(build, _teacher_of(plan), zip(plan.teacher, taught, strict=True), options.fresh),
         *_stages(build, recipe.model, zip(plan.shared, shared, strict=True), options.fresh),
     ]
     targets = []
-    prepare(options.out, [planned.target.name for planned in plan.targets])
+    prepare(options.out)
     for planned in plan.targets:
         host = registry.RUNTIMES.load(planned.target.runtime)()
         ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], host, options.fresh)
@@ -68,6 +75,12 @@ def run(plan: Plan, options: Options) -> Report:
     )  # fmt: skip
     write_report(report, options.out)
     return report
+
+
+def _require_enough(task: Task) -> None:
+    need = sum(parity.BATCHES)
+    if len(task.need("test", "verification")) < need:
+        raise TaskError(f"Task {task.name!r} has fewer than {need} test samples, and verification needs {need}.", fix="give more; an interval wants hundreds")
 
 
 def _teacher_of(plan: Plan) -> str:

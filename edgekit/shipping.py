@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact
-from edgekit.cache import digest, sync_folder, write_text, writing
+from edgekit.cache import digest, make_folder, sync_folder, write_text, writing
 from edgekit.errors import CacheError
 from edgekit.report import FILE_NAME, ArtifactReport, Report, TargetReport, describe
 
@@ -37,13 +37,20 @@ def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path) -> Artifac
     return entry
 
 
-def prepare(out: pathlib.Path, targets: Sequence[str]) -> None:
-    """Make a results folder ready: no old report beside new files, nothing left of a killed run; other people's folders are refused."""
+def prepare(out: pathlib.Path) -> None:
+    """Make a results folder ready: no old report beside new files, and nothing left of a killed run."""
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
         (out / FILE_NAME).unlink(missing_ok=True)
         for left in (*out.glob(".*.partial"), *out.glob(".*.old")):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def require_usable(out: pathlib.Path, targets: Sequence[str]) -> None:
+    """Raise CacheError, before any work, where the results could not be written or would take the place of someone's folder."""
+    make_folder(out)
+    with writing(out):
+        write_text(out / ".edgekit", "")
+        (out / ".edgekit").unlink()
     for name in targets:
         if (out / name).exists() and not _shipped_before(out / name, name):
             raise CacheError(f"{out / name} was not made by edgekit, and the files for {name} would take its place.", fix="give another folder with --out")
@@ -57,9 +64,8 @@ def withdraw(name: str, out: pathlib.Path) -> None:
 
 def write_report(report: Report, out: pathlib.Path) -> None:
     """Write ``report.json``."""
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / FILE_NAME, report.to_json())
+    make_folder(out)
+    write_text(out / FILE_NAME, report.to_json())
 
 
 def environment(packages: dict[str, str]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def choose(candidates: Sequence[CandidateReport], target: Target, gates: Gates, 
         order = {scheme: rank for rank, scheme in enumerate(target.schemes)}
         first = min(holding, key=lambda row: order.get(row.scheme, len(order)))
         return Choice(first.scheme, f"chosen by rule, latency unmeasured: the first in the target's order of those that {words}{doubt}")
-    fastest = min(holding, key=_latency)
+    fastest = max(holding, key=_speedup)
     rivals = [row for row in holding if row is fastest or tied(row.scheme, fastest.scheme)]
     winner = min(rivals, key=_size)
     others = [row.scheme for row in rivals if row is not winner]
@@ -89,9 +89,10 @@ def _holds(row: CandidateReport) -> Verdict:
     return "unmeasured" if drop is None else drop.verdict or "unmeasured"
 
 
-def _latency(row: CandidateReport) -> float:
-    measured = row.find("latency_ms")
-    return float("inf") if measured is None or measured.value is None else measured.value
+def _speedup(row: CandidateReport) -> float:
+    """How fast a candidate is by the paired ratio: a median of its own times also holds what slowed the machine for a while."""
+    measured = row.find("speedup")
+    return 0.0 if measured is None or measured.value is None else measured.value
 
 
 def _size(row: CandidateReport) -> int:

@@ -3,6 +3,7 @@
 import errno
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -182,3 +183,26 @@ def test_a_key_does_not_depend_on_the_order_of_parameters() -> None:
     """The same values in another order have the same hash; another value has another."""
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+@pytest.mark.parametrize("edit", ["file", "folder", "deep"])
+def test_stronger_edits_by_hand_are_damage_too(cache: Cache, edit: str) -> None:
+    """A file in the entry's place, a folder in the manifest's, or a manifest of a hundred thousand brackets: built again."""
+    cache.build("k1", None, "train", make("weights"))
+    manifest = cache.root / "k1" / "manifest.json"
+    if edit == "deep":
+        manifest.write_text("[" * 100_000)
+    elif edit == "folder":
+        manifest.unlink()
+        manifest.mkdir()
+    else:
+        shutil.rmtree(cache.root / "k1")
+        (cache.root / "k1").write_text("mine")
+    assert cache.find("k1") is None
+    assert cache.build("k1", None, "train", make("weights")).notes == {"text": "weights"}
+
+
+def test_a_place_that_cannot_be_is_told() -> None:
+    """A folder under /proc is refused with the way out."""
+    with pytest.raises(CacheError, match="--cache"):
+        Cache(pathlib.Path("/proc/edgekit-nowhere/cache"))

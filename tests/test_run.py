@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from edgekit import plan, recipe, report, shelf, target
-from edgekit.errors import PlanError
+from edgekit.errors import PlanError, TaskError
 from edgekit.progress import Silent
 from edgekit.run import Options, run
 
@@ -88,3 +88,20 @@ def test_an_impossible_plan_is_refused_before_any_work(tmp_path: pathlib.Path) -
     with pytest.raises(PlanError, match="names no network"):
         run(plan.plan(wanted, [target.load(shelf.find("targets", "cpu-onnx"))]), Options(tmp_path / "out", tmp_path / "cache"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_metric_that_does_not_fit_is_told_before_any_training(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that the metric cannot score stop the run after the network was loaded, and nothing was trained."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.py").write_text(
+        "import edgekit\nfrom edgekit.testing import tiny_images\n\n\ndef task():\n    t = tiny_images()\n    test = t.split('test')\n"
+        "    return edgekit.Task('odd', train=t.split('train'), test=(test.inputs, test.labels + 7))\n"
+    )
+    (tmp_path / "net.py").write_text("from edgekit.testing import tiny_convolution\n\n\ndef model():\n    return tiny_convolution()\n")
+    changed = {**SETTINGS, "model": "net.py:model", "task": "data.py:task", "targets": ["cpu-onnx"]}
+    told = Told()
+    wanted = recipe.Recipe.model_validate(changed)
+    with pytest.raises(TaskError, match="label"):
+        run(plan.plan(wanted, [target.load(shelf.find("targets", "cpu-onnx"))]), Options(tmp_path / "out", tmp_path / "cache", told))
+    assert told.started == ["load"]
+    assert not (tmp_path / "out" / "report.json").exists()

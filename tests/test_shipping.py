@@ -47,7 +47,7 @@ def test_shipping_again_replaces_the_folder(artifact: Artifact, tmp_path: pathli
     out = tmp_path / "out"
     shipping.ship(artifact, TARGET, out)
     (out / "cpu" / "old.onnx").write_text("old")
-    shipping.prepare(out, ["cpu"])
+    shipping.prepare(out)
     shipping.ship(artifact, TARGET, out)
     assert sorted(path.name for path in (out / "cpu").iterdir()) == ["decoder.onnx", "encoder.onnx", "manifest.json"]
     assert [path.name for path in out.iterdir()] == ["cpu"]
@@ -78,7 +78,7 @@ def test_a_folder_that_is_not_edgekits_is_not_touched(tmp_path: pathlib.Path) ->
     (out / "cpu").mkdir(parents=True)
     (out / "cpu" / "thesis.txt").write_text("mine")
     with pytest.raises(CacheError, match="not made by edgekit"):
-        shipping.prepare(out, ["cpu"])
+        shipping.require_usable(out, ["cpu"])
     shipping.withdraw("cpu", out)
     assert (out / "cpu" / "thesis.txt").read_text() == "mine"
 
@@ -89,7 +89,7 @@ def test_a_new_run_takes_the_old_report_away(artifact: Artifact, tmp_path: pathl
     shipping.ship(artifact, TARGET, out)
     (out / "report.json").write_text("{}")
     (out / ".cpu.0.partial").mkdir()
-    shipping.prepare(out, ["cpu"])
+    shipping.prepare(out)
     assert [path.name for path in out.iterdir()] == ["cpu"]
 
 

@@ -32,6 +32,13 @@ def test_int8_that_is_slower_than_float_does_not_win() -> None:
     assert choose(rows, CPU, Gates(), never).winner == "float"
 
 
+def test_the_paired_ratio_decides_who_is_fast() -> None:
+    """A median time that was taken in a quiet moment does not beat a better ratio."""
+    slow, quick = candidate("w8-dynamic", 1 / 0.96), candidate("float", 1.0, 400)
+    calm = [measured("latency_ms", 0.0131) if row.name == "latency_ms" else row for row in slow.measurements]
+    assert choose([slow.model_copy(update={"measurements": tuple(calm)}), quick], CPU, Gates(), never).winner == "float"
+
+
 def test_the_fastest_that_holds_wins() -> None:
     """A faster candidate that was dropped for its accuracy does not win."""
     rows = [candidate("w8a8-static", 0.3, drop="fail", status="dropped: it loses 0.1"), candidate("fp16", 0.9), candidate("float", 1.0)]
