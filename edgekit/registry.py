@@ -36,7 +36,7 @@ class Registry:
     def entry(self, name: str) -> Entry:
         """What is known of ``name`` without importing it."""
         if name not in self._entries:
-            raise EdgekitError(f"No {self.kind} is called {name!r}; {nearest(name, self)}.", fix=f"use a known {self.kind}")
+            raise EdgekitError(f"No {self.kind} is called {name!r}; {nearest(name, self)}", fix=f"use a known {self.kind}")
         return self._entries[name]
 
     def load(self, name: str) -> Any:

@@ -53,5 +53,5 @@ SCHEMES: Mapping[str, Scheme] = {
 def find(name: str) -> Scheme:
     """The scheme called ``name``, or an error with the nearest known one."""
     if name not in SCHEMES:
-        raise EdgekitError(f"No scheme is called {name!r}; {nearest(name, SCHEMES)}.", fix="edgekit schemes lists them")
+        raise EdgekitError(f"No scheme is called {name!r}; {nearest(name, SCHEMES)}", fix="edgekit schemes lists them")
     return SCHEMES[name]

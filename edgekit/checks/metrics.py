@@ -95,7 +95,7 @@ def single(outputs: "Outputs") -> "Array":
 
 def _function(name: str) -> Callable[["Array", "Array"], "Array"]:
     if name not in METRICS:
-        raise TaskError(f"No metric is called {name!r}; {nearest(name, METRICS)}.", fix="give a known name or a function as metric")
+        raise TaskError(f"No metric is called {name!r}; {nearest(name, METRICS)}", fix="give a known name or a function as metric")
     return METRICS[name]
 
 

@@ -63,7 +63,7 @@ def _like(labels: Tensor, output: Tensor) -> Tensor:
 
 def _named(name: str) -> Loss:
     if name not in _NAMED:
-        raise TaskError(f"No loss is called {name!r}; {nearest(name, LOSSES)}.", fix="give a known name or a function as loss")
+        raise TaskError(f"No loss is called {name!r}; {nearest(name, LOSSES)}", fix="give a known name or a function as loss")
     compute = _NAMED[name]
 
     def loss(outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class QuantizeTflite:
     def requires(self, artifact: Artifact) -> None:
         """A scheme that this step has, and a file that is not quantized yet."""
         if self.scheme not in RECIPES:
-            raise StepError(f"quantize_tflite has no scheme {self.scheme!r}; {nearest(self.scheme, RECIPES)}.",
+            raise StepError(f"quantize_tflite has no scheme {self.scheme!r}; {nearest(self.scheme, RECIPES)}",
                             fix="w8a8-static is made by quantize_torch, before the export")  # fmt: skip
         for part in artifact.parts:
             if any(spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs)):
