@@ -125,9 +125,7 @@ class Task:
         """Names and notes that could not be used or reported, told before the data are looked at."""
         for what, given, known in (("loss", self.loss, LOSSES), ("metric", self.metric, METRICS)):
             if isinstance(given, str) and given not in known:
-                raise TaskError(
-                    f"Task {self.name!r}: no {what} is called {given!r}; {nearest(given, known)}", fix=f"give a known name or a function as {what}"
-                )
+                raise TaskError(f"Task {self.name!r}: no {what} is called {given!r}; {nearest(given, known)}", fix=f"give a known name or a function as {what}")
             if not isinstance(given, str) and not callable(given):
                 raise TaskError(f"Task {self.name!r}: the {what} is of type {type(given).__name__}.", fix=f"give a known name or a function as {what}")
         try:
