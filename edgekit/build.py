@@ -31,7 +31,8 @@ class Build:
         self.seed = seed
         self.teacher: Artifact | None = None
         self._teacher_spec: str | None = None
-        self._described = task.describe()
+        #: What the task says of itself; hashing its data takes time, so it is asked once.
+        self.described = task.describe()
 
     def follow(self, model: str, start: Artifact | None, steps: Sequence[PlannedStep]) -> list[Artifact]:
         """Do the steps in order, each on what the one before it gave; all the artifacts, in order."""
@@ -98,7 +99,7 @@ class Build:
             "parent": None if start is None else start.key,
             "model": model if start is None else None,
             "task": [shapes, task.classes],
-            "data": {split: self._described["splits"][split] for split in step.reads},
+            "data": {split: self.described["splits"][split] for split in step.reads},
             "loss": identities(task, task.loss) if trains else None,
             "teacher": self.teacher.key if name == "distill" and self.teacher is not None else None,
             "seed": self.seed,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import registry, scheme, verdict
 from edgekit.artifact import Artifact, outputs_of
-from edgekit.build import Build, code_digest, try_follow, versions
+from edgekit.build import Build, code_digest, identities, try_follow, versions
 from edgekit.cache import digest
 from edgekit.checks import accuracy, latency, parity, size
 from edgekit.contracts import BenchProtocol, Host, Runner, Samples
@@ -141,10 +141,9 @@ def _verified(ground: Ground, entry: Entry, reference: Entry) -> None:
     assert entry.artifact is not None
     assert entry.torch is not None
     assert reference.artifact is not None
-    data = ground.build.task.describe()
-    key = key_of(
-        "verify", entry.artifact.key, entry.torch.key, reference.artifact.key, data["splits"]["test"], data["metric"], ground.planned.gates.accuracy_drop
-    )
+    build = ground.build
+    data = [build.described["splits"]["test"], identities(build.task, build.task.metric), build.seed, ground.planned.gates.accuracy_drop]
+    key = key_of("verify", entry.artifact.key, entry.torch.key, reference.artifact.key, data)
     ground.build.progress.start(f"verify {ground.planned.target.name} {'reference' if entry is reference else entry.scheme}")
     found = ground.build.cache.record(key, lambda: _dumped(_verify(ground, entry, reference)), fresh=ground.fresh)
     entry.measurements += _measurements(found)

@@ -70,7 +70,7 @@ def run(plan: Plan, options: Options) -> Report:
         targets.append(_shipped(race(ground), options.out))
     report = Report(
         edgekit=edgekit.__version__, recipe=recipe.model_dump(mode="json", exclude_none=True), verdict=worst(row.verdict for row in targets),
-        targets=tuple(targets), stages=tuple(stages), task=task.describe(), environment=environment(versions(PACKAGES)),
+        targets=tuple(targets), stages=tuple(stages), task=build.described, environment=environment(versions(PACKAGES)),
         started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
     write_report(report, options.out)
@@ -111,7 +111,7 @@ def _stages(build: Build, model: str, steps: Iterable[tuple[PlannedStep, Artifac
 def _stage_accuracy(build: Build, model: str, artifact: Artifact, fresh: bool) -> tuple[Measurement, ...]:
     task = build.task
     test = task.need("test", "a stage's accuracy")
-    key = key_of("stage", artifact.key, task.describe()["splits"]["test"], identities(task, task.metric))
+    key = key_of("stage", artifact.key, build.described["splits"]["test"], identities(task, task.metric))
 
     def measure() -> Any:
         with torch_runner(build, model, artifact) as runner:

@@ -210,6 +210,27 @@ def test_a_close_race_goes_on_and_a_tie_goes_to_the_smaller_file(folder: pathlib
     assert "as fast as w8a8-static" in result.report.chosen
 
 
+def test_a_metric_with_another_body_is_measured_anew(folder: pathlib.Path) -> None:
+    """A user's metric that keeps its name and changes what it does is not answered from the cache."""
+
+    def own(score: float) -> Callable[[Any, Any], Any]:
+        def metric(outputs: Any, labels: Any) -> Any:
+            return numpy.full(len(labels), score)
+
+        return metric
+
+    target = load(find("targets", "cpu-onnx"))
+    recipe = Recipe.model_validate({"model": f"{folder}/net.py:model", "task": "digits", "compress": ["quantize"]})
+    planned, found = plan(recipe, [target]), []
+    for score in (1.0, 0.0):
+        build = Build(dataclasses.replace(tiny_images(), metric=own(score)), Cache(folder / "cache"), Silent(), 0)
+        shared = build.follow(str(recipe.model), None, planned.shared)
+        reference = race(Ground(build, str(recipe.model), planned.targets[0], shared[0], shared[0], FaultyHost(QUICK_INT8))).report.reference
+        assert reference is not None
+        found.append(next(row.value for row in reference.measurements if row.name == "accuracy"))
+    assert found == [1.0, 0.0]
+
+
 def test_measurements_are_cached(folder: pathlib.Path) -> None:
     """A second race without `fresh` times nothing."""
     host = FaultyHost(QUICK_INT8)
