@@ -1,5 +1,6 @@
 """The folder a user takes away: a folder a target with the winner's files and manifest, and report.json last of all."""
 
+import functools
 import json
 import os
 import pathlib
@@ -80,22 +81,23 @@ def environment(packages: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def machine() -> list[str | int | None]:
+@functools.cache
+def machine() -> tuple[str | int | None, ...]:
     """What a number that was measured here depends on: a cache that is carried to another machine holds none for it."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return [platform.machine(), processor(), os.cpu_count(), platform.system(), digest(flags)]
+    flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "")
+    return platform.machine(), processor(), os.cpu_count(), platform.system(), digest(flags)
 
 
 def processor() -> str:
     """The processor's own name where the system tells it."""
+    named = next((line for line in _cpuinfo() if line.startswith("model name")), None)
+    return platform.processor() or "unknown" if named is None else named.partition(":")[2].strip()
+
+
+def _cpuinfo() -> list[str]:
+    """What Linux tells of the processor; nothing elsewhere."""
     info = pathlib.Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
+    return info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
 
 
 def _shipped_before(folder: pathlib.Path, target: str) -> bool:

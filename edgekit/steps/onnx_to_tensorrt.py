@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -200,20 +201,13 @@ def count_macs(model: onnx.ModelProto) -> dict[str, int]:
 
 def _macs(node: onnx.NodeProto, data: list[int], weights: list[int], output: list[int]) -> int:
     if node.op_type == "Conv":
-        return _product(output) * _product(weights[1:])
+        return math.prod(output) * math.prod(weights[1:])
     if node.op_type == "ConvTranspose":
-        return _product(data) * _product(weights[1:])
+        return math.prod(data) * math.prod(weights[1:])
     if node.op_type == "Gemm":
         transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return _product(output) * data[0 if transposed else 1]
-    return _product(output) * data[-1]
-
-
-def _product(dims: Sequence[int]) -> int:
-    count = 1
-    for dim in dims:
-        count *= dim
-    return count
+        return math.prod(output) * data[0 if transposed else 1]
+    return math.prod(output) * data[-1]
 
 
 def _capability(name: str) -> str:

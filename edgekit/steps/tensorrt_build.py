@@ -11,6 +11,7 @@ Request: ``module``, ``onnx``, ``engine`` (paths), ``compute_capabilities`` (``S
 import ctypes
 import importlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -195,19 +196,12 @@ def _operands(row: Row, declared: str | None) -> str:
     if not row["kind"] or not row["inputs"]:
         return (row["inputs"] or row["outputs"] or [["?"]])[0][0]  # type: ignore[no-any-return]  # rows are JSON
     data, *others = [dtype for dtype, _ in row["inputs"]]
-    constants = sorted(row["constants"], key=lambda tensor: -_elements(tensor[1]))
+    constants = sorted(row["constants"], key=lambda tensor: -math.prod(tensor[1]))
     weights = [dtype for dtype, dims in constants if sum(dim > 1 for dim in dims) > 1]
     if row["kind"] != "conv" and others:
         weights = others
     other = declared or (weights or others or [dtype for dtype, _ in constants] or [data])[0]
     return data if data == other else f"{data}x{other}"
-
-
-def _elements(dims: list[int]) -> int:
-    count = 1
-    for dim in dims:
-        count *= dim
-    return count
 
 
 def _steady_addresses() -> None:
