@@ -3,13 +3,47 @@
 from collections.abc import Mapping
 from typing import Literal
 
+import pydantic
+
 from edgekit.artifact import Form
 from edgekit.errors import EdgekitError
 from edgekit.value import Value, nearest
 
 #: float: nothing is changed. cast: the weights (and the arithmetic where the runtime can) in half precision.
 #: static: activation ranges are calibrated. dynamic: activation ranges are found while the network runs.
-Method = Literal["float", "cast", "static", "dynamic"]
+#: weight: only weights are quantized; a runtime may still round activations inside its kernel.
+Method = Literal["float", "cast", "static", "dynamic", "weight"]
+#: Who finds the numbers: edgekit, or another package that edgekit calls and writes the results of.
+Provider = Literal["edgekit", "neural-compressor"]
+Observer = Literal["histogram", "min-max", "percentile", "moving-average"]
+
+
+class Tuning(Value):
+    """How a scheme is adapted to one network: what a remedy changes. The default is the plain scheme."""
+
+    #: How activation ranges are found: least squared error, all that was seen, the middle 99.99 %, or a moving average.
+    observer: Observer = "histogram"
+    #: Cross-layer equalization (Nagel et al. 2019): channels of neighbouring layers are scaled to equal weight ranges. Exact in float.
+    equalize: bool = False
+    #: SmoothQuant's alpha (Xiao et al. 2023): outliers of an activation move into the weights that read it. Exact in float.
+    smooth: float | None = pydantic.Field(None, ge=0, le=1)
+    #: Weights to the nearest step, or up or down as is best for the layer's output (after AdaRound, Nagel et al. 2020).
+    rounding: Literal["nearest", "learned"] = "nearest"
+    #: The mean error of each output channel goes into its bias (Nagel et al. 2019).
+    correct_bias: bool = False
+    #: Modules (by path) that stay in float.
+    keep: tuple[str, ...] = ()
+    #: An output that mixes ranges is left in float, its pieces quantized one by one.
+    split_outputs: bool = False
+
+    def describe(self) -> str:
+        """The changes in words, joined by ``+`` as in a candidate's name; the empty string is the plain scheme."""
+        words = {
+            "observer": self.observer, "equalize": "equalize", "smooth": f"smooth-{self.smooth}", "rounding": "learned-rounding",
+            "correct_bias": "bias", "keep": f"float-{len(self.keep)}", "split_outputs": "split-outputs",
+        }  # fmt: skip
+        plain = Tuning()
+        return "+".join(word for field, word in words.items() if getattr(self, field) != getattr(plain, field))
 
 
 class Scheme(Value):
@@ -22,6 +56,13 @@ class Scheme(Value):
     activation_bits: int
     #: Weights: one scale for each output channel, or one for all.
     per_channel: bool = True
+    #: Which operators compute in int8: all that can, or only what convolutions and linear layers read (their results stay float).
+    placement: Literal["all", "linear"] = "all"
+    #: Activations that are scaled while the network runs: one scale for each row (token, sample), or one for all.
+    per_row: bool = False
+    #: The quantized network is trained further, with the float network as its teacher.
+    trained: bool = False
+    provider: Provider = "edgekit"
     #: Activations with zero point 0 (TensorRT asks for it). A target's limit can force it.
     symmetric: bool = False
     forms: tuple[Form, ...]
@@ -44,14 +85,36 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme(name="fp16", title="16-bit float weights", method="cast", weight_bits=16, activation_bits=16, forms=_ALL, parity_steps=4),
         Scheme(name="w8a8-static", title="8-bit weights (per channel) and 8-bit activations, calibrated", method="static", weight_bits=8,
                activation_bits=8, forms=(*_ALL, "edgetpu"), parity_steps=2),
-        Scheme(name="w8-dynamic", title="8-bit weights, 8-bit activations scaled while the network runs", method="dynamic", weight_bits=8,
-               activation_bits=8, forms=("tflite",), parity_steps=26),
+        Scheme(name="w8a8-static-linear", title="as w8a8-static, but only inputs of convolutions and linear layers are 8-bit", method="static",
+               weight_bits=8, activation_bits=8, placement="linear", forms=("onnx",), parity_steps=2),
+        Scheme(name="w8a8-qat", title="as w8a8-static, the quantized network trained further with the float one as its teacher", method="static",
+               weight_bits=8, activation_bits=8, trained=True, forms=(*_ALL, "edgetpu"), parity_steps=2),
+        Scheme(name="w8a16-static", title="8-bit weights and 16-bit activations, calibrated", method="static", weight_bits=8, activation_bits=16,
+               symmetric=True, forms=("tflite",), parity_steps=26),
+        Scheme(name="w8-dynamic", title="8-bit weights, 8-bit activations scaled row by row while the network runs", method="dynamic", weight_bits=8,
+               activation_bits=8, per_row=True, forms=("onnx", "tflite"), parity_steps=26),
+        Scheme(name="w8-dynamic-tensor", title="8-bit weights, 8-bit activations with one scale a tensor; what tflite-runtime 2.14 needs",
+               method="dynamic", weight_bits=8, activation_bits=8, forms=("onnx", "tflite"), parity_steps=40),
+        Scheme(name="w8-weight", title="8-bit weights only", method="weight", weight_bits=8, activation_bits=32, forms=("onnx", "tflite"), parity_steps=26),
+        Scheme(name="w4-weight", title="4-bit weights only, in blocks", method="weight", weight_bits=4, activation_bits=32,
+               forms=("onnx", "tflite", "tensorrt"), parity_steps=80),
+        Scheme(name="fp8", title="8-bit float weights and activations, calibrated", method="static", weight_bits=8, activation_bits=8, symmetric=True,
+               forms=("tensorrt",), parity_steps=26),
+        Scheme(name="w8a8-static-inc", title="as w8a8-static, by neural-compressor, its accuracy-driven tuning included", method="static", weight_bits=8,
+               activation_bits=8, provider="neural-compressor", forms=("onnx",), parity_steps=80),
+        Scheme(name="w4-weight-rtn", title="4-bit weights in blocks, by neural-compressor's round to nearest", method="weight", weight_bits=4,
+               activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
+        Scheme(name="w4-weight-awq", title="4-bit weights in blocks, by neural-compressor's AWQ (language models)", method="weight", weight_bits=4,
+               activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
+        Scheme(name="w4-weight-hqq", title="4-bit weights in blocks, by neural-compressor's HQQ (language models)", method="weight", weight_bits=4,
+               activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
     )
 }  # fmt: skip
 
 
 def find(name: str) -> Scheme:
-    """The scheme called ``name``, or an error with the nearest known one."""
+    """The scheme called ``name``, or an error with the nearest known one. What a remedy adds behind ``+`` is not looked at."""
+    name = name.partition("+")[0]
     if name not in SCHEMES:
         raise EdgekitError(f"No scheme is called {name!r}; {nearest(name, SCHEMES)}", fix="edgekit schemes lists them")
     return SCHEMES[name]
