@@ -28,7 +28,7 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
     [
         ({"runtime": "litert"}, "'litert' cannot load the form 'onnx'; it needs 'onnxruntime'"),
         ({"runtime": "onnxruntim"}, "did you mean 'onnxruntime'?"),
-        ({"schemes": ["w8-dynamic"]}, "w8-dynamic cannot be made in the form 'onnx'"),
+        ({"schemes": ["fp8"]}, "fp8 cannot be made in the form 'onnx'"),
         ({"schemes": ["w8a8"]}, "no scheme is called 'w8a8'"),
         ({"schemes": []}, "schemes: "),
         ({"latency": "unmeasured"}, "latency_note: say why"),

@@ -1,6 +1,6 @@
 """The quantized graph of one network: calibrated once, then rebuilt from plain numbers for every backend.
 
-    calibration = calibrate(network, batches, signature, symmetric=False)     # needs data
+    calibration = calibrate(network, batches, signature, Settings())          # needs data
     graph = simulate(network, signature, calibration, fold=True)              # needs none
 
 ``simulate`` gives the PT2E graph with quantize/dequantize ops (``torch.ops.quantized_decomposed``). Inputs are
@@ -23,8 +23,11 @@ from edgekit.quantization.capture import capture, module_of, quiet
 from edgekit.quantization.pt2e import ObserverBase, convert_pt2e, prepare_pt2e
 from edgekit.quantization.quantizer import Int8Quantizer
 from edgekit.quantization.rewrite import rewrite
+from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature
 from edgekit.value import Value, parse
+
+_PLAIN = Settings()
 
 
 class Observed(Value):
@@ -54,7 +57,7 @@ class LeftFloat(Value):
 class Calibration(Value):
     """Everything that calibration found, as plain data: stored as ``<part>.quantization.json``."""
 
-    symmetric: bool
+    settings: Settings = Settings()
     tensors: dict[str, Observed]
     #: How many operators compute in int8, and which do not.
     quantized_ops: int
@@ -67,25 +70,22 @@ def calibrate(
     network: torch.nn.Module,
     inputs: Sequence[tuple[torch.Tensor, ...]],
     signature: Signature,
-    *,
-    symmetric: bool,
-    observer: Literal["histogram", "min-max"] = "histogram",
+    settings: Settings = _PLAIN,
 ) -> Calibration:
     """Find the ranges of all tensors from ``inputs``: batches, each a tuple in the signature's order.
 
-    ``histogram`` picks the range with the least squared error (best accuracy), ``min-max`` takes all that was seen.
     Raises StepError where nothing can be quantized, there are no data, or a tensor is not finite. The network is unchanged.
     """
     if not inputs:
         raise StepError("There are no calibration data.", fix="give the task calibration or training data")
-    prepared, quantizer = _prepare(network, signature, symmetric, observer)
+    prepared, quantizer = _prepare(network, signature, settings)
     with quiet(), torch.no_grad():
         for batch in inputs:
             prepared(*batch)
         tensors = {key: _observed(prepared, nodes) for key, nodes in _groups(prepared)}
         outputs = tuple(_output_scales(prepared))
     left = tuple(LeftFloat(op=op, module=module, reason=reason) for op, module, reason in quantizer.left_float)
-    return Calibration(symmetric=symmetric, tensors=tensors, quantized_ops=quantizer.quantized, left_float=left, output_scales=outputs)
+    return Calibration(settings=settings, tensors=tensors, quantized_ops=quantizer.quantized, left_float=left, output_scales=outputs)
 
 
 def simulate(network: torch.nn.Module, signature: Signature, calibration: Calibration, *, fold: bool) -> torch.nn.Module:
@@ -93,7 +93,7 @@ def simulate(network: torch.nn.Module, signature: Signature, calibration: Calibr
 
     Raises StepError where the graph's tensors and the stored ones do not match one to one.
     """
-    prepared, _ = _prepare(network, signature, calibration.symmetric, "min-max")
+    prepared, _ = _prepare(network, signature, calibration.settings)
     groups = dict(_groups(prepared))
     found = {key: tuple(str(node.args[0]) for node in nodes) for key, nodes in groups.items()}
     stored = {key: tensor.nodes for key, tensor in calibration.tensors.items()}
@@ -150,12 +150,12 @@ def _stay(module: torch.nn.Module, mode: bool = False) -> torch.nn.Module:
     return module
 
 
-def _prepare(network: torch.nn.Module, signature: Signature, symmetric: bool, observer: str) -> tuple[torch.fx.GraphModule, Int8Quantizer]:
+def _prepare(network: torch.nn.Module, signature: Signature, settings: Settings) -> tuple[torch.fx.GraphModule, Int8Quantizer]:
     graph = capture(network, signature).module(check_guards=False)
     assert isinstance(graph, torch.fx.GraphModule)
     with quiet(), torch.no_grad():
         rewrite(graph)
-        quantizer = Int8Quantizer(symmetric=symmetric, histogram=observer == "histogram")
+        quantizer = Int8Quantizer(settings)
         prepared = prepare_pt2e(graph, quantizer)
     if not quantizer.quantized:
         raise StepError("Nothing in this network can be quantized to int8: it has no convolution, linear layer or matrix product of float tensors.",

@@ -15,6 +15,7 @@ from edgekit.quantization.pt2e import (
     Quantizer,
     SharedQuantizationSpec,
 )
+from edgekit.quantization.settings import Settings
 
 #: The smallest scale: a tensor that is always zero must not divide by zero (TFLite's and XNNPACK's kernels ask for about as much).
 EPSILON = 2.0**-16
@@ -24,9 +25,10 @@ _KEY = "quantization_annotation"
 class Int8Quantizer(Quantizer):  # type: ignore[misc]
     """Annotates a graph as ``placement`` decides. Weights lie in [-127, 127]; symmetric activations have zero point 0."""
 
-    def __init__(self, *, symmetric: bool, histogram: bool) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
-        observer = HistogramObserver if histogram else MinMaxObserver
+        symmetric = settings.symmetric
+        observer = HistogramObserver if settings.observer == "histogram" else MinMaxObserver
         self._activation = QuantizationSpec(
             dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
             observer_or_fake_quant_ctr=observer.with_args(eps=EPSILON),

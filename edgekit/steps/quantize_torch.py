@@ -12,6 +12,7 @@ from edgekit.artifact import Artifact, File, Form, Part, chain
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.graph import Calibration, calibrate, read
+from edgekit.quantization.settings import Settings
 from edgekit.scheme import find
 from edgekit.steps import torch_chain, torch_storage
 from edgekit.task import SplitName
@@ -56,7 +57,7 @@ class QuantizeTorch:
         def part_after_part(part: Part, feeds: Batches) -> Batches:
             rows = list(zip(*(feeds[spec.name] for spec in part.signature.inputs), strict=True))
             network = networks[part.name].eval()
-            found[part.name] = calibrate(network, rows, part.signature, symmetric=self.symmetric or find(self.scheme).symmetric)
+            found[part.name] = calibrate(network, rows, part.signature, Settings(symmetric=self.symmetric or find(self.scheme).symmetric))
             context.progress.advance(note=part.name)
             return _outputs(network, part, rows)
 

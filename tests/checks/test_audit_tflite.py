@@ -14,6 +14,7 @@ from edgekit.contracts import Audit
 from edgekit.errors import ModelError
 from edgekit.measurement import Measurement
 from edgekit.quantization.graph import calibrate, simulate
+from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import litert_conversion
 from edgekit.target import Limits
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for name, network, outputs in (("int8", plain().eval(), ()), ("island", Island().eval(), ())):
         dims = ("batch", 4) if name == "int8" else ("batch", 4, 8, 8)
         signature = FREE.model_copy(update={"outputs": (FREE.outputs[0].model_copy(update={"dims": dims}),)})
-        graph = simulate(network, signature, calibrate(network, [(data,)], signature, symmetric=False, observer="min-max"), fold=False)
+        graph = simulate(network, signature, calibrate(network, [(data,)], signature, Settings(symmetric=False, observer="min-max")), fold=False)
         litert_conversion.convert(graph, (data[:1],), made / f"{name}.tflite", channel_last_inputs=(0,), channel_last_outputs=outputs, quantized=True)
     return made
 

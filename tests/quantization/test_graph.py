@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from edgekit.errors import StepError
 from edgekit.quantization.graph import Calibration, calibrate, read, simulate
+from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 
 
@@ -76,7 +77,7 @@ class Padded(nn.Module):
 def test_both_folds_compute_the_same_numbers_close_to_float(make, symmetric: bool) -> None:
     """One calibration gives one computation, whether weights are stored as int8 or not, on two batch sizes."""
     network, data = make(), batches(1, 8, 8)
-    calibration = calibrate(network, data, IMAGE, symmetric=symmetric)
+    calibration = calibrate(network, data, IMAGE, Settings(symmetric=symmetric))
     folded, unfolded = simulate(network, IMAGE, calibration, fold=True), simulate(network, IMAGE, calibration, fold=False)
     with torch.no_grad():
         for samples in (data[0][0], data[0][0][:1]):
@@ -88,7 +89,7 @@ def test_both_folds_compute_the_same_numbers_close_to_float(make, symmetric: boo
 def test_calibration_survives_json_exactly(tmp_path: pathlib.Path) -> None:
     """What was stored is what is read, to the last bit, so the rebuilt graph is the same."""
     network, data = small(), batches(1, 8, 8)
-    calibration = calibrate(network, data, IMAGE, symmetric=False)
+    calibration = calibrate(network, data, IMAGE, Settings(symmetric=False))
     path = tmp_path / "main.quantization.json"
     path.write_text(calibration.model_dump_json(), encoding="utf-8")
     again = read(path)
@@ -101,7 +102,7 @@ def test_calibration_survives_json_exactly(tmp_path: pathlib.Path) -> None:
 def test_symmetric_activations_have_zero_point_zero_and_weights_stay_in_range() -> None:
     """TensorRT's rules hold in the calibration itself; asymmetric graphs do use zero points."""
     for symmetric in (True, False):
-        tensors = calibrate(small(), batches(1, 8, 8), IMAGE, symmetric=symmetric).tensors.values()
+        tensors = calibrate(small(), batches(1, 8, 8), IMAGE, Settings(symmetric=symmetric)).tensors.values()
         activations = [tensor for tensor in tensors if tensor.axis is None]
         weights = [tensor for tensor in tensors if tensor.axis is not None]
         assert all(zero == 0 for tensor in activations for zero in tensor.zero_point) is symmetric
@@ -110,7 +111,7 @@ def test_symmetric_activations_have_zero_point_zero_and_weights_stay_in_range() 
 
 def test_calibration_names_modules_and_shares_scales_through_pools() -> None:
     """A report can say which PyTorch module a scale belongs to; a pool and a reshape keep the scale."""
-    tensors = calibrate(small(), batches(1, 8, 8), IMAGE, symmetric=False).tensors
+    tensors = calibrate(small(), batches(1, 8, 8), IMAGE, Settings(symmetric=False)).tensors
     assert {"0", "6"} <= {tensor.module for tensor in tensors.values()}
     shared = next(tensor.nodes for tensor in tensors.values() if len(tensor.nodes) > 1)
     assert shared[0].startswith("relu") and any("pool" in name for name in shared) and any("flatten" in name for name in shared)
@@ -120,7 +121,7 @@ def test_the_network_is_not_changed() -> None:
     """Folding batch normalization works on a copy."""
     network = randomize(Residual())
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    calibration = calibrate(network, batches(1, 8, 8), IMAGE, symmetric=False)
+    calibration = calibrate(network, batches(1, 8, 8), IMAGE, Settings(symmetric=False))
     simulate(network, IMAGE, calibration, fold=True)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -130,7 +131,7 @@ def test_a_tensor_that_is_always_zero_gets_a_usable_scale() -> None:
     network = small()
     nn.init.zeros_(network[1].weight)
     nn.init.constant_(network[1].bias, -1.0)
-    calibration = calibrate(network, batches(1, 8, 8), IMAGE, symmetric=False)
+    calibration = calibrate(network, batches(1, 8, 8), IMAGE, Settings(symmetric=False))
     assert all(math.isfinite(scale) and scale > 0 for tensor in calibration.tensors.values() for scale in tensor.scale)
     with torch.no_grad():
         data = torch.rand(3, 1, 8, 8)
@@ -149,7 +150,7 @@ def test_bounded_functions_have_the_scales_that_tflite_asks_for() -> None:
             x = self.conv(x)
             return self.head((x * torch.sigmoid(self.gate(x))).mean((2, 3)))
 
-    tensors = calibrate(Gate().eval(), batches(1, 8, 8), IMAGE, symmetric=False).tensors
+    tensors = calibrate(Gate().eval(), batches(1, 8, 8), IMAGE, Settings(symmetric=False)).tensors
     assert (tensors["sigmoid"].scale, tensors["sigmoid"].zero_point) == ((1 / 256,), (-128,))
 
 
@@ -164,7 +165,7 @@ def test_what_stays_float_is_told_with_its_reason() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.cell(x)[0][:, -1])
 
-    calibration = calibrate(Recurrent().eval(), batches(6, 8), signature(6, 8), symmetric=False)
+    calibration = calibrate(Recurrent().eval(), batches(6, 8), signature(6, 8), Settings(symmetric=False))
     assert calibration.quantized_ops == 1
     assert [(item.op, item.module, item.reason) for item in calibration.left_float] == [("lstm.input", "cell", "recurrent layers stay float")]
 
@@ -177,20 +178,20 @@ def test_a_network_with_nothing_to_quantize_is_refused() -> None:
             return torch.softmax(x.flatten(1)[:, :10], 1)
 
     with pytest.raises(StepError, match="Nothing in this network can be quantized"):
-        calibrate(Only().eval(), batches(1, 8, 8), IMAGE, symmetric=False)
+        calibrate(Only().eval(), batches(1, 8, 8), IMAGE, Settings(symmetric=False))
 
 
 def test_missing_and_infinite_data_are_refused() -> None:
     """No batches, or numbers that are not finite, give an error and no scale."""
     with pytest.raises(StepError, match="no calibration data"):
-        calibrate(small(), [], IMAGE, symmetric=False)
+        calibrate(small(), [], IMAGE, Settings(symmetric=False))
     with pytest.raises(StepError, match="infinite or undefined"):
-        calibrate(small(), [(torch.full((2, 1, 8, 8), math.inf),)], IMAGE, symmetric=False, observer="min-max")
+        calibrate(small(), [(torch.full((2, 1, 8, 8), math.inf),)], IMAGE, Settings(observer="min-max"))
 
 
 def test_a_calibration_of_another_network_is_refused() -> None:
     """Scales are never put on tensors that they were not found for: neither by name nor by number of channels."""
-    calibration = calibrate(small(), batches(1, 8, 8), IMAGE, symmetric=False)
+    calibration = calibrate(small(), batches(1, 8, 8), IMAGE, Settings(symmetric=False))
     with pytest.raises(StepError, match="does not match its calibration"):
         simulate(Padded().eval(), IMAGE, calibration, fold=True)
     wider = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(16, 10))
@@ -201,7 +202,7 @@ def test_a_calibration_of_another_network_is_refused() -> None:
 def test_a_broken_calibration_file_is_refused(tmp_path: pathlib.Path) -> None:
     """Text that is not JSON, and JSON that is not a calibration."""
     path = tmp_path / "main.quantization.json"
-    for text, message in (("{", "not a calibration"), (json.dumps({"symmetric": 3}), "mistake")):
+    for text, message in (("{", "not a calibration"), (json.dumps({"settings": 3}), "mistake")):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(StepError, match=message):
             read(path)
@@ -219,7 +220,7 @@ def test_several_outputs_keep_the_order_of_the_signature() -> None:
             return {"output_1": self.right(x), "output_0": self.left(x)}
 
     network, where = Two().eval(), signature(8, outputs=2)
-    calibration: Calibration = calibrate(network, batches(8), where, symmetric=False)
+    calibration: Calibration = calibrate(network, batches(8), where, Settings(symmetric=False))
     data = torch.rand(4, 8)
     with torch.no_grad():
         left, right = simulate(network, where, calibration, fold=True)(data)
@@ -234,5 +235,5 @@ def test_a_network_that_cannot_be_traced_is_told_plainly() -> None:
             return x if x.sum() > 0 else -x
 
     with pytest.raises(StepError, match="cannot be traced") as raised:
-        calibrate(Branch().eval(), batches(10), signature(10), symmetric=False)
+        calibrate(Branch().eval(), batches(10), signature(10), Settings(symmetric=False))
     assert "branches" in str(raised.value.fix)

@@ -14,6 +14,7 @@ from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.graph import calibrate, simulate
+from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import onnx_graph
 from edgekit.steps.lower_onnx import LowerOnnx, lower, never_negative
@@ -55,7 +56,7 @@ class Clipped(nn.Module):
 
 def quantized(network: nn.Module, symmetric: bool) -> onnx.ModelProto:
     data = torch.rand(64, 1, 8, 8)
-    calibration = calibrate(network.eval(), [(data,)], IMAGE, symmetric=symmetric)
+    calibration = calibrate(network.eval(), [(data,)], IMAGE, Settings(symmetric=symmetric))
     return export(simulate(network, IMAGE, calibration, fold=True), IMAGE)
 
 
@@ -120,7 +121,7 @@ def test_symmetric_graphs_stay_within_two_steps(make, tmp_path: pathlib.Path) ->
 def test_the_optimized_file_is_within_two_steps_of_the_quantized_pytorch_graph(make, symmetric: bool, tmp_path: pathlib.Path) -> None:
     """What ships computes what was calibrated, on two batch sizes: batch normalization after ReLU and one-sided padding included."""
     network, data = make().eval(), torch.rand(64, 1, 8, 8)
-    calibration = calibrate(network, [(data,)], IMAGE, symmetric=symmetric)
+    calibration = calibrate(network, [(data,)], IMAGE, Settings(symmetric=symmetric))
     reference = simulate(network, IMAGE, calibration, fold=True)
     after = lowered(export(reference, IMAGE), tmp_path)[1]
     step = next(tensor.scale[0] for tensor in calibration.tensors.values() if tensor.module == "head" and tensor.axis is None)

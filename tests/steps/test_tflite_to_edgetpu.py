@@ -14,6 +14,7 @@ from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.graph import calibrate, simulate
+from edgekit.quantization.settings import Settings
 from edgekit.signature import Quantization, Signature, TensorSpec
 from edgekit.steps import litert_conversion, tflite_file
 from edgekit.steps.tflite_to_edgetpu import TfliteToEdgetpu
@@ -56,7 +57,7 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def int8(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder, data = tmp_path_factory.mktemp("int8"), torch.randn(32, 3, 8, 8)
-    graph = simulate(network, FREE, calibrate(network, [(data,)], FREE, symmetric=False, observer="min-max"), fold=False)
+    graph = simulate(network, FREE, calibrate(network, [(data,)], FREE, Settings(symmetric=False, observer="min-max")), fold=False)
     litert_conversion.convert(graph, (data[:1],), folder / "main.tflite", channel_last_inputs=(0,), quantized=True)
     return artifact(folder, FIXED)
 

@@ -17,6 +17,7 @@ from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.graph import calibrate, simulate
+from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.resnet import resnet8
 from edgekit.steps import litert_conversion, tflite_file, torch_storage
@@ -64,7 +65,7 @@ def stored(network: nn.Module, folder: pathlib.Path, signature: Signature, batch
     artifact = torch_storage.save({"main": network}, {"main": signature}, folder, {})
     if batches is None:
         return artifact
-    calibration = calibrate(network, [(batches,)], signature, symmetric=False, observer="min-max")
+    calibration = calibrate(network, [(batches,)], signature, Settings(symmetric=False, observer="min-max"))
     (folder / "main.quantization.json").write_text(calibration.model_dump_json())
     part = artifact.parts[0]
     files = {**part.files, "quantization": File(path="main.quantization.json")}
@@ -119,7 +120,7 @@ def case(make: Callable[[], nn.Module], folder: pathlib.Path) -> Case:
     network, data = random_norms(make()), torch.randn(64, 1, 8, 8)
     signature = Signature(inputs=(IMAGES,), outputs=(LOGITS,))
     source = stored(network, folder / "int8-source", signature, data)
-    calibration = calibrate(network, [(data,)], signature, symmetric=False, observer="min-max")
+    calibration = calibrate(network, [(data,)], signature, Settings(symmetric=False, observer="min-max"))
     plain = exported(stored(network, folder / "float-source", signature), make, folder / "float")
     return Case(network, data, source, plain, exported(source, make, folder / "int8"), simulate(network, signature, calibration, fold=False))
 
