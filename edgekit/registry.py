@@ -79,6 +79,7 @@ STEPS = Registry("step", {
     "distill": Entry("edgekit.steps.distill:Distill", _TORCH, "torch", "train with a teacher's answers"),
     "prune": Entry("edgekit.steps.prune:Prune", (*_TORCH, "torch_pruning"), "prune", "remove whole channels"),
     "quantize_torch": Entry("edgekit.steps.quantize_torch:QuantizeTorch", _PT2E, "torch", "calibrate int8 on the PyTorch graph"),
+    "train_quantized": Entry("edgekit.steps.train_quantized:TrainQuantized", _PT2E, "torch", "train the quantized network"),
     "torch_to_onnx": Entry("edgekit.steps.torch_to_onnx:TorchToOnnx", (*_ONNX, "torchao"), "onnx", "export to ONNX"),
     "lower_onnx": Entry("edgekit.steps.lower_onnx:LowerOnnx", _ONNX, "onnx", "make Q/DQ fast on x86 (int8 to uint8)"),
     "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "half precision on the ONNX file"),

@@ -1,106 +1,127 @@
-"""Calibrate int8 on the PyTorch graph, once for every backend: the weights stay as they are, the ranges become a file."""
+"""Quantize on the PyTorch graph, once for every backend: ranges become a file, and weights that a remedy changes another."""
 
 import dataclasses
+import functools
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import numpy
 import torch
 
-from edgekit.artifact import Artifact, File, Form, Part, chain
+from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.quantization.graph import Calibration, calibrate, read
+from edgekit.quantization.adapting import adapt
+from edgekit.quantization.calibration import Calibration, Constants, read, write
 from edgekit.quantization.settings import Settings
-from edgekit.scheme import find
+from edgekit.scheme import Tuning, find
 from edgekit.steps import torch_chain, torch_storage
-from edgekit.task import SplitName
+from edgekit.steps.torch_reference import QUANTIZATION
+from edgekit.task import Split, SplitName
 
-BATCH_SIZE = 64
-_ROLE = "quantization"
-#: One tensor for each batch, by the tensor's name.
-Batches = Mapping[str, list[torch.Tensor]]
+#: Samples that are calibrated at once. Memory does not grow with the number of samples.
+BATCH_SIZE = 32
+Row = tuple[torch.Tensor, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeTorch:
-    """Find the int8 ranges on calibration data. ``symmetric`` makes every activation's zero point 0, as TensorRT asks for."""
+    """Find the ranges of activations on calibration data. ``symmetric`` makes every activation's zero point 0, as TensorRT asks for.
+
+    ``tuning`` holds the fields of ``edgekit.scheme.Tuning`` that differ from its defaults. A scheme that is not calibrated
+    takes only what changes weights from it.
+    """
 
     scheme: str = "w8a8-static"
     symmetric: bool = False
     samples: int = 256
+    tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     takes: ClassVar[tuple[Form, ...]] = ("torch",)
     gives: ClassVar[Form] = "torch"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchao", "safetensors")
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)
 
     def requires(self, artifact: Artifact) -> None:
-        """A float network, a scheme that is calibrated, and some samples."""
+        """A float network, and some samples."""
         known = find(self.scheme)
-        if not known.calibrated or (known.weight_bits, known.activation_bits) != (8, 8):
+        if known.weight_bits != 8 or known.provider != "edgekit":
             raise StepError(f"The scheme {self.scheme!r} is not made on the PyTorch graph.", fix="use w8a8-static here; other schemes are made after export")
         if self.samples < 1:
             raise StepError(f"Calibration on {self.samples} samples is not possible.", fix="set samples to 100 or more")
-        done = [part.name for part in artifact.parts if _ROLE in part.files]
+        done = [part.name for part in artifact.parts if QUANTIZATION in part.files]
         if done:
             raise StepError(f"The network is quantized already ({', '.join(done)}).", fix="quantize once")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Copy every part and write its calibration beside it."""
-        split = context.task.need("calibration", "quantization").draw(self.samples, context.seed)
+        split = context.task.need("calibration", "quantization")
+        order = numpy.random.default_rng(context.seed).permutation(len(split))[: self.samples]
         networks = torch_storage.load(artifact, context.networks())
-        found: dict[str, Calibration] = {}
         context.progress.expect(len(artifact.parts))
-
-        def part_after_part(part: Part, feeds: Batches) -> Batches:
-            rows = list(zip(*(feeds[spec.name] for spec in part.signature.inputs), strict=True))
-            network = networks[part.name].eval()
-            found[part.name] = calibrate(network, rows, part.signature, Settings(symmetric=self.symmetric or find(self.scheme).symmetric))
+        parts, told = [], {}
+        for place, part in enumerate(artifact.parts):
+            rows = functools.partial(_rows, split, order, artifact.parts[: place + 1], networks)
+            found, constants = adapt(networks[part.name].eval(), rows, part.signature, self.settings, self._tuning)
+            parts.append(_copied(artifact, part, (found, constants), context))
+            told[part.name] = describe(found)
             context.progress.advance(note=part.name)
-            return _outputs(network, part, rows)
-
-        inputs = torch_chain.input_tensors(split)
-        chain(artifact.parts, part_after_part, {name: list(torch.split(tensor, BATCH_SIZE)) for name, tensor in inputs.items()})
-        parts = tuple(_copied(artifact, part, found[part.name], context) for part in artifact.parts)
-        notes = {"samples": len(split), "symmetric": self.symmetric, "parts": {name: _told(calibration) for name, calibration in found.items()}}
-        return Artifact(form="torch", parts=parts, notes=notes, folder=context.folder)
+        notes = {"samples": len(order), "tuning": dict(self.tuning), "parts": told}
+        return Artifact(form="torch", parts=tuple(parts), notes=notes, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """The weights are the same bytes as before, and every part has a calibration that can be read."""
+        """The network's own weights are the same bytes as before, and every part has a calibration that can be read."""
         for old, new in zip(before.parts, after.parts, strict=True):
             if old.signature != new.signature or before.path(old, "weights").read_bytes() != after.path(new, "weights").read_bytes():
                 raise StepError(f"Quantizing changed the weights or the signature of {new.name}.", fix="report this as a bug")
-            read(after.path(new, _ROLE))
+            read(after.path(new, QUANTIZATION))
+
+    @property
+    def _tuning(self) -> Tuning:
+        return Tuning.model_validate(dict(self.tuning))
+
+    @property
+    def settings(self) -> Settings | None:
+        """What the quantizer is told; None where the scheme is not calibrated."""
+        known, tuning = find(self.scheme), self._tuning
+        return Settings(
+            symmetric=self.symmetric or known.symmetric, per_channel=known.per_channel, activation_bits=16 if known.activation_bits == 16 else 8,
+            observer=tuning.observer, placement=known.placement, keep=tuning.keep, split_outputs=tuning.split_outputs,
+        ) if known.calibrated else None  # fmt: skip
 
 
-def _outputs(network: torch.nn.Module, part: Part, rows: list[tuple[torch.Tensor, ...]]) -> dict[str, list[torch.Tensor]]:
-    """What the float part gives for each batch: the inputs of the parts that follow."""
-    names = [spec.name for spec in part.signature.inputs]
-    outputs: dict[str, list[torch.Tensor]] = {spec.name: [] for spec in part.signature.outputs}
-    with torch.no_grad():
-        for row in rows:
-            for name, value in torch_chain.call(network, part.signature, dict(zip(names, row, strict=True))).items():
-                outputs[name].append(value)
-    return outputs
+def _rows(split: Split, order: Any, parts: tuple[Part, ...], networks: Mapping[str, torch.nn.Module]) -> Iterator[Row]:
+    """The inputs of the last of ``parts``, batch after batch: those before it compute them anew, so that nothing is kept."""
+    for start in range(0, len(order), BATCH_SIZE):
+        known = torch_chain.input_tensors(split.rows(order[start : start + BATCH_SIZE]))
+        with torch.no_grad():
+            for part in parts[:-1]:
+                known = {**known, **torch_chain.call(networks[part.name].eval(), part.signature, known)}
+        yield tuple(known[spec.name] for spec in parts[-1].signature.inputs)
 
 
-def _copied(artifact: Artifact, part: Part, calibration: Calibration, context: Context) -> Part:
+def _copied(artifact: Artifact, part: Part, found: tuple[Calibration, Constants], context: Context) -> Part:
     files = {}
     for role, file in part.files.items():
         shutil.copyfile(artifact.path(part, role), context.folder / file.path)
         files[role] = File(path=file.path)
-    stored = context.folder / f"{part.name}.quantization.json"
-    stored.write_text(calibration.model_dump_json(), encoding="utf-8")
-    return Part(name=part.name, signature=part.signature, files={**files, _ROLE: File(path=stored.name)})
+    return part.model_copy(update={"files": {**files, **stored(part.name, *found, context)}})
 
 
-def _told(calibration: Calibration) -> dict[str, Any]:
-    """For the report: how much is int8, what is not and why (equal lines counted)."""
+def stored(name: str, calibration: Calibration, constants: Constants, context: Context) -> dict[str, File]:
+    """Write what quantizes a part; its files by role."""
+    written = write(calibration, constants, context.folder / f"{name}.quantization.json")
+    return {role: File(path=path.name) for role, path in zip((QUANTIZATION, "constants"), written, strict=False)}
+
+
+def describe(calibration: Calibration) -> dict[str, Any]:
+    """For the report: how much is int8, what is not and why (equal lines counted), how weights were changed."""
     left = Counter((item.op, item.module, item.reason) for item in calibration.left_float)
     return {
         "quantized_ops": calibration.quantized_ops,
         "output_scales": list(calibration.output_scales),
         "left_float": [{"op": op, "module": module, "reason": reason, "times": times} for (op, module, reason), times in left.items()],
+        "changes": list(calibration.changes),
     }

@@ -1,18 +1,28 @@
-"""The torch networks that a file made from a quantized artifact must agree with: quantization simulated, nothing exported."""
+"""The torch networks that a file must agree with: quantization simulated, nothing exported."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
-from edgekit.artifact import Artifact
-from edgekit.quantization.graph import read, simulate
+from edgekit.artifact import Artifact, Part
+from edgekit.quantization.calibration import read, read_constants
+from edgekit.quantization.graph import simulate
 from edgekit.steps import torch_storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: The role of a part's calibration among its files.
+QUANTIZATION = "quantization"
+
 
 def simulated(artifact: Artifact, networks: "Mapping[str, torch.nn.Module]") -> dict[str, torch.nn.Module]:
     """The networks by part name, each quantized by its stored calibration."""
     floats = torch_storage.load(artifact, networks)
-    return {part.name: simulate(floats[part.name], part.signature, read(artifact.path(part, "quantization")), fold=True) for part in artifact.parts}
+    return {part.name: rebuilt(artifact, part, floats[part.name], fold=True) for part in artifact.parts}
+
+
+def rebuilt(artifact: Artifact, part: Part, network: torch.nn.Module, *, fold: bool) -> torch.nn.Module:
+    """The quantized graph of one part, from its float network and what is stored beside it."""
+    path = artifact.path(part, QUANTIZATION)
+    return simulate(network, part.signature, read(path), fold=fold, constants=read_constants(path))

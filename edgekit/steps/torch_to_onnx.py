@@ -13,10 +13,9 @@ from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.capture import capture, plain_path, quiet
-from edgekit.quantization.graph import read as read_calibration
-from edgekit.quantization.graph import simulate
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import onnx_graph, torch_storage
+from edgekit.steps.torch_reference import rebuilt
 from edgekit.task import SplitName
 
 _DTYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8,
@@ -48,7 +47,7 @@ class TorchToOnnx:
         for part in artifact.parts:
             network = networks[part.name].eval()
             if "quantization" in part.files:
-                network = simulate(network, part.signature, read_calibration(artifact.path(part, "quantization")), fold=True)
+                network = rebuilt(artifact, part, network, fold=True)
             file = f"{part.name}.onnx"
             model = export(network, part.signature, self.opset)
             onnx_graph.write(model, context.folder / file)

@@ -9,12 +9,13 @@ import torch
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.quantization.calibration import read
 from edgekit.quantization.capture import capture, example
-from edgekit.quantization.graph import Calibration, simulate
 from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import litert_conversion, tflite_file, torch_storage
 from edgekit.steps.channel_last import prefer_channel_last
+from edgekit.steps.torch_reference import rebuilt
 from edgekit.task import SplitName
 
 _QUANTIZATION = "quantization"
@@ -61,7 +62,7 @@ class TorchToTflite:
             if _QUANTIZATION not in part.files:
                 continue
             found = tflite_file.arithmetic(after.path(made))
-            left = _calibration(before, part).left_float
+            left = read(before.path(part, _QUANTIZATION)).left_float
             if not found.int8_weights or found.float_weights > len(left):
                 raise StepError(
                     f"{made.files['model'].path} is not int8: {found.float_weights} of {found.int8_weights + found.float_weights} layers compute in float, "
@@ -74,7 +75,7 @@ def _export(artifact: Artifact, part: Part, network: torch.nn.Module, context: C
     static = _one_sample(part.signature)
     quantized = _QUANTIZATION in part.files
     if quantized:
-        graph = simulate(network, part.signature, _calibration(artifact, part), fold=False)
+        graph = rebuilt(artifact, part, network, fold=False)
     else:
         graph = capture(network, part.signature).module(check_guards=False)
         rewrite(graph)
@@ -105,10 +106,6 @@ def _described(path: Any, wanted: Signature, where: str) -> Signature:
         raise
     except (RuntimeError, ValueError) as error:  # LiteRT refuses the file: an operator that only the converter knows
         raise litert_conversion.translated(error, where) from error
-
-
-def _calibration(artifact: Artifact, part: Part) -> Calibration:
-    return Calibration.model_validate_json(artifact.path(part, _QUANTIZATION).read_text(encoding="utf-8"))
 
 
 def _with_static_shapes(graph: torch.nn.Module, static: Signature) -> tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]:

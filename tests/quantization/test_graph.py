@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekit.errors import StepError
-from edgekit.quantization.graph import Calibration, calibrate, read, simulate
+from edgekit.quantization.calibration import Calibration, read
+from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgekit.artifact import Artifact
 from edgekit.contracts import Context
 from edgekit.errors import StepError, TaskError
-from edgekit.quantization.graph import read
+from edgekit.quantization.calibration import read
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import torch_storage
 from edgekit.steps.quantize_torch import QuantizeTorch

@@ -79,7 +79,8 @@ def test_a_float_network_is_exported_exactly_for_every_batch_size(tmp_path: path
 
 def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(tmp_path: pathlib.Path) -> None:
     """ONNX Runtime without optimization is within two output steps of the quantized PyTorch graph, on two batch sizes."""
-    from edgekit.quantization.graph import read, simulate
+    from edgekit.quantization.calibration import read
+    from edgekit.quantization.graph import simulate
 
     plain, data = stored(tmp_path / "torch"), digits_task().need("test", "the test").inputs["input"]
     quantized = QuantizeTorch(samples=128).run(plain, context(tmp_path / "int8"))

@@ -1,0 +1,75 @@
+"""Learned rounding (after AdaRound, Nagel et al. 2020): each weight goes up or down so that its layer's output is right, not the weight.
+
+For one layer after the other, min over h of |W x - s clip(floor(W / s) + h) x'|^2 + lambda * sum(1 - |2 h - 1|^beta), where x' is
+the rounded input, h = clip(1.2 sigmoid(v) - 0.1, 0, 1) and beta falls from 20 to 2 (the paper's eq. 21 to 24).
+"""
+
+import torch
+
+from edgekit.quantization.calibration import Calibration, Constants, Rows
+from edgekit.quantization.simulator import Operator, Simulator, observe, simulator
+from edgekit.signature import Signature
+
+#: Batches of calibration data that a layer learns from, and how much of a batch's outputs one step looks at.
+BATCHES, STEPS, RATE = 2, 200, 0.02
+WARM, LAMBDA = 0.2, 0.01
+STRETCH, SHIFT = 1.2, 0.1
+
+
+def learned_rounding(network: torch.nn.Module, signature: Signature, rows: Rows, calibration: Calibration, constants: Constants) -> dict[str, torch.Tensor]:
+    """New weights by name, each a whole number of steps. A layer whose output does not come closer keeps its own. The same data give the same weights."""
+    simulated = simulator(network, signature, calibration, constants)
+    changed = {}
+    for operator in simulated.operators:
+        learned = _learn(operator, _inputs(simulated, operator, rows))
+        if learned is not None:
+            changed[operator.weight_name] = learned
+    return changed
+
+
+def _inputs(simulated: Simulator, operator: Operator, rows: Rows) -> list[tuple[torch.Tensor, ...]]:
+    """The operator's arguments (input, weight, bias) in the float network, for the first batches."""
+    found: list[tuple[torch.Tensor, ...]] = []
+    first = [row for row, _ in zip(rows(), range(BATCHES), strict=False)]
+    observe(simulated, [operator], first, lambda _, arguments: found.append(arguments))
+    return found
+
+
+def _learn(operator: Operator, seen: list[tuple[torch.Tensor, ...]]) -> torch.Tensor | None:
+    switch, weight = operator.weight, seen[0][1].detach()
+    scale = switch.scale.reshape(-1, *[1] * (weight.dim() - 1)) if switch.axis == 0 else switch.scale
+    if not isinstance(scale, torch.Tensor) or switch.axis not in (None, 0):
+        return None
+    bias = seen[0][2].detach() if len(seen[0]) > 2 and seen[0][2] is not None else None
+    with torch.no_grad():
+        pairs = [(x if operator.input is None else operator.input.rounded(x), operator.compute(x, weight, bias)) for x, *_ in seen]
+    size = torch.stack([wanted.square().mean() for _, wanted in pairs]).mean().clamp(min=1e-12)
+    floor = torch.floor(weight / scale)
+    v = _inverse((weight / scale - floor).clamp(0.01, 0.99)).requires_grad_(True)
+    optimizer = torch.optim.Adam([v], lr=RATE)
+    for step in range(STEPS):
+        x, wanted = pairs[step % len(pairs)]
+        h = (torch.sigmoid(v) * STRETCH - SHIFT).clamp(0, 1)
+        made = operator.compute(x, scale * (floor + h).clamp(switch.quant_min, switch.quant_max), bias)
+        loss = (made - wanted).square().mean() / size
+        done = step / STEPS
+        if done > WARM:
+            beta = 2 + 18 * (1 - (done - WARM) / (1 - WARM))
+            loss = loss + LAMBDA * (1 - (2 * h - 1).abs().pow(beta)).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        learned = scale * (floor + (v >= 0)).clamp(switch.quant_min, switch.quant_max)
+        better = _error(operator, learned, bias, pairs) < _error(operator, switch.rounded(weight), bias, pairs)
+    return learned if better else None
+
+
+def _error(operator: Operator, weight: torch.Tensor, bias: torch.Tensor | None, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    return sum(float((operator.compute(x, weight, bias) - wanted).square().mean()) for x, wanted in pairs)
+
+
+def _inverse(fraction: torch.Tensor) -> torch.Tensor:
+    """v with clip(1.2 sigmoid(v) - 0.1) = fraction."""
+    inside = (fraction + SHIFT) / STRETCH
+    return torch.log(inside / (1 - inside))
