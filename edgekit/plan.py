@@ -9,27 +9,29 @@ from typing import Any
 from edgekit import registry
 from edgekit.artifact import Form
 from edgekit.errors import EdgekitError, PlanError
-from edgekit.recipe import Distill, Finetune, Gates, Intent, Prune, Quantize, Recipe, Train
-from edgekit.scheme import SCHEMES, Scheme
+from edgekit.recipe import Distill, Effort, Finetune, Gates, Intent, Prune, Quantize, Recipe, Train
+from edgekit.scheme import SCHEMES, Scheme, Tuning
 from edgekit.target import Target
 from edgekit.value import nearest
 
 #: What follows the torch-side steps, by the form the target runs. A step that the scheme does not need is left out.
 ROUTES: Mapping[Form, tuple[str, ...]] = {
-    "onnx": ("quantize_torch", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
-    "tensorrt": ("quantize_torch", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
-    "tflite": ("quantize_torch", "torch_to_tflite", "quantize_tflite"),
-    "edgetpu": ("quantize_torch", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
+    "onnx": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
+    "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
+    "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite"),
+    "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
 }
 #: The schemes' methods for which a step has work to do; a step that is not named always has.
 _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "quantize_torch": ("static",),
+    "train_quantized": ("static",),
     "lower_onnx": ("static",),
     "quantize_onnx": ("cast", "dynamic"),
     "quantize_tflite": ("cast", "dynamic"),
     "tflite_to_edgetpu": ("static",),
 }
 Installed = Callable[[str], bool]
+_PLAIN = Tuning()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,9 @@ class PlannedTarget:
     reference: PlannedCandidate
     candidates: tuple[PlannedCandidate, ...]
     gates: Gates
+    #: How much time may go into remedies, and how many samples they are calibrated on.
+    effort: Effort
+    samples: int
     #: Schemes that are left out, each with the reason.
     left_out: Mapping[str, str]
 
@@ -151,18 +156,27 @@ def _target(recipe: Recipe, target: Target) -> PlannedTarget:
     candidates = []
     for name in dict.fromkeys(wanted):
         reason = target.refuses(name) or (None if name in target.schemes or name == "float" else "the target's file does not list it")
+        if reason is None and SCHEMES[name].trained and quantize is not None and quantize.scheme == "auto" and quantize.effort != "thorough":
+            reason = "trained only as a remedy, with scheme: w8a8-qat, or with effort: thorough"
         if reason is None:
-            candidates.append(PlannedCandidate(name, _route(SCHEMES[name], target, samples)))
+            candidates.append(candidate(name, target, samples))
         else:
             left_out[name] = reason
-    reference = PlannedCandidate("float", _route(SCHEMES["float"], target, samples))
-    return PlannedTarget(target, reference, tuple(candidates), target.gates.over(recipe.gates), left_out)
+    reference, effort = candidate("float", target, samples), (quantize or Quantize()).effort
+    return PlannedTarget(target, reference, tuple(candidates), target.gates.over(recipe.gates), effort, samples, left_out)
 
 
-def _route(scheme: Scheme, target: Target, samples: int) -> tuple[PlannedStep, ...]:
+def candidate(name: str, target: Target, samples: int, tuning: Tuning = _PLAIN) -> PlannedCandidate:
+    """One scheme's steps for a target; ``tuning`` is what a remedy changes, and is told in the candidate's name."""
+    told = tuning.describe()
+    return PlannedCandidate(f"{name}+{told}" if told else name, _route(SCHEMES[name], target, samples, tuning))
+
+
+def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tuple[PlannedStep, ...]:
     limits = target.limits
+    tuned = {"tuning": tuning.model_dump(mode="json", exclude_defaults=True)} if tuning != _PLAIN else {}
     parameters: Mapping[str, Mapping[str, Any]] = {
-        "quantize_torch": {"scheme": scheme.name, "symmetric": scheme.symmetric or limits.activations == "symmetric", "samples": samples},
+        "quantize_torch": {"scheme": scheme.name, "symmetric": scheme.symmetric or limits.activations == "symmetric", "samples": samples, **tuned},
         "lower_onnx": {"runtime": target.runtime},
         "quantize_onnx": {"scheme": scheme.name},
         "quantize_tflite": {"scheme": scheme.name},
@@ -170,6 +184,7 @@ def _route(scheme: Scheme, target: Target, samples: int) -> tuple[PlannedStep, .
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
     }
     names = [name for name in ROUTES[target.form] if scheme.method in _WORKS_FOR.get(name, (scheme.method,))]
+    names = [name for name in names if name != "train_quantized" or scheme.trained]
     return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in names)
 
 
@@ -246,8 +261,8 @@ def _packages_missing(recipe: Recipe, shared: Sequence[PlannedStep], planned: Se
     for step in shared:
         note(registry.STEPS, step.step, step.intent)
     for row in planned:
-        for candidate in (row.reference, *row.candidates):
-            for step in candidate.steps:
+        for made in (row.reference, *row.candidates):
+            for step in made.steps:
                 note(registry.STEPS, step.step, f"{row.target.name} ({step.step})")
         note(registry.RUNTIMES, row.target.runtime, f"{row.target.name} (to run the file)")
         note(registry.AUDITS, row.target.form, f"{row.target.name} (audit)")

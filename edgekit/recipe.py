@@ -11,6 +11,9 @@ from edgekit.errors import RecipeError
 from edgekit.scheme import SCHEMES
 from edgekit.value import Written, folder_name, load_yaml, nearest, parse, read_yaml
 
+#: How much is tried where a candidate fails its gate.
+Effort = Literal["quick", "normal", "thorough"]
+
 
 class Train(Written):
     """Train the network on the task's training data."""
@@ -55,6 +58,8 @@ class Quantize(Written):
     """Quantize: ``auto`` races the schemes of each target; a name asks for that one only."""
 
     scheme: str = "auto"
+    #: How much time may be spent where int8 loses too much: see ``edgekit.remedies``.
+    effort: Effort = "normal"
     #: How many calibration samples are used.
     samples: int = pydantic.Field(256, ge=1)
 

@@ -117,6 +117,8 @@ REFERENCES = Registry("torch reference", {
     "quantized": Entry("edgekit.steps.torch_reference:simulated", _PT2E, "torch"),
 })  # fmt: skip
 
+DIAGNOSES = Registry("diagnosis", {"torch": Entry("edgekit.steps.diagnose:diagnose", _PT2E, "torch")})
+
 AUDITS = Registry(
     "audit",
     {

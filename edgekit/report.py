@@ -7,6 +7,7 @@ from typing import Any
 import pydantic
 
 from edgekit.artifact import Artifact
+from edgekit.diagnosis import Diagnosis
 from edgekit.errors import ReportError
 from edgekit.measurement import Measurement, MeasurementName, Verdict
 from edgekit.signature import Signature
@@ -45,6 +46,10 @@ class CandidateReport(Value):
     artifact: ArtifactReport | None = None
     measurements: tuple[Measurement, ...] = ()
     warnings: tuple[str, ...] = ()
+    #: Why it was tried, where it is a remedy.
+    why: str = ""
+    #: How long building and verifying it took in this run; what was cached took no time.
+    seconds: float = 0.0
 
     def find(self, name: MeasurementName) -> Measurement | None:
         """The measurement called ``name``, or None."""
@@ -82,6 +87,8 @@ class TargetReport(Value):
     candidates: tuple[CandidateReport, ...] = ()
     gates: tuple[GateReport, ...] = ()
     notes: tuple[str, ...] = ()
+    #: What was wrong with the first calibrated candidate that lost too much, where remedies were tried.
+    diagnosis: Diagnosis | None = None
 
     def candidate(self, scheme: str | None) -> CandidateReport | None:
         """The candidate of a scheme, or None."""

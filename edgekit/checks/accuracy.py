@@ -41,12 +41,23 @@ def answer(runner: Runner, split: Split, metric: Metric) -> Answers:
     """Run a split once and score it. Raises TaskError where the split has no labels or the metric does not fit."""
     if split.labels is None:
         raise TaskError("Samples without labels cannot be scored.", fix="take the test split")
+    return scored(outputs_of(runner, split), split, metric, runner.where)
+
+
+def outputs_of(runner: Runner, split: Split) -> Mapping[str, "Array"]:
+    """Run a split once, or raise RunnerError where the outputs are not one row a sample."""
     outputs, n = runner.infer(split.inputs), len(split)
     wrong = {name: list(array.shape) for name, array in outputs.items() if array.shape[:1] != (n,)}
     if wrong or not outputs:
         said = f"{runner.where}: the outputs are not one row for each of {n} samples: {wrong or 'none'}."
         raise RunnerError(said, fix="export the model with the sample axis first")
-    return Answers(outputs, scores(outputs, split.labels, metric), runner.where)
+    return outputs
+
+
+def scored(outputs: Mapping[str, "Array"], split: Split, metric: Metric, where: str) -> Answers:
+    """Outputs for the samples of a split with their scores. Raises TaskError where the metric does not fit."""
+    assert split.labels is not None
+    return Answers(outputs, scores(outputs, split.labels, metric), where)
 
 
 def check(candidate: Runner, reference: Runner, task: Task) -> list[Measurement]:

@@ -58,12 +58,12 @@ class QuantizeTorch:
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Copy every part and write its calibration beside it."""
         split = context.task.need("calibration", "quantization")
-        order = numpy.random.default_rng(context.seed).permutation(len(split))[: self.samples]
+        order = drawn(split, self.samples, context.seed)
         networks = torch_storage.load(artifact, context.networks())
         context.progress.expect(len(artifact.parts))
         parts, told = [], {}
         for place, part in enumerate(artifact.parts):
-            rows = functools.partial(_rows, split, order, artifact.parts[: place + 1], networks)
+            rows = functools.partial(rows_of, split, order, artifact.parts[: place + 1], networks)
             found, constants = adapt(networks[part.name].eval(), rows, part.signature, self.settings, self._tuning)
             parts.append(_copied(artifact, part, (found, constants), context))
             told[part.name] = describe(found)
@@ -92,7 +92,12 @@ class QuantizeTorch:
         ) if known.calibrated else None  # fmt: skip
 
 
-def _rows(split: Split, order: Any, parts: tuple[Part, ...], networks: Mapping[str, torch.nn.Module]) -> Iterator[Row]:
+def drawn(split: Split, count: int, seed: int) -> Any:
+    """The numbers of ``count`` samples in random order: data are often sorted by class."""
+    return numpy.random.default_rng(seed).permutation(len(split))[:count]
+
+
+def rows_of(split: Split, order: Any, parts: tuple[Part, ...], networks: Mapping[str, torch.nn.Module]) -> Iterator[Row]:
     """The inputs of the last of ``parts``, batch after batch: those before it compute them anew, so that nothing is kept."""
     for start in range(0, len(order), BATCH_SIZE):
         known = torch_chain.input_tensors(split.rows(order[start : start + BATCH_SIZE]))
