@@ -23,14 +23,18 @@ class Wanted:
     weights: str | None
     task: str | None
     targets: tuple[str, ...]
+    effort: str | None
     assignments: tuple[str, ...]
 
     def plan(self) -> plans.Plan:
         """The plan of the recipe with these words in it."""
-        recipe = recipes.load(shelf.find("recipes", self.recipe), self.assignments)
+        recipe = recipes.load(shelf.find("recipes", self.recipe), (*self.assignments, *self._effort()))
         given = {"model": self.model, "weights": self.weights, "task": self.task, "targets": tuple(dict.fromkeys(self.targets)) or None}
         recipe = recipe.model_copy(update={key: value for key, value in given.items() if value is not None})
         return plans.plan(recipe, plans.targets_of(recipe, find_target))
+
+    def _effort(self) -> tuple[str, ...]:
+        return () if self.effort is None else (f"quantize.effort={self.effort}",)
 
 
 def find_target(name: str) -> Target:
@@ -44,6 +48,7 @@ _OPTIONS = (
     click.option("--model", "-m", metavar="SPEC", help="The network: zoo:NAME, file.py:function or package.module:function."),
     click.option("--weights", "-w", metavar="FILE", help="Its checkpoint (.safetensors, or .pt with tensors only)."),
     click.option("--task", metavar="SPEC", help="The data: a name, data.npz, file.py:function or package.module:function."),
+    click.option("--effort", type=click.Choice(["quick", "normal", "thorough"]), help="How much is tried where int8 loses too much.  [default: normal]"),
     click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change the recipe, for example train.epochs=3; may be repeated."),
 )
 

@@ -1,7 +1,8 @@
 """Learned rounding (after AdaRound, Nagel et al. 2020): each weight goes up or down so that its layer's output is right, not the weight.
 
-For one layer after the other, min over h of |W x - s clip(floor(W / s) + h) x'|^2 + lambda * sum(1 - |2 h - 1|^beta), where x' is
-the rounded input, h = clip(1.2 sigmoid(v) - 0.1, 0, 1) and beta falls from 20 to 2 (the paper's eq. 21 to 24).
+For each layer by itself, min over h of |W x - s clip(floor(W / s) + h) x|^2 + lambda * sum(1 - |2 h - 1|^beta), where
+h = clip(1.2 sigmoid(v) - 0.1, 0, 1) and beta falls from 20 to 2 (the paper's eq. 21 to 24). Unlike there x is the float
+network's own input: on few samples the weights would learn the noise of its rounding.
 """
 
 import torch
@@ -11,8 +12,8 @@ from edgekit.quantization.simulator import Operator, Simulator, observe, simulat
 from edgekit.signature import Signature
 
 #: Batches of calibration data that a layer learns from, and how much of a batch's outputs one step looks at.
-BATCHES, STEPS, RATE = 2, 200, 0.02
-WARM, LAMBDA = 0.2, 0.01
+BATCHES, STEPS, RATE = 4, 500, 0.05
+WARM, LAMBDA = 0.2, 0.003
 STRETCH, SHIFT = 1.2, 0.1
 
 
@@ -42,7 +43,7 @@ def _learn(operator: Operator, seen: list[tuple[torch.Tensor, ...]]) -> torch.Te
         return None
     bias = seen[0][2].detach() if len(seen[0]) > 2 and seen[0][2] is not None else None
     with torch.no_grad():
-        pairs = [(x if operator.input is None else operator.input.rounded(x), operator.compute(x, weight, bias)) for x, *_ in seen]
+        pairs = [(x, operator.compute(x, weight, bias)) for x, *_ in seen]
     size = torch.stack([wanted.square().mean() for _, wanted in pairs]).mean().clamp(min=1e-12)
     floor = torch.floor(weight / scale)
     v = _inverse((weight / scale - floor).clamp(0.01, 0.99)).requires_grad_(True)

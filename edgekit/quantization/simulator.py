@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from edgekit.quantization.calibration import Calibration, Constants, Observed
 from edgekit.quantization.capture import module_of
 from edgekit.quantization.graph import Stored, stored
-from edgekit.quantization.placement import WEIGHTED
+from edgekit.quantization.placement import SHARING, WEIGHTED
 from edgekit.quantization.prepared import constant_of, groups, rewritten
 from edgekit.quantization.quantizer import EPSILON
 from edgekit.signature import Signature
@@ -102,7 +102,7 @@ class Simulator:
             switch = self.graph.get_submodule(str(node.target))
             assert isinstance(switch, Switch)
             makers = [node.args[0]] if any(user.op == "output" for user in node.users) else []
-            for reader in [user for user in node.users if user.op == "call_function"] + makers:
+            for reader in [user for user in node.users if user.op == "call_function" and user.target not in SHARING] + makers:
                 listed = found.setdefault(module_of(reader), [])
                 if not any(switch is known for known in listed):
                     listed.append(switch)

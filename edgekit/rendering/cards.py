@@ -91,6 +91,8 @@ class Card:
     #: Place where numbers were taken -> its mark, empty where there is one place only.
     places: Marks
     warnings: tuple[tuple[str, str], ...]
+    #: The diagnosis, the remedies, and what all of it cost.
+    findings: tuple[str, ...]
     numbers: tuple[Line, ...]
     files: tuple[ShippedFile, ...]
 
@@ -111,6 +113,7 @@ def card(target: TargetReport, says: Wording, anchor: str) -> Card:
         rows=tuple(_row(row, kind, says, marks) for _, kind, row in named),
         places=marks,
         warnings=tuple((name, warning) for name, _, row in named for warning in row.warnings),
+        findings=tuple(filter(None, (*words.findings(target, says), words.tried(target)))),
         numbers=tuple(_line(name, found, says) for name, _, row in named for found in row.measurements),
         files=tuple(file for file in winner.artifact.files if file.path is not None) if winner is not None and winner.artifact is not None else (),
     )

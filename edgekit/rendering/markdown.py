@@ -62,7 +62,8 @@ def _target(target: TargetReport, says: Wording) -> list[str]:
     if gates:
         blocks.append(_table(("gate", "asked", "found", "verdict", "where", ""), gates))
     warnings = [f"{_safe(row.scheme)}: {_safe(warning)}" for row in candidates for warning in row.warnings]
-    blocks += [_bullets(warnings), _where(target)]
+    findings = [*words.findings(target, says), *filter(None, [words.tried(target)])]
+    blocks += [_bullets(warnings), _bullets(_safe(line) for line in findings), _where(target)]
     return blocks
 
 

@@ -36,7 +36,7 @@ def _target(target: TargetReport, says: Wording) -> list[RenderableType]:
     parts.append(_candidates(target, says))
     if target.gates:
         parts.append(Padding(_gates(target, says), (1, 0, 0, 2)))
-    lines = [*_reasons(target), *_places(target), *target.notes]
+    lines = [*_reasons(target), *words.findings(target, says), *_places(target), *target.notes]
     if lines:
         parts.append(Padding(_hanging(lines), (1, 0, 0, 2)))
     return parts

@@ -141,6 +141,31 @@ def rows(target: TargetReport) -> list[CandidateReport]:
     return sorted(target.candidates, key=lambda row: 0 if row.scheme == target.winner else rank.get(split_status(row.status)[0], 3))
 
 
+def findings(target: TargetReport, says: Wording) -> list[str]:
+    """The diagnosis, the loudest layers, and what each remedy gained and cost, one line each; empty where nothing was ill."""
+    if target.diagnosis is None:
+        return []
+    lines = [f"diagnosis: {target.diagnosis.words()}"]
+    loudest = [f"{layer.module or 'the top'} {layer.sqnr_db:.1f} dB" for layer in target.diagnosis.layers[:5]]
+    if loudest:
+        lines.append(f"loudest layers: {', '.join(loudest)}")
+    for row in target.candidates:
+        if not row.why:
+            continue
+        before, after = target.candidate(row.scheme.partition("+")[0]), row.find("accuracy_drop")
+        was = before.find("accuracy_drop") if before is not None and before is not row else None
+        gained = f" where {before.scheme} lost {says.value(was)}" if before is not None and was is not None else ""
+        lost = f"lost {says.value(after)}{gained}" if after is not None else row.status
+        lines.append(f"remedy {row.scheme} ({row.why}): {lost}; {duration(row.seconds)}")
+    return lines
+
+
+def tried(target: TargetReport) -> str:
+    """What was tried and what it cost in this run."""
+    built = [row for row in target.candidates if row.artifact is not None]
+    return f"{len(built)} candidates were built and verified in {duration(sum(row.seconds for row in built))}" if any(row.seconds for row in built) else ""
+
+
 def measured(candidate: CandidateReport | None, name: MeasurementName) -> Measurement | None:
     """A candidate's measurement; its size is known from its files, measured or not."""
     if candidate is None:

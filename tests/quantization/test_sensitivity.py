@@ -1,0 +1,56 @@
+"""The diagnosis: which layers are loud, whether an output mixes ranges, and what would help."""
+
+import torch
+from torch import nn
+
+from edgekit.quantization.adapting import adapt
+from edgekit.quantization.prepared import rewritten
+from edgekit.quantization.sensitivity import QUIET_DB, diagnose, mixed_output, sqnr
+from edgekit.quantization.settings import Settings
+from edgekit.scheme import Tuning
+from tests.quantization.networks import IMAGE, VECTOR, outlier, rows
+
+
+def test_the_layer_with_the_outlier_is_the_loudest_and_equalization_helps_most() -> None:
+    """What reads the channel that dwarfs the others makes the noise; the trials say what would take it away."""
+    found = adapt(outlier(), rows(1, 8, 8), IMAGE, Settings(), Tuning())
+    told = diagnose(outlier(), IMAGE, rows(1, 8, 8), found, [Tuning(equalize=True), Tuning(smooth=0.5), Tuning(observer="min-max")])
+    assert told.layers[0].module == "depthwise"
+    assert {layer.module for layer in told.layers} == {"first", "depthwise", "point", "head"}
+    assert told.activations_db < told.weights_db
+    assert told.sqnr_db <= min(told.activations_db, told.weights_db) + 0.5
+    best = max(told.trials, key=lambda trial: trial.sqnr_db)
+    assert best.tuning == Tuning(equalize=True)
+    assert best.sqnr_db > told.sqnr_db + 20
+    assert not any(trial.tuning.smooth for trial in told.trials)  # there is no normalization to smooth
+    assert "activations make most of the noise, the loudest layer is depthwise" in told.words()
+
+
+class Joined(nn.Module):
+    """Two heads whose ranges differ, in one output."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(32, 4), nn.Linear(32, 6)
+        with torch.no_grad():
+            self.left.weight *= factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.left(x), self.right(x)], 1).view(-1, 10)
+
+
+def test_an_output_that_joins_different_ranges_is_seen() -> None:
+    """The ratio of the pieces' ranges, also behind a reshape; 1 where nothing is joined."""
+    data = list(rows(32)())
+    loud = mixed_output(rewritten(Joined(500).eval(), VECTOR), data)
+    assert 100 < loud < 2500
+    assert mixed_output(rewritten(Joined(1).eval(), VECTOR), data) < 5
+    assert mixed_output(rewritten(outlier(), IMAGE), list(rows(1, 8, 8)())) == 1
+
+
+def test_the_ratio_of_signal_to_noise() -> None:
+    """A noise of a tenth of the signal is 20 dB; none at all is the ceiling; the loudest of several outputs counts."""
+    signal = torch.ones(100)
+    assert abs(sqnr([signal], [signal * 1.1]) - 20) < 1e-3
+    assert sqnr([signal], [signal]) == QUIET_DB
+    assert abs(sqnr([signal, signal], [signal, signal * 2])) < 1e-9
