@@ -62,12 +62,16 @@ def _checked(verification: Verification, entry: Entry) -> None:
 
 
 def _treated(ground: Ground, verification: Verification, entries: list[Entry]) -> Diagnosis | None:
-    """Try remedies where quantization loses too much; they join ``entries``. None where nothing is ill.
+    """Try remedies where quantization loses too much; they join ``entries``.
 
-    Nothing is treated where another quantized candidate holds, unless the effort is thorough.
+    Nothing is treated where another quantized candidate holds, unless the effort is thorough. None where nothing is ill, but
+    with a thorough effort a healthy network is diagnosed too.
     """
     planned, build = ground.planned, ground.build
     ill = next((entry for entry in entries if _is_ill(entry)), None)
+    if ill is None and planned.effort == "thorough":
+        well = next((entry for entry in entries if _can_be_diagnosed(entry)), None)
+        return None if well is None else _diagnosed(ground, well)
     quantized = [entry for entry in entries if scheme.find(entry.scheme).method not in ("float", "cast")]
     if ill is None or (any(_holds(entry) for entry in quantized) and planned.effort != "thorough"):
         return None
@@ -86,8 +90,13 @@ def _treated(ground: Ground, verification: Verification, entries: list[Entry]) -
 
 def _is_ill(entry: Entry) -> bool:
     """A calibrated file that computes what its simulation computes, and loses too much, or perhaps too much."""
-    known, drop = scheme.find(entry.scheme), entry.find("accuracy_drop")
-    return known.calibrated and known.provider == "edgekit" and not known.trained and drop is not None and drop.verdict in ("fail", "inconclusive")
+    drop = entry.find("accuracy_drop")
+    return _can_be_diagnosed(entry) and drop is not None and drop.verdict in ("fail", "inconclusive")
+
+
+def _can_be_diagnosed(entry: Entry) -> bool:
+    known = scheme.find(entry.scheme)
+    return known.calibrated and known.provider == "edgekit" and not known.trained and entry.torch is not None
 
 
 def _holds(entry: Entry) -> bool:
