@@ -93,9 +93,9 @@ def failed(error: EdgekitError) -> str:
     return f"failed: {error.message}" + (f" Fix: {error.fix}" if error.fix else "")
 
 
-def torch_runner(build: Build, model: str, artifact: Artifact) -> Runner:
-    """The torch network of an artifact as a runner: quantized as in its file where it is."""
-    quantized = any("quantization" in part.files for part in artifact.parts)
+def torch_runner(build: Build, model: str, artifact: Artifact, *, quantized: bool = True) -> Runner:
+    """The torch network of an artifact as a runner: quantized as in its file where it is and ``quantized`` asks for it."""
+    quantized = quantized and any("quantization" in part.files for part in artifact.parts)
     load = registry.REFERENCES.load("quantized" if quantized else "float")
     return TorchRunner(load(artifact, build.networks(model)()), artifact.parts)
 

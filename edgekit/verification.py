@@ -94,12 +94,23 @@ class Verification:
         assert entry.torch is not None
         ground, artifact = self._ground, self._artifact(entry)
         with ground.host.open(artifact) as candidate:
-            with torch_runner(ground.build, ground.model, entry.torch) as torch:
-                test, outputs = ground.build.task.need("test", "verification"), outputs_of(artifact.parts)
-                same = parity.check(candidate, torch, test.inputs, outputs, scheme.find(entry.scheme).parity_steps, _output_steps(entry.torch))
-            if same.verdict == "fail":
-                return [same]
-            return [same, *self._compared(candidate)]
+            same = self._parity(candidate, entry.torch, artifact, scheme.find(entry.scheme).parity_steps)
+            return [same] if same.verdict == "fail" else [same, *self._compared(candidate)]
+
+    def _parity(self, candidate: Runner, torch: Artifact, artifact: Artifact, steps: float) -> Measurement:
+        """Whether the file computes what its PyTorch network computes, within the scheme's steps or the quantization's own error."""
+        ground = self._ground
+        inputs, outputs, scales = ground.build.task.need("test", "verification").inputs, outputs_of(artifact.parts), _output_steps(torch)
+        with torch_runner(ground.build, ground.model, torch) as reference:
+            same = parity.check(candidate, reference, inputs, outputs, steps, scales)
+            if same.verdict == "pass" or not any("quantization" in part.files for part in torch.parts):
+                return same
+            with torch_runner(ground.build, ground.model, torch, quantized=False) as original:
+                own = parity.own_error(reference, original, inputs, outputs, scales)
+        if same.value is None or same.value > own:
+            return same
+        how = f"{same.how}; more than {steps:g} steps, but less than quantization itself moves this network ({own:.3g})"
+        return same.model_copy(update={"verdict": "pass", "how": how, "detail": {**same.detail, "own_error": own}})
 
     def _compared(self, candidate: Runner) -> list[Measurement]:
         """Accuracy against the reference on growing pieces of the test data, until the candidate clearly fails or all are seen."""

@@ -1,6 +1,6 @@
 """Whether a file computes what the network computes: the largest difference, in steps of the output's quantization."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -33,12 +33,7 @@ def check(
     need = sum(BATCHES)
     if any(len(array) < need for array in inputs.values()):
         raise TaskError(f"Parity needs {need} samples.", fix="give the task more test data")
-    ours, theirs, start = [], [], 0
-    for batch in BATCHES:
-        feeds = {name: array[start : start + batch] for name, array in inputs.items()}
-        ours.append(candidate.infer(feeds))
-        theirs.append(reference.infer(feeds))
-        start += batch
+    ours, theirs = ([runner.infer(feeds) for feeds in _batches(inputs)] for runner in (candidate, reference))
     said = f"against {reference.where}, batches of {' and '.join(map(str, BATCHES))}"
     wrong = next((fault for mine, other in zip(ours, theirs, strict=True) if (fault := _fault(mine, other, outputs))), None)
     if wrong is not None:
@@ -55,6 +50,26 @@ def check(
     how = f"largest difference {said}; a step is {_source(outputs, scales)}"
     verdict: Verdict = "pass" if value <= tolerance else "fail"
     return Measurement(name="parity", value=value, unit=UNIT, n=need, where=candidate.where, how=how, verdict=verdict, detail=detail)
+
+
+def own_error(quantized: Runner, original: Runner, inputs: "Feeds", outputs: Sequence[TensorSpec], scales: Mapping[str, float]) -> float:
+    """How far a quantized network is from its float one on the samples of ``check``, in the same steps.
+
+    A deep network can turn one flipped rounding into many steps. A file that is nearer to its simulation than the simulation is
+    to float computes the same thing as far as can be told; what it is worth is then for the accuracy to say.
+    """
+    ours, theirs = ([runner.infer(feeds) for feeds in _batches(inputs)] for runner in (quantized, original))
+    if any(_fault(mine, other, outputs) for mine, other in zip(ours, theirs, strict=True)):
+        return 0.0
+    steps = {spec.name: _step(spec, scales.get(spec.name), [mine[spec.name] for mine in ours]) for spec in outputs}
+    return max(_largest(mine[name], other[name]) / size for mine, other in zip(ours, theirs, strict=True) for name, size in steps.items())
+
+
+def _batches(inputs: "Feeds") -> Iterator["Feeds"]:
+    start = 0
+    for batch in BATCHES:
+        yield {name: array[start : start + batch] for name, array in inputs.items()}
+        start += batch
 
 
 def _fault(ours: "Feeds", theirs: "Feeds", outputs: Sequence[TensorSpec]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekit.measurement import Measurement, MeasurementName, Verdict
 from edgekit.report import CandidateReport, GateReport, Report, TargetReport
+from edgekit.task import METRICS
 from edgekit.verdict import AT_MOST
 
 #: A measurement that should be there and could not be taken; and one that nobody tried to take.
@@ -83,8 +84,11 @@ class Wording:
 
 
 def wording(report: Report) -> Wording:
-    """How this report's numbers are told."""
-    return Wording(share=report.task.get("metric") in _SHARE_METRICS)
+    """How this report's numbers are told. A metric of the user's is a share too where every score is 0 or 1, which Wilson's interval tells."""
+    taken = [row.find("accuracy") for target in report.targets for row in (target.reference, *target.candidates) if row is not None]
+    binary = [found for found in taken if found is not None and "Wilson" in found.how]
+    metric = report.task.get("metric")
+    return Wording(share=metric in _SHARE_METRICS or (metric not in METRICS and bool(binary)))
 
 
 def size(count: float) -> str:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks.parity import check
+from edgekit.checks.parity import check, own_error
 from edgekit.errors import ModelError, TaskError
 from edgekit.hosts.local import LocalHost
 from edgekit.hosts.torch_local import TorchRunner
@@ -197,3 +197,10 @@ def test_too_few_samples_are_told() -> None:
     """Fewer than 6 samples cannot make both batches."""
     with pytest.raises(TaskError, match="needs 6 samples"):
         check(runner(), runner(), {"input": VALUES["input"][:5]}, OUTPUTS, 2)
+
+
+def test_the_quantizations_own_error_is_told_in_the_same_steps() -> None:
+    """A quantized network that is 0.5 away from its float one is 25 steps of 0.02 away; answers that cannot be compared count as nothing."""
+    scales = {"output": 0.02}
+    assert own_error(runner(add=0.5), runner(), VALUES, OUTPUTS, scales) == pytest.approx(25, rel=0.05)
+    assert own_error(FakeRunner(lambda feeds: {}), runner(), VALUES, OUTPUTS, scales) == 0
