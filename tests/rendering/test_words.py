@@ -35,10 +35,11 @@ def test_a_score_that_is_no_share_keeps_its_own_scale() -> None:
 
 
 def test_the_metric_decides_whether_accuracy_is_a_share(sample: Callable[..., Report]) -> None:
-    """top1 is told in percent, a user's own metric as it is."""
+    """top1 is told in percent, an error as it is; a metric of the user's by whether its scores are all 0 or 1."""
     assert words.wording(sample()).share
-    assert not words.wording(sample(task={"metric": "my_metric"})).share
-    assert not words.wording(sample(task={})).share
+    assert words.wording(sample(task={"metric": "my_metric"})).share
+    assert not words.wording(sample(task={"metric": "negative_mse"})).share
+    assert not words.wording(sample(task={"metric": "my_metric"}).model_copy(update={"targets": ()})).share
 
 
 def test_what_was_not_measured_is_never_a_number() -> None:
