@@ -40,7 +40,7 @@ def trials(effort: Effort) -> tuple[Tuning, ...]:
         Tuning(observer="min-max"), Tuning(observer="percentile"), Tuning(equalize=True), Tuning(smooth=0.5), Tuning(split_outputs=True),
         Tuning(correct_bias=True),
     )  # fmt: skip
-    return quick if effort == "quick" else (*quick, Tuning(smooth=0.75), Tuning(rounding="learned"))
+    return (*quick, Tuning(smooth=0.75), Tuning(rounding="learned")) if effort == "thorough" else quick
 
 
 def propose(diagnosis: Diagnosis, effort: Effort, trainable: bool) -> list[Remedy]:

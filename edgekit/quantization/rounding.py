@@ -11,7 +11,10 @@ from edgekit.quantization.calibration import Calibration, Constants, Rows
 from edgekit.quantization.simulator import Operator, Simulator, observe, simulator
 from edgekit.signature import Signature
 
-#: Batches of calibration data that a layer learns from, and how much of a batch's outputs one step looks at.
+#: Samples (of a convolution) or rows (of a linear layer) that one step looks at, and how many such pieces there are at most.
+PIECE = {True: 8, False: 128}
+PIECES = 8
+#: Batches of calibration data that a layer learns from.
 BATCHES, STEPS, RATE = 4, 500, 0.05
 WARM, LAMBDA = 0.2, 0.003
 STRETCH, SHIFT = 1.2, 0.1
@@ -43,7 +46,7 @@ def _learn(operator: Operator, seen: list[tuple[torch.Tensor, ...]]) -> torch.Te
         return None
     bias = seen[0][2].detach() if len(seen[0]) > 2 and seen[0][2] is not None else None
     with torch.no_grad():
-        pairs = [(x, operator.compute(x, weight, bias)) for x, *_ in seen]
+        pairs = [(x, operator.compute(x, weight, bias)) for x in _pieces(operator, [arguments[0] for arguments in seen])]
     size = torch.stack([wanted.square().mean() for _, wanted in pairs]).mean().clamp(min=1e-12)
     floor = torch.floor(weight / scale)
     v = _inverse((weight / scale - floor).clamp(0.01, 0.99)).requires_grad_(True)
@@ -64,6 +67,14 @@ def _learn(operator: Operator, seen: list[tuple[torch.Tensor, ...]]) -> torch.Te
         learned = scale * (floor + (v >= 0)).clamp(switch.quant_min, switch.quant_max)
         better = _error(operator, learned, bias, pairs) < _error(operator, switch.rounded(weight), bias, pairs)
     return learned if better else None
+
+
+def _pieces(operator: Operator, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """A few small pieces of all that was seen, drawn with a fixed seed: whole samples for a convolution, rows for a linear layer."""
+    conv = operator.channel_axis == 1
+    rows = torch.cat(inputs) if conv else torch.cat([x.flatten(0, -2) for x in inputs])
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: PIECES * PIECE[conv]]
+    return list(torch.split(rows[order], PIECE[conv]))
 
 
 def _error(operator: Operator, weight: torch.Tensor, bias: torch.Tensor | None, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
