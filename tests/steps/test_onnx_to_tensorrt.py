@@ -21,7 +21,8 @@ from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt, attribute, build, count_macs
+from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt, attribute, build
+from edgekit.steps.tensorrt_graph import count_macs
 from edgekit.task import Task
 
 pytest.importorskip("tensorrt_rtx")
@@ -252,7 +253,7 @@ def test_a_broken_file_is_an_error_with_its_name(tmp_path: pathlib.Path) -> None
     """A file that is not ONNX is told as such."""
     path = tmp_path / "main.onnx"
     path.write_bytes(b"not a graph")
-    with pytest.raises(StepError, match="the ONNX file of 'main' is broken"):
+    with pytest.raises(StepError, match="main.onnx is not a valid ONNX file"):
         OnnxToTensorrt(RTX).requires(artifact(path))
 
 
