@@ -303,14 +303,6 @@ def test_multiply_accumulates_are_those_of_the_formula(models: pathlib.Path) -> 
         assert list(count_macs(onnx.load(str(models / f"{name}.onnx"))).values()) == wanted
 
 
-def test_transposed_convolutions_and_matrix_products_are_counted(tmp_path: pathlib.Path) -> None:
-    """ConvTranspose: input positions x kernel x output channels; MatMul: outputs x the shared axis; unnamed nodes get TensorRT's name."""
-    weights = [numpy_helper.from_array(numpy.ones(shape, "float32"), name) for name, shape in (("up", (3, 5, 2, 2)), ("w", (8, 7)))]
-    nodes = [helper.make_node("ConvTranspose", ["input", "up"], ["large"], strides=[2, 2]), helper.make_node("MatMul", ["large", "w"], ["output"])]
-    path = save(tmp_path / "up.onnx", nodes, ["batch", 3, 4, 4], ["batch", 5, 8, 7], weights)
-    assert count_macs(onnx.load(str(path))) == {"node_of_large": 3 * 16 * 5 * 4, "node_of_output": 5 * 8 * 7 * 8}
-
-
 def test_the_work_of_a_node_goes_to_the_layers_that_multiply() -> None:
     """A following kernel that also names the node gets nothing; two layers share; a lone kernel takes the product in."""
     rows: list[dict[str, Any]] = [
