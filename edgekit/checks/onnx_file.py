@@ -74,6 +74,11 @@ class Origins:
             node = next((self._makers[source] for source in node.input if source in self._makers), None)
         return node
 
+    def name(self, node: onnx.NodeProto) -> str:
+        """What the given file calls the product that a fused operator computes; empty for operators that are not products, or not found."""
+        origin = self.find(node.name) if node.op_type in COMPUTE else None
+        return origin.name if origin is not None else ""
+
     def module(self, name: str) -> str:
         """The PyTorch module, from what the exporter has written beside the node, or from its name ``module.path/Operator``; else empty."""
         node = self.find(name)

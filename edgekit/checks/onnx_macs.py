@@ -112,4 +112,5 @@ def _attribute(node: onnx.NodeProto, name: str) -> Any:
 
 
 def _shape(entry: Mapping[str, Shape]) -> Shape:
-    return next(iter(entry.values()))
+    """The only value of an entry; a sequence or an optional has none."""
+    return next(iter(entry.values()), ())

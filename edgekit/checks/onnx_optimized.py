@@ -108,7 +108,8 @@ def optimize(path: pathlib.Path) -> Optimized:
         answer = _work(_with_names(path, original if resorted else None, folder), path.name, folder)
         if answer["refused"]:
             told = f"ONNX Runtime {answer['version']} refuses {path.name}: {short(answer['error'])}"
-            raise RunnerError(told, fix="export it again, with operators that the runtime has")
+            fix = "8-bit floats are for TensorRT: inspect the engine" if "float8" in answer["error"] else "export it again, with operators that the runtime has"
+            raise RunnerError(told, fix=fix)
         optimized = onnx.load(str(folder / "optimized.onnx")).graph
         events = _events(pathlib.Path(answer["profile"])) if not answer["error"] else {}
     operators = _operators(optimized, events, onnx_file.Origins(original))
@@ -189,8 +190,9 @@ def _operator(node: onnx.NodeProto, ran: _Ran | None, stored: dict[str, tuple[in
     times, types = ran.times if ran else 1, _types(ran)
     given = types[1]
     is_integer = onnx_macs.is_integer(node)
+    dtype = "int8" if is_integer and given not in _BYTES and ran else given
     return Operator(
-        op=node.op_type, name=node.name, module=origins.module(node.name), dtype="int8" if is_integer and given not in _BYTES and ran else given,
+        op=node.op_type, name=origins.name(node) or node.name, module=origins.module(node.name), dtype=dtype,
         macs=None if every is None else every * times, int8_macs=integer * times, integer=is_integer,
         inner_dequantize=node.op_type == "DequantizeLinear" and node.input[0] not in stored and node.output[0] not in outputs,
         float_cast=node.op_type == "Cast" and types[0] in FLOATS and given in FLOATS and types[0] != given,
@@ -200,5 +202,5 @@ def _operator(node: onnx.NodeProto, ran: _Ran | None, stored: dict[str, tuple[in
 def _types(ran: _Ran | None) -> tuple[str, str]:
     """The types of the first input and the first output."""
     shapes = (ran.event["input_type_shape"], ran.event["output_type_shape"]) if ran else ((), ())
-    first, second = (next(iter(entries[0])) if entries else "unknown" for entries in shapes)
+    first, second = (next(iter(entries[0]), "unknown") if entries else "unknown" for entries in shapes)
     return first, second

@@ -133,6 +133,13 @@ def test_each_known_sign_of_slowness_is_told(files: pathlib.Path, name: str, sai
         assert not any("packed" in text or "ConvInteger" in text or "casts" in text for text in read(files / f"{clean}.onnx").warnings)
 
 
+def test_products_without_a_module_keep_the_name_that_the_file_gives_them(files: pathlib.Path) -> None:
+    """ONNX Runtime renames what it fuses; the report speaks of the file's own nodes."""
+    given = {node.name for node in onnx.load(str(files / "u8s8.onnx")).graph.node}
+    found = read(files / "u8s8.onnx")
+    assert all(row["name"] in given for row in found.rows if row["macs"])
+
+
 def test_signed_activations_leave_products_in_float(files: pathlib.Path) -> None:
     """The library's own defaults, int8 activations: not all that was quantized is fused, and the user is told which and why it may be."""
     found = read(files / "static.onnx")

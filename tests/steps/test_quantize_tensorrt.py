@@ -201,7 +201,7 @@ def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(source: Art
     """In half precision every 4-bit layer is fused. In 32 bits one is made float first: the engine is right, and the audit says that nothing is saved."""
     pytest.importorskip("tensorrt_rtx")
     quantized = made(source, tmp_path / "w4", QuantizeTensorrt("w4-weight", ("SM80",)))
-    for name, capabilities in (("a", ("SM80",)), ("b", ("SM86", "SM89", "SM120"))):
+    for name, capabilities in (("a", ("SM80",)), ("b", ("SM86",)), ("d", ("SM89",)), ("e", ("SM120",)), ("f", ("SM86", "SM89", "SM120"))):
         engine, log = built(quantized, tmp_path / name, *capabilities)
         assert {name: dtype for name, dtype in datatypes(log).items() if dtype != "Half"} == dict.fromkeys(("query", "key", "narrow"), "HalfxInt4")
         assert not audit(engine, Limits(compute_capabilities=capabilities)).warnings
@@ -210,7 +210,7 @@ def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(source: Art
     assert any("key/MatMul" in warning and "made float first" in warning for warning in audit(engine, Limits()).warnings)
 
 
-@pytest.mark.parametrize(("scheme", "old"), [("fp8", "SM86"), ("fp8", "SM75"), ("w4-weight", "SM75")])
+@pytest.mark.parametrize(("scheme", "old"), [("fp8", "SM86"), ("fp8", "SM80"), ("fp8", "SM75"), ("w4-weight", "SM75")])
 def test_what_a_gpu_lacks_tensorrt_refuses_and_so_does_the_step_before(scheme: str, old: str, source: Artifact, tmp_path: pathlib.Path) -> None:
     """The real builder refuses the datatype for the older GPU; requires refuses it without a build, naming which of the GPUs could have it."""
     with pytest.raises(StepError, match=rf"{old} cannot run {scheme}, which needs SM(80|89) or newer \(of this target's .* SM89 and SM120 can\)") as refusal:
