@@ -58,7 +58,9 @@ class Origins:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         found = list(graphs(model.graph))
-        self.stored = {tensor.name: tuple(tensor.dims) for graph in found for tensor in graph.initializer}
+        self._stored = {tensor.name: tuple(tensor.dims) for graph in found for tensor in graph.initializer}
+        constants = (node for graph in found for node in graph.node if node.op_type == "Constant")
+        self._stored |= {node.output[0]: tuple(attribute.t.dims) for node in constants for attribute in node.attribute if attribute.name == "value"}
         self._makers: dict[str, onnx.NodeProto] = {output: node for graph in found for node in graph.node for output in node.output}
         self._named: dict[str, onnx.NodeProto] = {node.name: node for graph in found for node in graph.node if node.name}
 
@@ -73,6 +75,14 @@ class Origins:
         while node is not None and node.op_type not in COMPUTE and node.input:
             node = next((self._makers[source] for source in node.input if source in self._makers), None)
         return node
+
+    def weights(self, name: str) -> tuple[int, ...] | None:
+        """The true shape of the weights of the convolution behind a node, also where they are dequantized or cast on their way."""
+        node = self.find(name)
+        source = node.input[1] if node is not None and len(node.input) > 1 else ""
+        while source not in self._stored and source in self._makers and self._makers[source].input:
+            source = self._makers[source].input[0]
+        return self._stored.get(source)
 
     def name(self, node: onnx.NodeProto) -> str:
         """What the given file calls the product that a fused operator computes; empty for operators that are not products, or not found."""

@@ -184,8 +184,7 @@ def _operators(graph: onnx.GraphProto, events: dict[str, _Ran], origins: onnx_fi
 
 
 def _operator(node: onnx.NodeProto, ran: _Ran | None, stored: dict[str, tuple[int, ...]], origins: onnx_file.Origins, outputs: set[str]) -> Operator:
-    origin = origins.find(node.name) if node.domain == "com.microsoft.nchwc" else None
-    true = origins.stored.get(origin.input[1]) if origin is not None and len(origin.input) > 1 else None
+    true = origins.weights(node.name) if node.domain == "com.microsoft.nchwc" else None
     every, integer = onnx_macs.macs(node, ran.event if ran else None, stored, true)
     times, types = ran.times if ran else 1, _types(ran)
     given = types[1]
