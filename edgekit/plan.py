@@ -21,6 +21,11 @@ ROUTES: Mapping[Form, tuple[str, ...]] = {
     "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite"),
     "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
 }
+#: Schemes that go another way than their method tells.
+_OWN_WAYS: Mapping[tuple[Form, str], tuple[str, ...]] = {
+    ("tensorrt", "fp8"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
+    ("tensorrt", "w4-weight"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
+}
 #: The schemes' methods for which a step has work to do; a step that is not named always has.
 _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "quantize_torch": ("static",),
@@ -180,11 +185,13 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
         "lower_onnx": {"runtime": target.runtime},
         "quantize_onnx": {"scheme": scheme.name},
         "quantize_tflite": {"scheme": scheme.name},
+        "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples},
         "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
     }
-    names = [name for name in ROUTES[target.form] if scheme.method in _WORKS_FOR.get(name, (scheme.method,))]
-    names = [name for name in names if name != "train_quantized" or scheme.trained]
+    usual = tuple(name for name in ROUTES[target.form] if scheme.method in _WORKS_FOR.get(name, (scheme.method,)))
+    usual = tuple(name for name in usual if name != "train_quantized" or scheme.trained)
+    names = _OWN_WAYS.get((target.form, scheme.name), usual)
     return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in names)
 
 

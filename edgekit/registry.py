@@ -83,6 +83,7 @@ STEPS = Registry("step", {
     "torch_to_onnx": Entry("edgekit.steps.torch_to_onnx:TorchToOnnx", (*_ONNX, "torchao"), "onnx", "export to ONNX"),
     "lower_onnx": Entry("edgekit.steps.lower_onnx:LowerOnnx", _ONNX, "onnx", "make Q/DQ fast on x86 (int8 to uint8)"),
     "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "half precision on the ONNX file"),
+    "quantize_tensorrt": Entry("edgekit.steps.quantize_tensorrt:QuantizeTensorrt", _ONNX, "onnx", "fp8 and 4-bit weights on the ONNX file, for TensorRT"),
     "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
     "torch_to_tflite": Entry("edgekit.steps.torch_to_tflite:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
     "quantize_tflite": Entry("edgekit.steps.quantize_tflite:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),

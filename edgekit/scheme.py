@@ -66,6 +66,8 @@ class Scheme(Value):
     #: Activations with zero point 0 (TensorRT asks for it). A target's limit can force it.
     symmetric: bool = False
     forms: tuple[Form, ...]
+    #: The oldest NVIDIA GPU whose TensorRT has this arithmetic (89 for SM89); 0: no matter.
+    least_capability: int = 0
     #: The largest difference to torch that is still the same computation, in output quantization steps
     #: (for a scheme with float outputs: in steps of 1/255 of the reference's output range).
     parity_steps: float
@@ -97,9 +99,9 @@ SCHEMES: Mapping[str, Scheme] = {
                method="dynamic", weight_bits=8, activation_bits=8, forms=("onnx", "tflite"), parity_steps=40),
         Scheme(name="w8-weight", title="8-bit weights only", method="weight", weight_bits=8, activation_bits=32, forms=("onnx", "tflite"), parity_steps=26),
         Scheme(name="w4-weight", title="4-bit weights only, in blocks", method="weight", weight_bits=4, activation_bits=32,
-               forms=("onnx", "tflite", "tensorrt"), parity_steps=80),
+               forms=("onnx", "tflite", "tensorrt"), least_capability=80, parity_steps=80),
         Scheme(name="fp8", title="8-bit float weights and activations, calibrated", method="static", weight_bits=8, activation_bits=8, symmetric=True,
-               forms=("tensorrt",), parity_steps=26),
+               forms=("tensorrt",), least_capability=89, parity_steps=26),
         Scheme(name="w8a8-static-inc", title="as w8a8-static, by neural-compressor, its accuracy-driven tuning included", method="static", weight_bits=8,
                activation_bits=8, provider="neural-compressor", forms=("onnx",), parity_steps=80),
         Scheme(name="w4-weight-rtn", title="4-bit weights in blocks, by neural-compressor's round to nearest", method="weight", weight_bits=4,

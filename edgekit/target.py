@@ -1,6 +1,8 @@
 """A target: what a device can run, as data. Adding a device is adding a file."""
 
 import pathlib
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 import pydantic
@@ -8,7 +10,7 @@ import pydantic
 from edgekit.artifact import Form
 from edgekit.errors import TargetError
 from edgekit.recipe import Gates
-from edgekit.scheme import SCHEMES
+from edgekit.scheme import SCHEMES, Scheme
 from edgekit.value import Written, folder_name, nearest, parse, read_yaml
 
 Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu"]
@@ -87,7 +89,26 @@ class Target(Written):
             return f"the form {self.form} has no {scheme}"
         if self.limits.arithmetic == "integer" and (known.method in ("float", "cast", "dynamic")):
             return "the device runs integer arithmetic only"
+        refusal = too_old(known, self.limits.compute_capabilities)
+        return None if refusal is None else f"{refusal[0]}; {refusal[1]}"
+
+
+def capability(name: str) -> int | None:
+    """86 for SM86, sm_86, 86 and 8.6; None for what is no compute capability."""
+    number = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", name.strip(), re.IGNORECASE)
+    return int(number.group(1) + number.group(2)) if number else None
+
+
+def too_old(scheme: Scheme, capabilities: Sequence[str]) -> tuple[str, str] | None:
+    """Which of the compute capabilities have no arithmetic for the scheme, and the way out; None where all have it."""
+    old = [name for name in capabilities if (capability(name) or scheme.least_capability) < scheme.least_capability]
+    if not old:
         return None
+    new = [name for name in capabilities if name not in old]
+    told = f"{' and '.join(old)} cannot run {scheme.name}, which needs SM{scheme.least_capability} or newer"
+    if not new:
+        return told, "use w8a8-static or fp16 there"
+    return f"{told} (of this target's compute capabilities {' and '.join(new)} can)", f"make a target with compute_capabilities: [{', '.join(new)}] for it"
 
 
 def load(path: pathlib.Path) -> Target:

@@ -72,6 +72,9 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
         ("coral-edgetpu", "w8a8-static", ["quantize_torch", "torch_to_tflite", "tflite_to_edgetpu"]),
         ("rtx-tensorrt", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_tensorrt"]),
         ("rtx-tensorrt", "float", ["torch_to_onnx", "onnx_to_tensorrt"]),
+        ("rtx40-tensorrt", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_tensorrt"]),
+        ("rtx40-tensorrt", "fp8", ["torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"]),
+        ("rtx40-tensorrt", "w4-weight", ["torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"]),
     ],
 )
 def test_a_scheme_takes_only_the_steps_that_it_needs(target: str, scheme: str, route: list[str]) -> None:
@@ -79,6 +82,19 @@ def test_a_scheme_takes_only_the_steps_that_it_needs(target: str, scheme: str, r
     (row,) = planned(WHOLE, target).targets
     (candidate,) = (one for one in row.candidates if one.scheme == scheme)
     assert [step.step for step in candidate.steps] == route
+
+
+def test_a_scheme_that_one_of_the_gpus_lacks_is_left_out_before_any_work() -> None:
+    """fp8 in a target with an Ampere card: the others are raced, and it is told which GPUs could have it and how; asked for by name it is a problem."""
+    shared = shipped("rtx-tensorrt").model_copy(update={"schemes": ("fp8", "w8a8-static")})
+    (row,) = plan(Recipe.model_validate(WHOLE), [shared], lambda module: True).targets
+    assert [candidate.scheme for candidate in row.candidates] == ["w8a8-static"]
+    assert row.left_out["fp8"] == (
+        "SM86 cannot run fp8, which needs SM89 or newer (of this target's compute capabilities SM89 and SM120 can); "
+        "make a target with compute_capabilities: [SM89, SM120] for it"
+    )
+    asked = plan(Recipe.model_validate({**WHOLE, "compress": ["train", {"quantize": {"scheme": "fp8"}}]}), [shared], lambda module: True)
+    assert "fp8 cannot be run: SM86 cannot run fp8" in told(asked)
 
 
 def test_limits_flow_backwards() -> None:
@@ -197,7 +213,7 @@ def test_a_plan_is_the_same_each_time() -> None:
 
 def test_every_planned_parameter_is_one_that_the_step_takes() -> None:
     """The plan's parameters are fields of the step's class, so a plan never fails for a wrong name."""
-    names = ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt")
+    names = ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt", "rtx40-tensorrt")
     found = plan(recipes.load(shelf.find("recipes", "digits")), [shipped(name) for name in names])
     steps = [*found.teacher, *found.shared, *(step for row in found.targets for candidate in row.candidates for step in candidate.steps)]
     for step in steps:

@@ -7,7 +7,7 @@ import pytest
 from edgekit import shelf
 from edgekit.errors import TargetError
 from edgekit.scheme import SCHEMES
-from edgekit.target import Target, load
+from edgekit.target import Target, capability, load, too_old
 
 GOOD = {"title": "A device", "form": "onnx", "runtime": "onnxruntime", "schemes": ["w8a8-static", "float"]}
 
@@ -84,3 +84,22 @@ def test_a_target_file_takes_its_name_from_the_file(tmp_path: pathlib.Path) -> N
     target = load(path)
     assert (target.name, target.limits.channel_multiple) == ("my-board", 16)
     assert isinstance(target, Target)
+
+
+@pytest.mark.parametrize("name", ["SM86", "sm_86", "86", "8.6", " 8.6 "])
+def test_a_compute_capability_is_read_in_the_ways_people_write_it(name: str) -> None:
+    """All of them are 86."""
+    assert capability(name) == 86
+
+
+def test_what_is_no_compute_capability_is_none() -> None:
+    """The step that builds says so; here it stops nothing."""
+    assert (capability("ampere"), capability("12.0"), capability("8")) == (None, 120, None)
+    assert too_old(SCHEMES["fp8"], ("ampere",)) is None
+
+
+@pytest.mark.parametrize(("scheme", "refused"), [("fp8", ("SM75", "SM80", "SM86")), ("w4-weight", ("SM75",)), ("w8a8-static", ()), ("fp16", ())])
+def test_gpus_that_have_no_arithmetic_for_a_scheme(scheme: str, refused: tuple[str, ...]) -> None:
+    """Each alone, as TensorRT's own builder refuses them (measured in tests/steps/test_quantize_tensorrt.py)."""
+    every = ("SM75", "SM80", "SM86", "SM89", "SM120")
+    assert tuple(name for name in every if too_old(SCHEMES[scheme], (name,))) == refused

@@ -15,6 +15,8 @@ Row = Mapping[str, Any]
 #: The kinds of layers that multiply and add. kernel: a generated kernel that took a product in.
 _COMPUTE = ("conv", "deconv", "gemm", "kernel")
 INT8 = "Int8"
+#: TensorRT's words for what a graph is quantized to, in the user's.
+_WORDS = {INT8: "int8", "FP8": "fp8", "Int4": "in 4-bit weights"}
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
@@ -69,8 +71,12 @@ def _int8_share(rows: Iterable[Row], where: str) -> Measurement:
     total = sum(row["macs"] if counted else 1 for row in compute)
     integer = sum(row["macs"] if counted else 1 for row in compute if _is_int8(row))
     what = "multiply-accumulates at batch 1 (ONNX shapes)" if counted else "layers (the multiply-accumulates of some are unknown)"
+    by_dtype: dict[str, int] = {}
+    for row in compute:
+        by_dtype[row["dtype"]] = by_dtype.get(row["dtype"], 0) + (row["macs"] if counted else 1)
     how = f"{what} in conv, deconv and gemm layers with int8 data and weights, by the build log"
-    return Measurement(name="int8_mac_share", value=integer / total, unit="share", n=len(compute), where=where, how=how, detail={"int8": integer, "all": total})
+    detail = {"int8": integer, "all": total, "by_dtype": by_dtype}
+    return Measurement(name="int8_mac_share", value=integer / total, unit="share", n=len(compute), where=where, how=how, detail=detail)
 
 
 def _count(name: Any, rows: list[dict[str, Any]], where: str, how: str) -> Measurement:
@@ -87,10 +93,14 @@ def _module(row: Row) -> str:
 
 
 def _warnings(name: str, log: Row, limits: Limits) -> Iterable[str]:
+    wanted, promised = log.get("precision") or (INT8 if log["quantized"] else ""), set(log.get("promised", ()))
     for row in log["layers"]:
-        if log["quantized"] and _is_compute(row) and not _is_int8(row):
+        # In an int8 graph every product is wanted in int8; the other schemes round the products with stored weights only.
+        meant = wanted and _is_compute(row) and (wanted == INT8 or promised & set(row["nodes"]))
+        if meant and (row["kind"] == "kernel" or not _has(row, wanted)):
             what = "inside a generated kernel" if row["kind"] == "kernel" else f"in {row['dtype']}"
-            yield f"{name}: {_module(row)} ({row['kind']}) runs {what} although the graph is int8"
+            slow = "; its weights are made float first, which saves no time" if wanted == "Int4" else ""
+            yield f"{name}: {_module(row)} ({row['kind']}) runs {what} although the graph is {_WORDS[wanted]}{slow}"
     if log["uncounted"]:
         yield f"{name}: {', '.join(log['uncounted'])} are not counted in int8_mac_share"
     built = set(log["compute_capabilities"])
@@ -100,6 +110,11 @@ def _warnings(name: str, log: Row, limits: Limits) -> Iterable[str]:
     needed = log["memory"].get("weights", 0) + log["memory"].get("activation", 0)
     if limits.memory_bytes is not None and needed > limits.memory_bytes:
         yield f"{name}: weights and activations take {needed} bytes, the device has {limits.memory_bytes}"
+
+
+def _has(row: Row, wanted: str) -> bool:
+    """Data and weights of the datatype; of 4 bits the weights alone."""
+    return bool(row["dtype"].endswith("xInt4") if wanted == "Int4" else row["dtype"] == wanted)
 
 
 def _digits(capability: str) -> str:

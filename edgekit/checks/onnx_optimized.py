@@ -7,7 +7,6 @@ also as a hard link, which the runtime itself would read.
 
 import dataclasses
 import json
-import math
 import pathlib
 import re
 import subprocess
@@ -15,13 +14,17 @@ import sys
 import tempfile
 from typing import Any
 
-import google.protobuf.message
 import onnx
 import onnx.checker
 
+from edgekit.checks import onnx_file, onnx_macs
+from edgekit.checks.onnx_file import short
+from edgekit.checks.onnx_macs import COMPUTE
 from edgekit.errors import RunnerError
 
 TIMEOUT_S = 300
+FLOATS = {"float", "float16", "double", "bfloat16"}
+_BYTES = {"int8", "uint8"}
 _WORKER = """
 import json, pathlib, sys
 import numpy, onnxruntime
@@ -50,14 +53,6 @@ else:
     answer["profile"] = session.end_profiling()
 (folder / "answer.json").write_text(json.dumps(answer))
 """
-_WEIGHTS = {"QLinearConv": 3, "Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvTranspose": 1, "ConvInteger": 1}
-_PRODUCTS = {
-    "Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits",
-}  # fmt: skip
-#: Their weights and recurrent weights are inputs 1 and 2; both are multiplied once a step and sample.
-_RECURRENT = {"LSTM", "GRU", "RNN"}
-#: Operators that multiply and accumulate.
-COMPUTE = _WEIGHTS.keys() | _PRODUCTS | _RECURRENT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +61,23 @@ class Operator:
 
     op: str
     name: str
-    #: The PyTorch module, from a node name ``module.path/Operator``; empty where the file does not tell.
+    #: The PyTorch module; empty where the file does not tell.
     module: str
+    #: What it computes in: the type of its result, int8 where it multiplies integers and gives floats.
     dtype: str
     macs: int | None
+    #: Those of ``macs`` that multiply integers, and whether the operator does so.
+    int8_macs: int = 0
+    integer: bool = False
     #: For DequantizeLinear: an activation inside the graph, neither a stored tensor nor the graph's output.
     inner_dequantize: bool = False
+    #: For Cast: from one float type to another.
+    float_cast: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where it is, in a user's words: the module and the operator, else its name."""
+        return f"{self.module}/{self.op}" if self.module else self.name or self.op
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,54 +88,51 @@ class Optimized:
     operators: tuple[Operator, ...]
     #: Why the graph could not be run on zeros, so that MACs and types are not known; empty where it ran.
     not_run: str
+    #: False where the file's nodes are out of order, which ONNX does not allow and ONNX Runtime forgives.
+    sorted: bool = True
+
+
+@dataclasses.dataclass
+class _Ran:
+    """What the profile says of one node, and how often it ran."""
+
+    event: dict[str, Any]
+    times: int = 1
 
 
 def optimize(path: pathlib.Path) -> Optimized:
     """Let ONNX Runtime optimize the file, or raise RunnerError with what is wrong with it."""
-    original = check(path)
+    original, resorted = onnx_file.check(path)
     with tempfile.TemporaryDirectory(prefix="edgekit-audit-") as name:
         folder = pathlib.Path(name)
-        answer = _work(_with_names(path, folder), path.name, folder)
+        answer = _work(_with_names(path, original if resorted else None, folder), path.name, folder)
         if answer["refused"]:
-            told = f"ONNX Runtime {answer['version']} refuses {path.name}: {_short(answer['error'])}"
-            raise RunnerError(told, fix="export it again, with operators that the runtime has")
+            told = f"ONNX Runtime {answer['version']} refuses {path.name}: {short(answer['error'])}"
+            fix = "8-bit floats are for TensorRT: inspect the engine" if "float8" in answer["error"] else "export it again, with operators that the runtime has"
+            raise RunnerError(told, fix=fix)
         optimized = onnx.load(str(folder / "optimized.onnx")).graph
         events = _events(pathlib.Path(answer["profile"])) if not answer["error"] else {}
-    makers = {output: node for node in original.graph.node for output in node.output}
-    names = {node.name for node in original.graph.node}
-    return Optimized(answer["version"], tuple(_operators(optimized, events, makers, names)), _short(answer["error"]))
+    operators = _operators(optimized, events, onnx_file.Origins(original))
+    return Optimized(answer["version"], tuple(operators), short(answer["error"]), not resorted)
 
 
-def check(path: pathlib.Path) -> onnx.ModelProto:
-    """The file without its external data, or RunnerError where it is not a sound ONNX file."""
-    if not path.is_file():
-        raise RunnerError(f"There is no file {path}.", fix="name an existing .onnx file")
-    try:
-        onnx.checker.check_model(str(path))
-        return onnx.load(str(path), load_external_data=False)
-    except (onnx.checker.ValidationError, google.protobuf.message.DecodeError, OSError, ValueError, RuntimeError) as error:
-        raise _unsound(path, error) from error
-
-
-def _unsound(path: pathlib.Path, error: Exception) -> RunnerError:
-    return RunnerError(f"{path.name} is not a sound ONNX file: {_short(str(error))}", fix="export it again; do not run a file that you do not trust")
-
-
-def _with_names(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+def _with_names(path: pathlib.Path, changed: onnx.ModelProto | None, folder: pathlib.Path) -> pathlib.Path:
     """The file itself, or a copy whose operators have names: the profile tells operators apart by name."""
-    model = onnx.load(str(path), load_external_data=False)
-    names = [node.name for node in model.graph.node if node.op_type in COMPUTE]
-    if all(names) and len(set(names)) == len(names):
+    model = changed or onnx.load(str(path), load_external_data=False)
+    names = [node.name for graph in onnx_file.graphs(model.graph) for node in graph.node if node.op_type in COMPUTE]
+    whole = all(names) and len(set(names)) == len(names)
+    if whole and changed is None:
         return path
     try:
-        model = onnx.load(str(path))  # with its external data, which the checker passes although they are shorter than the file says
+        model = changed or onnx.load(str(path))  # with its external data, which the checker passes although they are shorter than the file says
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise _unsound(path, error) from error
-    for number, node in enumerate(model.graph.node):
+        raise onnx_file.unsound(path, error) from error
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    nodes = [] if whole else [node for graph in onnx_file.graphs(copy.graph) for node in graph.node]
+    for number, node in enumerate(nodes):
         node.name = f"{node.name or node.op_type}.{number}"
-    copy = folder / "named.onnx"
-    onnx.save(model, str(copy))
-    return copy
+    onnx.save(copy, str(folder / "named.onnx"))
+    return folder / "named.onnx"
 
 
 def _work(model: pathlib.Path, name: str, folder: pathlib.Path) -> dict[str, Any]:
@@ -140,82 +143,63 @@ def _work(model: pathlib.Path, name: str, folder: pathlib.Path) -> dict[str, Any
         raise RunnerError(f"ONNX Runtime did not finish loading {name} within {TIMEOUT_S} s.", fix="try a smaller file") from error
     answer = folder / "answer.json"
     if done.returncode or not answer.is_file():
-        last = _short(done.stderr.strip().splitlines()[-1]) if done.stderr.strip() else f"exit status {done.returncode}"
+        last = short(done.stderr.strip().splitlines()[-1]) if done.stderr.strip() else f"exit status {done.returncode}"
         raise RunnerError(f"ONNX Runtime crashed on {name}: {last}", fix="check that onnxruntime works here (edgekit doctor), then export the file again")
     read: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     return read
 
 
-def _events(profile: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Node name -> what the profile says of it. Nodes inside loops may come several times; the first counts."""
+def _events(profile: pathlib.Path) -> dict[str, _Ran]:
+    """Node name -> what the profile says of it; a node inside a loop may run several times."""
     rows = json.loads(profile.read_text(encoding="utf-8"))
-    events: dict[str, dict[str, Any]] = {}
+    events: dict[str, _Ran] = {}
     for row in rows:
         if row.get("cat") == "Node" and str(row["name"]).endswith("_kernel_time"):
-            events.setdefault(str(row["name"]).removesuffix("_kernel_time"), row["args"])
+            name = str(row["name"]).removesuffix("_kernel_time")
+            if name in events:
+                events[name].times += 1
+            else:
+                events[name] = _Ran(row["args"])
     return events
 
 
-def _operators(graph: onnx.GraphProto, events: dict[str, dict[str, Any]], makers: dict[str, onnx.NodeProto], names: set[str]) -> list[Operator]:
-    stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+def _operators(graph: onnx.GraphProto, events: dict[str, _Ran], origins: onnx_file.Origins) -> list[Operator]:
+    """All that ran, also inside If, Loop and Scan; where nothing could be run, all that there is."""
+    stored = {tensor.name: tuple(tensor.dims) for inner in onnx_file.graphs(graph) for tensor in inner.initializer}
     outputs = {value.name for value in graph.output}
-    unnamed: dict[str, list[dict[str, Any]]] = {}
-    for name, event in events.items():
-        if re.fullmatch(rf"{event['op_name']}_\d+", name):
-            unnamed.setdefault(event["op_name"], []).append(event)
+    unnamed: dict[str, list[_Ran]] = {}
+    for name, ran in events.items():
+        if re.fullmatch(rf"{ran.event['op_name']}_\d+", name):
+            unnamed.setdefault(ran.event["op_name"], []).append(ran)
     found = []
-    for node in graph.node:
-        waiting = unnamed.get(node.op_type, [])
-        unknown = waiting.pop(0) if waiting and not node.name else None
-        ran: dict[str, Any] | None = events.get(node.name, unknown)
-        inner = node.op_type == "DequantizeLinear" and node.input[0] not in stored and node.output[0] not in outputs
-        module = _module(node.name, makers, names)
-        found.append(Operator(node.op_type, node.name, module, _dtype(ran), _macs(node, ran, stored), inner))
+    for depth, inner in enumerate(onnx_file.graphs(graph)):
+        for node in inner.node:
+            waiting = unnamed.get(node.op_type, [])
+            unknown = waiting.pop(0) if waiting and not node.name else None
+            one = events.get(node.name, unknown)
+            if one is None and depth and events:
+                continue  # the other branch of an If, or a loop that never began
+            found.append(_operator(node, one, stored, origins, outputs))
     return found
 
 
-def _module(name: str, makers: dict[str, onnx.NodeProto], names: set[str]) -> str:
-    """The module of a fused node: ONNX Runtime names it after the first node, or after the tensor that the last one makes."""
-    stem = re.sub(r"(_nchwc|_token_\d+|_fused|_nhwc)+$", "", name)
-    node = makers.get(stem)
-    while stem not in names and node is not None and node.op_type not in COMPUTE and node.input:
-        node = next((makers[source] for source in node.input if source in makers), None)
-    found = stem if stem in names or node is None else node.name
-    if found.startswith("/"):  # PyTorch's older exporter: /layer/conv/Conv
-        return found.strip("/").rpartition("/")[0].replace("/", ".")
-    return found.partition("/")[0] if "/" in found else ""
+def _operator(node: onnx.NodeProto, ran: _Ran | None, stored: dict[str, tuple[int, ...]], origins: onnx_file.Origins, outputs: set[str]) -> Operator:
+    true = origins.weights(node.name) if node.domain == "com.microsoft.nchwc" else None
+    every, integer = onnx_macs.macs(node, ran.event if ran else None, stored, true)
+    times, types = ran.times if ran else 1, _types(ran)
+    given = types[1]
+    is_integer = onnx_macs.is_integer(node)
+    dtype = "int8" if is_integer and given not in _BYTES and ran else given
+    return Operator(
+        op=node.op_type, name=origins.name(node) or node.name, module=origins.module(node.name), dtype=dtype,
+        macs=None if every is None else every * times, int8_macs=integer * times, integer=is_integer,
+        inner_dequantize=node.op_type == "DequantizeLinear" and node.input[0] not in stored and node.output[0] not in outputs,
+        float_cast=node.op_type == "Cast" and types[0] in FLOATS and given in FLOATS and types[0] != given,
+    )  # fmt: skip
 
 
-def _dtype(event: dict[str, Any] | None) -> str:
-    shapes = event["output_type_shape"] if event else []
-    return next(iter(shapes[0])) if shapes else "unknown"
-
-
-def _macs(node: onnx.NodeProto, event: dict[str, Any] | None, stored: dict[str, tuple[int, ...]]) -> int | None:
-    """Multiply-accumulates: for a convolution, outputs times the weights of one output channel; for a product, outputs times the inner size."""
-    if node.op_type not in COMPUTE:
-        return 0
-    if not event or not event["output_type_shape"] or not event["input_type_shape"]:
-        return None
-    made = _shape(event["output_type_shape"][0])
-    read = _shape(event["input_type_shape"][0])
-    if node.op_type in _WEIGHTS:
-        place = _WEIGHTS[node.op_type]
-        shapes = event["input_type_shape"]  # packed weights are missing here, computed ones are not stored
-        weight = stored.get(node.input[place]) or (_shape(shapes[place]) if place < len(shapes) else None)
-        if not weight:
-            return None
-        return math.prod(read if node.op_type == "ConvTranspose" else made) * math.prod(weight[1:])
-    if node.op_type in _RECURRENT:
-        weights = [stored.get(name) for name in node.input[1:3]]
-        return math.prod(read[:2]) * sum(math.prod(weight) for weight in weights if weight) if all(weights) else None
-    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return math.prod(made) * (read[-2] if transposed else read[-1]) if read else None
-
-
-def _shape(entry: dict[str, list[int]]) -> list[int]:
-    return next(iter(entry.values()))
-
-
-def _short(text: str, limit: int = 240) -> str:
-    return " ".join(text.split())[:limit]
+def _types(ran: _Ran | None) -> tuple[str, str]:
+    """The types of the first input and the first output."""
+    shapes = (ran.event["input_type_shape"], ran.event["output_type_shape"]) if ran else ((), ())
+    first, second = (next(iter(entries[0]), "unknown") if entries else "unknown" for entries in shapes)
+    return first, second

@@ -17,6 +17,7 @@ from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.steps import onnx_graph
+from edgekit.steps.tensorrt_graph import refuse
 from edgekit.task import SplitName
 
 #: Operators whose output is never negative where none of their inputs is.
@@ -47,7 +48,7 @@ class LowerOnnx:
             raise StepError(f"There is no lowering for the runtime {self.runtime!r}.", fix=f"use one of {', '.join(_RUNTIMES)}")
         if self.runtime == "tensorrt":
             for part in artifact.parts:
-                refuse_for_tensorrt(onnx_graph.read(artifact.path(part)).graph, part.name)
+                refuse(onnx_graph.read(artifact.path(part)).graph, part.name, "lower_onnx")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Write the lowered file of every part."""
@@ -78,27 +79,6 @@ def lower(model: onnx.ModelProto) -> dict[str, int]:
     onnx_graph.sweep(graph)
     onnx_graph.share_constants(graph)
     return {"unsigned_tensors": unsigned, "folded_pads": pads}
-
-
-def refuse_for_tensorrt(graph: onnx.GraphProto, name: str) -> None:
-    """Raise StepError for what TensorRT refuses, or silently changes: zero points, uint8, quantized biases, other operators."""
-    constants = onnx_graph.constants(graph)
-    for node in graph.node:
-        where = f"{name}: {node.name or node.output[0]}"
-        if node.op_type in ("QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"):
-            raise StepError(f"TensorRT has no {node.op_type} ({where}).", fix="use the scheme w8a8-static")
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        zero = constants[node.input[2]] if len(node.input) > 2 and node.input[2] in constants else None
-        is_stored = node.op_type == "DequantizeLinear" and node.input[0] in constants
-        stored = constants[node.input[0]] if is_stored else zero
-        kind = "uint8" if stored is None else str(stored.dtype)  # ONNX's default where no zero point is given
-        if kind != "int8":
-            fix = "leave biases float and activations int8 (lower for tensorrt, not for onnxruntime)"
-            raise StepError(f"TensorRT takes int8 only; this graph holds {kind} ({where}).", fix=fix)
-        if zero is not None and numpy.any(zero):
-            told = f"TensorRT takes zero point 0 only; this graph has {int(zero[zero != 0].ravel()[0])} ({where})."
-            raise StepError(told, fix="set limits.activations: symmetric in the target")
 
 
 def never_negative(graph: onnx.GraphProto) -> set[str]:

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import google.protobuf.message
@@ -16,12 +17,15 @@ Array = numpy.typing.NDArray[Any]
 
 
 def read(path: pathlib.Path) -> onnx.ModelProto:
-    """Load a file that passes the ONNX checker, or raise StepError."""
+    """Load a file that passes the ONNX checker and holds its own weights, or raise StepError."""
     try:
         onnx.checker.check_model(str(path))
-        return onnx.load(str(path))
-    except (onnx.checker.ValidationError, google.protobuf.message.DecodeError, OSError, ValueError) as error:
+        model = onnx.load(str(path), load_external_data=False)
+    except (onnx.checker.ValidationError, google.protobuf.message.DecodeError, OSError, ValueError, RuntimeError) as error:
         raise StepError(f"{path.name} is not a valid ONNX file: {first_line(error)}", fix="export it again") from error
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in stored(model.graph).values()):
+        raise StepError(f"The weights of {path.name} lie outside it.", fix="export with the weights inside the file")
+    return model
 
 
 def write(model: onnx.ModelProto, path: pathlib.Path) -> None:
@@ -31,6 +35,27 @@ def write(model: onnx.ModelProto, path: pathlib.Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise StepError(f"{path.name} would not be a valid ONNX file: {first_line(error)}", fix="this is edgekit's fault; try the scheme 'float'") from error
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those inside If, Loop and Scan too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from nodes(inner)
+
+
+def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Every stored tensor by name: initializers and the values of Constant nodes, those inside If, Loop and Scan too."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in nodes(graph):
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                found[node.output[0]] = attribute.t
+            for inner in (attribute.g, *attribute.graphs):
+                found.update({tensor.name: tensor for tensor in inner.initializer})
+    return found
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, Array]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 import re
 import shutil
@@ -12,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import onnx
-from onnx import numpy_helper
 
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError
 from edgekit.registry import install, installed
+from edgekit.steps import onnx_graph
+from edgekit.steps.tensorrt_graph import REQUANTIZE, WORDS, facts, name_of, profiles, refuse
+from edgekit.target import capability
 from edgekit.task import SplitName
 
 Row = dict[str, Any]
@@ -27,25 +28,18 @@ SCRIPT = pathlib.Path(__file__).with_name("tensorrt_build.py")
 TIMEOUT_S = 1800.0
 #: TensorRT-RTX builds with no GPU, so it is taken where both are installed.
 MODULES = ("tensorrt_rtx", "tensorrt")
-#: Operators that multiply and add; ConvTranspose never runs in int8 (facts of TensorRT-RTX 1.7.1).
-_PROMISED = ("Conv", "Gemm", "MatMul")
-#: Operators with many multiplications that are not counted.
-_UNCOUNTED = ("LSTM", "GRU", "RNN", "Einsum")
-#: Operators that only move numbers: a tensor stays quantized through them.
-_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity")
-_REQUANTIZE = "quantize with symmetric int8: zero point 0, weights and activations QInt8, biases left in float (the scheme w8a8-static, symmetric)"
 #: What TensorRT writes -> what it means, and the way out. The first row that matches is told.
 _TRANSLATIONS: tuple[tuple[str, str, str], ...] = (
     (r"SM\w+ (is not a compute capability|was refused)", "this TensorRT cannot build for that compute capability",
      "take it out of the target's compute_capabilities; for a Jetson or a data-center GPU build on the device itself with its own TensorRT"),
     (r"FP32 GEMM is not supported", "SM75 (Turing) has no float32 matrix multiplication",
      "use the scheme fp16, or take SM75 out of the target's compute_capabilities"),
-    (r"HW-specific datatypes: (\w+)", "one of the compute capabilities has no arithmetic for a datatype of the graph",
+    (r"HW-specific datatypes: (\w+)", "one of the compute capabilities has no arithmetic for a datatype of the graph (fp8 needs SM89, 4-bit weights SM80)",
      "use the scheme fp16, or take the older compute capability out of the target's compute_capabilities"),
-    (r"has type Int32 but must have type", "a bias is quantized to int32, which TensorRT cannot read", _REQUANTIZE),
-    (r"shiftIsAllZeros|Non-zero zero point", "a zero point is not 0", _REQUANTIZE),
-    (r"Defaulting to INT8 instead", "the graph is quantized to uint8; TensorRT would take it for int8 and compute other numbers", _REQUANTIZE),
-    (r"Failed to import initializer", "TensorRT cannot read the datatype of a weight (int16 is one of those)", _REQUANTIZE),
+    (r"has type Int32 but must have type", "a bias is quantized to int32, which TensorRT cannot read", REQUANTIZE),
+    (r"shiftIsAllZeros|Non-zero zero point", "a zero point is not 0", REQUANTIZE),
+    (r"Defaulting to INT8 instead", "the graph is quantized to uint8; TensorRT would take it for int8 and compute other numbers", REQUANTIZE),
+    (r"Failed to import initializer", "TensorRT cannot read the datatype of a weight (int16 is one of those)", REQUANTIZE),
     (r"Scatter\w+ with reduction", "TensorRT has no scatter with a reduction (index_add, scatter_add, index_put with accumulate)",
      "write it as a matrix product with a one-hot or a dense adjacency matrix"),
     (r"Plugin not found|plugin creator", "TensorRT does not know this operator, and no plugin has it",
@@ -80,14 +74,9 @@ class OnnxToTensorrt:
             raise StepError(f"onnx_to_tensorrt: max_batch is {self.max_batch}.", fix="give a max_batch of at least 1")
 
     def requires(self, artifact: Artifact) -> None:
-        """The graph is float, half float or symmetric int8, and only its batch is free."""
+        """The graph is float, half float, symmetric int8, fp8 or has 4-bit weights, and only its batch is free."""
         for part in artifact.parts:
-            graph = _load(artifact.path(part), part).graph
-            free, quantized = list(_free_dims(graph)), list(_quantization_problems(graph))
-            if free or quantized:
-                listing = "\n  ".join(free + quantized)
-                fixes = ["export with the batch (the first dimension) as the only free dimension"] * bool(free) + [_REQUANTIZE] * bool(quantized)
-                raise StepError(f"onnx_to_tensorrt: TensorRT cannot take the graph of {part.name!r}:\n  {listing}", fix="; ".join(fixes))
+            refuse(onnx_graph.read(artifact.path(part)).graph, part.name, "onnx_to_tensorrt")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Build each part in a process of its own; nothing is left in the folder where one fails."""
@@ -107,31 +96,30 @@ class OnnxToTensorrt:
         return Artifact(form="tensorrt", parts=tuple(parts), notes={"tensorrt": notes}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """The engines hold something, and what the graph has in int8 runs in int8."""
+        """The engines hold something, and what the graph has in 8 bits runs in 8 bits."""
         for part in after.parts:
             if after.path(part, "engine").stat().st_size == 0:
                 raise StepError(f"onnx_to_tensorrt: the engine of {part.name!r} is empty.", fix="build again; if it stays, report the graph")
             log = json.loads(after.path(part, "log").read_text(encoding="utf-8"))
-            promised = set(log["promised"])
-            broken = [row for row in log["layers"] if row["kind"] in ("conv", "gemm") and promised & set(row["nodes"]) and row["dtype"] != "Int8"]
+            broken = list(_broken(log))
             if log["quantized"] and (broken or not log["layers"]):
-                rows = [f"{' + '.join(row['nodes'])} runs in {row['dtype']}" for row in broken] or ["the build log lists no layers"]
+                rows = broken or ["the build log lists no layers"]
                 raise StepError(
-                    f"onnx_to_tensorrt: the graph of {part.name!r} is int8, but not its engine for {_told(log)}:\n  " + "\n  ".join(rows),
+                    f"onnx_to_tensorrt: the graph of {part.name!r} is {WORDS[log['precision']]}, but not its engine for {_told(log)}:\n  " + "\n  ".join(rows),
                     fix="take SM75 out of the target's compute_capabilities (its convolutions fall back to half floats), or use the scheme fp16",
                 )
 
     def _build(self, artifact: Artifact, part: Part, folder: pathlib.Path, module: str) -> tuple[Part, Row]:
         source = artifact.path(part)
-        model = _load(source, part)
+        model = onnx_graph.read(source)
         files = {"engine": f"{part.name}.engine", "model": f"{part.name}.onnx", "log": f"{part.name}.log.json"}
         request = {"module": module, "onnx": str(source.resolve()), "engine": str((folder / files["engine"]).resolve()),
-                   "compute_capabilities": list(self.compute_capabilities), "profiles": _profiles(model.graph, self.max_batch)}  # fmt: skip
+                   "compute_capabilities": list(self.compute_capabilities), "profiles": profiles(model.graph, self.max_batch)}  # fmt: skip
         answer = build(request)
         if not answer["ok"]:
             raise _translated(answer, part, model.graph)
         shutil.copyfile(source, folder / files["model"])
-        log = {**answer, "compute_capabilities": request["compute_capabilities"], "profiles": request["profiles"], **_facts(model)}
+        log = {**answer, "compute_capabilities": request["compute_capabilities"], "profiles": request["profiles"], **facts(model)}
         attribute(log["layers"], log["node_macs"])
         (folder / files["log"]).write_text(json.dumps(log, indent=1), encoding="utf-8")
         return Part(name=part.name, signature=part.signature, files={role: File(path=path) for role, path in files.items()}), log
@@ -176,153 +164,12 @@ def attribute(rows: list[Row], node_macs: Mapping[str, int]) -> None:
             row["macs"] += macs // len(takers) + (macs % len(takers) if index == 0 else 0)
 
 
-def count_macs(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates of one sample, for each Conv, ConvTranspose, Gemm and MatMul whose shapes are known."""
-    static = onnx.ModelProto()
-    static.CopyFrom(model)
-    del static.graph.value_info[:]
-    for value in (*static.graph.input, *static.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if not dim.HasField("dim_value"):
-                dim.dim_value = 1
-    graph = onnx.shape_inference.infer_shapes(static, data_prop=True).graph
-    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.value_info, *graph.input, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-            shapes[value.name] = [dim.dim_value for dim in dims]
-    found: dict[str, int] = {}
-    for node in graph.node:
-        names = [*node.input[:2], node.output[0]] if node.op_type in (*_PROMISED, "ConvTranspose") else []
-        if names and all(name in shapes for name in names):
-            found[_name(node)] = found.get(_name(node), 0) + _macs(node, *(shapes[name] for name in names))
-    return found
-
-
-def _macs(node: onnx.NodeProto, data: list[int], weights: list[int], output: list[int]) -> int:
-    if node.op_type == "Conv":
-        return math.prod(output) * math.prod(weights[1:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(data) * math.prod(weights[1:])
-    if node.op_type == "Gemm":
-        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return math.prod(output) * data[0 if transposed else 1]
-    return math.prod(output) * data[-1]
-
-
 def _capability(name: str) -> str:
     """``SM86`` for SM86, sm_86, 86 and 8.6."""
-    number = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", name.strip(), re.IGNORECASE)
-    if not number:
+    number = capability(name)
+    if number is None:
         raise StepError(f"onnx_to_tensorrt: {name!r} is not a compute capability.", fix="write it as SM86 or 8.6")
-    return f"SM{number.group(1)}{number.group(2)}"
-
-
-def _load(path: pathlib.Path, part: Part) -> onnx.ModelProto:
-    try:
-        onnx.checker.check_model(str(path))
-        model = onnx.load(str(path), load_external_data=False)
-    except (onnx.checker.ValidationError, OSError, ValueError, RuntimeError) as error:
-        raise StepError(f"onnx_to_tensorrt: the ONNX file of {part.name!r} is broken: {error}", fix="export the network again") from error
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise StepError(f"onnx_to_tensorrt: the weights of {part.name!r} lie outside its ONNX file.", fix="export with the weights inside the file")
-    return model
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those inside If, Loop and Scan too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
-
-
-def _name(node: onnx.NodeProto) -> str:
-    """The name that TensorRT's parser gives to a node."""
-    return node.name or f"node_of_{node.output[0]}"
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in _nodes(graph):
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                found[node.output[0]] = attribute.t
-            for inner in (attribute.g, *attribute.graphs):
-                found.update({tensor.name: tensor for tensor in inner.initializer})
-    return found
-
-
-def _free_dims(graph: onnx.GraphProto) -> Iterator[str]:
-    held = {tensor.name for tensor in graph.initializer}
-    for value in graph.input:
-        free = [k for k, dim in enumerate(value.type.tensor_type.shape.dim) if k > 0 and not dim.HasField("dim_value")]
-        if free and value.name not in held:
-            yield f"the input {value.name} has free dimensions beside the batch: {', '.join(map(str, free))}"
-
-
-def _profiles(graph: onnx.GraphProto, max_batch: int) -> dict[str, list[list[int]]]:
-    """[min, opt, max] shapes of the inputs with a free batch."""
-    found = {}
-    for value in graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if any(not dim.HasField("dim_value") for dim in dims):
-            found[value.name] = [[dim.dim_value if dim.HasField("dim_value") else batch for dim in dims] for batch in (1, 1, max_batch)]
-    return found
-
-
-def _quantization_problems(graph: onnx.GraphProto) -> Iterator[str]:
-    """Why TensorRT cannot take the graph's quantization; nothing for a symmetric int8 or an unquantized graph."""
-    constants = _constants(graph)
-    for node in _nodes(graph):
-        word = node.op_type
-        if word.startswith(("QLinear", "DynamicQuantize", "QGemm", "QAttention")) or word.endswith("Integer") or "IntegerTo" in word:
-            yield f"{_name(node)}: {word} computes in integers of its own; TensorRT takes QuantizeLinear and DequantizeLinear pairs only"
-        elif word in ("QuantizeLinear", "DequantizeLinear"):
-            problem = _zero_point_problem(node, constants)
-            if problem:
-                yield f"{_name(node)}: {problem}"
-
-
-def _zero_point_problem(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> str | None:
-    data = constants.get(node.input[0])
-    given = [*node.input, "", ""][2]  # the third input may be left out
-    if node.op_type == "DequantizeLinear" and data is not None and data.data_type == onnx.TensorProto.INT32:
-        return "a bias is quantized to int32"
-    if not given:
-        declared = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
-        implied = node.op_type == "QuantizeLinear" and declared != onnx.TensorProto.INT8
-        return "it has no zero point, which means uint8" if implied else None
-    point = constants.get(given)
-    if point is None:
-        return "its zero point is computed, not a constant"
-    if point.data_type != onnx.TensorProto.INT8:
-        return f"its zero point is {onnx.TensorProto.DataType.Name(point.data_type).lower()}, not int8"
-    return "its zero point is not 0 (asymmetric)" if numpy_helper.to_array(point).any() else None
-
-
-def _facts(model: onnx.ModelProto) -> Row:
-    """What the graph says: whether it is quantized, which nodes must then run in int8, and its multiply-accumulates."""
-    nodes = list(_nodes(model.graph))
-    constants = _constants(model.graph)
-    producers = {output: node for node in nodes for output in node.output}
-
-    def source(name: str) -> onnx.NodeProto | None:
-        node = producers.get(name)
-        while node is not None and node.op_type in _MOVES:
-            node = producers.get(node.input[0])
-        return node
-
-    promised = []
-    for node in nodes:
-        sources = [source(name) for name in node.input[:2]] if node.op_type in _PROMISED else [None]
-        quantized = [found for found in sources if found is not None and found.op_type == "DequantizeLinear"]
-        # A product of two activations is not promised: TensorRT may fuse it into an attention kernel.
-        if len(quantized) == len(sources) and quantized[-1].input[0] in constants:
-            promised.append(_name(node))
-    return {"quantized": any(node.op_type == "QuantizeLinear" for node in nodes), "promised": promised, "node_macs": count_macs(model),
-            "uncounted": sorted({node.op_type for node in nodes if node.op_type in _UNCOUNTED})}  # fmt: skip
+    return f"SM{number}"
 
 
 def _summary(log: Row) -> Row:
@@ -332,6 +179,14 @@ def _summary(log: Row) -> Row:
             precisions[f"{row['kind']} {row['dtype']}"] = precisions.get(f"{row['kind']} {row['dtype']}", 0) + 1
     return {"builder": f"{log['module']} {log['version']}", "compute_capabilities": log["compute_capabilities"], "profiles": log["profiles"],
             "layers": precisions, "weights_bytes": log["memory"].get("weights"), "engine_bytes": log["engine_bytes"], "warnings": log["warnings"]}  # fmt: skip
+
+
+def _broken(log: Row) -> Iterator[str]:
+    """The layers that should multiply in 8 bits and do not. Where 4-bit weights are made float first the audit tells; the numbers are the same."""
+    for row in log["layers"]:
+        wanted = {log["promised"][node] for node in row["nodes"] if node in log["promised"]} - {"Int4"}
+        if row["kind"] in ("conv", "gemm") and wanted and row["dtype"] not in wanted:
+            yield f"{' + '.join(row['nodes'])} runs in {row['dtype']}"
 
 
 def _told(log: Row) -> str:
@@ -364,7 +219,11 @@ def _translated(answer: Row, part: Part, graph: onnx.GraphProto) -> StepError | 
         rows.append(f"{where}{meaning} ({first})" if meaning else f"{where}{first}")
         fixes += [fix] if fix else []
     if answer["stage"] == "parse":  # an error while a node is imported ends the parsing
-        known = [f"{_name(node)} [{node.op_type}]: refused too" for node in _nodes(graph) if _name(node) not in named and _is_refused(node, answer["module"])]
+        known = [
+            f"{name_of(node)} [{node.op_type}]: refused too"
+            for node in onnx_graph.nodes(graph)
+            if name_of(node) not in named and _is_refused(node, answer["module"])
+        ]
         rows += known
     fix = "; ".join(dict.fromkeys(fixes)) or "ship the ONNX file to this device with ONNX Runtime, or report the graph"
     listing = "\n  ".join(dict.fromkeys(rows)) or "no reason was given"

@@ -183,7 +183,7 @@ def _kind(name: str, layer_type: str) -> str:
     if "gemm" in word or "matrixmultiply" in word or "matmul" in word or name.startswith("_gemm"):  # _gemm_mha_v2: fused attention
         return "gemm"
     if word == "runtime_fusion":  # named after what it fuses: __myl_CorrAddRelu, __myl_FcAddDivErf
-        return "conv" if "Corr" in name else "gemm" if re.search(r"_Fc|Dot|Gemm|Matmul|MatMul", name) else ""
+        return "conv" if "Corr" in name else "gemm" if re.search(r"Fc(?![a-z])|Dot|Gemm|Matmul|MatMul", name) else ""
     return ""
 
 

@@ -149,6 +149,36 @@ def test_files_that_are_not_sound_are_refused(tmp_path: pathlib.Path) -> None:
         read(tmp_path / "strange.onnx")
 
 
+@pytest.mark.parametrize("way", ["stored", "dequantized", "a Constant node"])
+def test_channels_that_fill_no_block_are_not_counted_as_if_they_did(way: str, tmp_path: pathlib.Path) -> None:
+    """The runtime's blocked layout adds channels of zeros; 3 to 20 channels on 6x6 places are 36 * 20 * 27 products all the same."""
+    weights = numpy.ones((20, 3, 3, 3), "float32" if way != "dequantized" else "int8")
+    before = "w = DequantizeLinear(q, s)" if way == "dequantized" else ""
+    made = model(f"g (float[n,3,8,8] x) => (float[n,20,6,6] y) {{ {before} c = Conv(x, w)   y = Relu(c) }}", s=numpy.float32(1).reshape(()),
+                 **{"q" if way == "dequantized" else "w": weights})  # fmt: skip
+    if way == "a Constant node":
+        (tensor,) = (tensor for tensor in made.graph.initializer if tensor.name == "w")
+        made.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
+        made.graph.initializer.remove(tensor)
+    onnx.save(made, str(tmp_path / "conv.onnx"))
+    assert [row["macs"] for row in read(tmp_path / "conv.onnx").rows if row["macs"]] == [36 * 20 * 27]
+
+
+def test_eight_bit_floats_are_told_as_tensorrts(tmp_path: pathlib.Path) -> None:
+    """ONNX Runtime's optimizer cannot take fp8 products in 32-bit arithmetic; the way out is the engine's own audit."""
+    import ml_dtypes
+
+    stored = {"s": numpy.float32(0.1), "z": numpy.zeros((), ml_dtypes.float8_e4m3fn), "w": numpy.ones((2, 3, 1, 1), ml_dtypes.float8_e4m3fn)}
+    made = model("""g (float[n,3,4,4] x) => (float[n,2,4,4] y) {
+        q = QuantizeLinear(x, s, z)   d = DequantizeLinear(q, s, z)   k = DequantizeLinear(w, s, z)   c = Conv(d, k)
+        r = QuantizeLinear(c, s, z)   y = DequantizeLinear(r, s, z)
+    }""", **{name: numpy.asarray(array) for name, array in stored.items()})  # fmt: skip
+    onnx.save(made, str(tmp_path / "fp8.onnx"))
+    with pytest.raises(RunnerError, match="refuses fp8.onnx") as refusal:
+        read(tmp_path / "fp8.onnx")
+    assert "inspect the engine" in (refusal.value.fix or "")
+
+
 @pytest.mark.parametrize("how", ["outside", "hard link"])
 def test_external_data_outside_the_folder_is_never_read(how: str, tmp_path: pathlib.Path) -> None:
     """ONNX Runtime itself would read a hard link to another file; the checker refuses before it is asked."""

@@ -72,6 +72,25 @@ def test_weight_only_layers_are_not_int8(tmp_path: pathlib.Path) -> None:
     assert numbers(audit(artifact(tmp_path, [row("gemm", "HalfxInt8", 100)]), Limits())) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
 
 
+def test_fp8_layers_are_told_by_their_datatype(tmp_path: pathlib.Path) -> None:
+    """8-bit floats are neither int8 nor float layers; a product that was promised and runs in Half is warned of, one of two activations is not."""
+    layers = [row("conv", "FP8", 700, "stem"), row("gemm", "Half", 200, "head"), row("gemm", "Half", 100, "attention")]
+    made = artifact(tmp_path, layers, precision="FP8", promised={"stem": "FP8", "head": "FP8"})
+    found = audit(made, Limits())
+    assert numbers(found) == {"int8_mac_share": 0.0, "float_ops": 2, "transposes": 0}
+    assert found.measurements[0].detail["by_dtype"] == {"FP8": 700, "Half": 300}
+    assert list(found.warnings) == ["main: head (gemm) runs in Half although the graph is fp8"]
+
+
+def test_four_bit_weights_that_are_made_float_first_are_told(tmp_path: pathlib.Path) -> None:
+    """The engine is right, and not faster for it."""
+    layers = [row("gemm", "HalfxInt4", 700, "a"), row("gemm", "Float", 300, "b")]
+    made = artifact(tmp_path, layers, quantized=False, precision="Int4", promised={"a": "Int4", "b": "Int4"})
+    assert list(audit(made, Limits()).warnings) == [
+        "main: b (gemm) runs in Float although the graph is in 4-bit weights; its weights are made float first, which saves no time"
+    ]
+
+
 def test_a_float_graph_gives_no_warnings(tmp_path: pathlib.Path) -> None:
     """Float layers are what a float graph asks for."""
     found = audit(artifact(tmp_path, [row("conv", "Float", 10, "a")], quantized=False), Limits())

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import numpy
 import onnx
 import pytest
 
@@ -46,3 +47,26 @@ def test_a_circle_is_refused() -> None:
     """Sorting ends."""
     with pytest.raises(StepError, match="circle"):
         onnx_graph.sort(model("g (float[1] x) => (float[1] y) { a = Add(x, b) b = Neg(a) y = Neg(b) }").graph)
+
+
+def test_stored_tensors_of_inner_graphs_and_constant_nodes_are_found() -> None:
+    """A quantized weight inside a branch is a stored tensor too."""
+    graph = onnx.parser.parse_graph("""
+        g (float[2] x, bool choose) => (float[2] y) <float[2] a = {1, 2}> {
+            c = Constant <value = float[2] {3, 4}> ()
+            y = If (choose) <
+                then_branch = yes () => (float[2] p) <float[2] inside = {5, 6}> { p = Add(x, inside) }, else_branch = no () => (float[2] q) { q = Add(a, c) }
+            >
+        }""")
+    assert onnx_graph.stored(graph).keys() == {"a", "c", "inside"}
+    assert [node.op_type for node in onnx_graph.nodes(graph)] == ["Constant", "If", "Add", "Add"]
+
+
+def test_weights_outside_the_file_are_refused(tmp_path: pathlib.Path) -> None:
+    """A step's artifact is one file a part: what lies beside it would be lost."""
+    graph = onnx.parser.parse_graph("g (float[n,32] x) => (float[n,32] y) { y = MatMul(x, w) }")
+    graph.initializer.append(onnx.numpy_helper.from_array(numpy.ones((32, 32), "float32"), "w"))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, str(tmp_path / "main.onnx"), save_as_external_data=True, location="data.bin", size_threshold=0)
+    with pytest.raises(StepError, match="weights of main.onnx lie outside it"):
+        onnx_graph.read(tmp_path / "main.onnx")
