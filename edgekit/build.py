@@ -101,6 +101,7 @@ class Build:
             "task": [shapes, task.classes],
             "data": {split: self.described["splits"][split] for split in step.reads},
             "loss": identities(task, task.loss) if trains else None,
+            "metric": identities(task, task.metric) if getattr(step, "scored", False) else None,
             "teacher": self.teacher.key if name == "distill" and self.teacher is not None else None,
             "seed": self.seed,
             "packages": versions(step.packages),

@@ -10,7 +10,7 @@ from edgekit import registry
 from edgekit.artifact import Form
 from edgekit.errors import EdgekitError, PlanError
 from edgekit.recipe import Distill, Finetune, Gates, Intent, Prune, Quantize, Recipe, Train
-from edgekit.scheme import SCHEMES, Scheme
+from edgekit.scheme import SCHEMES, Provider, Scheme
 from edgekit.target import Target
 from edgekit.value import nearest
 
@@ -28,6 +28,10 @@ _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "quantize_onnx": ("cast", "dynamic"),
     "quantize_tflite": ("cast", "dynamic"),
     "tflite_to_edgetpu": ("static",),
+}
+#: The steps that another provider's step stands for: it takes the float network and gives the quantized file.
+_INSTEAD: Mapping[Provider, tuple[str, tuple[str, ...]]] = {
+    "neural-compressor": ("neural_compressor_to_onnx", ("quantize_torch", "torch_to_onnx", "quantize_onnx")),
 }
 Installed = Callable[[str], bool]
 
@@ -166,10 +170,14 @@ def _route(scheme: Scheme, target: Target, samples: int) -> tuple[PlannedStep, .
         "lower_onnx": {"runtime": target.runtime},
         "quantize_onnx": {"scheme": scheme.name},
         "quantize_tflite": {"scheme": scheme.name},
+        "neural_compressor_to_onnx": {"scheme": scheme.name, "samples": samples},
         "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
     }
     names = [name for name in ROUTES[target.form] if scheme.method in _WORKS_FOR.get(name, (scheme.method,))]
+    if scheme.provider in _INSTEAD:
+        step, replaced = _INSTEAD[scheme.provider]
+        names = [step, *(name for name in names if name not in replaced)]
     return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in names)
 
 

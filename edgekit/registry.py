@@ -80,6 +80,8 @@ STEPS = Registry("step", {
     "prune": Entry("edgekit.steps.prune:Prune", (*_TORCH, "torch_pruning"), "prune", "remove whole channels"),
     "quantize_torch": Entry("edgekit.steps.quantize_torch:QuantizeTorch", _PT2E, "torch", "calibrate int8 on the PyTorch graph"),
     "torch_to_onnx": Entry("edgekit.steps.torch_to_onnx:TorchToOnnx", (*_ONNX, "torchao"), "onnx", "export to ONNX"),
+    "neural_compressor_to_onnx": Entry("edgekit.steps.neural_compressor_to_onnx:NeuralCompressorToOnnx",
+        (*_ONNX, "torchao", "neural_compressor"), "intel", "quantize with neural-compressor and export to ONNX"),
     "lower_onnx": Entry("edgekit.steps.lower_onnx:LowerOnnx", _ONNX, "onnx", "make Q/DQ fast on x86 (int8 to uint8)"),
     "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "half precision on the ONNX file"),
     "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
@@ -115,6 +117,9 @@ REFERENCES = Registry("torch reference", {
     "float": Entry("edgekit.steps.torch_storage:load", _TORCH, "torch"),
     "quantized": Entry("edgekit.steps.torch_reference:simulated", _PT2E, "torch"),
 })  # fmt: skip
+
+#: How a task's metric is read, for steps that tune by it.
+METRICS = Registry("metric reader", {"scores": Entry("edgekit.checks.metrics:scores")})
 
 AUDITS = Registry(
     "audit",
