@@ -106,7 +106,7 @@ SCHEMES: Mapping[str, Scheme] = {
                activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
         Scheme(name="w4-weight-awq", title="4-bit weights in blocks, by neural-compressor's AWQ (language models)", method="weight", weight_bits=4,
                activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
-        Scheme(name="w4-weight-hqq", title="4-bit weights in blocks, by neural-compressor's HQQ (language models)", method="weight", weight_bits=4,
+        Scheme(name="w4-weight-hqq", title="4-bit weights in blocks, by neural-compressor's HQQ", method="weight", weight_bits=4,
                activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
     )
 }  # fmt: skip
@@ -120,7 +120,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "w8a8-smoothquant-inc": ("its SmoothQuant needs intel-extension-for-pytorch, which its package does not bring", "w8a8-static, which can be smoothed"),
     "w8-dynamic-inc": ("the graphs of its dynamic PT2E cannot be exported to ONNX", "w8-dynamic"),
     "w8a8-qat-inc": ("its quantization-aware training simulates MX formats, which end as a thousand float operators in the file", "w8a8-qat"),
-    "bf16-inc": ("its mixed precision gives bfloat16 convolutions, which no runtime on a processor takes", "fp16"),
+    "bf16-inc": ("its mixed precision gives bfloat16 convolutions, which ONNX Runtime does not run on a processor", "fp16"),
 }  # fmt: skip
 #: Other names for the same.
 _ALSO: Mapping[str, str] = {

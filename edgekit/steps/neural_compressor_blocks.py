@@ -14,6 +14,7 @@ from edgekit.steps import neural_compressor_package as inc
 
 Array = numpy.typing.NDArray[Any]
 BITS, BLOCK = 4, 32
+_FIX = "take edgekit's own w4-weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ Run = Callable[[], None]
 def rtn(network: nn.Module) -> Grids:
     """Round to nearest. The linear layers of ``network`` get the rounded weights."""
     config = inc.RTNConfig(dtype="int", bits=BITS, group_size=BLOCK, use_sym=False, use_layer_wise=False)
-    with inc.quiet(), torch.no_grad():
+    with inc.working(_FIX):
         # The popular format would round scales and biases to 16 bits.
         inc.convert(network, config, use_optimum_format=False)
     return _replace(network)
@@ -55,8 +56,10 @@ def awq(network: nn.Module, run: Run) -> Grids:
         raise StepError("neural-compressor's AWQ takes Hugging Face causal language models only; this network holds none.",
                         fix="take the scheme w4-weight-rtn or w4-weight-hqq, or edgekit's own w4-weight")  # fmt: skip
     given: list[torch.Tensor] = []
-    hook = model.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs["input_ids"] if "input_ids" in kwargs else args[0]), with_kwargs=True)
-    with inc.quiet(), torch.no_grad():
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs["input_ids"] if "input_ids" in kwargs else args[0]), with_kwargs=True
+    )
+    with inc.working(_FIX):
         run()
         hook.remove()
         config = inc.AWQConfig(dtype="int", bits=BITS, group_size=BLOCK, use_sym=False, use_layer_wise=False)
@@ -77,7 +80,7 @@ def hqq(network: nn.Module) -> Grids:
     before, inc.hqq_global_option.use_half = inc.hqq_global_option.use_half, False
     config = inc.QTensorConfig(nbits=BITS, channel_wise=True, group_size=BLOCK, optimize=True, round_zero=True, pack=False)
     try:
-        with inc.quiet(), torch.no_grad():
+        with inc.working(_FIX):
             for path, layer in _linear_layers(network):
                 outputs, inputs = layer.weight.shape
                 if inputs % BLOCK:

@@ -4,7 +4,9 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-from edgekit.errors import StepError
+import torch
+
+from edgekit.errors import EdgekitError, StepError
 from edgekit.quantization import capture
 
 
@@ -37,13 +39,20 @@ with quiet():
         _rtn.transformers = transformers
 
 
-def failed(where: str, error: Exception) -> StepError:
-    """One sentence for what neural-compressor raised."""
-    lines = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
-    return StepError(f"neural-compressor cannot quantize {where}: {type(error).__name__}: {lines[:300]}", fix="take a scheme of edgekit's own, such as w8a8-static")
+@contextlib.contextmanager
+def working(fix: str) -> Iterator[None]:
+    """Quiet, without gradients, and what neural-compressor raises in one sentence: a StepError."""
+    try:
+        with quiet(), torch.no_grad():
+            yield
+    except EdgekitError:
+        raise
+    except Exception as error:  # it raises whatever its parts and the network's own code raise
+        lines = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
+        raise StepError(f"neural-compressor cannot quantize this network: {type(error).__name__}: {lines[:300]}", fix=fix) from error
 
 
 __all__ = [
     "AWQConfig", "HQQTensorHandle", "INCWeightOnlyLinear", "QTensorConfig", "RTNConfig", "StaticQuantConfig", "TuningConfig",
-    "autotune", "convert", "failed", "hqq_global_option", "prepare", "quiet",
+    "autotune", "convert", "hqq_global_option", "prepare", "quiet", "working",
 ]  # fmt: skip

@@ -50,19 +50,14 @@ def quantize(network: torch.nn.Module, signature: Signature, rows: Rows, score: 
         for row in rows:
             model(*row)
 
-    try:
-        with inc.quiet(), torch.no_grad():
-            chosen, scores = (_config(TRIALS[0]), []) if score is None else _tune(graph, rows[0], calibrate, score, drop)
-            prepared = inc.prepare(_copied(graph), chosen, example_inputs=rows[0])
-            calibrate(prepared)
-            if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
-                raise StepError("neural-compressor found nothing to quantize in this network.", fix="take the scheme 'float'")
-            # Its own convert leaves float weights with a quantizer behind each; folded, the file holds int8.
-            converted = convert_pt2e(prepared, fold_quantize=True)
-    except StepError:
-        raise
-    except Exception as error:  # neural-compressor raises whatever its parts raise
-        raise inc.failed("this network", error) from error
+    with inc.working("take edgekit's own w8a8-static"):
+        chosen, scores = (_config(TRIALS[0]), []) if score is None else _tune(graph, rows[0], calibrate, score, drop)
+        prepared = inc.prepare(_copied(graph), chosen, example_inputs=rows[0])
+        calibrate(prepared)
+        if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
+            raise StepError("neural-compressor found nothing to quantize in this network.", fix="take the scheme 'float'")
+        # Its own convert leaves float weights with a quantizer behind each; folded, the file holds int8.
+        converted = convert_pt2e(prepared, fold_quantize=True)
     told = {name: getattr(chosen, name) for name in TRIALS[0]}
     return Tuned(settled(converted), told, scores[0] if scores else None, tuple(scores[1:]))
 
