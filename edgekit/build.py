@@ -12,8 +12,8 @@ from edgekit.artifact import Artifact
 from edgekit.cache import Cache, digest, file_digest
 from edgekit.contracts import Context, Step
 from edgekit.errors import EdgekitError, ModelError, StepError, TaskError
-from edgekit.plan import PlannedStep
 from edgekit.progress import Progress
+from edgekit.routes import PlannedStep
 from edgekit.sources.loader import fingerprint, networks
 from edgekit.task import Task, identity
 
@@ -101,6 +101,7 @@ class Build:
             "task": [shapes, task.classes],
             "data": {split: self.described["splits"][split] for split in step.reads},
             "loss": identities(task, task.loss) if trains else None,
+            "metric": identities(task, task.metric) if getattr(step, "scored", False) else None,
             "teacher": self.teacher.key if name == "distill" and self.teacher is not None else None,
             "seed": self.seed,
             "packages": versions(step.packages),

@@ -12,8 +12,9 @@ from edgekit.contracts import BenchProtocol, Host, Runner
 from edgekit.errors import EdgekitError, ModelError, RunnerError, StepError
 from edgekit.hosts.torch_local import TorchRunner
 from edgekit.measurement import Measurement, MeasurementName
-from edgekit.plan import PlannedCandidate, PlannedTarget
+from edgekit.plan import PlannedTarget
 from edgekit.report import CandidateReport, describe
+from edgekit.routes import PlannedCandidate
 from edgekit.shipping import machine
 
 #: What the numbers depend on, beside the files.

@@ -7,53 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from edgekit import registry
-from edgekit.artifact import Form
 from edgekit.errors import EdgekitError, PlanError
 from edgekit.recipe import Distill, Effort, Finetune, Gates, Intent, Prune, Quantize, Recipe, Train
-from edgekit.scheme import SCHEMES, Scheme, Tuning
+from edgekit.routes import PlannedCandidate, PlannedStep, candidate
+from edgekit.scheme import SCHEMES
 from edgekit.target import Target
 from edgekit.value import nearest
 
-#: What follows the torch-side steps, by the form the target runs. A step that the scheme does not need is left out.
-ROUTES: Mapping[Form, tuple[str, ...]] = {
-    "onnx": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
-    "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
-    "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite"),
-    "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
-}
-#: Schemes that go another way than their method tells.
-_OWN_WAYS: Mapping[tuple[Form, str], tuple[str, ...]] = {
-    ("tensorrt", "fp8"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
-    ("tensorrt", "w4-weight"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
-}
-#: The schemes' methods for which a step has work to do; a step that is not named always has.
-_WORKS_FOR: Mapping[str, tuple[str, ...]] = {
-    "quantize_torch": ("static",),
-    "train_quantized": ("static",),
-    "lower_onnx": ("static",),
-    "quantize_onnx": ("cast", "dynamic"),
-    "quantize_tflite": ("cast", "dynamic"),
-    "tflite_to_edgetpu": ("static",),
-}
 Installed = Callable[[str], bool]
-_PLAIN = Tuning()
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedStep:
-    """A step and its parameters. ``intent`` is the recipe's word for it, or the step's own name."""
-
-    intent: str
-    step: str
-    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedCandidate:
-    """What is done, after the shared steps, to get one scheme's file."""
-
-    scheme: str
-    steps: tuple[PlannedStep, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,30 +130,6 @@ def _target(recipe: Recipe, target: Target) -> PlannedTarget:
             left_out[name] = reason
     reference, effort = candidate("float", target, samples), (quantize or Quantize()).effort
     return PlannedTarget(target, reference, tuple(candidates), target.gates.over(recipe.gates), effort, samples, left_out)
-
-
-def candidate(name: str, target: Target, samples: int, tuning: Tuning = _PLAIN) -> PlannedCandidate:
-    """One scheme's steps for a target; ``tuning`` is what a remedy changes, and is told in the candidate's name."""
-    told = tuning.describe()
-    return PlannedCandidate(f"{name}+{told}" if told else name, _route(SCHEMES[name], target, samples, tuning))
-
-
-def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tuple[PlannedStep, ...]:
-    limits = target.limits
-    tuned = {"tuning": tuning.model_dump(mode="json", exclude_defaults=True)} if tuning != _PLAIN else {}
-    parameters: Mapping[str, Mapping[str, Any]] = {
-        "quantize_torch": {"scheme": scheme.name, "symmetric": scheme.symmetric or limits.activations == "symmetric", "samples": samples, **tuned},
-        "lower_onnx": {"runtime": target.runtime},
-        "quantize_onnx": {"scheme": scheme.name},
-        "quantize_tflite": {"scheme": scheme.name},
-        "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples},
-        "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
-        "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
-    }
-    usual = tuple(name for name in ROUTES[target.form] if scheme.method in _WORKS_FOR.get(name, (scheme.method,)))
-    usual = tuple(name for name in usual if name != "train_quantized" or scheme.trained)
-    names = _OWN_WAYS.get((target.form, scheme.name), usual)
-    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in names)
 
 
 def _inputs_missing(recipe: Recipe, targets: Sequence[Target]) -> Iterator[Problem]:

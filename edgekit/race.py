@@ -12,8 +12,8 @@ from edgekit.diagnosis import Diagnosis
 from edgekit.entries import Entry, Ground, built, guarded, key_of, torch_runner
 from edgekit.errors import EdgekitError
 from edgekit.heats import timed
-from edgekit.plan import PlannedCandidate, candidate
 from edgekit.report import CandidateReport, TargetReport
+from edgekit.routes import PlannedCandidate, candidate
 from edgekit.verification import Verification
 
 __all__ = ["Ground", "Result", "key_of", "race", "torch_runner"]

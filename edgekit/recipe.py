@@ -8,7 +8,7 @@ import pydantic
 import yaml
 
 from edgekit.errors import RecipeError
-from edgekit.scheme import SCHEMES
+from edgekit.scheme import SCHEMES, refused
 from edgekit.value import Written, folder_name, load_yaml, nearest, parse, read_yaml
 
 #: How much is tried where a candidate fails its gate.
@@ -67,6 +67,8 @@ class Quantize(Written):
     @classmethod
     def _known(cls, name: str) -> str:
         if name != "auto" and name not in SCHEMES:
+            if (reason := refused(name)) is not None:
+                raise ValueError(reason)
             raise ValueError(f"no scheme is called {name!r}; {nearest(name, ('auto', *SCHEMES))}")
         return name
 

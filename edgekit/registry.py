@@ -81,6 +81,8 @@ STEPS = Registry("step", {
     "quantize_torch": Entry("edgekit.steps.quantize_torch:QuantizeTorch", _PT2E, "torch", "calibrate int8 on the PyTorch graph"),
     "train_quantized": Entry("edgekit.steps.train_quantized:TrainQuantized", _PT2E, "torch", "train the quantized network"),
     "torch_to_onnx": Entry("edgekit.steps.torch_to_onnx:TorchToOnnx", (*_ONNX, "torchao"), "onnx", "export to ONNX"),
+    "neural_compressor_to_onnx": Entry("edgekit.steps.neural_compressor_to_onnx:NeuralCompressorToOnnx",
+        (*_ONNX, "torchao", "neural_compressor"), "intel", "quantize with neural-compressor and export to ONNX"),
     "lower_onnx": Entry("edgekit.steps.lower_onnx:LowerOnnx", _ONNX, "onnx", "make Q/DQ fast on x86 (int8 to uint8)"),
     "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "half precision on the ONNX file"),
     "quantize_tensorrt": Entry("edgekit.steps.quantize_tensorrt:QuantizeTensorrt", _ONNX, "onnx", "fp8 and 4-bit weights on the ONNX file, for TensorRT"),
@@ -119,6 +121,8 @@ REFERENCES = Registry("torch reference", {
 })  # fmt: skip
 
 DIAGNOSES = Registry("diagnosis", {"torch": Entry("edgekit.steps.diagnose:diagnose", _PT2E, "torch")})
+#: How a task's metric is read, for steps that tune by it.
+METRICS = Registry("metric reader", {"scores": Entry("edgekit.checks.metrics:scores")})
 
 AUDITS = Registry(
     "audit",

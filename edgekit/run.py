@@ -16,10 +16,11 @@ from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.errors import TaskError
 from edgekit.measurement import Measurement, worst
-from edgekit.plan import Plan, PlannedStep
+from edgekit.plan import Plan
 from edgekit.progress import Progress, Silent
 from edgekit.race import Ground, Result, key_of, race, torch_runner
 from edgekit.report import Report, StageReport, TargetReport
+from edgekit.routes import PlannedStep
 from edgekit.shipping import environment, prepare, require_usable, ship, withdraw, write_report
 from edgekit.task import Task
 from edgekit.tasks.loader import load as load_task

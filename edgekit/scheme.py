@@ -108,15 +108,42 @@ SCHEMES: Mapping[str, Scheme] = {
                activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
         Scheme(name="w4-weight-awq", title="4-bit weights in blocks, by neural-compressor's AWQ (language models)", method="weight", weight_bits=4,
                activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
-        Scheme(name="w4-weight-hqq", title="4-bit weights in blocks, by neural-compressor's HQQ (language models)", method="weight", weight_bits=4,
+        Scheme(name="w4-weight-hqq", title="4-bit weights in blocks, by neural-compressor's HQQ", method="weight", weight_bits=4,
                activation_bits=32, provider="neural-compressor", forms=("onnx",), parity_steps=80),
     )
 }  # fmt: skip
+
+#: What neural-compressor 3.10 cannot do for a file that runs: the name that one would write, the reason, what edgekit offers instead.
+REFUSED: Mapping[str, tuple[str, str]] = {
+    "w4-weight-gptq": ("its GPTQ asks for the name of a model on a hub, even for a model in memory", "w4-weight, w4-weight-rtn or w4-weight-hqq"),
+    "w4-weight-teq": ("its TEQ needs a training loop of yours, and its scales have not been measured to gain anything", "w4-weight-awq or w4-weight-hqq"),
+    "w4-weight-autoround": ("its AutoRound fails on a network that is not a Hugging Face model, and other networks were not tried",
+                            "w4-weight, w4-weight-rtn or w4-weight-hqq"),
+    "w8a8-smoothquant-inc": ("its SmoothQuant needs intel-extension-for-pytorch, which its package does not bring", "w8a8-static, which can be smoothed"),
+    "w8-dynamic-inc": ("the graphs of its dynamic PT2E cannot be exported to ONNX", "w8-dynamic"),
+    "w8a8-qat-inc": ("its quantization-aware training simulates MX formats, which end as a thousand float operators in the file", "w8a8-qat"),
+    "bf16-inc": ("its mixed precision gives bfloat16 convolutions, which ONNX Runtime does not run on a processor", "fp16"),
+}  # fmt: skip
+#: Other names for the same.
+_ALSO: Mapping[str, str] = {
+    "gptq": "w4-weight-gptq", "gptq-inc": "w4-weight-gptq", "teq": "w4-weight-teq", "teq-inc": "w4-weight-teq", "autoround": "w4-weight-autoround",
+    "autoround-inc": "w4-weight-autoround", "smoothquant": "w8a8-smoothquant-inc", "smoothquant-inc": "w8a8-smoothquant-inc",
+    "w8a8-dynamic-inc": "w8-dynamic-inc", "dynamic-inc": "w8-dynamic-inc", "qat-inc": "w8a8-qat-inc", "w8a8-static-qat-inc": "w8a8-qat-inc",
+}  # fmt: skip
+
+
+def refused(name: str) -> str | None:
+    """Why a scheme that neural-compressor has by name is not offered, and what is; None for any other name."""
+    reason = REFUSED.get(_ALSO.get(name, name))
+    return None if reason is None else f"{name}: neural-compressor 3.10 cannot: {reason[0]}; use {reason[1]}"
 
 
 def find(name: str) -> Scheme:
     """The scheme called ``name``, or an error with the nearest known one. What a remedy adds behind ``+`` is not looked at."""
     name = name.partition("+")[0]
     if name not in SCHEMES:
+        known_to_fail = refused(name)
+        if known_to_fail is not None:
+            raise EdgekitError(f"{known_to_fail}.", fix="edgekit schemes lists what is offered")
         raise EdgekitError(f"No scheme is called {name!r}; {nearest(name, SCHEMES)}", fix="edgekit schemes lists them")
     return SCHEMES[name]

@@ -8,9 +8,9 @@ from edgekit import registry
 from edgekit.build import Build, try_follow, versions
 from edgekit.cache import Cache
 from edgekit.errors import MissingBackend, StepError
-from edgekit.plan import PlannedStep
 from edgekit.progress import Silent
 from edgekit.registry import Entry, Registry
+from edgekit.routes import PlannedStep
 from edgekit.task import Task
 from edgekit.testing import FakeStep, tiny_task
 

@@ -97,6 +97,27 @@ def test_a_scheme_that_one_of_the_gpus_lacks_is_left_out_before_any_work() -> No
     assert "fp8 cannot be run: SM86 cannot run fp8" in told(asked)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "route"),
+    [
+        ("w8a8-static-inc", ["neural_compressor_to_onnx", "lower_onnx"]),
+        ("w4-weight-rtn", ["neural_compressor_to_onnx"]),
+        ("w4-weight-awq", ["neural_compressor_to_onnx"]),
+        ("w4-weight-hqq", ["neural_compressor_to_onnx"]),
+    ],
+)
+def test_neural_compressors_step_stands_for_edgekits_own(scheme: str, route: list[str]) -> None:
+    """One step quantizes and exports; the file is still lowered where it is calibrated. Its package is asked for, and its extra named."""
+    board = shipped("cpu-onnx").model_copy(update={"schemes": (scheme, "float")})
+    recipe = Recipe.model_validate({**WHOLE, "compress": ["train", {"quantize": {"scheme": scheme, "samples": 99}}]})
+    (row,) = plan(recipe, [board], lambda module: True).targets
+    steps = row.candidates[0].steps
+    assert [step.step for step in steps] == route
+    assert steps[0].parameters == {"scheme": scheme, "samples": 99}
+    said = told(plan(recipe, [board], lambda module: module != "neural_compressor"))
+    assert "neural_compressor, needed by cpu-onnx (neural_compressor_to_onnx) | pip install 'edgekit[intel]'" in said
+
+
 def test_limits_flow_backwards() -> None:
     """Pruning keeps the channels that all targets want, and TensorRT's symmetric activations reach the quantizer."""
     board = shipped("cpu-onnx").model_copy(update={"name": "board", "limits": targets.Limits(channel_multiple=12)})

@@ -137,3 +137,10 @@ def test_a_recipe_can_be_written_in_python() -> None:
 def test_a_value_that_would_fail_later_is_refused(tmp_path: pathlib.Path, line: str, said: str) -> None:
     """A name that leaves the results' folder, a seed of too many bits, an endless gate and a bare yes are told when the file is read."""
     assert said in refusal(tmp_path, f"model: zoo:cnn\n{line}\n")
+
+
+def test_a_scheme_that_neural_compressor_cannot_make_is_told_with_its_reason(tmp_path: pathlib.Path) -> None:
+    """The recipe is refused before anything is planned, with the reason and what to use."""
+    said = refusal(tmp_path, "compress: [{quantize: {scheme: w4-weight-gptq}}]")
+    assert "w4-weight-gptq: neural-compressor 3.10 cannot: its GPTQ asks for the name of a model on a hub" in said
+    assert "use w4-weight" in said

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from edgekit import plan, registry
+from edgekit import registry, routes
 from edgekit.errors import EdgekitError, MissingBackend
 from edgekit.registry import Entry, Registry
 
@@ -52,7 +52,7 @@ def distributions(extra: str, extras: dict[str, list[str]]) -> set[str]:
 
 def test_every_step_of_every_route_is_known() -> None:
     """The plan names no step that the registry lacks."""
-    assert {step for route in plan.ROUTES.values() for step in route} <= set(registry.STEPS)
+    assert {step for route in routes.ROUTES.values() for step in route} <= set(registry.STEPS)
 
 
 @pytest.mark.parametrize("name", list(registry.STEPS))

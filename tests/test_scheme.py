@@ -3,8 +3,8 @@
 import pytest
 
 from edgekit.errors import EdgekitError
-from edgekit.plan import ROUTES
-from edgekit.scheme import SCHEMES, find
+from edgekit.routes import ROUTES
+from edgekit.scheme import _ALSO, REFUSED, SCHEMES, find, refused
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -24,3 +24,21 @@ def test_an_unknown_scheme_is_answered_with_the_nearest() -> None:
     """A slip of the finger costs one line."""
     with pytest.raises(EdgekitError, match="did you mean 'w8a8-static'"):
         find("w8a8-statik")
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *_ALSO])
+def test_what_neural_compressor_cannot_do_is_refused_with_the_reason(name: str) -> None:
+    """A scheme by that name gets neural-compressor's reason and what edgekit offers, which is a scheme that exists."""
+    assert name not in SCHEMES
+    reason = refused(name)
+    assert reason is not None
+    assert reason.startswith(f"{name}: neural-compressor 3.10 cannot: ")
+    offered = reason.rpartition("; use ")[2]
+    assert any(scheme in offered for scheme in SCHEMES)
+    with pytest.raises(EdgekitError, match="neural-compressor 3.10 cannot"):
+        find(name)
+
+
+def test_other_names_are_not_refused_in_its_name() -> None:
+    """A known scheme, and a slip of the finger, have nothing to do with neural-compressor."""
+    assert [refused(name) for name in ("w8a8-static", "w8a8-static-inc", "w8a8-statik")] == [None, None, None]

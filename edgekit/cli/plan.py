@@ -10,8 +10,9 @@ from rich.text import Text
 
 from edgekit.cli import output
 from edgekit.cli.overrides import Wanted, recipe_options
-from edgekit.plan import Plan, PlannedCandidate, PlannedStep, PlannedTarget
+from edgekit.plan import Plan, PlannedTarget
 from edgekit.rendering.words import plain
+from edgekit.routes import PlannedCandidate, PlannedStep
 
 _INDENT = (0, 0, 0, 2)
 

@@ -1,0 +1,88 @@
+"""Which steps make which scheme for which form, and with which parameters. Literal tables; imports no framework."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from edgekit.artifact import Form
+from edgekit.scheme import SCHEMES, Provider, Scheme, Tuning
+from edgekit.target import Target
+
+#: What follows the torch-side steps, by the form the target runs. A step that the scheme does not need is left out.
+ROUTES: Mapping[Form, tuple[str, ...]] = {
+    "onnx": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
+    "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
+    "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite"),
+    "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
+}
+#: Schemes that go another way than their method tells.
+_OWN_WAYS: Mapping[tuple[Form, str], tuple[str, ...]] = {
+    ("tensorrt", "fp8"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
+    ("tensorrt", "w4-weight"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
+}
+#: The schemes' methods for which a step has work to do; a step that is not named always has.
+_WORKS_FOR: Mapping[str, tuple[str, ...]] = {
+    "quantize_torch": ("static",),
+    "train_quantized": ("static",),
+    "lower_onnx": ("static",),
+    "quantize_onnx": ("cast", "dynamic"),
+    "quantize_tflite": ("cast", "dynamic"),
+    "tflite_to_edgetpu": ("static",),
+}
+#: The steps that another provider's step stands for: it takes the float network and gives the quantized file.
+_INSTEAD: Mapping[Provider, tuple[str, tuple[str, ...]]] = {
+    "neural-compressor": ("neural_compressor_to_onnx", ("quantize_torch", "torch_to_onnx", "quantize_onnx")),
+}
+_PLAIN = Tuning()
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """A step and its parameters. ``intent`` is the recipe's word for it, or the step's own name."""
+
+    intent: str
+    step: str
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedCandidate:
+    """What is done, after the shared steps, to get one scheme's file."""
+
+    scheme: str
+    steps: tuple[PlannedStep, ...]
+
+
+def candidate(name: str, target: Target, samples: int, tuning: Tuning = _PLAIN) -> PlannedCandidate:
+    """One scheme's steps for a target; ``tuning`` is what a remedy changes, and is told in the candidate's name."""
+    told = tuning.describe()
+    return PlannedCandidate(f"{name}+{told}" if told else name, _route(SCHEMES[name], target, samples, tuning))
+
+
+def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tuple[PlannedStep, ...]:
+    limits = target.limits
+    tuned = {"tuning": tuning.model_dump(mode="json", exclude_defaults=True)} if tuning != _PLAIN else {}
+    parameters: Mapping[str, Mapping[str, Any]] = {
+        "quantize_torch": {"scheme": scheme.name, "symmetric": scheme.symmetric or limits.activations == "symmetric", "samples": samples, **tuned},
+        "lower_onnx": {"runtime": target.runtime},
+        "quantize_onnx": {"scheme": scheme.name},
+        "quantize_tflite": {"scheme": scheme.name},
+        "neural_compressor_to_onnx": {"scheme": scheme.name, "samples": samples},
+        "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples},
+        "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
+        "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
+    }
+    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form, tuning))
+
+
+def _steps(scheme: Scheme, form: Form, tuning: Tuning) -> tuple[str, ...]:
+    """The names of a scheme's steps, in order."""
+    if (form, scheme.name) in _OWN_WAYS:
+        return _OWN_WAYS[form, scheme.name]
+    names = tuple(name for name in ROUTES[form] if scheme.method in _WORKS_FOR.get(name, (scheme.method,)))
+    if not scheme.trained:
+        names = tuple(name for name in names if name != "train_quantized")
+    if scheme.provider in _INSTEAD:
+        step, replaced = _INSTEAD[scheme.provider]
+        names = (step, *(name for name in names if name not in replaced))
+    return names
