@@ -33,7 +33,7 @@ def to_onnx(network: torch.nn.Module, split: Split, path: pathlib.Path) -> None:
     program.save(str(path), external_data=False)
 
 
-def to_tflite(network: torch.nn.Module, split: Split, path: pathlib.Path, *, images: bool) -> None:
+def to_tflite(network: torch.nn.Module, split: Split, path: pathlib.Path, images: bool = False) -> None:
     """Write a TFLite file of batch 1; images are channel-last at its border."""
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     with _quiet():

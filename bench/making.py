@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from bench import exports
 from bench.given import SAMPLES, Given, NotApplicableError, Recipe
@@ -58,43 +59,46 @@ def make(network: Network, runtime: Runtime, name: str) -> Made:
         if name != FLOAT:
             make(network, runtime, FLOAT)
         began = time.monotonic()
-        error = _in_own_process(network, runtime, name, folder)
+        error = in_own_process(folder / "log.txt", _make, network.name, runtime, name, folder / f"model.{runtime}")
         record.write_text(json.dumps({"error": error, "seconds": round(time.monotonic() - began, 1)}))
     told = json.loads(record.read_text())
     return Made(name, None if told["error"] else folder / f"model.{runtime}", told["error"], told["seconds"])
 
 
-def _in_own_process(network: Network, runtime: Runtime, name: str, folder: pathlib.Path) -> str:
-    """The first line of the error, or nothing."""
+def in_own_process(log: pathlib.Path, work: Callable[..., None], *arguments: Any) -> str:
+    """Do the work in a fresh process; the error in one line, or nothing. What it prints goes to ``log``."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        work = pool.submit(_make, network.name, runtime, name, folder)
+        done = pool.submit(_guarded, log, work, *arguments)
         try:
-            return work.result(TIMEOUT_S)
+            return done.result(TIMEOUT_S)
         except concurrent.futures.process.BrokenProcessPool:
             return "the process died"
         except TimeoutError:
-            for process in pool._processes.values():
+            for process in list(pool._processes.values()):
                 process.kill()
             return f"no file after {TIMEOUT_S} s"
 
 
-def _make(network_name: str, runtime: Runtime, name: str, folder: pathlib.Path) -> str:
-    network = NETWORKS[network_name]
-    with _told_to(folder / "log.txt"):
+def _guarded(log: pathlib.Path, work: Callable[..., None], *arguments: Any) -> str:
+    with _told_to(log):
         try:
-            path = folder / f"model.{runtime}"
-            if name == FLOAT:
-                exports.export(network, runtime, path)
-            else:
-                with tempfile.TemporaryDirectory() as scratch:
-                    peers(runtime)[name](given(network, runtime, pathlib.Path(scratch)), path)
+            work(*arguments)
         except NotApplicableError as reason:
             return f"not applicable: {reason}"
         except Exception as error:  # whatever a peer raises is its row in the table
             traceback.print_exc()
             return f"{type(error).__name__}: {first_line(error)}"
     return ""
+
+
+def _make(network_name: str, runtime: Runtime, name: str, path: pathlib.Path) -> None:
+    network = NETWORKS[network_name]
+    if name == FLOAT:
+        exports.export(network, runtime, path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        peers(runtime)[name](given(network, runtime, pathlib.Path(scratch)), path)
 
 
 def given(network: Network, runtime: Runtime, scratch: pathlib.Path) -> Given:

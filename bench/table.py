@@ -7,7 +7,6 @@ from bench.results import Interval, Result, Results, Row
 
 FILE = pathlib.Path("docs") / "benchmarks.md"
 TITLES = {"onnx": "ONNX Runtime", "tflite": "LiteRT (TFLite)"}
-KINDS = {"edgekit": "**edgekit**", "peer": "", "float": ""}
 HEAD = """# Benchmarks
 
 edgekit's winner beside its peers, each with its own documented recipes, on the same trained networks, data and runtime. `make bench` makes this file anew
@@ -47,7 +46,7 @@ def section(result: Result) -> Iterator[str]:
 
 
 def _line(row: Row) -> str:
-    name = " ".join(word for word in (KINDS[row.kind], row.name) if word)
+    name = f"**{row.name}**" if row.kind == "edgekit" else row.name
     if not row.timed:
         return f"| {name} | {_plain(row.error)} | | | | |"
     assert row.drop is not None
