@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import json
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ FLOAT = "float"
 PACKAGES = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "nncf", "neural-compressor", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
 SOURCES = ("exports.py", "given.py")
 TIMEOUT_S = 1200
+LONGEST_LINE = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,8 @@ def make(network: Network, runtime: Runtime, name: str) -> Made:
     folder = CACHE / "files" / network.name / f"{runtime}-{_slug(name)}-{_digest(network, runtime, name)}"
     record = folder / "made.json"
     if not record.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
+        for outdated in folder.parent.glob(f"{runtime}-{_slug(name)}-*"):
+            shutil.rmtree(outdated, ignore_errors=True)
         folder.mkdir(parents=True)
         network.weights()
         if name != FLOAT:
@@ -112,8 +115,9 @@ def given(network: Network, runtime: Runtime, scratch: pathlib.Path) -> Given:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
+    """The first line that says something, without the folders of this machine."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return line.replace(f"{CACHE}/", "")[:LONGEST_LINE]
 
 
 @contextlib.contextmanager
@@ -130,10 +134,16 @@ def _told_to(path: pathlib.Path) -> Iterator[None]:
 
 
 def _digest(network: Network, runtime: Runtime, name: str) -> str:
-    here = ROOT / "bench"
-    sources = [here / source for source in SOURCES] + [ROOT / network.file] + ([] if name == FLOAT else [here / f"peers_{runtime}.py"])
-    facts = [versions(), [path.read_text() for path in sources], repr((network.training, network.attention, network.images))]
+    sources = [(ROOT / "bench" / file).read_text() for file in SOURCES] + [(ROOT / network.file).read_text()]
+    facts = [versions(), sources, repr((network.training, network.attention, network.images)), "" if name == FLOAT else _source(peers(runtime)[name])]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _source(recipe: Recipe) -> str:
+    """The recipe's own text and that of what its file keeps to itself."""
+    own = vars(sys.modules[recipe.__module__])
+    helpers = [thing for name, thing in own.items() if name.startswith("_") and getattr(thing, "__module__", "") == recipe.__module__]
+    return "".join(map(inspect.getsource, [recipe, *helpers]))
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The peers' own documented recipes for ONNX Runtime, each as one function that writes a file."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -104,32 +104,53 @@ def bits4_block32(given: Given, path: pathlib.Path) -> None:
 
 def nncf_quantize(given: Given, path: pathlib.Path) -> None:
     """NNCF on the ONNX file; in its transformer mode for transformers."""
+    _nncf(given, path)
+
+
+def nncf_per_tensor(given: Given, path: pathlib.Path) -> None:
+    """The same with one scale for all channels of an activation: ONNX Runtime refuses others in front of depthwise convolutions."""
+    import nncf
+    from nncf.quantization.advanced_parameters import QuantizationParameters
+
+    _nncf(given, path, advanced_parameters=nncf.AdvancedQuantizationParameters(activations_quantization_params=QuantizationParameters(per_channel=False)))
+
+
+def _nncf(given: Given, path: pathlib.Path, **options: Any) -> None:
     import nncf
 
     model_type = nncf.ModelType.TRANSFORMER if given.attention is not None else None
-    model = onnx.load(str(given.float_file))
-    made = nncf.quantize(
-        model, nncf.Dataset(list(given.rows())), model_type=model_type, target_device=nncf.TargetDevice.CPU, subset_size=len(given.calibration)
-    )
+    model, data = onnx.load(str(given.float_file)), nncf.Dataset(list(given.rows()))
+    made = nncf.quantize(model, data, model_type=model_type, target_device=nncf.TargetDevice.CPU, subset_size=len(given.calibration), **options)
     onnx.save(made, str(path))
 
 
 def neural_compressor(given: Given, path: pathlib.Path) -> None:
-    """neural-compressor's static PT2E, its converted graph exported to ONNX."""
+    """neural-compressor's static PT2E, its converted graph exported to ONNX; weights stay float in the file."""
+    from neural_compressor.torch.quantization import convert
+
+    _pt2e(given, path, convert)
+
+
+def neural_compressor_folded(given: Given, path: pathlib.Path) -> None:
+    """The same, its prepared graph converted by torchao itself, which stores the weights as int8."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    _pt2e(given, path, lambda prepared: convert_pt2e(prepared, fold_quantize=True))
+
+
+def _pt2e(given: Given, path: pathlib.Path, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> None:
     from neural_compressor.torch.export import export
-    from neural_compressor.torch.quantization import convert, get_default_static_config, prepare
+    from neural_compressor.torch.quantization import get_default_static_config, prepare
 
     example = tuple(torch.from_numpy(array[:2]) for array in given.calibration.inputs.values())
-    batch = torch.export.Dim("batch")
-    graph = export(given.network, example_inputs=example, dynamic_shapes=tuple({0: batch} for _ in example))
-    prepared = prepare(model=graph, quant_config=get_default_static_config())
+    shapes = tuple({0: torch.export.Dim("batch")} for _ in example)
+    prepared = prepare(model=export(given.network, example_inputs=example, dynamic_shapes=shapes), quant_config=get_default_static_config())
     with torch.no_grad():
         for row in given.rows():
             prepared(*(torch.from_numpy(array) for array in row.values()))
-        made = convert(prepared)
         program = torch.onnx.export(
-            made, example, dynamo=True, optimize=True, input_names=list(given.calibration.inputs), output_names=["output"],
-            dynamic_shapes=tuple({0: batch} for _ in example), verbose=False,
+            convert(prepared), example, dynamo=True, optimize=True, input_names=list(given.calibration.inputs), output_names=["output"],
+            dynamic_shapes=shapes, verbose=False,
         )  # fmt: skip
     assert program is not None
     program.save(str(path), external_data=False)
@@ -146,5 +167,7 @@ PEERS: Mapping[str, Recipe] = {
     "ORT MatMulNBits 8, block 128": bits8_block128,
     "ORT MatMulNBits 4, block 32": bits4_block32,
     "NNCF": nncf_quantize,
+    "NNCF, per tensor": nncf_per_tensor,
     "neural-compressor PT2E": neural_compressor,
+    "neural-compressor PT2E, folded": neural_compressor_folded,
 }

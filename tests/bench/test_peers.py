@@ -12,7 +12,7 @@ from bench.given import Given
 from edgekit.task import Split
 
 #: Recipes whose packages take long to import.
-SLOW = ("NNCF", "neural-compressor PT2E")
+SLOW = ("NNCF", "NNCF, per tensor", "neural-compressor PT2E", "neural-compressor PT2E, folded")
 FOR_LINEAR = ("ORT dynamic", "ORT MatMulNBits", "ai-edge-quantizer dynamic", "ai-edge-quantizer weight-only")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own
 CASES = [
