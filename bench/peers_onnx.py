@@ -72,8 +72,12 @@ def dynamic_fused(given: Given, path: pathlib.Path) -> None:
         raise NotApplicableError("no transformer")
     fused = given.folder / "fused.onnx"
     heads, width = given.attention
-    optimize_model(str(given.float_file), model_type="bert", num_heads=heads, hidden_size=width).save_model_to_file(str(fused))
-    quantize_dynamic(str(fused), str(path), per_channel=True, weight_type=QuantType.QInt8)
+    optimized = optimize_model(str(given.float_file), model_type="bert", num_heads=heads, hidden_size=width)
+    # The exporter's shapes are those of before the fusion, and quantize_dynamic stumbles over them.
+    del optimized.model.graph.value_info[:]
+    optimized.save_model_to_file(str(fused))
+    options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+    quantize_dynamic(str(fused), str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
 
 
 def _matmul_bits(given: Given, path: pathlib.Path, bits: int, block: int) -> None:
