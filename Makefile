@@ -3,6 +3,7 @@
 #   make demo     a fresh virtual environment, then the whole way on scikit-learn's digits
 #   make test     the test suite
 #   make check    ruff and mypy
+#   make bench    edgekit's winners beside its peers on five networks, written to docs/benchmarks.md (about 40 minutes; BENCH=--quick for a look)
 #
 # PYTHON=python3.12 make demo     another interpreter (3.11 to 3.13)
 
@@ -11,7 +12,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: $(VENV)/installed
 	$(BIN)/edgekit run recipes/digits.yaml --out runs/digits
@@ -23,6 +24,9 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m bench $(BENCH)
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
@@ -40,6 +44,11 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	@echo "installing edgekit[all,dev] into $(VENV)"
 	@$(PIP) --editable '.[all,dev]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: pyproject.toml | $(BIN)/python
+	@echo "installing edgekit[all,bench] into $(VENV)"
+	@$(PIP) --editable '.[all,bench]'
 	@touch $@ $(VENV)/installed
 
 $(BIN)/python:
