@@ -6,6 +6,7 @@ import pathlib
 import re
 from typing import ClassVar
 
+import numpy
 import onnx
 import torch
 
@@ -78,6 +79,7 @@ def export(network: torch.nn.Module, signature: Signature, opset: int = 20) -> o
     _name_nodes(model.graph)
     model = onnx.shape_inference.infer_shapes(model)
     _pool_instead_of_mean(model.graph)
+    _constant_shapes(model.graph)
     onnx_graph.sweep(model.graph)
     onnx_graph.share_constants(model.graph)
     onnx_graph.shorten(model)
@@ -151,6 +153,17 @@ def _pool_instead_of_mean(graph: onnx.GraphProto) -> None:
             node.op_type = "GlobalAveragePool"
             node.name = node.name.replace("ReduceMean", "GlobalAveragePool")
             del node.input[1:], node.attribute[:]
+
+
+def _constant_shapes(graph: onnx.GraphProto) -> None:
+    """A Reshape of which only one dim is free gets a constant shape with -1 there: computing it takes four nodes, and hides the rest from fusions."""
+    constants, known = onnx_graph.constants(graph), {value.name: value for value in graph.value_info}
+    for node in graph.node:
+        if node.op_type != "Reshape" or node.input[1] in constants or node.output[0] not in known:
+            continue
+        dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in known[node.output[0]].type.tensor_type.shape.dim]
+        if dims and dims.count(-1) == 1 and 0 not in dims:
+            node.input[1] = onnx_graph.add_constant(graph, "shape_" + "_".join(map(str, dims)), numpy.array(dims, numpy.int64))
 
 
 def _set_dims(graph: onnx.GraphProto, signature: Signature) -> None:
