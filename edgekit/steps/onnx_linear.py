@@ -1,16 +1,18 @@
 """Find what can be quantized after export: linear layers in every shape that exporters write, embedding tables, and why others stay float."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy
 import onnx
 
+from edgekit.artifact import MAIN
 from edgekit.errors import StepError
 from edgekit.steps import onnx_graph
 from edgekit.steps.onnx_edit import Edit
 from edgekit.steps.onnx_graph import Array
+from edgekit.value import nearest
 
 #: A smaller weight saves less than the nodes around it cost.
 SMALLEST_WEIGHT = 1024
@@ -58,13 +60,19 @@ def refuse_quantized(graph: onnx.GraphProto, name: str) -> None:
         raise StepError(f"{name} is quantized already ({told}).", fix="quantize once; start from the float file")
 
 
-def refuse_unknown(keep: Iterable[str], graphs: Iterable[onnx.GraphProto]) -> None:
-    """Raise StepError where a path to keep in float names no module of these graphs."""
-    modules = {onnx_graph.module(node) for graph in graphs for node in graph.node}
+def kept(keep: Iterable[str], part: str) -> tuple[str, ...]:
+    """The paths to keep in float that lie in one part, as its own network calls them."""
+    return tuple(path if part == MAIN else path.removeprefix(f"{part}.") for path in keep if part == MAIN or path.startswith(f"{part}."))
+
+
+def refuse_unknown(keep: Iterable[str], graphs: Mapping[str, onnx.GraphProto]) -> None:
+    """Raise StepError where a path to keep in float names no module of these parts."""
+    modules = {part: {onnx_graph.module(node) for node in graph.node} for part, graph in graphs.items()}
     for path in keep:
-        if not any(onnx_graph.within(module, [path]) for module in modules):
-            told = ", ".join(sorted(module for module in modules if module)[:6])
-            raise StepError(f"No operator of the file comes from a module {path!r}, which was to stay in float.", fix=f"name a module such as {told}")
+        if not any(onnx_graph.within(module, kept([path], part)) for part, paths in modules.items() for module in paths):
+            known = [path if part == MAIN else f"{part}.{path}" for part, paths in modules.items() for path in sorted(paths) if path]
+            told = f"No operator of the file comes from a module {path!r}, which was to stay in float; {nearest(path, known)}"
+            raise StepError(told, fix="name modules as network.named_modules() does")
 
 
 def linears(edit: Edit, keep: Iterable[str]) -> tuple[list[Linear], list[Left]]:

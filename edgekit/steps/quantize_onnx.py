@@ -19,8 +19,9 @@ _INT8_PRODUCTS = {"MatMulIntegerToFloat", "DynamicQuantizeLSTM"}
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeOnnx:
-    """Store weights in fewer bits, and compute in them where ONNX Runtime can. Modules in ``keep`` stay in float.
+    """Store weights in fewer bits, and compute in them where ONNX Runtime can.
 
+    ``keep`` names modules by path (``part.path`` where there are several parts) that stay in float, with all that is in them.
     ``outliers`` is for dynamic int8 row by row: the most input channels of a linear layer that stay in float because they are far larger
     than the others. They are found on ``samples`` calibration samples; with 0, or without calibration data, all channels are int8.
     """
@@ -51,11 +52,11 @@ class QuantizeOnnx:
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Write the quantized file of every part."""
         models = {part.name: onnx_graph.read(artifact.path(part)) for part in artifact.parts}
-        onnx_linear.refuse_unknown(self.keep, [model.graph for model in models.values()])
+        onnx_linear.refuse_unknown(self.keep, {name: model.graph for name, model in models.items()})
         channels = self._float_channels(artifact, context)
         parts, notes = [], {}
         for part in artifact.parts:
-            model, notes[part.name] = self._quantized(models[part.name], channels.get(part.name, {}))
+            model, notes[part.name] = self._quantized(part, models[part.name], channels.get(part.name, {}))
             file = f"{part.name}.onnx"
             onnx_graph.write(model, context.folder / file)
             parts.append(Part(name=part.name, signature=part.signature, files={"model": File(path=file)}))
@@ -71,7 +72,8 @@ class QuantizeOnnx:
             model = onnx_graph.read(after.path(part))
             if not onnx_graph.is_sorted(model.graph):
                 raise StepError(f"The nodes of {part.name} are out of order.", fix="report this as a bug")
-            wrong = [onnx_graph.module(node) for node in self._done(model) if onnx_graph.within(onnx_graph.module(node), self.keep)]
+            keep = onnx_linear.kept(self.keep, part.name)
+            wrong = [onnx_graph.module(node) for node in self._done(model) if onnx_graph.within(onnx_graph.module(node), keep)]
             if wrong:
                 raise StepError(f"{wrong[0]} of {part.name} was to stay in float and was quantized.", fix="report this as a bug")
         if not any(self._done(onnx_graph.read(after.path(part))) for part in after.parts):
@@ -88,18 +90,18 @@ class QuantizeOnnx:
         for part in artifact.parts:
             model = onnx_graph.read(artifact.path(part))
             lowest = onnx_dynamic.floors(model.graph)
-            wanted[part.name] = {layer.input: lowest.get(layer.input) for layer in onnx_linear.linears(Edit(model), self.keep)[0]}
+            wanted[part.name] = {layer.input: lowest.get(layer.input) for layer in onnx_linear.linears(Edit(model), onnx_linear.kept(self.keep, part.name))[0]}
         return onnx_outliers.find(artifact, wanted, split.draw(self.samples, context.seed), self.outliers)
 
-    def _quantized(self, model: onnx.ModelProto, channels: onnx_dynamic.Outliers) -> tuple[onnx.ModelProto, dict[str, object]]:
+    def _quantized(self, part: Part, model: onnx.ModelProto, channels: onnx_dynamic.Outliers) -> tuple[onnx.ModelProto, dict[str, object]]:
         """The new model and what is to be told of it."""
-        scheme = find(self.scheme)
+        scheme, keep = find(self.scheme), onnx_linear.kept(self.keep, part.name)
         if scheme.method == "cast":
-            model = onnx_half.to_half(model, self.keep)
+            model = onnx_half.to_half(model, keep)
             return model, {"half_tensors": sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)}
         if scheme.method == "dynamic":
-            return model, onnx_dynamic.quantize(model, scheme.per_row, self.keep, channels)
-        return model, onnx_blocks.quantize(model, scheme.weight_bits, self.keep)
+            return model, onnx_dynamic.quantize(model, scheme.per_row, keep, channels)
+        return model, onnx_blocks.quantize(model, scheme.weight_bits, keep)
 
     def _done(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
         """The operators with weights in the scheme's bits."""
