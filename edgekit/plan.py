@@ -25,7 +25,7 @@ ROUTES: Mapping[Form, tuple[str, ...]] = {
 _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "quantize_torch": ("static",),
     "lower_onnx": ("static",),
-    "quantize_onnx": ("cast", "dynamic"),
+    "quantize_onnx": ("cast", "dynamic", "weight"),
     "quantize_tflite": ("cast", "dynamic"),
     "tflite_to_edgetpu": ("static",),
 }

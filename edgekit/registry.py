@@ -81,7 +81,7 @@ STEPS = Registry("step", {
     "quantize_torch": Entry("edgekit.steps.quantize_torch:QuantizeTorch", _PT2E, "torch", "calibrate int8 on the PyTorch graph"),
     "torch_to_onnx": Entry("edgekit.steps.torch_to_onnx:TorchToOnnx", (*_ONNX, "torchao"), "onnx", "export to ONNX"),
     "lower_onnx": Entry("edgekit.steps.lower_onnx:LowerOnnx", _ONNX, "onnx", "make Q/DQ fast on x86 (int8 to uint8)"),
-    "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "half precision on the ONNX file"),
+    "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "dynamic int8, weight-only and half precision on the ONNX file"),
     "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
     "torch_to_tflite": Entry("edgekit.steps.torch_to_tflite:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
     "quantize_tflite": Entry("edgekit.steps.quantize_tflite:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),
