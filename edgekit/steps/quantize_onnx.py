@@ -28,7 +28,7 @@ class QuantizeOnnx:
 
     scheme: str = "fp16"
     keep: tuple[str, ...] = ()
-    outliers: int = 8
+    outliers: int = 16
     samples: int = 32
     takes: ClassVar[tuple[Form, ...]] = ("onnx",)
     gives: ClassVar[Form] = "onnx"
