@@ -25,8 +25,8 @@ _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "quantize_torch": ("static",),
     "train_quantized": ("static",),
     "lower_onnx": ("static",),
-    "quantize_onnx": ("cast", "dynamic"),
-    "quantize_tflite": ("cast", "dynamic"),
+    "quantize_onnx": ("cast", "dynamic", "weight"),
+    "quantize_tflite": ("cast", "dynamic", "weight"),
     "tflite_to_edgetpu": ("static",),
 }
 #: The steps that another provider's step stands for: it takes the float network and gives the quantized file.
@@ -42,6 +42,7 @@ class PlannedStep:
 
     intent: str
     step: str
+    kept = {"keep": list(tuning.keep)} if tuning.keep else {}
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -65,7 +66,7 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
     parameters: Mapping[str, Mapping[str, Any]] = {
         "quantize_torch": {"scheme": scheme.name, "symmetric": scheme.symmetric or limits.activations == "symmetric", "samples": samples, **tuned},
         "lower_onnx": {"runtime": target.runtime},
-        "quantize_onnx": {"scheme": scheme.name},
+        "quantize_onnx": {"scheme": scheme.name, **kept},
         "quantize_tflite": {"scheme": scheme.name},
         "neural_compressor_to_onnx": {"scheme": scheme.name, "samples": samples},
         "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples},

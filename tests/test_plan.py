@@ -53,7 +53,7 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
     assert [step.step for step in found.shared][-1] == "distill", "fine-tuning learns from the teacher where there is one"
     schemes = {row.target.name: [candidate.scheme for candidate in row.candidates] for row in found.targets}
     assert schemes == {
-        "cpu-onnx": ["w8a8-static", "fp16", "float"],
+        "cpu-onnx": ["w8a8-static", "w8a8-static-linear", "w8-dynamic", "w8-dynamic-tensor", "w8-weight", "w4-weight", "fp16", "float"],
         "mobile-tflite": ["w8a8-static", "w8-dynamic", "fp16", "float"],
         "coral-edgetpu": ["w8a8-static"],
         "rtx-tensorrt": ["w8a8-static", "fp16", "float"],
@@ -66,6 +66,8 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
     [
         ("cpu-onnx", "float", ["torch_to_onnx"]),
         ("cpu-onnx", "fp16", ["torch_to_onnx", "quantize_onnx"]),
+        ("cpu-onnx", "w8-dynamic", ["torch_to_onnx", "quantize_onnx"]),
+        ("cpu-onnx", "w4-weight", ["torch_to_onnx", "quantize_onnx"]),
         ("cpu-onnx", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx"]),
         ("mobile-tflite", "w8-dynamic", ["torch_to_tflite", "quantize_tflite"]),
         ("mobile-tflite", "w8a8-static", ["quantize_torch", "torch_to_tflite"]),

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import google.protobuf.message
@@ -85,10 +85,10 @@ def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 
 
 def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor, each as often as it reads it."""
+    """The nodes that read each tensor, each as often as it reads it, also from inside their subgraphs."""
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
-        for name in node.input:
+        for name in (*node.input, *sorted(_reads(node) - set(node.input))):
             found.setdefault(name, []).append(node)
     return found
 
@@ -196,6 +196,16 @@ def is_sorted(graph: onnx.GraphProto) -> bool:
 def operators(graph: onnx.GraphProto) -> dict[str, int]:
     """How often each operator occurs."""
     return dict(Counter(node.op_type for node in graph.node))
+
+
+def module(node: onnx.NodeProto) -> str:
+    """The PyTorch module that a node of our exports came from: the path in its name."""
+    return node.name.rpartition("/")[0]
+
+
+def within(path: str, paths: Iterable[str]) -> bool:
+    """Whether a module's path is one of ``paths`` or lies inside one."""
+    return any(path == outer or path.startswith(f"{outer}.") for outer in paths)
 
 
 def first_line(error: BaseException, limit: int = 240) -> str:

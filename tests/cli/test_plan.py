@@ -67,7 +67,7 @@ def test_everything_that_is_missing_is_told_at_once() -> None:
 
 def test_a_scheme_that_is_left_out_is_told_with_its_reason() -> None:
     """What a target cannot run is shown as left out, and is a problem where the recipe asks for it."""
-    done = plan("digits", "--target", "cpu-onnx", "--set", "quantize.scheme=w8-dynamic")
+    done = plan("digits", "--target", "cpu-onnx", "--set", "quantize.scheme=w8a16-static")
     assert done.exit_code == 1
     assert "left out: " in done.stdout
 

@@ -1,0 +1,44 @@
+"""Half precision leaves kept modules exactly as they are."""
+
+import numpy
+import onnx
+import onnxruntime
+import pytest
+
+from edgekit.steps.onnx_half import to_half
+
+W = numpy.random.default_rng(0).standard_normal((16, 16)).astype("float32")
+
+
+def model(body: str) -> onnx.ModelProto:
+    found = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g (float[n, 16] x) => (float[n, 16] y) {{ {body} }}')
+    found.graph.initializer.append(onnx.numpy_helper.from_array(W, "w"))
+    for name, node in zip("abcd", found.graph.node, strict=False):
+        node.name = f"{name}/{node.op_type}"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("body", "keep"),
+    [
+        ("p = MatMul(x, w)  q = MatMul(p, w)  r = MatMul(p, w)  y = Add(q, r)", ("b", "c")),
+        ("p = MatMul(x, w)  q = Mul(p, p)  y = MatMul(q, w)", ("b", "c")),
+        ("p = MatMul(x, w)  y = MatMul(p, w)", ("a",)),
+    ],
+)
+def test_kept_modules_read_the_same_float_weight_and_share_their_casts(body: str, keep: tuple[str, ...]) -> None:
+    """Two readers of one tensor, one that reads it twice, and a weight that is shared with a module in 16 bits."""
+    found = to_half(model(body), keep)
+    onnx.checker.check_model(found, full_check=True)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in found.graph.initializer}
+    for node in found.graph.node:
+        if node.op_type == "MatMul":
+            inside = node.name.partition("/")[0] in keep
+            weight = stored[node.input[1]]
+            assert weight.dtype == (numpy.float32 if inside else numpy.float16)
+            assert not inside or numpy.array_equal(weight, W)
+    x = numpy.random.default_rng(1).standard_normal((3, 16)).astype("float32")
+    first, second = (
+        onnxruntime.InferenceSession(item.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0] for item in (model(body), found)
+    )
+    numpy.testing.assert_allclose(second, first, atol=0.02 * numpy.abs(first).max())
