@@ -37,7 +37,7 @@ class Observed(Value):
     nodes: tuple[str, ...]
     #: The PyTorch module that makes the first of them; the empty string is the network itself.
     module: str
-    dtype: Literal["int8"] = "int8"
+    dtype: Literal["int8", "int16"] = "int8"
     quant_min: int
     quant_max: int
     #: One number, or one for each channel of ``axis``.
@@ -131,7 +131,7 @@ class _Stored(ObserverBase):  # type: ignore[misc]
     """Stands for an observer and answers with what was stored."""
 
     def __init__(self, like: torch.nn.Module, stored: Observed, key: str) -> None:
-        super().__init__(dtype=torch.int8)
+        super().__init__(dtype=getattr(torch, stored.dtype))
         self.qscheme = like.qscheme
         self.ch_axis = stored.axis if stored.axis is not None else -1
         self.quant_min, self.quant_max = stored.quant_min, stored.quant_max
@@ -190,8 +190,9 @@ def _observed(prepared: torch.fx.GraphModule, nodes: list[torch.fx.Node]) -> Obs
         told = f"Calibration met infinite or undefined numbers at {where or 'the network'} (tensor {first})."
         raise StepError(told, fix="mask with a finite number, or leave this network in float")
     axis = getattr(observer, "ch_axis", -1) if len(scales) > 1 or "per_channel" in str(observer.qscheme) else None
+    dtype: Literal["int8", "int16"] = "int16" if observer.dtype is torch.int16 else "int8"
     return Observed(
-        nodes=tuple(str(node.args[0]) for node in nodes), module=where, quant_min=observer.quant_min, quant_max=observer.quant_max,
+        nodes=tuple(str(node.args[0]) for node in nodes), module=where, dtype=dtype, quant_min=observer.quant_min, quant_max=observer.quant_max,
         scale=scales, zero_point=tuple(int(value) for value in zero_point.flatten()), axis=axis,
     )  # fmt: skip
 

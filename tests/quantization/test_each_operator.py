@@ -1,0 +1,244 @@
+"""Every row of the quantizer's table, in every runtime: the file computes what the torch simulation computes, within two output steps."""
+
+import dataclasses
+import pathlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import onnx
+import onnxruntime
+import pytest
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekit.artifact import Artifact, File
+from edgekit.contracts import Context
+from edgekit.quantization.capture import capture
+from edgekit.quantization.graph import Calibration, calibrate, simulate
+from edgekit.quantization.operators import OPERATORS, name
+from edgekit.quantization.rewrite import rewrite
+from edgekit.quantization.settings import Settings
+from edgekit.signature import Signature, TensorSpec
+from edgekit.steps import onnx_graph, tflite_file, torch_storage
+from edgekit.steps.lower_onnx import lower
+from edgekit.steps.torch_to_onnx import export
+from edgekit.steps.torch_to_tflite import TorchToTflite
+from edgekit.task import Task
+
+Layers = nn.ModuleDict
+TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
+SAMPLES = 6
+#: Operators of an optimized ONNX graph that multiply or join in float.
+HEAVY = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Mul", "Concat", "LeakyRelu", "Sigmoid", "AveragePool", "GlobalAveragePool"}
+
+
+class Case(nn.Module):
+    """Layers, and what is done with them: each output is one operator fed by int8 inputs, so that no other operator's step is in its difference."""
+
+    def __init__(self, layers: dict[str, nn.Module], forward: Callable[..., Any], *inputs: Tensor) -> None:
+        super().__init__()
+        self.layers, self.work, self.data = nn.ModuleDict(layers), forward, inputs
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.work(self.layers, *inputs)
+
+
+def image(channels: int = 4, size: int = 8) -> Tensor:
+    return torch.randn(32, channels, size, size)
+
+
+def features(*dims: int) -> Tensor:
+    return torch.randn(32, *(dims or (16,)))
+
+
+def _weighted() -> Case:
+    layers = {"wide": nn.Conv2d(4, 8, 3, padding=1), "deep": nn.Conv2d(4, 4, 3, 2, groups=4), "same": nn.Conv2d(4, 6, 3, padding="same"),
+              "line": nn.Conv1d(4, 6, 3), "padded": nn.Conv1d(4, 6, 3, padding="same"), "head": nn.Linear(16, 10), "rows": nn.Linear(16, 10)}  # fmt: skip
+    return Case(layers, lambda layer, x, y, z, w: (layer.wide(x), layer.deep(x).relu(), layer.same(x), layer.line(y), layer.padded(y), layer.head(z), layer.rows(w)),
+                image(), features(4, 16), features(), features(5, 16))  # fmt: skip
+
+
+def _volumes() -> Case:
+    layers = {"volume": nn.Conv3d(2, 4, 3), "same": nn.Conv3d(2, 4, 3, padding="same"), "head": nn.Linear(16, 4)}
+    return Case(layers, lambda layer, x, y: (layer.volume(x), layer.same(x), functional.max_pool3d(x, 2), functional.avg_pool3d(x, 2),
+                functional.adaptive_avg_pool3d(x, 1), layer.head(y)), torch.randn(32, 2, 4, 4, 4), features())  # fmt: skip
+
+
+def _transposed() -> Case:
+    layers = {"up": nn.ConvTranspose2d(4, 6, 4, 2, 1), "twice": nn.ConvTranspose2d(4, 6, 2, 2), "line": nn.ConvTranspose1d(4, 6, 2, 2),
+              "volume": nn.ConvTranspose3d(2, 2, 2, 2), "head": nn.Conv2d(4, 4, 1)}  # fmt: skip
+    return Case(layers, lambda layer, x, y, z: (layer.up(x), layer.twice(x).relu(), layer.line(y), layer.volume(z), layer.head(x)),
+                image(), features(4, 8), torch.randn(32, 2, 3, 3, 3))  # fmt: skip
+
+
+def _joined() -> Case:
+    def work(layer: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        return (x + y, (x * y).relu(), x - y, torch.maximum(x, y), torch.minimum(x, y), torch.cat([x, 2.0 * y], 1), torch.stack([x, y], 1),
+                torch.matmul(a, b), torch.bmm(a, b), layer.head(x))  # fmt: skip
+
+    return Case({"head": nn.Conv2d(4, 4, 1)}, work, image(), image() * 3, features(5, 6), features(6, 7))
+
+
+def _numbers() -> Case:
+    def work(layer: Any, x: Tensor) -> tuple[Tensor, ...]:
+        chunks, pieces, sized, rows = x.chunk(2, 1), x.split(8, 1), x.split([4, 12], 1), x.reshape(-1, 2, 8).unbind(1)
+        return (x * 2.5, x + 0.5, x - 0.7, x / 3.0, -x, 1.5 - x, x / layer.table.weight[0].abs().add(1.0), chunks[0] * chunks[1], pieces[0] + pieces[1],
+                sized[1] * 0.5, rows[0] + rows[1], torch.addmm(layer.head.bias, x, layer.head.weight.t()), torch.matmul(x, layer.head.weight.t()), layer.head(x))  # fmt: skip
+
+    return Case({"head": nn.Linear(16, 10), "table": nn.Embedding(3, 16)}, work, features())
+
+
+def _moved() -> Case:
+    def work(layer: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (functional.max_pool2d(x, 2), functional.max_pool2d(x, 3, 2, 1), functional.avg_pool2d(x, 2), functional.adaptive_avg_pool2d(x, 4),
+                x.mean((2, 3)), x.mean(1), functional.pixel_shuffle(x, 2), functional.interpolate(x, scale_factor=2, mode="nearest"),
+                functional.pad(x, (1, 0, 2, 1)), x.permute(0, 2, 3, 1), x.transpose(1, 2).contiguous(), x[:, :1].expand(-1, 3, -1, -1), x[:, 1:3, ::2],
+                x.flatten(1), x.flatten(2).unflatten(2, (4, 16)), x.view(-1, 16, 16), x.reshape(-1, 4, 64), x.select(1, 2).unsqueeze(1).clone(),
+                x[:, :1].squeeze(1), functional.max_pool1d(y, 2), functional.avg_pool1d(y, 2), functional.adaptive_avg_pool1d(y, 1).squeeze((2,)),
+                functional.interpolate(y, scale_factor=2, mode="nearest"), layer.head(x))  # fmt: skip
+
+    return Case({"head": nn.Conv2d(4, 4, 1)}, work, image(), features(4, 16))
+
+
+def _curved() -> Case:
+    def work(layer: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (x.relu(), functional.relu6(x * 1.0), functional.hardtanh(x), functional.hardtanh(x, -0.5, 0.7), functional.leaky_relu(x, 0.1),
+                functional.hardswish(x), functional.gelu(x), functional.gelu(x, approximate="tanh"), x.abs(), x.clamp(-0.5, 0.7), x.sigmoid(), x.tanh(),
+                y.softmax(-1), functional.silu(x), functional.hardsigmoid(x), layer.head(y))  # fmt: skip
+
+    return Case({"head": nn.Linear(16, 8)}, work, image() * 2, features() * 2)
+
+
+def _attention() -> Case:
+    def work(layer: Any, query: Tensor, key: Tensor, value: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        return functional.scaled_dot_product_attention(query, key, value), layer.table(index), layer.head(value)
+
+    parts = [features(2, 5, 8) for _ in range(3)]
+    return Case({"table": nn.Embedding(12, 8), "head": nn.Linear(8, 8)}, work, *parts, torch.randint(0, 12, (32, 5)))
+
+
+def _floats() -> Case:
+    layers = {"norm": nn.LayerNorm(16), "groups": nn.GroupNorm(2, 4), "places": nn.InstanceNorm1d(4), "root": nn.RMSNorm(16), "slope": nn.PReLU(),
+              "head": nn.Linear(16, 8)}  # fmt: skip
+    return Case(layers, lambda layer, x, y: (layer.norm(y), layer.groups(x), layer.root(y), layer.places(x), functional.elu(y), layer.slope(y),
+                functional.log_softmax(y, -1), layer.head(y)), features(4, 8), features())  # fmt: skip
+
+
+def _recurrent() -> Case:
+    layers = {"lstm": nn.LSTM(4, 6, batch_first=True), "gru": nn.GRU(4, 6, batch_first=True), "head": nn.Linear(4, 3)}
+    return Case(layers, lambda layer, x: (layer.lstm(x)[0], layer.gru(x)[0], layer.head(x)), features(3, 4))
+
+
+CASES = {
+    "weighted": _weighted, "volumes": _volumes, "transposed": _transposed, "joined": _joined, "numbers": _numbers, "moved": _moved, "curved": _curved,
+    "attention": _attention, "floats": _floats, "recurrent": _recurrent,
+}  # fmt: skip
+
+
+@dataclasses.dataclass
+class Quantized:
+    """One case, calibrated, with what torch simulates for a few samples."""
+
+    case: Case
+    signature: Signature
+    calibration: Calibration
+    wanted: list[numpy.ndarray]
+
+    @property
+    def feeds(self) -> list[numpy.ndarray]:
+        return [tensor[:SAMPLES].numpy() for tensor in self.case.data]
+
+
+def signed(case: Case) -> Signature:
+    """The signature that fits a case's data and results."""
+
+    def spec(label: str, tensor: Tensor) -> TensorSpec:
+        drawn = {} if tensor.dtype.is_floating_point else {"low": 0.0, "high": 8.0}
+        return TensorSpec(name=label, dtype=str(tensor.dtype).removeprefix("torch."), dims=("batch", *tensor.shape[1:]), **drawn)
+
+    with torch.no_grad():
+        results = case(*case.data)
+    return Signature(inputs=tuple(spec(f"input_{k}", tensor) for k, tensor in enumerate(case.data)),
+                     outputs=tuple(spec(f"output_{k}", tensor) for k, tensor in enumerate(results)))  # fmt: skip
+
+
+def quantized(make: Callable[[], Case], settings: Settings) -> Quantized:
+    case = make().eval()
+    signature = signed(case)
+    calibration = calibrate(case, [case.data], signature, settings)
+    with torch.no_grad():
+        results = simulate(case, signature, calibration, fold=True)(*(tensor[:SAMPLES] for tensor in case.data))
+    return Quantized(case, signature, calibration, [result.numpy() for result in results])
+
+
+def in_onnxruntime(made: Quantized, folder: pathlib.Path) -> tuple[list[numpy.ndarray], Counter[str]]:
+    """The outputs, and the operators that ONNX Runtime really runs."""
+    model = export(simulate(made.case, made.signature, made.calibration, fold=True), made.signature)
+    lower(model)
+    onnx_graph.write(model, folder / "main.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level, options.optimized_model_filepath = 1, 3, str(folder / "run.onnx")
+    session = onnxruntime.InferenceSession(str(folder / "main.onnx"), options, providers=["CPUExecutionProvider"])
+    names = [spec.name for spec in made.signature.inputs]
+    used = {value.name for value in session.get_inputs()}
+    feeds = {label: array for label, array in zip(names, made.feeds, strict=True) if label in used}
+    return session.run(None, feeds), Counter(node.op_type for node in onnx.load(str(folder / "run.onnx")).graph.node)
+
+
+def in_litert(made: Quantized, folder: pathlib.Path) -> tuple[list[numpy.ndarray], Counter[str]]:
+    """The outputs, and the operators that compute in float."""
+    for name_ in ("before", "after"):
+        (folder / name_).mkdir()
+    artifact = torch_storage.save({"main": made.case}, {"main": made.signature}, folder / "before", {})
+    (folder / "before" / "main.quantization.json").write_text(made.calibration.model_dump_json())
+    part = artifact.parts[0]
+    part = part.model_copy(update={"files": {**part.files, "quantization": File(path="main.quantization.json")}})
+    artifact = artifact.model_copy(update={"parts": (part,)})
+    context = Context(folder=folder / "after", networks=lambda: {"main": made.case}, task=TASK)
+    step = TorchToTflite()
+    file: Artifact = step.run(artifact, context)
+    step.ensures(artifact, file)
+    return _run(file, made.feeds), Counter(dict(tflite_file.arithmetic(file.path(file.parts[0])).float_operators))
+
+
+def _run(file: Artifact, feeds: list[numpy.ndarray]) -> list[numpy.ndarray]:
+    signature = file.parts[0].signature
+    running = Interpreter(str(file.path(file.parts[0])), num_threads=1)
+    running.allocate_tensors()
+    by_number = lambda detail: tflite_file._by_number(str(detail["name"]))  # noqa: E731
+    inputs, outputs = (sorted(details, key=by_number) for details in (running.get_input_details(), running.get_output_details()))
+    rows: list[list[numpy.ndarray]] = [[] for _ in outputs]
+    for k in range(SAMPLES):
+        for detail, spec, array in zip(inputs, signature.inputs, feeds, strict=True):
+            running.set_tensor(detail["index"], spec.encode(array[k : k + 1]))
+        running.invoke()
+        for row, detail, spec in zip(rows, outputs, signature.outputs, strict=True):
+            row.append(spec.decode(running.get_tensor(detail["index"])))
+    return [numpy.concatenate(row) for row in rows]
+
+
+RUNTIMES = {"onnxruntime": in_onnxruntime, "litert": in_litert}
+
+
+def differences(made: Quantized, found: list[numpy.ndarray]) -> list[float]:
+    """The largest difference of each output in its steps; where it is float, in 255ths of its range."""
+    steps = []
+    for got, wanted, scale in zip(found, made.wanted, made.calibration.output_scales, strict=True):
+        unit = scale or (float(wanted.max() - wanted.min()) / 255)
+        steps.append(float(numpy.abs(got - wanted).max()) / unit)
+    return steps
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_runtime_computes_what_torch_simulates(runtime: str, case: str, tmp_path: pathlib.Path) -> None:
+    """Within two steps of each output, for every operator."""
+    made = quantized(CASES[case], Settings(runtime=runtime))
+    found, operators = RUNTIMES[runtime](made, tmp_path)
+    steps = differences(made, found)
+    print(runtime, case, [round(s, 2) for s in steps], dict(operators), [(i.op, i.reason) for i in made.calibration.left_float])
+    assert max(steps) <= 2.001, steps
