@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from edgekit.errors import StepError
 from edgekit.quantization.capture import module_of
 from edgekit.quantization.operators import SPLIT, WEIGHTED, A
-from edgekit.quantization.rewrite import LINEARS, TRANSPOSED, constant, like, new_constant, replace
+from edgekit.quantization.rewrite import LINEARS, constant, like, new_constant, replace
 from edgekit.quantization.settings import Settings
 
 #: A plain number outside of this range (a mask of attention scores) would leave no step to what it is added to.
@@ -74,6 +74,13 @@ class _Site:
             first = next(node.meta["val"] for node in self.graph.graph.nodes if hasattr(node.meta.get("val"), "fake_mode"))
             return first.fake_mode.from_tensor(value)
         return value
+
+
+def _turned(site: _Site) -> None:
+    """A transposed constant is a constant."""
+    stored = constant(site.graph, site.args[0])
+    if stored is not None:
+        site.put(site.store("turned", site.node.target(stored, *site.args[1:]).contiguous()))  # type: ignore[operator]
 
 
 def _linear_of_addmm(site: _Site) -> None:
@@ -146,6 +153,17 @@ def _hardsigmoid(site: _Site) -> None:
         site.put(site.make(A.mul.Tensor, raised, site.number(1 / 6)))
 
 
+def _clip(site: _Site) -> None:
+    """A clip at both ends belongs to the operator before it; at zero it is a ReLU."""
+    low, high = _number(site.args[1]) if len(site.args) > 1 else None, _number(site.args[2]) if len(site.args) > 2 else None
+    if not site.is_float or site.node.kwargs:
+        return
+    if low is not None and high is not None:
+        site.put(site.make(A.hardtanh.default, site.args[0], low, high))
+    elif low == 0 and len(site.args) == 2:
+        site.put(site.make(A.relu.default, site.args[0]))
+
+
 def _pieces(site: _Site) -> None:
     """Pieces of a tensor as slices, which keep its scale."""
     axis, first = _axis(site), site.args[0]
@@ -196,7 +214,7 @@ def _split_layer(graph: GraphModule, path: str, channel: int) -> None:
     """One layer as two, their results put together in float."""
     found = [node for node in graph.graph.nodes if node.op == "call_function" and node.target in WEIGHTED and module_of(node) == path]
     fix = "name a convolution or linear layer, and the first channel of its second part"
-    if not found or any(node.target in TRANSPOSED for node in found):
+    if not found:
         raise StepError(f"{path} cannot be split: it is no convolution or linear layer.", fix=fix)
     for node in found:
         weight, bias = constant(graph, node.args[1]), constant(graph, node.args[2]) if len(node.args) > 2 else None
@@ -223,10 +241,9 @@ def _axis(site: _Site) -> int:
 
 
 _CHANGES: Mapping[Callable[..., Any], Callable[[_Site], None]] = {
-    A.addmm.default: _linear_of_addmm, A.matmul.default: _linear_of_matmul, A.mm.default: _linear_of_matmul, A.linear.default: _bias_apart,
-    A.add.Tensor: _sum_with_number(1), A.add.Scalar: _sum_with_number(1), A.sub.Tensor: _sum_with_number(-1), A.sub.Scalar: _sum_with_number(-1),
-    A.mul.Tensor: _product_with_number, A.mul.Scalar: _product_with_number, A.div.Tensor: _quotient, A.div.Scalar: _quotient,
-    A.neg.default: _negative, A.rsub.Scalar: _number_minus, A.silu.default: _silu, A.hardsigmoid.default: _hardsigmoid,
+    A.t.default: _turned, A.transpose.int: _turned, A.permute.default: _turned, A.addmm.default: _linear_of_addmm, A.matmul.default: _linear_of_matmul, A.mm.default: _linear_of_matmul, A.linear.default: _bias_apart,
+    A.add.Tensor: _sum_with_number(1), A.sub.Tensor: _sum_with_number(-1), A.mul.Tensor: _product_with_number, A.div.Tensor: _quotient,
+    A.neg.default: _negative, A.rsub.Scalar: _number_minus, A.silu.default: _silu, A.hardsigmoid.default: _hardsigmoid, A.clamp.default: _clip,
     A.chunk.default: _pieces, A.split.Tensor: _pieces, A.split_with_sizes.default: _pieces, A.unbind.int: _rows,
     A.scaled_dot_product_attention.default: _attention, A.embedding.default: _embedding,
 }  # fmt: skip

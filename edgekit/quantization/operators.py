@@ -5,7 +5,7 @@ tests/quantization/test_each_operator.py runs every row in every runtime.
 
 * weighted: convolutions and linear layers with constant weights; an activation that follows is part of them
 * joining: two tensors with scales of their own; an activation that follows is part of it
-* concatenation: all its inputs get one scale, the result too
+* uniting: all its inputs get one scale, and so does the result
 * sharing: only passes numbers on; what comes out has the scale of what went in
 * curved: a function of one tensor, with a scale of its own
 * bounded: a curved operator whose range is known beforehand
@@ -22,7 +22,7 @@ import torch
 from edgekit.target import Runtime
 
 A = torch.ops.aten
-Kind = Literal["weighted", "joining", "concatenation", "sharing", "curved", "bounded", "rewritten", "float"]
+Kind = Literal["weighted", "joining", "uniting", "sharing", "curved", "bounded", "rewritten", "float"]
 _ORT: Runtime = "onnxruntime"
 _LITE: Runtime = "litert"
 _TRT: Runtime = "tensorrt"
@@ -55,11 +55,14 @@ def _rows(operator: Operator, *targets: Callable[..., Any]) -> Iterator[tuple[Ca
 OPERATORS: Mapping[Callable[..., Any], Operator] = dict((
     *_rows(Operator("weighted", _ALL), A.conv1d.default, A.conv2d.default, A.conv1d.padding, A.conv2d.padding, A.linear.default),
     *_rows(Operator("weighted", (_ORT, _TRT), "it has no int8 convolution in 3 dimensions"), A.conv3d.default, A.conv3d.padding),
-    *_rows(Operator("weighted", (_LITE,), "it has no int8 transposed convolution"), A.conv_transpose1d.default, A.conv_transpose2d.input),
-    *_rows(Operator("float", (), "no runtime has an int8 transposed convolution in 3 dimensions"), A.conv_transpose3d.input),
+    *_rows(
+        Operator("float", (), "no converter makes an int8 transposed convolution of it"),
+        A.conv_transpose1d.default, A.conv_transpose2d.input, A.conv_transpose3d.input,
+    ),
     *_rows(Operator("joining", _ALL), A.add.Tensor, A.mul.Tensor, A.matmul.default, A.bmm.default, A.mm.default),
-    *_rows(Operator("joining", (_LITE,)), A.sub.Tensor, A.maximum.default, A.minimum.default),
-    *_rows(Operator("concatenation", _ALL), A.cat.default, A.stack.default),
+    *_rows(Operator("joining", (_LITE,)), A.sub.Tensor),
+    *_rows(Operator("uniting", (_LITE,)), A.maximum.default, A.minimum.default),
+    *_rows(Operator("uniting", _ALL), A.cat.default, A.stack.default),
     *_rows(
         Operator("sharing", _ALL),
         A.max_pool1d.default, A.max_pool2d.default, A.max_pool3d.default, A.avg_pool1d.default, A.avg_pool2d.default, A.avg_pool3d.default,
@@ -70,21 +73,21 @@ OPERATORS: Mapping[Callable[..., Any], Operator] = dict((
     ),
     *_rows(Operator("curved", _ALL), A.relu.default, A.relu6.default, A.hardtanh.default),
     *_rows(Operator("curved", _CPU), A.leaky_relu.default),
-    *_rows(Operator("curved", (_LITE,)), A.hardswish.default, A.gelu.default, A.abs.default, A.clamp.default),
+    *_rows(Operator("curved", (_LITE,)), A.hardswish.default, A.gelu.default, A.abs.default),
     *_rows(Operator("bounded", _CPU), A.sigmoid.default),
     *_rows(Operator("bounded", (_LITE,)), A.tanh.default, A.softmax.int),
     *_rows(
         Operator("rewritten", _CPU),
-        A.addmm.default, A.silu.default, A.hardsigmoid.default, A.neg.default, A.rsub.Scalar, A.sub.Scalar, A.add.Scalar, A.mul.Scalar, A.div.Tensor,
-        A.div.Scalar, A.chunk.default, A.split.Tensor, A.split_with_sizes.default, A.unbind.int, A.scaled_dot_product_attention.default, A.embedding.default,
+        A.addmm.default, A.silu.default, A.hardsigmoid.default, A.clamp.default, A.neg.default, A.rsub.Scalar, A.div.Tensor, A.chunk.default,
+        A.split.Tensor, A.split_with_sizes.default, A.unbind.int, A.scaled_dot_product_attention.default, A.embedding.default,
     ),
-    *_rows(Operator("float", (), RECURRENT), A.lstm.input, A.gru.input, A.rnn_tanh.input, A.rnn_relu.input),
+    *_rows(Operator("float", (), RECURRENT), A.lstm.input, A.gru.input, A.rnn_tanh.input),
     *_rows(
         Operator("float", (), "normalizations need more digits than int8 has"),
         A.layer_norm.default, A.group_norm.default, A.rms_norm.default, A.instance_norm.default,
     ),
     *_rows(Operator("float", (), "its statistics come from the batch, or from the sample"), A.batch_norm.default),
-    *_rows(Operator("float", (), "no runtime has an int8 kernel for it"), A.elu.default, A.prelu.default, A.log_softmax.int, A.adaptive_max_pool2d.default),
+    *_rows(Operator("float", (), "no runtime has an int8 kernel for it"), A.elu.default, A.prelu.default, A.log_softmax.int),
 ))  # fmt: skip
 
 #: Marks, in a node's meta, the concatenation that puts a layer together again that was split.

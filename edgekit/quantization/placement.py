@@ -12,11 +12,11 @@ from torch.fx import GraphModule, Node
 
 from edgekit.quantization.capture import module_of
 from edgekit.quantization.operators import FUSED, OPERATORS, SPLIT, WEIGHTED, A, Kind, Operator, name
-from edgekit.quantization.rewrite import LINEARS, TRANSPOSED, constant
+from edgekit.quantization.rewrite import LINEARS, constant
 from edgekit.quantization.settings import Settings
 
 KEPT = "kept in float"
-#: Clips that TFLite has as a part of other operators; any other is an operator of its own there.
+#: Clips that TFLite has as operators; the bounds of any other would be rounded to the steps of what comes in.
 _TFLITE_CLIPS = ((0.0, 6.0), (-1.0, 1.0), (0.0, 1.0))
 #: A probability is stored in steps of 1/256: of more numbers than this most would be zero.
 _LONGEST_SOFTMAX = 256
@@ -98,13 +98,13 @@ class _Placing:
             return None
         inputs = _inputs(node, row)
         if not inputs or not all(self._ready(item) for item in inputs):
-            told = {"joining": "one operand is float", "concatenation": "one of its inputs is float"}
+            told = {"joining": "one operand is float", "uniting": "one of its inputs is float"}
             return Float(node, told[row.kind]) if row.kind in told else None
         if not row.runs_in(self._settings.runtime):
             return Float(node, f"{self._settings.runtime} has no int8 kernel for it")
-        reason = _refused(node, row)
+        reason = _refused(node, row, self._settings)
         if node in self._ends or node.meta.get(SPLIT):
-            reason = "its pieces have scales of their own" if row.kind == "concatenation" else "it only moves an output that stays float"
+            reason = "its pieces have scales of their own" if row.kind == "uniting" else "it only moves an output that stays float"
         if reason:
             return Float(node, reason)
         elementwise = node.target in _WITH_TAIL
@@ -117,8 +117,6 @@ class _Placing:
         runtime = self._settings.runtime
         if not row.runs_in(runtime):
             return Float(node, f"{runtime}: {row.reason}" if runtime else f"not in every runtime: {row.reason}")
-        if node.target in TRANSPOSED and _groups(node) != 1:
-            return Float(node, "a transposed convolution in groups has no int8 kernel")
         linear = self._settings.placement == "linear" and node.target in LINEARS
         return Placed(node, node if linear else self._tail(node), "weighted", (first,), result=not linear)
 
@@ -126,9 +124,6 @@ class _Placing:
         """The activation that follows and belongs to the operator, or the operator itself."""
         users = list(node.users)
         if len(users) != 1 or users[0].target not in FUSED or self._is_kept(users[0]):
-            return node
-        clips = (float(str(users[0].args[1])), float(str(users[0].args[2]))) if users[0].target is A.hardtanh.default and len(users[0].args) > 2 else None
-        if clips is not None and clips not in _TFLITE_CLIPS and self._settings.runtime in ("litert", "edgetpu"):
             return node
         return users[0]
 
@@ -147,17 +142,19 @@ class _Placing:
 
 def _inputs(node: Node, row: Operator) -> tuple[Node, ...]:
     """The tensors that an operator reads; none where one of them is not a tensor of the graph."""
-    if row.kind == "concatenation":
-        listed = node.args[0]
-        assert isinstance(listed, list | tuple)
-        return tuple(item for item in listed if isinstance(item, Node))
-    given = node.args[:2] if row.kind == "joining" else node.args[:1]
+    if isinstance(node.args[0], list | tuple):
+        return tuple(item for item in node.args[0] if isinstance(item, Node))
+    given = node.args[:2] if row.kind in ("joining", "uniting") else node.args[:1]
     return tuple(item for item in given if isinstance(item, Node)) if all(isinstance(item, Node) for item in given) else ()
 
 
-def _refused(node: Node, row: Operator) -> str:
+def _refused(node: Node, row: Operator, settings: Settings) -> str:
     """Why an operator whose inputs are int8 cannot be; the empty string where it can."""
     value = node.meta["val"]
+    if node.target in _WITH_TAIL and settings.runtime in ("litert", "edgetpu") and all(_reshaped(item) for item in node.all_input_nodes):
+        return "TFLite's converter fails where both operands are reshaped"
+    if node.target is A.hardtanh.default and settings.runtime in ("litert", "edgetpu") and (node.args[1:3] or (-1, 1)) not in _TFLITE_CLIPS:
+        return "its bounds are no steps of what comes in"
     if row.kind == "joining" and node.kwargs.get("alpha", 1) != 1:
         return "one operand is multiplied by alpha"
     if node.target is A.pad.default and not _pads_zeros(node):
@@ -173,6 +170,10 @@ def _refused(node: Node, row: Operator) -> str:
     return ""
 
 
+def _reshaped(node: Node) -> bool:
+    return any(word in name(node.target) for word in ("view", "reshape", "flatten", "select", "squeeze"))
+
+
 def _even_windows(node: Node) -> bool:
     source = node.args[0]
     assert isinstance(source, Node)
@@ -182,14 +183,14 @@ def _even_windows(node: Node) -> bool:
 
 def _joined_outputs(graph: GraphModule) -> set[Node]:
     """The concatenations that lead to outputs only, with what lies between them and there."""
-    moves = {target for target, row in OPERATORS.items() if row.kind in ("sharing", "concatenation")}
+    moves = {target for target, row in OPERATORS.items() if row.kind in ("sharing", "uniting")}
     ends: set[Node] = set()
     for node in reversed(graph.graph.nodes):
         if node.op == "call_function" and node.target in moves and all(user in ends or user.op == "output" for user in node.users):
             ends.add(node)
     behind: set[Node] = set()
     for node in graph.graph.nodes:
-        if node in ends and (OPERATORS[node.target].kind == "concatenation" or any(item in behind for item in node.all_input_nodes)):
+        if node in ends and (OPERATORS[node.target].kind == "uniting" or any(item in behind for item in node.all_input_nodes)):
             behind.add(node)
     return behind
 
@@ -202,10 +203,6 @@ def _ends_float(placed: Placed, read: set[Node], settings: Settings) -> bool:
     gives_floats = settings.runtime == "tensorrt" or (settings.runtime == "onnxruntime" and fuses)
     readers = placed.tail.users
     return node.target in WEIGHTED and gives_floats and placed.tail not in read and bool(readers) and all(user.op != "output" for user in readers)
-
-
-def _groups(node: Node) -> int:
-    return int(str(node.args[6])) if len(node.args) > 6 else 1
 
 
 def _is_float(node: Node) -> bool:

@@ -16,7 +16,7 @@ from edgekit.quantization.pt2e import (
     Quantizer,
     SharedQuantizationSpec,
 )
-from edgekit.quantization.rewrite import TRANSPOSED, constant, modules
+from edgekit.quantization.rewrite import constant, modules
 from edgekit.quantization.settings import Settings
 from edgekit.value import nearest
 
@@ -69,22 +69,24 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_tensor_symmetric if self._symmetric else torch.per_tensor_affine, observer_or_fake_quant_ctr=observer,
         )  # fmt: skip
 
-    def _weight(self, node: Node) -> QuantizationSpec:
+    def _weight(self) -> QuantizationSpec:
         per_channel = self._settings.per_channel
         return QuantizationSpec(
             dtype=torch.int8, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
-            ch_axis=(1 if node.target in TRANSPOSED else 0) if per_channel else None, observer_or_fake_quant_ctr=weight_observer(per_channel),
+            ch_axis=0 if per_channel else None, observer_or_fake_quant_ctr=weight_observer(per_channel),
         )  # fmt: skip
 
     def _annotate(self, model: GraphModule, placed: Placed) -> None:
         node, first = placed.node, placed.inputs[0]
-        inputs: dict[Node, QuantizationSpecBase] = {item: self._activation if constant(model, item) is None else self._constant for item in placed.inputs}
+        inputs = {item: self._as_made(model, item) for item in placed.inputs}
         output: QuantizationSpecBase | None = self._activation
         if placed.kind == "weighted":
             weight = node.args[1]
             assert isinstance(weight, Node)
-            inputs[weight] = self._weight(node)
-        elif placed.kind in ("sharing", "concatenation"):
+            inputs[weight] = self._weight()
+        elif placed.kind == "sharing":
+            output = SharedQuantizationSpec((first, node))
+        elif placed.kind == "uniting":
             shared = SharedQuantizationSpec((first, node))
             inputs = {item: self._activation if item is first else shared for item in placed.inputs}
             output = shared
@@ -96,6 +98,13 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         node.meta[_KEY] = QuantizationAnnotation(input_qspec_map=inputs, output_qspec=output if whole else None, _annotated=True)
         if not whole:
             placed.tail.meta[_KEY] = QuantizationAnnotation(output_qspec=output, _annotated=True)
+
+    def _as_made(self, model: GraphModule, node: Node) -> QuantizationSpecBase:
+        """The scale that a tensor was given where it was made; one of its own where it enters the graph, or comes from a float operator."""
+        made = node.meta.get(_KEY)
+        if made is not None and made.output_qspec is not None:
+            return SharedQuantizationSpec(node)
+        return self._activation if constant(model, node) is None else self._constant
 
     def _bounded(self, low: float, high: float) -> QuantizationSpecBase:
         """The scale of a known range, as TFLite asks for: all steps from ``low`` to just below ``high``."""

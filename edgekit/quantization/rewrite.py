@@ -5,6 +5,7 @@ It is folded into the convolution or linear layer before it; else into a linear 
 it; else it becomes a 1x1 depthwise convolution, which every int8 backend has.
 """
 
+import itertools
 import operator
 from collections.abc import Callable
 
@@ -31,6 +32,9 @@ _IN_PLACE = {
     A.hardsigmoid_.default: A.hardsigmoid.default, A.tanh_.default: A.tanh.default, A.elu_.default: A.elu.default,
 }  # fmt: skip
 _POOLS: dict[int, Callable[..., torch.Tensor]] = {4: A.adaptive_avg_pool2d.default, 5: A.adaptive_avg_pool3d.default}
+_PADDINGS: dict[object, Callable[..., torch.Tensor]] = {
+    A.conv1d.padding: A.conv1d.default, A.conv2d.padding: A.conv2d.default, A.conv3d.padding: A.conv3d.default,
+}  # fmt: skip
 _DEPTHWISE: dict[int, Callable[..., torch.Tensor]] = {3: A.conv1d.default, 4: A.conv2d.default, 5: A.conv3d.default}
 #: Where a graph remembers the paths of its modules: the operators of some are folded away.
 _MODULES = "edgekit_modules"
@@ -51,6 +55,8 @@ def rewrite(graph: GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.target is A.mean.dim:
             _pool_then_flatten(node)
+        elif node.target in _PADDINGS:
+            _pad_in_numbers(graph, node)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
@@ -83,6 +89,21 @@ def _pool_then_flatten(mean: Node) -> None:
         like(mean, pool, mean.meta["val"].reshape(*mean.meta["val"].shape, *([1] * (rank - 2))))
         flat = like(mean, mean.graph.call_function(A.flatten.using_ints, (pool, 1)), mean.meta["val"])
     replace(mean, flat)
+
+
+def _pad_in_numbers(graph: GraphModule, conv: Node) -> None:
+    """Padding that is given as a word ('same', 'valid') in numbers, where it is the same at both ends."""
+    weight = constant(graph, conv.args[1])
+    if weight is None:
+        return
+    spatial = weight.dim() - 2
+    stride, padding, dilation, groups = (*conv.args[3:], *([1] * spatial, "valid", [1] * spatial, 1)[len(conv.args) - 3 :])
+    wide = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]  # type: ignore[arg-type]
+    if padding != "valid" and any(total % 2 for total in wide):
+        return
+    bias = conv.args[2] if len(conv.args) > 2 else None
+    conv.args = (*conv.args[:2], bias, stride, [0] * spatial if padding == "valid" else [total // 2 for total in wide], dilation, groups)
+    conv.target = _PADDINGS[conv.target]
 
 
 def constant(graph: GraphModule, node: object) -> torch.Tensor | None:
@@ -219,7 +240,7 @@ def _set_weights(graph: GraphModule, node: Node, weight: torch.Tensor, bias: tor
 
 
 def new_constant(graph: GraphModule, near: Node, what: str, value: torch.Tensor) -> Node:
-    name = f"{near.name}_folded_{what}"
+    name = next(name for k in itertools.count() if not hasattr(graph, name := f"{near.name}_folded_{what}{k or ''}"))
     graph.register_parameter(name, torch.nn.Parameter(value.contiguous(), requires_grad=False))
     node = graph.graph.get_attr(name)
     node.meta["val"] = value

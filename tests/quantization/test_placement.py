@@ -46,7 +46,7 @@ def test_residuals_are_int8_only_where_both_sides_are() -> None:
 
 def test_transposed_convolutions_and_recurrent_layers_say_why_they_are_float() -> None:
     """The reasons are words for the report."""
-    assert told(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [("conv_transpose2d", "not in every runtime: it has no int8 transposed convolution")]
+    assert told(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [("conv_transpose2d", "no converter makes an int8 transposed convolution of it")]
     assert ("lstm", "recurrent layers stay float; the scheme w8-dynamic makes their weights int8") in told(Last(nn.LSTM(4, 4, batch_first=True)), 3, 4)
 
 
