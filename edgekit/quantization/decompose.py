@@ -225,7 +225,7 @@ def _split_layer(graph: GraphModule, path: str, channel: int) -> None:
         site, parts = _Site(graph, node, Settings()), []
         for name, part in (("first", slice(None, channel)), ("second", slice(channel, None))):
             stored = [site.store(f"{name}_weight", weight[part]), None if bias is None else site.store(f"{name}_bias", bias[part])]
-            parts.append(site.make(node.target, node.args[0], *stored, *node.args[3:]))  # type: ignore[arg-type]
+            parts.append(site.make(node.target, node.args[0], *stored, *node.args[3:]))
         whole = site.make(A.cat.default, parts, -1 if node.target in LINEARS else 1)
         whole.meta[SPLIT] = True
         site.put(whole)
@@ -236,12 +236,13 @@ def _number(item: object) -> float | None:
 
 
 def _axis(site: _Site) -> int:
-    rank = site.args[0].meta["val"].dim()  # type: ignore[union-attr]
+    rank = int(site.args[0].meta["val"].dim())  # type: ignore[union-attr]
     return (int(str(site.args[2])) if len(site.args) > 2 else int(str(site.node.kwargs.get("dim", 0)))) % rank
 
 
 _CHANGES: Mapping[Callable[..., Any], Callable[[_Site], None]] = {
-    A.t.default: _turned, A.transpose.int: _turned, A.permute.default: _turned, A.addmm.default: _linear_of_addmm, A.matmul.default: _linear_of_matmul, A.mm.default: _linear_of_matmul, A.linear.default: _bias_apart,
+    A.t.default: _turned, A.transpose.int: _turned, A.permute.default: _turned,
+    A.addmm.default: _linear_of_addmm, A.matmul.default: _linear_of_matmul, A.mm.default: _linear_of_matmul, A.linear.default: _bias_apart,
     A.add.Tensor: _sum_with_number(1), A.sub.Tensor: _sum_with_number(-1), A.mul.Tensor: _product_with_number, A.div.Tensor: _quotient,
     A.neg.default: _negative, A.rsub.Scalar: _number_minus, A.silu.default: _silu, A.hardsigmoid.default: _hardsigmoid, A.clamp.default: _clip,
     A.chunk.default: _pieces, A.split.Tensor: _pieces, A.split_with_sizes.default: _pieces, A.unbind.int: _rows,

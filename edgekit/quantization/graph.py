@@ -190,7 +190,7 @@ def _observed(prepared: torch.fx.GraphModule, nodes: list[torch.fx.Node]) -> Obs
         told = f"Calibration met infinite or undefined numbers at {where or 'the network'} (tensor {first})."
         raise StepError(told, fix="mask with a finite number, or leave this network in float")
     axis = getattr(observer, "ch_axis", -1) if len(scales) > 1 or "per_channel" in str(observer.qscheme) else None
-    dtype: Literal["int8", "int16"] = "int16" if observer.dtype is torch.int16 else "int8"
+    dtype: Literal["int8", "int16"] = "int16" if int(str(observer.quant_max)) > 127 else "int8"
     return Observed(
         nodes=tuple(str(node.args[0]) for node in nodes), module=where, dtype=dtype, quant_min=observer.quant_min, quant_max=observer.quant_max,
         scale=scales, zero_point=tuple(int(value) for value in zero_point.flatten()), axis=axis,

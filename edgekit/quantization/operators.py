@@ -59,7 +59,7 @@ OPERATORS: Mapping[Callable[..., Any], Operator] = dict((
         Operator("float", (), "no converter makes an int8 transposed convolution of it"),
         A.conv_transpose1d.default, A.conv_transpose2d.input, A.conv_transpose3d.input,
     ),
-    *_rows(Operator("joining", _ALL), A.add.Tensor, A.mul.Tensor, A.matmul.default, A.bmm.default, A.mm.default),
+    *_rows(Operator("joining", _ALL), A.add.Tensor, A.mul.Tensor, A.matmul.default, A.bmm.default),
     *_rows(Operator("joining", (_LITE,)), A.sub.Tensor),
     *_rows(Operator("uniting", (_LITE,)), A.maximum.default, A.minimum.default),
     *_rows(Operator("uniting", _ALL), A.cat.default, A.stack.default),

@@ -8,6 +8,7 @@ it; else it becomes a 1x1 depthwise convolution, which every int8 backend has.
 import itertools
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -97,12 +98,12 @@ def _pad_in_numbers(graph: GraphModule, conv: Node) -> None:
     if weight is None:
         return
     spatial = weight.dim() - 2
-    stride, padding, dilation, groups = (*conv.args[3:], *([1] * spatial, "valid", [1] * spatial, 1)[len(conv.args) - 3 :])
-    wide = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]  # type: ignore[arg-type]
+    given: list[Any] = list(conv.args[2:])
+    bias, stride, padding, dilation, groups = given + [None, [1] * spatial, "valid", [1] * spatial, 1][len(given) :]
+    wide = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
     if padding != "valid" and any(total % 2 for total in wide):
         return
-    bias = conv.args[2] if len(conv.args) > 2 else None
-    conv.args = (*conv.args[:2], bias, stride, [0] * spatial if padding == "valid" else [total // 2 for total in wide], dilation, groups)
+    conv.args = (*conv.args[:2], bias, stride, [0 if padding == "valid" else total // 2 for total in wide], dilation, groups)
     conv.target = _PADDINGS[conv.target]
 
 
