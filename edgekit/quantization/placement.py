@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.quantization.capture import module_of
-from edgekit.quantization.operators import FUSED, OPERATORS, SPLIT, WEIGHTED, A, Kind, Operator, name
+from edgekit.quantization.operators import BOUNDS, FUSED, OPERATORS, SPLIT, WEIGHTED, A, Kind, Operator, name
 from edgekit.quantization.rewrite import LINEARS, constant
 from edgekit.quantization.settings import Settings
 
@@ -157,6 +157,8 @@ def _refused(node: Node, row: Operator, settings: Settings) -> str:
         return "its bounds are no steps of what comes in"
     if row.kind == "joining" and node.kwargs.get("alpha", 1) != 1:
         return "one operand is multiplied by alpha"
+    if row.kind == "bounded" and BOUNDS[node.target][0] == 0 and settings.symmetric and settings.activation_bits == 8 and settings.runtime != "onnxruntime":  # type: ignore[index]
+        return "in TFLite its zero point is -128"
     if node.target is A.pad.default and not _pads_zeros(node):
         return "only padding with zeros is the same in int8"
     if node.target is A.softmax.int:

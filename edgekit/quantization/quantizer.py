@@ -108,10 +108,10 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     def _bounded(self, low: float, high: float) -> QuantizationSpecBase:
         """The scale of a known range, as TFLite asks for: all steps from ``low`` to just below ``high``."""
-        if self._symmetric and not self._wide:
+        if self._symmetric and not self._wide and low == 0:
             return self._activation
         scale, zero_point = (1 / 32768, 0) if self._wide else ((high - low) / 256, -128 if low == 0 else 0)
         return FixedQParamsQuantizationSpec(
             dtype=torch.int16 if self._wide else torch.int8, scale=scale, zero_point=zero_point, quant_min=-32768 if self._wide else -128,
-            quant_max=32767 if self._wide else 127, qscheme=torch.per_tensor_symmetric if self._wide else torch.per_tensor_affine,
+            quant_max=32767 if self._wide else 127, qscheme=torch.per_tensor_symmetric if self._symmetric else torch.per_tensor_affine,
         )  # fmt: skip

@@ -76,7 +76,7 @@ def test_computed_weights_stay_float() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return functional.linear(x, torch.softmax(self.weight, 0))
 
-    assert told(Computed(), 4) == [("linear", "its weights are computed while the network runs")]
+    assert ("linear", "its weights are computed while the network runs") in told(Computed(), 4)
 
 
 class Last(nn.Module):
