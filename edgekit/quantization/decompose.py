@@ -185,11 +185,11 @@ def _rows(site: _Site) -> None:
 
 
 def _attention(site: _Site) -> None:
-    """Scaled products, softmax, products: for runtimes that gain from int8 here. Masks stay with the float operator."""
+    """Scaled products, softmax, products, for a device without floats: LiteRT itself is slower with it. Masks stay with the float operator."""
     query, key, value = site.args[:3]
     assert isinstance(query, Node) and isinstance(key, Node)
     plain = not any(site.args[3:]) and set(site.node.kwargs) <= {"scale"}
-    if site.settings.runtime not in ("litert", "edgetpu") or site.settings.placement != "all" or not plain or not site.is_float:
+    if site.settings.runtime != "edgetpu" or site.settings.placement != "all" or not plain or not site.is_float:
         return
     scale = site.node.kwargs.get("scale")
     factor = float(str(scale)) if scale is not None else float(query.meta["val"].shape[-1]) ** -0.5
