@@ -41,7 +41,7 @@ KERNELS = {
     "curved": {"QLinearLeakyRelu", "QLinearSigmoid", "QLinearMul"},
 }  # fmt: skip
 #: Cases of which LiteRT computes everything in int8.
-INTEGER = {"weighted", "joined", "pooled", "moved", "reshaped"}
+INTEGER = {"weighted", "pooled", "moved", "reshaped"}
 
 
 class Case(nn.Module):
