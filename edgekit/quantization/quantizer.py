@@ -40,6 +40,9 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Write operators as others that runtimes have in int8. Raises StepError for a module path that the network does not have."""
+        if self._wide and self._settings.runtime in ("litert", "edgetpu"):
+            fix = "make w8a16-static from the float TFLite file"
+            raise StepError("16-bit activations of a PyTorch graph are not right in TFLite: its converter writes other numbers.", fix=fix)
         known = modules(model)
         for path in (*self._settings.keep, *(path for path, _ in self._settings.split)):
             if path not in known:

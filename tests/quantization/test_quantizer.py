@@ -198,3 +198,9 @@ def test_constant_data_give_a_usable_scale(observer: str) -> None:
         data = torch.full((8, 2, 6, 6), value)
         found, wanted = results(Small(), Settings(observer=observer), data)
         assert (found - wanted).abs().max() < 0.03
+
+
+def test_sixteen_bits_are_refused_for_tflite() -> None:
+    """litert-torch writes wrong numbers for them without a word."""
+    with pytest.raises(StepError, match="16-bit activations"):
+        calibrated(Small(), Settings(activation_bits=16, runtime="litert"))
