@@ -42,7 +42,6 @@ class PlannedStep:
 
     intent: str
     step: str
-    kept = {"keep": list(tuning.keep)} if tuning.keep else {}
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -63,13 +62,15 @@ def candidate(name: str, target: Target, samples: int, tuning: Tuning = _PLAIN) 
 def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tuple[PlannedStep, ...]:
     limits = target.limits
     tuned = {"tuning": tuning.model_dump(mode="json", exclude_defaults=True)} if tuning != _PLAIN else {}
+    kept = {"keep": list(tuning.keep)} if tuning.keep else {}
+    symmetric = scheme.symmetric or limits.activations == "symmetric"
     parameters: Mapping[str, Mapping[str, Any]] = {
-        "quantize_torch": {"scheme": scheme.name, "symmetric": scheme.symmetric or limits.activations == "symmetric", "samples": samples, **tuned},
+        "quantize_torch": {"scheme": scheme.name, "runtime": target.runtime, "symmetric": symmetric, "samples": samples, **tuned},
         "lower_onnx": {"runtime": target.runtime},
         "quantize_onnx": {"scheme": scheme.name, **kept},
         "quantize_tflite": {"scheme": scheme.name},
         "neural_compressor_to_onnx": {"scheme": scheme.name, "samples": samples},
-        "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples},
+        "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples, **kept},
         "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
     }

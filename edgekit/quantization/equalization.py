@@ -12,7 +12,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.errors import StepError
-from edgekit.quantization.placement import WEIGHTED
+from edgekit.quantization.operators import WEIGHTED
 from edgekit.quantization.prepared import change, constant_of, readers, rewritten
 from edgekit.signature import Signature
 

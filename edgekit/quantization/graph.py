@@ -19,6 +19,7 @@ import torch
 from edgekit.errors import StepError
 from edgekit.quantization.calibration import Calibration, Constants, LeftFloat, Observed
 from edgekit.quantization.capture import module_of, quiet
+from edgekit.quantization.data import checked
 from edgekit.quantization.prepared import groups, prepare, rewritten
 from edgekit.quantization.pt2e import ObserverBase, convert_pt2e
 from edgekit.quantization.settings import Settings
@@ -40,13 +41,9 @@ def calibrate(
     quantized, there are no data, or a tensor is not finite. The network is unchanged.
     """
     prepared, quantizer = prepare(rewritten(network, signature, constants), settings)
-    seen = 0
     with quiet(), torch.no_grad():
-        for batch in inputs:
+        for batch in checked(inputs, signature):
             prepared(*batch)
-            seen += 1
-        if not seen:
-            raise StepError("There are no calibration data.", fix="give the task calibration or training data")
         tensors = {key: _observed(prepared, nodes) for key, nodes in groups(prepared)}
         outputs = tuple(_output_scales(prepared))
     left = tuple(LeftFloat(op=op, module=module, reason=reason) for op, module, reason in quantizer.left_float)

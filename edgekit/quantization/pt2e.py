@@ -9,7 +9,13 @@ try:
     with warnings.catch_warnings():
         # While Python compiles torchao for the first time.
         warnings.filterwarnings("ignore", message="invalid escape sequence")
-        from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
+        from torchao.quantization.pt2e import (
+            HistogramObserver,
+            MinMaxObserver,
+            MovingAverageMinMaxObserver,
+            ObserverBase,
+            PerChannelMinMaxObserver,
+        )
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.quantization.pt2e.quantizer import (
             FixedQParamsQuantizationSpec,
@@ -23,6 +29,6 @@ finally:
     logging.disable(_before)
 
 __all__ = [
-    "FixedQParamsQuantizationSpec", "HistogramObserver", "MinMaxObserver", "ObserverBase", "PerChannelMinMaxObserver",
+    "FixedQParamsQuantizationSpec", "HistogramObserver", "MinMaxObserver", "MovingAverageMinMaxObserver", "ObserverBase", "PerChannelMinMaxObserver",
     "QuantizationAnnotation", "QuantizationSpec", "QuantizationSpecBase", "Quantizer", "SharedQuantizationSpec", "convert_pt2e", "prepare_pt2e",
 ]  # fmt: skip

@@ -5,19 +5,21 @@ It is folded into the convolution or linear layer before it; else into a linear 
 it; else it becomes a 1x1 depthwise convolution, which every int8 backend has.
 """
 
+import itertools
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.errors import StepError
-from edgekit.quantization.capture import module_of
+from edgekit.quantization.capture import module_of, plain_path
 
 A = torch.ops.aten
 CONVS = {A.conv1d.default, A.conv2d.default, A.conv3d.default, A.conv1d.padding, A.conv2d.padding, A.conv3d.padding}
 LINEARS = {A.linear.default}
-_TRANSPOSED = {A.conv_transpose1d.default, A.conv_transpose2d.input, A.conv_transpose3d.input}
+TRANSPOSED = {A.conv_transpose1d.default, A.conv_transpose2d.input, A.conv_transpose3d.input}
 _DROPOUTS = {A.dropout.default, A.dropout_.default, A.feature_dropout.default, A.alpha_dropout.default, A.feature_alpha_dropout.default}
 _SAME = {A.detach.default, A.detach_.default, A.alias.default}
 _VIEWS = {
@@ -31,26 +33,46 @@ _IN_PLACE = {
     A.hardsigmoid_.default: A.hardsigmoid.default, A.tanh_.default: A.tanh.default, A.elu_.default: A.elu.default,
 }  # fmt: skip
 _POOLS: dict[int, Callable[..., torch.Tensor]] = {4: A.adaptive_avg_pool2d.default, 5: A.adaptive_avg_pool3d.default}
+_PADDINGS: dict[object, Callable[..., torch.Tensor]] = {
+    A.conv1d.padding: A.conv1d.default, A.conv2d.padding: A.conv2d.default, A.conv3d.padding: A.conv3d.default,
+}  # fmt: skip
 _DEPTHWISE: dict[int, Callable[..., torch.Tensor]] = {3: A.conv1d.default, 4: A.conv2d.default, 5: A.conv3d.default}
+#: Where a graph remembers the paths of its modules: the operators of some are folded away.
+_MODULES = "edgekit_modules"
 
 
 def rewrite(graph: GraphModule) -> None:
     """Change the graph in place; the network that it was traced from keeps its weights."""
+    graph.meta[_MODULES] = _module_paths(graph)
     for node in list(graph.graph.nodes):
         if node.target in _IN_PLACE:
             _out_of_place(node)
     for node in list(graph.graph.nodes):
         if node.target in _SAME or (node.target in _DROPOUTS and not node.args[2]):
-            _replace(node, node.args[0])
+            replace(node, node.args[0])
     for node in list(graph.graph.nodes):
         if node.target is A.batch_norm.default and not node.args[5]:
             _fold_norm(graph, node)
     for node in list(graph.graph.nodes):
         if node.target is A.mean.dim:
             _pool_then_flatten(node)
+        elif node.target in _PADDINGS:
+            _pad_in_numbers(graph, node)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
+
+
+def modules(graph: GraphModule) -> frozenset[str]:
+    """The paths of the network's modules, those included whose operators were folded into others."""
+    known: frozenset[str] = graph.meta.get(_MODULES) or _module_paths(graph)
+    return known
+
+
+def _module_paths(graph: GraphModule) -> frozenset[str]:
+    stacks = (entry[0] for node in graph.graph.nodes for entry in (node.meta.get("nn_module_stack") or {}).values())
+    named = (path for path, _ in graph.named_modules())
+    return frozenset(path for path in map(plain_path, (*stacks, *named)) if path)
 
 
 def _pool_then_flatten(mean: Node) -> None:
@@ -65,9 +87,24 @@ def _pool_then_flatten(mean: Node) -> None:
         return
     with mean.graph.inserting_before(mean):
         pool = mean.graph.call_function(_POOLS[rank], (value, [1] * (rank - 2)))
-        _like(mean, pool, mean.meta["val"].reshape(*mean.meta["val"].shape, *([1] * (rank - 2))))
-        flat = _like(mean, mean.graph.call_function(A.flatten.using_ints, (pool, 1)), mean.meta["val"])
-    _replace(mean, flat)
+        like(mean, pool, mean.meta["val"].reshape(*mean.meta["val"].shape, *([1] * (rank - 2))))
+        flat = like(mean, mean.graph.call_function(A.flatten.using_ints, (pool, 1)), mean.meta["val"])
+    replace(mean, flat)
+
+
+def _pad_in_numbers(graph: GraphModule, conv: Node) -> None:
+    """Padding that is given as a word ('same', 'valid') in numbers, where it is the same at both ends."""
+    weight = constant(graph, conv.args[1])
+    if weight is None:
+        return
+    spatial = weight.dim() - 2
+    given: list[Any] = list(conv.args[2:])
+    bias, stride, padding, dilation, groups = given + [None, [1] * spatial, "valid", [1] * spatial, 1][len(given) :]
+    wide = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
+    if padding != "valid" and any(total % 2 for total in wide):
+        return
+    conv.args = (*conv.args[:2], bias, stride, [0 if padding == "valid" else total // 2 for total in wide], dilation, groups)
+    conv.target = _PADDINGS[conv.target]
 
 
 def constant(graph: GraphModule, node: object) -> torch.Tensor | None:
@@ -105,21 +142,34 @@ def _fold_norm(graph: GraphModule, norm: Node) -> None:
     before = norm.args[0]
     assert isinstance(before, Node)
     found = _affine(graph, norm)
-    if found is None or before.target in _TRANSPOSED:
+    if found is None:
         return
     scale, shift = found
     rank = norm.meta["val"].dim()
+    if before.target in TRANSPOSED and len(before.users) == 1 and constant(graph, before.args[1]) is not None:
+        _fold_transposed(graph, before, scale, shift)
+        replace(norm, before)
+        return
     weight = constant(graph, before.args[1]) if before.target in CONVS or (before.target in LINEARS and rank == 2) else None
     if weight is not None and len(before.users) == 1:
         bias = _bias(graph, before, len(scale))
         _set_weights(graph, before, weight * _along(scale, 0, weight.dim()), bias * scale + shift)
-        _replace(norm, before)
+        replace(norm, before)
     elif norm.users and all(_takes_affine(graph, user, norm, rank) for user in norm.users):
         for user in list(norm.users):
             _fold_forward(graph, user, scale, shift)
-        _replace(norm, before)
+        replace(norm, before)
     else:
         _as_convolution(graph, norm, scale, shift)
+
+
+def _fold_transposed(graph: GraphModule, conv: Node, scale: torch.Tensor, shift: torch.Tensor) -> None:
+    """A transposed convolution's weight is (inputs, outputs of a group, ...): its groups lie along the first axis."""
+    weight = constant(graph, conv.args[1])
+    assert weight is not None
+    groups = len(scale) // weight.shape[1]
+    scales = scale.reshape(groups, 1, -1).expand(groups, len(weight) // groups, -1).reshape(len(weight), -1, *([1] * (weight.dim() - 2)))
+    _set_weights(graph, conv, weight * scales, _bias(graph, conv, len(scale)) * scale + shift)
 
 
 def _affine(graph: GraphModule, norm: Node) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -166,17 +216,17 @@ def _as_convolution(graph: GraphModule, norm: Node, scale: torch.Tensor, shift: 
     value = before = norm.args[0]
     assert isinstance(before, Node)
     with graph.graph.inserting_before(norm):
-        weight = _new_constant(graph, norm, "weight", scale.reshape(channels, *([1] * (1 + spatial))))
-        bias = _new_constant(graph, norm, "bias", shift)
+        weight = new_constant(graph, norm, "weight", scale.reshape(channels, *([1] * (1 + spatial))))
+        bias = new_constant(graph, norm, "bias", shift)
         if rank == 2:
-            value = _like(norm, graph.graph.call_function(A.view.default, (before, [-1, channels, 1, 1])), before.meta["val"][:, :, None, None])
+            value = like(norm, graph.graph.call_function(A.view.default, (before, [-1, channels, 1, 1])), before.meta["val"][:, :, None, None])
         ones, zeros = [1] * spatial, [0] * spatial
         shape = before.meta["val"] if rank > 2 else before.meta["val"][:, :, None, None]
         conv = graph.graph.call_function(_DEPTHWISE[2 + spatial], (value, weight, bias, ones, zeros, ones, channels))
-        result = _like(norm, conv, shape)
+        result = like(norm, conv, shape)
         if rank == 2:
-            result = _like(norm, graph.graph.call_function(A.view.default, (result, [-1, channels])), norm.meta["val"])
-    _replace(norm, result)
+            result = like(norm, graph.graph.call_function(A.view.default, (result, [-1, channels])), norm.meta["val"])
+    replace(norm, result)
 
 
 def _bias(graph: GraphModule, node: Node, size: int) -> torch.Tensor:
@@ -186,19 +236,19 @@ def _bias(graph: GraphModule, node: Node, size: int) -> torch.Tensor:
 
 def _set_weights(graph: GraphModule, node: Node, weight: torch.Tensor, bias: torch.Tensor) -> None:
     with graph.graph.inserting_before(node):
-        new = (_new_constant(graph, node, "weight", weight), _new_constant(graph, node, "bias", bias))
+        new = (new_constant(graph, node, "weight", weight), new_constant(graph, node, "bias", bias))
     node.args = (node.args[0], *new, *node.args[3:])
 
 
-def _new_constant(graph: GraphModule, near: Node, what: str, value: torch.Tensor) -> Node:
-    name = f"{near.name}_folded_{what}"
+def new_constant(graph: GraphModule, near: Node, what: str, value: torch.Tensor) -> Node:
+    name = next(name for k in itertools.count() if not hasattr(graph, name := f"{near.name}_folded_{what}{k or ''}"))
     graph.register_parameter(name, torch.nn.Parameter(value.contiguous(), requires_grad=False))
     node = graph.graph.get_attr(name)
     node.meta["val"] = value
     return node
 
 
-def _like(origin: Node, node: Node, value: torch.Tensor) -> Node:
+def like(origin: Node, node: Node, value: torch.Tensor) -> Node:
     """Give a new node the origin of the one that it replaces, so that reports name its module."""
     kept = ("nn_module_stack", "stack_trace", "source_fn_stack", "torch_fn")
     node.meta = {key: origin.meta[key] for key in kept if key in origin.meta}
@@ -206,7 +256,7 @@ def _like(origin: Node, node: Node, value: torch.Tensor) -> Node:
     return node
 
 
-def _replace(node: Node, by: object) -> None:
+def replace(node: Node, by: object) -> None:
     assert isinstance(by, Node)
     node.replace_all_uses_with(by)
     node.graph.erase_node(node)

@@ -14,9 +14,9 @@ from torch.fx import GraphModule, Node
 from edgekit.quantization.calibration import Calibration, Constants, Observed
 from edgekit.quantization.capture import module_of
 from edgekit.quantization.graph import Stored, stored
-from edgekit.quantization.placement import SHARING, WEIGHTED
+from edgekit.quantization.observers import EPSILON
+from edgekit.quantization.operators import SHARING, WEIGHTED
 from edgekit.quantization.prepared import constant_of, groups, rewritten
-from edgekit.quantization.quantizer import EPSILON
 from edgekit.signature import Signature
 
 

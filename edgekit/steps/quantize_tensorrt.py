@@ -11,7 +11,7 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.scheme import find
 from edgekit.steps import onnx_graph, onnx_ranges
-from edgekit.steps.quantize_onnx import to_half
+from edgekit.steps.onnx_half import to_half
 from edgekit.steps.tensorrt_qdq import BLOCK, Product, products, to_fp8, to_int4
 from edgekit.steps.torch_to_onnx import check_interface
 from edgekit.target import too_old

@@ -19,6 +19,7 @@ from edgekit.quantization.settings import Settings
 from edgekit.scheme import Tuning, find
 from edgekit.steps import torch_chain, torch_storage
 from edgekit.steps.torch_reference import QUANTIZATION
+from edgekit.target import Runtime
 from edgekit.task import Split, SplitName
 
 #: Samples that are calibrated at once. Memory does not grow with the number of samples.
@@ -37,6 +38,8 @@ class QuantizeTorch:
     scheme: str = "w8a8-static"
     symmetric: bool = False
     samples: int = 256
+    #: What will run the file: what it has no int8 kernel for stays float. None: any runtime.
+    runtime: Runtime | None = None
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     takes: ClassVar[tuple[Form, ...]] = ("torch",)
     gives: ClassVar[Form] = "torch"
@@ -88,7 +91,7 @@ class QuantizeTorch:
         known, tuning = find(self.scheme), self._tuning
         return Settings(
             symmetric=self.symmetric or known.symmetric, per_channel=known.per_channel, activation_bits=16 if known.activation_bits == 16 else 8,
-            observer=tuning.observer, placement=known.placement, keep=tuning.keep, split_outputs=tuning.split_outputs,
+            observer=tuning.observer, placement=known.placement, keep=tuning.keep, split_outputs=tuning.split_outputs, runtime=self.runtime,
         ) if known.calibrated else None  # fmt: skip
 
 

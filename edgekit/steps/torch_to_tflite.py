@@ -11,6 +11,7 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.calibration import read
 from edgekit.quantization.capture import capture, example
+from edgekit.quantization.operators import RECURRENT
 from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import litert_conversion, tflite_file, torch_storage
@@ -63,7 +64,8 @@ class TorchToTflite:
                 continue
             found = tflite_file.arithmetic(after.path(made))
             left = read(before.path(part, _QUANTIZATION)).left_float
-            if not found.int8_weights or found.float_weights > len(left):
+            unrolled = any(item.reason == RECURRENT for item in left)  # one layer for each step in time
+            if not found.int8_weights or (found.float_weights > len(left) and not unrolled):
                 raise StepError(
                     f"{made.files['model'].path} is not int8: {found.float_weights} of {found.int8_weights + found.float_weights} layers compute in float, "
                     f"{len(left)} operators were left in float on purpose.",

@@ -46,8 +46,8 @@ def test_residuals_are_int8_only_where_both_sides_are() -> None:
 
 def test_transposed_convolutions_and_recurrent_layers_say_why_they_are_float() -> None:
     """The reasons are words for the report."""
-    assert told(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [("conv_transpose2d", "no runtime has a fast int8 transposed convolution")]
-    assert ("lstm", "recurrent layers stay float") in told(Last(nn.LSTM(4, 4, batch_first=True)), 3, 4)
+    assert told(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [("conv_transpose2d", "no converter makes an int8 transposed convolution of it")]
+    assert ("lstm", "recurrent layers stay float; the scheme w8-dynamic makes their weights int8") in told(Last(nn.LSTM(4, 4, batch_first=True)), 3, 4)
 
 
 def test_padding_with_other_numbers_than_zero_stays_float() -> None:
@@ -76,7 +76,7 @@ def test_computed_weights_stay_float() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return functional.linear(x, torch.softmax(self.weight, 0))
 
-    assert told(Computed(), 4) == [("linear", "its weights are computed while the network runs")]
+    assert ("linear", "its weights are computed while the network runs") in told(Computed(), 4)
 
 
 class Last(nn.Module):
