@@ -18,7 +18,7 @@ from edgekit.value import nearest
 ROUTES: Mapping[Form, tuple[str, ...]] = {
     "onnx": ("quantize_torch", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
     "tensorrt": ("quantize_torch", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
-    "tflite": ("quantize_torch", "torch_to_tflite", "quantize_tflite"),
+    "tflite": ("quantize_torch", "torch_to_tflite", "calibrate_tflite", "tune_tflite", "quantize_tflite"),
     "edgetpu": ("quantize_torch", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
 }
 #: The schemes' methods for which a step has work to do; a step that is not named always has.
@@ -26,7 +26,9 @@ _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "quantize_torch": ("static",),
     "lower_onnx": ("static",),
     "quantize_onnx": ("cast", "dynamic"),
-    "quantize_tflite": ("cast", "dynamic"),
+    "calibrate_tflite": ("static",),
+    "tune_tflite": ("dynamic",),
+    "quantize_tflite": ("cast", "dynamic", "weight"),
     "tflite_to_edgetpu": ("static",),
 }
 Installed = Callable[[str], bool]
@@ -165,12 +167,22 @@ def _route(scheme: Scheme, target: Target, samples: int) -> tuple[PlannedStep, .
         "quantize_torch": {"scheme": scheme.name, "symmetric": scheme.symmetric or limits.activations == "symmetric", "samples": samples},
         "lower_onnx": {"runtime": target.runtime},
         "quantize_onnx": {"scheme": scheme.name},
+        "calibrate_tflite": {"scheme": scheme.name, "samples": samples},
+        "tune_tflite": {"samples": samples},
         "quantize_tflite": {"scheme": scheme.name},
         "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
     }
-    names = [name for name in ROUTES[target.form] if scheme.method in _WORKS_FOR.get(name, (scheme.method,))]
+    names = [name for name in ROUTES[target.form] if _has_work(name, scheme)]
     return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in names)
+
+
+def _has_work(step: str, scheme: Scheme) -> bool:
+    """Whether a step has something to do for a scheme: 16-bit activations are calibrated on the TFLite file, rows are tuned for."""
+    if scheme.method not in _WORKS_FOR.get(step, (scheme.method,)):
+        return False
+    sixteen = scheme.activation_bits == 16 and scheme.calibrated
+    return {"quantize_torch": not sixteen, "calibrate_tflite": sixteen, "tune_tflite": scheme.per_row}.get(step, True)
 
 
 def _inputs_missing(recipe: Recipe, targets: Sequence[Target]) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ import numpy.typing
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from edgekit import tflite_names
 from edgekit.steps import tflite_file
 
 Array = numpy.typing.NDArray[Any]
@@ -37,9 +38,17 @@ def groups(model: Any, keep: tuple[str, ...] = ()) -> list[Group]:
         held = graph.tensors[index]
         own = tflite_file.stored(model, held) and tensors[index] == 1 and buffers[held.buffer] == 1
         plain = held.type == schema.TensorType.FLOAT32 and not tflite_file.stored(model, graph.tensors[source])
-        if own and plain and not tflite_file.kept(_name(graph, operator), keep):
+        if own and plain and not tflite_names.inside(module(model, operator), keep):
             found.setdefault(source, []).append(operator)
-    return [Group(source, tflite_file.module_of(_name(graph, operators[0])), tuple(operators)) for source, operators in found.items()]
+    return [Group(source, module(model, operators[0]), tuple(operators)) for source, operators in found.items()]
+
+
+def module(model: Any, operator: Any) -> str:
+    """The PyTorch module of an operator. The network's outputs lose their names; their constants have them still."""
+    graph = model.subgraphs[0]
+    tensors = [graph.tensors[int(index)] for index in (*operator.outputs, *operator.inputs) if index >= 0]
+    made = [tensor for tensor in tensors if tensor in tensors[: len(operator.outputs)] or tflite_file.stored(model, tensor)]
+    return next((path for tensor in made if (path := tflite_names.module_of((tensor.name or b"").decode("utf-8", "replace")))), "")
 
 
 def weight(model: Any, operator: Any) -> Array:

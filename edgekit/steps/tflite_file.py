@@ -20,6 +20,7 @@ CHANNEL_LAST = (0, 2, 3, 1)
 #: The operators that hold weights, and which of their inputs these are.
 WEIGHTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
 _OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+_SMALL = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT4)
 _FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
 
 
@@ -74,6 +75,12 @@ def half_tensors(path: pathlib.Path) -> int:
     return sum(tensor.type == schema.TensorType.FLOAT16 and stored(model, tensor) for graph in model.subgraphs for tensor in graph.tensors)
 
 
+def small_tensors(path: pathlib.Path) -> int:
+    """How many tensors the file stores with 8 or 4 bits."""
+    model = read(path)
+    return sum(tensor.type in _SMALL and stored(model, tensor) for graph in model.subgraphs for tensor in graph.tensors)
+
+
 def described(path: pathlib.Path, wanted: Signature) -> Signature:
     """``wanted`` (in the file's order) with the dims, dtypes and quantization that the file has; names and axes are kept.
 
@@ -109,14 +116,3 @@ def stored(model: Any, tensor: Any) -> bool:
     """True for a tensor whose numbers are in the file."""
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
-
-
-def module_of(name: str) -> str:
-    """The PyTorch module in a tensor's name as litert-torch writes it (``.../torch.nn.modules.conv.Conv2d_stem;``); else nothing."""
-    return ""
-
-
-def kept(name: str, keep: Sequence[str]) -> bool:
-    """Whether a tensor of this name is made by one of these modules, or inside of one."""
-    module = module_of(name)
-    return any(module == path or module.startswith(path + ".") for path in keep)
