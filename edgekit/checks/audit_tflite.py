@@ -5,11 +5,11 @@ audit_file(path, limits)       # any .tflite file
 """
 
 import pathlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from edgekit import tflite_names
 from edgekit.artifact import Artifact
 from edgekit.checks import tflite_graph
 from edgekit.checks.tflite_graph import FLOATS, INTEGERS, Graph, Operator
@@ -24,6 +24,8 @@ OLD_RUNTIME_VERSIONS: Mapping[str, int] = {"FULLY_CONNECTED": 11, "GATHER_ND": 4
 INT8, DYNAMIC, FLOAT, INT16, OTHER = "int8", "int8 weights", "float32", "int16", "other"
 
 Row = Mapping[str, Any]
+#: So many modules are named in a warning.
+_NAMED = 4
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
@@ -81,7 +83,7 @@ def row(operator: Operator, part: str) -> dict[str, Any]:
     output = operator.outputs[0] if operator.outputs else None
     return {
         "op": operator.op, "name": "" if output is None else output.name, "dtype": arithmetic(operator), "macs": operator.macs,
-        "module": "" if output is None else _module(output.name), "shape": [] if output is None else list(output.shape),
+        "module": module(operator), "shape": [] if output is None else list(output.shape),
         "version": operator.version, "part": part,
     }  # fmt: skip
 
@@ -114,9 +116,10 @@ def warnings(graph: Graph, limits: Limits) -> list[str]:
 
 def _float_islands(graph: Graph, limits: Limits) -> Iterable[str]:
     integer = any(arithmetic(operator) == INT8 and operator.multiplies for operator in graph.operators)
-    islands = Counter(operator.op for operator in graph.operators if is_float(operator))
+    found = [operator for operator in graph.operators if is_float(operator)]
+    islands = Counter(operator.op for operator in found)
     if integer and islands:
-        yield f"{sum(islands.values())} operators compute in float inside an int8 graph ({told(islands)})"
+        yield f"{len(found)} operators compute in float inside an int8 graph ({told(islands)}){_places(found)}"
     elif islands and limits.arithmetic == "integer":
         yield f"{sum(islands.values())} operators compute in float; the device runs integer arithmetic only"
 
@@ -183,7 +186,15 @@ def told(kinds: Mapping[str, int]) -> str:
     return ", ".join(f"{op} {count}" for op, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _module(name: str) -> str:
-    """The PyTorch module in a tensor name of litert-torch (``.../torch.nn.modules.conv.Conv2d_stem;``), else nothing."""
-    pieces = re.findall(r"torch\.nn\.modules\.\w+\.\w+?_([\w.]+)", name.partition(";")[0])
-    return ".".join(pieces)
+def module(operator: Operator) -> str:
+    """The PyTorch module of an operator, as far as the file tells. Weights are named after it alone; fused operators have several names."""
+    constants = [tensor for tensor in operator.inputs if tensor is not None and tensor.stored]
+    tensors = (*constants, *operator.outputs) if operator.multiplies else (*operator.outputs, *constants)
+    return next((path for tensor in tensors if (path := tflite_names.module_of(tensor.name))), "")
+
+
+def _places(operators: Iterable[Operator]) -> str:
+    """`` at head.exp, 2 more``: the modules of some operators, none where the file tells none."""
+    found = list(dict.fromkeys(path for operator in operators if (path := module(operator))))
+    more = f", {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f" at {', '.join(found[:_NAMED])}{more}" if found else ""

@@ -60,9 +60,9 @@ class CalibrateTflite:
         return made.model_copy(update={"notes": {**made.notes, "samples": len(split)}})
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Some layers have int8 weights."""
+        """Some weights have 8 bits."""
         for part in after.parts:
-            if not tflite_file.arithmetic(after.path(part)).int8_weights:
+            if not tflite_file.small_tensors(after.path(part)):
                 raise StepError(f"{part.name}: {self.scheme} changed no weights; no layer of this network can have it.", fix="take the scheme 'float'")
 
 

@@ -44,11 +44,12 @@ def groups(model: Any, keep: tuple[str, ...] = ()) -> list[Group]:
 
 
 def module(model: Any, operator: Any) -> str:
-    """The PyTorch module of an operator. The network's outputs lose their names; their constants have them still."""
+    """The PyTorch module of an operator. Weights are named after it alone; outputs of fused operators have several names."""
     graph = model.subgraphs[0]
-    tensors = [graph.tensors[int(index)] for index in (*operator.outputs, *operator.inputs) if index >= 0]
-    made = [tensor for tensor in tensors if tensor in tensors[: len(operator.outputs)] or tflite_file.stored(model, tensor)]
-    return next((path for tensor in made if (path := tflite_names.module_of((tensor.name or b"").decode("utf-8", "replace")))), "")
+    constants = [graph.tensors[int(index)] for index in operator.inputs if index >= 0 and tflite_file.stored(model, graph.tensors[int(index)])]
+    outputs = [graph.tensors[int(index)] for index in operator.outputs]
+    tensors = (*constants, *outputs) if tflite_file.operator_name(model, operator) in tflite_file.WEIGHTS else (*outputs, *constants)
+    return next((path for tensor in tensors if (path := tflite_names.module_of((tensor.name or b"").decode("utf-8", "replace")))), "")
 
 
 def weight(model: Any, operator: Any) -> Array:

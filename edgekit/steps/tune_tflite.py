@@ -66,7 +66,8 @@ class TuneTflite:
         if self.samples < 1:
             raise StepError(f"Calibration on {self.samples} samples is not possible.", fix="set samples to 100 or more")
         for part in artifact.parts:
-            if any(spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs)):
+            ends = any(spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs))
+            if ends or tflite_file.small_tensors(artifact.path(part)):
                 raise StepError(f"{part.name} is quantized already; tuning starts from a float file.", fix="take the scheme 'float' before this step")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
