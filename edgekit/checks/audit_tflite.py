@@ -99,6 +99,8 @@ def int8_share(operators: Sequence[Operator], where: str) -> Measurement:
     how = "multiply-accumulates of convolutions and matrix products whose weights and activations are integers, of all"
     if macs[DYNAMIC]:
         how += "; with int8 weights and float activations they are counted as int8 (LiteRT quantizes the activations as it runs)"
+    if layers := unpacked(operators):
+        how += f"; {len(layers)} layers whose integer weights are made float first are counted as float"
     share = (macs[INT8] + macs[DYNAMIC]) / total
     return Measurement(name="int8_mac_share", value=share, unit="share", n=len(operators), where=where, how=how,
                        detail={key: count for key, count in macs.items() if count})  # fmt: skip
@@ -125,14 +127,20 @@ def _float_islands(graph: Graph, limits: Limits) -> Iterable[str]:
 
 
 def _weight_only(graph: Graph, limits: Limits) -> Iterable[str]:
-    made = {tensor.index: operator for operator in graph.operators for tensor in operator.outputs}
-    unpacked = Counter[str]()
-    for operator in graph.operators:
-        maker = made.get(operator.weights.index) if operator.weights is not None else None
+    found = Counter(operator.op for operator in unpacked(graph.operators))
+    if found:
+        yield f"{sum(found.values())} layers store integer weights but multiply in float ({told(found)}): smaller, not faster"
+
+
+def unpacked(operators: Sequence[Operator]) -> list[Operator]:
+    """The layers whose weights are stored as integers and made float before they are used."""
+    made = {tensor: operator for operator in operators for tensor in operator.outputs}
+    found = []
+    for operator in operators:
+        maker = made.get(operator.weights) if operator.weights is not None else None
         if maker is not None and maker.op == "DEQUANTIZE" and maker.input(0).stored and maker.input(0).dtype in INTEGERS:
-            unpacked[operator.op] += 1
-    if unpacked:
-        yield f"{sum(unpacked.values())} layers store int8 weights but multiply in float ({told(unpacked)}): smaller, not faster"
+            found.append(operator)
+    return found
 
 
 def _conversions(graph: Graph, limits: Limits) -> Iterable[str]:

@@ -74,7 +74,9 @@ def outputs(artifact: Artifact, part: Part, rows: list[dict[str, Array]]) -> dic
     """What the float part gives for these samples, by name, for the parts behind it."""
     running = Interpreter(str(artifact.path(part)), num_threads=1)
     running.allocate_tensors()
-    inputs, ends = (sorted(ends, key=lambda end: tflite_file.by_number(str(end["name"]))) for ends in (running.get_input_details(), running.get_output_details()))
+    inputs, ends = (
+        sorted(ends, key=lambda end: tflite_file.by_number(str(end["name"]))) for ends in (running.get_input_details(), running.get_output_details())
+    )
     found: dict[str, list[Array]] = {spec.name: [] for spec in part.signature.outputs}
     for row in rows:
         for detail, value in zip(inputs, row.values(), strict=True):

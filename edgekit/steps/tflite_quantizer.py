@@ -96,7 +96,8 @@ def _kept(source: pathlib.Path, keep: tuple[str, ...]) -> Iterator[str]:
     """The names of the outputs of the operators that belong to the modules in ``keep``."""
     if not keep:
         return
-    model, met = tflite_file.read(source), set()
+    model = tflite_file.read(source)
+    met: set[str] = set()
     graph = model.subgraphs[0]
     for operator in graph.operators:
         module = tflite_edit.module(model, operator)

@@ -30,13 +30,13 @@ class Seen:
     """What calibration saw of one tensor: some of its rows, and the sum of x x^T over all of them."""
 
     rows: list[Array]
-    moments: Array | None = None
+    moments: Array = dataclasses.field(default_factory=lambda: numpy.zeros((), "float32"))
 
     def add(self, values: Array, keep: int, random: numpy.random.Generator) -> None:
         """Take in one sample's rows; ``keep`` of them, drawn by chance, are stored."""
         values = values.reshape(-1, values.shape[-1])
-        product = values.T @ values
-        self.moments = product if self.moments is None else self.moments + product
+        with numpy.errstate(over="ignore", invalid="ignore"):  # told by observe
+            self.moments = self.moments + values.T @ values
         self.rows.append(values[numpy.sort(random.permutation(len(values))[:keep])])
 
 
@@ -100,7 +100,6 @@ class TuneTflite:
 
     def _tune(self, model: Any, group: Group, seen: Seen) -> dict[str, Any]:
         rows, weights = numpy.concatenate(seen.rows), [tflite_edit.weight(model, operator) for operator in group.operators]
-        assert seen.moments is not None
         alpha, factor = dynamic_tuning.smoothing(rows, weights) if self.smooth else (None, None)
         before, after = dynamic_tuning.output_error(rows, weights, None), 0.0
         moments = seen.moments if factor is None else seen.moments * numpy.outer(factor, factor)
