@@ -165,7 +165,11 @@ def test_no_target_is_a_problem() -> None:
         (("torch_pruning",), ("cpu-onnx",), "torch_pruning, needed by prune | pip install 'edgekit[prune]'"),
         (("sklearn",), ("cpu-onnx",), "sklearn, needed by digits"),
         (("tensorrt_rtx", "tensorrt"), ("rtx-tensorrt",), "tensorrt_rtx or tensorrt, needed by rtx-tensorrt (onnx_to_tensorrt)"),
-        (("ai_edge_quantizer",), ("mobile-tflite",), "ai_edge_quantizer, needed by mobile-tflite (quantize_tflite), mobile-tflite (calibrate_tflite) | pip install 'edgekit[tflite]'"),
+        (
+            ("ai_edge_quantizer",),
+            ("mobile-tflite",),
+            "ai_edge_quantizer, needed by mobile-tflite (quantize_tflite), mobile-tflite (calibrate_tflite) | pip install 'edgekit[tflite]'",
+        ),
     ],
 )
 def test_every_missing_package_is_told_once_with_its_command(without: tuple[str, ...], names: tuple[str, ...], said: str) -> None:
