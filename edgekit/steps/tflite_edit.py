@@ -38,7 +38,8 @@ def groups(model: Any, keep: tuple[str, ...] = ()) -> list[Group]:
         held = graph.tensors[index]
         own = tflite_file.stored(model, held) and tensors[index] == 1 and buffers[held.buffer] == 1
         plain = held.type == schema.TensorType.FLOAT32 and not tflite_file.stored(model, graph.tensors[source])
-        if own and plain and not tflite_names.inside(module(model, operator), keep):
+        whole = int(graph.tensors[source].shape[-1]) == int(held.shape[-1])  # not flattened by the operator itself
+        if own and plain and whole and not tflite_names.inside(module(model, operator), keep):
             found.setdefault(source, []).append(operator)
     return [Group(source, module(model, operators[0]), tuple(operators)) for source, operators in found.items()]
 
