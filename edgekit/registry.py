@@ -88,6 +88,10 @@ STEPS = Registry("step", {
     "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "dynamic int8, weight-only and half precision on the ONNX file"),
     "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
     "torch_to_tflite": Entry("edgekit.steps.torch_to_tflite:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
+    "tune_tflite": Entry("edgekit.steps.tune_tflite:TuneTflite", ("ai_edge_litert",), "tflite", "smooth and round weights for dynamic int8"),
+    "calibrate_tflite": Entry(
+        "edgekit.steps.calibrate_tflite:CalibrateTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "16-bit activations in the TFLite file"
+    ),
     "quantize_tflite": Entry("edgekit.steps.quantize_tflite:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),
     "tflite_to_edgetpu": Entry("edgekit.steps.tflite_to_edgetpu:TfliteToEdgetpu", ("ai_edge_litert",), "tflite", "prepare a TFLite file for the Edge TPU"),
 })  # fmt: skip

@@ -12,7 +12,7 @@ from edgekit.target import Target
 ROUTES: Mapping[Form, tuple[str, ...]] = {
     "onnx": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
     "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
-    "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite"),
+    "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "calibrate_tflite", "tune_tflite", "quantize_tflite"),
     "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
 }
 #: Schemes that go another way than their method tells.
@@ -26,6 +26,8 @@ _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "train_quantized": ("static",),
     "lower_onnx": ("static",),
     "quantize_onnx": ("cast", "dynamic", "weight"),
+    "calibrate_tflite": ("static",),
+    "tune_tflite": ("dynamic",),
     "quantize_tflite": ("cast", "dynamic", "weight"),
     "tflite_to_edgetpu": ("static",),
 }
@@ -68,23 +70,31 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
         "quantize_torch": {"scheme": scheme.name, "runtime": target.runtime, "symmetric": symmetric, "samples": samples, **tuned},
         "lower_onnx": {"runtime": target.runtime},
         "quantize_onnx": {"scheme": scheme.name, **kept},
-        "quantize_tflite": {"scheme": scheme.name},
+        "calibrate_tflite": {"scheme": scheme.name, "samples": samples, **kept},
+        "tune_tflite": {"samples": samples, **kept},
+        "quantize_tflite": {"scheme": scheme.name, **kept},
         "neural_compressor_to_onnx": {"scheme": scheme.name, "samples": samples},
         "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples, **kept},
         "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
     }
-    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form, tuning))
+    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form))
 
 
-def _steps(scheme: Scheme, form: Form, tuning: Tuning) -> tuple[str, ...]:
+def _steps(scheme: Scheme, form: Form) -> tuple[str, ...]:
     """The names of a scheme's steps, in order."""
     if (form, scheme.name) in _OWN_WAYS:
         return _OWN_WAYS[form, scheme.name]
-    names = tuple(name for name in ROUTES[form] if scheme.method in _WORKS_FOR.get(name, (scheme.method,)))
-    if not scheme.trained:
-        names = tuple(name for name in names if name != "train_quantized")
+    names = tuple(name for name in ROUTES[form] if _has_work(name, scheme))
     if scheme.provider in _INSTEAD:
         step, replaced = _INSTEAD[scheme.provider]
         names = (step, *(name for name in names if name not in replaced))
     return names
+
+
+def _has_work(step: str, scheme: Scheme) -> bool:
+    """Whether a step has something to do for a scheme: 16-bit activations are calibrated on the TFLite file, rows are tuned for."""
+    if scheme.method not in _WORKS_FOR.get(step, (scheme.method,)):
+        return False
+    sixteen = scheme.activation_bits == 16 and scheme.calibrated
+    return {"quantize_torch": not sixteen, "train_quantized": scheme.trained, "calibrate_tflite": sixteen, "tune_tflite": scheme.per_row}.get(step, True)

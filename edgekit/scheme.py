@@ -92,7 +92,7 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme(name="w8a8-qat", title="as w8a8-static, the quantized network trained further with the float one as its teacher", method="static",
                weight_bits=8, activation_bits=8, trained=True, forms=(*_ALL, "edgetpu"), parity_steps=2),
         Scheme(name="w8a16-static", title="8-bit weights and 16-bit activations, calibrated", method="static", weight_bits=8, activation_bits=16,
-               symmetric=True, forms=("tflite",), parity_steps=26),
+               symmetric=True, forms=("tflite",), parity_steps=3300),  # 26 of 255 steps, in the steps of a 16-bit output with room for twice its range
         Scheme(name="w8-dynamic", title="8-bit weights, 8-bit activations scaled row by row while the network runs", method="dynamic", weight_bits=8,
                activation_bits=8, per_row=True, forms=("onnx", "tflite"), parity_steps=64),
         Scheme(name="w8-dynamic-tensor", title="8-bit weights, 8-bit activations with one scale a tensor; what tflite-runtime 2.14 needs",

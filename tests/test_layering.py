@@ -14,7 +14,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "errors",
         "value",
-        "signature measurement progress task",
+        "signature measurement progress task tflite_names",
         "artifact",
         "scheme",
         "recipe diagnosis",

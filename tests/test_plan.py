@@ -54,7 +54,7 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
     schemes = {row.target.name: [candidate.scheme for candidate in row.candidates] for row in found.targets}
     assert schemes == {
         "cpu-onnx": ["w8a8-static", "w8a8-static-linear", "w8-dynamic", "w8-dynamic-tensor", "w8-weight", "w4-weight", "fp16", "float"],
-        "mobile-tflite": ["w8a8-static", "w8-dynamic", "fp16", "float"],
+        "mobile-tflite": ["w8a8-static", "w8-dynamic", "w8-dynamic-tensor", "w8-weight", "w4-weight", "w8a16-static", "fp16", "float"],
         "coral-edgetpu": ["w8a8-static"],
         "rtx-tensorrt": ["w8a8-static", "fp16", "float"],
     }
@@ -69,7 +69,10 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
         ("cpu-onnx", "w8-dynamic", ["torch_to_onnx", "quantize_onnx"]),
         ("cpu-onnx", "w4-weight", ["torch_to_onnx", "quantize_onnx"]),
         ("cpu-onnx", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx"]),
-        ("mobile-tflite", "w8-dynamic", ["torch_to_tflite", "quantize_tflite"]),
+        ("mobile-tflite", "w8-dynamic", ["torch_to_tflite", "tune_tflite", "quantize_tflite"]),
+        ("mobile-tflite", "w8-dynamic-tensor", ["torch_to_tflite", "quantize_tflite"]),
+        ("mobile-tflite", "w4-weight", ["torch_to_tflite", "quantize_tflite"]),
+        ("mobile-tflite", "w8a16-static", ["torch_to_tflite", "calibrate_tflite"]),
         ("mobile-tflite", "w8a8-static", ["quantize_torch", "torch_to_tflite"]),
         ("coral-edgetpu", "w8a8-static", ["quantize_torch", "torch_to_tflite", "tflite_to_edgetpu"]),
         ("rtx-tensorrt", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_tensorrt"]),
@@ -201,7 +204,11 @@ def test_no_target_is_a_problem() -> None:
         (("torch_pruning",), ("cpu-onnx",), "torch_pruning, needed by prune | pip install 'edgekit[prune]'"),
         (("sklearn",), ("cpu-onnx",), "sklearn, needed by digits"),
         (("tensorrt_rtx", "tensorrt"), ("rtx-tensorrt",), "tensorrt_rtx or tensorrt, needed by rtx-tensorrt (onnx_to_tensorrt)"),
-        (("ai_edge_quantizer",), ("mobile-tflite",), "ai_edge_quantizer, needed by mobile-tflite (quantize_tflite) | pip install 'edgekit[tflite]'"),
+        (
+            ("ai_edge_quantizer",),
+            ("mobile-tflite",),
+            "ai_edge_quantizer, needed by mobile-tflite (quantize_tflite), mobile-tflite (calibrate_tflite) | pip install 'edgekit[tflite]'",
+        ),
     ],
 )
 def test_every_missing_package_is_told_once_with_its_command(without: tuple[str, ...], names: tuple[str, ...], said: str) -> None:

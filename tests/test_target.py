@@ -65,15 +65,13 @@ def test_every_shipped_target_holds_together(name: str) -> None:
 
 
 def test_the_four_targets_of_the_first_release_are_there() -> None:
-    """ONNX Runtime, LiteRT, the Edge TPU and TensorRT are shipped, each with int8 and with every scheme its form can have."""
+    """ONNX Runtime, LiteRT, the Edge TPU and TensorRT are shipped, each with int8 and with every scheme of edgekit's own that its form and device can have."""
     targets = {name: load(shelf.find("targets", name)) for name in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt")}
     assert [target.form for target in targets.values()] == ["onnx", "tflite", "edgetpu", "tensorrt"]
     for target in targets.values():
-        possible = {name for name, scheme in SCHEMES.items() if target.form in scheme.forms}
-        if target.limits.arithmetic == "any":
-            assert set(target.schemes) == possible
-        else:
-            assert target.schemes == ("w8a8-static",)
+        possible = {name for name, scheme in SCHEMES.items() if scheme.provider == "edgekit" and target.refuses(name) is None}
+        assert set(target.schemes) == possible
+    assert targets["coral-edgetpu"].schemes == ("w8a8-static", "w8a8-qat")
     assert set(targets["rtx-tensorrt"].limits.compute_capabilities) == {"SM86", "SM89", "SM120"}
 
 

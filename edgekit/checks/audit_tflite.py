@@ -5,11 +5,11 @@ audit_file(path, limits)       # any .tflite file
 """
 
 import pathlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from edgekit import tflite_names
 from edgekit.artifact import Artifact
 from edgekit.checks import tflite_graph
 from edgekit.checks.tflite_graph import FLOATS, INTEGERS, Graph, Operator
@@ -24,6 +24,8 @@ OLD_RUNTIME_VERSIONS: Mapping[str, int] = {"FULLY_CONNECTED": 11, "GATHER_ND": 4
 INT8, DYNAMIC, FLOAT, INT16, OTHER = "int8", "int8 weights", "float32", "int16", "other"
 
 Row = Mapping[str, Any]
+#: So many modules are named in a warning.
+_NAMED = 4
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
@@ -81,7 +83,7 @@ def row(operator: Operator, part: str) -> dict[str, Any]:
     output = operator.outputs[0] if operator.outputs else None
     return {
         "op": operator.op, "name": "" if output is None else output.name, "dtype": arithmetic(operator), "macs": operator.macs,
-        "module": "" if output is None else _module(output.name), "shape": [] if output is None else list(output.shape),
+        "module": module(operator), "shape": [] if output is None else list(output.shape),
         "version": operator.version, "part": part,
     }  # fmt: skip
 
@@ -97,6 +99,8 @@ def int8_share(operators: Sequence[Operator], where: str) -> Measurement:
     how = "multiply-accumulates of convolutions and matrix products whose weights and activations are integers, of all"
     if macs[DYNAMIC]:
         how += "; with int8 weights and float activations they are counted as int8 (LiteRT quantizes the activations as it runs)"
+    if layers := unpacked(operators):
+        how += f"; {len(layers)} layers whose integer weights are made float first are counted as float"
     share = (macs[INT8] + macs[DYNAMIC]) / total
     return Measurement(name="int8_mac_share", value=share, unit="share", n=len(operators), where=where, how=how,
                        detail={key: count for key, count in macs.items() if count})  # fmt: skip
@@ -114,22 +118,29 @@ def warnings(graph: Graph, limits: Limits) -> list[str]:
 
 def _float_islands(graph: Graph, limits: Limits) -> Iterable[str]:
     integer = any(arithmetic(operator) == INT8 and operator.multiplies for operator in graph.operators)
-    islands = Counter(operator.op for operator in graph.operators if is_float(operator))
+    found = [operator for operator in graph.operators if is_float(operator)]
+    islands = Counter(operator.op for operator in found)
     if integer and islands:
-        yield f"{sum(islands.values())} operators compute in float inside an int8 graph ({told(islands)})"
+        yield f"{len(found)} operators compute in float inside an int8 graph ({told(islands)}){_places(found)}"
     elif islands and limits.arithmetic == "integer":
         yield f"{sum(islands.values())} operators compute in float; the device runs integer arithmetic only"
 
 
 def _weight_only(graph: Graph, limits: Limits) -> Iterable[str]:
-    made = {tensor.index: operator for operator in graph.operators for tensor in operator.outputs}
-    unpacked = Counter[str]()
-    for operator in graph.operators:
-        maker = made.get(operator.weights.index) if operator.weights is not None else None
+    found = Counter(operator.op for operator in unpacked(graph.operators))
+    if found:
+        yield f"{sum(found.values())} layers store integer weights but multiply in float ({told(found)}): smaller, not faster"
+
+
+def unpacked(operators: Sequence[Operator]) -> list[Operator]:
+    """The layers whose weights are stored as integers and made float before they are used."""
+    made = {tensor: operator for operator in operators for tensor in operator.outputs}
+    found = []
+    for operator in operators:
+        maker = made.get(operator.weights) if operator.weights is not None else None
         if maker is not None and maker.op == "DEQUANTIZE" and maker.input(0).stored and maker.input(0).dtype in INTEGERS:
-            unpacked[operator.op] += 1
-    if unpacked:
-        yield f"{sum(unpacked.values())} layers store int8 weights but multiply in float ({told(unpacked)}): smaller, not faster"
+            found.append(operator)
+    return found
 
 
 def _conversions(graph: Graph, limits: Limits) -> Iterable[str]:
@@ -183,7 +194,15 @@ def told(kinds: Mapping[str, int]) -> str:
     return ", ".join(f"{op} {count}" for op, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _module(name: str) -> str:
-    """The PyTorch module in a tensor name of litert-torch (``.../torch.nn.modules.conv.Conv2d_stem;``), else nothing."""
-    pieces = re.findall(r"torch\.nn\.modules\.\w+\.\w+?_([\w.]+)", name.partition(";")[0])
-    return ".".join(pieces)
+def module(operator: Operator) -> str:
+    """The PyTorch module of an operator, as far as the file tells. Weights are named after it alone; fused operators have several names."""
+    constants = [tensor for tensor in operator.inputs if tensor is not None and tensor.stored]
+    tensors = (*constants, *operator.outputs) if operator.multiplies else (*operator.outputs, *constants)
+    return next((path for tensor in tensors if (path := tflite_names.module_of(tensor.name))), "")
+
+
+def _places(operators: Iterable[Operator]) -> str:
+    """`` at head.exp, 2 more``: the modules of some operators, none where the file tells none."""
+    found = list(dict.fromkeys(path for operator in operators if (path := module(operator))))
+    more = f", {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f" at {', '.join(found[:_NAMED])}{more}" if found else ""

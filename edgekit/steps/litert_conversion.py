@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from edgekit import tflite_names
 from edgekit.errors import StepError
+from edgekit.quantization.capture import module_of
 
 #: Progress lines of litert-torch; messages of the C++ converter and of its math library below errors.
 _ENVIRONMENT = {"LITERT_TORCH_SHOW_PROGRESS": "n", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -110,6 +112,10 @@ class _Inference(torch.nn.Module):
         self.training = False
 
     def forward(self, *inputs: torch.Tensor) -> object:
+        if isinstance(self.network, torch.fx.GraphModule):
+            # Node by node, so that a graph that is traced again keeps the modules that its nodes came from.
+            with torch.fx.traceback.preserve_node_meta():
+                return torch.fx.Interpreter(self.network).run(*inputs)
         return self.network(*inputs)
 
     def train(self, mode: bool = True) -> "_Inference":
@@ -119,6 +125,13 @@ class _Inference(torch.nn.Module):
 def inference(graph: torch.nn.Module) -> torch.nn.Module:
     """The graph as a module that counts as being in eval mode, and stays there."""
     return _Inference(graph)
+
+
+def _name_modules(graph: torch.nn.Module) -> None:
+    """Let litert-torch write every node's whole module path; of a stack of modules it writes long class names and leaves containers out."""
+    for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
+        if node.op == "call_function":
+            node.meta["nn_module_stack"] = {"module": ("", tflite_names.MARK + module_of(node))}
 
 
 def convert(
@@ -131,6 +144,7 @@ def convert(
     dequantize ops; they become int8 arithmetic. Raises StepError.
     """
     # litert-torch reads of this quantizer only that it is static; without it, it writes a float file with Q/DQ ops.
+    _name_modules(graph)
     config = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))) if quantized else None
     wrapped = litert_torch.to_channel_last_io(inference(graph), args=list(channel_last_inputs), outputs=list(channel_last_outputs))
     given = tuple(sample.movedim(1, -1).contiguous() if k in channel_last_inputs else sample for k, sample in enumerate(samples))

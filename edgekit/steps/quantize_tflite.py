@@ -1,9 +1,6 @@
-"""Quantize the weights of a float TFLite file with Google's ai-edge-quantizer: no calibration data are needed."""
+"""Quantize a float TFLite file with Google's ai-edge-quantizer, without calibration data."""
 
 import dataclasses
-import importlib.metadata
-import pathlib
-import struct
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -11,10 +8,10 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.qtyping import ComputePrecision, OpQuantizationConfig, QuantGranularity, TensorDataType, TensorQuantizationConfig, TFLOperationName
 from ai_edge_quantizer.quantizer import Quantizer
 
-from edgekit.artifact import Artifact, File, Form
+from edgekit.artifact import Artifact, Form
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.steps import tflite_file
+from edgekit.steps import tflite_file, tflite_quantizer
 from edgekit.task import SplitName
 from edgekit.value import nearest
 
@@ -29,27 +26,46 @@ def _half(quantizer: Quantizer) -> None:
 
 
 def _dynamic(quantizer: Quantizer) -> None:
-    """int8 weights, activations scaled while the network runs.
+    """int8 weights with one scale a channel; LiteRT scales every row of the activations while the network runs."""
+    quantizer.add_dynamic_config(".*", _ALL, 8)
 
-    One scale a channel for convolutions, one for all in FULLY_CONNECTED: with one a channel there, tflite-runtime 2.14
-    loads the file and computes nonsense (accuracy at chance); with one for all in CONV_2D, LiteRT 2.3 does.
+
+def _dynamic_tensor(quantizer: Quantizer) -> None:
+    """int8 weights: one scale a channel for convolutions, one for all in FULLY_CONNECTED.
+
+    With one a channel there, tflite-runtime 2.14 loads the file and computes nonsense (accuracy at chance); with one for
+    all in CONV_2D, LiteRT 2.3 does.
     """
     quantizer.add_dynamic_config(".*", _ALL, 8)
     quantizer.add_dynamic_config(".*", TFLOperationName.FULLY_CONNECTED, 8, QuantGranularity.TENSORWISE)
 
 
-RECIPES: Mapping[str, Callable[[Quantizer], None]] = {"fp16": _half, "w8-dynamic": _dynamic}
+def _weight(quantizer: Quantizer) -> None:
+    """int8 weights that are made float again before they are used: all arithmetic is float."""
+    quantizer.add_weight_only_config(".*", _ALL, 8)
+
+
+def _weight4(quantizer: Quantizer) -> None:
+    """As ``_weight``, with 4 bits in FULLY_CONNECTED, one scale a channel. Convolutions and embeddings, which 4 bits hurt most, have 8."""
+    quantizer.add_weight_only_config(".*", _ALL, 8)
+    quantizer.add_weight_only_config(".*", TFLOperationName.FULLY_CONNECTED, 4, algorithm_key=AlgorithmName.MSE)
+
+
+RECIPES: Mapping[str, Callable[[Quantizer], None]] = {
+    "fp16": _half, "w8-dynamic": _dynamic, "w8-dynamic-tensor": _dynamic_tensor, "w8-weight": _weight, "w4-weight": _weight4,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeTflite:
-    """Writes ``<part>.tflite`` with 16-bit float (``fp16``) or int8 weights (``w8-dynamic``); inputs and outputs stay float."""
+    """Writes ``<part>.tflite`` with smaller weights; inputs and outputs stay float. ``keep``: modules, by path, that stay in float."""
 
     scheme: str
+    keep: tuple[str, ...] = ()
 
     takes: ClassVar[tuple[Form, ...]] = ("tflite",)
     gives: ClassVar[Form] = "tflite"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-quantizer", "ai-edge-litert")
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
@@ -57,38 +73,19 @@ class QuantizeTflite:
         """A scheme that this step has, and a file that is not quantized yet."""
         if self.scheme not in RECIPES:
             raise StepError(f"quantize_tflite has no scheme {self.scheme!r}; {nearest(self.scheme, RECIPES)}",
-                            fix="w8a8-static is made by quantize_torch, before the export")  # fmt: skip
-        for part in artifact.parts:
-            if any(spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs)):
-                raise StepError(f"{part.name} is quantized already; {self.scheme} starts from a float file.", fix="take the scheme 'float' before this step")
+                            fix="w8a8-static is made by quantize_torch, before the export; w8a16-static by calibrate_tflite")  # fmt: skip
+        tflite_quantizer.require_float(artifact, self.scheme)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Quantize every part; the notes tell how many layers have int8 weights."""
-        parts, notes = [], {}
         for part in artifact.parts:
-            path = context.folder / f"{part.name}.tflite"
-            _quantize(artifact.path(part), path, RECIPES[self.scheme])
-            found = tflite_file.arithmetic(path)
-            notes[part.name] = {"int8_weights": found.int8_weights, "float_weights": found.float_weights}
-            parts.append(part.model_copy(update={"files": {"model": File(path=path.name)}, "signature": tflite_file.described(path, part.signature)}))
-        maker = f"ai-edge-quantizer {importlib.metadata.version('ai-edge-quantizer')}"
-        return Artifact(form="tflite", parts=tuple(parts), folder=context.folder, notes={"quantizer": maker, "parts": notes})
+            tflite_quantizer.quantize(artifact.path(part), context.folder / f"{part.name}.tflite", RECIPES[self.scheme], self.keep)
+        return tflite_quantizer.finished(artifact, context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Weights changed: int8 layers for w8-dynamic, half-precision tensors for fp16."""
+        """Weights changed: tensors of 4 or 8 bits, or half-precision tensors for fp16."""
         for part in after.parts:
             path = after.path(part)
-            done = tflite_file.arithmetic(path).int8_weights if self.scheme == "w8-dynamic" else tflite_file.half_tensors(path)
+            done = tflite_file.half_tensors(path) if self.scheme == "fp16" else tflite_file.small_tensors(path)
             if not done:
                 raise StepError(f"{part.name}: {self.scheme} changed no weights; no layer of this network can have it.", fix="take the scheme 'float'")
-
-
-def _quantize(source: pathlib.Path, path: pathlib.Path, recipe: Callable[[Quantizer], None]) -> None:
-    try:
-        quantizer = Quantizer(str(source))
-        recipe(quantizer)
-        result = quantizer.quantize(enable_progress_bar=False, enable_progress_report=False)
-    except (ValueError, RuntimeError, KeyError, IndexError, TypeError, struct.error, NotImplementedError) as error:
-        raise StepError(f"{source.name}: ai-edge-quantizer failed: {type(error).__name__}: {str(error)[:300]}",
-                        fix="take the scheme 'float' or 'w8a8-static' for this target") from error  # fmt: skip
-    path.write_bytes(result.quantized_model)

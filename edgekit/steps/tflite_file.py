@@ -20,6 +20,7 @@ CHANNEL_LAST = (0, 2, 3, 1)
 #: The operators that hold weights, and which of their inputs these are.
 WEIGHTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
 _OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+_SMALL = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT4)
 _FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
 
 
@@ -61,7 +62,7 @@ def arithmetic(path: pathlib.Path) -> Arithmetic:
         for operator in graph.operators:
             name = operator_name(model, operator)
             tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
-            if any(tensor.type in _FLOATS and not _stored(model, tensor) for tensor in tensors):
+            if any(tensor.type in _FLOATS and not stored(model, tensor) for tensor in tensors):
                 floats[name] += 1
             if name in WEIGHTS:
                 weights[graph.tensors[operator.inputs[WEIGHTS[name]]].type in _FLOATS] += 1
@@ -71,7 +72,13 @@ def arithmetic(path: pathlib.Path) -> Arithmetic:
 def half_tensors(path: pathlib.Path) -> int:
     """How many tensors the file stores as 16-bit floats."""
     model = read(path)
-    return sum(tensor.type == schema.TensorType.FLOAT16 and _stored(model, tensor) for graph in model.subgraphs for tensor in graph.tensors)
+    return sum(tensor.type == schema.TensorType.FLOAT16 and stored(model, tensor) for graph in model.subgraphs for tensor in graph.tensors)
+
+
+def small_tensors(path: pathlib.Path) -> int:
+    """How many tensors the file stores with 8 or 4 bits."""
+    model = read(path)
+    return sum(tensor.type in _SMALL and stored(model, tensor) for graph in model.subgraphs for tensor in graph.tensors)
 
 
 def described(path: pathlib.Path, wanted: Signature) -> Signature:
@@ -89,7 +96,7 @@ def _specs(path: pathlib.Path, wanted: Sequence[TensorSpec], details: Sequence[M
     if len(wanted) != len(details):
         raise StepError(f"{path.name} has {len(details)} inputs or outputs where the network has {len(wanted)} ({', '.join(spec.name for spec in wanted)}).",
                         fix="remove inputs that the network does not use, and outputs that are the same tensor")  # fmt: skip
-    ordered = sorted(details, key=lambda detail: _by_number(str(detail["name"])))
+    ordered = sorted(details, key=lambda detail: by_number(str(detail["name"])))
     return tuple(_spec(spec, detail) for spec, detail in zip(wanted, ordered, strict=True))
 
 
@@ -100,11 +107,12 @@ def _spec(wanted: TensorSpec, detail: Mapping[str, Any]) -> TensorSpec:
     return wanted.model_copy(update={"dims": tuple(int(dim) for dim in detail["shape"]), "dtype": dtype, "quantization": quantization})
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def by_number(name: str) -> list[tuple[int, str]]:
     """A key that sorts ``args_10`` after ``args_2``."""
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]
 
 
-def _stored(model: Any, tensor: Any) -> bool:
+def stored(model: Any, tensor: Any) -> bool:
+    """True for a tensor whose numbers are in the file."""
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0

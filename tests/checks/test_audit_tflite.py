@@ -4,8 +4,11 @@ import json
 import pathlib
 import shutil
 
+import litert_torch
 import pytest
 import torch
+from ai_edge_quantizer.qtyping import TFLOperationName
+from ai_edge_quantizer.quantizer import Quantizer
 from torch import nn
 
 from edgekit.artifact import Artifact, File, Part
@@ -16,7 +19,7 @@ from edgekit.measurement import Measurement
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion
+from edgekit.steps import litert_conversion, torch_to_tflite
 from edgekit.target import Limits
 
 FREE = Signature(
@@ -35,6 +38,17 @@ class Island(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.two(torch.exp(self.one(x).clamp(-1, 1)))
         return result
+
+
+class Curve(nn.Module):
+    """A convolution and an exponential."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(self.conv(x).clamp(-1, 1))
 
 
 def plain() -> nn.Module:
@@ -98,6 +112,52 @@ def test_a_float_island(folder: pathlib.Path) -> None:
     assert any("inside an int8 graph" in text and "EXP" in text for text in audit.warnings)
     assert any("in the middle of the graph" in text for text in audit.warnings)
     assert any("TRANSPOSE" in text for text in audit.warnings)
+
+
+def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """In edgekit's own exports a row tells the PyTorch module, the network's output layer too, and the warning says where the island is."""
+
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks, self.head = nn.ModuleList([Curve(), Curve()]), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    network, data = Nested().eval(), torch.randn(8, 4, 8, 8)
+    spec = FREE.inputs[0].model_copy(update={"dims": ("batch", 4, 8, 8)})
+    signature = FREE.model_copy(update={"inputs": (spec,)})
+    graph = simulate(network, signature, calibrate(network, [(data,)], signature, Settings()), fold=False)
+    static, samples = torch_to_tflite._with_static_shapes(graph, torch_to_tflite._one_sample(signature))
+    litert_conversion.convert(static, samples, tmp_path / "nested.tflite", channel_last_inputs=(0,), quantized=True)
+    audit = audit_tflite.audit_file(tmp_path / "nested.tflite", DEVICE)
+    assert [row["module"] for row in audit.rows if row["macs"]] == ["blocks.0.conv", "blocks.1.conv", "head"]
+    assert {row["module"] for row in audit.rows if row["op"] == "EXP"} == {"blocks.0", "blocks.1"}
+    assert any("inside an int8 graph" in text and "at blocks.0, blocks.1" in text for text in audit.warnings)
+
+
+def test_files_of_other_tools(tmp_path: pathlib.Path) -> None:
+    """A file made by litert-torch and ai-edge-quantizer alone: dynamic int8 counts as int8, weights that are unpacked as float, modules as told."""
+    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten()]
+    network = nn.Sequential(nn.Sequential(*layers), nn.Linear(256, 32), nn.Tanh()).eval()
+    with litert_conversion.quiet():
+        litert_torch.convert(network, (torch.randn(1, 3, 8, 8),)).export(str(tmp_path / "float.tflite"))
+    audits = {}
+    for name in ("dynamic", "weight_only"):
+        quantizer = Quantizer(str(tmp_path / "float.tflite"))
+        getattr(quantizer, f"add_{name}_config")(".*", TFLOperationName.ALL_SUPPORTED, 8)
+        result = quantizer.quantize(enable_progress_bar=False, enable_progress_report=False)
+        (tmp_path / f"{name}.tflite").write_bytes(result.quantized_model)
+        audits[name] = audit_tflite.audit_file(tmp_path / f"{name}.tflite", Limits())
+    shares = {name: measured(audit)["int8_mac_share"] for name, audit in audits.items()}
+    assert shares["dynamic"].value == 1 and "LiteRT quantizes the activations as it runs" in shares["dynamic"].how
+    assert shares["weight_only"].value == 0 and "3 layers whose integer weights are made float first are counted as float" in shares["weight_only"].how
+    assert any("3 layers store integer weights but multiply in float" in text for text in audits["weight_only"].warnings)
+    assert [row["module"] for row in audits["dynamic"].rows if row["macs"]] == ["0.0", "0.2", "1"]
 
 
 def test_memory_limit(folder: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.signature import Quantization, Signature, TensorSpec
 from edgekit.steps import litert_conversion, tflite_file
-from edgekit.steps.quantize_tflite import QuantizeTflite
+from edgekit.steps.quantize_tflite import RECIPES, QuantizeTflite
 from edgekit.task import Task
 
 TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
@@ -53,7 +53,7 @@ def run(artifact: Artifact, images: numpy.ndarray, kernels: OpResolverType) -> n
     return numpy.array(rows)
 
 
-@pytest.mark.parametrize(("scheme", "tolerance"), [("fp16", 0.002), ("w8-dynamic", 0.03)])
+@pytest.mark.parametrize(("scheme", "tolerance"), [("fp16", 0.002), ("w8-dynamic", 0.03), ("w8-dynamic-tensor", 0.03), ("w8-weight", 0.03), ("w4-weight", 0.3)])
 def test_numbers_stay_near(plain: Artifact, scheme: str, tolerance: float, tmp_path: pathlib.Path) -> None:
     """The outputs are near those of the float file, with LiteRT's plain kernels, and the file is smaller."""
     made = quantized(plain, scheme, tmp_path)
@@ -67,7 +67,7 @@ def test_numbers_stay_near(plain: Artifact, scheme: str, tolerance: float, tmp_p
 
 def test_dynamic_files_suit_old_runtimes(plain: Artifact, tmp_path: pathlib.Path) -> None:
     """FULLY_CONNECTED has one scale (one a channel is silently wrong in tflite-runtime 2.14), convolutions one a channel (wrong in LiteRT 2.3 otherwise)."""
-    made = quantized(plain, "w8-dynamic", tmp_path)
+    made = quantized(plain, "w8-dynamic-tensor", tmp_path)
     model = tflite_file.read(made.path(made.parts[0]))
     graph = model.subgraphs[0]
     scales: dict[str, list[int]] = {}
@@ -99,6 +99,8 @@ def test_wrong_input_is_refused(plain: Artifact, tmp_path: pathlib.Path) -> None
     part = plain.parts[0]
     spec = part.signature.inputs[0].model_copy(update={"quantization": Quantization(scale=0.1, zero_point=0), "dtype": "int8"})
     signature = part.signature.model_copy(update={"inputs": (spec,)})
+    with pytest.raises(StepError, match="quantized already"):  # weights of a file whose inputs and outputs are float
+        QuantizeTflite("w4-weight").requires(quantized(plain, "w8-weight", tmp_path))
     with pytest.raises(StepError, match="quantized already"):
         QuantizeTflite("fp16").requires(plain.model_copy(update={"parts": (part.model_copy(update={"signature": signature}),)}))
     folder = tmp_path / "damaged"
@@ -110,6 +112,6 @@ def test_wrong_input_is_refused(plain: Artifact, tmp_path: pathlib.Path) -> None
 
 def test_a_file_that_did_not_change_is_refused(plain: Artifact) -> None:
     """ensures sees that no weights were quantized."""
-    for scheme in ("fp16", "w8-dynamic"):
+    for scheme in RECIPES:
         with pytest.raises(StepError, match="changed no weights"):
             QuantizeTflite(scheme).ensures(plain, plain)
