@@ -9,7 +9,7 @@ from edgekit.artifact import Artifact
 from edgekit.build import Build, code_digest, try_follow, versions
 from edgekit.cache import digest
 from edgekit.contracts import BenchProtocol, Host, Runner
-from edgekit.errors import EdgekitError, ModelError, RunnerError, StepError
+from edgekit.errors import EdgekitError, ModelError, NothingToDo, RunnerError, StepError
 from edgekit.hosts.torch_local import TorchRunner
 from edgekit.measurement import Measurement, MeasurementName
 from edgekit.plan import PlannedTarget
@@ -91,6 +91,8 @@ def guarded(entry: Entry, work: Callable[[Entry], None]) -> None:
 
 def failed(error: EdgekitError) -> str:
     """The status of a candidate that an error has stopped, with the way out where there is one."""
+    if isinstance(error, NothingToDo):
+        return f"dropped: {error.message}"
     return f"failed: {error.message}" + (f" Fix: {error.fix}" if error.fix else "")
 
 

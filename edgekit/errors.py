@@ -8,6 +8,7 @@
   - PlanError         no chain of steps leads from this recipe to this target
   - MissingBackend    a package or a tool that the plan needs is not installed
   - StepError         a step refused its input, or broke its promise
+    - NothingToDo     a network has nothing that a scheme could change
   - RunnerError       a runtime refused a file, crashed or did not answer in time
   - CacheError        the cache folder cannot be read or written
   - ReportError       a finished run cannot be read back
@@ -49,6 +50,10 @@ class MissingBackend(EdgekitError):
 
 class StepError(EdgekitError):
     """A step refused its input, or broke its promise."""
+
+
+class NothingToDo(StepError):
+    """A network has nothing that a scheme could change."""
 
 
 class RunnerError(EdgekitError):

@@ -8,7 +8,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from edgekit.diagnosis import MIXED, Diagnosis, LayerNoise
+from edgekit.diagnosis import MIXED, Diagnosis, LayerNoise, Trial
 from edgekit.recipe import Effort
 from edgekit.scheme import Tuning
 
@@ -45,10 +45,11 @@ def trials(effort: Effort) -> tuple[Tuning, ...]:
 
 def propose(diagnosis: Diagnosis, effort: Effort, trainable: bool) -> list[Remedy]:
     """The remedies to try, the most promising first; at most ``MOST[effort]``."""
-    helpful = sorted((trial for trial in diagnosis.trials if trial.sqnr_db - diagnosis.sqnr_db >= GAIN_DB), key=lambda trial: -trial.sqnr_db)
-    if diagnosis.mixed_output > MIXED:
-        helpful.sort(key=lambda trial: not trial.tuning.split_outputs)
-    found = [Remedy(trial.tuning, f"simulated SQNR {diagnosis.sqnr_db:.1f} -> {trial.sqnr_db:.1f} dB") for trial in helpful]
+    # The noise of a small piece of an output is not heard beside a large one, so the simulation cannot tell what splitting it gains.
+    mixed = diagnosis.mixed_output > MIXED
+    helpful = [trial for trial in diagnosis.trials if trial.sqnr_db - diagnosis.sqnr_db >= GAIN_DB or (mixed and trial.tuning.split_outputs)]
+    helpful.sort(key=lambda trial: (not (mixed and trial.tuning.split_outputs), -trial.sqnr_db))
+    found = [Remedy(trial.tuning, _reason(diagnosis, trial)) for trial in helpful]
     together = combined([remedy.tuning for remedy in found])
     if len(helpful) > 1 and together not in [remedy.tuning for remedy in found]:
         found.insert(1, Remedy(together, "what helps alone, together"))
@@ -59,6 +60,12 @@ def propose(diagnosis: Diagnosis, effort: Effort, trainable: bool) -> list[Remed
         place = len(found) if effort == "thorough" else min(len(found), MOST[effort] - 1)
         found.insert(place, Remedy(together, "training lets the weights make up for their rounding", trained=True))
     return found[: MOST[effort]]
+
+
+def _reason(diagnosis: Diagnosis, trial: Trial) -> str:
+    if trial.tuning.split_outputs and diagnosis.mixed_output > MIXED:
+        return f"the ranges of what one output joins differ {diagnosis.mixed_output:.0f} times"
+    return f"simulated SQNR {diagnosis.sqnr_db:.1f} -> {trial.sqnr_db:.1f} dB"
 
 
 def combined(tunings: Sequence[Tuning]) -> Tuning:

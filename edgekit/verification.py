@@ -77,7 +77,13 @@ class Verification:
         ground, reference, artifact = self._ground, self._artifact(self._reference), self._artifact(entry)
         assert entry.torch is not None
         build, gates = ground.build, ground.planned.gates
-        data = [build.described["splits"]["test"], identities(build.task, build.task.metric), build.seed, gates.accuracy_drop]
+        data = [
+            build.described["splits"]["test"],
+            identities(build.task, build.task.metric),
+            build.seed,
+            gates.accuracy_drop,
+            scheme.find(entry.scheme).parity_steps,
+        ]
         key = key_of("verify", artifact.key, entry.torch.key, reference.key, data)
         build.progress.start(f"verify {ground.planned.target.name} {'reference' if entry is self._reference else entry.scheme}")
         found = build.cache.record(key, lambda: _dumped(self._verify(entry)), fresh=ground.fresh)
@@ -93,7 +99,9 @@ class Verification:
     def _verify(self, entry: Entry) -> list[Measurement]:
         assert entry.torch is not None
         ground, artifact = self._ground, self._artifact(entry)
-        with ground.host.open(artifact) as candidate:
+        # A scale that is found while the network runs depends on all samples of a batch: one at a time, as they are timed and as they will run.
+        alone = {"samples": 1} if scheme.find(entry.scheme).method == "dynamic" else None
+        with ground.host.open(artifact, alone) as candidate:
             same = self._parity(candidate, entry.torch, artifact, scheme.find(entry.scheme).parity_steps)
             return [same] if same.verdict == "fail" else [same, *self._compared(candidate)]
 

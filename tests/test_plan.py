@@ -56,7 +56,7 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
         "cpu-onnx": ["w8a8-static", "w8a8-static-linear", "w8-dynamic", "w8-dynamic-tensor", "w8-weight", "w4-weight", "fp16", "float"],
         "mobile-tflite": ["w8a8-static", "w8-dynamic", "w8-dynamic-tensor", "w8-weight", "w4-weight", "w8a16-static", "fp16", "float"],
         "coral-edgetpu": ["w8a8-static"],
-        "rtx-tensorrt": ["w8a8-static", "fp16", "float"],
+        "rtx-tensorrt": ["w8a8-static", "w4-weight", "fp16", "float"],
     }
     assert all(row.reference.scheme == "float" for row in found.targets)
 

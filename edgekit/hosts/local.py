@@ -183,10 +183,12 @@ class LocalHost:
     timeout_s: float = 300.0
 
     def open(self, artifact: Artifact, options: Mapping[str, Any] | None = None) -> "LocalRunner":
-        """Load the artifact. The only option is ``optimize``: False turns the runtime's graph optimizations off."""
+        """Load the artifact. ``optimize``: False turns the runtime's graph optimizations off; ``samples``: how many are run at once."""
+        given = dict(options or {})
+        samples = given.pop("samples", None)
         process = self._start()
         try:
-            return LocalRunner(process, artifact, _load(process, artifact, "", self.threads, options or {}))
+            return LocalRunner(process, artifact, _load(process, artifact, "", self.threads, given), samples)
         except BaseException:
             process.close()
             raise
@@ -224,9 +226,9 @@ class LocalHost:
 class LocalRunner:
     """An artifact that is loaded in a worker; leaving the context ends the worker."""
 
-    def __init__(self, process: WorkerProcess, artifact: Artifact, where: str) -> None:
+    def __init__(self, process: WorkerProcess, artifact: Artifact, where: str, samples: int | None = None) -> None:
         self.where = where
-        self._process, self._artifact = process, artifact
+        self._process, self._artifact, self._samples = process, artifact, samples
 
     def __enter__(self) -> "LocalRunner":
         return self
@@ -237,7 +239,7 @@ class LocalRunner:
     def infer(self, feeds: "Feeds") -> "dict[str, Array]":
         """The last part's outputs, as real numbers in the task's layout, for any number of samples."""
         self._artifact.parts[0].signature.check_feeds(feeds, f"Part {self._artifact.parts[0].name!r}")
-        return chain(self._artifact.parts, lambda part, known: _infer(self._process, part, part.name, known), feeds)
+        return chain(self._artifact.parts, lambda part, known: _infer(self._process, part, part.name, known, self._samples), feeds)
 
 
 def _load(process: WorkerProcess, artifact: Artifact, prefix: str, threads: int, options: Mapping[str, Any]) -> str:
@@ -282,14 +284,14 @@ def _in_order(told: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[
     return [rows[name] for name in wanted] if set(rows) == set(wanted) else list(told)
 
 
-def _infer(process: WorkerProcess, part: Part, name: str, feeds: "Feeds") -> "dict[str, Array]":
-    """One part on any number of samples, in pieces that are answered one by one."""
+def _infer(process: WorkerProcess, part: Part, name: str, feeds: "Feeds", samples: int | None = None) -> "dict[str, Array]":
+    """One part on any number of samples, in pieces that are answered one by one; ``samples`` is how many a piece has."""
     part.signature.check_feeds(feeds, f"Part {part.name!r}")
     counts = {spec.name: len(feeds[spec.name]) for spec in part.signature.inputs}
     if len(set(counts.values())) != 1 or not all(counts.values()):
         raise RunnerError(f"Part {part.name!r} needs one row a sample in every input, at least one; given: {counts}.", fix="give each input one row a sample")
     batch = part.signature.inputs[0].static_batch or 1
-    piece = max(worker.LARGEST_SLICE // batch, 1) * batch
+    piece = (max(worker.LARGEST_SLICE // batch, 1) if samples is None else -(-samples // batch)) * batch
     pieces = []
     for start in range(0, next(iter(counts.values())), piece):
         encoded = {spec.name: spec.encode(feeds[spec.name][start : start + piece]) for spec in part.signature.inputs}

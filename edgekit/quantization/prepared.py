@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.errors import StepError
+from edgekit.errors import NothingToDo, StepError
 from edgekit.quantization.calibration import Constants
 from edgekit.quantization.capture import capture, quiet
 from edgekit.quantization.pt2e import ObserverBase, prepare_pt2e
@@ -48,7 +48,7 @@ def prepare(graph: GraphModule, settings: Settings) -> tuple[GraphModule, Int8Qu
     with quiet(), torch.no_grad():
         prepared = prepare_pt2e(graph, quantizer)
     if not quantizer.quantized:
-        raise StepError("Nothing in this network can be quantized to int8: it has no convolution, linear layer or matrix product of float tensors.",
+        raise NothingToDo("Nothing in this network can be quantized to int8: it has no convolution, linear layer or matrix product of float tensors.",
                         fix="take the scheme 'float' or 'fp16'")  # fmt: skip
     assert isinstance(prepared, GraphModule)
     return prepared, quantizer

@@ -11,7 +11,7 @@ from ai_edge_quantizer.quantizer import Quantizer
 
 from edgekit.artifact import Artifact, Form, Part, chain
 from edgekit.contracts import Context
-from edgekit.errors import StepError
+from edgekit.errors import NothingToDo, StepError
 from edgekit.steps import tflite_file, tflite_quantizer
 from edgekit.task import SplitName
 
@@ -63,7 +63,7 @@ class CalibrateTflite:
         """Some weights have 8 bits."""
         for part in after.parts:
             if not tflite_file.small_tensors(after.path(part)):
-                raise StepError(f"{part.name}: {self.scheme} changed no weights; no layer of this network can have it.", fix="take the scheme 'float'")
+                raise NothingToDo(f"{part.name}: {self.scheme} changed no weights; no layer of this network can have it.", fix="take the scheme 'float'")
 
 
 def _encoded(part: Part, feeds: Mapping[str, Array], index: int) -> dict[str, Array]:

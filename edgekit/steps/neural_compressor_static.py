@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from edgekit.errors import StepError
+from edgekit.errors import NothingToDo
 from edgekit.quantization.capture import capture
 from edgekit.quantization.pt2e import ObserverBase, convert_pt2e
 from edgekit.quantization.rewrite import rewrite
@@ -55,7 +55,7 @@ def quantize(network: torch.nn.Module, signature: Signature, rows: Rows, score: 
         prepared = inc.prepare(_copied(graph), chosen, example_inputs=rows[0])
         calibrate(prepared)
         if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
-            raise StepError("neural-compressor found nothing to quantize in this network.", fix="take the scheme 'float'")
+            raise NothingToDo("neural-compressor found nothing to quantize in this network.", fix="take the scheme 'float'")
         # Its own convert leaves float weights with a quantizer behind each; folded, the file holds int8.
         converted = convert_pt2e(prepared, fold_quantize=True)
     told = {name: getattr(chosen, name) for name in TRIALS[0]}

@@ -7,7 +7,7 @@ import onnx
 
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
-from edgekit.errors import StepError
+from edgekit.errors import NothingToDo, StepError
 from edgekit.scheme import find
 from edgekit.steps import onnx_blocks, onnx_dynamic, onnx_graph, onnx_half, onnx_linear, onnx_outliers
 from edgekit.steps.onnx_edit import Edit
@@ -62,7 +62,7 @@ class QuantizeOnnx:
             parts.append(Part(name=part.name, signature=part.signature, files={"model": File(path=file)}))
         after = Artifact(form="onnx", parts=tuple(parts), notes={"scheme": self.scheme, "parts": notes}, folder=context.folder)
         if not any(self._done(onnx_graph.read(after.path(part))) for part in after.parts):
-            raise StepError(f"There is nothing to quantize for {self.scheme}: {_why(notes)}", fix="take the scheme 'float', or w8a8-static for convolutions")
+            raise NothingToDo(f"There is nothing to quantize for {self.scheme}: {_why(notes)}", fix="take the scheme 'float', or w8a8-static for convolutions")
         return after
 
     def ensures(self, before: Artifact, after: Artifact) -> None:

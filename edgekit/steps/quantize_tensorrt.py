@@ -8,7 +8,7 @@ import onnx
 
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
-from edgekit.errors import StepError
+from edgekit.errors import NothingToDo, StepError
 from edgekit.scheme import find
 from edgekit.steps import onnx_graph, onnx_ranges
 from edgekit.steps.onnx_half import to_half
@@ -59,7 +59,7 @@ class QuantizeTensorrt:
             if any(node.op_type in _QDQ for node in onnx_graph.nodes(graph)):
                 raise StepError(f"The ONNX file of {part.name!r} is quantized already.", fix="give this step the float file")
         if not any(self._chosen(onnx_graph.read(artifact.path(part)).graph) for part in artifact.parts):
-            raise StepError(f"There is nothing to quantize to {self.scheme}: {self._wanted()}.", fix="take another scheme, or keep fewer modules")
+            raise NothingToDo(f"There is nothing to quantize to {self.scheme}: {self._wanted()}.", fix="take another scheme, or keep fewer modules")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Find the ranges where the scheme needs them, and write the file of every part."""

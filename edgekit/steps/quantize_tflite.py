@@ -10,7 +10,7 @@ from ai_edge_quantizer.quantizer import Quantizer
 
 from edgekit.artifact import Artifact, Form
 from edgekit.contracts import Context
-from edgekit.errors import StepError
+from edgekit.errors import NothingToDo, StepError
 from edgekit.steps import tflite_file, tflite_quantizer
 from edgekit.task import SplitName
 from edgekit.value import nearest
@@ -88,4 +88,4 @@ class QuantizeTflite:
             path = after.path(part)
             done = tflite_file.half_tensors(path) if self.scheme == "fp16" else tflite_file.small_tensors(path)
             if not done:
-                raise StepError(f"{part.name}: {self.scheme} changed no weights; no layer of this network can have it.", fix="take the scheme 'float'")
+                raise NothingToDo(f"{part.name}: {self.scheme} changed no weights; no layer of this network can have it.", fix="take the scheme 'float'")

@@ -2,13 +2,16 @@
 
 import ast
 import dataclasses
+import math
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy
 import onnx
 import torch
+from onnxscript.optimizer import fold_constants
 
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
@@ -23,6 +26,9 @@ _DTYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT1
            "int16": onnx.TensorProto.INT16, "int32": onnx.TensorProto.INT32, "int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL}  # fmt: skip
 #: Nodes that are worth a name in reports; the rest only carry numbers.
 _UNNAMED = {"QuantizeLinear", "DequantizeLinear", "Cast", "Constant"}
+#: Operators that only move numbers: of constants they are done once, at export. (Numbers of elements.)
+_REARRANGING = {"Slice", "Concat", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Split"}
+LARGEST = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +78,14 @@ def export(network: torch.nn.Module, signature: Signature, opset: int = 20) -> o
                 program, dynamo=True, optimize=True, opset_version=opset, input_names=inputs, output_names=outputs,
                 verbose=False, verify=False, external_data=False,
             )  # fmt: skip
+            assert exported is not None
+            # The exporter folds small constants only; the weights of an LSTM would be cut and joined again at every inference.
+            fold_constants(exported.model, input_size_limit=LARGEST, output_size_limit=LARGEST, should_fold=lambda node: node.op_type in _REARRANGING)
     except Exception as error:  # the exporter raises whatever one of its translations raises
         raise _translated(error) from error
-    assert exported is not None
     model = exported.model_proto
     _name_nodes(model.graph)
-    model = onnx.shape_inference.infer_shapes(model)
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     _pool_instead_of_mean(model.graph)
     _constant_shapes(model.graph)
     onnx_graph.sweep(model.graph)
@@ -157,13 +165,26 @@ def _pool_instead_of_mean(graph: onnx.GraphProto) -> None:
 
 def _constant_shapes(graph: onnx.GraphProto) -> None:
     """A Reshape of which only one dim is free gets a constant shape with -1 there: computing it takes four nodes, and hides the rest from fusions."""
-    constants, known = onnx_graph.constants(graph), {value.name: value for value in graph.value_info}
+    constants = onnx_graph.constants(graph)
+    known = {value.name: [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim] for value in (*graph.value_info, *graph.input)}
     for node in graph.node:
-        if node.op_type != "Reshape" or node.input[1] in constants or node.output[0] not in known:
+        if node.op_type != "Reshape" or node.input[1] in constants:
             continue
-        dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in known[node.output[0]].type.tensor_type.shape.dim]
-        if dims and dims.count(-1) == 1 and 0 not in dims:
+        dims = _target(known.get(node.input[0], []), known.get(node.output[0], []))
+        if dims:
             node.input[1] = onnx_graph.add_constant(graph, "shape_" + "_".join(map(str, dims)), numpy.array(dims, numpy.int64))
+
+
+def _target(before: Sequence[int | str], after: Sequence[int | str]) -> list[int]:
+    """The shape ``after`` with -1 for its only free dim, which ``before`` has too; a second unknown dim follows from the number of elements. Else empty."""
+    free = [dim for dim in before if isinstance(dim, str)]
+    unknown = [dim for dim in after if isinstance(dim, str)]
+    if len(free) == 1 and len(unknown) == 2 and unknown.count(free[0]) == 1:
+        elements, rest = (math.prod(dim for dim in dims if isinstance(dim, int)) for dims in (before, after))
+        if rest and elements % rest == 0:
+            after = [dim if isinstance(dim, int) or dim == free[0] else elements // rest for dim in after]
+            unknown = [free[0]]
+    return [dim if isinstance(dim, int) else -1 for dim in after] if len(unknown) == 1 and 0 not in after else []
 
 
 def _set_dims(graph: onnx.GraphProto, signature: Signature) -> None:

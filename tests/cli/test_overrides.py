@@ -9,7 +9,7 @@ from edgekit.errors import EdgekitError, PlanError, RecipeError, TargetError
 
 
 def wanted(recipe: str = "digits", targets: tuple[str, ...] = (), assignments: tuple[str, ...] = (), model: str | None = None) -> Wanted:
-    return Wanted(recipe=recipe, model=model, weights=None, task=None, targets=targets, assignments=assignments)
+    return Wanted(recipe=recipe, model=model, weights=None, task=None, targets=targets, effort=None, assignments=assignments)
 
 
 def test_nothing_given_leaves_the_recipe_as_it_is() -> None:

@@ -146,6 +146,17 @@ def test_a_fixed_batch_takes_any_number_of_samples(tmp_path: pathlib.Path, batch
         assert numpy.allclose(runner.infer({"input": values})["output"], values @ WEIGHT, atol=1e-6)
 
 
+def test_samples_can_be_run_one_by_one(one: Artifact) -> None:
+    """What a runtime finds out from a whole batch is then found for each sample; the answers of a fixed network are the same."""
+    values = numpy.random.default_rng(3).normal(size=(5, 4)).astype("float32")
+    asked: list[int] = []
+    with LocalHost().open(one, {"samples": 1}) as runner, LocalHost().open(one) as together:
+        ask = runner._process.ask
+        runner._process.ask = lambda *given, **named: asked.append(1) or ask(*given, **named)  # type: ignore[assignment, func-returns-value, method-assign]
+        numpy.testing.assert_allclose(runner.infer({"input": values})["output"], together.infer({"input": values})["output"], rtol=1e-5)
+    assert len(asked) == 5
+
+
 def test_parts_are_chained_by_name(two: Artifact) -> None:
     """A decoder is fed by name from the encoder and from the data, and gives the last outputs only."""
     values, mask = numpy.ones((5, 4), "float32"), numpy.eye(5, 3, dtype="float32")

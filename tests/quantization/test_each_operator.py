@@ -252,7 +252,7 @@ def _run(file: Artifact, feeds: list[numpy.ndarray]) -> list[numpy.ndarray]:
     signature = file.parts[0].signature
     running = Interpreter(str(file.path(file.parts[0])), num_threads=1)
     running.allocate_tensors()
-    by_number = lambda detail: tflite_file._by_number(str(detail["name"]))  # noqa: E731
+    by_number = lambda detail: tflite_file.by_number(str(detail["name"]))  # noqa: E731
     inputs, outputs = (sorted(details, key=by_number) for details in (running.get_input_details(), running.get_output_details()))
     rows: list[list[numpy.ndarray]] = [[] for _ in outputs]
     for k in range(SAMPLES):

@@ -167,3 +167,35 @@ def test_an_opset_that_cannot_be_written_is_refused(tmp_path: pathlib.Path) -> N
     """Before any work."""
     with pytest.raises(StepError, match="opset"):
         TorchToOnnx(opset=9).requires(stored(tmp_path / "torch"))
+
+
+class Sequence(nn.Module):
+    """An LSTM, then attention heads split with reshapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.mix, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.lstm(x)
+        heads = self.mix(x).reshape(x.shape[0], 6, 4, 4).transpose(1, 2)
+        mixed = torch.softmax(heads @ heads.transpose(2, 3), -1) @ heads
+        return self.head(mixed.transpose(1, 2).reshape(x.shape[0], 6, 16).mean(1))
+
+
+def test_weights_are_arranged_once_and_shapes_with_a_free_batch_are_constants(tmp_path: pathlib.Path) -> None:
+    """An LSTM's weights are stored as its node wants them, no node computes a shape for a reshape, and any batch is right."""
+    signature = Signature(
+        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 6, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),)
+    )
+    network = Sequence().eval()
+    model = export(network, signature)
+    constants = onnx_graph.constants(model.graph)
+    (lstm,) = (node for node in model.graph.node if node.op_type == "LSTM")
+    assert all(name in constants for name in lstm.input[1:4])
+    assert all(node.input[1] in constants for node in model.graph.node if node.op_type == "Reshape" and "mix" not in node.name)
+    onnx_graph.write(model, tmp_path / "main.onnx")
+    for batch in (1, 7):
+        data = torch.randn(batch, 6, 8)
+        with torch.no_grad():
+            numpy.testing.assert_allclose(run(tmp_path / "main.onnx", data.numpy()), network(data).numpy(), atol=1e-5)
