@@ -51,7 +51,9 @@ class CalibrateTflite:
 
         def part_after_part(part: Part, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
             rows = [_encoded(part, feeds, index) for index in range(len(split))]
-            tflite_quantizer.quantize(artifact.path(part), context.folder / f"{part.name}.tflite", _integers, self.keep, rows)
+            path = context.folder / f"{part.name}.tflite"
+            tflite_quantizer.quantize(artifact.path(part), path, _integers, self.keep, rows)
+            tflite_file.require_loadable(path)
             context.progress.advance(note=part.name)
             return outputs(artifact, part, rows)
 

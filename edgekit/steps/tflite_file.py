@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 import re
 import struct
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -79,6 +81,17 @@ def small_tensors(path: pathlib.Path) -> int:
     """How many tensors the file stores with 8 or 4 bits."""
     model = read(path)
     return sum(tensor.type in _SMALL and stored(model, tensor) for graph in model.subgraphs for tensor in graph.tensors)
+
+
+def require_loadable(path: pathlib.Path) -> None:
+    """Raise StepError unless LiteRT can load the file; asked in another process, since on some files it ends the one that it is in."""
+    code = "import sys; from ai_edge_litert.interpreter import Interpreter; Interpreter(sys.argv[1], num_threads=1).allocate_tensors()"
+    done = subprocess.run([sys.executable, "-I", "-W", "ignore", "-c", code, str(path)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("INFO")]
+        said = lines[-1][:240] if lines else "no word"
+        ended = f"crashes (signal {-done.returncode})" if done.returncode < 0 else "refuses it"
+        raise StepError(f"{path.name}: LiteRT {ended} while it loads the file: {said}", fix="take another scheme for this network")
 
 
 def described(path: pathlib.Path, wanted: Signature) -> Signature:

@@ -29,26 +29,26 @@ DEVICE = Limits(arithmetic="integer", io="int8", shapes="static")
 
 
 class Island(nn.Module):
-    """Two convolutions with an exponential between them, which no int8 kernel has, and a channel-first end."""
+    """Two convolutions with a sine between them, which no int8 kernel has, and a channel-first end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.two(torch.exp(self.one(x).clamp(-1, 1)))
+        result: torch.Tensor = self.two(torch.sin(self.one(x).clamp(-1, 1)))
         return result
 
 
 class Curve(nn.Module):
-    """A convolution and an exponential."""
+    """A convolution and a sine."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.exp(self.conv(x).clamp(-1, 1))
+        return torch.sin(self.conv(x).clamp(-1, 1))
 
 
 def plain() -> nn.Module:
@@ -106,10 +106,10 @@ def test_a_float_island(folder: pathlib.Path) -> None:
     """An operator without an int8 kernel is found, and so are the conversions around it and the transpose at the end."""
     audit = audit_tflite.audit_file(folder / "island.tflite", DEVICE)
     found = measured(audit)
-    assert found["float_ops"].detail.get("EXP") == 1
+    assert found["float_ops"].detail.get("SIN") == 1
     assert found["transposes"].value == 1
     assert (found["qdq_pairs"].value or 0) >= 2
-    assert any("inside an int8 graph" in text and "EXP" in text for text in audit.warnings)
+    assert any("inside an int8 graph" in text and "SIN" in text for text in audit.warnings)
     assert any("in the middle of the graph" in text for text in audit.warnings)
     assert any("TRANSPOSE" in text for text in audit.warnings)
 
@@ -136,7 +136,7 @@ def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
     litert_conversion.convert(static, samples, tmp_path / "nested.tflite", channel_last_inputs=(0,), quantized=True)
     audit = audit_tflite.audit_file(tmp_path / "nested.tflite", DEVICE)
     assert [row["module"] for row in audit.rows if row["macs"]] == ["blocks.0.conv", "blocks.1.conv", "head"]
-    assert {row["module"] for row in audit.rows if row["op"] == "EXP"} == {"blocks.0", "blocks.1"}
+    assert {row["module"] for row in audit.rows if row["op"] == "SIN"} == {"blocks.0", "blocks.1"}
     assert any("inside an int8 graph" in text and "at blocks.0, blocks.1" in text for text in audit.warnings)
 
 
@@ -202,7 +202,7 @@ def test_the_compilers_own_result_wins(folder: pathlib.Path, tmp_path: pathlib.P
     """With a compiled file, the share is what the compiler left for the CPU, and its log gives the reasons."""
     for name in ("island", "int8"):
         shutil.copyfile(folder / f"{name}.tflite", tmp_path / f"{name}.tflite")
-    rows = [{"op": "CONV_2D", "count": 1, "status": "Mapped to Edge TPU"}, {"op": "EXP", "count": 1, "status": "Operation not supported"}]
+    rows = [{"op": "CONV_2D", "count": 1, "status": "Mapped to Edge TPU"}, {"op": "SIN", "count": 1, "status": "Operation not supported"}]
     (tmp_path / "log.json").write_text(json.dumps({"version": "16.0", "rows": rows, "off_chip_bytes": 10}))
     given = artifact(tmp_path / "island.tflite", compiled="int8.tflite", log="log.json")  # any smaller graph stands for what is left
     audit = audit_edgetpu.audit(given, DEVICE)
@@ -210,7 +210,7 @@ def test_the_compilers_own_result_wins(folder: pathlib.Path, tmp_path: pathlib.P
     total, left = 64 * 8 * 27 + 64 * 4 * 72, 36 * 8 * 27 + 16 * 8 * 72 + 8 * 4
     assert share.value == pytest.approx(1 - left / total)
     assert share.where == "edgetpu_compiler 16.0"
-    assert "main: 1 EXP on the CPU: Operation not supported" in audit.warnings
+    assert "main: 1 SIN on the CPU: Operation not supported" in audit.warnings
     assert any("10 bytes of weights do not fit" in text for text in audit.warnings)
     (tmp_path / "log.json").write_text("{")
     with pytest.raises(ModelError, match="log of 'main' cannot be read"):

@@ -1,6 +1,7 @@
 """torch to TFLite: the same numbers, channel-last, int8 throughout, no noise, and errors that say the way out."""
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -259,5 +260,6 @@ with tempfile.TemporaryDirectory() as folder:
     tflite_file.described(path, Signature(inputs=(spec,), outputs=(spec,)))
 import logging, os; assert not logging.root.handlers and "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # other packages of this process set it
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
