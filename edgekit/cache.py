@@ -93,8 +93,8 @@ class Cache:
     def _folder(self) -> Iterator[pathlib.Path]:
         folder = self.root / "tmp" / _own_name()
         with writing(self.root):
-            folder.mkdir(parents=True)
             try:
+                folder.mkdir(parents=True)  # inside: Ctrl-C may come right behind it
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -32,7 +32,7 @@ class Entry:
     status: str = verdict.RACED
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
     warnings: tuple[str, ...] = ()
-    #: Why it was tried, where it is a remedy, and how long building and verifying it took in this run.
+    #: Why it was tried, where it is a remedy, and how long building and verifying it took.
     why: str = ""
     seconds: float = 0.0
 

@@ -47,12 +47,14 @@ def race(ground: Ground) -> Result:
 
 
 def _entered(ground: Ground, verification: Verification, planned: PlannedCandidate, why: str = "") -> Entry:
-    """One candidate built, audited and verified; what that took is noted."""
+    """One candidate built, audited and verified. What that took the first time is kept with it, so that a run from the cache tells the same."""
     began = time.monotonic()
     entry = built(ground, planned, ground.last)
     entry.why = why
     _checked(verification, entry)
-    entry.seconds = round(time.monotonic() - began, 1)
+    if entry.artifact is not None and entry.torch is not None:
+        key = key_of("cost", entry.artifact.key, entry.torch.key)
+        entry.seconds = ground.build.cache.record(key, lambda: round(time.monotonic() - began, 1), fresh=ground.fresh)
     return entry
 
 

@@ -48,7 +48,7 @@ class CandidateReport(Value):
     warnings: tuple[str, ...] = ()
     #: Why it was tried, where it is a remedy.
     why: str = ""
-    #: How long building and verifying it took in this run; what was cached took no time.
+    #: How long building and verifying it took when it was done; steps that were cached then took no time.
     seconds: float = 0.0
 
     def find(self, name: MeasurementName) -> Measurement | None:

@@ -17,7 +17,7 @@ from edgekit.errors import EdgekitError
 #: What a shell says of a command whose reader has gone (128 + SIGPIPE).
 READER_GONE = 141
 #: The width in a pipe, and the widest that is still good to read.
-_PIPE_WIDTH, _MOST_WIDTH = 100, 140
+_PIPE_WIDTH, _MOST_WIDTH = 120, 140
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 

@@ -165,7 +165,7 @@ def findings(target: TargetReport, says: Wording) -> list[str]:
 
 
 def tried(target: TargetReport) -> str:
-    """What was tried and what it cost in this run."""
+    """What was tried and what it cost."""
     built = [row for row in target.candidates if row.artifact is not None]
     return f"{len(built)} candidates were built and verified in {duration(sum(row.seconds for row in built))}" if any(row.seconds for row in built) else ""
 
