@@ -9,7 +9,6 @@ import functools
 import importlib
 import inspect
 import pathlib
-import pkgutil
 import re
 import sys
 from typing import Any
@@ -93,8 +92,6 @@ def _docstrings(module: Any) -> list[str]:
             texts.append(inspect.getdoc(thing) or "")
             if inspect.isclass(thing):
                 texts += [inspect.getdoc(inner) or "" for _, inner in sorted(vars(thing).items()) if inspect.isroutine(inner)]
-    for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
-        texts.append(info.name and "")
     return texts
 
 

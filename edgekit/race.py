@@ -9,14 +9,12 @@ from edgekit.artifact import Artifact
 from edgekit.build import code_digest
 from edgekit.checks import latency
 from edgekit.diagnosis import Diagnosis
-from edgekit.entries import Entry, Ground, built, guarded, key_of, torch_runner
+from edgekit.entries import Entry, Ground, built, guarded, key_of
 from edgekit.errors import EdgekitError
 from edgekit.heats import timed
 from edgekit.report import CandidateReport, TargetReport
 from edgekit.routes import PlannedCandidate, candidate
 from edgekit.verification import Verification
-
-__all__ = ["Ground", "Result", "key_of", "race", "torch_runner"]
 
 
 @dataclasses.dataclass(frozen=True)

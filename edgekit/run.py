@@ -14,11 +14,12 @@ from edgekit.artifact import Artifact
 from edgekit.build import Build, identities, versions
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
+from edgekit.entries import Ground, key_of, torch_runner
 from edgekit.errors import TaskError
 from edgekit.measurement import Measurement, worst
 from edgekit.plan import Plan
 from edgekit.progress import Progress, Silent
-from edgekit.race import Ground, Result, key_of, race, torch_runner
+from edgekit.race import Result, race
 from edgekit.report import Report, StageReport, TargetReport
 from edgekit.routes import PlannedStep
 from edgekit.shipping import environment, prepare, require_usable, ship, withdraw, write_report

@@ -12,11 +12,12 @@ from edgekit.artifact import Artifact
 from edgekit.build import Build
 from edgekit.cache import Cache
 from edgekit.contracts import BenchProtocol, Runner, Samples
+from edgekit.entries import Ground
 from edgekit.errors import RunnerError
 from edgekit.hosts.local import LocalHost
 from edgekit.plan import plan
 from edgekit.progress import Silent
-from edgekit.race import Ground, Result, race
+from edgekit.race import Result, race
 from edgekit.recipe import Recipe
 from edgekit.shelf import find
 from edgekit.target import load
