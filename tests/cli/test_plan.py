@@ -39,7 +39,7 @@ def test_the_whole_way_is_shown(edgekit: Run) -> None:
         "unmeasured",
     ):
         assert word in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert max(map(len, done.stdout.splitlines())) <= 120
     assert done.stderr == ""
 
 
