@@ -12,7 +12,6 @@ from edgekit.errors import StepError
 from edgekit.quantization.adapting import adapt
 from edgekit.quantization.calibration import Calibration, Constants, Rows
 from edgekit.quantization.prepared import rewritten
-from edgekit.quantization.settings import Settings
 from edgekit.quantization.simulator import Simulator, simulator
 from edgekit.scheme import Tuning
 from edgekit.signature import Signature
@@ -40,6 +39,18 @@ def diagnose(network: torch.nn.Module, signature: Signature, rows: Rows, found: 
     def level(on: Sequence[torch.nn.Module]) -> float:
         return sqnr(wanted, _outputs(simulated, batches, on))
 
+    # A trial is measured against the network's own outputs, which changed constants would not give.
+    original = wanted if not constants else _outputs(simulator(network, signature, calibration), batches, on=())
+
+    def attempt(tuning: Tuning) -> Trial | None:
+        changed = calibration.settings.model_copy(update={"observer": tuning.observer, "keep": tuning.keep, "split_outputs": tuning.split_outputs})
+        try:
+            made = adapt(network, lambda: itertools.islice(rows(), CALIBRATED), signature, changed, tuning)
+        except StepError:
+            return None  # it finds nothing to change
+        tried = simulator(network, signature, *made)
+        return Trial(tuning=tuning, sqnr_db=sqnr(original, _outputs(tried, batches, list(tried.switches.values()))))
+
     macs: dict[str, int] = {}
     for operator in simulated.operators:
         macs[operator.module] = macs.get(operator.module, 0) + operator.macs
@@ -50,7 +61,7 @@ def diagnose(network: torch.nn.Module, signature: Signature, rows: Rows, found: 
         activations_db=level([switch for switch in everything if id(switch) not in weights]),
         layers=tuple(sorted(layers, key=lambda layer: (layer.sqnr_db, layer.module))),
         mixed_output=mixed_output(rewritten(network, signature, constants), batches),
-        trials=tuple(_tried(network, signature, rows, calibration.settings, trials)),
+        trials=tuple(trial for tuning in trials if (trial := attempt(tuning)) is not None),
     )  # fmt: skip
 
 
@@ -113,20 +124,3 @@ def _outputs(simulated: Simulator, batches: Sequence[tuple[torch.Tensor, ...]], 
             found.append([value for value in (result if isinstance(result, tuple | list) else [result]) if value.is_floating_point()])
     simulated.all(True)
     return [torch.cat(values) for values in zip(*found, strict=True)]
-
-
-def _tried(network: torch.nn.Module, signature: Signature, rows: Rows, settings: Settings, trials: Sequence[Tuning]) -> list[Trial]:
-    few = lambda: itertools.islice(rows(), CALIBRATED)  # noqa: E731
-    measured = list(itertools.islice(rows(), MEASURED))
-    done = []
-    for tuning in trials:
-        changed = settings.model_copy(update={"observer": tuning.observer, "keep": tuning.keep, "split_outputs": tuning.split_outputs})
-        try:
-            calibration, constants = adapt(network, few, signature, changed, tuning)
-        except StepError:
-            continue  # it finds nothing to change
-        simulated = simulator(network, signature, calibration, constants)
-        plain = simulator(network, signature, calibration)
-        wanted = _outputs(plain, measured, on=())
-        done.append(Trial(tuning=tuning, sqnr_db=sqnr(wanted, _outputs(simulated, measured, list(simulated.switches.values())))))
-    return done

@@ -68,7 +68,7 @@ class QuantizeTorch:
         for place, part in enumerate(artifact.parts):
             rows = functools.partial(rows_of, split, order, artifact.parts[: place + 1], networks)
             found, constants = adapt(networks[part.name].eval(), rows, part.signature, self.settings, self._tuning)
-            parts.append(_copied(artifact, part, (found, constants), context))
+            parts.append(copied(artifact, part, (found, constants), context))
             told[part.name] = describe(found)
             context.progress.advance(note=part.name)
         notes = {"samples": len(order), "tuning": dict(self.tuning), "parts": told}
@@ -110,15 +110,16 @@ def rows_of(split: Split, order: Any, parts: tuple[Part, ...], networks: Mapping
         yield tuple(known[spec.name] for spec in parts[-1].signature.inputs)
 
 
-def _copied(artifact: Artifact, part: Part, found: tuple[Calibration, Constants], context: Context) -> Part:
+def copied(artifact: Artifact, part: Part, found: tuple[Calibration, Constants], context: Context) -> Part:
+    """A part with its files copied, and what quantizes it written beside them."""
     files = {}
     for role, file in part.files.items():
         shutil.copyfile(artifact.path(part, role), context.folder / file.path)
         files[role] = File(path=file.path)
-    return part.model_copy(update={"files": {**files, **stored(part.name, *found, context)}})
+    return part.model_copy(update={"files": {**files, **_stored(part.name, *found, context)}})
 
 
-def stored(name: str, calibration: Calibration, constants: Constants, context: Context) -> dict[str, File]:
+def _stored(name: str, calibration: Calibration, constants: Constants, context: Context) -> dict[str, File]:
     """Write what quantizes a part; its files by role."""
     written = write(calibration, constants, context.folder / f"{name}.quantization.json")
     return {role: File(path=path.name) for role, path in zip((QUANTIZATION, "constants"), written, strict=False)}

@@ -19,7 +19,7 @@ from edgekit.errors import StepError
 from edgekit.quantization.capture import capture, plain_path, quiet
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import onnx_graph, torch_storage
-from edgekit.steps.torch_reference import rebuilt
+from edgekit.steps.torch_reference import QUANTIZATION, rebuilt
 from edgekit.task import SplitName
 
 _DTYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8,
@@ -53,7 +53,7 @@ class TorchToOnnx:
         parts, operators = [], {}
         for part in artifact.parts:
             network = networks[part.name].eval()
-            if "quantization" in part.files:
+            if QUANTIZATION in part.files:
                 network = rebuilt(artifact, part, network, fold=True)
             file = f"{part.name}.onnx"
             model = export(network, part.signature, self.opset)

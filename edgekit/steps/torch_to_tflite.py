@@ -16,10 +16,8 @@ from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import litert_conversion, tflite_file, torch_storage
 from edgekit.steps.channel_last import prefer_channel_last
-from edgekit.steps.torch_reference import rebuilt
+from edgekit.steps.torch_reference import QUANTIZATION, rebuilt
 from edgekit.task import SplitName
-
-_QUANTIZATION = "quantization"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +58,10 @@ class TorchToTflite:
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """A quantized part has int8 weights: more float layers than the quantizer left would mean that the converter failed silently."""
         for part, made in zip(before.parts, after.parts, strict=True):
-            if _QUANTIZATION not in part.files:
+            if QUANTIZATION not in part.files:
                 continue
             found = tflite_file.arithmetic(after.path(made))
-            left = read(before.path(part, _QUANTIZATION)).left_float
+            left = read(before.path(part, QUANTIZATION)).left_float
             unrolled = any(item.reason == RECURRENT for item in left)  # one layer for each step in time
             if not found.int8_weights or (found.float_weights > len(left) and not unrolled):
                 raise StepError(
@@ -75,7 +73,7 @@ class TorchToTflite:
 
 def _export(artifact: Artifact, part: Part, network: torch.nn.Module, context: Context) -> tuple[Part, dict[str, Any]]:
     static = _one_sample(part.signature)
-    quantized = _QUANTIZATION in part.files
+    quantized = QUANTIZATION in part.files
     if quantized:
         graph = rebuilt(artifact, part, network, fold=False)
     else:

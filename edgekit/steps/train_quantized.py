@@ -5,14 +5,13 @@ network is the teacher, whatever the recipe's teacher was: the aim is to lose no
 """
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.calibration import Calibration, Constants, Observed, read, read_constants
@@ -21,7 +20,7 @@ from edgekit.quantization.simulator import Simulator, simulator
 from edgekit.signature import Signature
 from edgekit.steps import losses, torch_storage, training
 from edgekit.steps.distill import softened, squared
-from edgekit.steps.quantize_torch import stored
+from edgekit.steps.quantize_torch import copied
 from edgekit.steps.torch_chain import Chain
 from edgekit.steps.torch_reference import QUANTIZATION
 from edgekit.task import SplitName
@@ -69,7 +68,7 @@ class TrainQuantized:
 
         context.progress.expect(self.epochs)
         history = training.fit(Chain(students, artifact.parts), split, objective, self, context)
-        parts = tuple(_trained(artifact, part, students[part.name], context) for part in artifact.parts)
+        parts = tuple(copied(artifact, part, students[part.name].results(), context) for part in artifact.parts)
         return Artifact(form="torch", parts=parts, notes={**artifact.notes, "trained": {"samples": len(split), "loss": history}}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
@@ -121,11 +120,3 @@ class _Student(nn.Module):
         }
         changes = (*self.calibration.changes, f"trained: {len(self.names)} tensors")
         return self.calibration.model_copy(update={"tensors": tensors, "changes": changes}), constants
-
-
-def _trained(artifact: Artifact, part: Part, student: _Student, context: Context) -> Part:
-    files = {}
-    for role in ("weights", "architecture"):
-        shutil.copyfile(artifact.path(part, role), context.folder / part.files[role].path)
-        files[role] = File(path=part.files[role].path)
-    return part.model_copy(update={"files": {**files, **stored(part.name, *student.results(), context)}})
