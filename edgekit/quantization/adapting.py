@@ -19,8 +19,8 @@ from edgekit.scheme import Tuning
 from edgekit.signature import Signature
 
 
-def adapt(network: torch.nn.Module, rows: Rows, signature: Signature, settings: Settings | None, tuning: Tuning) -> tuple[Calibration, Constants]:
-    """Calibrate a network as ``settings`` and ``tuning`` say; without settings only its weights are changed.
+def adapt(network: torch.nn.Module, rows: Rows, signature: Signature, settings: Settings, tuning: Tuning) -> tuple[Calibration, Constants]:
+    """Calibrate a network as ``settings`` and ``tuning`` say.
 
     Raises StepError as ``calibrate`` does, and where a change that is asked for finds nothing that it could change.
     """
@@ -35,8 +35,6 @@ def adapt(network: torch.nn.Module, rows: Rows, signature: Signature, settings: 
         note("equalize", equalized(network, signature))
     if tuning.smooth is not None:
         note(f"smooth {tuning.smooth}", smoothed(network, signature, rows, tuning.smooth, constants))
-    if settings is None:
-        return Calibration(changes=tuple(changes)), constants
     found = calibrate(network, rows(), signature, settings, constants)
     if tuning.rounding == "learned":
         note("learned rounding", learned_rounding(network, signature, rows, found, constants))

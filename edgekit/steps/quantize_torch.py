@@ -31,8 +31,7 @@ Row = tuple[torch.Tensor, ...]
 class QuantizeTorch:
     """Find the ranges of activations on calibration data. ``symmetric`` makes every activation's zero point 0, as TensorRT asks for.
 
-    ``tuning`` holds the fields of ``edgekit.scheme.Tuning`` that differ from its defaults. A scheme that is not calibrated
-    takes only what changes weights from it.
+    ``tuning`` holds the fields of ``edgekit.scheme.Tuning`` that differ from its defaults.
     """
 
     scheme: str = "w8a8-static"
@@ -50,7 +49,7 @@ class QuantizeTorch:
     def requires(self, artifact: Artifact) -> None:
         """A float network, and some samples."""
         known = find(self.scheme)
-        if known.weight_bits != 8 or known.provider != "edgekit":
+        if not known.calibrated or known.weight_bits != 8 or known.provider != "edgekit":
             raise StepError(f"The scheme {self.scheme!r} is not made on the PyTorch graph.", fix="use w8a8-static here; other schemes are made after export")
         if self.samples < 1:
             raise StepError(f"Calibration on {self.samples} samples is not possible.", fix="set samples to 100 or more")
@@ -86,13 +85,13 @@ class QuantizeTorch:
         return Tuning.model_validate(dict(self.tuning))
 
     @property
-    def settings(self) -> Settings | None:
-        """What the quantizer is told; None where the scheme is not calibrated."""
+    def settings(self) -> Settings:
+        """What the quantizer is told."""
         known, tuning = find(self.scheme), self._tuning
         return Settings(
             symmetric=self.symmetric or known.symmetric, per_channel=known.per_channel, activation_bits=16 if known.activation_bits == 16 else 8,
             observer=tuning.observer, placement=known.placement, keep=tuning.keep, split_outputs=tuning.split_outputs, runtime=self.runtime,
-        ) if known.calibrated else None  # fmt: skip
+        )  # fmt: skip
 
 
 def drawn(split: Split, count: int, seed: int) -> Any:
