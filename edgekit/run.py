@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import edgekit
-from edgekit import registry
 from edgekit.artifact import Artifact
 from edgekit.build import Build, identities, versions
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.entries import Ground, key_of, torch_runner
 from edgekit.errors import TaskError
+from edgekit.hosts.reach import reach
 from edgekit.measurement import Measurement, worst
 from edgekit.plan import Plan
 from edgekit.progress import Progress, Silent
@@ -67,7 +67,7 @@ def run(plan: Plan, options: Options) -> Report:
     targets = []
     prepare(options.out)
     for planned in plan.targets:
-        host = registry.RUNTIMES.load(planned.target.runtime)()
+        host = reach(planned.target.host)
         ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], host, options.fresh)
         targets.append(_shipped(race(ground), options.out))
     report = Report(
