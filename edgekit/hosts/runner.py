@@ -12,6 +12,7 @@ from edgekit.errors import RunnerError
 from edgekit.hosts import copying
 from edgekit.hosts.process import Start, WorkerProcess
 from edgekit.onboard.batches import LARGEST_SLICE
+from edgekit.onboard.runtimes import RUNTIME_OF
 from edgekit.signature import TensorSpec
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     Feeds = Mapping[str, Array]
 
 #: What loads the file of each form.
-RUNTIMES: Mapping[Form, str] = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert"}
+RUNTIMES: Mapping[str, str] = RUNTIME_OF
 #: Forms whose file only stands in for what the device runs.
 STANDS_IN: Mapping[Form, str] = {
     "tensorrt": "same Q/DQ graph; TensorRT engine not executed",

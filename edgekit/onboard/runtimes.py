@@ -128,4 +128,6 @@ def version(distribution: str) -> str:
         return ""
 
 
+#: What loads the file of each form; for some the file only stands in for what the device runs.
+RUNTIME_OF = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert"}
 RUNTIMES: dict[str, Any] = {"onnxruntime": OnnxModel, "litert": TfliteModel}
