@@ -13,6 +13,7 @@
   - RunnerError       a runtime refused a file, crashed or did not answer in time
   - CacheError        the cache folder cannot be read or written
   - ReportError       a finished run cannot be read back
+  - BundleError       a shipped folder is not whole, or cannot be verified
 """
 
 
@@ -71,3 +72,7 @@ class CacheError(EdgekitError):
 
 class ReportError(EdgekitError):
     """A finished run cannot be read back."""
+
+
+class BundleError(EdgekitError):
+    """A shipped folder is not whole, or cannot be verified."""

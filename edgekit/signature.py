@@ -82,6 +82,13 @@ class TensorSpec(Value):
 
         return tensors.decode(array, self.axes, self._affine())
 
+    def words(self) -> str:
+        """What the file takes, made from the task's array, in words."""
+        steps = [] if self.axes is None else [f"axes in the order {list(self.axes)}"]
+        if self.quantization is not None:
+            steps.append(f"divided by {self.quantization.scale:.9g}, rounded to even, plus {self.quantization.zero_point}, cut to the range of {self.dtype}")
+        return f"{self.dtype} {list(self.dims)}: the task's array" + (f" with {'; '.join(steps)}" if steps else " as it is")
+
     def _affine(self) -> tuple[float, int] | None:
         return None if self.quantization is None else (self.quantization.scale, self.quantization.zero_point)
 

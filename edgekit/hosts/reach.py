@@ -35,6 +35,14 @@ def kind_of(file: HostFile) -> HostKind:
     return made
 
 
+def environments(name: str) -> list[str]:
+    """The names of a host's environments, each as ``reach`` takes it; the one that is named, where one is."""
+    if split(name)[1] is not None:
+        return [name]
+    file = find(name)
+    return [name] if len(file.environments) == 1 else [f"{name}/{environment}" for environment in file.environments]
+
+
 def problem(name: str) -> tuple[str, str] | None:
     """Why a host cannot be used now, and the way out; None where nothing is known against it. Makes no connection."""
     file = find(name)
