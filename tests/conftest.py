@@ -44,3 +44,26 @@ def seeded() -> None:
         torch.manual_seed(0)
         if torch.get_num_threads() != 1:
             torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The results of a real run: int8 for ONNX Runtime and for LiteRT, trained on the digits, with bundles. Not to be changed: copy it."""
+    from edgekit import plan, recipe, shelf, target
+    from edgekit.run import Options, run
+
+    settings = {
+        "name": "shipped",
+        "model": "zoo:cnn",
+        "task": "digits",
+        "compress": [{"train": {"epochs": 4}}, {"prune": {"ratio": 0.3}}, {"finetune": {"epochs": 1}}, {"quantize": {"scheme": "w8a8-static", "samples": 64}}],
+        "targets": ["cpu-onnx", "mobile-tflite"],
+        "gates": {"accuracy_drop": 0.1, "speedup": 0.01},
+    }
+    wanted, folder = recipe.Recipe.model_validate(settings), tmp_path_factory.mktemp("shipped")
+    # Chosen by rule, so that int8 is shipped on a busy machine too.
+    untimed = {"latency": "unmeasured", "latency_note": "the winner of this test is chosen by rule"}
+    found = [target.load(shelf.find("targets", name)).model_copy(update=untimed) for name in wanted.targets]
+    planned = plan.plan(wanted, found)
+    run(planned, Options(folder / "out", folder / "cache"))
+    return folder / "out"

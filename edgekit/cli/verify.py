@@ -31,7 +31,10 @@ def verify(folder: pathlib.Path, hosts: Sequence[str], samples: int | None, *, n
     Ends with 0 where all holds, 1 where something fails, 3 where something could not be measured.
     """
     from edgekit import evidence
+    from edgekit.hosts.reach import find
 
+    for host in hosts:
+        find(host)  # a slip in a name is told before any work
     bundles_found = _bundles(folder)
     results: dict[pathlib.Path, list[EvidenceReport]] = {path: [] for path in bundles_found}
     with progress.shown() as told:

@@ -1,0 +1,85 @@
+"""``python verify.py`` on a device: numpy and the runtime alone, and every file under its hash."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy
+import pytest
+
+from edgekit.onboard import evidence
+
+
+@pytest.fixture(params=["cpu-onnx", "mobile-tflite"])
+def bundle(request: pytest.FixtureRequest, shipped: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of a shipped bundle."""
+    return pathlib.Path(shutil.copytree(shipped / request.param, tmp_path / "taken away"))
+
+
+def script(bundle: pathlib.Path, *words: str, python: tuple[str, ...] = (sys.executable,)) -> "subprocess.CompletedProcess[str]":
+    """What a user starts on the device."""
+    return subprocess.run([*python, str(bundle / "verify.py"), *words], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_it_passes_where_it_was_made_and_needs_nothing_of_edgekit(bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The script ends with 0 and tells old and new side by side, in a Python that cannot import edgekit, torch or onnx."""
+    blocked = "import sys, runpy; sys.modules.update(edgekit=None, torch=None, onnx=None, scipy=None, pydantic=None); sys.argv = sys.argv[1:]; " \
+              "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
+    done = script(bundle, "--json", str(tmp_path / "found.json"), python=(sys.executable, "-c", blocked))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    rows = {row["name"]: row for row in found["measurements"]}
+    assert (found["verdict"], rows["parity"]["value"], rows["bit_equal"]["value"]) == ("pass", 0.0, 1.0)
+    assert rows["speedup"]["low"] <= rows["speedup"]["value"] <= rows["speedup"]["high"]
+    assert "shipped" in done.stdout and "verdict: pass" in done.stdout
+
+
+def test_a_changed_file_is_refused(bundle: pathlib.Path) -> None:
+    """One changed byte, and one missing file, are both told; nothing is run."""
+    model = next(path for path in bundle.iterdir() if path.suffix in (".onnx", ".tflite"))
+    content = bytearray(model.read_bytes())
+    content[100] ^= 1
+    model.write_bytes(content)
+    (bundle / "onboard" / "store.py").unlink()
+    done = script(bundle, "--no-times")
+    assert done.returncode != 0 and "Traceback (most recent call last)" not in done.stdout
+    (bundle / "onboard" / "store.py").write_text("")
+    with pytest.raises(evidence.NotWhole, match=f"{model.name} has the hash"):
+        evidence.read(str(bundle))
+    with pytest.raises(evidence.NotWhole, match="onboard/store.py"):
+        evidence.read(str(bundle))
+
+
+def test_a_file_that_computes_something_else_fails(bundle: pathlib.Path) -> None:
+    """Other expected outputs than the file gives (as on a device with a broken kernel) end with 1."""
+    with numpy.load(bundle / "samples.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    for name in [key for key in arrays if key.startswith(("expected:", "reference:"))]:
+        arrays[name] = numpy.roll(arrays[name], 1, axis=0)
+    numpy.savez(bundle / "samples.npz", **arrays)  # type: ignore[arg-type]
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["bundle"]["sha256"]["samples.npz"] = evidence._sha256(str(bundle / "samples.npz"))
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    done = script(bundle, "--no-times")
+    assert done.returncode == 1 and "verdict: fail" in done.stdout
+
+
+def test_a_runtime_that_is_missing_is_told(bundle: pathlib.Path) -> None:
+    """Without the runtime the script says so in one line."""
+    program = (
+        "import sys; sys.modules.update(onnxruntime=None, ai_edge_litert=None, tflite_runtime=None)\n"
+        f"sys.path.insert(0, {os.fspath(bundle)!r}); sys.argv = ['verify.py']\n"
+        f"from onboard.evidence import main; sys.exit(main({os.fspath(bundle)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "cannot be run here" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_fewer_samples_can_be_looked_at(bundle: pathlib.Path) -> None:
+    """``--samples 8`` looks at 8, and a few samples do not turn equal outputs into doubt."""
+    found = evidence.verify(str(bundle), samples=8, timed=False)
+    assert {row["n"] for row in found["measurements"]} == {8}
+    assert found["verdict"] == "pass"

@@ -1,0 +1,56 @@
+"""Evidence from other hosts: each for itself, kept in the bundle, and a host that fails costs only its own line."""
+
+import pathlib
+import shutil
+
+import pytest
+
+from edgekit import bundle, evidence
+from edgekit.errors import HostError
+
+
+@pytest.fixture(params=["cpu-onnx", "mobile-tflite"])
+def folder(request: pytest.FixtureRequest, shipped: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of a shipped bundle."""
+    return pathlib.Path(shutil.copytree(shipped / request.param, tmp_path / request.param))
+
+
+def host(folder: pathlib.Path, name: str, python: str) -> str:
+    """A host file whose Python is ``python``."""
+    path = folder / f"{name}.yaml"
+    path.write_text(f"title: a host\nkind: local\ntimeout_s: 20\nenvironments: {{main: {{python: [{python}]}}}}\n")
+    return str(path)
+
+
+def test_this_machine_gives_what_it_gave(folder: pathlib.Path) -> None:
+    """Every number is the same, and the speed is a paired ratio with an interval; the evidence is kept for this artifact."""
+    (found,) = evidence.verify(folder, "local")
+    parity, speedup = found.find("parity"), found.find("speedup")
+    assert parity is not None and speedup is not None
+    assert (found.verdict, found.error, parity.value) == ("pass", "", 0.0)
+    assert speedup.low is not None and speedup.low > 0
+    key = bundle.load(folder).key
+    assert evidence.kept(folder, key) == (found,)
+    assert evidence.kept(folder, "another artifact") == ()
+
+
+def test_a_host_that_fails_is_a_line_and_keeps_what_others_found(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A Python that ends at once, and one that says nothing but noise: unmeasured with the reason, and older evidence stays."""
+    list(evidence.verify(folder, "local", timed=False))
+    for python in ("/bin/false", "/bin/echo"):
+        (found,) = evidence.verify(folder, host(tmp_path, "broken", python))
+        assert found.verdict == "unmeasured" and found.error and not found.measurements
+    assert [report.host for report in evidence.kept(folder, bundle.load(folder).key)] == ["local"]
+
+
+def test_evidence_that_cannot_be_read_does_not_count(folder: pathlib.Path) -> None:
+    """Noise in the folder of evidence is passed over."""
+    (folder / bundle.EVIDENCE).mkdir()
+    (folder / bundle.EVIDENCE / "noise.json").write_text("{")
+    assert evidence.kept(folder, bundle.load(folder).key) == ()
+
+
+def test_an_unknown_host_is_a_mistake(folder: pathlib.Path) -> None:
+    """A name that no host has is told with the nearest one."""
+    with pytest.raises(HostError, match="did you mean 'local'"):
+        list(evidence.verify(folder, "locale"))
