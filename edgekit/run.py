@@ -15,14 +15,14 @@ from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.entries import Ground, key_of, torch_runner
 from edgekit.errors import TaskError
-from edgekit.evidence import kept
-from edgekit.hosts.reach import reach
-from edgekit.measurement import Measurement, worst
+from edgekit.evidence import kept, verify
+from edgekit.hosts.reach import reach, split
+from edgekit.measurement import Measurement, Verdict, worst
 from edgekit.plan import Plan
 from edgekit.progress import Progress, Silent
 from edgekit.proving import gather
 from edgekit.race import Result, race
-from edgekit.report import Report, StageReport, TargetReport
+from edgekit.report import EvidenceReport, Report, StageReport, TargetReport
 from edgekit.routes import PlannedStep
 from edgekit.shipping import environment, prepare, require_usable, ship, withdraw, write_report
 from edgekit.task import Task
@@ -44,6 +44,8 @@ class Options:
     progress: Progress = dataclasses.field(default_factory=Silent)
     #: Take measurements again, also where they are cached.
     fresh: bool = False
+    #: Hosts on which every shipped file is verified too.
+    on: tuple[str, ...] = ()
 
 
 def run(plan: Plan, options: Options) -> Report:
@@ -71,7 +73,8 @@ def run(plan: Plan, options: Options) -> Report:
     for planned in plan.targets:
         host = reach(planned.target.host)
         ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], host, options.fresh)
-        targets.append(_shipped(ground, race(ground), options.out))
+        shipped = _shipped(ground, race(ground), options.out)
+        targets.append(_elsewhere(shipped, dict.fromkeys((*planned.target.also_on, *options.on)), options))
     report = Report(
         edgekit=edgekit.__version__, recipe=recipe.model_dump(mode="json", exclude_none=True), verdict=worst(row.verdict for row in targets),
         targets=tuple(targets), stages=tuple(stages), task=build.described, environment=environment(versions(PACKAGES)),
@@ -102,6 +105,24 @@ def _shipped(ground: Ground, result: Result, out: pathlib.Path) -> TargetReport:
     entry = ship(result.winner.artifact, report, out, gather(ground, result.winner, result.reference))
     rows = tuple(row.model_copy(update={"artifact": entry}) if row.scheme == report.winner else row for row in report.candidates)
     return report.model_copy(update={"candidates": rows, "evidence": kept(out / report.name, entry.key)})
+
+
+def _elsewhere(report: TargetReport, hosts: Iterable[str], options: Options) -> TargetReport:
+    """The target's report with the evidence of other hosts; what they said before of the same artifact is not asked again."""
+    winner = report.candidate(report.winner)
+    if winner is None or winner.artifact is None:
+        return report
+    folder, progress = options.out / report.name, options.progress
+    asked: list[EvidenceReport] = []
+    for host in hosts:
+        known = () if options.fresh else tuple(row for row in report.evidence if split(row.host)[0] == split(host)[0])
+        if not known:
+            progress.start(f"verify {report.name} on {host}")
+            asked += verify(folder, host)
+            progress.finish(asked[-1].error or asked[-1].verdict)
+    found = {row.host: row for row in (*kept(folder, winner.artifact.key), *(row for row in asked if row.error))}
+    verdict: Verdict = "fail" if any(row.verdict == "fail" for row in found.values()) else report.verdict
+    return report.model_copy(update={"evidence": tuple(found.values()), "verdict": verdict})
 
 
 def _stages(build: Build, model: str, steps: Iterable[tuple[PlannedStep, Artifact]], fresh: bool) -> list[StageReport]:

@@ -46,6 +46,8 @@ class Target(Written):
     runtime: Runtime
     #: The name of the host where its files are checked and timed: hosts/NAME.yaml, ``ssh:address``; an environment of it behind a slash.
     host: str = "local"
+    #: Hosts on which the shipped file is verified too, where they are set up; a file that fails there fails.
+    also_on: tuple[str, ...] = ()
     schemes: tuple[str, ...] = pydantic.Field(min_length=1)
     limits: Limits = Limits()
     gates: Gates = Gates()

@@ -4,13 +4,14 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 
 from edgekit import cache as caches
 from edgekit.cli import output, progress
 from edgekit.cli.overrides import Wanted, recipe_options
+from edgekit.hosts.reach import find
 from edgekit.measurement import Verdict
 from edgekit.rendering.html import html
 from edgekit.rendering.markdown import markdown
@@ -26,15 +27,18 @@ EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "u
 @click.option(
     "--cache", type=click.Path(file_okay=False, path_type=pathlib.Path), metavar="DIR", help="Where finished steps are kept.  [default: $EDGEKIT_CACHE]"
 )
+@click.option("--on", "hosts", multiple=True, metavar="HOST", help="Verify every shipped file on this host too; may be repeated.")
 @click.option("--fresh", is_flag=True, help="Take all measurements again, also those in the cache.")
 @output.as_json_option
-def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *, fresh: bool, as_json: bool) -> None:
+def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *, hosts: Sequence[str], fresh: bool, as_json: bool) -> None:
     """Compress, convert, race, verify and ship what RECIPE (a name or a file) asks for.
 
     Ends with 0 where every gate holds, 1 where one fails, 3 where a required gate is inconclusive or unmeasured.
     """
     plan = wanted.plan()
     plan.require_possible()
+    for host in hosts:
+        find(host)  # a slip in a name is told before any work
     # Threads that wait sleep instead of spinning: on a busy machine training is 10 to 20 times faster so. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from edgekit import run as execution  # imports torch: only now is it known to be there, and the plan to be sound
@@ -42,7 +46,7 @@ def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *,
     folder = out or pathlib.Path("runs") / plan.recipe.name
     # What a user's own file prints goes to stderr: stdout is the report's alone (--json must stay JSON).
     with progress.shown() as told, contextlib.redirect_stdout(sys.stderr):
-        report = execution.run(plan, execution.Options(out=folder, cache=cache or caches.default_root(), progress=told, fresh=fresh))
+        report = execution.run(plan, execution.Options(out=folder, cache=cache or caches.default_root(), progress=told, fresh=fresh, on=tuple(hosts)))
     draw(report, folder)
     if as_json:
         output.write(report.to_json().rstrip("\n"))
