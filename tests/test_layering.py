@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "target",
         "contracts report",
         "registry shelf user_code cache verdict",
-        "routes shipping remedies",
+        "routes shipping remedies vela",
         "plan",
         "sources tasks quantization hosts checks rendering",
         "steps",

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 WORKER = pathlib.Path(worker.__file__)
 #: What loads the file of each form here.
-RUNTIMES: Mapping[Form, str] = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert"}
+RUNTIMES: Mapping[Form, str] = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert", "ethosu": "litert"}
 #: Forms whose file only stands in for what the device runs.
 STANDS_IN: Mapping[Form, str] = {
     "tensorrt": "same Q/DQ graph; TensorRT engine not executed",
     "edgetpu": "CPU; Edge TPU not executed",
+    "ethosu": "CPU; Ethos-U not executed",
 }
 #: How long a worker may take to end by itself once it is asked to.
 GRACE_S = 5.0

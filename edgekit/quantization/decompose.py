@@ -12,13 +12,13 @@ from torch.fx import GraphModule, Node
 
 from edgekit.errors import StepError
 from edgekit.quantization.capture import module_of
-from edgekit.quantization.operators import SPLIT, WEIGHTED, A
+from edgekit.quantization.operators import SPLIT, TFLITE, WEIGHTED, A
 from edgekit.quantization.rewrite import LINEARS, constant, like, new_constant, replace
 from edgekit.quantization.settings import Settings
 
 #: A plain number outside of this range (a mask of attention scores) would leave no step to what it is added to.
 _LARGEST = 1024.0
-_EMBEDDING_RUNTIMES = ("onnxruntime", "litert", "edgetpu")
+_EMBEDDING_RUNTIMES = ("onnxruntime", *TFLITE)
 
 
 def decompose(graph: GraphModule, settings: Settings) -> None:
@@ -148,7 +148,7 @@ def _silu(site: _Site) -> None:
 
 
 def _hardsigmoid(site: _Site) -> None:
-    if site.settings.runtime in ("litert", "edgetpu") and site.is_float:
+    if site.settings.runtime in TFLITE and site.is_float:
         raised = site.make(A.relu6.default, site.make(A.add.Tensor, site.args[0], site.number(3.0)))
         site.put(site.make(A.mul.Tensor, raised, site.number(1 / 6)))
 
@@ -189,7 +189,7 @@ def _attention(site: _Site) -> None:
     query, key, value = site.args[:3]
     assert isinstance(query, Node) and isinstance(key, Node)
     plain = not any(site.args[3:]) and set(site.node.kwargs) <= {"scale"}
-    if site.settings.runtime != "edgetpu" or site.settings.placement != "all" or not plain or not site.is_float:
+    if site.settings.runtime not in ("edgetpu", "ethosu") or site.settings.placement != "all" or not plain or not site.is_float:
         return
     scale = site.node.kwargs.get("scale")
     factor = float(str(scale)) if scale is not None else float(query.meta["val"].shape[-1]) ** -0.5
