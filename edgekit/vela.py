@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from edgekit import registry
@@ -35,7 +35,6 @@ ACCELERATORS = (
     "ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512",
     "ethos-u85-128", "ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048",
 )  # fmt: skip
-NO_REASON = "Vela does not say why"
 _LONGEST_REASON = 240
 _TABLE = re.compile(r'<table name="(\w+)">\s*<!\[CDATA\[\n(.*?)\]\]>', re.DOTALL)
 _WARNING = re.compile(r"^Warning \(supported operators\) operator: (?P<op>\S+), ofm: '(?P<name>.*)'\nReason: (?P<reason>.+(?:\n.+)*)", re.MULTILINE)
@@ -82,10 +81,9 @@ class Layer(Value):
     macs: int
 
 
-class FallBack(Value):
-    """An operator of the file that the CPU runs, and why."""
+class Refusal(Value):
+    """An operator that Vela does not place on the NPU: its kind, the name of what it gives, and why."""
 
-    operator: int | None
     op: str
     name: str
     reason: str
@@ -103,8 +101,9 @@ class Log(Value):
     dram_bytes: int
     on_chip_flash_bytes: int
     off_chip_flash_bytes: int
+    #: Of the first graph of a file. Where it has several graphs Vela may tell the rows of another one.
     layers: tuple[Layer, ...]
-    fall_backs: tuple[FallBack, ...]
+    refusals: tuple[Refusal, ...]
 
     @property
     def time_ms(self) -> float:
@@ -159,7 +158,7 @@ def compiled(path: pathlib.Path, setting: Setting, made: pathlib.Path | None = N
             raise StepError(f"Vela ended without an error, but not all that it writes for {path.name} is there.", fix="report it with the file")
         texts = [file.read_text(encoding="utf-8", errors="replace") for file in (results["summary_*.csv"], results["debug.xml"]) if file is not None]
         try:
-            log = _log(installed, setting, texts, _reasons(output))
+            log = _log(installed, setting, texts, _refusals(output))
         except (LookupError, ValueError) as error:
             fix = f"install version 5.2 of {DISTRIBUTION}"
             raise StepError(f"What Vela {installed} wrote of {path.name} cannot be read: {error}.", fix=fix) from error
@@ -209,9 +208,8 @@ def _failure(name: str, done: "subprocess.CompletedProcess[str]") -> StepError:
     return StepError(f"Vela failed on {name} (exit status {done.returncode}): {last}", fix="'edgekit inspect' shows what the file holds")
 
 
-def _reasons(output: str) -> dict[str, str]:
-    """Why operators fall back, by the name of what they give."""
-    return {found["name"]: _short(found["reason"]) for found in _WARNING.finditer(output)}
+def _refusals(output: str) -> Iterator[Refusal]:
+    return (Refusal(op=found["op"], name=found["name"], reason=_short(found["reason"])) for found in _WARNING.finditer(output))
 
 
 def _short(reason: str) -> str:
@@ -221,18 +219,16 @@ def _short(reason: str) -> str:
     return " ".join(told.split())[:_LONGEST_REASON]
 
 
-def _log(installed: str, setting: Setting, texts: Sequence[str], reasons: Mapping[str, str]) -> Log:
+def _log(installed: str, setting: Setting, texts: Sequence[str], refusals: Iterable[Refusal]) -> Log:
     summary = next(_rows(texts[0]))
     tables = {name: list(_rows(content)) for name, content in _TABLE.findall(texts[1])}
     origins = {row["id"]: row for row in tables["source"]}
     layers = tuple(_layer(row, origins.get(row["source_id"])) for row in tables["perf"])
-    fallen = {(layer.operator, layer.name): layer for layer in layers if layer.target == "CPU"}
     memory = {kind: round(1024 * float(summary[f"{kind}_memory_used"])) for kind in ("sram", "dram", "on_chip_flash", "off_chip_flash")}
     return Log(
         version=installed, setting=setting, clock_hz=float(summary["core_clock"]), cycles=round(float(summary["cycles_total"])), sram_bytes=memory["sram"],
         dram_bytes=memory["dram"], on_chip_flash_bytes=memory["on_chip_flash"], off_chip_flash_bytes=memory["off_chip_flash"], layers=layers,
-        fall_backs=tuple(FallBack(operator=layer.operator, op=layer.original, name=layer.name, reason=reasons.get(layer.name, NO_REASON))
-                         for layer in fallen.values()),
+        refusals=tuple(refusals),
     )  # fmt: skip
 
 
