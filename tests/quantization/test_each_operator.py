@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgekit import vela
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.quantization.capture import capture
@@ -322,6 +323,19 @@ def test_symmetric_graphs_that_fit_every_runtime_are_computed_alike(runtime: str
 def test_a_device_without_floats_gets_attention_in_int8(case: str, tmp_path: pathlib.Path) -> None:
     """What LiteRT computes faster in float is int8 for the Edge TPU, within two steps."""
     assert agrees(CASES[case], "litert", Settings(runtime="edgetpu"), tmp_path).keys() <= ROWS
+
+
+@pytest.mark.parametrize("case", ["weighted", "joined", "pooled", "reshaped", "curved", "attention"])
+def test_an_ethos_u_runs_what_is_int8(case: str, tmp_path: pathlib.Path) -> None:
+    """Vela leaves to the CPU only what touches a float: the rows of an embedding, and conversions."""
+    pytest.importorskip("ethosu.vela")
+    floats = agrees(CASES[case], "litert", Settings(runtime="ethosu"), tmp_path)
+    assert floats.keys() <= ROWS
+    setting = vela.Setting(accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram")
+    vela.compiled(tmp_path / "after" / "main.tflite", setting, tmp_path / "compiled.tflite")
+    model = tflite_file.read(tmp_path / "compiled.tflite")
+    left = Counter(tflite_file.operator_name(model, operator) for operator in model.subgraphs[0].operators)
+    assert left.keys() - {"CUSTOM"} <= {*floats, "QUANTIZE"}
 
 
 @pytest.mark.parametrize("case", ["weighted", "joined", "pooled", "curved"])
