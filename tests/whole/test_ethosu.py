@@ -8,6 +8,7 @@ import sys
 import pytest
 
 pytest.importorskip("ethosu.vela", reason="needs edgekit[ethosu]")
+pytestmark = pytest.mark.slow
 
 NET = """
 import torch.nn.functional as F
