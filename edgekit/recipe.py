@@ -128,6 +128,11 @@ class Gates(Written):
     float_ops: int | None = pydantic.Field(None, ge=0)
     transposes: int | None = pydantic.Field(None, ge=0)
     tpu_mapped_share: float | None = pydantic.Field(None, ge=0, le=1)
+    #: At most this long on an Ethos-U, as Vela estimates it; operators on the CPU are not in it.
+    npu_time_ms: float | None = pydantic.Field(None, gt=0)
+    #: At most so many operators that an Ethos-U leaves to the CPU.
+    cpu_ops: int | None = pydantic.Field(None, ge=0)
+    sram_bytes: int | None = pydantic.Field(None, gt=0)
 
     def over(self, base: "Gates") -> "Gates":
         """These gates where they are set (None included), else those of ``base``."""

@@ -94,6 +94,7 @@ STEPS = Registry("step", {
     ),
     "quantize_tflite": Entry("edgekit.steps.quantize_tflite:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),
     "tflite_to_edgetpu": Entry("edgekit.steps.tflite_to_edgetpu:TfliteToEdgetpu", ("ai_edge_litert",), "tflite", "prepare a TFLite file for the Edge TPU"),
+    "tflite_to_ethosu": Entry("edgekit.steps.tflite_to_ethosu:TfliteToEthosu", ("ai_edge_litert", "ethosu.vela"), "ethosu", "compile for the Ethos-U"),
 })  # fmt: skip
 
 SOURCES = Registry("model source", {
@@ -116,6 +117,7 @@ RUNTIMES = Registry("runtime", {
     "litert": Entry("edgekit.hosts.local:LocalHost", ("ai_edge_litert", "scipy"), "tflite", "LiteRT"),
     "tensorrt": Entry("edgekit.hosts.local:LocalHost", ("onnxruntime", "scipy"), "onnx", "the engine's Q/DQ graph in ONNX Runtime"),
     "edgetpu": Entry("edgekit.hosts.local:LocalHost", ("ai_edge_litert", "scipy"), "tflite", "the Edge TPU's file in LiteRT"),
+    "ethosu": Entry("edgekit.hosts.local:LocalHost", ("ai_edge_litert", "scipy"), "tflite", "the Ethos-U's int8 file in LiteRT"),
 })  # fmt: skip
 
 #: How each kind of host is set up and reached.
@@ -143,6 +145,7 @@ AUDITS = Registry(
         "onnx": Entry("edgekit.checks.audit_onnx:audit", ("onnx", "onnxruntime"), "onnx"),
         "tflite": Entry("edgekit.checks.audit_tflite:audit", ("ai_edge_litert",), "tflite"),
         "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit", ("ai_edge_litert",), "tflite"),
+        "ethosu": Entry("edgekit.checks.audit_ethosu:audit", ("ai_edge_litert",), "tflite"),
         "tensorrt": Entry("edgekit.checks.audit_tensorrt:audit", (), "tensorrt-rtx"),
     },
 )

@@ -14,6 +14,7 @@ ROUTES: Mapping[Form, tuple[str, ...]] = {
     "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
     "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "calibrate_tflite", "tune_tflite", "quantize_tflite"),
     "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
+    "ethosu": ("quantize_torch", "train_quantized", "torch_to_tflite", "tflite_to_ethosu"),
 }
 #: Schemes that go another way than their method tells.
 _OWN_WAYS: Mapping[tuple[Form, str], tuple[str, ...]] = {
@@ -30,6 +31,7 @@ _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "tune_tflite": ("dynamic",),
     "quantize_tflite": ("cast", "dynamic", "weight"),
     "tflite_to_edgetpu": ("static",),
+    "tflite_to_ethosu": ("static",),
 }
 #: The steps that another provider's step stands for: it takes the float network and gives the quantized file.
 _INSTEAD: Mapping[Provider, tuple[str, tuple[str, ...]]] = {
@@ -77,7 +79,10 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
         "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples, **kept},
         "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
-    }
+        "tflite_to_ethosu": {
+            "accelerator": limits.accelerator, "system_config": limits.system_config, "memory_mode": limits.memory_mode, "sram_bytes": limits.sram_bytes,
+        },
+    }  # fmt: skip
     return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form))
 
 

@@ -31,7 +31,7 @@ from edgekit.tasks.loader import load as load_task
 #: The distributions whose versions the report tells.
 PACKAGES = (
     "torch", "torchao", "numpy", "onnx", "onnxscript", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
-    "tensorrt-rtx", "tensorrt", "torch-pruning",
+    "tensorrt-rtx", "tensorrt", "torch-pruning", "ethos-u-vela",
 )  # fmt: skip
 
 

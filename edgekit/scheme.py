@@ -83,14 +83,14 @@ SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         Scheme(name="float", title="32-bit float, nothing quantized", method="float", weight_bits=32, activation_bits=32,
-               forms=(*_ALL, "edgetpu"), parity_steps=0.05),
+               forms=(*_ALL, "edgetpu", "ethosu"), parity_steps=0.05),
         Scheme(name="fp16", title="16-bit float weights", method="cast", weight_bits=16, activation_bits=16, forms=_ALL, parity_steps=4),
         Scheme(name="w8a8-static", title="8-bit weights (per channel) and 8-bit activations, calibrated", method="static", weight_bits=8,
-               activation_bits=8, forms=(*_ALL, "edgetpu"), parity_steps=2),
+               activation_bits=8, forms=(*_ALL, "edgetpu", "ethosu"), parity_steps=2),
         Scheme(name="w8a8-static-linear", title="as w8a8-static, but only inputs of convolutions and linear layers are 8-bit", method="static",
                weight_bits=8, activation_bits=8, placement="linear", forms=("onnx",), parity_steps=2),
         Scheme(name="w8a8-qat", title="as w8a8-static, the quantized network trained further with the float one as its teacher", method="static",
-               weight_bits=8, activation_bits=8, trained=True, forms=(*_ALL, "edgetpu"), parity_steps=2),
+               weight_bits=8, activation_bits=8, trained=True, forms=(*_ALL, "edgetpu", "ethosu"), parity_steps=2),
         Scheme(name="w8a16-static", title="8-bit weights and 16-bit activations, calibrated", method="static", weight_bits=8, activation_bits=16,
                symmetric=True, forms=("tflite",), parity_steps=3300),  # 26 of 255 steps, in the steps of a 16-bit output with room for twice its range
         Scheme(name="w8-dynamic", title="8-bit weights, 8-bit activations scaled row by row while the network runs", method="dynamic", weight_bits=8,

@@ -13,9 +13,9 @@ from edgekit.recipe import Gates
 from edgekit.scheme import SCHEMES, Scheme
 from edgekit.value import Written, folder_name, nearest, parse, read_yaml
 
-Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu"]
+Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu", "ethosu"]
 #: Which runtime loads which form.
-RUNTIMES: dict[Form, Runtime] = {"onnx": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu"}
+RUNTIMES: dict[Form, Runtime] = {"onnx": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu", "ethosu": "ethosu"}
 
 
 class Limits(Written):
@@ -35,6 +35,12 @@ class Limits(Written):
     #: Largest batch that a TensorRT profile allows.
     max_batch: int = pydantic.Field(16, ge=1)
     memory_bytes: int | None = pydantic.Field(None, gt=0)
+    #: SRAM that the network's intermediate results may take. Vela plans with it.
+    sram_bytes: int | None = pydantic.Field(None, gt=0)
+    #: What Vela compiles for, in its own names: an Ethos-U, its clock and memories, and what lies in which memory.
+    accelerator: str = ""
+    system_config: str = ""
+    memory_mode: str = ""
 
 
 class Target(Written):
@@ -80,6 +86,9 @@ class Target(Written):
         wrong = [name for name in self.schemes if self.form not in SCHEMES[name].forms]
         if wrong:
             raise ValueError(f"schemes: {', '.join(wrong)} cannot be made in the form {self.form!r}")
+        blank = [key for key in ("accelerator", "system_config", "memory_mode") if self.form == "ethosu" and not getattr(self.limits, key)]
+        if blank:
+            raise ValueError(f"limits: an Ethos-U needs {', '.join(blank)} (Vela's own names; see docs/ethos-u.md)")
         if self.latency == "unmeasured" and not self.latency_note:
             raise ValueError("latency_note: say why the latency is unmeasured")
         return self
@@ -91,6 +100,8 @@ class Target(Written):
             return f"the form {self.form} has no {scheme}"
         if self.limits.arithmetic == "integer" and (known.method in ("float", "cast", "dynamic")):
             return "the device runs integer arithmetic only"
+        if self.form == "ethosu" and not known.calibrated:
+            return "nothing of it would run on the NPU, which computes in integers"
         refusal = too_old(known, self.limits.compute_capabilities)
         return None if refusal is None else f"{refusal[0]}; {refusal[1]}"
 

@@ -11,10 +11,12 @@ from edgekit.target import Target
 
 RACED = "raced"
 #: Gates with an upper limit; all others have a lower one.
-AT_MOST: tuple[MeasurementName, ...] = ("accuracy_drop", "size_bytes", "latency_ms", "float_ops", "transposes")
+AT_MOST: tuple[MeasurementName, ...] = ("accuracy_drop", "size_bytes", "latency_ms", "float_ops", "transposes", "npu_time_ms", "cpu_ops", "sram_bytes")
 #: What only the device itself can tell.
 _TIMES: tuple[MeasurementName, ...] = ("latency_ms", "speedup")
-_UNITS: dict[MeasurementName, str] = {"accuracy_drop": "score", "speedup": "x", "size_ratio": "x", "size_bytes": "bytes", "latency_ms": "ms"}
+_UNITS: dict[MeasurementName, str] = {
+    "accuracy_drop": "score", "speedup": "x", "size_ratio": "x", "size_bytes": "bytes", "latency_ms": "ms", "npu_time_ms": "ms", "sram_bytes": "bytes",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "target host",
         "contracts report",
         "registry shelf user_code cache verdict",
-        "routes bundle remedies",
+        "routes bundle remedies vela",
         "shipping",
         "plan",
         "sources tasks quantization hosts checks rendering",

@@ -75,6 +75,7 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
         ("mobile-tflite", "w8a16-static", ["torch_to_tflite", "calibrate_tflite"]),
         ("mobile-tflite", "w8a8-static", ["quantize_torch", "torch_to_tflite"]),
         ("coral-edgetpu", "w8a8-static", ["quantize_torch", "torch_to_tflite", "tflite_to_edgetpu"]),
+        ("ethos-u55-256", "w8a8-static", ["quantize_torch", "torch_to_tflite", "tflite_to_ethosu"]),
         ("rtx-tensorrt", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_tensorrt"]),
         ("rtx-tensorrt", "float", ["torch_to_onnx", "onnx_to_tensorrt"]),
         ("rtx40-tensorrt", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_tensorrt"]),
@@ -87,6 +88,18 @@ def test_a_scheme_takes_only_the_steps_that_it_needs(target: str, scheme: str, r
     (row,) = planned(WHOLE, target).targets
     (candidate,) = (one for one in row.candidates if one.scheme == scheme)
     assert [step.step for step in candidate.steps] == route
+
+
+def test_an_ethos_u_gets_what_its_target_says_and_never_a_float_file() -> None:
+    """Vela's names and the SRAM reach the step; a float file is the reference only; Vela's package is asked for with its extra."""
+    (row,) = planned({**WHOLE, "compress": ["train", {"quantize": {"scheme": "w8a8-static"}}]}, "ethos-u65-512").targets
+    assert dict(row.candidates[0].steps[-1].parameters) == {
+        "accelerator": "ethos-u65-512", "system_config": "Ethos_U65_High_End", "memory_mode": "Dedicated_Sram_384KB", "sram_bytes": 384 * 1024,
+    }  # fmt: skip
+    assert row.left_out == {"float": "nothing of it would run on the NPU, which computes in integers"}
+    assert [step.step for step in row.reference.steps] == ["torch_to_tflite"]
+    lacking = plan(Recipe.model_validate(WHOLE), [shipped("ethos-u65-512")], lambda module: module != "ethosu.vela")
+    assert "ethosu.vela, needed by ethos-u65-512 (tflite_to_ethosu) | pip install 'edgekit[ethosu]'" in told(lacking)
 
 
 def test_a_scheme_that_one_of_the_gpus_lacks_is_left_out_before_any_work() -> None:

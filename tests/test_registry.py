@@ -32,7 +32,7 @@ def test_every_entrys_extra_brings_what_it_needs(entry: Entry, root: pathlib.Pat
     if not entry.needs:
         return
     brought = distributions(entry.extra, project["optional-dependencies"])
-    names = {"sklearn": "scikit-learn", "tensorrt_rtx": "tensorrt-rtx"}
+    names = {"sklearn": "scikit-learn", "tensorrt_rtx": "tensorrt-rtx", "ethosu.vela": "ethos-u-vela"}
     for need in entry.needs:
         wanted = {names.get(module, module.replace("_", "-")) for module in need.split("|")}
         assert wanted & brought, f"edgekit[{entry.extra}] does not bring {need}"

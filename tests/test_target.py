@@ -8,6 +8,7 @@ from edgekit import shelf
 from edgekit.errors import TargetError
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target, capability, load, too_old
+from edgekit.vela import ACCELERATORS
 
 GOOD = {"title": "A device", "form": "onnx", "runtime": "onnxruntime", "schemes": ["w8a8-static", "float"]}
 
@@ -35,6 +36,10 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
         ({"limits": {"channel_multipl": 8, "shapes": "fixed"}}, "limits.channel_multipl: no such key; did you mean 'channel_multiple'?"),
         ({"limits": {"max_batch": 0}}, "limits.max_batch: "),
         ({"gates": {"sped": 1}}, "gates.sped: no such key; did you mean 'speedup'?"),
+        (
+            {"form": "ethosu", "runtime": "ethosu", "schemes": ["w8a8-static"], "limits": {"accelerator": "ethos-u55-64"}},
+            "an Ethos-U needs system_config, memory_mode (Vela's own names",
+        ),
         ({"form": "tflight"}, "did you mean 'tflite'?"),
         ({"name": ".."}, "name: a folder cannot be called '..'"),
         ({"name": "/home"}, "name: a folder cannot be called '/home'"),
@@ -73,6 +78,16 @@ def test_the_four_targets_of_the_first_release_are_there() -> None:
         assert set(target.schemes) == possible
     assert targets["coral-edgetpu"].schemes == ("w8a8-static", "w8a8-qat")
     assert set(targets["rtx-tensorrt"].limits.compute_capabilities) == {"SM86", "SM89", "SM120"}
+
+
+@pytest.mark.parametrize("name", [name for name in shelf.names("targets") if name.startswith("ethos-u")])
+def test_an_ethos_u_is_called_by_its_accelerator_and_is_never_timed(name: str) -> None:
+    """The target's name is what Vela compiles for; its memory is told, its latency unmeasured; no float scheme can be shipped."""
+    target = load(shelf.find("targets", name))
+    assert target.limits.accelerator == name in ACCELERATORS
+    assert target.latency == "unmeasured" and "Vela's estimate" in target.latency_note
+    assert target.limits.sram_bytes and "vela.ini" in target.source
+    assert [scheme for scheme in SCHEMES if target.refuses(scheme) is None] == ["w8a8-static", "w8a8-qat"]
 
 
 def test_a_target_file_takes_its_name_from_the_file(tmp_path: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from edgekit import tflite_names
+from edgekit import tflite_names, vela
 from edgekit.artifact import Artifact
 from edgekit.checks import tflite_graph
 from edgekit.checks.tflite_graph import FLOATS, INTEGERS, Graph, Operator
@@ -17,6 +17,8 @@ from edgekit.contracts import Audit
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.target import Limits
 
+#: The custom operators of compiled files -> for what they were compiled.
+COMPILED: Mapping[str, str] = {vela.CUSTOM: "an Ethos-U", "CUSTOM:edgetpu-custom-op": "an Edge TPU"}
 _QUANTIZING = ("QUANTIZE", "DEQUANTIZE")
 #: Newest operator versions that tflite-runtime 2.14 (the last one, 2023) loads, where exporters write newer ones. Measured there.
 OLD_RUNTIME_VERSIONS: Mapping[str, int] = {"FULLY_CONNECTED": 11, "GATHER_ND": 4, "ADD": 5}
@@ -179,13 +181,18 @@ def _ends(graph: Graph, limits: Limits) -> Iterable[str]:
         yield f"weights take {graph.stored_bytes} bytes, the device has {limits.memory_bytes}"
 
 
+def _compiled(graph: Graph, limits: Limits) -> Iterable[str]:
+    for op in dict.fromkeys(operator.op for operator in graph.operators if operator.op in COMPILED):
+        yield f"the file is compiled for {COMPILED[op]}: what its operator {op} does is not in the file; inspect the one that it was made from"
+
+
 def _others(graph: Graph, limits: Limits) -> Iterable[str]:
     if graph.others:
         yield f"the file has {graph.others} more graphs (signatures or branches); only the first is audited"
 
 
 _CHECKS: tuple[Callable[[Graph, Limits], Iterable[str]], ...] = (
-    _float_islands, _weight_only, _conversions, _moves, _old_runtime, _ends, _others,
+    _float_islands, _weight_only, _conversions, _moves, _old_runtime, _ends, _compiled, _others,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from edgekit.routes import ROUTES
 from edgekit.target import Target
 
 #: Modules whose distribution has another name.
-_DISTRIBUTIONS: Mapping[str, str] = {"sklearn": "scikit-learn"}
+_DISTRIBUTIONS: Mapping[str, str] = {"sklearn": "scikit-learn", "ethosu.vela": "ethos-u-vela"}
 _CORE = ("click", "jinja2", "numpy", "platformdirs", "pydantic", "pyyaml", "rich")
 #: Programs that edgekit uses where they are there -> what they are for.
 _TOOLS: Mapping[str, str] = {

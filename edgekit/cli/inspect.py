@@ -25,9 +25,10 @@ READERS = Registry("kind of file", {
     "onnx": Entry("edgekit.checks.audit_onnx:read", ("onnx", "onnxruntime"), "onnx"),
     "tflite": Entry("edgekit.checks.audit_tflite:audit_file", ("ai_edge_litert",), "tflite"),
     "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit_file", ("ai_edge_litert",), "tflite"),
+    "ethosu": Entry("edgekit.checks.audit_ethosu:audit_file", ("ai_edge_litert",), "tflite"),
 })  # fmt: skip
 #: The forms that a file's ending can mean; the first is taken where no target says otherwise.
-FORMS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".tflite": ("tflite", "edgetpu"), ".engine": ("tensorrt",)}
+FORMS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".tflite": ("tflite", "edgetpu", "ethosu"), ".engine": ("tensorrt",)}
 
 
 @click.command()

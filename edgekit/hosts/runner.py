@@ -27,6 +27,7 @@ RUNTIMES: Mapping[str, str] = RUNTIME_OF
 STANDS_IN: Mapping[Form, str] = {
     "tensorrt": "same Q/DQ graph; TensorRT engine not executed",
     "edgetpu": "CPU; Edge TPU not executed",
+    "ethosu": "CPU; Ethos-U not executed",
 }
 #: The largest relative difference of two scales that are the same number, stored as float32 in one place.
 SAME_SCALE = 1e-5

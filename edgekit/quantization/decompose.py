@@ -12,13 +12,14 @@ from torch.fx import GraphModule, Node
 
 from edgekit.errors import StepError
 from edgekit.quantization.capture import module_of
-from edgekit.quantization.operators import SPLIT, WEIGHTED, A
+from edgekit.quantization.operators import SPLIT, TFLITE, WEIGHTED, A
 from edgekit.quantization.rewrite import LINEARS, constant, like, new_constant, replace
 from edgekit.quantization.settings import Settings
 
 #: A plain number outside of this range (a mask of attention scores) would leave no step to what it is added to.
 _LARGEST = 1024.0
-_EMBEDDING_RUNTIMES = ("onnxruntime", "litert", "edgetpu")
+_MILLIONTH = 2**-20
+_EMBEDDING_RUNTIMES = ("onnxruntime", *TFLITE)
 
 
 def decompose(graph: GraphModule, settings: Settings) -> None:
@@ -148,7 +149,7 @@ def _silu(site: _Site) -> None:
 
 
 def _hardsigmoid(site: _Site) -> None:
-    if site.settings.runtime in ("litert", "edgetpu") and site.is_float:
+    if site.settings.runtime in TFLITE and site.is_float:
         raised = site.make(A.relu6.default, site.make(A.add.Tensor, site.args[0], site.number(3.0)))
         site.put(site.make(A.mul.Tensor, raised, site.number(1 / 6)))
 
@@ -159,9 +160,24 @@ def _clip(site: _Site) -> None:
     if not site.is_float or site.node.kwargs:
         return
     if low is not None and high is not None:
-        site.put(site.make(A.hardtanh.default, site.args[0], low, high))
+        site.put(site.make(A.hardtanh.default, site.args[0], low, _highest(site, low, high)))
     elif low == 0 and len(site.args) == 2:
         site.put(site.make(A.relu.default, site.args[0]))
+
+
+def _unit_clip(site: _Site) -> None:
+    bounds = (*site.args[1:3], *(-1, 1)[len(site.args) - 1 :])  # torch leaves a bound out that is the default
+    highest = _highest(site, 0.0, 1.0)
+    if bounds == (0, 1) and site.is_float and highest != 1:
+        site.put(site.make(A.hardtanh.default, site.args[0], 0.0, highest))
+
+
+def _highest(site: _Site, low: float, high: float) -> float:
+    """A clip to [0, 1] that belongs to the operator before it, for TFLite: its converter makes RELU_0_TO_1 of it, and leaves both float.
+    A millionth more is a MINIMUM, which is int8; alone RELU_0_TO_1 is int8 too."""
+    first = site.args[0]
+    belongs = isinstance(first, Node) and first.target in (*WEIGHTED, A.add.Tensor, A.mul.Tensor, A.sub.Tensor) and len(first.users) == 1
+    return high + _MILLIONTH if belongs and (low, high) == (0, 1) and site.settings.runtime in TFLITE else high
 
 
 def _pieces(site: _Site) -> None:
@@ -189,7 +205,7 @@ def _attention(site: _Site) -> None:
     query, key, value = site.args[:3]
     assert isinstance(query, Node) and isinstance(key, Node)
     plain = not any(site.args[3:]) and set(site.node.kwargs) <= {"scale"}
-    if site.settings.runtime != "edgetpu" or site.settings.placement != "all" or not plain or not site.is_float:
+    if site.settings.runtime not in ("edgetpu", "ethosu") or site.settings.placement != "all" or not plain or not site.is_float:
         return
     scale = site.node.kwargs.get("scale")
     factor = float(str(scale)) if scale is not None else float(query.meta["val"].shape[-1]) ** -0.5
@@ -245,6 +261,7 @@ _CHANGES: Mapping[Callable[..., Any], Callable[[_Site], None]] = {
     A.addmm.default: _linear_of_addmm, A.matmul.default: _linear_of_matmul, A.mm.default: _linear_of_matmul, A.linear.default: _bias_apart,
     A.add.Tensor: _sum_with_number(1), A.sub.Tensor: _sum_with_number(-1), A.mul.Tensor: _product_with_number, A.div.Tensor: _quotient,
     A.neg.default: _negative, A.rsub.Scalar: _number_minus, A.silu.default: _silu, A.hardsigmoid.default: _hardsigmoid, A.clamp.default: _clip,
+    A.hardtanh.default: _unit_clip,
     A.chunk.default: _pieces, A.split.Tensor: _pieces, A.split_with_sizes.default: _pieces, A.unbind.int: _rows,
     A.scaled_dot_product_attention.default: _attention, A.embedding.default: _embedding,
 }  # fmt: skip

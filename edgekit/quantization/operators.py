@@ -27,6 +27,9 @@ _ORT: Runtime = "onnxruntime"
 _LITE: Runtime = "litert"
 _TRT: Runtime = "tensorrt"
 _TPU: Runtime = "edgetpu"
+_NPU: Runtime = "ethosu"
+#: The runtimes whose file is a TFLite file; those for a device hold more int8 operators than LiteRT gains by.
+TFLITE: tuple[Runtime, ...] = (_LITE, _TPU, _NPU)
 _ALL: tuple[Runtime, ...] = (_ORT, _LITE, _TRT)
 _CPU: tuple[Runtime, ...] = (_ORT, _LITE)
 RECURRENT = "recurrent layers stay float; the scheme w8-dynamic makes their weights int8"
@@ -42,12 +45,12 @@ class Operator:
     reason: str = ""
 
     def runs_in(self, runtime: Runtime | None) -> bool:
-        """Whether it is int8 in a runtime; the Edge TPU's files are LiteRT's. For no runtime in particular: wherever ONNX Runtime or LiteRT has
-        a kernel, as the other computes the same numbers in float between two scales; but weights only where ONNX Runtime has one.
+        """Whether it is int8 in a runtime; the Edge TPU's and the Ethos-U's files are LiteRT's. For no runtime in particular: wherever ONNX
+        Runtime or LiteRT has a kernel, as the other computes the same numbers in float between two scales; but weights only where ONNX Runtime has one.
         """
         if runtime is None:
             return _ORT in self.runtimes or (self.kind != "weighted" and _LITE in self.runtimes)
-        return runtime in self.runtimes or (runtime == _TPU and _LITE in self.runtimes)
+        return runtime in self.runtimes or (runtime in TFLITE and _LITE in self.runtimes)
 
 
 def _rows(operator: Operator, *targets: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], Operator]]:
@@ -63,7 +66,7 @@ OPERATORS: Mapping[Callable[..., Any], Operator] = dict((
     ),
     *_rows(Operator("joining", _ALL), A.add.Tensor, A.mul.Tensor),
     # LiteRT multiplies two int8 tensors four times as slowly as two float ones; only a device without floats gains.
-    *_rows(Operator("joining", (_ORT, _TRT, _TPU)), A.matmul.default, A.bmm.default),
+    *_rows(Operator("joining", (_ORT, _TRT, _TPU, _NPU)), A.matmul.default, A.bmm.default),
     *_rows(Operator("joining", (_LITE,)), A.sub.Tensor),
     *_rows(Operator("uniting", (_LITE,)), A.maximum.default, A.minimum.default),
     *_rows(Operator("uniting", _ALL), A.cat.default, A.stack.default),
@@ -80,7 +83,7 @@ OPERATORS: Mapping[Callable[..., Any], Operator] = dict((
     *_rows(Operator("curved", (_LITE,)), A.hardswish.default, A.gelu.default, A.abs.default),
     *_rows(Operator("bounded", _CPU), A.sigmoid.default),
     *_rows(Operator("bounded", (_LITE,)), A.tanh.default),
-    *_rows(Operator("bounded", (_TPU,)), A.softmax.int),
+    *_rows(Operator("bounded", (_TPU, _NPU)), A.softmax.int),
     *_rows(
         Operator("rewritten", _CPU),
         A.addmm.default, A.silu.default, A.hardsigmoid.default, A.clamp.default, A.neg.default, A.rsub.Scalar, A.div.Tensor, A.chunk.default,

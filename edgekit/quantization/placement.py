@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.quantization.capture import module_of
-from edgekit.quantization.operators import BOUNDS, FUSED, OPERATORS, SPLIT, WEIGHTED, A, Kind, Operator, name
+from edgekit.quantization.operators import BOUNDS, FUSED, OPERATORS, SPLIT, TFLITE, WEIGHTED, A, Kind, Operator, name
 from edgekit.quantization.rewrite import LINEARS, constant
 from edgekit.quantization.settings import Settings
 
@@ -151,9 +151,9 @@ def _inputs(node: Node, row: Operator) -> tuple[Node, ...]:
 def _refused(node: Node, row: Operator, settings: Settings) -> str:
     """Why an operator whose inputs are int8 cannot be; the empty string where it can."""
     value = node.meta["val"]
-    if node.target in _WITH_TAIL and settings.runtime in ("litert", "edgetpu") and all(_reshaped(item) for item in node.all_input_nodes):
+    if node.target in _WITH_TAIL and settings.runtime in TFLITE and all(_reshaped(item) for item in node.all_input_nodes):
         return "TFLite's converter fails where both operands are reshaped"
-    if node.target is A.hardtanh.default and settings.runtime in ("litert", "edgetpu") and (node.args[1:3] or (-1, 1)) not in _TFLITE_CLIPS:
+    if node.target is A.hardtanh.default and settings.runtime in TFLITE and (node.args[1:3] or (-1, 1)) not in _TFLITE_CLIPS:
         return "its bounds are no steps of what comes in"
     if row.kind == "joining" and node.kwargs.get("alpha", 1) != 1:
         return "one operand is multiplied by alpha"

@@ -6,7 +6,7 @@ from torch.fx import GraphModule, Node
 from edgekit.errors import StepError
 from edgekit.quantization.decompose import decompose
 from edgekit.quantization.observers import activation_observer, constant_observer, weight_observer
-from edgekit.quantization.operators import BOUNDS
+from edgekit.quantization.operators import BOUNDS, TFLITE
 from edgekit.quantization.placement import Float, Placed, place
 from edgekit.quantization.pt2e import (
     FixedQParamsQuantizationSpec,
@@ -40,7 +40,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Write operators as others that runtimes have in int8. Raises StepError for a module path that the network does not have."""
-        if self._wide and self._settings.runtime in ("litert", "edgetpu"):
+        if self._wide and self._settings.runtime in TFLITE:
             fix = "make w8a16-static from the float TFLite file"
             raise StepError("16-bit activations of a PyTorch graph are not right in TFLite: its converter writes other numbers.", fix=fix)
         known = modules(model)

@@ -2,10 +2,12 @@
 
 import json
 import pathlib
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from edgekit import vela
 from edgekit.checks import audit_onnx
 from edgekit.cli.main import main
 from edgekit.registry import Entry, Registry
@@ -96,6 +98,60 @@ def test_an_engine_is_read_from_its_log(tmp_path: pathlib.Path) -> None:
     done = inspect(tmp_path / "main.engine", "--target", "rtx-tensorrt")
     assert "warning:" in done.stdout
     assert "SM120" in done.stdout
+
+
+def test_an_int8_file_is_held_against_an_ethos_u(tmp_path: pathlib.Path) -> None:
+    """Vela compiles it for the target: its estimates, and a row an operator; a file that Vela has made is told."""
+    pytest.importorskip("ethosu.vela")
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    path = tmp_path / "pool.tflite"
+    write_pool(schema, path)
+    data = json.loads(inspect(path, "--target", "ethos-u55-256", "--json").stdout)
+    numbers = {row["name"]: row for row in data["measurements"]}
+    assert data["form"] == "ethosu"
+    assert numbers["cpu_ops"]["value"] == 0
+    assert "not measured" in numbers["npu_time_ms"]["how"]
+    assert [(row["op"], row["runs_on"]) for row in data["rows"]] == [("MAX_POOL_2D", "NPU")]
+    done = inspect(path, "--target", "ethos-u85-256")
+    assert "npu time (estimate)" in done.stdout
+    assert "Vela 5" in done.stdout
+    vela.compiled(path, vela.Setting(accelerator="ethos-u55-32", system_config="Ethos_U55_Deep_Embedded", memory_mode="Sram_Only"), tmp_path / "made.tflite")
+    done = inspect(tmp_path / "made.tflite", "--target", "ethos-u55-256")
+    assert (done.exit_code, "compiled for an Ethos-U already" in done.stderr) == (1, True)
+    assert "CUSTOM:ethos-u" in inspect(tmp_path / "made.tflite").stdout
+
+
+def test_without_vela_the_extra_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command that installs it."""
+    write_pool(pytest.importorskip("ai_edge_litert.schema_py_generated"), tmp_path / "pool.tflite")
+    monkeypatch.setattr(vela, "MODULE", "no_such_package.vela")
+    done = inspect(tmp_path / "pool.tflite", "--target", "ethos-u55-256")
+    assert done.exit_code == 1
+    assert "pip install 'edgekit[ethosu]'" in done.stderr
+
+
+def write_pool(schema: Any, path: pathlib.Path) -> None:
+    """A file of one int8 max pool, 8x8 to 4x4."""
+    flatbuffer = pytest.importorskip("ai_edge_litert.tools.flatbuffer_utils")
+
+    def tensor(name: bytes, side: int) -> Any:
+        made = schema.TensorT()
+        made.name, made.shape, made.type, made.buffer = name, [1, side, side, 8], schema.TensorType.INT8, 0
+        made.quantization = schema.QuantizationParametersT()
+        made.quantization.scale, made.quantization.zeroPoint = [0.5], [0]
+        return made
+
+    pool, code, graph, model = schema.OperatorT(), schema.OperatorCodeT(), schema.SubGraphT(), schema.ModelT()
+    pool.inputs, pool.outputs, pool.opcodeIndex = [0], [1], 0
+    pool.builtinOptionsType, pool.builtinOptions = schema.BuiltinOptions.Pool2DOptions, schema.Pool2DOptionsT()
+    options = pool.builtinOptions
+    options.strideW = options.strideH = options.filterWidth = options.filterHeight = 2
+    options.padding = schema.Padding.VALID
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MAX_POOL_2D
+    code.version = 2
+    graph.tensors, graph.inputs, graph.outputs, graph.operators = [tensor(b"image", 8), tensor(b"pooled", 4)], [0], [1], [pool]
+    model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, [code], [graph], [schema.BufferT()]
+    path.write_bytes(flatbuffer.convert_object_to_bytearray(model))
 
 
 def test_a_missing_runtime_is_told_with_its_command(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,14 +221,16 @@ def test_tflite_inputs_and_outputs_go_by_order(tflite: pathlib.Path) -> None:
 
 
 def test_what_stands_in_for_a_device_says_so(one: Artifact, tflite: pathlib.Path) -> None:
-    """TensorRT and Edge TPU artifacts run their stand-in, say that the device did not, and are never timed."""
+    """TensorRT, Edge TPU and Ethos-U artifacts run their stand-in, say that the device did not, and are never timed."""
     engine, stick = one.model_copy(update={"form": "tensorrt"}), image_artifact(tflite, "int8", form="edgetpu")
     with HOST.open(engine) as runner:
         assert runner.where.endswith("1 thread, same Q/DQ graph; TensorRT engine not executed")
         assert numpy.allclose(runner.infer({"input": numpy.ones((1, 4), "float32")})["output"], WEIGHT.sum(0))
-    with HOST.open(stick) as runner:
-        assert runner.where.endswith("1 thread, CPU; Edge TPU not executed")
-    for made, feeds in ((engine, {"input": numpy.ones((1, 4), "float32")}), (stick, {"input": images(1)})):
+    npu = image_artifact(tflite, "int8", form="ethosu")
+    for made, said in ((stick, "Edge TPU"), (npu, "Ethos-U")):
+        with HOST.open(made) as runner:
+            assert runner.where.endswith(f"1 thread, CPU; {said} not executed")
+    for made, feeds in ((npu, {"input": images(1)}), (engine, {"input": numpy.ones((1, 4), "float32")}), (stick, {"input": images(1)})):
         with pytest.raises(RunnerError, match="cannot be taken on this host"):
             HOST.race({"a": made}, feeds, BenchProtocol(rounds=6))
 

@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgekit import vela
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.quantization.capture import capture
@@ -41,7 +42,7 @@ KERNELS = {
     "curved": {"QLinearLeakyRelu", "QLinearSigmoid", "QLinearMul"},
 }  # fmt: skip
 #: Cases of which LiteRT computes everything in int8.
-INTEGER = {"weighted", "pooled", "moved", "reshaped"}
+INTEGER = {"weighted", "pooled", "moved", "reshaped", "units"}
 
 
 class Case(nn.Module):
@@ -152,6 +153,15 @@ def _clipped() -> Case:
     return Case({"head": nn.Linear(16, 8), "other": nn.Linear(16, 8)}, work, image() * 2, features() * 2)
 
 
+def _units() -> Case:
+    """Clips to [0, 1]: behind a layer, behind a sum, of a network's input."""
+
+    def work(layer: Any, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        return layer.wide(x).clamp(0, 1), functional.hardtanh(layer.head(y), 0, 1), (x + z).clamp(0, 1), x.clamp(0, 1)
+
+    return Case({"wide": nn.Conv2d(4, 8, 3), "head": nn.Linear(16, 8)}, work, image(), features(), image())
+
+
 def _attention() -> Case:
     def work(layer: Any, query: Tensor, key: Tensor, value: Tensor, index: Tensor) -> tuple[Tensor, ...]:
         return functional.scaled_dot_product_attention(query, key, value), layer.table(index), layer.head(value)
@@ -177,7 +187,7 @@ def _recurrent() -> Case:
 
 CASES = {
     "weighted": _weighted, "volumes": _volumes, "transposed": _transposed, "joined": _joined, "numbers": _numbers, "pieces": _pieces,
-    "pooled": _pooled, "moved": _moved, "reshaped": _reshaped, "curved": _curved, "clipped": _clipped,
+    "pooled": _pooled, "moved": _moved, "reshaped": _reshaped, "curved": _curved, "clipped": _clipped, "units": _units,
     "attention": _attention, "floats": _floats, "recurrent": _recurrent,
 }  # fmt: skip
 
@@ -322,6 +332,19 @@ def test_symmetric_graphs_that_fit_every_runtime_are_computed_alike(runtime: str
 def test_a_device_without_floats_gets_attention_in_int8(case: str, tmp_path: pathlib.Path) -> None:
     """What LiteRT computes faster in float is int8 for the Edge TPU, within two steps."""
     assert agrees(CASES[case], "litert", Settings(runtime="edgetpu"), tmp_path).keys() <= ROWS
+
+
+@pytest.mark.parametrize("case", ["weighted", "joined", "pooled", "reshaped", "curved", "units", "attention"])
+def test_an_ethos_u_runs_what_is_int8(case: str, tmp_path: pathlib.Path) -> None:
+    """Vela leaves to the CPU only what touches a float: the rows of an embedding, and conversions."""
+    pytest.importorskip("ethosu.vela")
+    floats = agrees(CASES[case], "litert", Settings(runtime="ethosu"), tmp_path)
+    assert floats.keys() <= ROWS
+    setting = vela.Setting(accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram")
+    vela.compiled(tmp_path / "after" / "main.tflite", setting, tmp_path / "compiled.tflite")
+    model = tflite_file.read(tmp_path / "compiled.tflite")
+    left = Counter(tflite_file.operator_name(model, operator) for operator in model.subgraphs[0].operators)
+    assert left.keys() - {"CUSTOM"} <= {*floats, "QUANTIZE"}
 
 
 @pytest.mark.parametrize("case", ["weighted", "joined", "pooled", "curved"])

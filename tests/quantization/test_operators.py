@@ -5,7 +5,7 @@ import pathlib
 from edgekit.quantization.operators import BOUNDS, FUSED, OPERATORS, name
 
 MARK = "<!-- operators -->"
-SHORT = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", "tensorrt": "TensorRT", "edgetpu": "Edge TPU"}
+SHORT = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", "tensorrt": "TensorRT", "edgetpu": "Edge TPU", "ethosu": "Ethos-U"}
 
 
 def table() -> str:

@@ -21,6 +21,7 @@ SHARE, SCORE = words.Wording(share=True), words.Wording(share=False)
         ("size_bytes", 999, "999 B"), ("size_bytes", 31244, "31.2 kB"), ("size_bytes", 999_600, "1.00 MB"), ("size_bytes", 4_903_311, "4.90 MB"),
         ("int8_mac_share", 1, "100 %"), ("int8_mac_share", 0.9999, "99.9 %"), ("int8_mac_share", 0.0001, "0.1 %"), ("int8_mac_share", 0, "0 %"),
         ("float_ops", 3, "3"), ("parameters", 77850, "77,850"), ("macs", 12_098_048, "12.1 M"), ("loss", 0.12345, "0.1235"),
+        ("npu_time_ms", 0.013344, "0.0133 ms"), ("sram_bytes", 12_288, "12.3 kB"), ("cpu_ops", 4, "4"),
     ],
 )  # fmt: skip
 def test_a_number_is_told_with_its_unit(name: MeasurementName, value: float, text: str) -> None:
@@ -65,6 +66,9 @@ def test_an_interval_has_no_units() -> None:
         ("speedup", 1, "at least 1.00x"),
         ("size_bytes", 8000, "at most 8.00 kB"),
         ("agreement", 0.99, "at least 99.0 %"),
+        ("npu_time_ms", 2, "at most 2.00 ms"),
+        ("cpu_ops", 0, "at most 0"),
+        ("sram_bytes", 65536, "at most 65.5 kB"),
     ],
 )
 def test_a_gate_says_in_which_direction(name: MeasurementName, limit: float, text: str) -> None:
