@@ -157,7 +157,8 @@ def _compile(compiler: str | None, path: pathlib.Path, folder: pathlib.Path) -> 
     made = folder / f"{path.stem}_edgetpu.tflite"
     if done.returncode or not made.is_file():
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        return {}, {"compiled": False, "why": f"{COMPILER} failed: {' '.join(last) or f'exit status {done.returncode}'}"}
+        told = edgetpu_log.parse(f"{done.stdout}\n{done.stderr}").failure or " ".join(last) or f"exit status {done.returncode}"
+        return {}, {"compiled": False, "why": f"{COMPILER} failed: {told}"}
     (folder / f"{path.stem}_edgetpu.log").unlink(missing_ok=True)
     report = folder / f"{path.stem}.log.json"
     report.write_text(log.model_dump_json(indent=1), encoding="utf-8")
