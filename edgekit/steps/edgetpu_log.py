@@ -36,7 +36,8 @@ FAILURES: Sequence[tuple[str, str, str]] = (
     (r"Didn't find op for builtin opcode '(?P<what>\w+)' version '(?P<version>\d+)'", "it does not know {what} in version {version}",
      "leave this operator out; the compiler is of 2021"),
     (r"large activation tensors|Compilation timeout|Internal compiler error|out_of_range",
-     "its activations are too large, or the compiler has a fault", "take smaller images; try again, its -d (search_delegate) leaves the last operators to the CPU"),
+     "its activations are too large, or the compiler has a fault",
+     "take smaller images; or its option -d (search_delegate), which leaves the last operators to the CPU"),
     (r"Model failed in Tflite interpreter", "the compiler's TFLite, of 2021, cannot load the file", "leave newer operators out"),
     (r"Invalid model", "it is no TFLite file that it can read", "export it again"),
 )  # fmt: skip
