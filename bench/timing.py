@@ -1,7 +1,6 @@
 """Runs and times all files of one network: edgekit's own worker, its own race in turns, its own intervals."""
 
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from edgekit.artifact import MAIN, Artifact, File, Part
 from edgekit.checks import accuracy
 from edgekit.checks.statistics import median_interval
 from edgekit.contracts import BenchProtocol, Samples
-from edgekit.hosts.local import WORKER, LocalHost, WorkerProcess
+from edgekit.hosts.local import LocalHost
 from edgekit.signature import BATCH, Quantization, Signature, TensorSpec
 from edgekit.task import Split, Task
 
@@ -45,7 +44,7 @@ def wrap(path: pathlib.Path, runtime: Runtime, split: Split, *, images: bool) ->
 
 def _told(path: pathlib.Path, runtime: Runtime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The file's own inputs and outputs, told by a worker that loads it."""
-    worker = WorkerProcess([sys.executable, "-I", str(WORKER)], timeout_s=120)
+    worker = LocalHost(timeout_s=120).connect()
     try:
         header = {"command": "load", "name": MAIN, "path": str(path.resolve()), "runtime": RUNTIMES[runtime], "threads": 1, "options": {}}
         reply, _ = worker.ask(f"loading {path}", header)

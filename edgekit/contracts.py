@@ -106,6 +106,22 @@ class Host(Protocol):
         ...
 
 
+class HostKind(Protocol):
+    """One way to have a Python somewhere: made from a host file, as data (``edgekit.host.HostFile``)."""
+
+    def problem(self, environment: str) -> tuple[str, str] | None:
+        """What is known to be missing, and the way out. Quick: makes no connection and starts nothing."""
+        ...
+
+    def setup(self, progress: Progress) -> None:
+        """Make every environment of the host ready; what is ready is left alone. Raises HostError and leaves nothing half made."""
+        ...
+
+    def host(self, environment: str) -> Any:
+        """The host (``edgekit.hosts.runner.WorkerHost``) with one of its environments."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Audit:
     """What a runtime will really execute: the rows of its graph and the numbers drawn from them."""

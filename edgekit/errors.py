@@ -3,6 +3,7 @@
 * EdgekitError
   - RecipeError       a recipe file is wrong
   - TargetError       a target file is wrong
+  - HostError         a host file is wrong, or a host is not set up or cannot be reached
   - TaskError         the data, the loss or the metric cannot be used
   - ModelError        the network or its weights cannot be loaded, or do not fit the task
   - PlanError         no chain of steps leads from this recipe to this target
@@ -12,6 +13,7 @@
   - RunnerError       a runtime refused a file, crashed or did not answer in time
   - CacheError        the cache folder cannot be read or written
   - ReportError       a finished run cannot be read back
+  - BundleError       a shipped folder is not whole, or cannot be verified
 """
 
 
@@ -30,6 +32,10 @@ class RecipeError(EdgekitError):
 
 class TargetError(EdgekitError):
     """A target file is wrong."""
+
+
+class HostError(EdgekitError):
+    """A host file is wrong, or a host is not set up or cannot be reached."""
 
 
 class TaskError(EdgekitError):
@@ -66,3 +72,7 @@ class CacheError(EdgekitError):
 
 class ReportError(EdgekitError):
     """A finished run cannot be read back."""
+
+
+class BundleError(EdgekitError):
+    """A shipped folder is not whole, or cannot be verified."""

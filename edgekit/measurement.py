@@ -11,7 +11,8 @@ Verdict = Literal["pass", "fail", "inconclusive", "unmeasured"]
 MeasurementName = Literal[
     "accuracy", "accuracy_drop", "agreement", "parity", "latency_ms", "speedup", "size_bytes", "size_ratio", "peak_memory_bytes",
     "int8_mac_share", "float_ops", "transposes", "qdq_pairs", "casts", "tpu_mapped_share", "npu_time_ms",
-    "parameters", "macs", "loss", "tpu_weight_bytes",
+    "parameters", "macs", "loss", "bit_equal",
+    "tpu_weight_bytes",
 ]  # fmt: skip
 
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from edgekit import registry, remedies, scheme, verdict
-from edgekit.artifact import Artifact
 from edgekit.build import code_digest
 from edgekit.checks import latency
 from edgekit.diagnosis import Diagnosis
@@ -22,26 +21,27 @@ class Result:
     """The target's line in the report, and the winner's files."""
 
     report: TargetReport
-    winner: Artifact | None
+    winner: Entry | None
+    reference: Entry
 
 
 def race(ground: Ground) -> Result:
     """Run the whole race for one target."""
     reference = built(ground, ground.planned.reference, ground.baseline)
     if reference.artifact is None:
-        return Result(_reported(ground, reference, [], verdict.Choice(None, f"the float reference could not be made: {reference.status}")), None)
+        return Result(_reported(ground, reference, [], verdict.Choice(None, f"the float reference could not be made: {reference.status}")), None, reference)
     verification = Verification(ground, reference)
     _checked(verification, reference)
     entries = [_entered(ground, verification, planned) for planned in ground.planned.candidates]
     if reference.status != verdict.RACED:
-        return Result(_reported(ground, reference, entries, verdict.Choice(None, f"the float reference is not right: {reference.status}")), None)
+        return Result(_reported(ground, reference, entries, verdict.Choice(None, f"the float reference is not right: {reference.status}")), None, reference)
     diagnosis = _treated(ground, verification, entries)
     samples = timed(ground, reference, entries)
     tied = lambda a, b: a in samples and b in samples and not latency.separated(samples[a], samples[b])  # noqa: E731
     choice = verdict.choose([entry.report() for entry in entries], ground.planned.target, ground.planned.gates, tied)
-    winner = next((entry.artifact for entry in entries if entry.scheme == choice.winner), None)
+    winner = next((entry for entry in entries if entry.scheme == choice.winner), None)
     report = _reported(ground, reference, entries, choice)
-    return Result(report.model_copy(update={"diagnosis": diagnosis}), winner)
+    return Result(report.model_copy(update={"diagnosis": diagnosis}), winner, reference)
 
 
 def _entered(ground: Ground, verification: Verification, planned: PlannedCandidate, why: str = "") -> Entry:

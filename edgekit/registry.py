@@ -118,6 +118,15 @@ RUNTIMES = Registry("runtime", {
     "edgetpu": Entry("edgekit.hosts.local:LocalHost", ("ai_edge_litert", "scipy"), "tflite", "the Edge TPU's file in LiteRT"),
 })  # fmt: skip
 
+#: How each kind of host is set up and reached.
+HOSTS = Registry("kind of host", {
+    "local": Entry("edgekit.hosts.local:Local", title="this machine"),
+    "venv": Entry("edgekit.hosts.venv:Venv", title="another Python environment on this machine, which edgekit makes and pins"),
+    "qemu": Entry("edgekit.hosts.qemu:Qemu", title="a Python for 64-bit ARM under emulation; correctness only"),
+    "ssh": Entry("edgekit.hosts.ssh:Ssh", title="a machine over your own OpenSSH"),
+    "adb": Entry("edgekit.hosts.adb:Adb", title="a phone over adb"),
+})  # fmt: skip
+
 #: The torch networks that a file must agree with: as they are, or quantized as the file is.
 REFERENCES = Registry("torch reference", {
     "float": Entry("edgekit.steps.torch_storage:load", _TORCH, "torch"),

@@ -71,6 +71,26 @@ class GateReport(Value):
     why: str = ""
 
 
+class EvidenceReport(Value):
+    """A bundle's samples, run again in one environment of one host."""
+
+    host: str
+    #: The key of the artifact that was run.
+    key: str
+    when: str
+    verdict: Verdict
+    where: str = ""
+    machine: str = ""
+    versions: dict[str, str] = pydantic.Field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+    #: Why nothing was measured.
+    error: str = ""
+
+    def find(self, name: MeasurementName) -> Measurement | None:
+        """The measurement called ``name``, or None."""
+        return next((row for row in self.measurements if row.name == name), None)
+
+
 class TargetReport(Value):
     """What was built, measured and chosen for one target."""
 
@@ -89,6 +109,8 @@ class TargetReport(Value):
     notes: tuple[str, ...] = ()
     #: What was wrong with the first calibrated candidate that lost too much, where remedies were tried.
     diagnosis: Diagnosis | None = None
+    #: The winner on other hosts: 'edgekit verify BUNDLE --on HOST'.
+    evidence: tuple[EvidenceReport, ...] = ()
 
     def candidate(self, scheme: str | None) -> CandidateReport | None:
         """The candidate of a scheme, or None."""

@@ -9,16 +9,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import edgekit
-from edgekit import registry
 from edgekit.artifact import Artifact
 from edgekit.build import Build, identities, versions
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.entries import Ground, key_of, torch_runner
 from edgekit.errors import TaskError
+from edgekit.evidence import kept
+from edgekit.hosts.reach import reach
 from edgekit.measurement import Measurement, worst
 from edgekit.plan import Plan
 from edgekit.progress import Progress, Silent
+from edgekit.proving import gather
 from edgekit.race import Result, race
 from edgekit.report import Report, StageReport, TargetReport
 from edgekit.routes import PlannedStep
@@ -67,9 +69,9 @@ def run(plan: Plan, options: Options) -> Report:
     targets = []
     prepare(options.out)
     for planned in plan.targets:
-        host = registry.RUNTIMES.load(planned.target.runtime)()
+        host = reach(planned.target.host)
         ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], host, options.fresh)
-        targets.append(_shipped(race(ground), options.out))
+        targets.append(_shipped(ground, race(ground), options.out))
     report = Report(
         edgekit=edgekit.__version__, recipe=recipe.model_dump(mode="json", exclude_none=True), verdict=worst(row.verdict for row in targets),
         targets=tuple(targets), stages=tuple(stages), task=build.described, environment=environment(versions(PACKAGES)),
@@ -90,15 +92,16 @@ def _teacher_of(plan: Plan) -> str:
     return "" if distill is None else distill.teacher
 
 
-def _shipped(result: Result, out: pathlib.Path) -> TargetReport:
-    """The target's report with the paths of the shipped files filled in."""
+def _shipped(ground: Ground, result: Result, out: pathlib.Path) -> TargetReport:
+    """The target's report with the paths of the shipped files filled in, and what other hosts said of them before."""
     report = result.report
     if result.winner is None:
         withdraw(report.name, out)
         return report
-    entry = ship(result.winner, report, out)
+    assert result.winner.artifact is not None
+    entry = ship(result.winner.artifact, report, out, gather(ground, result.winner, result.reference))
     rows = tuple(row.model_copy(update={"artifact": entry}) if row.scheme == report.winner else row for row in report.candidates)
-    return report.model_copy(update={"candidates": rows})
+    return report.model_copy(update={"candidates": rows, "evidence": kept(out / report.name, entry.key)})
 
 
 def _stages(build: Build, model: str, steps: Iterable[tuple[PlannedStep, Artifact]], fresh: bool) -> list[StageReport]:

@@ -3,11 +3,11 @@
 import pathlib
 from typing import Literal
 
-from edgekit.errors import EdgekitError, RecipeError, TargetError
+from edgekit.errors import EdgekitError, HostError, RecipeError, TargetError
 from edgekit.value import nearest
 
-Kind = Literal["recipes", "targets"]
-_ERRORS: dict[Kind, type[EdgekitError]] = {"recipes": RecipeError, "targets": TargetError}
+Kind = Literal["recipes", "targets", "hosts"]
+_ERRORS: dict[Kind, type[EdgekitError]] = {"recipes": RecipeError, "targets": TargetError, "hosts": HostError}
 
 
 def folder(kind: Kind) -> pathlib.Path:

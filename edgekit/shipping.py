@@ -11,31 +11,41 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact
+from edgekit.bundle import EVIDENCE, MANIFEST, Proof, add
 from edgekit.cache import digest, make_folder, sync_folder, write_text, writing
 from edgekit.errors import CacheError
 from edgekit.report import FILE_NAME, ArtifactReport, Report, TargetReport, describe
 
-MANIFEST = "manifest.json"
 
+def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path, proof: Proof | None = None) -> ArtifactReport:
+    """Put a winner's files, what proves them, and the manifest into ``out/<target>``, whole or not at all; its entry with the paths filled in.
 
-def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path) -> ArtifactReport:
-    """Put a winner's files and manifest into ``out/<target>``, whole or not at all; its entry with the paths filled in."""
+    Evidence that other hosts gave for the same artifact stays.
+    """
     final, partial = out / target.name, out / f".{target.name}.{uuid.uuid4().hex}.partial"
-    entry = describe(artifact)
-    files = tuple(file.model_copy(update={"path": f"{target.name}/{artifact.part(file.part).files[file.role].path}"}) for file in entry.files)
-    entry = entry.model_copy(update={"files": files})
+    entry = placed(describe(artifact), artifact, target.name)
     with writing(out):
         partial.mkdir(parents=True)
         try:
             for part in artifact.parts:
                 for file in part.files.values():
                     shutil.copyfile(artifact.folder / file.path, partial / file.path)
-            manifest = {"target": target.name, "form": artifact.form, "runtime": target.runtime, "scheme": target.winner, **entry.model_dump(mode="json")}
+            facts = None if proof is None else add(proof, partial).model_dump(mode="json", by_alias=True)
+            manifest = {"target": target.name, "form": artifact.form, "runtime": target.runtime, "scheme": target.winner, **entry.model_dump(mode="json"),
+                        "bundle": facts}  # fmt: skip
+            if _shipped_key(final) == artifact.key and (final / EVIDENCE).is_dir():
+                shutil.copytree(final / EVIDENCE, partial / EVIDENCE)
             write_text(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
             _replace(partial, final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return entry
+
+
+def placed(entry: ArtifactReport, artifact: Artifact, folder: str) -> ArtifactReport:
+    """An artifact's entry with the path of each file, inside the results."""
+    files = tuple(file.model_copy(update={"path": f"{folder}/{artifact.part(file.part).files[file.role].path}"}) for file in entry.files)
+    return entry.model_copy(update={"files": files})
 
 
 def prepare(out: pathlib.Path) -> None:
@@ -102,11 +112,20 @@ def _cpuinfo() -> list[str]:
 
 def _shipped_before(folder: pathlib.Path, target: str) -> bool:
     """True where edgekit has shipped this target into this folder."""
+    return _manifest(folder).get("target") == target
+
+
+def _shipped_key(folder: pathlib.Path) -> str | None:
+    return _manifest(folder).get("key")
+
+
+def _manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """What an earlier run has written of a shipped folder; nothing where there is none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("target") == target
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _replace(partial: pathlib.Path, final: pathlib.Path) -> None:

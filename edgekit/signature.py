@@ -72,27 +72,25 @@ class TensorSpec(Value):
 
     def encode(self, array: "Array") -> "Array":
         """The task's array as the file takes it: axes in the file's order, quantized where the file is, in its dtype."""
-        import numpy
+        from edgekit.onboard import tensors
 
-        if self.axes is not None:
-            array = numpy.transpose(array, self.axes)
-        if self.quantization is not None:
-            info = numpy.iinfo(self.dtype)
-            steps = numpy.rint(array / self.quantization.scale) + self.quantization.zero_point
-            array = numpy.clip(steps, info.min, info.max)
-        return numpy.ascontiguousarray(array, dtype=self.dtype)
+        return tensors.encode(array, self.dtype, self.axes, self._affine())
 
     def decode(self, array: "Array") -> "Array":
         """A file's output as real numbers, axes in the task's order."""
-        import numpy
+        from edgekit.onboard import tensors
 
+        return tensors.decode(array, self.axes, self._affine())
+
+    def words(self) -> str:
+        """What the file takes, made from the task's array, in words."""
+        steps = [] if self.axes is None else [f"axes in the order {list(self.axes)}"]
         if self.quantization is not None:
-            array = (array.astype("float32") - self.quantization.zero_point) * numpy.float32(self.quantization.scale)
-        elif array.dtype == numpy.float16:
-            array = array.astype("float32")
-        if self.axes is not None:
-            array = numpy.transpose(array, numpy.argsort(self.axes))
-        return array
+            steps.append(f"divided by {self.quantization.scale:.9g}, rounded to even, plus {self.quantization.zero_point}, cut to the range of {self.dtype}")
+        return f"{self.dtype} {list(self.dims)}: the task's array" + (f" with {'; '.join(steps)}" if steps else " as it is")
+
+    def _affine(self) -> tuple[float, int] | None:
+        return None if self.quantization is None else (self.quantization.scale, self.quantization.zero_point)
 
 
 class Signature(Value):

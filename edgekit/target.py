@@ -14,7 +14,6 @@ from edgekit.scheme import SCHEMES, Scheme
 from edgekit.value import Written, folder_name, nearest, parse, read_yaml
 
 Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu"]
-HostName = Literal["local"]
 #: Which runtime loads which form.
 RUNTIMES: dict[Form, Runtime] = {"onnx": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu"}
 
@@ -45,7 +44,8 @@ class Target(Written):
     title: str
     form: Form
     runtime: Runtime
-    host: HostName = "local"
+    #: The name of the host where its files are checked and timed: hosts/NAME.yaml, ``ssh:address``; an environment of it behind a slash.
+    host: str = "local"
     schemes: tuple[str, ...] = pydantic.Field(min_length=1)
     limits: Limits = Limits()
     gates: Gates = Gates()

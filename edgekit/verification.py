@@ -108,7 +108,7 @@ class Verification:
     def _parity(self, candidate: Runner, torch: Artifact, artifact: Artifact, steps: float) -> Measurement:
         """Whether the file computes what its PyTorch network computes, within the scheme's steps or the quantization's own error."""
         ground = self._ground
-        inputs, outputs, scales = ground.build.task.need("test", "verification").inputs, outputs_of(artifact.parts), _output_steps(torch)
+        inputs, outputs, scales = ground.build.task.need("test", "verification").inputs, outputs_of(artifact.parts), parity.output_steps(torch)
         with torch_runner(ground.build, ground.model, torch) as reference:
             same = parity.check(candidate, reference, inputs, outputs, steps, scales)
             if same.verdict == "pass" or not any("quantization" in part.files for part in torch.parts):
@@ -183,16 +183,6 @@ def _answered(ours: Growing, count: int, metric: Any) -> accuracy.Answers:
 def _audit(artifact: Artifact, limits: Any) -> Mapping[str, Any]:
     audit = registry.AUDITS.load(artifact.form)(artifact, limits)
     return {"measurements": _dumped(audit.measurements), "warnings": list(audit.warnings)}
-
-
-def _output_steps(quantized: Artifact) -> dict[str, float]:
-    """The scale with which each output of a quantized network leaves; empty for a float network."""
-    told: Mapping[str, Any] = quantized.notes.get("parts", {})
-    steps: dict[str, float] = {}
-    for part in quantized.parts:
-        scales = told.get(part.name, {}).get("output_scales", ())
-        steps |= {spec.name: scale for spec, scale in zip(part.signature.outputs, scales, strict=False) if scale is not None}
-    return steps
 
 
 def _dumped(rows: Sequence[Measurement]) -> list[Any]:

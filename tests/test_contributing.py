@@ -13,7 +13,7 @@ import torch
 from edgekit import target as targets
 from edgekit.contracts import Context, Step
 from edgekit.errors import StepError
-from edgekit.hosts import worker
+from edgekit.onboard import runtimes
 from edgekit.plan import plan
 from edgekit.recipe import Recipe
 from edgekit.scheme import Scheme
@@ -90,7 +90,7 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(document: str, tm
 def test_a_runtime_of_the_worker_has_what_the_document_says(document: str) -> None:
     """The class that is shown takes what the worker gives and has what it uses, like those that are there."""
     shown = block(document, "python", "class OpenvinoModel")
-    for model in worker.RUNTIMES.values():
+    for model in runtimes.RUNTIMES.values():
         assert f"def __init__{inspect.signature(model.__init__)}:".replace("'", "") in shown.replace("'", "")
         for name in ("runtime", "inputs", "outputs"):
             assert f"self.{name}" in shown

@@ -66,7 +66,7 @@ def test_the_wheel_holds_all_that_is_used_and_nothing_else(wheel: pathlib.Path, 
     names = set(zipfile.ZipFile(wheel).namelist())
     files = [path.relative_to(root) for path in (root / "edgekit").rglob("*") if path.is_file()]
     package = {str(path) for path in files if not any(part == "__pycache__" or part.startswith(".") for part in path.parts)}
-    shelves = {f"edgekit/shipped/{kind}/{path.name}" for kind in ("recipes", "targets") for path in (root / kind).glob("*.yaml")}
+    shelves = {f"edgekit/shipped/{kind}/{path.name}" for kind in ("recipes", "targets", "hosts") for path in (root / kind).glob("*.yaml")}
     assert len(shelves) >= 7
     assert package | shelves == {name for name in names if name.startswith("edgekit/")}
     assert {name.split("/")[0] for name in names} == {"edgekit", f"edgekit-{edgekit.__version__}.dist-info"}

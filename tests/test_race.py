@@ -81,8 +81,8 @@ def test_the_fastest_file_that_holds_wins(folder: pathlib.Path) -> None:
     """Without any fault int8 wins, and its files are handed over."""
     result = run(folder, FaultyHost(QUICK_INT8), speedup=2)
     assert (result.report.winner, result.report.verdict) == ("w8a8-static", "pass")
-    assert result.winner is not None
-    assert result.winner.form == "onnx"
+    assert result.winner is not None and result.winner.artifact is not None
+    assert result.winner.artifact.form == "onnx"
     assert set(status(result).values()) == {"raced"}
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from edgekit.artifact import Artifact
 from edgekit.contracts import Runner
 from edgekit.errors import ModelError, TaskError
 from edgekit.measurement import Measurement, Verdict
@@ -40,7 +41,7 @@ def check(
         how = f"{said}: {wrong}"
         return Measurement(name="parity", value=None, unit=UNIT, n=need, where=candidate.where, how=how, verdict="fail", detail={"fault": wrong})
     scales = scales or {}
-    steps = {spec.name: _step(spec, scales.get(spec.name), [other[spec.name] for other in theirs]) for spec in outputs}
+    steps = {spec.name: step_of(spec, scales.get(spec.name), [other[spec.name] for other in theirs]) for spec in outputs}
     found = {
         f"batch {batch}": max(_largest(mine[name], other[name]) / size for name, size in steps.items())
         for batch, mine, other in zip(BATCHES, ours, theirs, strict=True)
@@ -61,7 +62,7 @@ def own_error(quantized: Runner, original: Runner, inputs: "Feeds", outputs: Seq
     ours, theirs = ([runner.infer(feeds) for feeds in _batches(inputs)] for runner in (quantized, original))
     if any(_fault(mine, other, outputs) for mine, other in zip(ours, theirs, strict=True)):
         return 0.0
-    steps = {spec.name: _step(spec, scales.get(spec.name), [mine[spec.name] for mine in ours]) for spec in outputs}
+    steps = {spec.name: step_of(spec, scales.get(spec.name), [mine[spec.name] for mine in ours]) for spec in outputs}
     return max(_largest(mine[name], other[name]) / size for mine, other in zip(ours, theirs, strict=True) for name, size in steps.items())
 
 
@@ -98,7 +99,18 @@ def _largest(ours: "Array", theirs: "Array") -> float:
     return float(numpy.abs(ours[compared].astype("float64") - theirs[compared].astype("float64")).max())
 
 
-def _step(spec: TensorSpec, step: float | None, values: Sequence["Array"]) -> float:
+def output_steps(quantized: Artifact) -> dict[str, float]:
+    """The scale with which each output of a quantized network leaves; empty for a float network."""
+    told: Mapping[str, Any] = quantized.notes.get("parts", {})
+    steps: dict[str, float] = {}
+    for part in quantized.parts:
+        scales = told.get(part.name, {}).get("output_scales", ())
+        steps |= {spec.name: scale for spec, scale in zip(part.signature.outputs, scales, strict=False) if scale is not None}
+    return steps
+
+
+def step_of(spec: TensorSpec, step: float | None, values: Sequence["Array"]) -> float:
+    """One step of an output: its scale where the file quantizes it, else ``step``, else 1/255 of the range of ``values``."""
     if spec.quantization is not None:
         return spec.quantization.scale
     if step is not None:

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import scipy.stats
 
+from edgekit.onboard.intervals import median_interval, paired_share_difference
+
+__all__ = ["mean_interval", "median_interval", "paired_mean_difference", "paired_share_difference", "share_interval"]
+
 if TYPE_CHECKING:
     import numpy.typing
 
@@ -17,8 +21,6 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 CONFIDENCE = 0.95
-#: The quantile of the standard normal distribution that leaves 2.5 % above it.
-Z = float(scipy.stats.norm.ppf(0.5 + CONFIDENCE / 2))
 RESAMPLES = 9999
 #: Below this number of samples a bootstrap is too narrow.
 SMALLEST_BOOTSTRAP = 30
@@ -53,21 +55,6 @@ def mean_interval(values: "Array") -> Interval | None:
     return mean - half, mean + half
 
 
-def paired_share_difference(first: "Array", second: "Array") -> Interval:
-    """The interval of the difference of two shares, ``mean(first) - mean(second)``, from 0/1 scores of the same samples.
-
-    With b samples right in the first only, c in the second only, and half a sample added to each of the four cells
-    (b' = b + 1/2, c' = c + 1/2, n' = n + 2):  ``d +- z sqrt(b' + c' - (b' - c')^2 / n') / n'``, d = (b' - c') / n'.
-    Agresti and Min 2005, Statistics in Medicine 24, 729-740. Cut to [-1, 1].
-    """
-    n = len(first) + 2
-    only_first = float(numpy.sum((first == 1) & (second == 0))) + 0.5
-    only_second = float(numpy.sum((first == 0) & (second == 1))) + 0.5
-    difference = (only_first - only_second) / n
-    half = Z * math.sqrt(only_first + only_second - (only_first - only_second) ** 2 / n) / n
-    return max(-1.0, difference - half), min(1.0, difference + half)
-
-
 def paired_mean_difference(first: "Array", second: "Array", seed: int = 0) -> Interval | None:
     """The interval of ``mean(first - second)`` for real scores of the same samples: the bootstrap with a fixed seed.
 
@@ -97,19 +84,3 @@ def _bootstrap(values: "Array", method: str, seed: int) -> Interval:
         ).confidence_interval  # fmt: skip
     low, high = float(found.low), float(found.high)
     return (low, high) if math.isfinite(low + high) else _bootstrap(values, "percentile", seed)
-
-
-def median_interval(values: "Array") -> Interval | None:
-    """The interval of a median, whatever the distribution: from the k-th smallest to the k-th largest number.
-
-    k is the largest rank with ``P(Binomial(n, 1/2) < k) <= 2.5 %``  (Thompson 1936, Ann. Math. Stat. 7, 122-128). None
-    below 6 numbers, where no rank has that.
-    """
-    n = len(values)
-    k = int(scipy.stats.binom.ppf(0.5 - CONFIDENCE / 2, n, 0.5))
-    if scipy.stats.binom.cdf(k - 1, n, 0.5) > 0.5 - CONFIDENCE / 2:
-        k -= 1
-    if k < 1:
-        return None
-    ordered = numpy.sort(values)
-    return float(ordered[k - 1]), float(ordered[n - k])

@@ -43,7 +43,7 @@ def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *,
     # What a user's own file prints goes to stderr: stdout is the report's alone (--json must stay JSON).
     with progress.shown() as told, contextlib.redirect_stdout(sys.stderr):
         report = execution.run(plan, execution.Options(out=folder, cache=cache or caches.default_root(), progress=told, fresh=fresh))
-    _write(report, folder)
+    draw(report, folder)
     if as_json:
         output.write(report.to_json().rstrip("\n"))
     else:
@@ -57,7 +57,7 @@ def _shipped(report: Report) -> str:
     return f"; files to ship in {', '.join(folders)}" if folders else ""
 
 
-def _write(report: Report, folder: pathlib.Path) -> None:
+def draw(report: Report, folder: pathlib.Path) -> None:
     """Draw the report beside its JSON, each file whole or not at all."""
     for name, text in (("report.md", markdown(report)), ("report.html", html(report))):
         caches.write_text(folder / name, text)

@@ -8,7 +8,8 @@ import torch
 
 from edgekit.artifact import Part, chain
 from edgekit.errors import ModelError, RunnerError
-from edgekit.hosts.worker import WorkerError, in_slices
+from edgekit.onboard.batches import in_slices
+from edgekit.onboard.frames import WorkerError
 
 if TYPE_CHECKING:
     import numpy.typing

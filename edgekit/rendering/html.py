@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from edgekit.measurement import MeasurementName
-from edgekit.rendering import cards, words
+from edgekit.rendering import cards, elsewhere, words
 from edgekit.rendering.cards import Cell, cell
 from edgekit.rendering.plots import sparkline
 from edgekit.rendering.stages import Change, changes, channels, facts, losses
@@ -25,6 +25,7 @@ def html(report: Report) -> str:
         style=_style(), report=report, name=name, title=title, summary=words.summary(report), duration=words.duration(report.seconds),
         started=words.moment(report.started),
         cards=[cards.card(target, says, f"target-{number}") for number, target in enumerate(report.targets, 1)],
+        elsewhere=[elsewhere.rows(target, says) for target in report.targets], elsewhere_columns=elsewhere.COLUMNS,
         columns=[words.HEADINGS[column] for column in words.COLUMNS], glance_columns=[words.HEADINGS[column] for column in cards.GLANCE],
         stages=[_stage(stage, columns, says) for stage in report.stages], stage_columns=[words.HEADINGS[column] for column in columns],
         splits=report.task.get("splits") or {}, task=words.flat({key: value for key, value in report.task.items() if key != "splits"}),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from edgekit.rendering import words
+from edgekit.rendering import elsewhere, words
 from edgekit.rendering.stages import facts
 from edgekit.rendering.words import Wording
 from edgekit.report import CandidateReport, Report, StageReport, TargetReport
@@ -61,6 +61,9 @@ def _target(target: TargetReport, says: Wording) -> list[str]:
     ]
     if gates:
         blocks.append(_table(("gate", "asked", "found", "verdict", "where", ""), gates))
+    if target.evidence:
+        blocks.append("The shipped file on other hosts:")
+        blocks.append(_table(elsewhere.COLUMNS, [[host, _Bold(verdict), *cells] for host, verdict, cells in elsewhere.rows(target, says)]))
     warnings = [f"{_safe(row.scheme)}: {_safe(warning)}" for row in candidates for warning in row.warnings]
     findings = [*words.findings(target, says), *filter(None, [words.tried(target)])]
     blocks += [_bullets(warnings), _bullets(_safe(line) for line in findings), _where(target)]

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.measurement import Verdict
-from edgekit.rendering import words
+from edgekit.rendering import elsewhere, words
 from edgekit.rendering.words import Wording
 from edgekit.report import CandidateReport, Report, TargetReport
 
@@ -36,6 +36,8 @@ def _target(target: TargetReport, says: Wording) -> list[RenderableType]:
     parts.append(_candidates(target, says))
     if target.gates:
         parts.append(Padding(_gates(target, says), (1, 0, 0, 2)))
+    if target.evidence:
+        parts.append(Padding(_elsewhere(target, says), (1, 0, 0, 2)))
     lines = [*_reasons(target), *words.findings(target, says), *_places(target), *target.notes]
     if lines:
         parts.append(Padding(_hanging(lines), (1, 0, 0, 2)))
@@ -68,6 +70,14 @@ def _gates(target: TargetReport, says: Wording) -> Table:
     for gate in target.gates:
         doubt = "" if gate.required else f"not required: {gate.why}"
         drawn.add_row(words.HEADINGS[gate.name].lower(), says.limit(gate), says.bracketed(gate), styled(gate.verdict), doubt)
+    return drawn
+
+
+def _elsewhere(target: TargetReport, says: Wording) -> Table:
+    """What the winner did on other hosts."""
+    drawn = _grid(*elsewhere.COLUMNS)
+    for host, verdict, cells in elsewhere.rows(target, says):
+        drawn.add_row(host, styled(verdict), *cells[:-1], Text(cells[-1], "dim"))
     return drawn
 
 

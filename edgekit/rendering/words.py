@@ -16,7 +16,7 @@ UNMEASURED = "unmeasured"
 NOT_TAKEN = "-"
 #: Metrics whose score is a share of right answers, told in percent.
 _SHARE_METRICS = ("top1", "top5", "binary_accuracy")
-_SHARES: tuple[MeasurementName, ...] = ("agreement", "int8_mac_share", "tpu_mapped_share")
+_SHARES: tuple[MeasurementName, ...] = ("agreement", "int8_mac_share", "tpu_mapped_share", "bit_equal")
 _RATIOS: tuple[MeasurementName, ...] = ("speedup", "size_ratio")
 _TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms")
 _BYTES: tuple[MeasurementName, ...] = ("size_bytes", "peak_memory_bytes", "tpu_weight_bytes")
@@ -29,7 +29,8 @@ HEADINGS: Mapping[MeasurementName, str] = {
     "accuracy": "Accuracy", "accuracy_drop": "Accuracy lost", "agreement": "Agreement", "parity": "Parity", "latency_ms": "Latency", "speedup": "Speedup",
     "size_bytes": "Size", "size_ratio": "Size ratio", "peak_memory_bytes": "Peak memory", "int8_mac_share": "int8 share", "float_ops": "Float ops",
     "transposes": "Transposes", "qdq_pairs": "Q/DQ pairs", "casts": "Casts", "tpu_mapped_share": "On the TPU", "npu_time_ms": "NPU time",
-    "parameters": "Parameters", "macs": "MACs", "loss": "Loss", "tpu_weight_bytes": "Weights for the TPU",
+    "parameters": "Parameters", "macs": "MACs", "loss": "Loss", "bit_equal": "Bit-equal",
+    "tpu_weight_bytes": "Weights for the TPU",
 }  # fmt: skip
 #: The columns of the candidates' tables.
 COLUMNS: tuple[MeasurementName, ...] = ("accuracy", "accuracy_drop", "speedup", "latency_ms", "size_bytes", "int8_mac_share", "float_ops", "transposes")
@@ -89,6 +90,11 @@ def wording(report: Report) -> Wording:
     binary = [found for found in taken if found is not None and "Wilson" in found.how]
     metric = report.task.get("metric")
     return Wording(share=metric in _SHARE_METRICS or (metric not in METRICS and bool(binary)))
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of right answers."""
+    return metric in _SHARE_METRICS
 
 
 def size(count: float) -> str:

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import ModelError, RunnerError
-from edgekit.hosts.local import LocalHost, WorkerProcess
+from edgekit.hosts.local import LocalHost
+from edgekit.hosts.process import Start, WorkerProcess
 from edgekit.signature import BATCH, Quantization, Signature, TensorSpec
 from edgekit.testing import tiny_convolution, tiny_images
 
@@ -287,7 +288,7 @@ def test_a_wrong_scale_in_the_signature_is_refused(tflite: pathlib.Path) -> None
 
 def test_a_torch_artifact_is_refused(one: Artifact) -> None:
     """A torch artifact has nothing that a runtime could load; the error says what to do."""
-    with pytest.raises(RunnerError, match="cannot run the form 'torch'"):
+    with pytest.raises(RunnerError, match="runs the form 'torch'"):
         HOST.open(one.model_copy(update={"form": "torch"}))
 
 
@@ -352,10 +353,10 @@ def test_a_stopped_worker_that_is_sent_much_is_ended_too(one: Artifact) -> None:
 
 def test_the_last_words_of_a_crash_are_told() -> None:
     """What a crashing process printed to stderr is in the error; noise instead of a frame is an error too."""
-    crash = WorkerProcess(["/bin/sh", "-c", "echo 'free(): invalid pointer' >&2; kill -ABRT $$"], 20)
+    crash = WorkerProcess(Start(("/bin/sh", "-c", "echo 'free(): invalid pointer' >&2; kill -ABRT $$")), 20)
     with pytest.raises(RunnerError, match=r"crashed \(SIGABRT\) while saying hello(.|\n)*invalid pointer"):
         crash.ask("saying hello", {"command": "hello"})
-    noise = WorkerProcess(["/bin/sh", "-c", "echo this is only noise; read line"], 20)
+    noise = WorkerProcess(Start(("/bin/sh", "-c", "echo this is only noise; read line")), 20)
     with pytest.raises(RunnerError, match="while saying hello"):
         noise.ask("saying hello", {"command": "hello"})
 
@@ -363,7 +364,7 @@ def test_the_last_words_of_a_crash_are_told() -> None:
 def test_a_command_that_does_not_exist_is_told() -> None:
     """A worker that cannot even be started is a RunnerError."""
     with pytest.raises(RunnerError, match="cannot be started"):
-        WorkerProcess(["/nonexistent/python"], 5)
+        WorkerProcess(Start(("/nonexistent/python",)), 5)
 
 
 def test_an_interrupt_ends_the_worker(one: Artifact) -> None:

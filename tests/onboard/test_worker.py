@@ -1,4 +1,4 @@
-"""The one file that runs on every host: its frames, its commands, and that it stays a file of its own."""
+"""What runs on every host: its frames, its commands, and that it needs nothing of edgekit."""
 
 import ast
 import io
@@ -16,9 +16,12 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as arrays_of
 from onnx import TensorProto, helper
 
-from edgekit.hosts import worker
+from edgekit import onboard
+from edgekit.hosts.process import MODULES, Start, sources
+from edgekit.onboard import batches, frames, runtimes, worker
 
-PATH = pathlib.Path(worker.__file__)
+FOLDER = pathlib.Path(onboard.__file__).parent
+FILES = sorted(FOLDER.glob("*.py"))
 ALLOWED = {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
 SHAPES = arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 DTYPES = ("float32", "float16", "int8", "uint8", "int32", "int64", "bool")
@@ -57,9 +60,9 @@ def ask(made: worker.Worker, arrays: Any = None, **header: Any) -> Any:
 def test_a_frame_comes_back_as_it_was_sent(array: Any) -> None:
     """Header and arrays of every dtype and shape, empty and 0-d ones too, survive the frame bit by bit."""
     stream = io.BytesIO()
-    worker.write_frame(stream, {"command": "x", "n": 3}, {"a": array, "b": array.T})
+    frames.write_frame(stream, {"command": "x", "n": 3}, {"a": array, "b": array.T})
     stream.seek(0)
-    header, arrays = worker.read_frame(stream)
+    header, arrays = frames.read_frame(stream)
     assert header == {"command": "x", "n": 3}
     assert arrays["a"].dtype == array.dtype and arrays["a"].shape == array.shape
     assert arrays["a"].tobytes() == array.tobytes() and arrays["b"].tobytes() == array.T.tobytes()
@@ -68,25 +71,27 @@ def test_a_frame_comes_back_as_it_was_sent(array: Any) -> None:
 def test_a_cut_frame_and_noise_are_no_frames() -> None:
     """A stream that ends in the middle is an EOFError; text instead of a frame is a ValueError, not a huge read."""
     stream = io.BytesIO()
-    worker.write_frame(stream, {}, {"a": numpy.ones(5)})
+    frames.write_frame(stream, {}, {"a": numpy.ones(5)})
     with pytest.raises(EOFError):
-        worker.read_frame(io.BytesIO(stream.getvalue()[:-1]))
+        frames.read_frame(io.BytesIO(stream.getvalue()[:-1]))
     with pytest.raises(ValueError, match="no frame"):
-        worker.read_frame(io.BytesIO(b"WARNING: something was printed"))
+        frames.read_frame(io.BytesIO(b"WARNING: something was printed"))
 
 
-def test_it_is_python_39_and_imports_nothing_of_edgekit() -> None:
-    """The file parses as Python 3.9 and imports only the standard library, numpy and the runtimes, so a device can run it."""
-    tree = ast.parse(PATH.read_text(), feature_version=(3, 9))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_is_python_39_and_imports_nothing_of_edgekit(path: pathlib.Path) -> None:
+    """The room parses as Python 3.9 and imports only itself, the standard library, numpy and the runtimes, so a device can run it."""
+    tree = ast.parse(path.read_text(), feature_version=(3, 9))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
     foreign = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
     assert foreign <= ALLOWED
 
 
-def test_it_uses_nothing_newer_than_python_39() -> None:
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_uses_nothing_newer_than_python_39(path: pathlib.Path) -> None:
     """No ``zip(strict=)``, no match, no union at run time: what a syntax check does not see."""
-    tree = ast.parse(PATH.read_text())
+    tree = ast.parse(path.read_text())
     keywords = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
     assert "strict" not in keywords
     assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
@@ -97,10 +102,10 @@ def test_it_uses_nothing_newer_than_python_39() -> None:
 @hypothesis.given(strategies.integers(1, 2000), strategies.one_of(strategies.none(), strategies.integers(1, 40)))
 def test_slices_cover_every_sample_once(count: int, batch: int | None) -> None:
     """The slices follow each other, hold every sample once, and are full after the padding where the batch is fixed."""
-    cuts = worker.slices(count, batch)
+    cuts = batches.slices(count, batch)
     assert [index for start, stop, _ in cuts for index in range(start, stop)] == list(range(count))
     for start, stop, missing in cuts:
-        assert 0 < stop - start <= worker.LARGEST_SLICE or batch is not None
+        assert 0 < stop - start <= batches.LARGEST_SLICE or batch is not None
         assert (batch is None and missing == 0) or stop - start + missing == batch
 
 
@@ -116,15 +121,15 @@ def test_any_number_of_samples_goes_through_any_batch(tmp_path: pathlib.Path, ba
 def test_an_output_without_a_sample_axis_is_refused(tmp_path: pathlib.Path) -> None:
     """A file that sums over the samples is refused instead of being cut into wrong slices."""
     made = loaded(graph(tmp_path / "sum.onnx", "batch", keep=0))
-    with pytest.raises(worker.WorkerError, match="first axis is not the sample"):
+    with pytest.raises(frames.WorkerError, match="first axis is not the sample"):
         ask(made, {"input": numpy.ones((4, 3), "float32")}, command="infer", name="m")
 
 
 def test_inputs_of_different_length_are_refused() -> None:
     """Two inputs with 2 and 3 samples, none at all, and a number instead of an array are refused before the runtime sees them."""
     for arrays in ({"a": numpy.ones((2, 1)), "b": numpy.ones((3, 1))}, {"a": numpy.ones((0, 1))}, {"a": numpy.float32(1)}):
-        with pytest.raises(worker.WorkerError, match="one row a sample"):
-            worker.in_slices(arrays, None, dict)
+        with pytest.raises(frames.WorkerError, match="one row a sample"):
+            batches.in_slices(arrays, None, dict)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_inputs_of_different_length_are_refused() -> None:
 )
 def test_a_wrong_request_is_answered(header: dict[str, Any], kind: str, said: str) -> None:
     """Each wrong request is answered with its kind and what was wrong."""
-    with pytest.raises(worker.WorkerError, match=said) as raised:
+    with pytest.raises(frames.WorkerError, match=said) as raised:
         ask(worker.Worker(), **header)
     assert raised.value.kind == kind
 
@@ -151,14 +156,14 @@ def test_garbage_is_a_load_error(tmp_path: pathlib.Path, runtime: str) -> None:
     """A file of noise is refused by each runtime as a load error."""
     path = tmp_path / "noise"
     path.write_bytes(bytes(range(256)) * 8)
-    with pytest.raises(worker.WorkerError) as raised:
+    with pytest.raises(frames.WorkerError) as raised:
         ask(worker.Worker(), command="load", name="m", path=str(path), runtime=runtime, threads=1, options={})
     assert raised.value.kind == "load"
 
 
 def test_data_of_the_wrong_dtype_are_an_infer_error(doubling: str) -> None:
     """The runtime's own refusal comes back as an infer error with its text."""
-    with pytest.raises(worker.WorkerError, match="InvalidArgument") as raised:
+    with pytest.raises(frames.WorkerError, match="InvalidArgument") as raised:
         ask(loaded(doubling), {"input": numpy.ones((1, 3), "int64")}, command="infer", name="m")
     assert raised.value.kind == "infer"
 
@@ -174,7 +179,7 @@ def test_a_file_tells_its_inputs_and_outputs(doubling: str) -> None:
 def test_args_10_comes_after_args_2() -> None:
     """TFLite inputs are put in order by their number, not by their letters."""
     names = [f"serving_default_args_{k}" for k in (10, 2, 0, 1)]
-    assert [name for name, _ in sorted(((name, 0) for name in names), key=worker._by_number)] == [f"serving_default_args_{k}" for k in (0, 1, 2, 10)]
+    assert [name for name, _ in sorted(((name, 0) for name in names), key=runtimes._by_number)] == [f"serving_default_args_{k}" for k in (0, 1, 2, 10)]
 
 
 def test_bench_gives_one_time_a_round_and_track(doubling: str) -> None:
@@ -188,57 +193,61 @@ def test_bench_gives_one_time_a_round_and_track(doubling: str) -> None:
     assert all(time > 0 for times in reply["nanoseconds"].values() for time in times)
 
 
-def start() -> "subprocess.Popen[bytes]":
-    """The worker as a process, as a host starts it."""
-    return subprocess.Popen([sys.executable, "-I", str(PATH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(before: str = "") -> "subprocess.Popen[bytes]":
+    """The worker as a process, as a host starts it; ``before`` is Python that runs first."""
+    *words, boot = Start((sys.executable,)).words()
+    process = subprocess.Popen([*words, f"{before}\n{boot}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(sources())
+    return process
 
 
 def test_it_says_hello_and_ends_with_its_input(doubling: str) -> None:
     """The process answers hello with its versions and ends by itself, with status 0, when its input ends."""
     with start() as process:
         assert process.stdin is not None and process.stdout is not None
-        worker.write_frame(process.stdin, {"command": "hello"})  # type: ignore[arg-type]
-        reply, _ = worker.read_frame(process.stdout)  # type: ignore[arg-type]
+        frames.write_frame(process.stdin, {"command": "hello"})  # type: ignore[arg-type]
+        reply, _ = frames.read_frame(process.stdout)  # type: ignore[arg-type]
         assert reply["pid"] == process.pid and reply["versions"]["numpy"] == numpy.__version__
         process.stdin.close()
         assert process.wait(20) == 0
 
 
-def test_what_a_runtime_prints_does_not_reach_the_frames() -> None:
-    """Text printed from Python or from C to stdout lands on stderr, and the frames stay whole."""
-    program = (
-        "import importlib.util, os\n"
-        f"spec = importlib.util.spec_from_file_location('worker', {str(PATH)!r})\n"
-        "worker = importlib.util.module_from_spec(spec); spec.loader.exec_module(worker)\n"
-        "original = worker.Worker.hello\n"
-        "def noisy(self, arrays):\n"
-        "    print('from python', flush=True); os.write(1, b'from C')\n"
-        "    return original(self, arrays)\n"
-        "worker.Worker.hello = noisy\n"
-        "worker.main()\n"
-    )
-    stream = io.BytesIO()
-    worker.write_frame(stream, {"command": "hello"})
-    done = subprocess.run([sys.executable, "-I", "-c", program], input=stream.getvalue(), capture_output=True, timeout=30, check=True)
-    reply, _ = worker.read_frame(io.BytesIO(done.stdout))
-    assert "python" in reply
-    assert b"from python" in done.stderr and b"from C" in done.stderr
+def test_what_a_runtime_prints_does_not_reach_the_frames(tmp_path: pathlib.Path, doubling: str) -> None:
+    """Text printed from Python or from C to stdout while a file is loaded lands on stderr, and the frames stay whole."""
+    (tmp_path / "onnxruntime.py").write_text("import os\nprint('from python', flush=True)\nos.write(1, b'from C')\nraise ImportError('noise')\n")
+    with start(f"import sys; sys.path.insert(0, {str(tmp_path)!r})") as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        header = {"command": "load", "name": "m", "path": doubling, "runtime": "onnxruntime", "threads": 1, "options": {}}
+        frames.write_frame(process.stdin, header)  # type: ignore[arg-type]
+        reply, _ = frames.read_frame(process.stdout)  # type: ignore[arg-type]
+        process.stdin.close()
+        said = process.stderr.read()
+    assert reply["error"] == "missing"
+    assert b"from python" in said and b"from C" in said
 
 
 def test_a_runtime_that_is_missing_is_told(tmp_path: pathlib.Path) -> None:
     """Without any runtime installed a load is answered with the kind ``missing``, not with a crash."""
-    program = (
-        "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('worker', {str(PATH)!r})\n"
-        "worker = importlib.util.module_from_spec(spec); spec.loader.exec_module(worker)\n"
-        "sys.modules.update(onnxruntime=None, ai_edge_litert=None, tflite_runtime=None)\n"
-        "worker.main()\n"
-    )
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    stream = io.BytesIO()
-    for runtime in ("onnxruntime", "litert"):
-        worker.write_frame(stream, {"command": "load", "name": "m", "path": os.fspath(path), "runtime": runtime, "threads": 1, "options": {}})
-    done = subprocess.run([sys.executable, "-I", "-c", program], input=stream.getvalue(), capture_output=True, timeout=30, check=True)
-    replies = io.BytesIO(done.stdout)
-    assert [worker.read_frame(replies)[0]["error"] for _ in range(2)] == ["missing", "missing"]
+    with start("import sys\nsys.modules.update(onnxruntime=None, ai_edge_litert=None, tflite_runtime=None)") as process:
+        assert process.stdin is not None and process.stdout is not None
+        for runtime in ("onnxruntime", "litert"):
+            header = {"command": "load", "name": "m", "path": os.fspath(path), "runtime": runtime, "threads": 1, "options": {}}
+            frames.write_frame(process.stdin, header)  # type: ignore[arg-type]
+            assert frames.read_frame(process.stdout)[0]["error"] == "missing"  # type: ignore[arg-type]
+        process.stdin.close()
+
+
+def test_every_module_is_sent_and_in_order() -> None:
+    """Each file of the room that is not loaded by name is among those that are sent, after what it imports; the text holds no single quote."""
+    from edgekit.hosts import process
+
+    seen: set[str] = set()
+    for name in MODULES:
+        tree = ast.parse((FOLDER / f"{name}.py").read_text())
+        own = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+        assert own <= seen, name
+        seen.add(name)
+    assert "'" not in process.BOOT

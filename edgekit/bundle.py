@@ -1,0 +1,172 @@
+"""A bundle: a shipped folder that proves itself. The files, real samples with the outputs they gave, the gates, and the code that runs them again."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from edgekit import onboard
+from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.cache import file_digest, write_text
+from edgekit.errors import BundleError
+from edgekit.measurement import Measurement
+from edgekit.report import ArtifactReport
+from edgekit.value import Value, parse
+
+if TYPE_CHECKING:
+    import numpy.typing
+
+    Array = numpy.typing.NDArray[Any]
+
+SCHEMA = 1
+MANIFEST, SAMPLES, REFERENCE, EVIDENCE = "manifest.json", "samples.npz", "reference", "evidence"
+#: What a user starts on the device.
+SCRIPT = "verify.py"
+_PROGRAM = '''"""Run this bundle's evidence again on this machine: python verify.py. Needs numpy and the runtime, nothing else."""
+
+import pathlib
+import sys
+
+from onboard.evidence import main
+
+sys.exit(main(str(pathlib.Path(__file__).resolve().parent)))
+'''
+
+
+class ReferenceReport(ArtifactReport):
+    """The float file that speed is compared with, in the folder ``reference``."""
+
+    form: Form
+
+
+class Facts(Value):
+    """What the samples are, how they are judged, and what was found where the bundle was made."""
+
+    schema_version: int = pydantic.Field(SCHEMA, alias="schema")
+    edgekit: str
+    #: ``folder/name`` -> hash, of every file but the manifest and later evidence.
+    sha256: dict[str, str] = pydantic.Field(default_factory=dict)
+    samples: int
+    metric: str
+    #: One step of each output, in real numbers, and how many of them two machines may differ by.
+    steps: dict[str, float]
+    parity_steps: float
+    gates: dict[str, float]
+    #: Where the expected outputs were taken.
+    where: str
+    #: Samples are run one at a time: the file finds its scales while it runs.
+    one_by_one: bool = False
+    #: Why times of this file on a processor say nothing; empty where they count.
+    untimed: str = ""
+    reference: ReferenceReport | None = None
+    #: The same checks where the bundle was made, and the race's own numbers.
+    shipped: tuple[Measurement, ...] = ()
+    #: Each input in words: what the task gives and what the file takes.
+    preprocessing: dict[str, str] = pydantic.Field(default_factory=dict)
+
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
+
+class Manifest(ArtifactReport):
+    """``manifest.json`` of a shipped folder."""
+
+    target: str
+    form: Form
+    runtime: str
+    scheme: str | None
+    bundle: Facts | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Proof:
+    """What makes a shipped folder a bundle: facts, samples (``input:name``, ``expected:name``, ``reference:name``, ``labels``), the float file."""
+
+    facts: Facts
+    arrays: "Mapping[str, Array]"
+    reference: Artifact | None = None
+
+
+def add(proof: Proof, folder: pathlib.Path) -> Facts:
+    """Put samples, float file and code beside the shipped files; the facts with the hash of everything."""
+    import numpy
+
+    numpy.savez_compressed(folder / SAMPLES, allow_pickle=False, **{name: numpy.ascontiguousarray(array) for name, array in proof.arrays.items()})
+    write_text(folder / SCRIPT, _PROGRAM)
+    (folder / "onboard").mkdir()
+    for path in sorted(pathlib.Path(onboard.__file__).parent.glob("*.py")):
+        shutil.copyfile(path, folder / "onboard" / path.name)
+    if proof.reference is not None:
+        (folder / REFERENCE).mkdir()
+        for part in proof.reference.parts:
+            shutil.copyfile(proof.reference.path(part), folder / REFERENCE / part.files["model"].path)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return proof.facts.model_copy(update={"sha256": {name: file_digest(folder / name) for name in names}})
+
+
+def load(folder: pathlib.Path) -> Manifest:
+    """Read a bundle's manifest and check every file against it, or raise one BundleError with everything that is wrong."""
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{folder} holds no {MANIFEST}.", fix="name a folder that 'edgekit run' has shipped, such as runs/digits/cpu-onnx") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise BundleError(f"{path} cannot be read: {problem}.", fix="ship it again with 'edgekit run'") from problem
+    manifest = parse(Manifest, data, str(path), BundleError)
+    if manifest.bundle is None:
+        raise BundleError(f"{folder} has no samples to verify with.", fix="ship it again with this edgekit; what is cached is not computed twice")
+    wrong = [text for name, wanted in manifest.bundle.sha256.items() if (text := _wrong(folder, name, wanted))]
+    listed = set(manifest.bundle.sha256)
+    wrong += [f"{file.path}: its hash is not told" for file in manifest.files if file.path and pathlib.PurePosixPath(file.path).name not in listed]
+    if wrong:
+        listing = "\n  ".join(wrong)
+        raise BundleError(f"{folder} is not as it was shipped:\n  {listing}", fix="copy the whole folder again, or ship it again with 'edgekit run'")
+    return manifest
+
+
+def _wrong(folder: pathlib.Path, name: str, wanted: str) -> str | None:
+    """What is wrong with one file, or None. A name that leads out of the folder is never opened."""
+    inside = pathlib.PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or "\\" in name:
+        return f"{name!r} is no file of a bundle"
+    path = folder / inside
+    if path.is_symlink() or not path.is_file():
+        return f"{name} is missing"
+    found = file_digest(path)
+    return None if found == wanted else f"{name} has the hash {found[:12]}..., not {wanted[:12]}..."
+
+
+def artifact(manifest: Manifest, folder: pathlib.Path) -> Artifact:
+    """The shipped files as an artifact that a host can open."""
+    return _artifact(manifest, manifest.form, folder)
+
+
+def reference(manifest: Manifest, folder: pathlib.Path) -> Artifact | None:
+    """The float file as an artifact, or None where the winner is that file, or where its speed here would say nothing."""
+    told = None if manifest.bundle is None else manifest.bundle.reference
+    return None if told is None else _artifact(told, told.form, folder / REFERENCE)
+
+
+def _artifact(told: ArtifactReport, form: Form, folder: pathlib.Path) -> Artifact:
+    files: dict[str, dict[str, File]] = {}
+    for file in told.files:
+        if file.path is not None:
+            name = pathlib.PurePosixPath(file.path).name
+            files.setdefault(file.part, {})[file.role] = File(path=name, sha256=file.sha256, bytes=file.bytes)
+    parts = tuple(Part(name=name, signature=signature, files=files.get(name, {})) for name, signature in told.signatures.items())
+    return Artifact(form=form, parts=parts, key=told.key, notes=told.notes, folder=folder)
+
+
+def samples(folder: pathlib.Path) -> "dict[str, Array]":
+    """The arrays of ``samples.npz``. Nothing in it is ever executed."""
+    import numpy
+
+    try:
+        with numpy.load(folder / SAMPLES, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, KeyError) as problem:
+        raise BundleError(f"{folder / SAMPLES} cannot be read: {problem}.", fix="ship it again with 'edgekit run'") from problem

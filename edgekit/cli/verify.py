@@ -1,0 +1,97 @@
+"""``edgekit verify``: a bundle's evidence again, here or on another host."""
+
+import pathlib
+from collections.abc import Sequence
+
+import click
+from rich.console import RenderableType
+from rich.text import Text
+
+from edgekit import bundle as bundles
+from edgekit import report as reports
+from edgekit.cache import write_text
+from edgekit.cli import output, progress
+from edgekit.cli.run import EXIT_CODES, draw
+from edgekit.errors import BundleError
+from edgekit.measurement import worst
+from edgekit.rendering import words
+from edgekit.rendering.table import styled
+from edgekit.report import FILE_NAME, EvidenceReport
+
+
+@click.command()
+@click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=pathlib.Path))
+@click.option("--on", "hosts", multiple=True, metavar="HOST", help="Where: a host's name or file, ssh:ADDRESS, adb:SERIAL; may be repeated.  [default: local]")
+@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Look at the first N samples only.")
+@click.option("--no-times", is_flag=True, help="Do not time.")
+@output.as_json_option
+def verify(folder: pathlib.Path, hosts: Sequence[str], samples: int | None, *, no_times: bool, as_json: bool) -> None:
+    """Run the evidence of BUNDLE again: a folder that 'run' has shipped, or its whole results folder.
+
+    Ends with 0 where all holds, 1 where something fails, 3 where something could not be measured.
+    """
+    from edgekit import evidence
+
+    bundles_found = _bundles(folder)
+    results: dict[pathlib.Path, list[EvidenceReport]] = {path: [] for path in bundles_found}
+    with progress.shown() as told:
+        for path in bundles_found:
+            for host in hosts or ("local",):
+                told.start(f"verify {path.name} on {host}")
+                for found in evidence.verify(path, host, samples, timed=not no_times):
+                    told.say(f"{found.host}: {found.error or found.verdict}")
+                    results[path].append(found)
+                told.finish()
+    for path in bundles_found:
+        _into_report(path)
+    if as_json:
+        output.show_json({path.name: [found.model_dump(mode="json") for found in rows] for path, rows in results.items()})
+    else:
+        for path, rows in results.items():
+            output.show(*_drawn(path, rows))
+    click.get_current_context().exit(EXIT_CODES[worst(found.verdict for rows in results.values() for found in rows)])
+
+
+def _bundles(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The bundle itself, or all of a results folder."""
+    if (folder / bundles.MANIFEST).is_file() or not folder.is_dir():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/{bundles.MANIFEST}"))
+    if not found:
+        raise BundleError(f"{folder} holds no {bundles.MANIFEST}, and no folder in it does.", fix="name a folder that 'edgekit run' has shipped")
+    return found
+
+
+def _into_report(folder: pathlib.Path) -> None:
+    """Tell the run's report beside the bundle what was found, and draw it again; a bundle that was taken away has none."""
+    from edgekit.evidence import kept
+
+    path = folder.parent / FILE_NAME
+    if not path.is_file():
+        return
+    report, manifest = reports.load(path), bundles.load(folder)
+    targets = tuple(
+        row.model_copy(update={"evidence": kept(folder, manifest.key)}) if row.name == manifest.target == folder.name else row for row in report.targets
+    )
+    report = report.model_copy(update={"targets": targets})
+    write_text(path, report.to_json())
+    draw(report, folder.parent)
+
+
+def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[RenderableType]:
+    manifest = bundles.load(folder)
+    assert manifest.bundle is not None
+    says = words.Wording(share=words.is_share(manifest.bundle.metric))
+    shipped = {row.name: row for row in manifest.bundle.shipped}
+    drawn: list[RenderableType] = []
+    for found in rows:
+        head = Text.assemble((f"{manifest.target} ({manifest.scheme}) on {found.host}", "bold"), "  ", styled(found.verdict))
+        drawn += [head, Text(found.error or f"{found.where}, {found.machine}", "dim")]
+        if not found.error:
+            table = output.grid("check", "shipped", "here", "verdict", "how")
+            for row in found.measurements:
+                old = shipped.get(row.name)
+                table.add_row(words.HEADINGS[row.name].lower(), says.bracketed(old), says.bracketed(row), row.verdict or "", Text(row.how, "dim"))
+            drawn.append(table)
+        drawn.append(Text())
+    return drawn

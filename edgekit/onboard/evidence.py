@@ -1,0 +1,170 @@
+"""``python verify.py``: runs the evidence of a bundle again on the machine where it lies, with numpy and the runtime alone.
+
+Ends with 0 where all holds, 1 where something fails, 2 for a bundle that is not whole, 3 where something stays open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from . import judging, tensors
+from .frames import WorkerError
+from .runtimes import RUNTIME_OF
+from .worker import Worker
+
+if TYPE_CHECKING:
+    import numpy.typing
+
+    Array = numpy.typing.NDArray[Any]
+    Arrays = dict[str, Array]
+
+EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "unmeasured": 3}
+MANIFEST, SAMPLES = "manifest.json", "samples.npz"
+#: The folder of the float file inside a bundle.
+REFERENCE = "reference"
+ROUNDS, WARMUP, ROUND_MS = 60, 20, 2.0
+_BLOCK = 1 << 20
+
+
+class NotWhole(Exception):
+    """The bundle's files are not those that its manifest tells; one line for each."""
+
+
+class Chain:
+    """The files of an artifact, loaded and run one after another, fed by name with real arrays."""
+
+    def __init__(self, worker: Worker, prefix: str, folder: str, entry: Mapping[str, Any], threads: int) -> None:
+        self._worker, self._prefix = worker, prefix
+        self._signatures = entry["signatures"]
+        self.runtime = ""
+        for file in entry["files"]:
+            if file["role"] == "model":
+                path = os.path.join(folder, os.path.basename(file["path"]))  # noqa: PTH118, PTH119
+                reply, _ = worker.load({}, name=prefix + file["part"], path=path, runtime=RUNTIME_OF[entry["form"]], threads=threads, options={})
+                self.runtime = reply["runtime"]
+
+    def infer(self, feeds: Mapping[str, Array], outputs: list[str], feeds_of: list[Arrays] | None = None) -> Arrays:
+        """The outputs that are asked for, as real numbers. ``feeds_of`` gathers what every part was fed."""
+        known = dict(feeds)
+        for part, signature in self._signatures.items():
+            given = {spec["name"]: tensors.encode(known[spec["name"]], spec["dtype"], spec["axes"], _affine(spec)) for spec in signature["inputs"]}
+            if feeds_of is not None:
+                feeds_of.append(given)
+            _, found = self._worker.infer(given, name=self._prefix + part)
+            specs = signature["outputs"]
+            ordered = [found[spec["name"]] for spec in specs] if set(found) == {spec["name"] for spec in specs} else list(found.values())
+            known.update({spec["name"]: tensors.decode(array, spec["axes"], _affine(spec)) for spec, array in zip(specs, ordered)})  # noqa: B905 (Python 3.9)
+        return {name: known[name] for name in outputs}
+
+    def track(self, name: str, feeds: Mapping[str, Array], outputs: list[str]) -> None:
+        """Get ready to be timed on one sample."""
+        gathered: list[Arrays] = []
+        self.infer({key: array[:1] for key, array in feeds.items()}, outputs, gathered)
+        arrays = {f"{k}:{key}": array for k, given in enumerate(gathered) for key, array in given.items()}
+        self._worker.warm(arrays, name=name, models=[self._prefix + part for part in self._signatures], warmup=WARMUP, round_ms=ROUND_MS)
+
+
+def read(folder: str) -> tuple[dict[str, Any], Arrays]:
+    """The manifest and the samples, after every file was found to be the one that the manifest tells. Raises NotWhole."""
+    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as stream:  # noqa: PTH118, PTH123
+        manifest = json.load(stream)
+    wrong = []
+    for name, wanted in manifest["bundle"]["sha256"].items():
+        path = os.path.join(folder, *name.split("/"))  # noqa: PTH118
+        found = _sha256(path) if os.path.isfile(path) else None  # noqa: PTH113
+        if found != wanted:
+            wrong.append(f"{name} is missing" if found is None else f"{name} has the hash {found}, not {wanted}")
+    if wrong:
+        raise NotWhole("\n".join(wrong))
+    with numpy.load(os.path.join(folder, SAMPLES), allow_pickle=False) as stored:  # noqa: PTH118
+        return manifest, {name: stored[name] for name in stored.files}
+
+
+def group(arrays: Mapping[str, Array], kind: str) -> Arrays:
+    """The arrays called ``kind:name``, by name."""
+    return {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith(kind + ":")}
+
+
+def verify(folder: str, threads: int = 1, samples: int | None = None, timed: bool = True) -> dict[str, Any]:
+    """Run a bundle's evidence again: ``verdict``, ``where`` and ``measurements``, beside what was shipped."""
+    manifest, arrays = read(folder)
+    facts = manifest["bundle"]
+    arrays = {name: array if samples is None else array[:samples] for name, array in arrays.items()}
+    inputs, expected, reference = (group(arrays, kind) for kind in ("input", "expected", "reference"))
+    worker = Worker()
+    chain = Chain(worker, "file/", folder, manifest, threads)
+    where = f"{platform.node()}: {chain.runtime}, {threads} thread{'s' if threads > 1 else ''}, {platform.machine()}"
+    ours = chain.infer(inputs, list(expected)) if not facts["one_by_one"] else _one_by_one(chain, inputs, list(expected))
+    rows = judging.parity(ours, expected, reference, facts, where)
+    if rows[0]["detail"].get("fault") is None:
+        rows += judging.accuracy(ours, reference, arrays.get("labels"), facts, where)
+    if timed and not facts["untimed"]:
+        chain.track("file", inputs, list(expected))
+        told = facts.get("reference")
+        if told is not None:
+            Chain(worker, "reference/", os.path.join(folder, REFERENCE), told, threads).track("reference", inputs, list(expected))  # noqa: PTH118
+        raw = worker.bench({}, rounds=ROUNDS, seed=0)[0]["nanoseconds"]
+        rows += judging.times(raw["file"], raw.get("reference"), facts, where)
+    return {"verdict": judging.verdict(rows), "where": where, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "measurements": rows}
+
+
+def main(folder: str) -> int:
+    """The command line of ``verify.py``."""
+    parser = argparse.ArgumentParser(description="Run this bundle's evidence again, on this machine.")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the runtime (1)")
+    parser.add_argument("--samples", type=int, help="look at the first samples only")
+    parser.add_argument("--no-times", action="store_true", help="do not time")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON too")
+    asked = parser.parse_args()
+    try:
+        found = verify(folder, asked.threads, asked.samples, not asked.no_times)
+    except (NotWhole, OSError, KeyError, ValueError) as problem:
+        print(f"This bundle is not whole:\n{problem}", file=sys.stderr)  # noqa: T201
+        return 2
+    except WorkerError as problem:
+        print(f"The file cannot be run here: {problem}", file=sys.stderr)  # noqa: T201
+        return 1
+    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as stream:  # noqa: PTH118, PTH123
+        shipped = {row["name"]: row for row in json.load(stream)["bundle"]["shipped"]}
+    print(f"{found['where']}\n\n{'':16}{'shipped':>22}{'here':>22}  verdict")  # noqa: T201
+    for row in found["measurements"]:
+        print(f"{row['name']:16}{_told(shipped.get(row['name'])):>22}{_told(row):>22}  {row['verdict'] or ''}")  # noqa: T201
+    print(f"\nverdict: {found['verdict']}")  # noqa: T201
+    if asked.json:
+        with open(asked.json, "w", encoding="utf-8") as stream:  # noqa: PTH123
+            json.dump(found, stream, indent=1)
+    return EXIT_CODES[found["verdict"]]
+
+
+def _one_by_one(chain: Chain, inputs: Mapping[str, Array], outputs: list[str]) -> Arrays:
+    """Each sample on its own: a scale that is found while the network runs depends on all samples of a batch."""
+    count = len(next(iter(inputs.values())))
+    found = [chain.infer({name: array[k : k + 1] for name, array in inputs.items()}, outputs) for k in range(count)]
+    return {name: numpy.concatenate([one[name] for one in found]) for name in outputs}
+
+
+def _affine(spec: Mapping[str, Any]) -> tuple[float, int] | None:
+    told = spec["quantization"]
+    return None if told is None else (told["scale"], told["zero_point"])
+
+
+def _told(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None or row["value"] is None else f"{row['value']:.5g} {row['unit']}"
+
+
+def _sha256(path: str) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:  # noqa: PTH123
+        for block in iter(lambda: stream.read(_BLOCK), b""):
+            found.update(block)
+    return found.hexdigest()
