@@ -31,6 +31,8 @@ class Tensor:
     shape: tuple[int, ...]
     bytes: int = 0
     values: tuple[int, ...] | None = None
+    #: All its stored numbers stand for zero.
+    zeros: bool = False
 
     @property
     def stored(self) -> bool:
@@ -133,7 +135,16 @@ def _tensor(model: Any, index: int, tensor: Any) -> Tensor:
     values = None
     if 0 < size <= 8 * _SMALL and dtype in ("int32", "int64"):
         values = tuple(int(value) for value in numpy.frombuffer(bytes(data), dtype=dtype))
-    return Tensor(index=index, name=(tensor.name or b"").decode("utf-8", "replace"), dtype=dtype, shape=shape, bytes=size, values=values)
+    name = (tensor.name or b"").decode("utf-8", "replace")
+    return Tensor(
+        index=index, name=name, dtype=dtype, shape=shape, bytes=size, values=values, zeros=size > 0 and dtype in ("int8", "uint8") and _zeros(tensor, data)
+    )
+
+
+def _zeros(tensor: Any, data: Any) -> bool:
+    points = tensor.quantization.zeroPoint if tensor.quantization is not None else None
+    zero = 0 if points is None or len(points) != 1 else int(points[0])
+    return bool((numpy.frombuffer(bytes(data), "uint8") == zero % 256).all())
 
 
 def _operator(model: Any, index: int, operator: Any, tensors: list[Tensor]) -> Operator:

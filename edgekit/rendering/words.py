@@ -19,7 +19,7 @@ _SHARE_METRICS = ("top1", "top5", "binary_accuracy")
 _SHARES: tuple[MeasurementName, ...] = ("agreement", "int8_mac_share", "tpu_mapped_share", "bit_equal")
 _RATIOS: tuple[MeasurementName, ...] = ("speedup", "size_ratio")
 _TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms")
-_BYTES: tuple[MeasurementName, ...] = ("size_bytes", "peak_memory_bytes", "sram_bytes", "flash_bytes")
+_BYTES: tuple[MeasurementName, ...] = ("size_bytes", "peak_memory_bytes", "sram_bytes", "flash_bytes", "tpu_weight_bytes")
 _COUNTS: tuple[MeasurementName, ...] = ("float_ops", "transposes", "qdq_pairs", "casts", "parameters", "cpu_ops")
 
 #: What is true of a file wherever it lies.
@@ -30,7 +30,7 @@ HEADINGS: Mapping[MeasurementName, str] = {
     "size_bytes": "Size", "size_ratio": "Size ratio", "peak_memory_bytes": "Peak memory", "int8_mac_share": "int8 share", "float_ops": "Float ops",
     "transposes": "Transposes", "qdq_pairs": "Q/DQ pairs", "casts": "Casts", "tpu_mapped_share": "On the TPU", "npu_time_ms": "NPU time (estimate)",
     "parameters": "Parameters", "macs": "MACs", "loss": "Loss", "sram_bytes": "SRAM", "flash_bytes": "Flash, DRAM", "cpu_ops": "Ops on the CPU",
-    "bit_equal": "Bit-equal",
+    "bit_equal": "Bit-equal", "tpu_weight_bytes": "Weights for the TPU",
 }  # fmt: skip
 #: The columns of the candidates' tables.
 COLUMNS: tuple[MeasurementName, ...] = ("accuracy", "accuracy_drop", "speedup", "latency_ms", "size_bytes", "int8_mac_share", "float_ops", "transposes")

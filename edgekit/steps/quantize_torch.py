@@ -42,7 +42,7 @@ class QuantizeTorch:
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     takes: ClassVar[tuple[Form, ...]] = ("torch",)
     gives: ClassVar[Form] = "torch"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchao", "safetensors")
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)
 

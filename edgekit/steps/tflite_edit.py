@@ -84,7 +84,7 @@ def scale_input(model: Any, group: Group, factor: Array) -> None:
     graph.tensors.append(product)
     index = len(graph.tensors) - 1
     multiply = schema.OperatorT()
-    multiply.opcodeIndex = _code(model, schema.BuiltinOperator.MUL)
+    multiply.opcodeIndex = tflite_file.operator_code(model, schema.BuiltinOperator.MUL)
     multiply.inputs, multiply.outputs = [group.source, _constant(model, name.decode() + "/factor", factor)], [index]
     multiply.builtinOptionsType, multiply.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
     first = min(position for position, operator in enumerate(graph.operators) if any(operator is member for member in group.operators))
@@ -112,18 +112,6 @@ def _constant(model: Any, name: str, value: Array) -> int:
     tensor.name, tensor.type, tensor.shape, tensor.buffer = name.encode(), schema.TensorType.FLOAT32, list(value.shape), len(model.buffers) - 1
     model.subgraphs[0].tensors.append(tensor)
     return len(model.subgraphs[0].tensors) - 1
-
-
-def _code(model: Any, builtin: int) -> int:
-    """The index of an operator's code, which is added where the file has none."""
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = builtin
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
 
 
 def _bytes(value: Array) -> Array:

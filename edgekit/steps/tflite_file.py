@@ -22,6 +22,8 @@ CHANNEL_LAST = (0, 2, 3, 1)
 #: The operators that hold weights, and which of their inputs these are.
 WEIGHTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
 _OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+#: The older field of an operator's code has 7 bits; newer operators write this there.
+_LAST_OLD_CODE = 127
 _SMALL = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT4)
 _FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
 
@@ -53,6 +55,19 @@ def operator_name(model: Any, operator: Any) -> str:
     """The name of an operator in the TFLite schema, such as CONV_2D."""
     code = model.operatorCodes[operator.opcodeIndex]
     return _OPERATORS.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+
+
+def operator_code(model: Any, builtin: int) -> int:
+    """The index of an operator's code, which is added (version 1) where the file has none."""
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = builtin
+    code.deprecatedBuiltinCode = min(builtin, _LAST_OLD_CODE)
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
 
 
 def arithmetic(path: pathlib.Path) -> Arithmetic:

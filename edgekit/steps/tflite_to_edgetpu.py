@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy
@@ -19,7 +19,7 @@ from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.signature import Signature
-from edgekit.steps import edgetpu_log, tflite_file
+from edgekit.steps import edgetpu_log, edgetpu_rewrite, tflite_file
 from edgekit.task import SplitName
 
 COMPILER = "edgetpu_compiler"
@@ -42,7 +42,7 @@ class TfliteToEdgetpu:
 
     takes: ClassVar[tuple[Form, ...]] = ("tflite",)
     gives: ClassVar[Form] = "edgetpu"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tool:edgetpu_compiler")
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
@@ -67,8 +67,9 @@ class TfliteToEdgetpu:
                 parts.append(part.model_copy(update={"files": {"model": File(path=path.name)}}))
                 notes[part.name] = "a float file: nothing of it runs on the Edge TPU; it serves as the reference on the CPU"
                 continue
-            signature = _write(artifact.path(part), path, part.signature, self.io)
-            files, notes[part.name] = _compile(compiler, path, context.folder)
+            signature, rewritten = _write(artifact.path(part), path, part.signature, self.io)
+            files, told = _compile(compiler, path, context.folder)
+            notes[part.name] = {**told, "rewritten": dict(rewritten)}
             parts.append(Part(name=part.name, signature=signature, files={"model": File(path=path.name), **files}))
         return Artifact(form="edgetpu", parts=tuple(parts), notes={"parts": notes}, folder=context.folder)
 
@@ -93,8 +94,9 @@ def _shift(was: str, now: str) -> int:
     return _OFFSET * ((now == "uint8") - (was == "uint8"))
 
 
-def _write(source: pathlib.Path, path: pathlib.Path, signature: Signature, io: str) -> Signature:
+def _write(source: pathlib.Path, path: pathlib.Path, signature: Signature, io: str) -> tuple[Signature, Mapping[str, int]]:
     model = tflite_file.read(source)
+    rewritten = edgetpu_rewrite.rewrite(model)
     graph = model.subgraphs[0]
     for ends, defined, insert in (
         (graph.inputs, "inputs", lambda inner, outer: graph.operators.insert(0, _requantize(model, outer, inner))),
@@ -102,7 +104,7 @@ def _write(source: pathlib.Path, path: pathlib.Path, signature: Signature, io: s
     ):
         _change(model, ends, defined, _UINT8 if io == "uint8" else _INT8, insert)
     tflite_file.write(model, path)
-    return tflite_file.described(path, signature)
+    return tflite_file.described(path, signature), rewritten
 
 
 def _change(model: Any, ends: list[int], defined: str, wanted: int, insert: Callable[[int, int], None]) -> None:
@@ -133,16 +135,8 @@ def _scales(tensor: Any) -> bool:
 
 def _requantize(model: Any, source: int, result: int) -> Any:
     """A QUANTIZE operator from one tensor to another."""
-    code = schema.BuiltinOperator.QUANTIZE
-    known = [index for index, entry in enumerate(model.operatorCodes) if max(entry.builtinCode, entry.deprecatedBuiltinCode) == code]
-    if not known:
-        entry = schema.OperatorCodeT()
-        entry.builtinCode = entry.deprecatedBuiltinCode = code
-        entry.version = 1
-        model.operatorCodes.append(entry)
-        known = [len(model.operatorCodes) - 1]
     operator = schema.OperatorT()
-    operator.opcodeIndex = known[0]
+    operator.opcodeIndex = tflite_file.operator_code(model, schema.BuiltinOperator.QUANTIZE)
     operator.inputs, operator.outputs = [source], [result]
     operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
     operator.builtinOptions = schema.QuantizeOptionsT()
@@ -163,7 +157,8 @@ def _compile(compiler: str | None, path: pathlib.Path, folder: pathlib.Path) -> 
     made = folder / f"{path.stem}_edgetpu.tflite"
     if done.returncode or not made.is_file():
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        return {}, {"compiled": False, "why": f"{COMPILER} failed: {' '.join(last) or f'exit status {done.returncode}'}"}
+        told = edgetpu_log.parse(f"{done.stdout}\n{done.stderr}").failure or " ".join(last) or f"exit status {done.returncode}"
+        return {}, {"compiled": False, "why": f"{COMPILER} failed: {told}"}
     (folder / f"{path.stem}_edgetpu.log").unlink(missing_ok=True)
     report = folder / f"{path.stem}.log.json"
     report.write_text(log.model_dump_json(indent=1), encoding="utf-8")

@@ -179,7 +179,11 @@ def test_the_edge_tpu_takes_an_int8_file(folder: pathlib.Path) -> None:
     share = measured(audit)["tpu_mapped_share"]
     assert share.value == 1
     assert "static prediction, upper bound; edgetpu_compiler not run" in share.how
-    assert share.detail["fits_on_chip"]
+    weights = measured(audit)["tpu_weight_bytes"]
+    assert weights.detail["fits_on_chip"] and weights.how.startswith("estimate")
+    # Weights of int8, biases of int32, the MEAN's two axes.
+    assert 8 * 27 + 8 * 72 + 4 * 8 + 4 * (8 + 8 + 4) <= (weights.value or 0) <= 8 * 27 + 8 * 72 + 4 * 8 + 4 * (8 + 8 + 4) + 8
+    assert (share.low, share.high, share.detail["subgraphs"], share.detail["share_of_all_subgraphs"]) == (0, 1, 1, 1)
     assert {row["status"] for row in audit.rows} == {"Mapped to Edge TPU"}
     assert values(audit)["int8_mac_share"] == 1
 
@@ -193,6 +197,16 @@ def test_the_edge_tpu_stops_at_the_island(folder: pathlib.Path) -> None:
     assert any("one piece of a graph only" in text for text in audit.warnings)
 
 
+@pytest.mark.parametrize(
+    ("room", "text"), [((10, 20), "does not fit on chip; weights are streamed over USB/PCIe"), ((10, 10_000), "may not fit on chip"), ((10_000, 20_000), "")]
+)
+def test_weights_that_do_not_fit(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, room: tuple[int, int], text: str) -> None:
+    """A warning where the weights take more than the chip keeps, a weaker one between what logs have seen."""
+    monkeypatch.setattr(audit_edgetpu, "CACHE_BYTES", room)
+    found = [warning for warning in audit_edgetpu.audit_file(folder / "int8.tflite", DEVICE).warnings if "fit on chip" in warning]
+    assert bool(found) == bool(text) and all(warning.startswith(text) for warning in found)
+
+
 def test_nothing_of_a_float_file_is_mapped(folder: pathlib.Path) -> None:
     """The Edge TPU takes no float operator."""
     assert values(audit_edgetpu.audit_file(folder / "float.tflite", DEVICE))["tpu_mapped_share"] == 0
@@ -203,7 +217,7 @@ def test_the_compilers_own_result_wins(folder: pathlib.Path, tmp_path: pathlib.P
     for name in ("island", "int8"):
         shutil.copyfile(folder / f"{name}.tflite", tmp_path / f"{name}.tflite")
     rows = [{"op": "CONV_2D", "count": 1, "status": "Mapped to Edge TPU"}, {"op": "SIN", "count": 1, "status": "Operation not supported"}]
-    (tmp_path / "log.json").write_text(json.dumps({"version": "16.0", "rows": rows, "off_chip_bytes": 10}))
+    (tmp_path / "log.json").write_text(json.dumps({"version": "16.0", "rows": rows, "on_chip_bytes": 90, "off_chip_bytes": 10}))
     given = artifact(tmp_path / "island.tflite", compiled="int8.tflite", log="log.json")  # any smaller graph stands for what is left
     audit = audit_edgetpu.audit(given, DEVICE)
     share = measured(audit)["tpu_mapped_share"]
@@ -211,7 +225,11 @@ def test_the_compilers_own_result_wins(folder: pathlib.Path, tmp_path: pathlib.P
     assert share.value == pytest.approx(1 - left / total)
     assert share.where == "edgetpu_compiler 16.0"
     assert "main: 1 SIN on the CPU: Operation not supported" in audit.warnings
-    assert any("10 bytes of weights do not fit" in text for text in audit.warnings)
+    assert any("weights are streamed over USB/PCIe for each inference: 10 bytes, by the compiler's log" in text for text in audit.warnings)
+    weights = measured(audit)["tpu_weight_bytes"]
+    assert (weights.value, weights.detail["fits_on_chip"], weights.how) == (100, False, "the compiler's log, on chip and off chip")
+    (tmp_path / "log.json").write_text(json.dumps({"version": "14.1", "rows": rows, "off_chip_bytes": None}))
+    assert measured(audit_edgetpu.audit(given, DEVICE))["tpu_weight_bytes"].verdict == "unmeasured"
     (tmp_path / "log.json").write_text("{")
     with pytest.raises(ModelError, match="log of 'main' cannot be read"):
         audit_edgetpu.audit(given, DEVICE)

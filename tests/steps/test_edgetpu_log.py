@@ -1,5 +1,7 @@
 """Reading edgetpu_compiler's output, as version 16 prints it."""
 
+import pytest
+
 from edgekit.steps.edgetpu_log import LogRow, parse
 
 WHOLE = """Edge TPU Compiler version 16.0.384591198
@@ -71,3 +73,136 @@ def test_a_failure_and_nonsense() -> None:
     for text in (FAILED, "", "Operator went away 3 times\n"):
         log = parse(text)
         assert (log.succeeded, log.rows, log.total) == (False, (), 0)
+
+
+# The samples below are written for these tests in the compiler's format. Where such texts were seen is named at each.
+
+#: google-coral/edgetpu issues 342 and 317: with -a, several pieces are mapped.
+ALL_PIECES = """Edge TPU Compiler version 15.0.340273435
+
+Model compiled successfully in 1502 ms.
+
+Input model: net.tflite
+Input size: 3.00MiB
+Output model: net_edgetpu.tflite
+Output size: 3.55MiB
+On-chip memory used for caching model parameters: 2.25MiB
+On-chip memory remaining for caching model parameters: 4.50MiB
+Off-chip memory used for streaming uncached model parameters: 0.00B
+Number of Edge TPU subgraphs: 3
+Total number of operations: 12
+Operation log: net_edgetpu.log
+
+Model successfully compiled but not all operations are supported by the Edge TPU. A percentage of the model will instead run on the CPU, which is slower.
+Number of operations that will run on Edge TPU: 9
+Number of operations that will run on CPU: 3
+
+Operator                       Count      Status
+
+CONV_2D                        7          Mapped to Edge TPU
+PAD                            2          Mapped to Edge TPU
+TRANSPOSE                      2          Operation not supported
+RESIZE_NEAREST_NEIGHBOR        1          Operation version not supported
+"""
+#: google-coral/edgetpu issues 444, 601, 671: -d tries again with fewer operators until it succeeds.
+SEARCHED = """Edge TPU Compiler version 16.0.384591198
+Searching for valid delegate with step 10
+Try to compile segment with 20 ops
+Started a compilation timeout timer of 180 seconds.
+ERROR: Restored original execution plan after delegate application failure.
+Compilation failed: Compilation failed due to large activation tensors in model.
+Compilation child process completed within timeout period.
+Compilation failed!
+Try to compile segment with 10 ops
+Intermediate tensors: block_2/Relu6
+Started a compilation timeout timer of 180 seconds.
+
+Model compiled successfully in 300 ms.
+
+On-chip memory used for caching model parameters: 1.50MiB
+On-chip memory remaining for caching model parameters: 5.25MiB
+Off-chip memory used for streaming uncached model parameters: 0.00B
+Number of Edge TPU subgraphs: 1
+Total number of operations: 20
+
+Operator                       Count      Status
+
+CONV_2D                        10         Mapped to Edge TPU
+ADD                            10         More than one subgraph is not supported
+Compilation child process completed within timeout period.
+Compilation succeeded!
+"""
+#: issue 211: without -s there is no table.
+WITHOUT_TABLE = """Edge TPU Compiler version 14.1.317412892
+
+Model compiled successfully in 1600 ms.
+
+On-chip memory used for caching model parameters: 6.00MiB
+On-chip memory remaining for caching model parameters: 64.00KiB
+Off-chip memory used for streaming uncached model parameters: 1.50MiB
+Number of Edge TPU subgraphs: 1
+Total number of operations: 108
+
+Number of operations that will run on Edge TPU: 102
+Number of operations that will run on CPU: 6
+See the operation log file for individual operation details.
+"""
+#: The file that the compiler leaves beside its result (issue 187): the table alone.
+LOG_FILE = """Edge TPU Compiler version 14.1.317412892
+Input: tiny.tflite
+Output: tiny_edgetpu.tflite
+
+Operator                       Count      Status
+
+MAX_POOL_2D                    6          Mapped to Edge TPU
+CONV_2D                        2          More than one subgraph is not supported
+"""
+HEAD = "Edge TPU Compiler version 16.0.384591198\nStarted a compilation timeout timer of 180 seconds.\n"
+END = "Compilation child process completed within timeout period.\nCompilation failed!\n"
+FAILURES = [
+    ("Edge TPU Compiler version 15.0.340273435\nInvalid model: net.tflite\nModel not quantized\n", "not wholly int8"),  # issues 168, 313
+    ("Edge TPU Compiler version 2.1.302470888\n\nInternal compiler error. Aborting!\n", "or the compiler has a fault"),  # issues 92, 157
+    (HEAD + "Compilation timeout. This is usually caused by large activations.\nCompilation failed!\n", "take smaller images"),  # issue 686
+    # issue 829
+    (HEAD + "ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has dynamic-sized tensors.\n"
+     "Compilation failed: Model failed in Tflite interpreter.\n" + END, "size is not fixed"),
+    ("Edge TPU Compiler version 15.0.340273435\nERROR: Didn't find op for builtin opcode 'RSQRT' version '2'\n\nERROR: Registration failed.\n",
+     "does not know RSQRT in version 2"),  # issue 384
+    (HEAD + "libc++abi: terminating with uncaught exception of type std::out_of_range: vector\n" + END, "a fault"),  # issue 728
+    (HEAD + END, ""),  # issue 800: no word at all
+]  # fmt: skip
+
+
+def test_several_pieces() -> None:
+    """With -a the log counts the pieces; an operator may be refused for its version."""
+    log = parse(ALL_PIECES)
+    assert (log.succeeded, log.subgraphs, log.mapped, log.total) == (True, 3, 9, 12)
+    assert (log.operations_on_tpu, log.operations_on_cpu) == (9, 3)
+    assert log.rows[-1].status == "Operation version not supported"
+
+
+def test_the_last_try_counts() -> None:
+    """A search that fails first and then succeeds has succeeded; one that ends with a failure has not."""
+    log = parse(SEARCHED)
+    assert (log.succeeded, log.version, log.mapped, log.total, log.on_chip_bytes, log.failure) == (True, "16.0.384591198", 10, 20, 3 << 19, "")
+    assert not parse(SEARCHED + "Try to compile segment with 9 ops\n" + HEAD + END).succeeded
+
+
+def test_a_log_without_a_table() -> None:
+    """The compiler's own sums stand in for the table."""
+    log = parse(WITHOUT_TABLE)
+    assert (log.succeeded, log.rows, log.mapped, log.total, log.off_chip_bytes) == (True, (), 102, 108, 3 << 19)
+
+
+def test_the_compilers_own_log_file() -> None:
+    """It holds the table and the version, and no word on success."""
+    log = parse(LOG_FILE)
+    assert (log.version, log.mapped, log.total, log.on_chip_bytes) == ("14.1.317412892", 6, 8, None)
+
+
+@pytest.mark.parametrize(("text", "told"), FAILURES)
+def test_failures_are_told_with_a_way_out(text: str, told: str) -> None:
+    """What the compiler says where it fails, in words that help; silence where it says nothing."""
+    log = parse(text)
+    assert not log.succeeded and log.version
+    assert told in log.failure and (not told or "Fix: " in log.failure)

@@ -182,4 +182,4 @@ def test_a_failing_compiler_is_a_note(int8: Artifact, tmp_path: pathlib.Path, mo
     install(tmp_path, monkeypatch, fails=True)
     made = prepared(int8, tmp_path / "made")
     assert set(made.parts[0].files) == {"model"}
-    assert "Internal compiler error" in made.notes["parts"]["main"]["why"]
+    assert "activations are too large, or the compiler has a fault. Fix: " in made.notes["parts"]["main"]["why"]

@@ -1,0 +1,107 @@
+"""How much of a network the Edge TPU would take, without edgekit's rewrites and with them: the table of docs/edge-tpu.md.
+
+    python -m bench.edgetpu_mapping
+
+Weights are random and calibration is random numbers: what maps does not depend on them, and the error tells only that the
+rewrites lose nothing that int8 does not. The share is the static prediction (edgekit.checks.edgetpu_mapper), not the compiler's.
+"""
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+import click
+import numpy
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from torch import nn
+
+from bench.edgetpu_networks import NETWORKS
+from edgekit.checks import edgetpu_mapper, tflite_graph
+from edgekit.quantization import decompose
+from edgekit.quantization.graph import calibrate, simulate
+from edgekit.quantization.settings import Settings
+from edgekit.signature import Signature, TensorSpec
+from edgekit.sources.cnn import plain_cnn
+from edgekit.sources.resnet import resnet8
+from edgekit.steps import edgetpu_rewrite, litert_conversion, tflite_file, torch_to_tflite
+from edgekit.steps.channel_last import prefer_channel_last
+
+ZOO: Mapping[str, Callable[[], nn.Module]] = {"zoo:cnn": lambda: plain_cnn(3, 10), "zoo:resnet8": lambda: resnet8(3, 10, 16)}
+SAMPLES, SIZE = 32, 32
+
+
+@contextlib.contextmanager
+def without_rewrites() -> Iterator[None]:
+    """What the Edge TPU lacks is left as it is."""
+    with mock.patch.object(decompose, "FOR_EDGETPU", {}), mock.patch.object(edgetpu_rewrite, "rewrite", lambda model: {}):
+        yield
+
+
+def make(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> None:
+    """Write the int8 file as the Edge TPU's route does."""
+    with torch.no_grad():
+        outputs = network(data)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    specs = tuple(TensorSpec(name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:])) for k, value in enumerate(outputs))
+    signature = Signature(inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", *data.shape[1:])),), outputs=specs)
+    simulated = simulate(network, signature, calibrate(network, [(data,)], signature, Settings(runtime="edgetpu")), fold=False)
+    graph, samples = torch_to_tflite._with_static_shapes(simulated, torch_to_tflite._one_sample(signature))
+    prefer_channel_last(graph)
+    last = [k for k, value in enumerate(outputs) if value.dim() == 4]
+    litert_conversion.convert(graph, samples, path, quantized=True, channel_last_inputs=(0,), channel_last_outputs=last)
+    model = tflite_file.read(path)
+    edgetpu_rewrite.rewrite(model)
+    tflite_file.write(model, path)
+
+
+def error(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> float:
+    """The outputs' root mean square error against the float network, relative to their own."""
+    running = Interpreter(str(path), num_threads=1)
+    running.allocate_tensors()
+    (given,), made = running.get_input_details(), sorted(running.get_output_details(), key=lambda detail: tflite_file.by_number(detail["name"]))
+    total = lost = 0.0
+    for row in data:
+        image = row[None].movedim(1, -1).numpy()
+        scale, zero = given["quantization"]
+        running.set_tensor(given["index"], numpy.clip(numpy.round(image / scale) + zero, -128, 127).astype("int8"))
+        running.invoke()
+        with torch.no_grad():
+            outputs = network(row[None])
+        for detail, wanted in zip(made, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
+            got: Any = running.get_tensor(detail["index"])
+            if detail["quantization"][0]:
+                got = (got.astype("float32") - detail["quantization"][1]) * detail["quantization"][0]
+            expected = (wanted.movedim(1, -1) if wanted.dim() == 4 else wanted).numpy()
+            total, lost = total + float((expected**2).sum()), lost + float(((got - expected) ** 2).sum())
+    return float((lost / total) ** 0.5)
+
+
+def row(network: nn.Module, data: torch.Tensor, folder: pathlib.Path) -> str:
+    """Operators that map of all, share of multiply-accumulates, error."""
+    path = folder / "main.tflite"
+    make(network, data, path)
+    graph = tflite_graph.read(path)
+    fates = edgetpu_mapper.predict(graph)
+    mapped = [operator for operator, fate in zip(graph.operators, fates, strict=True) if fate.status == edgetpu_mapper.MAPPED]
+    share = sum(operator.macs for operator in mapped) / graph.macs
+    return f"{len(mapped)} of {len(graph.operators)} | {100 * share:.0f} % | {100 * error(network, data[:8], path):.1f} %"
+
+
+def main() -> None:
+    """Print the table."""
+    click.echo("| network | operators | share | error | rewritten: operators | share | error |\n|---|---|---|---|---|---|---|")
+    for name, build in {**ZOO, **NETWORKS}.items():
+        torch.manual_seed(0)
+        network, data = build().eval(), torch.randn(SAMPLES, 3, SIZE, SIZE)
+        with tempfile.TemporaryDirectory() as folder:
+            with without_rewrites():
+                before = row(network, data, pathlib.Path(folder))
+            click.echo(f"| {name} | {before} | {row(network, data, pathlib.Path(folder))} |")
+
+
+if __name__ == "__main__":
+    main()
