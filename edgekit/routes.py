@@ -11,6 +11,7 @@ from edgekit.target import Target
 #: What follows the torch-side steps, by the form the target runs. A step that the scheme does not need is left out.
 ROUTES: Mapping[Form, tuple[str, ...]] = {
     "onnx": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
+    "ort": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_ort"),
     "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
     "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "calibrate_tflite", "tune_tflite", "quantize_tflite"),
     "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),

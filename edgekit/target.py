@@ -14,9 +14,9 @@ from edgekit.scheme import SCHEMES, Scheme
 from edgekit.value import Written, folder_name, nearest, parse, read_yaml
 
 Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu"]
-HostName = Literal["local"]
+HostName = str
 #: Which runtime loads which form.
-RUNTIMES: dict[Form, Runtime] = {"onnx": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu"}
+RUNTIMES: dict[Form, Runtime] = {"onnx": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu", "ort": "onnxruntime"}
 
 
 class Limits(Written):

@@ -2,7 +2,7 @@
 
 import pathlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from edgekit.artifact import Artifact
 from edgekit.checks.onnx_macs import COMPUTE
@@ -31,24 +31,25 @@ HOW = "ONNX Runtime's own optimized graph at its default level, batch 1"
 def audit(artifact: Artifact, limits: Limits) -> Audit:
     """Read every part as the runtime will run it."""
     parts = {part.name: optimize(artifact.path(part)) for part in artifact.parts}
-    return _audit(parts, limits)
+    return audit_parts(parts, limits)
 
 
 def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
     """Read one ``.onnx`` file, also one that edgekit did not make. Raises RunnerError for a file that is not sound."""
-    return _audit({path.stem: optimize(path)}, limits or Limits())
+    return audit_parts({path.stem: optimize(path)}, limits or Limits())
 
 
-def _audit(parts: dict[str, Optimized], limits: Limits) -> Audit:
+def audit_parts(parts: Mapping[str, Optimized], limits: Limits, how: str = HOW) -> Audit:
+    """The numbers drawn from what was read; ``how`` tells how it was."""
     operators = [operator for part in parts.values() for operator in part.operators]
     where = f"local: onnxruntime {next(iter(parts.values())).version}"
     floats = [operator for operator in operators if _is_float(operator)]
     measurements = [
-        _share(operators, where),
-        _count("float_ops", floats, where, "operators that compute in float"),
-        _count("transposes", [operator for operator in operators if operator.op in _TRANSPOSES], where, "operators that only change the layout"),
-        _count("qdq_pairs", [operator for operator in operators if operator.inner_dequantize], where, "activations dequantized inside the graph"),
-        _count("casts", [operator for operator in operators if operator.float_cast], where, "casts from one float type to another"),
+        _share(operators, where, how),
+        _count("float_ops", floats, where, f"{how}: operators that compute in float"),
+        _count("transposes", [operator for operator in operators if operator.op in _TRANSPOSES], where, f"{how}: operators that only change the layout"),
+        _count("qdq_pairs", [operator for operator in operators if operator.inner_dequantize], where, f"{how}: activations dequantized inside the graph"),
+        _count("casts", [operator for operator in operators if operator.float_cast], where, f"{how}: casts from one float type to another"),
     ]
     rows = [
         {"op": operator.op, "name": operator.name, "dtype": operator.dtype, "macs": operator.macs, "module": operator.module, "part": name}
@@ -64,7 +65,7 @@ def _is_float(operator: Operator) -> bool:
     return operator.dtype in FLOATS or (operator.dtype == "unknown" and operator.op in COMPUTE)
 
 
-def _share(operators: Sequence[Operator], where: str) -> Measurement:
+def _share(operators: Sequence[Operator], where: str, how: str) -> Measurement:
     """MACs of integer operators divided by all MACs."""
     compute = [operator for operator in operators if operator.op in COMPUTE]
     if not compute:
@@ -74,12 +75,12 @@ def _share(operators: Sequence[Operator], where: str) -> Measurement:
     if len(counted) < len(compute) or total == 0:
         return unmeasured("int8_mac_share", "share", where, "the shapes are not known: the graph did not run on zeros")
     integer = sum(operator.int8_macs for operator in compute)
-    return Measurement(name="int8_mac_share", value=integer / total, unit="share", n=len(compute), where=where, how=HOW, detail={"int8": integer, "all": total})
+    return Measurement(name="int8_mac_share", value=integer / total, unit="share", n=len(compute), where=where, how=how, detail={"int8": integer, "all": total})
 
 
 def _count(name: MeasurementName, operators: Sequence[Operator], where: str, what: str) -> Measurement:
     listed = [operator.place for operator in operators]
-    return Measurement(name=name, value=len(operators), unit="operators", where=where, how=f"{HOW}: {what}", detail={"operators": listed})
+    return Measurement(name=name, value=len(operators), unit="operators", where=where, how=what, detail={"operators": listed})
 
 
 def _warnings(part: str, optimized: Optimized, limits: Limits) -> list[str]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WORKER = pathlib.Path(worker.__file__)
 #: What loads the file of each form here.
-RUNTIMES: Mapping[Form, str] = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert"}
+RUNTIMES: Mapping[Form, str] = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert", "ort": "onnxruntime"}
 #: Forms whose file only stands in for what the device runs.
 STANDS_IN: Mapping[Form, str] = {
     "tensorrt": "same Q/DQ graph; TensorRT engine not executed",
