@@ -71,6 +71,7 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
         "quantize_torch": {"scheme": scheme.name, "runtime": target.runtime, "symmetric": symmetric, "samples": samples, **tuned},
         "lower_onnx": {"runtime": target.runtime},
         "quantize_onnx": {"scheme": scheme.name, **kept},
+        "torch_to_tflite": {"batches": list(limits.batches)} if len(limits.batches) > 1 else {},
         "calibrate_tflite": {"scheme": scheme.name, "samples": samples, **kept},
         "tune_tflite": {"samples": samples, **kept},
         "quantize_tflite": {"scheme": scheme.name, **kept},
@@ -79,7 +80,9 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
         "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
     }
-    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form))
+    # Tuning changes one graph and the weights that all signatures share.
+    skipped = ("tune_tflite",) if len(limits.batches) > 1 else ()
+    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form) if name not in skipped)
 
 
 def _steps(scheme: Scheme, form: Form) -> tuple[str, ...]:

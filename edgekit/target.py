@@ -32,10 +32,19 @@ class Limits(Written):
     io: Literal["any", "uint8", "int8"] = "any"
     #: free: the batch size is chosen when the file runs.
     shapes: Literal["free", "static"] = "free"
+    #: For TFLite: how many samples each of the file's signatures takes; the first is what is verified and timed.
+    batches: tuple[int, ...] = (1,)
     compute_capabilities: tuple[str, ...] = ()
     #: Largest batch that a TensorRT profile allows.
     max_batch: int = pydantic.Field(16, ge=1)
     memory_bytes: int | None = pydantic.Field(None, gt=0)
+
+    @pydantic.field_validator("batches")
+    @classmethod
+    def _one_first(cls, batches: tuple[int, ...]) -> tuple[int, ...]:
+        if not batches or batches[0] != 1 or min(batches) < 1 or len(set(batches)) < len(batches):
+            raise ValueError(f"{list(batches)}: name 1 first, and each further number once: [1, 8]")
+        return batches
 
 
 class Target(Written):
@@ -78,6 +87,8 @@ class Target(Written):
         wrong = [name for name in self.schemes if self.form not in SCHEMES[name].forms]
         if wrong:
             raise ValueError(f"schemes: {', '.join(wrong)} cannot be made in the form {self.form!r}")
+        if len(self.limits.batches) > 1 and self.form != "tflite":
+            raise ValueError(f"limits.batches: a file of the form {self.form!r} has one signature; several are for tflite")
         if self.latency == "unmeasured" and not self.latency_note:
             raise ValueError("latency_note: say why the latency is unmeasured")
         return self
@@ -89,6 +100,8 @@ class Target(Written):
             return f"the form {self.form} has no {scheme}"
         if self.limits.arithmetic == "integer" and (known.method in ("float", "cast", "dynamic")):
             return "the device runs integer arithmetic only"
+        if len(self.limits.batches) > 1 and known.calibrated and known.activation_bits == 16:
+            return "16-bit activations are calibrated for files of one signature; take batches: [1]"
         refusal = too_old(known, self.limits.compute_capabilities)
         return None if refusal is None else f"{refusal[0]}; {refusal[1]}"
 
