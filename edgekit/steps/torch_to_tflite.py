@@ -96,7 +96,7 @@ class TorchToTflite:
             channel_last_outputs=[k for k, spec in enumerate(wanted.outputs) if spec.axes],
         )  # fmt: skip
         signature = _described(path, wanted, part.name)
-        notes: dict[str, Any] = {"rewritten_for_channel_last": changed}
+        notes: dict[str, Any] = {"rewritten_for_channel_last": changed, **tflite_file.runtime(path)}
         if quantized:
             notes["float_operators"] = dict(tflite_file.arithmetic(path).float_operators)
             notes["float_inputs_and_outputs"] = [spec.name for spec in (*signature.inputs, *signature.outputs) if spec.dtype == "float32"]
