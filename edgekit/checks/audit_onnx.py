@@ -39,8 +39,9 @@ def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
     return audit_parts({path.stem: optimize(path)}, limits or Limits())
 
 
-def audit_parts(parts: Mapping[str, Optimized], limits: Limits, how: str = HOW) -> Audit:
-    """The numbers drawn from what was read; ``how`` tells how it was."""
+def audit_parts(parts: Mapping[str, Optimized], limits: Limits, how: str = HOW, x86: bool | None = None) -> Audit:
+    """The numbers drawn from what was read; ``how`` tells how it was. ``x86``: whether the file is for such a processor; None: for this one."""
+    x86 = _is_x86() if x86 is None else x86
     operators = [operator for part in parts.values() for operator in part.operators]
     where = f"local: onnxruntime {next(iter(parts.values())).version}"
     floats = [operator for operator in operators if _is_float(operator)]
@@ -55,7 +56,7 @@ def audit_parts(parts: Mapping[str, Optimized], limits: Limits, how: str = HOW) 
         {"op": operator.op, "name": operator.name, "dtype": operator.dtype, "macs": operator.macs, "module": operator.module, "part": name}
         for name, part in parts.items() for operator in part.operators
     ]  # fmt: skip
-    warnings = [text for name, part in parts.items() for text in _warnings(name, part, limits)]
+    warnings = [text for name, part in parts.items() for text in _warnings(name, part, limits, x86)]
     return Audit(measurements=measurements, rows=rows, warnings=warnings)
 
 
@@ -83,8 +84,8 @@ def _count(name: MeasurementName, operators: Sequence[Operator], where: str, wha
     return Measurement(name=name, value=len(operators), unit="operators", where=where, how=what, detail={"operators": listed})
 
 
-def _warnings(part: str, optimized: Optimized, limits: Limits) -> list[str]:
-    found = [*_floats_left(optimized.operators), *_slow(optimized.operators)]
+def _warnings(part: str, optimized: Optimized, limits: Limits, x86: bool) -> list[str]:
+    found = [*_floats_left(optimized.operators, x86), *_slow(optimized.operators, x86)]
     if limits.arithmetic == "integer" and any(_is_float(operator) for operator in optimized.operators):
         found.append("the device runs integer arithmetic only, and the graph computes in float.")
     if not optimized.sorted:
@@ -94,7 +95,7 @@ def _warnings(part: str, optimized: Optimized, limits: Limits) -> list[str]:
     return [f"{part}: {text}" for text in found]
 
 
-def _floats_left(operators: Sequence[Operator]) -> Iterator[str]:
+def _floats_left(operators: Sequence[Operator], x86: bool) -> Iterator[str]:
     """What computes in float although the graph is quantized, and the likely reason."""
     compute = [operator for operator in operators if operator.op in COMPUTE]
     quantizers = [operator for operator in operators if operator.op in ("QuantizeLinear", "DequantizeLinear")]
@@ -102,10 +103,10 @@ def _floats_left(operators: Sequence[Operator]) -> Iterator[str]:
     if not floats or not (quantizers or any(operator.integer for operator in compute)):
         return
     what = "convolutions, matrix products and recurrent layers of a quantized graph compute in float"
-    yield f"{len(floats)} of {len(compute)} {what}: {_named(floats)}.{_reason(floats, quantizers)}"
+    yield f"{len(floats)} of {len(compute)} {what}: {_named(floats)}.{_reason(floats, quantizers, x86)}"
 
 
-def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator]) -> str:
+def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator], x86: bool) -> str:
     """The likely reason why operators were left in float; empty where there is no usual one."""
     kinds = {operator.dtype for operator in quantizers if operator.op == "QuantizeLinear"}
     if kinds & {"int16", "uint16"}:
@@ -115,12 +116,12 @@ def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator]) -> str:
         return f" ONNX Runtime has no integer kernel for {' and '.join(lacking)}."
     if any(operator.op == "LSTM" for operator in floats):
         return " An LSTM computes in int8 only where it was quantized dynamically."
-    if "int8" in kinds and _is_x86():
+    if "int8" in kinds and x86:
         return " Its activations are signed (int8); on x86 most operators are only fused with unsigned ones (uint8)."
     return ""
 
 
-def _slow(operators: Sequence[Operator]) -> Iterator[str]:
+def _slow(operators: Sequence[Operator], x86: bool) -> Iterator[str]:
     """The known signs that a file is slow."""
     convolutions = [operator for operator in operators if operator.op == "ConvInteger"]
     signed = [operator for operator in operators if operator.op in _FUSED and operator.dtype == "int8"]
@@ -128,7 +129,7 @@ def _slow(operators: Sequence[Operator]) -> Iterator[str]:
     pairs, casts = sum(operator.inner_dequantize for operator in operators), sum(operator.float_cast for operator in operators)
     if convolutions:
         yield f"{len(convolutions)} ConvInteger, which is slower than float on x86: {_named(convolutions)}. Calibrate the file (static) instead."
-    if signed and _is_x86():
+    if signed and x86:
         yield f"{len(signed)} integer operators have signed activations (int8): {_named(signed)}. x86 kernels are fast with unsigned ones (uint8)."
     if packed:
         told = "make their weights float again and multiply in float; with accuracy_level 4 they would multiply integers"

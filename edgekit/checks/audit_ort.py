@@ -63,7 +63,7 @@ def stored(path: pathlib.Path, source: pathlib.Path | None = None) -> Stored:
 
 
 def _audit(parts: dict[str, Stored], limits: Limits, made: dict[str, str]) -> Audit:
-    found = audit_onnx.audit_parts(dict(parts), limits, HOW)
+    found = audit_onnx.audit_parts(dict(parts), limits, HOW, x86=False)
     warnings = list(found.warnings)
     for name, part in parts.items():
         if part.format != FORMAT:
