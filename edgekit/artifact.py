@@ -9,7 +9,7 @@ import pydantic
 from edgekit.signature import Signature, TensorSpec
 from edgekit.value import Value
 
-Form = Literal["torch", "onnx", "tflite", "tensorrt", "ethosu", "edgetpu"]
+Form = Literal["torch", "onnx", "tflite", "tensorrt", "ethosu", "edgetpu", "ort"]
 #: The name of the only part of a model that has one.
 MAIN = "main"
 

@@ -11,6 +11,7 @@ from edgekit.target import Target
 #: What follows the torch-side steps, by the form the target runs. A step that the scheme does not need is left out.
 ROUTES: Mapping[Form, tuple[str, ...]] = {
     "onnx": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
+    "ort": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_ort"),
     "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
     "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "calibrate_tflite", "tune_tflite", "quantize_tflite"),
     "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
@@ -72,6 +73,7 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
         "quantize_torch": {"scheme": scheme.name, "runtime": target.runtime, "symmetric": symmetric, "samples": samples, **tuned},
         "lower_onnx": {"runtime": target.runtime},
         "quantize_onnx": {"scheme": scheme.name, **kept},
+        "torch_to_tflite": {"batches": list(limits.batches)} if len(limits.batches) > 1 else {},
         "calibrate_tflite": {"scheme": scheme.name, "samples": samples, **kept},
         "tune_tflite": {"samples": samples, **kept},
         "quantize_tflite": {"scheme": scheme.name, **kept},
@@ -83,7 +85,9 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
             "accelerator": limits.accelerator, "system_config": limits.system_config, "memory_mode": limits.memory_mode, "sram_bytes": limits.sram_bytes,
         },
     }  # fmt: skip
-    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form))
+    # Tuning changes one graph and the weights that all signatures share.
+    skipped = ("tune_tflite",) if len(limits.batches) > 1 else ()
+    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form) if name not in skipped)
 
 
 def _steps(scheme: Scheme, form: Form) -> tuple[str, ...]:

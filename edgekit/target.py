@@ -15,7 +15,9 @@ from edgekit.value import Written, folder_name, nearest, parse, read_yaml
 
 Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu", "ethosu"]
 #: Which runtime loads which form.
-RUNTIMES: dict[Form, Runtime] = {"onnx": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu", "ethosu": "ethosu"}
+RUNTIMES: dict[Form, Runtime] = {
+    "onnx": "onnxruntime", "ort": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu", "ethosu": "ethosu",
+}  # fmt: skip
 
 
 class Limits(Written):
@@ -31,6 +33,8 @@ class Limits(Written):
     io: Literal["any", "uint8", "int8"] = "any"
     #: free: the batch size is chosen when the file runs.
     shapes: Literal["free", "static"] = "free"
+    #: For TFLite: how many samples each of the file's signatures takes; the first is what is verified and timed.
+    batches: tuple[int, ...] = (1,)
     compute_capabilities: tuple[str, ...] = ()
     #: Largest batch that a TensorRT profile allows.
     max_batch: int = pydantic.Field(16, ge=1)
@@ -41,6 +45,13 @@ class Limits(Written):
     accelerator: str = ""
     system_config: str = ""
     memory_mode: str = ""
+
+    @pydantic.field_validator("batches")
+    @classmethod
+    def _one_first(cls, batches: tuple[int, ...]) -> tuple[int, ...]:
+        if not batches or batches[0] != 1 or min(batches) < 1 or len(set(batches)) < len(batches):
+            raise ValueError(f"{list(batches)}: name 1 first, and each further number once: [1, 8]")
+        return batches
 
 
 class Target(Written):
@@ -89,6 +100,8 @@ class Target(Written):
         blank = [key for key in ("accelerator", "system_config", "memory_mode") if self.form == "ethosu" and not getattr(self.limits, key)]
         if blank:
             raise ValueError(f"limits: an Ethos-U needs {', '.join(blank)} (Vela's own names; see docs/ethos-u.md)")
+        if len(self.limits.batches) > 1 and self.form != "tflite":
+            raise ValueError(f"limits.batches: a file of the form {self.form!r} has one signature; several are for tflite")
         if self.latency == "unmeasured" and not self.latency_note:
             raise ValueError("latency_note: say why the latency is unmeasured")
         return self
@@ -102,6 +115,8 @@ class Target(Written):
             return "the device runs integer arithmetic only"
         if self.form == "ethosu" and not known.calibrated:
             return "nothing of it would run on the NPU, which computes in integers"
+        if len(self.limits.batches) > 1 and known.calibrated and known.activation_bits == 16:
+            return "16-bit activations are calibrated for files of one signature; take batches: [1]"
         refusal = too_old(known, self.limits.compute_capabilities)
         return None if refusal is None else f"{refusal[0]}; {refusal[1]}"
 

@@ -76,6 +76,9 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
         ("mobile-tflite", "w8a8-static", ["quantize_torch", "torch_to_tflite"]),
         ("coral-edgetpu", "w8a8-static", ["quantize_torch", "torch_to_tflite", "tflite_to_edgetpu"]),
         ("ethos-u55-256", "w8a8-static", ["quantize_torch", "torch_to_tflite", "tflite_to_ethosu"]),
+        ("android-ort", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_ort"]),
+        ("android-ort", "w4-weight", ["torch_to_onnx", "quantize_onnx", "onnx_to_ort"]),
+        ("android-ort", "float", ["torch_to_onnx", "onnx_to_ort"]),
         ("rtx-tensorrt", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_tensorrt"]),
         ("rtx-tensorrt", "float", ["torch_to_onnx", "onnx_to_tensorrt"]),
         ("rtx40-tensorrt", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_tensorrt"]),
@@ -256,7 +259,7 @@ def test_a_plan_is_the_same_each_time() -> None:
 
 def test_every_planned_parameter_is_one_that_the_step_takes() -> None:
     """The plan's parameters are fields of the step's class, so a plan never fails for a wrong name."""
-    names = ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt", "rtx40-tensorrt")
+    names = ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt", "rtx40-tensorrt", "android-ort")
     found = plan(recipes.load(shelf.find("recipes", "digits")), [shipped(name) for name in names])
     steps = [*found.teacher, *found.shared, *(step for row in found.targets for candidate in row.candidates for step in candidate.steps)]
     for step in steps:

@@ -6,6 +6,7 @@ import pytest
 
 from edgekit import shelf
 from edgekit.errors import TargetError
+from edgekit.routes import candidate
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target, capability, load, too_old
 from edgekit.vela import ACCELERATORS
@@ -41,6 +42,8 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
             "an Ethos-U needs system_config, memory_mode (Vela's own names",
         ),
         ({"form": "tflight"}, "did you mean 'tflite'?"),
+        ({"limits": {"batches": [8, 1]}}, "limits.batches: "),
+        ({"limits": {"batches": [1, 8]}}, "a file of the form 'onnx' has one signature"),
         ({"name": ".."}, "name: a folder cannot be called '..'"),
         ({"name": "/home"}, "name: a folder cannot be called '/home'"),
         ({"gates": {"latency_ms": float("inf")}}, "gates.latency_ms: input should be a finite number"),
@@ -57,6 +60,38 @@ def test_an_integer_device_refuses_float_schemes() -> None:
     assert target.refuses("w8a8-static") is None
     assert "integer arithmetic" in str(target.refuses("float"))
     assert "has no fp16" in str(target.refuses("fp16"))
+
+
+def test_several_batches_are_for_tflite_and_leave_out_what_cannot_be_made() -> None:
+    """Sixteen-bit activations are calibrated for one signature; the plan says so before any work."""
+    several = {**GOOD, "name": "phone", "form": "tflite", "runtime": "litert", "schemes": ["w8a8-static", "w8a16-static"], "limits": {"batches": [1, 8]}}
+    target = Target.model_validate(several)
+    assert target.refuses("w8a8-static") is None
+    assert "batches: [1]" in str(target.refuses("w8a16-static"))
+    planned = {step.step: step.parameters for step in candidate("w8-dynamic", target, 100).steps}
+    assert planned["torch_to_tflite"] == {"batches": [1, 8]}
+    assert "tune_tflite" not in planned
+    one = {step.step: step.parameters for step in candidate("w8-dynamic", Target.model_validate({**several, "limits": {}}), 100).steps}
+    assert one["torch_to_tflite"] == {}
+    assert "tune_tflite" in one
+
+
+@pytest.mark.parametrize("name", [name for name in shelf.names("targets") if "raspberry" in name or name.split("-")[0] in ("android", "ios")])
+def test_targets_of_devices_that_are_not_here_are_honest(name: str) -> None:
+    """No latency, the way to take it, and that the device was not used."""
+    target = load(shelf.find("targets", name))
+    assert target.latency == "unmeasured"
+    assert "at this host" in target.latency_note
+    assert "was not used" in target.accuracy_note
+    assert target.limits.channel_multiple == 8
+
+
+def test_the_old_runtime_gets_no_scheme_that_is_wrong_there() -> None:
+    """Measured in docs/mobile.md: one scale a channel is garbage in tflite-runtime 2.14, 4-bit weights are refused."""
+    target = load(shelf.find("targets", "raspberry-pi-tflite-runtime"))
+    assert target.host == "tflite-runtime"
+    assert not {"w8-dynamic", "w4-weight", "w8a16-static"} & set(target.schemes)
+    assert "w8-dynamic-tensor" in target.schemes
 
 
 @pytest.mark.parametrize("name", shelf.names("targets"))

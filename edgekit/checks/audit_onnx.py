@@ -2,7 +2,7 @@
 
 import pathlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from edgekit.artifact import Artifact
 from edgekit.checks.onnx_macs import COMPUTE
@@ -31,30 +31,32 @@ HOW = "ONNX Runtime's own optimized graph at its default level, batch 1"
 def audit(artifact: Artifact, limits: Limits) -> Audit:
     """Read every part as the runtime will run it."""
     parts = {part.name: optimize(artifact.path(part)) for part in artifact.parts}
-    return _audit(parts, limits)
+    return audit_parts(parts, limits)
 
 
 def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
     """Read one ``.onnx`` file, also one that edgekit did not make. Raises RunnerError for a file that is not sound."""
-    return _audit({path.stem: optimize(path)}, limits or Limits())
+    return audit_parts({path.stem: optimize(path)}, limits or Limits())
 
 
-def _audit(parts: dict[str, Optimized], limits: Limits) -> Audit:
+def audit_parts(parts: Mapping[str, Optimized], limits: Limits, how: str = HOW, x86: bool | None = None) -> Audit:
+    """The numbers drawn from what was read; ``how`` tells how it was. ``x86``: whether the file is for such a processor; None: for this one."""
+    x86 = _is_x86() if x86 is None else x86
     operators = [operator for part in parts.values() for operator in part.operators]
     where = f"local: onnxruntime {next(iter(parts.values())).version}"
     floats = [operator for operator in operators if _is_float(operator)]
     measurements = [
-        _share(operators, where),
-        _count("float_ops", floats, where, "operators that compute in float"),
-        _count("transposes", [operator for operator in operators if operator.op in _TRANSPOSES], where, "operators that only change the layout"),
-        _count("qdq_pairs", [operator for operator in operators if operator.inner_dequantize], where, "activations dequantized inside the graph"),
-        _count("casts", [operator for operator in operators if operator.float_cast], where, "casts from one float type to another"),
+        _share(operators, where, how),
+        _count("float_ops", floats, where, f"{how}: operators that compute in float"),
+        _count("transposes", [operator for operator in operators if operator.op in _TRANSPOSES], where, f"{how}: operators that only change the layout"),
+        _count("qdq_pairs", [operator for operator in operators if operator.inner_dequantize], where, f"{how}: activations dequantized inside the graph"),
+        _count("casts", [operator for operator in operators if operator.float_cast], where, f"{how}: casts from one float type to another"),
     ]
     rows = [
         {"op": operator.op, "name": operator.name, "dtype": operator.dtype, "macs": operator.macs, "module": operator.module, "part": name}
         for name, part in parts.items() for operator in part.operators
     ]  # fmt: skip
-    warnings = [text for name, part in parts.items() for text in _warnings(name, part, limits)]
+    warnings = [text for name, part in parts.items() for text in _warnings(name, part, limits, x86)]
     return Audit(measurements=measurements, rows=rows, warnings=warnings)
 
 
@@ -64,7 +66,7 @@ def _is_float(operator: Operator) -> bool:
     return operator.dtype in FLOATS or (operator.dtype == "unknown" and operator.op in COMPUTE)
 
 
-def _share(operators: Sequence[Operator], where: str) -> Measurement:
+def _share(operators: Sequence[Operator], where: str, how: str) -> Measurement:
     """MACs of integer operators divided by all MACs."""
     compute = [operator for operator in operators if operator.op in COMPUTE]
     if not compute:
@@ -74,16 +76,16 @@ def _share(operators: Sequence[Operator], where: str) -> Measurement:
     if len(counted) < len(compute) or total == 0:
         return unmeasured("int8_mac_share", "share", where, "the shapes are not known: the graph did not run on zeros")
     integer = sum(operator.int8_macs for operator in compute)
-    return Measurement(name="int8_mac_share", value=integer / total, unit="share", n=len(compute), where=where, how=HOW, detail={"int8": integer, "all": total})
+    return Measurement(name="int8_mac_share", value=integer / total, unit="share", n=len(compute), where=where, how=how, detail={"int8": integer, "all": total})
 
 
 def _count(name: MeasurementName, operators: Sequence[Operator], where: str, what: str) -> Measurement:
     listed = [operator.place for operator in operators]
-    return Measurement(name=name, value=len(operators), unit="operators", where=where, how=f"{HOW}: {what}", detail={"operators": listed})
+    return Measurement(name=name, value=len(operators), unit="operators", where=where, how=what, detail={"operators": listed})
 
 
-def _warnings(part: str, optimized: Optimized, limits: Limits) -> list[str]:
-    found = [*_floats_left(optimized.operators), *_slow(optimized.operators)]
+def _warnings(part: str, optimized: Optimized, limits: Limits, x86: bool) -> list[str]:
+    found = [*_floats_left(optimized.operators, x86), *_slow(optimized.operators, x86)]
     if limits.arithmetic == "integer" and any(_is_float(operator) for operator in optimized.operators):
         found.append("the device runs integer arithmetic only, and the graph computes in float.")
     if not optimized.sorted:
@@ -93,7 +95,7 @@ def _warnings(part: str, optimized: Optimized, limits: Limits) -> list[str]:
     return [f"{part}: {text}" for text in found]
 
 
-def _floats_left(operators: Sequence[Operator]) -> Iterator[str]:
+def _floats_left(operators: Sequence[Operator], x86: bool) -> Iterator[str]:
     """What computes in float although the graph is quantized, and the likely reason."""
     compute = [operator for operator in operators if operator.op in COMPUTE]
     quantizers = [operator for operator in operators if operator.op in ("QuantizeLinear", "DequantizeLinear")]
@@ -101,10 +103,10 @@ def _floats_left(operators: Sequence[Operator]) -> Iterator[str]:
     if not floats or not (quantizers or any(operator.integer for operator in compute)):
         return
     what = "convolutions, matrix products and recurrent layers of a quantized graph compute in float"
-    yield f"{len(floats)} of {len(compute)} {what}: {_named(floats)}.{_reason(floats, quantizers)}"
+    yield f"{len(floats)} of {len(compute)} {what}: {_named(floats)}.{_reason(floats, quantizers, x86)}"
 
 
-def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator]) -> str:
+def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator], x86: bool) -> str:
     """The likely reason why operators were left in float; empty where there is no usual one."""
     kinds = {operator.dtype for operator in quantizers if operator.op == "QuantizeLinear"}
     if kinds & {"int16", "uint16"}:
@@ -114,12 +116,12 @@ def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator]) -> str:
         return f" ONNX Runtime has no integer kernel for {' and '.join(lacking)}."
     if any(operator.op == "LSTM" for operator in floats):
         return " An LSTM computes in int8 only where it was quantized dynamically."
-    if "int8" in kinds and _is_x86():
+    if "int8" in kinds and x86:
         return " Its activations are signed (int8); on x86 most operators are only fused with unsigned ones (uint8)."
     return ""
 
 
-def _slow(operators: Sequence[Operator]) -> Iterator[str]:
+def _slow(operators: Sequence[Operator], x86: bool) -> Iterator[str]:
     """The known signs that a file is slow."""
     convolutions = [operator for operator in operators if operator.op == "ConvInteger"]
     signed = [operator for operator in operators if operator.op in _FUSED and operator.dtype == "int8"]
@@ -127,7 +129,7 @@ def _slow(operators: Sequence[Operator]) -> Iterator[str]:
     pairs, casts = sum(operator.inner_dequantize for operator in operators), sum(operator.float_cast for operator in operators)
     if convolutions:
         yield f"{len(convolutions)} ConvInteger, which is slower than float on x86: {_named(convolutions)}. Calibrate the file (static) instead."
-    if signed and _is_x86():
+    if signed and x86:
         yield f"{len(signed)} integer operators have signed activations (int8): {_named(signed)}. x86 kernels are fast with unsigned ones (uint8)."
     if packed:
         told = "make their weights float again and multiply in float; with accuracy_level 4 they would multiply integers"

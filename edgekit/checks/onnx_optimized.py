@@ -105,15 +105,16 @@ def optimize(path: pathlib.Path) -> Optimized:
     original, resorted = onnx_file.check(path)
     with tempfile.TemporaryDirectory(prefix="edgekit-audit-") as name:
         folder = pathlib.Path(name)
-        answer = _work(_with_names(path, original if resorted else None, folder), path.name, folder)
+        model = _with_names(path, original if resorted else None, folder)
+        answer = work([sys.executable, "-W", "ignore", "-c", _WORKER, str(model.resolve()), str(folder)], path.name, folder)
         if answer["refused"]:
             told = f"ONNX Runtime {answer['version']} refuses {path.name}: {short(answer['error'])}"
             fix = "8-bit floats are for TensorRT: inspect the engine" if "float8" in answer["error"] else "export it again, with operators that the runtime has"
             raise RunnerError(told, fix=fix)
         optimized = onnx.load(str(folder / "optimized.onnx")).graph
-        events = _events(pathlib.Path(answer["profile"])) if not answer["error"] else {}
-    operators = _operators(optimized, events, onnx_file.Origins(original))
-    return Optimized(answer["version"], tuple(operators), short(answer["error"]), not resorted)
+        ran = events(pathlib.Path(answer["profile"])) if not answer["error"] else {}
+    found = operators(optimized, ran, onnx_file.Origins(original))
+    return Optimized(answer["version"], tuple(found), short(answer["error"]), not resorted)
 
 
 def _with_names(path: pathlib.Path, changed: onnx.ModelProto | None, folder: pathlib.Path) -> pathlib.Path:
@@ -135,8 +136,8 @@ def _with_names(path: pathlib.Path, changed: onnx.ModelProto | None, folder: pat
     return folder / "named.onnx"
 
 
-def _work(model: pathlib.Path, name: str, folder: pathlib.Path) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-c", _WORKER, str(model.resolve()), str(folder)]
+def work(command: list[str], name: str, folder: pathlib.Path) -> dict[str, Any]:
+    """What a process that loads the file ``name`` has left in ``answer.json``; RunnerError where it hangs or dies."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=folder)
     except subprocess.TimeoutExpired as error:
@@ -149,21 +150,21 @@ def _work(model: pathlib.Path, name: str, folder: pathlib.Path) -> dict[str, Any
     return read
 
 
-def _events(profile: pathlib.Path) -> dict[str, _Ran]:
+def events(profile: pathlib.Path) -> dict[str, _Ran]:
     """Node name -> what the profile says of it; a node inside a loop may run several times."""
     rows = json.loads(profile.read_text(encoding="utf-8"))
-    events: dict[str, _Ran] = {}
+    found: dict[str, _Ran] = {}
     for row in rows:
         if row.get("cat") == "Node" and str(row["name"]).endswith("_kernel_time"):
             name = str(row["name"]).removesuffix("_kernel_time")
-            if name in events:
-                events[name].times += 1
+            if name in found:
+                found[name].times += 1
             else:
-                events[name] = _Ran(row["args"])
-    return events
+                found[name] = _Ran(row["args"])
+    return found
 
 
-def _operators(graph: onnx.GraphProto, events: dict[str, _Ran], origins: onnx_file.Origins) -> list[Operator]:
+def operators(graph: onnx.GraphProto, events: dict[str, _Ran], origins: onnx_file.Origins) -> list[Operator]:
     """All that ran, also inside If, Loop and Scan; where nothing could be run, all that there is."""
     stored = {tensor.name: tuple(tensor.dims) for inner in onnx_file.graphs(graph) for tensor in inner.initializer}
     outputs = {value.name for value in graph.output}

@@ -23,12 +23,13 @@ from edgekit.target import Limits, Target
 #: Who reads one file of each form.
 READERS = Registry("kind of file", {
     "onnx": Entry("edgekit.checks.audit_onnx:read", ("onnx", "onnxruntime"), "onnx"),
+    "ort": Entry("edgekit.checks.audit_ort:read", ("onnx", "onnxruntime"), "onnx"),
     "tflite": Entry("edgekit.checks.audit_tflite:audit_file", ("ai_edge_litert",), "tflite"),
     "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit_file", ("ai_edge_litert",), "tflite"),
     "ethosu": Entry("edgekit.checks.audit_ethosu:audit_file", ("ai_edge_litert",), "tflite"),
 })  # fmt: skip
 #: The forms that a file's ending can mean; the first is taken where no target says otherwise.
-FORMS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".tflite": ("tflite", "edgetpu", "ethosu"), ".engine": ("tensorrt",)}
+FORMS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".ort": ("ort",), ".tflite": ("tflite", "edgetpu", "ethosu"), ".engine": ("tensorrt",)}
 
 
 @click.command()
@@ -37,7 +38,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".tflite": ("tflite"
 @click.option("--rows", is_flag=True, help="List every operator.")
 @output.as_json_option
 def inspect(file: pathlib.Path, target: str | None, *, rows: bool, as_json: bool) -> None:
-    """Show what a runtime really executes in FILE: an .onnx, a .tflite, or an .engine with its .log.json beside it."""
+    """Show what a runtime really executes in FILE: an .onnx, an .ort, a .tflite, or an .engine with its .log.json beside it."""
     device = None if target is None else find_target(target)
     form = _form(file, device)
     audit = _read(file, form, Limits() if device is None else device.limits)

@@ -5,10 +5,20 @@ from typing import Any
 from edgekit import shelf
 from edgekit.cli.listing import Listing, listing
 from edgekit.cli.overrides import find_target
+from edgekit.target import Target
 
 
 def _find(name: str) -> dict[str, Any]:
-    return {**find_target(name).model_dump(mode="json"), "file": str(shelf.find("targets", name))}
+    target = find_target(name)
+    return {**target.model_dump(mode="json"), "verified": verified(target), "file": str(shelf.find("targets", name))}
+
+
+def verified(target: Target) -> str:
+    """What can be verified from here, in plain words: accuracy and latency, how, and on which host."""
+    accuracy = target.accuracy_note or "taken with the device's own runtime and file"
+    latency = f"measured on the host {target.host}" if target.latency == "measured" else "unmeasured"
+    told = f"{latency} ({target.latency_note})" if target.latency_note else latency
+    return f"accuracy: on the host {target.host} ({accuracy}); latency: {told}"
 
 
 targets = listing(Listing(
@@ -23,5 +33,5 @@ targets = listing(Listing(
         "latency": lambda row: str(row["latency"]),
         "title": lambda row: str(row["title"]),
     },
-    below="edgekit targets show NAME tells limits, gates and where they come from.",
+    below="edgekit targets show NAME tells limits, gates, where they come from, and what can be verified from here.",
 ))  # fmt: skip

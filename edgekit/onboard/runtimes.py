@@ -129,5 +129,5 @@ def version(distribution: str) -> str:
 
 
 #: What loads the file of each form; for some the file only stands in for what the device runs.
-RUNTIME_OF = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert", "ethosu": "litert"}
+RUNTIME_OF = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert", "ethosu": "litert", "ort": "onnxruntime"}
 RUNTIMES: dict[str, Any] = {"onnxruntime": OnnxModel, "litert": TfliteModel}

@@ -43,6 +43,9 @@ class CalibrateTflite:
         if self.samples < 1:
             raise StepError(f"Calibration on {self.samples} samples is not possible.", fix="set samples to 100 or more")
         tflite_quantizer.require_float(artifact, self.scheme)
+        for part in artifact.parts:
+            if len(tflite_file.read(artifact.path(part)).subgraphs) > 1:
+                raise StepError(f"{part.name} has several signatures, and calibration knows one.", fix="make the file with batches: [1]")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Calibrate and quantize part after part."""

@@ -21,6 +21,8 @@ from edgekit.quantization.capture import module_of
 
 #: Progress lines of litert-torch; messages of the C++ converter and of its math library below errors.
 _ENVIRONMENT = {"LITERT_TORCH_SHOW_PROGRESS": "n", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
+#: The signature that a runtime takes where it is told none.
+DEFAULT = "serving_default"
 #: What torchao and torch say while litert-torch imports them: GPU libraries that are not there, a deprecated call of torchao's.
 _LOGGERS = ("torchao", "torch.utils._pytree")
 
@@ -143,13 +145,25 @@ def convert(
     The inputs and outputs named by number are channel-last in the file. ``quantized``: the graph holds quantize and
     dequantize ops; they become int8 arithmetic. Raises StepError.
     """
+    several = {DEFAULT: (graph, samples)}
+    convert_several(several, path, channel_last_inputs=channel_last_inputs, channel_last_outputs=channel_last_outputs, quantized=quantized)
+
+
+def convert_several(
+    signatures: Mapping[str, tuple[torch.nn.Module, Sequence[torch.Tensor]]], path: pathlib.Path, *,
+    channel_last_inputs: Sequence[int] = (), channel_last_outputs: Sequence[int] = (), quantized: bool = False,
+) -> None:  # fmt: skip
+    """As ``convert``, for one network in several static shapes, by the name of each signature. The file holds the weights once."""
     # litert-torch reads of this quantizer only that it is static; without it, it writes a float file with Q/DQ ops.
-    _name_modules(graph)
     config = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))) if quantized else None
-    wrapped = litert_torch.to_channel_last_io(inference(graph), args=list(channel_last_inputs), outputs=list(channel_last_outputs))
-    given = tuple(sample.movedim(1, -1).contiguous() if k in channel_last_inputs else sample for k, sample in enumerate(samples))
+    converter = litert_torch
     try:
         with quiet(), torch.no_grad():
-            litert_torch.convert(inference(wrapped), given, quant_config=config).export(str(path))
+            for name, (graph, samples) in signatures.items():
+                _name_modules(graph)
+                wrapped = litert_torch.to_channel_last_io(inference(graph), args=list(channel_last_inputs), outputs=list(channel_last_outputs))
+                given = tuple(sample.movedim(1, -1).contiguous() if k in channel_last_inputs else sample for k, sample in enumerate(samples))
+                converter = converter.signature(name, inference(wrapped), given)
+            converter.convert(quant_config=config).export(str(path))
     except Exception as error:  # the converter raises whatever its many parts raise
         raise translated(error, path.stem) from error

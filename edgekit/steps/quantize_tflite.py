@@ -11,7 +11,7 @@ from ai_edge_quantizer.quantizer import Quantizer
 from edgekit.artifact import Artifact, Form
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
-from edgekit.steps import tflite_file, tflite_quantizer
+from edgekit.steps import tflite_file, tflite_quantizer, tflite_signatures
 from edgekit.task import SplitName
 from edgekit.value import nearest
 
@@ -83,9 +83,10 @@ class QuantizeTflite:
         return tflite_quantizer.finished(artifact, context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Weights changed: tensors of 4 or 8 bits, or half-precision tensors for fp16."""
+        """Weights changed: tensors of 4 or 8 bits, or half-precision tensors for fp16; all signatures of a file give the same."""
         for part in after.parts:
             path = after.path(part)
+            tflite_signatures.check(path, part.name, dynamic=self.scheme.startswith("w8-dynamic"))
             done = tflite_file.half_tensors(path) if self.scheme == "fp16" else tflite_file.small_tensors(path)
             if not done:
                 raise NothingToDo(f"{part.name}: {self.scheme} changed no weights; no layer of this network can have it.", fix="take the scheme 'float'")

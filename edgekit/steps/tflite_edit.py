@@ -44,9 +44,9 @@ def groups(model: Any, keep: tuple[str, ...] = ()) -> list[Group]:
     return [Group(source, module(model, operators[0]), tuple(operators)) for source, operators in found.items()]
 
 
-def module(model: Any, operator: Any) -> str:
-    """The PyTorch module of an operator. Weights are named after it alone; outputs of fused operators have several names."""
-    graph = model.subgraphs[0]
+def module(model: Any, operator: Any, number: int = 0) -> str:
+    """The PyTorch module of an operator of the graph ``number``. Weights are named after it alone; outputs of fused operators have several names."""
+    graph = model.subgraphs[number]
     constants = [graph.tensors[int(index)] for index in operator.inputs if index >= 0 and tflite_file.stored(model, graph.tensors[int(index)])]
     outputs = [graph.tensors[int(index)] for index in operator.outputs]
     tensors = (*constants, *outputs) if tflite_file.operator_name(model, operator) in tflite_file.WEIGHTS else (*outputs, *constants)

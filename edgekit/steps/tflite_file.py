@@ -17,6 +17,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit.errors import StepError
 from edgekit.signature import DType, Quantization, Signature, TensorSpec
+from edgekit.steps import runtime_size
 
 CHANNEL_LAST = (0, 2, 3, 1)
 #: The operators that hold weights, and which of their inputs these are.
@@ -84,6 +85,13 @@ def arithmetic(path: pathlib.Path) -> Arithmetic:
             if name in WEIGHTS:
                 weights[graph.tensors[operator.inputs[WEIGHTS[name]]].type in _FLOATS] += 1
     return Arithmetic(int8_weights=weights[False], float_weights=weights[True], float_operators=dict(floats))
+
+
+def runtime(path: pathlib.Path) -> dict[str, Any]:
+    """For the notes: how many of TFLite's operators the file needs, and the size of the library that has all of them."""
+    model = read(path)
+    needed = {operator_name(model, operator) for graph in model.subgraphs for operator in graph.operators}
+    return runtime_size.measured("ai-edge-litert", "libpywrap_litert_common", len(needed), len(_OPERATORS))
 
 
 def half_tensors(path: pathlib.Path) -> int:

@@ -86,7 +86,7 @@ def finished(artifact: Artifact, folder: pathlib.Path) -> Artifact:
     for part in artifact.parts:
         path = folder / f"{part.name}.tflite"
         found = tflite_file.arithmetic(path)
-        notes[part.name] = {"int8_weights": found.int8_weights, "float_weights": found.float_weights}
+        notes[part.name] = {"int8_weights": found.int8_weights, "float_weights": found.float_weights, **tflite_file.runtime(path)}
         parts.append(part.model_copy(update={"files": {"model": File(path=path.name)}, "signature": tflite_file.described(path, part.signature)}))
     maker = f"ai-edge-quantizer {importlib.metadata.version('ai-edge-quantizer')}"
     return Artifact(form="tflite", parts=tuple(parts), folder=folder, notes={"quantizer": maker, "parts": notes})
@@ -98,12 +98,12 @@ def _kept(source: pathlib.Path, keep: tuple[str, ...]) -> Iterator[str]:
         return
     model = tflite_file.read(source)
     met: set[str] = set()
-    graph = model.subgraphs[0]
-    for operator in graph.operators:
-        module = tflite_edit.module(model, operator)
-        met.update(path for path in keep if tflite_names.inside(module, (path,)))
-        if tflite_names.inside(module, keep):
-            yield ";".join((graph.tensors[int(index)].name or b"").decode("utf-8", "replace") for index in operator.outputs)
+    for number, graph in enumerate(model.subgraphs):  # one a signature
+        for operator in graph.operators:
+            module = tflite_edit.module(model, operator, number)
+            met.update(path for path in keep if tflite_names.inside(module, (path,)))
+            if tflite_names.inside(module, keep):
+                yield ";".join((graph.tensors[int(index)].name or b"").decode("utf-8", "replace") for index in operator.outputs)
     unknown = [path for path in keep if path not in met]
     if unknown:
         raise StepError(f"{source.name} has no operators of the modules {', '.join(unknown)}, which are to stay in float.", fix="check the modules' paths")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from edgekit.quantization.capture import capture, example
 from edgekit.quantization.operators import RECURRENT
 from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion, tflite_file, torch_storage
+from edgekit.steps import litert_conversion, tflite_file, tflite_signatures, torch_storage
 from edgekit.steps.channel_last import prefer_channel_last
 from edgekit.steps.torch_reference import QUANTIZATION, rebuilt
 from edgekit.task import SplitName
@@ -24,9 +25,12 @@ from edgekit.task import SplitName
 class TorchToTflite:
     """Writes ``<part>.tflite`` with static shapes and batch 1 (TFLite runs one sample on a device).
 
+    More ``batches`` are more signatures of the file, called ``batch_8`` and so on, which share its weights; the first must be 1.
     Float inputs and outputs of four dims are channel-last; the signature's ``axes`` says so. A quantized network becomes
     int8 throughout, its inputs and outputs too, where the quantizer has reached them.
     """
+
+    batches: Sequence[int] = (1,)
 
     takes: ClassVar[tuple[Form, ...]] = ("torch",)
     gives: ClassVar[Form] = "tflite"
@@ -36,6 +40,8 @@ class TorchToTflite:
 
     def requires(self, artifact: Artifact) -> None:
         """Every free dim must be the number of samples: the file's shapes are fixed."""
+        if not self.batches or self.batches[0] != 1 or len(set(self.batches)) < len(self.batches) or min(self.batches) < 1:
+            raise StepError(f"The batches {list(self.batches)} cannot be made.", fix="name 1 first, and each further number once: [1, 8]")
         for part in artifact.parts:
             for spec in part.signature.inputs:
                 free = [dim for dim in spec.dims[1:] if isinstance(dim, str)]
@@ -49,7 +55,7 @@ class TorchToTflite:
         context.progress.expect(len(artifact.parts))
         parts, notes = [], {}
         for part in artifact.parts:
-            made, notes[part.name] = _export(artifact, part, networks[part.name], context)
+            made, notes[part.name] = self._export(artifact, part, networks[part.name], context)
             parts.append(made)
             context.progress.advance()
         return Artifact(form="tflite", parts=tuple(parts), folder=context.folder,
@@ -58,10 +64,11 @@ class TorchToTflite:
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """A quantized part has int8 weights: more float layers than the quantizer left would mean that the converter failed silently."""
         for part, made in zip(before.parts, after.parts, strict=True):
+            tflite_signatures.check(after.path(made), made.name)
             if QUANTIZATION not in part.files:
                 continue
             found = tflite_file.arithmetic(after.path(made))
-            left = read(before.path(part, QUANTIZATION)).left_float
+            left = read(before.path(part, QUANTIZATION)).left_float * len(self.batches)
             unrolled = any(item.reason == RECURRENT for item in left)  # one layer for each step in time
             if not found.int8_weights or (found.float_weights > len(left) and not unrolled):
                 raise StepError(
@@ -70,33 +77,41 @@ class TorchToTflite:
                     fix="report it with the network; until then take the scheme 'float' or 'w8-dynamic' for this target",
                 )
 
+    def _export(self, artifact: Artifact, part: Part, network: torch.nn.Module, context: Context) -> tuple[Part, dict[str, Any]]:
+        quantized = QUANTIZATION in part.files
+        signatures, changed = {}, 0
+        for batch in reversed(self.batches):  # so that what is found of the graph at the end is of the first
+            static = _fixed(part.signature, batch)
+            graph, samples = _with_static_shapes(_graph(artifact, part, network), static, batch)
+            changed = prefer_channel_last(graph)
+            signatures[tflite_signatures.name(batch)] = graph, samples
+        wanted = Signature(
+            inputs=tuple(_channel_last(spec) for spec in static.inputs),
+            outputs=tuple(_channel_last(spec.model_copy(update={"dims": dims})) for spec, dims in zip(static.outputs, _output_dims(graph), strict=True)),
+        )
+        path = context.folder / f"{part.name}.tflite"
+        litert_conversion.convert_several(
+            dict(reversed(signatures.items())), path, quantized=quantized,
+            channel_last_inputs=[k for k, spec in enumerate(wanted.inputs) if spec.axes],
+            channel_last_outputs=[k for k, spec in enumerate(wanted.outputs) if spec.axes],
+        )  # fmt: skip
+        signature = _described(path, wanted, part.name)
+        notes: dict[str, Any] = {"rewritten_for_channel_last": changed, **tflite_file.runtime(path)}
+        if quantized:
+            notes["float_operators"] = dict(tflite_file.arithmetic(path).float_operators)
+            notes["float_inputs_and_outputs"] = [spec.name for spec in (*signature.inputs, *signature.outputs) if spec.dtype == "float32"]
+        if len(self.batches) > 1:
+            notes["signatures"] = {tflite_signatures.name(batch): f"{batch} samples" for batch in self.batches}
+        return Part(name=part.name, signature=signature, files={"model": File(path=path.name)}), notes
 
-def _export(artifact: Artifact, part: Part, network: torch.nn.Module, context: Context) -> tuple[Part, dict[str, Any]]:
-    static = _one_sample(part.signature)
-    quantized = QUANTIZATION in part.files
-    if quantized:
-        graph = rebuilt(artifact, part, network, fold=False)
-    else:
-        graph = capture(network, part.signature).module(check_guards=False)
-        rewrite(graph)
-    graph, samples = _with_static_shapes(graph, static)
-    changed = prefer_channel_last(graph)
-    wanted = Signature(
-        inputs=tuple(_channel_last(spec) for spec in static.inputs),
-        outputs=tuple(_channel_last(spec.model_copy(update={"dims": dims})) for spec, dims in zip(static.outputs, _output_dims(graph), strict=True)),
-    )
-    path = context.folder / f"{part.name}.tflite"
-    litert_conversion.convert(
-        graph, samples, path, quantized=quantized,
-        channel_last_inputs=[k for k, spec in enumerate(wanted.inputs) if spec.axes],
-        channel_last_outputs=[k for k, spec in enumerate(wanted.outputs) if spec.axes],
-    )  # fmt: skip
-    signature = _described(path, wanted, part.name)
-    notes: dict[str, Any] = {"rewritten_for_channel_last": changed}
-    if quantized:
-        notes["float_operators"] = dict(tflite_file.arithmetic(path).float_operators)
-        notes["float_inputs_and_outputs"] = [spec.name for spec in (*signature.inputs, *signature.outputs) if spec.dtype == "float32"]
-    return Part(name=part.name, signature=signature, files={"model": File(path=path.name)}), notes
+
+def _graph(artifact: Artifact, part: Part, network: torch.nn.Module) -> torch.nn.Module:
+    """The network's graph, quantized where the part is; its batch is free."""
+    if QUANTIZATION in part.files:
+        return rebuilt(artifact, part, network, fold=False)
+    graph = capture(network, part.signature).module(check_guards=False)
+    rewrite(graph)
+    return graph
 
 
 def _described(path: Any, wanted: Signature, where: str) -> Signature:
@@ -108,18 +123,18 @@ def _described(path: Any, wanted: Signature, where: str) -> Signature:
         raise litert_conversion.translated(error, where) from error
 
 
-def _with_static_shapes(graph: torch.nn.Module, static: Signature) -> tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]:
-    """The graph traced again with one sample, so that every node knows its numbers of rows and columns."""
-    samples = example(static, batch=1)
+def _with_static_shapes(graph: torch.nn.Module, static: Signature, batch: int = 1) -> tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]:
+    """The graph traced again with so many samples, so that every node knows its numbers of rows and columns."""
+    samples = example(static, batch=batch)
     with litert_conversion.quiet(), torch.no_grad():
         traced = torch.export.export(litert_conversion.inference(graph), samples, strict=False).module(check_guards=False)
     assert isinstance(traced, torch.fx.GraphModule)
     return traced, samples
 
 
-def _one_sample(signature: Signature) -> Signature:
+def _fixed(signature: Signature, batch: int) -> Signature:
     def fixed(spec: TensorSpec) -> TensorSpec:
-        return spec.model_copy(update={"dims": spec.shape(1)})
+        return spec.model_copy(update={"dims": spec.shape(batch)})
 
     return Signature(inputs=tuple(map(fixed, signature.inputs)), outputs=tuple(map(fixed, signature.outputs)))
 

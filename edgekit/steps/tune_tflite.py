@@ -66,6 +66,8 @@ class TuneTflite:
         if self.samples < 1:
             raise StepError(f"Calibration on {self.samples} samples is not possible.", fix="set samples to 100 or more")
         for part in artifact.parts:
+            if len(tflite_file.read(artifact.path(part)).subgraphs) > 1:
+                raise StepError(f"{part.name} has several signatures, and tuning would change the weights of all for one.", fix="leave tune_tflite out")
             ends = any(spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs))
             if ends or tflite_file.small_tensors(artifact.path(part)):
                 raise StepError(f"{part.name} is quantized already; tuning starts from a float file.", fix="take the scheme 'float' before this step")

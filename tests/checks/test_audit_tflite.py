@@ -132,7 +132,7 @@ def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
     spec = FREE.inputs[0].model_copy(update={"dims": ("batch", 4, 8, 8)})
     signature = FREE.model_copy(update={"inputs": (spec,)})
     graph = simulate(network, signature, calibrate(network, [(data,)], signature, Settings()), fold=False)
-    static, samples = torch_to_tflite._with_static_shapes(graph, torch_to_tflite._one_sample(signature))
+    static, samples = torch_to_tflite._with_static_shapes(graph, torch_to_tflite._fixed(signature, 1))
     litert_conversion.convert(static, samples, tmp_path / "nested.tflite", channel_last_inputs=(0,), quantized=True)
     audit = audit_tflite.audit_file(tmp_path / "nested.tflite", DEVICE)
     assert [row["module"] for row in audit.rows if row["macs"]] == ["blocks.0.conv", "blocks.1.conv", "head"]

@@ -59,7 +59,7 @@ def test_rows_lists_every_operator(model: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("weights.pt", ["none of .onnx, .tflite, .engine"]),
+        ("weights.pt", ["none of .onnx, .ort, .tflite, .engine"]),
         ("broken.onnx", ["broken.onnx"]),
         ("broken.tflite", ["broken.tflite"]),
         ("main.engine", ["main.log.json", "Fix:"]),

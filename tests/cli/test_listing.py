@@ -38,9 +38,23 @@ def test_show_tells_one_in_full(word: str) -> None:
 def test_a_targets_limits_are_told() -> None:
     """The values shown are the file's."""
     data = json.loads(edgekit("targets", "show", "coral-edgetpu", "--json").stdout)
-    path = data.pop("file")
+    path, verified = data.pop("file"), data.pop("verified")
     assert data == values.load(shelf.find("targets", "coral-edgetpu")).model_dump(mode="json")
     assert path.endswith("coral-edgetpu.yaml")
+    assert verified.startswith("accuracy: on the host local")
+
+
+@pytest.mark.parametrize("name", NAMES["targets"])
+def test_show_tells_what_can_be_verified_from_here(name: str) -> None:
+    """Both accuracy and latency, each with its host or the word unmeasured and the reason, in the text as in --json."""
+    target = values.load(shelf.find("targets", name))
+    told = json.loads(edgekit("targets", "show", name, "--json").stdout)["verified"]
+    accuracy, _, latency = told.partition("; latency: ")
+    assert f"on the host {target.host}" in accuracy
+    assert target.accuracy_note in accuracy
+    assert target.latency_note in latency
+    assert latency.startswith("unmeasured" if target.latency == "unmeasured" else f"measured on the host {target.host}")
+    assert "verified" in edgekit("targets", "show", name).stdout
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pathlib
 import numpy
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import nn
 
@@ -76,7 +77,21 @@ def test_dynamic_files_suit_old_runtimes(plain: Artifact, tmp_path: pathlib.Path
         if name in tflite_file.WEIGHTS:
             scales.setdefault(name, []).append(len(graph.tensors[operator.inputs[1]].quantization.scale))
     assert scales == {"CONV_2D": [16], "DEPTHWISE_CONV_2D": [16], "FULLY_CONNECTED": [1, 1]}
-    assert made.notes["parts"]["main"] == {"int8_weights": 4, "float_weights": 0}
+    told = made.notes["parts"]["main"]
+    assert (told["int8_weights"], told["float_weights"], told["operators"]) == (4, 0, 4)
+
+
+def test_a_half_precision_file_is_one_that_gpus_take(plain: Artifact, tmp_path: pathlib.Path) -> None:
+    """The form that LiteRT documents for its GPU delegate: float16 weights, each made float by a DEQUANTIZE, float inputs and outputs."""
+    made = quantized(plain, "fp16", tmp_path)
+    model = tflite_file.read(made.path(made.parts[0]))
+    graph = model.subgraphs[0]
+    halves = {index for index, tensor in enumerate(graph.tensors) if tensor.type == schema.TensorType.FLOAT16}
+    readers = [operator for operator in graph.operators if halves & {int(index) for index in operator.inputs}]
+    assert halves and {tflite_file.operator_name(model, operator) for operator in readers} == {"DEQUANTIZE"}
+    assert {graph.tensors[int(index)].type for index in (*graph.inputs, *graph.outputs)} == {schema.TensorType.FLOAT32}
+    weights = [operator.inputs[1] for operator in graph.operators if tflite_file.operator_name(model, operator) in tflite_file.WEIGHTS]
+    assert set(map(int, weights)) <= {int(index) for operator in readers for index in operator.outputs}
 
 
 def test_the_float_file_is_untouched(plain: Artifact, tmp_path: pathlib.Path) -> None:
