@@ -6,8 +6,9 @@ import pytest
 
 from edgekit import shelf
 from edgekit.errors import TargetError
+from edgekit.nvidia import capability
 from edgekit.scheme import SCHEMES
-from edgekit.target import Target, capability, load, too_old
+from edgekit.target import Target, load, too_old
 
 GOOD = {"title": "A device", "form": "onnx", "runtime": "onnxruntime", "schemes": ["w8a8-static", "float"]}
 
@@ -96,8 +97,10 @@ def test_what_is_no_compute_capability_is_none() -> None:
     assert too_old(SCHEMES["fp8"], ("ampere",)) is None
 
 
-@pytest.mark.parametrize(("scheme", "refused"), [("fp8", ("SM75", "SM80", "SM86")), ("w4-weight", ("SM75",)), ("w8a8-static", ()), ("fp16", ())])
+@pytest.mark.parametrize(
+    ("scheme", "refused"), [("fp8", ("SM75", "SM80", "SM86")), ("w4-weight", ("SM75",)), ("w8a8-static", ("SM75",)), ("float", ("SM75",)), ("fp16", ())]
+)
 def test_gpus_that_have_no_arithmetic_for_a_scheme(scheme: str, refused: tuple[str, ...]) -> None:
-    """Each alone, as TensorRT's own builder refuses them (measured in tests/steps/test_quantize_tensorrt.py)."""
+    """Each alone, as TensorRT's own builder refuses them or falls back (measured in tests/test_nvidia.py)."""
     every = ("SM75", "SM80", "SM86", "SM89", "SM120")
     assert tuple(name for name in every if too_old(SCHEMES[scheme], (name,))) == refused

@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 _COMPUTE = ("conv", "deconv", "gemm", "kernel")
 INT8 = "Int8"
 #: TensorRT's words for what a graph is quantized to, in the user's.
-_WORDS = {INT8: "int8", "FP8": "fp8", "Int4": "in 4-bit weights"}
+_WORDS = {INT8: "int8", "FP8": "fp8", "Int4": "in 4-bit weights", "FP4": "in 4-bit float weights"}
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
@@ -99,7 +99,7 @@ def _warnings(name: str, log: Row, limits: Limits) -> Iterable[str]:
         meant = wanted and _is_compute(row) and (wanted == INT8 or promised & set(row["nodes"]))
         if meant and (row["kind"] == "kernel" or not _has(row, wanted)):
             what = "inside a generated kernel" if row["kind"] == "kernel" else f"in {row['dtype']}"
-            slow = "; its weights are made float first, which saves no time" if wanted == "Int4" else ""
+            slow = "; its weights are made float first, which saves no time" if wanted in ("Int4", "FP4") else ""
             yield f"{name}: {_module(row)} ({row['kind']}) runs {what} although the graph is {_WORDS[wanted]}{slow}"
     if log["uncounted"]:
         yield f"{name}: {', '.join(log['uncounted'])} are not counted in int8_mac_share"
@@ -114,7 +114,7 @@ def _warnings(name: str, log: Row, limits: Limits) -> Iterable[str]:
 
 def _has(row: Row, wanted: str) -> bool:
     """Data and weights of the datatype; of 4 bits the weights alone."""
-    return bool(row["dtype"].endswith("xInt4") if wanted == "Int4" else row["dtype"] == wanted)
+    return bool(row["dtype"].endswith(f"x{wanted}") if wanted in ("Int4", "FP4") else row["dtype"] == wanted)
 
 
 def _digits(capability: str) -> str:
