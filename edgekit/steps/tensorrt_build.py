@@ -250,9 +250,10 @@ def broken(rows: list[Row], promised: dict[str, str]) -> list[str]:
     """The products that should run in 8 bits and do not. 4-bit weights that are made float first are right, and are not told."""
     found = []
     for row in rows:
-        wanted = {promised[node] for node in row["origins"] if node in promised} & {"Int8", "FP8"}
+        nodes = [node for node in row["origins"] if promised.get(node) in ("Int8", "FP8")]
+        wanted = {promised[node] for node in nodes}
         if row["kind"] in ("conv", "gemm") and wanted and row["dtype"] not in wanted:
-            found.append(f"{' + '.join(row['origins'])} runs in {row['dtype']}, not in {' or '.join(sorted(wanted))}")
+            found.append(f"{' + '.join(nodes)} runs in {row['dtype']}, not in {' or '.join(sorted(wanted))}")
     return found
 
 
