@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "registry shelf user_code cache verdict",
         "routes shipping remedies",
         "plan",
-        "sources tasks quantization hosts checks rendering",
+        "sources tasks quantization hosts checks rendering onboard",
         "steps",
         "build",
         "entries",
@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "cli",
     )
 )
-ROOMS = ("sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "cli")
+ROOMS = ("sources", "tasks", "quantization", "hosts", "checks", "rendering", "onboard", "steps", "cli")
 FRAMEWORKS = frozenset(
     (
         "torch",
@@ -60,7 +60,7 @@ FRAMEWORKS = frozenset(
     )
 )
 #: The only floors where a framework may be imported: the leaves, and the fakes for tests, which are tiny networks among others.
-LEAVES = frozenset(("sources", "tasks", "quantization", "hosts", "checks", "steps"))
+LEAVES = frozenset(("sources", "tasks", "quantization", "hosts", "checks", "steps", "onboard"))
 WITH_FRAMEWORKS = LEAVES | {"testing"}
 
 
