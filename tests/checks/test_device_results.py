@@ -136,5 +136,5 @@ def test_a_garbled_file_is_told_by_name(name: str, content: Any, said: str, tmp_
 def test_a_network_that_overflows_on_the_device_fails(word: str, tmp_path: pathlib.Path) -> None:
     """C++ writes nan and inf as they are; that is a wrong answer and no broken file."""
     device(tmp_path)
-    (tmp_path / "main.out.json").write_text('[\n  { "name" : "output"\n  , "dimensions" : "1x3"\n  , "values" : [ 0.5, %s, 2 ]\n  }\n]' % word)
+    (tmp_path / "main.out.json").write_text('[\n  { "name" : "output"\n  , "dimensions" : "1x3"\n  , "values" : [ 0.5, ' + word + ", 2 ]\n  }\n]")
     assert named(read(tmp_path, {"output": numpy.zeros((1, 3))}))["parity"].detail == {"fault": "output is not finite"}

@@ -179,7 +179,7 @@ def test_a_failed_turing_build_does_not_change_the_next_one(work: Any, tmp_path:
     assert "fp16" in (refusal.value.fix or "")
     assert list((tmp_path / "failed").iterdir()) == []
     later = work("int8", OnnxToTensorrt(("SM86",)), "later")[1]
-    assert program_hash(later) == program_hash(clean) and set(compute(log_of(later)).values()) == {"Int8"}
+    assert engine_hash(later) == engine_hash(clean) and set(compute(log_of(later)).values()) == {"Int8"}
 
 
 def test_an_int8_graph_whose_convolutions_fall_back_is_not_let_through(work: Any) -> None:
