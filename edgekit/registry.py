@@ -88,6 +88,7 @@ STEPS = Registry("step", {
     "quantize_onnx": Entry("edgekit.steps.quantize_onnx:QuantizeOnnx", _ONNX, "onnx", "dynamic int8, weight-only and half precision on the ONNX file"),
     "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
     "onnx_to_ort": Entry("edgekit.steps.onnx_to_ort:OnnxToOrt", ("onnx", "onnxruntime"), "onnx", "optimize for ONNX Runtime on phones (.ort)"),
+    "onnx_to_engine_recipe": Entry("edgekit.steps.onnx_to_engine_recipe:OnnxToEngineRecipe", ("onnx",), "onnx", "what a device builds an engine from"),
     "torch_to_tflite": Entry("edgekit.steps.torch_to_tflite:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
     "tune_tflite": Entry("edgekit.steps.tune_tflite:TuneTflite", ("ai_edge_litert",), "tflite", "smooth and round weights for dynamic int8"),
     "calibrate_tflite": Entry(

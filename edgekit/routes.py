@@ -69,6 +69,8 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
     tuned = {"tuning": tuning.model_dump(mode="json", exclude_defaults=True)} if tuning != _PLAIN else {}
     kept = {"keep": list(tuning.keep)} if tuning.keep else {}
     symmetric = scheme.symmetric or limits.activations == "symmetric"
+    engine = {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch, "opt_batch": limits.opt_batch,
+              "profiles": [list(row) for row in limits.profiles]}  # fmt: skip
     parameters: Mapping[str, Mapping[str, Any]] = {
         "quantize_torch": {"scheme": scheme.name, "runtime": target.runtime, "symmetric": symmetric, "samples": samples, **tuned},
         "lower_onnx": {"runtime": target.runtime},
@@ -79,7 +81,8 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
         "quantize_tflite": {"scheme": scheme.name, **kept},
         "neural_compressor_to_onnx": {"scheme": scheme.name, "samples": samples},
         "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples, **kept},
-        "onnx_to_tensorrt": {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch},
+        "onnx_to_tensorrt": engine,
+        "onnx_to_engine_recipe": {**engine, "parity_steps": scheme.parity_steps},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
         "tflite_to_ethosu": {
             "accelerator": limits.accelerator, "system_config": limits.system_config, "memory_mode": limits.memory_mode, "sram_bytes": limits.sram_bytes,
@@ -87,7 +90,16 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
     }  # fmt: skip
     # Tuning changes one graph and the weights that all signatures share.
     skipped = ("tune_tflite",) if len(limits.batches) > 1 else ()
-    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in _steps(scheme, target.form) if name not in skipped)
+    names = _on_target(_steps(scheme, target.form), scheme, target)
+    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in names if name not in skipped)
+
+
+def _on_target(names: tuple[str, ...], scheme: Scheme, target: Target) -> tuple[str, ...]:
+    """The steps with those of the device. What it refuses (the float reference of a GPU without float products) stays an ONNX file."""
+    if target.form != "tensorrt":
+        return names
+    last = () if target.refuses(scheme.name) else ("onnx_to_engine_recipe" if target.limits.build == "on device" else "onnx_to_tensorrt",)
+    return (*(name for name in names if name != "onnx_to_tensorrt"), *last)
 
 
 def _steps(scheme: Scheme, form: Form) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class Scheme(Value):
     #: Activations with zero point 0 (TensorRT asks for it). A target's limit can force it.
     symmetric: bool = False
     forms: tuple[Form, ...]
-    #: The oldest NVIDIA GPU whose TensorRT has this arithmetic (89 for SM89); 0: no matter.
+    #: The oldest NVIDIA GPU whose TensorRT has this arithmetic for every product (edgekit/nvidia.py: 89 for SM89); 0: no matter.
     least_capability: int = 0
     #: The largest difference to torch that is still the same computation, in output quantization steps
     #: (for a scheme with float outputs: in steps of 1/255 of the reference's output range).
@@ -83,14 +83,14 @@ SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         Scheme(name="float", title="32-bit float, nothing quantized", method="float", weight_bits=32, activation_bits=32,
-               forms=(*_ALL, "edgetpu", "ethosu"), parity_steps=0.05),
+               forms=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=0.05),
         Scheme(name="fp16", title="16-bit float weights", method="cast", weight_bits=16, activation_bits=16, forms=_ALL, parity_steps=4),
         Scheme(name="w8a8-static", title="8-bit weights (per channel) and 8-bit activations, calibrated", method="static", weight_bits=8,
-               activation_bits=8, forms=(*_ALL, "edgetpu", "ethosu"), parity_steps=2),
+               activation_bits=8, forms=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=2),
         Scheme(name="w8a8-static-linear", title="as w8a8-static, but only inputs of convolutions and linear layers are 8-bit", method="static",
                weight_bits=8, activation_bits=8, placement="linear", forms=("onnx", "ort"), parity_steps=2),
         Scheme(name="w8a8-qat", title="as w8a8-static, the quantized network trained further with the float one as its teacher", method="static",
-               weight_bits=8, activation_bits=8, trained=True, forms=(*_ALL, "edgetpu", "ethosu"), parity_steps=2),
+               weight_bits=8, activation_bits=8, trained=True, forms=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=2),
         Scheme(name="w8a16-static", title="8-bit weights and 16-bit activations, calibrated", method="static", weight_bits=8, activation_bits=16,
                symmetric=True, forms=("tflite",), parity_steps=3300),  # 26 of 255 steps, in the steps of a 16-bit output with room for twice its range
         Scheme(name="w8-dynamic", title="8-bit weights, 8-bit activations scaled row by row while the network runs", method="dynamic", weight_bits=8,
@@ -125,6 +125,13 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "w8a8-qat-inc": ("its quantization-aware training simulates MX formats, which end as a thousand float operators in the file", "w8a8-qat"),
     "bf16-inc": ("its mixed precision gives bfloat16 convolutions, which ONNX Runtime does not run on a processor", "fp16"),
 }  # fmt: skip
+#: What TensorRT builds and edgekit does not offer: the reason, what it offers instead.
+NOT_OFFERED: Mapping[str, tuple[str, str]] = {
+    "bf16": ("ONNX Runtime has no bfloat16 convolution or matrix product on a processor, so its accuracy could not be measured; "
+             "it is as large as fp16, with 3 bits less", "fp16"),
+    "fp4": ("TensorRT was seen to build it for SM120 alone and to make the weights half floats first, and ONNX Runtime has no 4-bit floats, so its "
+            "accuracy could not be measured", "fp8 or w4-weight"),
+}  # fmt: skip
 #: Other names for the same.
 _ALSO: Mapping[str, str] = {
     "gptq": "w4-weight-gptq", "gptq-inc": "w4-weight-gptq", "teq": "w4-weight-teq", "teq-inc": "w4-weight-teq", "autoround": "w4-weight-autoround",
@@ -134,7 +141,9 @@ _ALSO: Mapping[str, str] = {
 
 
 def refused(name: str) -> str | None:
-    """Why a scheme that neural-compressor has by name is not offered, and what is; None for any other name."""
+    """Why a scheme that neural-compressor or TensorRT has by name is not offered, and what is; None for any other name."""
+    if name in NOT_OFFERED:
+        return f"{name}: {NOT_OFFERED[name][0]}; use {NOT_OFFERED[name][1]}"
     reason = REFUSED.get(_ALSO.get(name, name))
     return None if reason is None else f"{name}: neural-compressor 3.10 cannot: {reason[0]}; use {reason[1]}"
 

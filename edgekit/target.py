@@ -1,12 +1,12 @@
 """A target: what a device can run, as data. Adding a device is adding a file."""
 
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Literal
 
 import pydantic
 
+from edgekit import nvidia
 from edgekit.artifact import Form
 from edgekit.errors import TargetError
 from edgekit.recipe import Gates
@@ -38,6 +38,11 @@ class Limits(Written):
     compute_capabilities: tuple[str, ...] = ()
     #: Largest batch that a TensorRT profile allows.
     max_batch: int = pydantic.Field(16, ge=1)
+    #: The batch that it is tuned for, and further profiles: [min, opt, max] batches.
+    opt_batch: int = pydantic.Field(1, ge=1)
+    profiles: tuple[tuple[int, int, int], ...] = ()
+    #: on device: no engine for its GPU can be built here, so the graph, a recipe and a script are shipped.
+    build: Literal["here", "on device"] = "here"
     memory_bytes: int | None = pydantic.Field(None, gt=0)
     #: SRAM that the network's intermediate results may take. Vela plans with it.
     sram_bytes: int | None = pydantic.Field(None, gt=0)
@@ -52,6 +57,14 @@ class Limits(Written):
         if not batches or batches[0] != 1 or min(batches) < 1 or len(set(batches)) < len(batches):
             raise ValueError(f"{list(batches)}: name 1 first, and each further number once: [1, 8]")
         return batches
+
+    @pydantic.model_validator(mode="after")
+    def _batches(self) -> "Limits":
+        rows = ((1, self.opt_batch, self.max_batch), *self.profiles)
+        wrong = [list(row) for row in rows if not 1 <= row[0] <= row[1] <= row[2]]
+        if wrong:
+            raise ValueError(f"max_batch, opt_batch, profiles: 1 <= min <= opt <= max does not hold in {', '.join(map(str, wrong))}")
+        return self
 
 
 class Target(Written):
@@ -121,22 +134,9 @@ class Target(Written):
         return None if refusal is None else f"{refusal[0]}; {refusal[1]}"
 
 
-def capability(name: str) -> int | None:
-    """86 for SM86, sm_86, 86 and 8.6; None for what is no compute capability."""
-    number = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", name.strip(), re.IGNORECASE)
-    return int(number.group(1) + number.group(2)) if number else None
-
-
 def too_old(scheme: Scheme, capabilities: Sequence[str]) -> tuple[str, str] | None:
     """Which of the compute capabilities have no arithmetic for the scheme, and the way out; None where all have it."""
-    old = [name for name in capabilities if (capability(name) or scheme.least_capability) < scheme.least_capability]
-    if not old:
-        return None
-    new = [name for name in capabilities if name not in old]
-    told = f"{' and '.join(old)} cannot run {scheme.name}, which needs SM{scheme.least_capability} or newer"
-    if not new:
-        return told, "use w8a8-static or fp16 there"
-    return f"{told} (of this target's compute capabilities {' and '.join(new)} can)", f"make a target with compute_capabilities: [{', '.join(new)}] for it"
+    return nvidia.too_old(scheme.name, scheme.least_capability, capabilities)
 
 
 def load(path: pathlib.Path) -> Target:

@@ -14,8 +14,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "errors onboard",
         "value",
-        "signature measurement progress task tflite_names",
-        "artifact",
+        "signature measurement progress task tflite_names nvidia",
+        "artifact trtexec",
         "scheme",
         "recipe diagnosis",
         "target host",

@@ -84,6 +84,9 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
         ("rtx40-tensorrt", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_tensorrt"]),
         ("rtx40-tensorrt", "fp8", ["torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"]),
         ("rtx40-tensorrt", "w4-weight", ["torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"]),
+        ("jetson-orin-nano", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_engine_recipe"]),
+        ("jetson-thor", "fp8", ["torch_to_onnx", "quantize_tensorrt", "onnx_to_engine_recipe"]),
+        ("rtx-turing", "fp16", ["torch_to_onnx", "quantize_onnx", "onnx_to_tensorrt"]),
     ],
 )
 def test_a_scheme_takes_only_the_steps_that_it_needs(target: str, scheme: str, route: list[str]) -> None:
@@ -259,7 +262,7 @@ def test_a_plan_is_the_same_each_time() -> None:
 
 def test_every_planned_parameter_is_one_that_the_step_takes() -> None:
     """The plan's parameters are fields of the step's class, so a plan never fails for a wrong name."""
-    names = ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt", "rtx40-tensorrt", "android-ort")
+    names = ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt", "rtx40-tensorrt", "rtx-turing", "jetson-thor", "android-ort")
     found = plan(recipes.load(shelf.find("recipes", "digits")), [shipped(name) for name in names])
     steps = [*found.teacher, *found.shared, *(step for row in found.targets for candidate in row.candidates for step in candidate.steps)]
     for step in steps:
@@ -280,3 +283,18 @@ def test_wrong_targets_are_told_together() -> None:
     assert "'mobile'" in str(caught.value)
     with pytest.raises(TargetError):
         find("cpu-onx")
+
+
+def test_what_is_built_on_a_device_needs_no_tensorrt_here() -> None:
+    """A Jetson's and a data centre's recipes are written where no TensorRT is installed; the engines of a graphics card are not."""
+    assert planned(WHOLE, "jetson-agx-orin", "datacenter-tensorrt", without=("tensorrt_rtx", "tensorrt")).problems == ()
+    assert planned(WHOLE, "rtx-turing", without=("tensorrt_rtx", "tensorrt")).problems != ()
+
+
+def test_the_reference_of_a_gpu_without_float_products_stays_an_onnx_file() -> None:
+    """Turing cannot have the float engine, but what fp16 is compared with is needed all the same."""
+    (row,) = planned(WHOLE, "rtx-turing").targets
+    assert [step.step for step in row.reference.steps] == ["torch_to_onnx"]
+    assert [candidate.scheme for candidate in row.candidates] == ["fp16"]
+    (row,) = planned(WHOLE, "rtx-tensorrt").targets
+    assert row.reference.steps[-1].step == "onnx_to_tensorrt"

@@ -4,7 +4,7 @@ import pytest
 
 from edgekit.errors import EdgekitError
 from edgekit.routes import ROUTES
-from edgekit.scheme import _ALSO, REFUSED, SCHEMES, find, refused
+from edgekit.scheme import _ALSO, NOT_OFFERED, REFUSED, SCHEMES, find, refused
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -42,3 +42,11 @@ def test_what_neural_compressor_cannot_do_is_refused_with_the_reason(name: str) 
 def test_other_names_are_not_refused_in_its_name() -> None:
     """A known scheme, and a slip of the finger, have nothing to do with neural-compressor."""
     assert [refused(name) for name in ("w8a8-static", "w8a8-static-inc", "w8a8-statik")] == [None, None, None]
+
+
+@pytest.mark.parametrize("name", NOT_OFFERED)
+def test_what_tensorrt_could_build_and_nobody_could_check_is_refused_with_the_reason(name: str) -> None:
+    """bf16 and fp4 have no arithmetic in ONNX Runtime (tests/test_nvidia.py tries it), so no number would say what they are worth."""
+    assert name not in SCHEMES
+    with pytest.raises(EdgekitError, match=f"{name}: .*could not be measured.*; use (fp16|fp8 or w4-weight)"):
+        find(name)

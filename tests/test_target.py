@@ -6,9 +6,10 @@ import pytest
 
 from edgekit import shelf
 from edgekit.errors import TargetError
+from edgekit.nvidia import capability
 from edgekit.routes import candidate
 from edgekit.scheme import SCHEMES
-from edgekit.target import Target, capability, load, too_old
+from edgekit.target import Target, load, too_old
 from edgekit.vela import ACCELERATORS
 
 GOOD = {"title": "A device", "form": "onnx", "runtime": "onnxruntime", "schemes": ["w8a8-static", "float"]}
@@ -36,6 +37,8 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
         ({"latency": "unmeasured"}, "latency_note: say why"),
         ({"limits": {"channel_multipl": 8, "shapes": "fixed"}}, "limits.channel_multipl: no such key; did you mean 'channel_multiple'?"),
         ({"limits": {"max_batch": 0}}, "limits.max_batch: "),
+        ({"limits": {"max_batch": 4, "opt_batch": 8, "profiles": [[4, 2, 8]]}}, "1 <= min <= opt <= max does not hold in [1, 8, 4], [4, 2, 8]"),
+        ({"limits": {"build": "there"}}, "limits.build: "),
         ({"gates": {"sped": 1}}, "gates.sped: no such key; did you mean 'speedup'?"),
         (
             {"form": "ethosu", "runtime": "ethosu", "schemes": ["w8a8-static"], "limits": {"accelerator": "ethos-u55-64"}},
@@ -146,8 +149,27 @@ def test_what_is_no_compute_capability_is_none() -> None:
     assert too_old(SCHEMES["fp8"], ("ampere",)) is None
 
 
-@pytest.mark.parametrize(("scheme", "refused"), [("fp8", ("SM75", "SM80", "SM86")), ("w4-weight", ("SM75",)), ("w8a8-static", ()), ("fp16", ())])
+@pytest.mark.parametrize(
+    ("scheme", "refused"), [("fp8", ("SM75", "SM80", "SM86")), ("w4-weight", ("SM75",)), ("w8a8-static", ("SM75",)), ("float", ("SM75",)), ("fp16", ())]
+)
 def test_gpus_that_have_no_arithmetic_for_a_scheme(scheme: str, refused: tuple[str, ...]) -> None:
-    """Each alone, as TensorRT's own builder refuses them (measured in tests/steps/test_quantize_tensorrt.py)."""
+    """Each alone, as TensorRT's own builder refuses them or falls back (measured in tests/test_nvidia.py)."""
     every = ("SM75", "SM80", "SM86", "SM89", "SM120")
     assert tuple(name for name in every if too_old(SCHEMES[scheme], (name,))) == refused
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "reason"),
+    [
+        ("jetson-orin-nano", "fp8", "SM87 cannot run fp8, which needs SM89 or newer; use w8a8-static or fp16 there"),
+        ("datacenter-tensorrt", "fp8", "SM80 cannot run fp8, which needs SM89 or newer (of this target's compute capabilities SM89 and SM90 can); "),
+        ("rtx-turing", "w8a8-static", "SM75 cannot run w8a8-static, which needs SM80 or newer; use fp16 there"),
+        ("jetson-thor", "fp8", None),
+    ],
+)
+def test_shipped_nvidia_targets_refuse_what_their_gpus_lack(name: str, scheme: str, reason: str | None) -> None:
+    """Orin (87) and the A100 (80) have no fp8, Turing has fp16 alone, Thor (110) has all; the rest are built on the device where RTX has no SM."""
+    target = load(shelf.find("targets", name))
+    said = target.refuses(scheme)
+    assert said is None if reason is None else str(said).startswith(reason)
+    assert target.limits.build == ("here" if name.startswith("rtx") else "on device")

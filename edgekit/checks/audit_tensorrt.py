@@ -7,7 +7,7 @@ from typing import Any
 from edgekit.artifact import Artifact, Part
 from edgekit.contracts import Audit
 from edgekit.errors import RunnerError
-from edgekit.measurement import Measurement, unmeasured
+from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.target import Limits
 
 Row = Mapping[str, Any]
@@ -16,11 +16,13 @@ Row = Mapping[str, Any]
 _COMPUTE = ("conv", "deconv", "gemm", "kernel")
 INT8 = "Int8"
 #: TensorRT's words for what a graph is quantized to, in the user's.
-_WORDS = {INT8: "int8", "FP8": "fp8", "Int4": "in 4-bit weights"}
+_WORDS = {INT8: "int8", "FP8": "fp8", "Int4": "in 4-bit weights", "FP4": "in 4-bit float weights"}
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
     """How much of the arithmetic runs in int8, which layers are left in float, and what transposes."""
+    if all("recipe" in part.files for part in artifact.parts):
+        return _not_built(artifact)
     logs = {part.name: _log(artifact, part) for part in artifact.parts}
     rows = [{**row, "part": name} for name, log in logs.items() for row in log["layers"]]
     where = "; ".join(dict.fromkeys(_where(log) for log in logs.values()))
@@ -30,6 +32,28 @@ def audit(artifact: Artifact, limits: Limits) -> Audit:
         _count("transposes", [row for row in rows if row["transposes"]], where, "layers of the build log that move axes (fused kernels count too)"),
     ]
     return Audit(measurements, [_row(row) for row in rows], [text for name, log in logs.items() for text in _warnings(name, log, limits)])
+
+
+def _not_built(artifact: Artifact) -> Audit:
+    """The audit of a recipe: which layers run in int8 is known where the engine is built."""
+    recipes = [_recipe(artifact, part) for part in artifact.parts]
+    names = dict.fromkeys(name for recipe in recipes for name in recipe["compute_capabilities"])
+    where = f"recipe for {', '.join(names) or 'any GPU'}, built on the device"
+    why = "the engine is built on the device, and edgekit reads there which layers run in int8 (edgekit/checks/device_results.py)"
+    rows: tuple[tuple[MeasurementName, str], ...] = (("int8_mac_share", "share"), ("float_ops", "layers"), ("transposes", "layers"))
+    warnings = [f"{part.name}: {text}" for part, recipe in zip(artifact.parts, recipes, strict=True) for text in recipe["warnings"]]
+    return Audit([unmeasured(name, unit, where, why) for name, unit in rows], [], warnings)
+
+
+def _recipe(artifact: Artifact, part: Part) -> dict[str, Any]:
+    path = artifact.path(part, "recipe")
+    try:
+        recipe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("compute_capabilities", "warnings", "promised"):
+            recipe[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunnerError(f"The recipe {path.name} cannot be read: {error}", fix="build the artifact again") from error
+    return recipe
 
 
 def _log(artifact: Artifact, part: Part) -> dict[str, Any]:
@@ -99,7 +123,7 @@ def _warnings(name: str, log: Row, limits: Limits) -> Iterable[str]:
         meant = wanted and _is_compute(row) and (wanted == INT8 or promised & set(row["nodes"]))
         if meant and (row["kind"] == "kernel" or not _has(row, wanted)):
             what = "inside a generated kernel" if row["kind"] == "kernel" else f"in {row['dtype']}"
-            slow = "; its weights are made float first, which saves no time" if wanted == "Int4" else ""
+            slow = "; its weights are made float first, which saves no time" if wanted in ("Int4", "FP4") else ""
             yield f"{name}: {_module(row)} ({row['kind']}) runs {what} although the graph is {_WORDS[wanted]}{slow}"
     if log["uncounted"]:
         yield f"{name}: {', '.join(log['uncounted'])} are not counted in int8_mac_share"
@@ -114,7 +138,7 @@ def _warnings(name: str, log: Row, limits: Limits) -> Iterable[str]:
 
 def _has(row: Row, wanted: str) -> bool:
     """Data and weights of the datatype; of 4 bits the weights alone."""
-    return bool(row["dtype"].endswith("xInt4") if wanted == "Int4" else row["dtype"] == wanted)
+    return bool(row["dtype"].endswith(f"x{wanted}") if wanted in ("Int4", "FP4") else row["dtype"] == wanted)
 
 
 def _digits(capability: str) -> str:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import onnx
@@ -16,14 +16,14 @@ from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError
 from edgekit.registry import install, installed
-from edgekit.steps import onnx_graph
-from edgekit.steps.tensorrt_graph import REQUANTIZE, WORDS, facts, name_of, profiles, refuse
-from edgekit.target import capability
+from edgekit.steps import onnx_graph, tensorrt_build
+from edgekit.steps.tensorrt_batches import Batches
+from edgekit.steps.tensorrt_graph import REQUANTIZE, WORDS, facts, name_of, profiles, refuse, refuse_old
 from edgekit.task import SplitName
 
 Row = dict[str, Any]
 
-SCRIPT = pathlib.Path(__file__).with_name("tensorrt_build.py")
+SCRIPT = pathlib.Path(tensorrt_build.__file__)
 #: A build takes seconds for a small network and some minutes for a large one; one that takes longer hangs.
 TIMEOUT_S = 1800.0
 #: TensorRT-RTX builds with no GPU, so it is taken where both are installed.
@@ -53,30 +53,25 @@ _TRANSLATIONS: tuple[tuple[str, str, str], ...] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxToTensorrt:
+class OnnxToTensorrt(Batches):
     """Build an engine for each part, for every compute capability named (``SM86``, ``8.6``); one engine runs on all of them.
 
-    A graph with a free batch gets one profile: 1 to ``max_batch`` samples, tuned for 1. No capability named: TensorRT's own choice.
+    A graph with a free batch gets one profile, 1 to ``max_batch`` samples, and those of ``profiles``. No capability named: TensorRT's own choice.
     """
-
-    compute_capabilities: Sequence[str] = ()
-    max_batch: int = 16
 
     takes: ClassVar[tuple[Form, ...]] = ("onnx",)
     gives: ClassVar[Form] = "tensorrt"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("onnx", "tensorrt-rtx", "tensorrt")
     reads: ClassVar[tuple[SplitName, ...]] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "compute_capabilities", tuple(dict.fromkeys(_capability(name) for name in self.compute_capabilities)))
-        if self.max_batch < 1:
-            raise StepError(f"onnx_to_tensorrt: max_batch is {self.max_batch}.", fix="give a max_batch of at least 1")
+    step: ClassVar[str] = "onnx_to_tensorrt"
 
     def requires(self, artifact: Artifact) -> None:
-        """The graph is float, half float, symmetric int8, fp8 or has 4-bit weights, and only its batch is free."""
+        """The graph is float, half float, symmetric int8, fp8 or has 4-bit weights, only its batch is free, and the GPUs have its arithmetic."""
         for part in artifact.parts:
-            refuse(onnx_graph.read(artifact.path(part)).graph, part.name, "onnx_to_tensorrt")
+            graph = onnx_graph.read(artifact.path(part)).graph
+            refuse(graph, part.name, self.step)
+            refuse_old(graph, part.name, self.compute_capabilities)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Build each part in a process of its own; nothing is left in the folder where one fails."""
@@ -101,7 +96,7 @@ class OnnxToTensorrt:
             if after.path(part, "engine").stat().st_size == 0:
                 raise StepError(f"onnx_to_tensorrt: the engine of {part.name!r} is empty.", fix="build again; if it stays, report the graph")
             log = json.loads(after.path(part, "log").read_text(encoding="utf-8"))
-            broken = list(_broken(log))
+            broken = _broken(log)
             if log["quantized"] and (broken or not log["layers"]):
                 rows = broken or ["the build log lists no layers"]
                 raise StepError(
@@ -114,7 +109,7 @@ class OnnxToTensorrt:
         model = onnx_graph.read(source)
         files = {"engine": f"{part.name}.engine", "model": f"{part.name}.onnx", "log": f"{part.name}.log.json"}
         request = {"module": module, "onnx": str(source.resolve()), "engine": str((folder / files["engine"]).resolve()),
-                   "compute_capabilities": list(self.compute_capabilities), "profiles": profiles(model.graph, self.max_batch)}  # fmt: skip
+                   "compute_capabilities": list(self.compute_capabilities), "profiles": profiles(model.graph, self.batches)}  # fmt: skip
         answer = build(request)
         if not answer["ok"]:
             raise _translated(answer, part, model.graph)
@@ -125,7 +120,7 @@ class OnnxToTensorrt:
         return Part(name=part.name, signature=part.signature, files={role: File(path=path) for role, path in files.items()}), log
 
 
-def build(request: Mapping[str, Any], timeout_s: float = TIMEOUT_S, command: Sequence[str] = (sys.executable, str(SCRIPT))) -> Row:
+def build(request: Mapping[str, Any], timeout_s: float = TIMEOUT_S, command: Sequence[str] = (sys.executable, str(SCRIPT), "-")) -> Row:
     """The answer of one build (see tensorrt_build.py), or StepError where its process hangs or dies."""
     engine = pathlib.Path(request["engine"])
     try:
@@ -164,14 +159,6 @@ def attribute(rows: list[Row], node_macs: Mapping[str, int]) -> None:
             row["macs"] += macs // len(takers) + (macs % len(takers) if index == 0 else 0)
 
 
-def _capability(name: str) -> str:
-    """``SM86`` for SM86, sm_86, 86 and 8.6."""
-    number = capability(name)
-    if number is None:
-        raise StepError(f"onnx_to_tensorrt: {name!r} is not a compute capability.", fix="write it as SM86 or 8.6")
-    return f"SM{number}"
-
-
 def _summary(log: Row) -> Row:
     precisions: dict[str, int] = {}
     for row in log["layers"]:
@@ -181,12 +168,9 @@ def _summary(log: Row) -> Row:
             "layers": precisions, "weights_bytes": log["memory"].get("weights"), "engine_bytes": log["engine_bytes"], "warnings": log["warnings"]}  # fmt: skip
 
 
-def _broken(log: Row) -> Iterator[str]:
+def _broken(log: Row) -> list[str]:
     """The layers that should multiply in 8 bits and do not. Where 4-bit weights are made float first the audit tells; the numbers are the same."""
-    for row in log["layers"]:
-        wanted = {log["promised"][node] for node in row["nodes"] if node in log["promised"]} - {"Int4"}
-        if row["kind"] in ("conv", "gemm") and wanted and row["dtype"] not in wanted:
-            yield f"{' + '.join(row['nodes'])} runs in {row['dtype']}"
+    return tensorrt_build.broken([{**row, "origins": row["nodes"]} for row in log["layers"]], log["promised"])
 
 
 def _told(log: Row) -> str:
@@ -214,13 +198,13 @@ def _translated(answer: Row, part: Part, graph: onnx.GraphProto) -> StepError | 
     for error in answer["errors"]:
         text = f"{error.get('code', '')} {error['text']}".strip()
         meaning, fix = next(((told, way) for pattern, told, way in _TRANSLATIONS if re.search(pattern, text)), ("", ""))
-        where = f"{error['node']} [{error['op']}]: " if error.get("node") else ""
+        where = f"{error['node']} [{error['op']}]{_module_of(error['node'])}: " if error.get("node") else ""
         first = error["text"].splitlines()[0] if error["text"] else "no reason given"
         rows.append(f"{where}{meaning} ({first})" if meaning else f"{where}{first}")
         fixes += [fix] if fix else []
     if answer["stage"] == "parse":  # an error while a node is imported ends the parsing
         known = [
-            f"{name_of(node)} [{node.op_type}]: refused too"
+            f"{name_of(node)} [{node.op_type}]{_module_of(node.name)}: refused too"
             for node in onnx_graph.nodes(graph)
             if name_of(node) not in named and _is_refused(node, answer["module"])
         ]
@@ -229,6 +213,12 @@ def _translated(answer: Row, part: Part, graph: onnx.GraphProto) -> StepError | 
     listing = "\n  ".join(dict.fromkeys(rows)) or "no reason was given"
     doing = {"parse": "read the graph", "capability": "build for these GPUs"}.get(answer["stage"], "build the engine")
     return StepError(f"onnx_to_tensorrt: {answer['module']} {answer['version']} cannot {doing} of {part.name!r}:\n  {listing}", fix=fix)
+
+
+def _module_of(name: str) -> str:
+    """The PyTorch module behind a node of our exports, whose names are ``module.path/Operator``."""
+    path = name.rpartition("/")[0]
+    return f" in the module {path}" if path else ""
 
 
 def _is_refused(node: onnx.NodeProto, module: str) -> bool:

@@ -1,20 +1,28 @@
-"""Build one TensorRT engine: a script that reads a JSON request on stdin and answers in JSON on stdout.
+"""Build TensorRT engines: a script that needs Python 3.9, the standard library and ``tensorrt_rtx`` or ``tensorrt`` (10, 11).
 
 It runs as a process of its own, one for each build: a failed build can degrade the next one in the same process, and
-the library keeps one logger a process. It needs the standard library and ``tensorrt_rtx`` or ``tensorrt`` (10, 11).
+the library keeps one logger a process.
 
-Request: ``module``, ``onnx``, ``engine`` (paths), ``compute_capabilities`` (``SM86``), ``profiles``
-(input -> [min, opt, max] shapes). Answer: ``ok``, ``stage`` (import, capability, parse, build, done), ``errors``,
-``warnings``, ``version``, ``layers``, ``memory``, ``engine_bytes``. The engine file exists only where ``ok`` is true.
+``tensorrt_build.py`` (on a device: ``python3 build_engine.py``) builds an engine for this machine's GPU from every
+``*.recipe.json`` beside it, or from the ones that are named; ``tensorrt_build.py -`` reads one JSON request on stdin and answers in JSON on stdout.
+
+Request: ``module``, ``onnx``, ``engine`` (paths), ``compute_capabilities`` (``SM86``), ``profiles`` (a list; each input -> [min, opt, max]
+shapes). Answer: ``ok``, ``stage`` (import, capability, parse, build, done), ``errors``, ``warnings``, ``version``, ``layers``,
+``memory``, ``engine_bytes``. The engine file exists only where ``ok`` is true.
 """
 
+from __future__ import annotations
+
 import ctypes
+import hashlib
 import importlib
+import importlib.util
 import json
 import math
 import os
 import pathlib
 import re
+import subprocess
 import sys
 from typing import Any
 
@@ -73,9 +81,9 @@ def _serialized(trt: Any, request: Row, log: list[tuple[str, str]]) -> bytes:
     if not parsed or parser.num_errors:
         raise Refused("parse", [_parser_error(parser.get_error(k)) for k in range(parser.num_errors)])
     _refuse_logged("parse", log)
-    if request["profiles"]:
+    for shapes_of in request["profiles"]:
         profile = builder.create_optimization_profile()
-        for name, shapes in request["profiles"].items():
+        for name, shapes in shapes_of.items():
             profile.set_shape(name, *(tuple(shape) for shape in shapes))
         config.add_optimization_profile(profile)
     serialized = builder.build_serialized_network(network, config)
@@ -151,7 +159,7 @@ def _layer(line: str) -> Row:
     head = re.match(r"Name: (.*?), LayerType: (\w+)", line)
     name, kind = head.groups() if head else (line[6:].partition(",")[0], "")
     pieces = re.split(r", (Inputs|Constants|Outputs): \[", line)
-    tensors = {key.lower(): _tensors(piece) for key, piece in zip(pieces[1::2], pieces[2::2], strict=True)}
+    tensors = {key.lower(): _tensors(piece) for key, piece in zip(pieces[1::2], pieces[2::2])}  # noqa: B905 (Python 3.9)
     row: Row = {"name": name, "type": kind, "kind": _kind(name, kind), "inputs": tensors.get("inputs", []), "constants": tensors.get("constants", []),
                 "outputs": tensors.get("outputs", [])}  # fmt: skip
     declared = re.search(r'\bWeights: \{ ?"?Type"?: "?(\w+)', line)
@@ -212,14 +220,75 @@ def _steady_addresses() -> None:
     if system.personality(ask) & no_randomize:
         return
     if system.personality(no_randomize) != -1 and system.personality(ask) & no_randomize:
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *getattr(sys, "orig_argv", [sys.executable, *sys.argv])[1:]])
+
+
+def from_recipe(recipe: Row, folder: pathlib.Path, module: str) -> Row:
+    """Build the engine of a recipe in a process of its own, and write its log beside it. ``broken`` names the layers that do not run as promised."""
+    answer: Row = {"ok": False, "errors": [], "broken": []}
+    source = folder / recipe["onnx"]
+    if not source.is_file():
+        return {**answer, "errors": [{"text": f"there is no file {source}"}]}
+    if hashlib.sha256(source.read_bytes()).hexdigest() != recipe["onnx_sha256"]:
+        return {**answer, "errors": [{"text": f"{source.name} is not the file that the recipe was written for; copy it again"}]}
+    request = {"module": module, "onnx": str(source.resolve()), "engine": str((folder / recipe["engine"]).resolve()),
+               "compute_capabilities": [], "profiles": recipe["profiles"]}  # fmt: skip
+    done = subprocess.run([sys.executable, str(pathlib.Path(__file__).resolve()), "-"], input=json.dumps(request), capture_output=True, text=True, check=False)
+    try:
+        answer = {**json.loads(done.stdout), "broken": []}
+    except ValueError:
+        tail = done.stderr.strip()[-500:] or "nothing was said"
+        return {**answer, "errors": [{"text": f"the build process ended with status {done.returncode}: {tail}"}]}
+    if answer["ok"]:
+        answer["broken"] = broken(answer["layers"], recipe["promised"])
+        answer["compute_capabilities"] = ["this GPU"]
+        (folder / recipe["log"]).write_text(json.dumps({**recipe, **answer}, indent=1), encoding="utf-8")
+    return answer
+
+
+def broken(rows: list[Row], promised: dict[str, str]) -> list[str]:
+    """The products that should run in 8 bits and do not. 4-bit weights that are made float first are right, and are not told."""
+    found = []
+    for row in rows:
+        nodes = [node for node in row["origins"] if promised.get(node) in ("Int8", "FP8")]
+        wanted = {promised[node] for node in nodes}
+        if row["kind"] in ("conv", "gemm") and wanted and row["dtype"] not in wanted:
+            found.append(f"{' + '.join(nodes)} runs in {row['dtype']}, not in {' or '.join(sorted(wanted))}")
+    return found
+
+
+def on_device(names: list[str]) -> int:
+    """Build from recipe files with classic TensorRT (or TensorRT-RTX where only that is there); 0 where every engine is as promised."""
+    here = pathlib.Path(__file__).resolve().parent
+    paths = [pathlib.Path(name) for name in names] or sorted(here.glob("*.recipe.json"))
+    module = next((name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)), "tensorrt")
+    failed = not paths
+    if not paths:
+        sys.stderr.write(f"There is no *.recipe.json in {here}; name one.\n")
+    for path in paths:
+        try:
+            recipe = json.loads(path.read_text(encoding="utf-8"))
+            answer = from_recipe(recipe, path.resolve().parent, module)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            sys.stderr.write(f"{path}: cannot be read as a recipe: {type(error).__name__}: {error}\n")
+            failed = True
+            continue
+        for text in [error["text"] for error in answer["errors"]] + answer["broken"]:
+            sys.stderr.write(f"{path.name}: {text}\n")
+        if answer["ok"]:
+            otherwise = f"{len(answer['broken'])} of {len(recipe['promised'])} promised layers run otherwise"
+            sys.stdout.write(f"{recipe['engine']}: {answer['engine_bytes']} bytes, {answer['module']} {answer['version']}, {otherwise}\n")
+        failed = failed or not answer["ok"] or bool(answer["broken"])
+    return 1 if failed else 0
 
 
 def main() -> None:
-    """Answer the request on stdin. What native code prints to stdout goes to stderr, so that the answer is alone there."""
-    _steady_addresses()
+    """``-``: answer the request on stdin; else build from recipes. What native code prints to stdout goes to stderr, so that the answer is alone there."""
     here = str(pathlib.Path(__file__).resolve().parent)
     sys.path[:] = [entry for entry in sys.path if entry != here]  # else a neighbour of this file could stand for a package
+    if sys.argv[1:] != ["-"]:
+        sys.exit(on_device(sys.argv[1:]))
+    _steady_addresses()
     answer_to = os.dup(1)
     os.dup2(2, 1)
     answer = build(json.loads(sys.stdin.read()))

@@ -1,12 +1,13 @@
 """What an ONNX graph asks of TensorRT: what it refuses, which layers must run in which datatype, how much work each is."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
 from onnx import numpy_helper
 
+from edgekit import nvidia
 from edgekit.errors import StepError
 from edgekit.steps import onnx_graph
 
@@ -23,10 +24,14 @@ REQUANTIZE = (
     "(the scheme w8a8-static, with limits.activations: symmetric in the target)"
 )
 #: The datatypes that TensorRT quantizes to, and its own words for them.
-QUANTIZED: Mapping[int, str] = {onnx.TensorProto.INT8: "Int8", onnx.TensorProto.FLOAT8E4M3FN: "FP8", onnx.TensorProto.INT4: "Int4"}
+QUANTIZED: Mapping[int, str] = {onnx.TensorProto.INT8: "Int8", onnx.TensorProto.FLOAT8E4M3FN: "FP8", onnx.TensorProto.INT4: "Int4",
+                                 onnx.TensorProto.FLOAT4E2M1: "FP4"}  # fmt: skip
+#: The datatypes that only newer GPUs have, and their names in edgekit/nvidia.py.
+_NEWER: Mapping[int, str] = {onnx.TensorProto.FLOAT8E4M3FN: "fp8", onnx.TensorProto.INT4: "int4", onnx.TensorProto.FLOAT4E2M1: "fp4",
+                             onnx.TensorProto.BFLOAT16: "bf16"}  # fmt: skip
 
 #: TensorRT's words in the user's.
-WORDS = {"Int8": "int8", "FP8": "fp8", "Int4": "in 4-bit weights"}
+WORDS = {"Int8": "int8", "FP8": "fp8", "Int4": "in 4-bit weights", "FP4": "in 4-bit float weights"}
 
 
 def refuse(graph: onnx.GraphProto, name: str, step: str) -> None:
@@ -85,14 +90,27 @@ def _free_dims(graph: onnx.GraphProto) -> Iterator[str]:
             yield f"the input {value.name} has free dimensions beside the batch: {', '.join(map(str, free))}"
 
 
-def profiles(graph: onnx.GraphProto, max_batch: int) -> dict[str, list[list[int]]]:
-    """[min, opt, max] shapes of the inputs with a free batch."""
-    found = {}
-    for value in graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if any(not dim.HasField("dim_value") for dim in dims):
-            found[value.name] = [[dim.dim_value if dim.HasField("dim_value") else batch for dim in dims] for batch in (1, 1, max_batch)]
+def profiles(graph: onnx.GraphProto, batches: Sequence[Sequence[int]]) -> list[dict[str, list[list[int]]]]:
+    """For each [min, opt, max] of the batch the shapes of the inputs with a free batch; nothing where no input has one."""
+    found = []
+    for row in batches:
+        shapes = {}
+        for value in graph.input:
+            dims = value.type.tensor_type.shape.dim
+            if any(not dim.HasField("dim_value") for dim in dims):
+                shapes[value.name] = [[dim.dim_value if dim.HasField("dim_value") else batch for dim in dims] for batch in row]
+        found += [shapes] if shapes else []
     return found
+
+
+def refuse_old(graph: onnx.GraphProto, name: str, capabilities: Sequence[str]) -> None:
+    """Raise StepError where one of the GPUs has no arithmetic for a datatype of the graph, before TensorRT says so of the whole engine."""
+    held = {tensor.data_type for tensor in onnx_graph.stored(graph).values()}
+    refusals = [nvidia.too_old(word, nvidia.LEAST[word], capabilities) for kind, word in _NEWER.items() if kind in held]
+    told = [refusal for refusal in refusals if refusal]
+    if told:
+        said, fixes = zip(*told, strict=True)
+        raise StepError(f"onnx_to_tensorrt: {'; '.join(said)}; the graph of {name!r} holds it.", fix="; ".join(dict.fromkeys(fixes)))
 
 
 def _quantization_problems(graph: onnx.GraphProto) -> Iterator[str]:
@@ -137,7 +155,7 @@ def facts(model: onnx.ModelProto) -> Row:
     nodes = list(onnx_graph.nodes(model.graph))
     promised = _promised(nodes, onnx_graph.stored(model.graph))
     quantized = any(node.op_type == "QuantizeLinear" for node in nodes)
-    precision = next((word for word in ("FP8", "Int8", "Int4") if word in promised.values()), "Int8" if quantized else "")
+    precision = next((word for word in ("FP8", "Int8", "Int4", "FP4") if word in promised.values()), "Int8" if quantized else "")
     return {"quantized": quantized, "precision": precision, "promised": promised, "node_macs": count_macs(model),
             "uncounted": sorted({node.op_type for node in nodes if node.op_type in _UNCOUNTED})}  # fmt: skip
 
@@ -160,6 +178,6 @@ def _promised(nodes: list[onnx.NodeProto], stored: Mapping[str, onnx.TensorProto
         if weights is None or tensor is None or tensor.data_type not in QUANTIZED:
             continue
         blocked = any(attribute.name == "block_size" and attribute.i for attribute in weights.attribute)
-        if data is not None or (blocked and tensor.data_type == onnx.TensorProto.INT4):
+        if data is not None or (blocked and tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.FLOAT4E2M1)):
             found[name_of(node)] = QUANTIZED[tensor.data_type]
     return found

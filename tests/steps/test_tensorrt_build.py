@@ -41,8 +41,8 @@ def gemm(path: pathlib.Path, quantized: type | None = None) -> pathlib.Path:
 
 def ask(path: pathlib.Path, engine: pathlib.Path, **changed: Any) -> dict[str, Any]:
     request = {"module": "tensorrt_rtx", "onnx": str(path), "engine": str(engine), "compute_capabilities": ["SM86"],
-               "profiles": {"input": [[1, 8], [1, 8], [4, 8]]}, **changed}  # fmt: skip
-    done = subprocess.run([sys.executable, tensorrt_build.__file__], input=json.dumps(request), capture_output=True, text=True, check=True)
+               "profiles": [{"input": [[1, 8], [1, 8], [4, 8]]}], **changed}  # fmt: skip
+    done = subprocess.run([sys.executable, tensorrt_build.__file__, "-"], input=json.dumps(request), capture_output=True, text=True, check=True)
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
@@ -96,8 +96,8 @@ def test_all_nodes_that_the_parser_names_are_listed(tmp_path: pathlib.Path) -> N
     assert "Plugin not found" in told(answer)
 
 
-@pytest.mark.parametrize("profiles", [{}, {"input": [[4, 8], [4, 8], [1, 8]]}, {"wrong": [[1, 8], [1, 8], [4, 8]]}])
-def test_a_free_batch_needs_a_right_profile(tmp_path: pathlib.Path, profiles: dict[str, Any]) -> None:
+@pytest.mark.parametrize("profiles", [[], [{"input": [[4, 8], [4, 8], [1, 8]]}], [{"wrong": [[1, 8], [1, 8], [4, 8]]}]])
+def test_a_free_batch_needs_a_right_profile(tmp_path: pathlib.Path, profiles: list[Any]) -> None:
     """No profile, a minimum above the maximum and an unknown input end the build with the library's reason."""
     answer = ask(gemm(tmp_path / "gemm.onnx"), tmp_path / "x.engine", profiles=profiles)
     assert not answer["ok"] and answer["stage"] == "build" and answer["errors"] and not (tmp_path / "x.engine").exists()

@@ -1,0 +1,104 @@
+"""ONNX to what a device builds its TensorRT engine from: the graph, a recipe, and a script for the device's own Python.
+
+An engine runs only on the GPU architecture and the TensorRT version that it was built with, and TensorRT-RTX builds for none of
+Jetson's and the data centre's GPUs: there the engine is built on the device.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from edgekit import trtexec
+from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.contracts import Context
+from edgekit.errors import StepError
+from edgekit.steps import onnx_graph
+from edgekit.steps.tensorrt_batches import Batches
+from edgekit.steps.tensorrt_graph import facts, profiles, refuse, refuse_old
+from edgekit.task import SplitName
+
+SCRIPT = pathlib.Path(__file__).with_name("tensorrt_build.py")
+BUILDER = "build_engine.py"
+#: The parser of TensorRT 10.3, which JetPack 6.1 has, reads opsets up to 20; blocks of 4-bit weights need 21.
+OLDEST_PARSER_OPSET = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxToEngineRecipe(Batches):
+    """Write a recipe for each part. ``parity_steps`` is how far the engine's answers may lie from the expected ones, in steps of 1/255 of their range."""
+
+    parity_steps: float = 2.0
+
+    takes: ClassVar[tuple[Form, ...]] = ("onnx",)
+    gives: ClassVar[Form] = "tensorrt"
+    version: ClassVar[int] = 1
+    packages: ClassVar[tuple[str, ...]] = ("onnx",)
+    reads: ClassVar[tuple[SplitName, ...]] = ()
+    step: ClassVar[str] = "onnx_to_engine_recipe"
+
+    def requires(self, artifact: Artifact) -> None:
+        """The graph is one that TensorRT takes on these GPUs."""
+        for part in artifact.parts:
+            graph = onnx_graph.read(artifact.path(part)).graph
+            refuse(graph, part.name, self.step)
+            refuse_old(graph, part.name, self.compute_capabilities)
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """Copy the graph and the script, and write the recipe."""
+        parts, notes = [], {}
+        for part in artifact.parts:
+            files = {"model": f"{part.name}.onnx", "recipe": f"{part.name}.recipe.json", "builder": BUILDER}
+            shutil.copyfile(artifact.path(part), context.folder / files["model"])
+            recipe = self._recipe(part, context.folder / files["model"])
+            (context.folder / files["recipe"]).write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+            parts.append(Part(name=part.name, signature=part.signature, files={role: File(path=path) for role, path in files.items()}))
+            notes[part.name] = {"built": "on the device", "compute_capabilities": list(self.compute_capabilities), "profiles": recipe["profiles"],
+                                "opset": recipe["opset"], "promised": len(recipe["promised"]), "warnings": recipe["warnings"]}  # fmt: skip
+        shutil.copyfile(SCRIPT, context.folder / BUILDER)
+        return Artifact(form="tensorrt", parts=tuple(parts), notes={"tensorrt": notes}, folder=context.folder)
+
+    def ensures(self, before: Artifact, after: Artifact) -> None:
+        """Each recipe is for the graph beside it, and the script is one that Python reads."""
+        for old, new in zip(before.parts, after.parts, strict=True):
+            recipe = json.loads(after.path(new, "recipe").read_text(encoding="utf-8"))
+            hashes = {_sha256(before.path(old)), _sha256(after.path(new)), recipe["onnx_sha256"]}
+            if len(hashes) > 1:
+                raise StepError(f"{self.step}: the recipe of {new.name!r} is for another file than {new.files['model'].path}.", fix="build it again")
+            ast.parse(after.path(new, "builder").read_text(encoding="utf-8"), feature_version=(3, 9))
+
+    def _recipe(self, part: Part, path: pathlib.Path) -> dict[str, Any]:
+        model = onnx_graph.read(path)
+        opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        rows = profiles(model.graph, self.batches)
+        late = f"the file has opset {opset}; TensorRT 10.3's parser was made for opsets up to {OLDEST_PARSER_OPSET}"
+        return {
+            "schema": 1,
+            "part": part.name,
+            "onnx": path.name,
+            "onnx_sha256": _sha256(path),
+            "engine": f"{part.name}.engine",
+            "log": f"{part.name}.log.json",
+            "opset": opset,
+            "compute_capabilities": list(self.compute_capabilities),
+            "profiles": rows,
+            **facts(model),
+            "inputs": _described(part.signature.inputs),
+            "outputs": _described(part.signature.outputs),
+            "tolerance": {"parity_steps": self.parity_steps, "step": "1/255 of the range of the expected output"},
+            "build": f"python3 {BUILDER}",
+            "trtexec": {str(major): trtexec.lines(part.name, part.signature, rows, major) for major in trtexec.MAJORS},
+            "warnings": [late] if opset > OLDEST_PARSER_OPSET else [],
+        }
+
+
+def _described(specs: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{"name": spec.name, "dtype": spec.dtype, "dims": list(spec.dims), "file_order": spec.axes} for spec in specs]
+
+
+def _sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

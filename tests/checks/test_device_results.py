@@ -1,0 +1,140 @@
+"""A device's files, written after trtexec's formats, read back as measurements."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy
+import pytest
+
+from edgekit.checks.device_results import read
+from edgekit.errors import RunnerError
+from edgekit.measurement import Measurement
+
+INT8_10 = "Thirty-two wide channel vectorized row major Int8 format"
+HALF_10 = "Row major linear FP16 format"
+
+
+def conv_10(name: str, words: str, weights: str) -> dict[str, Any]:
+    """A layer as the engine inspector of TensorRT 10 tells it."""
+    tensor = {"Name": "x", "Location": "Device", "Dimensions": [1, 64, 8, 8], "Format/Datatype": words}
+    return {"Name": name, "LayerType": "CaskConvolution", "Inputs": [tensor], "Outputs": [tensor], "ParameterType": "Convolution",
+            "Weights": {"Type": weights, "Count": 36864}, "Bias": {"Type": "Float", "Count": 64}, "Metadata": f"[ONNX Layer: {name}]"}  # fmt: skip
+
+
+def gemm_11(name: str, data: str, weights: str) -> dict[str, Any]:
+    """A layer of TensorRT 11: format and datatype are two keys."""
+    tensor = lambda dtype, dims: {"Name": "x", "Dimensions": dims, "Format": "Row major linear format (kLINEAR)", "DataType": dtype}  # noqa: E731
+    return {"Name": name, "LayerType": "gemm", "Inputs": [tensor(data, [1, 64])], "Constants": [tensor("Float", [1]), tensor(weights, [64, 10])],
+            "Outputs": [tensor("Float", [1, 10])], "Metadata": f"[ONNX Layer: {name}]"}  # fmt: skip
+
+
+POOL = {"Name": "pool", "LayerType": "TiledPooling", "Inputs": [{"Format/Datatype": HALF_10}], "Outputs": []}
+TEN = {"Layers": [conv_10("a", INT8_10, "Int8"), POOL, conv_10("b", INT8_10, "Int8"), conv_10("c", HALF_10, "Half")], "Bindings": ["input", "output"]}
+ELEVEN = {"Layers": [gemm_11("a", "Int8", "Int8"), gemm_11("b", "Half", "Int4")],
+          "I/O Tensors": [{"Name": "input", "IOMode": "Input", "DataType": "Float", "Dimensions": [1, 64]}]}  # fmt: skip
+
+
+def query(compute: float) -> dict[str, float]:
+    """One row of --exportTimes, with all keys that release 10 and 11 write."""
+    ends = {"startEnqMs": 0.0, "endEnqMs": 0.1, "startH2dMs": 0.0, "endH2dMs": 0.0, "startComputeMs": 0.1, "endComputeMs": 0.1 + compute,
+            "startD2hMs": 0.0, "endD2hMs": 0.0}  # fmt: skip
+    return {**ends, "h2dMs": 0.0, "computeMs": compute, "d2hMs": 0.0, "latencyMs": compute}
+
+
+def device(folder: pathlib.Path, layers: Any = TEN, times: Any = None, outputs: Any = None) -> pathlib.Path:
+    (folder / "main.layers.json").write_text(json.dumps(layers))
+    (folder / "main.times.json").write_text(json.dumps([query(2.0 + k / 100) for k in range(101)] if times is None else times))
+    rows = [{"name": "output", "dimensions": "1x3", "values": [0.0, 1.0, 2.56]}] if outputs is None else outputs
+    (folder / "main.out.json").write_text(json.dumps(rows))
+    return folder
+
+
+def named(found: list[Measurement]) -> dict[str, Measurement]:
+    return {row.name: row for row in found}
+
+
+def test_the_latency_is_the_median_of_the_gpu_compute_times(tmp_path: pathlib.Path) -> None:
+    """101 queries from 2 to 3 ms: 2.5, between the 41st and the 61st (Thompson 1936), and the file says where it was taken."""
+    found = named(read(device(tmp_path), version="10.3"))["latency_ms"]
+    assert (found.value, found.n) == (pytest.approx(2.5), 101)
+    assert (found.low, found.high) == (pytest.approx(2.40), pytest.approx(2.60))
+    assert found.where == "device: trtexec 10.3, as told by its files"
+
+
+@pytest.mark.parametrize(
+    ("layers", "value", "by_dtype"), [(TEN, 2 / 3, {"Int8": 2, "Half": 1}), (ELEVEN, 1 / 2, {"Int8": 1, "HalfxInt4": 1})], ids=["10", "11"]
+)
+def test_int8_by_layer_in_both_formats(layers: Any, value: float, by_dtype: dict[str, int], tmp_path: pathlib.Path) -> None:
+    """Layers that multiply are counted; pooling is not, and 4-bit weights are not int8."""
+    found = named(read(device(tmp_path, layers)))["int8_mac_share"]
+    assert found.value == pytest.approx(value) and found.detail["by_dtype"] == by_dtype
+    assert found.how.startswith("layers (not multiply-accumulates)")
+
+
+@pytest.mark.parametrize(("tolerance", "verdict"), [(None, None), (9.0, "pass"), (5.0, "fail")])
+def test_the_outputs_are_held_against_the_expected_ones(tolerance: float | None, verdict: str | None, tmp_path: pathlib.Path) -> None:
+    """0.06 off where the range is 2.5 is 6.1 steps of 1/255."""
+    found = named(read(device(tmp_path), {"output": numpy.float32([[0, 1, 2.5]])}, tolerance=tolerance))["parity"]
+    assert found.value == pytest.approx(0.06 / (2.5 / 255), rel=1e-4) and found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ([], "there is no output 'output'"),
+        ([{"name": "output", "dimensions": "3", "values": [0, 1, 2]}], "has shape [3], not [1, 3]"),
+        ([{"name": "output", "dimensions": "1x3", "values": [0, 1, float("nan")]}], "output is not finite"),
+    ],
+)
+def test_outputs_that_cannot_be_compared_fail(outputs: Any, said: str, tmp_path: pathlib.Path) -> None:
+    """A wrong answer is a failed parity, not an unreadable file."""
+    found = named(read(device(tmp_path, outputs=outputs), {"output": numpy.float32([[0, 1, 2.5]])}))["parity"]
+    assert found.verdict == "fail" and said in found.how
+
+
+def test_what_was_not_given_is_unmeasured(tmp_path: pathlib.Path) -> None:
+    """No expected outputs, too few queries, a layer whose datatype is not told."""
+    unknown = {"Layers": [{"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x"}], "Outputs": []}]}
+    found = named(read(device(tmp_path, unknown, [query(1.0)] * 5)))
+    assert {row.verdict for row in found.values()} == {"unmeasured"}
+    assert "the datatypes of a are not told" in found["int8_mac_share"].how
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
+    """A file that is missing, one cut off, one of another kind: one error."""
+    (tmp_path / "main.layers.json").write_text('{"Layers": ["a", "b"], "Bindings": []}')
+    (tmp_path / "main.times.json").write_text('[{"computeMs": 1.0}, {"compu')
+    with pytest.raises(RunnerError) as refusal:
+        read(tmp_path, {"output": numpy.zeros((1, 3))})
+    assert len(refusal.value.message.splitlines()) == 4
+    assert "main.layers.json: it holds the layers' names alone; build with --profilingVerbosity=detailed" in refusal.value.message
+    assert "main.times.json: it is no JSON" in refusal.value.message and "main.out.json: there is no such file" in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("layers", [], "it is not what trtexec writes: TypeError"),
+        ("times", [], "it has no queries"),
+        ("times", [{"latencyMs": 1}], "it is not what trtexec writes: KeyError: 'computeMs'"),
+        ("times", [query(-1.0)], "times that are not above 0"),
+        ("times", {"a": 1}, "it is not what trtexec writes: TypeError"),
+        ("out", [{"name": "output", "dimensions": "1x4", "values": [1]}], "output has 1 values for the dimensions 1x4"),
+    ],
+)
+def test_a_garbled_file_is_told_by_name(name: str, content: Any, said: str, tmp_path: pathlib.Path) -> None:
+    """JSON of another shape is an error with the file's name and what is wrong."""
+    device(tmp_path)
+    (tmp_path / f"main.{name}.json").write_text(json.dumps(content))
+    with pytest.raises(RunnerError) as refusal:
+        read(tmp_path, {"output": numpy.zeros((1, 3))})
+    assert f"main.{name}.json: " in refusal.value.message and said in refusal.value.message
+
+
+@pytest.mark.parametrize("word", ["nan", "-nan", "inf", "-inf"])
+def test_a_network_that_overflows_on_the_device_fails(word: str, tmp_path: pathlib.Path) -> None:
+    """C++ writes nan and inf as they are; that is a wrong answer and no broken file."""
+    device(tmp_path)
+    (tmp_path / "main.out.json").write_text('[\n  { "name" : "output"\n  , "dimensions" : "1x3"\n  , "values" : [ 0.5, ' + word + ", 2 ]\n  }\n]")
+    assert named(read(tmp_path, {"output": numpy.zeros((1, 3))}))["parity"].detail == {"fault": "output is not finite"}
