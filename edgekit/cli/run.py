@@ -11,7 +11,6 @@ import click
 from edgekit import cache as caches
 from edgekit.cli import output, progress
 from edgekit.cli.overrides import Wanted, recipe_options
-from edgekit.hosts.reach import find
 from edgekit.measurement import Verdict
 from edgekit.rendering.html import html
 from edgekit.rendering.markdown import markdown
@@ -37,8 +36,11 @@ def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *,
     """
     plan = wanted.plan()
     plan.require_possible()
-    for host in hosts:
-        find(host)  # a slip in a name is told before any work
+    if hosts:
+        from edgekit.hosts.reach import find
+
+        for host in hosts:
+            find(host)  # a slip in a name is told before any work
     # Threads that wait sleep instead of spinning: on a busy machine training is 10 to 20 times faster so. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from edgekit import run as execution  # imports torch: only now is it known to be there, and the plan to be sound
