@@ -46,6 +46,8 @@ class HostFile(Written):
     #: ssh: what you would write behind ``ssh``, a name of your OpenSSH configuration or user@machine; adb: the serial number.
     address: str = ""
     environments: dict[str, Environment] = pydantic.Field(default_factory=lambda: {MAIN: Environment()}, min_length=1)
+    #: ssh: an OpenSSH configuration that is read in place of your own (its whole path; ~ is your home).
+    config: str = ""
     #: Where files are kept over there; empty: ~/.cache/edgekit-onboard.
     folder: str = ""
     #: qemu: the processor that is emulated.
