@@ -31,7 +31,7 @@ _BY_HAND = "connect once by hand and answer its questions: {ssh}"
 LOGIN = (
     Sign("Could not resolve hostname", "No machine is known as {address} ({name}).", "check the address, or the Host entry in your SSH configuration"),
     Sign("REMOTE HOST IDENTIFICATION HAS CHANGED", "The host key of {name} is another one than the one that is known.",
-         "if the machine was set up anew, forget its old key as ssh says below (ssh-keygen -R), then connect once by hand: {ssh}. If not, do not connect"),
+         "if the machine was set up anew, forget its old key as ssh says above (ssh-keygen -R), then connect once by hand: {ssh}. If not, do not connect"),
     Sign("Host key verification failed|No .* host key is known", "The host key of {name} is not known here.", _BY_HAND),
     Sign("Connection refused", "{name} refuses the connection: no SSH server listens there.", "start one there (systemctl start ssh), or check the port"),
     Sign("No route to host|Network is unreachable", "There is no way to {name}.", "check that it is switched on and in the same network"),
@@ -39,7 +39,7 @@ LOGIN = (
     Sign("Permission denied|Too many authentication failures|sign_and_send_pubkey", "{name} does not let us in.",
          "edgekit gives no password: ssh-copy-id {address}, and ssh-add where the key has a passphrase; {ssh} must then work without a question"),
     Sign("Bad configuration option|Bad owner or permissions|[Cc]an't open user config file|terminating, \\d+ bad configuration|no argument after keyword",
-         "ssh cannot read its configuration for {name}.", "mend what ssh says below"),
+         "ssh cannot read its configuration for {name}.", "mend what ssh says above"),
     Sign("Connection closed|Connection reset|kex_exchange_identification|banner exchange", "{name} ended the connection before the login.", _BY_HAND),
 )  # fmt: skip
 #: ssh prints these where a connection ends that stood before.
@@ -90,5 +90,7 @@ class Ssh:
             return RunnerError(told, fix="try a smaller file or another scheme, or look at the machine's system log")
         if how.code in (NOT_FOUND, NOT_ALLOWED) or (how.code == 1 and failures.found("[Cc]ommand not found", how.said)):
             told = f"The Python of {name} cannot be started.{failures.quoted(how.said)}"
-            return HostError(told, fix=f"install python3 there, or name another one in a host file: environments (by hand: {self._by_hand('python3', '--version')})")
+            return HostError(
+                told, fix=f"install python3 there, or name another one in a host file: environments (by hand: {self._by_hand('python3', '--version')})"
+            )
         return failures.read(LOGIN, how.said, words) if how.code == FAILED else None
