@@ -5,6 +5,7 @@ this was written: what adb says without a phone is tested with the real program,
 """
 
 import dataclasses
+import shlex
 import shutil
 import subprocess
 
@@ -60,7 +61,7 @@ class Adb:
         """The phone, with one of its Pythons."""
         python = shell.words(self.file, environment, PYTHON)
         serial = ("-s", self.file.address) if self.file.address else ()
-        place = Place(self.file.name, " ".join(("adb", *serial, "shell", *python[1:], "-m pip install {}")), self._connection)
+        place = Place(self.file.name, shlex.join(("adb", *serial, "shell", *python[1:])) + " -m pip install {}", self._connection)
         made = shell.made(self.file, environment, Start(("adb", *serial, *OPTIONS, *python), place=place))
         return made if made.folder else dataclasses.replace(made, folder=FOLDER)
 

@@ -16,7 +16,7 @@ _UNSURE = "\\!"
 
 
 def words(file: HostFile, environment: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The words that start Python over there, each quoted for any shell; HostError for one that not all shells read alike."""
+    """The words that start Python over there, ``exec`` before them, each quoted for any shell; HostError for one that not all shells read alike."""
     given = file.environments[environment].python or default
     for word in given:
         if not word or not word.isprintable() or set(word) & set(_UNSURE):

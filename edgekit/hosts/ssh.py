@@ -69,12 +69,13 @@ class Ssh:
         """The machine, with one of its Pythons."""
         python = shell.words(self.file, environment, ("python3",))
         config = ("-F", str(pathlib.Path(self.file.config).expanduser())) if self.file.config else ()
-        place = Place(self.file.name, self._by_hand(*python[1:], "-m", "pip", "install", "{}"), self._connection)
+        place = Place(self.file.name, self._by_hand(*python[1:]) + " -m pip install {}", self._connection)
         return shell.made(self.file, environment, Start(("ssh", *config, *OPTIONS, "--", self.file.address, *python), place=place))
 
     def _by_hand(self, *words: str) -> str:
-        """What a person types to do the same."""
-        return " ".join(("ssh", *(("-F", shlex.quote(self.file.config)) if self.file.config else ()), self.file.address, *words))
+        """What a person types to do the same: words that the shell over there reads are quoted once more for the one here."""
+        config = ("-F", self.file.config) if self.file.config else ()
+        return shlex.join(("ssh", *config, self.file.address, *words))
 
     def _connection(self, how: Ended) -> EdgekitError | None:
         """The error for an ssh that ended."""

@@ -68,9 +68,11 @@ class Store:
                 raise WorkerError("full", f"the disk is full: {free} bytes are free in {self._folder}, and {whole - offset} are missing of the file")
             with open(part, "ab", opener=_no_link) as stream:
                 _lock(stream)
-                if os.path.isfile(path):  # noqa: PTH113 (another edgekit was quicker)
-                    return self.have(name)[:2]
                 now = os.fstat(stream.fileno())
+                if os.path.isfile(path):  # noqa: PTH113 (another edgekit was quicker)
+                    if now.st_nlink and not now.st_size:
+                        os.unlink(part)  # noqa: PTH108
+                    return self.have(name)[:2]
                 there = now.st_size if now.st_nlink else 0  # Another edgekit may have removed it as damaged meanwhile.
                 if offset != there or not now.st_nlink:
                     return there, False

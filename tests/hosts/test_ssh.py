@@ -292,8 +292,9 @@ def test_a_worker_that_is_killed_there_is_told_as_such(server: sshd.Server, tmp_
             runner.infer({"input": VALUES})
 
 
-EVIL = ["a'b", 'a"b', "a b", "a;touch CANARY", "a`touch CANARY`", "a$(touch CANARY)", "a\ntouch CANARY\n", "-oProxyCommand=touch CANARY", "--", "a|touch CANARY",
-        "a&touch CANARY&", "a>CANARY", "~", "*", "a\\'; touch CANARY; '", "!touch CANARY", "a'$(touch CANARY)'b", 'a"$(touch CANARY)"b']  # fmt: skip
+EVIL = ["a'b", 'a"b', "a b", "a;touch CANARY", "a`touch CANARY`", "a$(touch CANARY)", "a\ntouch CANARY\n", "-oProxyCommand=touch CANARY", "--",
+        "a|touch CANARY", "a&touch CANARY&", "a>CANARY", "~", "*", "a\\'; touch CANARY; '", "!touch CANARY",
+        "a'$(touch CANARY)'b", 'a"$(touch CANARY)"b']  # fmt: skip
 
 
 @pytest.mark.parametrize("evil", EVIL)
@@ -302,8 +303,9 @@ def test_no_name_runs_a_command(server: sshd.Server, tmp_path: pathlib.Path, evi
     monkeypatch.chdir(tmp_path)
     canary = tmp_path / "CANARY"
     evil = evil.replace("CANARY", str(canary))
-    attempts: list[dict[str, Any]] = [{"address": evil}, {"name": evil}, {"folder": evil}, {"config": evil}, {"environments": {evil: {"python": [sys.executable]}}},
-                                      {"environments": {"main": {"python": [evil]}}}, {"environments": {"main": {"python": [sys.executable, evil]}}}]  # fmt: skip
+    attempts: list[dict[str, Any]] = [{"address": evil}, {"name": evil}, {"folder": evil}, {"config": evil},
+                                      {"environments": {evil: {"python": [sys.executable]}}}, {"environments": {"main": {"python": [evil]}}},
+                                      {"environments": {"main": {"python": [sys.executable, evil]}}}]  # fmt: skip
     for change in attempts:
         with contextlib.suppress(EdgekitError, ValueError):
             file = HostFile.model_validate({**server.host_file().model_dump(), **change})
