@@ -65,7 +65,7 @@ class HostFile(Written):
     @pydantic.field_validator("address")
     @classmethod
     def _destination(cls, address: str) -> str:
-        if address and (not _ADDRESS.fullmatch(address) or address.startswith("-")):
+        if address and (not _ADDRESS.fullmatch(address) or address.startswith("-") or "@-" in address):
             raise ValueError(f"{address!r} is no address; write a name of your SSH configuration, user@machine, or a phone's serial number")
         return address
 

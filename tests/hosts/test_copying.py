@@ -156,6 +156,7 @@ def test_a_device_that_never_takes_a_block_is_given_up(file: pathlib.Path, tmp_p
 FEEDS = {"input": numpy.random.default_rng(0).standard_normal((2000, 4)).astype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["cut-in", "cut-out", "flip-in", "flip-out", "flood-out", "stop-out"])
 def test_no_fault_is_more_than_an_error(tmp_path: pathlib.Path, fault: str) -> None:
     """Wherever the line breaks, in the greeting, a header or an array: the answers are right, or there is an error with the host's name.

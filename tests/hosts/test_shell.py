@@ -1,13 +1,15 @@
 """The command that a shell on the other side reads: the same for every shell, or refused."""
 
+import contextlib
 import os
 import pathlib
 import shutil
 import sys
 
+import numpy
 import pytest
 
-from edgekit.errors import HostError
+from edgekit.errors import HostError, MissingBackend
 from edgekit.host import Environment, HostFile
 from edgekit.hosts import shell as far
 from edgekit.hosts.process import Start, WorkerProcess
@@ -61,3 +63,25 @@ def test_a_word_that_shells_read_in_different_ways_is_refused(word: str) -> None
     """Backslashes, exclamation marks, line breaks, and an option where the program belongs."""
     with pytest.raises(HostError, match="starts Python with"):
         far.words(file(word), "main", ())
+
+
+@pytest.mark.parametrize("user", [True, False])
+def test_packages_of_the_user_are_found_over_there(tmp_path: pathlib.Path, user: bool) -> None:
+    """``pip install --user``, the usual way on a board, is seen behind a shell although Python is isolated; on this machine it is not."""
+    base = pathlib.Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folder = tmp_path / "lib" / base.name / "site-packages"
+    folder.mkdir(parents=True)
+    for package in ("numpy", "numpy.libs"):
+        (folder / package).symlink_to(pathlib.Path(numpy.__file__).parents[1] / package)
+    # An isolated Python does not read PYTHONUSERBASE: the home folder counts.
+    (tmp_path / ".local").symlink_to(tmp_path)
+    (folder / "tflite_runtime-2.14.0.dist-info").mkdir()
+    (folder / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n")
+    words = " ".join(Start((str(base),), shell=True).words())
+    process = WorkerProcess(AsItStands(("/bin/sh", "-c", words), {"HOME": str(tmp_path)}, shell=user), 60)
+    if user:
+        assert process.ask("saying hello", {"command": "hello"})[0]["versions"]["tflite-runtime"] == "2.14.0"
+    else:
+        with contextlib.suppress(MissingBackend):  # where this machine's own Python has no numpy
+            assert "tflite-runtime" not in process.ask("saying hello", {"command": "hello"})[0]["versions"]
+    process.close()

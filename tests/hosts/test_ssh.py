@@ -132,6 +132,22 @@ def test_an_old_python_is_told(server: sshd.Server, tmp_path: pathlib.Path) -> N
     assert "on board is too old: it is Python 3.6.9, and 3.9 is the oldest" in raised(server, str(program))
 
 
+def test_what_a_configuration_asks_for_besides_is_left_out(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+    """Terminals, forwardings, commands and master connections of the user's own are for people: none of them is made for a worker."""
+    canary = tmp_path / "canary"
+    server.configure(RequestTTY="force", RemoteCommand=f"touch {canary}", PermitLocalCommand="yes", LocalCommand=f"touch {canary}", ControlMaster="auto",
+                     ControlPath=tmp_path / "mux", ControlPersist=60, LocalForward=f"{server.port} 127.0.0.1:1", ExitOnForwardFailure="yes",
+                     EscapeChar="E", LogLevel="QUIET")  # fmt: skip
+    assert host(server).hello()["pid"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_is_not_there_is_a_problem_before_any_connection(server: sshd.Server) -> None:
+    """Its path is in the error."""
+    problem = Ssh(server.host_file(config="/nothing/config")).problem("main")
+    assert problem is not None and "/nothing/config" in problem[0]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
