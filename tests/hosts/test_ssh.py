@@ -123,6 +123,18 @@ def test_a_file_that_is_newer_than_the_runtime_is_told(server: sshd.Server, tmp_
         host(server, tmp_path / "store").open(made)
 
 
+def test_a_tflite_file_that_is_newer_than_the_runtime_is_told(server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path) -> None:  # noqa: F811
+    """Operators of a version that LiteRT does not know: the way out is a newer LiteRT there."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(tflite / "float.tflite"))
+    for code in model.operatorCodes:
+        code.version = 99
+    flatbuffer_utils.write_model(model, str(tmp_path / "float.tflite"))
+    with pytest.raises(RunnerError, match=r"on board is older than the file(.|\n)*pip install --upgrade ai-edge-litert"):
+        host(server, tmp_path / "store").open(image_artifact(tmp_path, "float"))
+
+
 def test_an_old_python_is_told(server: sshd.Server, tmp_path: pathlib.Path) -> None:
     """The worker's first lines run in it and say so."""
     program = tmp_path / "old"
