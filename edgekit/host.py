@@ -46,6 +46,8 @@ class HostFile(Written):
     #: ssh: what you would write behind ``ssh``, a name of your OpenSSH configuration or user@machine; adb: the serial number.
     address: str = ""
     environments: dict[str, Environment] = pydantic.Field(default_factory=lambda: {MAIN: Environment()}, min_length=1)
+    #: ssh: an OpenSSH configuration that is read in place of your own (its whole path; ~ is your home).
+    config: str = ""
     #: Where files are kept over there; empty: ~/.cache/edgekit-onboard.
     folder: str = ""
     #: qemu: the processor that is emulated.
@@ -63,7 +65,7 @@ class HostFile(Written):
     @pydantic.field_validator("address")
     @classmethod
     def _destination(cls, address: str) -> str:
-        if address and (not _ADDRESS.fullmatch(address) or address.startswith("-")):
+        if address and (not _ADDRESS.fullmatch(address) or address.startswith("-") or "@-" in address):
             raise ValueError(f"{address!r} is no address; write a name of your SSH configuration, user@machine, or a phone's serial number")
         return address
 

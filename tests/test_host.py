@@ -28,6 +28,8 @@ def test_a_host_has_one_environment_by_default(tmp_path: pathlib.Path) -> None:
         ("title: x\nkind: ssh\n", "address: say which machine"),
         ("title: x\nkind: ssh\naddress: -oProxyCommand=touch /tmp/x\n", "no address"),
         ("title: x\nkind: ssh\naddress: 'a; reboot'\n", "no address"),
+        ("title: x\nkind: ssh\naddress: pi@-oProxyCommand=x\n", "no address"),
+        ("title: x\nkind: ssh\naddress: pi@-v\n", "no address"),
         ("title: x\nkind: venv\n", "main lists no packages"),
         ("title: x\nkind: venv\nenvironments: {main: {packages: [numpy]}}\n", "names no version"),
         ("title: x\nkind: venv\nenvironments: {main: {packages: ['-e .']}}\n", "names no version"),

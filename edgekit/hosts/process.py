@@ -4,23 +4,24 @@ Nothing is installed there and no file name is part of a command line: the comma
 (``BOOT``), which reads the worker's source from stdin.
 """
 
+import base64
 import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
-import signal
+import shlex
 import struct
 import subprocess
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit import onboard
-from edgekit.errors import EdgekitError, MissingBackend, RunnerError
+from edgekit.errors import EdgekitError, RunnerError
+from edgekit.hosts import failures
 from edgekit.onboard import frames
 
 if TYPE_CHECKING:
@@ -31,22 +32,48 @@ if TYPE_CHECKING:
 
 #: The files of the worker, each after those that it imports.
 MODULES = ("frames", "batches", "store", "runtimes", "timing", "worker")
-#: What the Python over there runs: it reads the worker's modules from stdin and starts the last one. Holds no single quote, for shells.
+#: The first line that our own text prints over there. What comes before it is a login script's.
+MAGIC = b"edgekit-onboard 1\n"
+#: The most that may come before it.
+NOISE_BYTES = 1 << 16
+#: What the Python over there runs: it reads the worker's modules from stdin and starts the last one. Its first lines are
+#: for any Python, so that an old one can say that it is old; what cannot be imported is answered like a runtime that is missing.
 BOOT = """
 import json, struct, sys, types
-read = sys.stdin.buffer.read
+out, read = [getattr(stream, "buffer", stream) for stream in (sys.stdout, sys.stdin)]
+read = read.read
+out.write(b"\\nedgekit-onboard 1\\n")
+out.flush()
+def refuse(kind, message):
+    read(struct.unpack("<I", read(4))[0])
+    text = json.dumps({"error": kind, "message": message, "arrays": []}).encode()
+    out.write(struct.pack("<I", len(text)) + text)
+    out.flush()
+    sys.exit(3)
+sent = json.loads(read(struct.unpack("<I", read(4))[0]).decode())
+if sys.version_info < (3, 9):
+    refuse("python", "it is Python " + sys.version.split()[0] + ", and 3.9 is the oldest that works")
+sys.path[:0] = sent["paths"]
+if sent["user"] and sys.prefix == sys.base_prefix:
+    import site
+    site.addsitedir(site.getusersitepackages())
 package = types.ModuleType("onboard")
 package.__path__ = []
 sys.modules["onboard"] = package
-sent = json.loads(read(struct.unpack("<I", read(4))[0]).decode())
-sys.path[:0] = sent["paths"]
-for name, text in sent["modules"]:
-    module = types.ModuleType("onboard." + name)
-    module.__package__ = "onboard"
-    sys.modules[module.__name__] = module
-    exec(compile(text, "<onboard/" + name + ".py>", "exec"), module.__dict__)
+try:
+    for name, text in sent["modules"]:
+        module = types.ModuleType("onboard." + name)
+        module.__package__ = "onboard"
+        sys.modules[module.__name__] = module
+        exec(compile(text, "<onboard/" + name + ".py>", "exec"), module.__dict__)
+except ImportError as error:
+    refuse("missing", "numpy cannot be imported: " + str(error).splitlines()[0])
 module.main()
 """
+#: The same as one line without a quote that a shell would read: csh takes no line break between quotes.
+_LINE = f'import base64;exec(base64.b64decode("{base64.b64encode(BOOT.encode()).decode()}"))'
+#: How long a Python may take to begin, and a connection to it to stand.
+START_S = 60.0
 #: How long a worker may take to end by itself once it is asked to.
 GRACE_S = 5.0
 #: How much of what a crashed worker has printed is told.
@@ -64,19 +91,21 @@ class Start:
     shell: bool = False
     #: Folders over there where packages lie, beside the interpreter's own.
     paths: tuple[str, ...] = ()
+    #: What errors say of the place; empty: this machine.
+    place: failures.Place = dataclasses.field(default_factory=failures.Place)
 
     def words(self) -> list[str]:
         """The whole command. On the other side of a shell Python's words are quoted."""
-        python = ["-I", "-c", BOOT]
-        return [*self.command, *(f"'{word}'" if self.shell else word for word in python)]
+        python = ["-I", "-c", _LINE]
+        return [*self.command, *(shlex.quote(word) if self.shell else word for word in python)]
 
 
 @functools.cache
-def sources(paths: tuple[str, ...] = ()) -> bytes:
-    """The worker's modules as one block, as ``BOOT`` reads it: its length, then JSON."""
+def sources(paths: tuple[str, ...] = (), user: bool = False) -> bytes:
+    """The worker's modules as one block, as ``BOOT`` reads it: its length, then JSON. ``user``: with the packages of ``pip install --user``."""
     folder = pathlib.Path(onboard.__file__).parent
     modules = [[name, (folder / f"{name}.py").read_text(encoding="utf-8")] for name in MODULES]
-    text = json.dumps({"paths": paths, "modules": modules}).encode()
+    text = json.dumps({"paths": paths, "user": user, "modules": modules}).encode()
     return struct.pack("<I", len(text)) + text
 
 
@@ -88,46 +117,44 @@ class WorkerProcess:
 
     def __init__(self, start: Start, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        command, environ = start.words(), {**os.environ, **start.environ}
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
+        self._start, self._started, self._noise = start, False, b""
+        command, environ, pipe = start.words(), {**os.environ, **start.environ}, subprocess.PIPE
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, start_new_session=True, env=environ)
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=environ)
         except OSError as error:
-            self._said.close()
             raise RunnerError(f"The worker cannot be started: {error}.", fix=f"check that {command[0]} can be run") from error
+        self._said = _Said(self._process)
         self._end = weakref.finalize(self, _end, self._process, self._said)
-        self._greeted, self._paths = False, start.paths
 
     @property
     def pid(self) -> int:
         """The process's number."""
         return self._process.pid
 
-    def ask(self, doing: str, header: Mapping[str, Any], arrays: "Feeds | None" = None, timeout_s: float | None = None) -> "frames.Reply":
+    def ask(self, doing: str, header: Mapping[str, Any], arrays: "Feeds | None" = None, timeout_s: float | None = None, largest: int = 0) -> "frames.Reply":
         """Send one frame and wait for its answer; ``doing`` says in an error what was going on.
 
-        Raises MissingBackend where the runtime cannot be imported, RunnerError for all else. After a crash or a
-        timeout the process is gone.
+        ``largest``: how many bytes the arrays of the answer may have. Raises MissingBackend where the runtime cannot be
+        imported, HostError where another machine cannot be reached, RunnerError for all else. After a crash or a timeout
+        the process is gone.
         """
         if not self._end.alive:
             raise RunnerError(f"The worker has ended, so it cannot go on {doing}.", fix="open the artifact again")
         limit = self._timeout_s if timeout_s is None else timeout_s
         try:
-            with _watched(self._process, limit) as late:
-                if not self._greeted:
-                    _pipe(self._process.stdin).write(sources(self._paths))
-                    self._greeted = True
-                frames.write_frame(_pipe(self._process.stdin), dict(header), dict(arrays or {}))
-                reply, outputs = frames.read_frame(_pipe(self._process.stdout))
+            if not self._started:
+                with _within(self._process, min(limit, START_S)):
+                    self._greet()
+            with _within(self._process, limit):
+                frames.write_frame(_pipe(self._process.stdin), {**header, "limit_s": limit}, dict(arrays or {}))
+                reply, outputs = frames.read_frame(_pipe(self._process.stdout), largest)
         except (OSError, EOFError, ValueError) as error:
-            raise self._ended(doing, limit if late.is_set() else None) from error
+            raise self._failed(doing, error) from error
         except BaseException:
             self._end()
             raise
-        if late.is_set():  # The answer came in the same moment; the process is gone all the same.
-            raise self._ended(doing, limit)
         if "error" in reply:
-            raise _translated(doing, str(reply["error"]), str(reply["message"]))
+            raise failures.translated(self._start.place, doing, str(reply["error"]), str(reply.get("message")))
         return reply, outputs
 
     def close(self) -> None:
@@ -135,30 +162,59 @@ class WorkerProcess:
         if not self._end.alive:
             return
         try:
-            with _watched(self._process, GRACE_S):
+            with contextlib.suppress(OSError), _within(self._process, GRACE_S):
                 with contextlib.suppress(OSError):
                     frames.write_frame(_pipe(self._process.stdin), {"command": "close"})
+                    _pipe(self._process.stdin).close()
                 self._process.wait()
         finally:
             self._end()
 
-    def _ended(self, doing: str, limit: float | None) -> RunnerError:
+    def _greet(self) -> None:
+        """Send the worker's text, and read up to the line with which it begins; what a login script has printed before is kept for an error."""
+        _pipe(self._process.stdin).write(sources(self._start.paths, self._start.shell))
+        _pipe(self._process.stdin).flush()
+        while True:
+            line = _pipe(self._process.stdout).readline(NOISE_BYTES)
+            if line == MAGIC:
+                self._started = True
+                return
+            self._noise += line
+            if not line:
+                raise EOFError
+            if len(self._noise) > NOISE_BYTES:
+                raise ValueError("it prints more and more, and no worker begins")
+
+    def _failed(self, doing: str, error: Exception) -> EdgekitError:
         """The error for a worker that gave no answer, with the last of what it printed."""
-        with contextlib.suppress(OSError):
-            _pipe(self._process.stdin).close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE_S)
-        code, tail = self._process.poll(), _tail(self._said)
+        place = self._start.place
+        if isinstance(error, OSError | EOFError) and not isinstance(error, _Late):
+            with contextlib.suppress(OSError):
+                _pipe(self._process.stdin).close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
+        code = self._process.poll()
+        self._process.kill()
+        said = self._said.tail()
         self._end()
-        if limit is not None:
-            return RunnerError(f"The runtime gave no answer within {limit:g} s while {doing}.", fix="give the host a longer timeout_s")
-        said = f" Its last words:\n{tail}" if tail else ""
-        return RunnerError(f"The runtime crashed ({_cause(code)}) while {doing}.{said}", fix="try another scheme or another version of the runtime")
+        if isinstance(error, _Late):
+            return failures.late(place, doing, error.limit_s, self._started)
+        if isinstance(error, ValueError):
+            return failures.garbled(place, doing, str(error))
+        return failures.ended(place, failures.Ended(doing, code, said, self._noise[-TAIL:].decode(errors="replace").strip(), self._started))
+
+
+class _Late(OSError):
+    """A process was killed because it took too long."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__()
+        self.limit_s = limit_s
 
 
 @contextlib.contextmanager
-def _watched(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[threading.Event]:
-    """Kill the process after ``limit_s`` seconds, which ends every wait for it; the event tells that this was done."""
+def _within(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[None]:
+    """Kill the process after ``limit_s`` seconds, which ends every wait for it; raises _Late where this was done."""
     late = threading.Event()
 
     def expire() -> None:
@@ -169,13 +225,40 @@ def _watched(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[thr
     watch.daemon = True
     watch.start()
     try:
-        yield late
+        yield
+    except (OSError, EOFError, ValueError) as error:
+        if late.is_set():
+            raise _Late(limit_s) from error
+        raise
     finally:
         watch.cancel()
         watch.join()
+    if late.is_set():  # The answer came in the same moment; the process is gone all the same.
+        raise _Late(limit_s)
 
 
-def _end(process: "subprocess.Popen[bytes]", said: IO[bytes]) -> None:
+class _Said:
+    """The end of what a process prints to stderr, however much that is."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._kept = bytearray()
+        self._reader = threading.Thread(target=_keep, args=(_pipe(process.stderr), self._kept), daemon=True)
+        self._reader.start()
+
+    def tail(self) -> str:
+        """What there is once the process has ended."""
+        self._reader.join(1.0)
+        return bytes(self._kept[-TAIL:]).decode(errors="replace").strip()
+
+
+def _keep(stream: Any, kept: bytearray) -> None:
+    with stream:
+        for block in iter(lambda: os.read(stream.fileno(), 1 << 16), b""):
+            kept += block
+            del kept[:-TAIL]
+
+
+def _end(process: "subprocess.Popen[bytes]", said: _Said) -> None:
     """Leave no process, no zombie and no open pipe behind."""
     process.kill()
     for pipe in (process.stdin, process.stdout):
@@ -184,30 +267,9 @@ def _end(process: "subprocess.Popen[bytes]", said: IO[bytes]) -> None:
                 pipe.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_S)
-    said.close()
+    said.tail()
 
 
-def _pipe(pipe: IO[bytes] | None) -> Any:
+def _pipe(pipe: Any) -> Any:
     assert pipe is not None
     return pipe
-
-
-def _tail(said: IO[bytes]) -> str:
-    said.seek(0, 2)
-    said.seek(max(0, said.tell() - TAIL))
-    return said.read().decode(errors="replace").strip()
-
-
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        with contextlib.suppress(ValueError):
-            return signal.Signals(-code).name
-    return f"exit status {code}"
-
-
-def _translated(doing: str, kind: str, message: str) -> EdgekitError:
-    """The worker's answer to a failure as an error of edgekit."""
-    if kind == "missing":
-        return MissingBackend(f"The runtime is missing while {doing}: {message}.", fix="pip install 'edgekit[onnx]' or 'edgekit[tflite]'")
-    fix = {"load": "check that the file is whole and made for this runtime", "infer": "check that the data fit the file's inputs"}.get(kind)
-    return RunnerError(f"The runtime failed while {doing}: {message}", fix=fix or "this is a fault of edgekit; please report it")

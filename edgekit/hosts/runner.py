@@ -1,7 +1,8 @@
 """Any host that a worker runs on: files are loaded there, checked against their signatures, run and timed."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -9,9 +10,10 @@ import numpy
 from edgekit.artifact import Artifact, Form, Part, chain
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.errors import RunnerError
-from edgekit.hosts import copying
+from edgekit.hosts import copying, replies
 from edgekit.hosts.process import Start, WorkerProcess
 from edgekit.onboard.batches import LARGEST_SLICE
+from edgekit.onboard.frames import LARGEST_PAYLOAD
 from edgekit.onboard.runtimes import RUNTIME_OF
 from edgekit.signature import TensorSpec
 
@@ -33,6 +35,10 @@ STANDS_IN: Mapping[Form, str] = {
 SAME_SCALE = 1e-5
 
 
+def _silent(text: str) -> None:
+    """Nobody listens."""
+
+
 @dataclasses.dataclass(frozen=True)
 class WorkerHost:
     """A place where a worker runs: ONNX files in ONNX Runtime, TFLite files in LiteRT or tflite-runtime, on its CPU.
@@ -51,6 +57,8 @@ class WorkerHost:
     folder: str = ""
     #: Why its times say nothing, such as "emulated"; empty where they count.
     untimed: str = ""
+    #: Where it is told that a file was damaged and is copied again.
+    say: Callable[[str], None] = _silent
 
     def open(self, artifact: Artifact, options: Mapping[str, Any] | None = None) -> "WorkerRunner":
         """Load the artifact. ``optimize``: False turns the runtime's graph optimizations off; ``samples``: how many are run at once."""
@@ -82,32 +90,35 @@ class WorkerHost:
                 arrays = _record(process, artifact, f"{name}/", first)
                 warm = {"command": "warm", "name": name, "models": [f"{name}/{part.name}" for part in artifact.parts],
                         "warmup": protocol.warmup, "round_ms": protocol.round_ms}  # fmt: skip
+                began = time.monotonic()
                 reply, _ = process.ask(f"warming up {name}", warm, arrays)
-                expected += reply["round_ns"] / 1e9
+                # A round is no longer than what we have just waited for, whatever a broken clock over there says.
+                expected += min(replies.warmed(self.name, reply), time.monotonic() - began + protocol.round_ms / 1e3)
             # A busy machine may need ten times as long as the warm-up has told.
             limit = self.timeout_s + 10 * protocol.rounds * expected
             reply, _ = process.ask("timing", {"command": "bench", "rounds": protocol.rounds, "seed": protocol.seed}, timeout_s=limit)
         finally:
             process.close()
-        return {name: Samples(tuple(reply["nanoseconds"][name])) for name in artifacts}
+        return {name: Samples(times) for name, times in replies.timed(self.name, reply, list(artifacts), protocol.rounds).items()}
 
     def connect(self) -> WorkerProcess:
         """A worker that has said hello."""
-        process = WorkerProcess(self.start, self.timeout_s)
-        try:
-            process.ask(f"starting on {self.name}", {"command": "hello", "folder": self.folder})
-        except BaseException:
-            process.close()
-            raise
-        return process
+        return self._greeted()[0]
 
     def hello(self) -> dict[str, Any]:
         """What the host tells of itself: ``python``, ``machine``, ``system`` and the ``versions`` of its runtimes."""
+        process, told = self._greeted()
+        process.close()
+        return told
+
+    def _greeted(self) -> tuple[WorkerProcess, dict[str, Any]]:
         process = WorkerProcess(self.start, self.timeout_s)
         try:
-            return process.ask(f"starting on {self.name}", {"command": "hello", "folder": self.folder})[0]
-        finally:
+            reply, _ = process.ask(f"starting on {self.name}", {"command": "hello", "folder": self.folder})
+            return process, replies.greeting(self.name, reply)
+        except BaseException:
             process.close()
+            raise
 
     def _load(self, process: WorkerProcess, artifact: Artifact, prefix: str, threads: int, options: Mapping[str, Any]) -> str:
         """Load every part as ``<prefix><part>``, check it against its signature, and tell where it runs."""
@@ -117,11 +128,11 @@ class WorkerHost:
         for part in artifact.parts:
             path = str(artifact.path(part).resolve())
             if not self.shares_files:
-                path, wanted = copying.send(process, artifact.path(part), self.name), {**wanted, "stored": True}
+                path, wanted = copying.send(process, artifact.path(part), self.name, self.say), {**wanted, "stored": True}
             header = {"command": "load", "name": prefix + part.name, "path": path, "runtime": RUNTIMES[artifact.form], "threads": threads, "options": wanted}
             reply, _ = process.ask(f"loading {artifact.path(part)}", header)
-            runtime = reply["runtime"]
-            for told, specs in ((reply["inputs"], part.signature.inputs), (reply["outputs"], part.signature.outputs)):
+            runtime, inputs, outputs = replies.loaded(self.name, reply)
+            for told, specs in ((inputs, part.signature.inputs), (outputs, part.signature.outputs)):
                 _check(str(artifact.path(part)), told, specs, by_name=RUNTIMES[artifact.form] == "onnxruntime")
         notes = [f"{threads} thread" + ("" if threads == 1 else "s")]
         if artifact.form in STANDS_IN:
@@ -182,15 +193,12 @@ def _infer(process: WorkerProcess, part: Part, name: str, feeds: "Feeds", sample
     pieces = []
     for start in range(0, next(iter(counts.values())), piece):
         encoded = {spec.name: spec.encode(feeds[spec.name][start : start + piece]) for spec in part.signature.inputs}
-        _, outputs = process.ask(f"running part {part.name!r}", {"command": "infer", "name": name}, encoded)
-        pieces.append(_decoded(part, outputs))
+        rows, specs = len(next(iter(encoded.values()))), part.signature.outputs
+        largest = replies.largest(specs, rows, LARGEST_PAYLOAD)
+        _, given = process.ask(f"running part {part.name!r}", {"command": "infer", "name": name}, encoded, largest=largest)
+        found = replies.outputs(f"The runtime for part {part.name!r}", given, specs, rows)
+        pieces.append({spec.name: spec.decode(array) for spec, array in zip(specs, found, strict=True)})
     return {key: numpy.concatenate([outputs[key] for outputs in pieces]) for key in pieces[0]}
-
-
-def _decoded(part: Part, outputs: "Feeds") -> "dict[str, Array]":
-    specs = part.signature.outputs
-    ordered = outputs.values() if set(outputs) != {spec.name for spec in specs} else [outputs[spec.name] for spec in specs]
-    return {spec.name: spec.decode(array) for spec, array in zip(specs, ordered, strict=True)}
 
 
 def _record(process: WorkerProcess, artifact: Artifact, prefix: str, feeds: "Feeds") -> "dict[str, Array]":

@@ -5,15 +5,21 @@ nothing of edgekit: its text is sent to a Python on the device (hosts/process.py
 stdin, one frame for one frame (see ``frames``).
 
 Commands: hello, have, put, clean, load, infer, warm, bench, close (see ``Worker``). A failure is answered with the header
-``{"error": kind, "message": text}``; kinds: request, missing, load, infer, store.
+``{"error": kind, "message": text}``; kinds: request, missing, load, infer, store, full, damaged.
+
+A header's ``limit_s`` is how long the answer is waited for over there: some seconds later this process ends itself, so that
+nothing is left running on a device whose connection was lost. For the same reason a race looks after each round whether
+its input is still open.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import platform
 import random
+import select
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -32,13 +38,17 @@ if TYPE_CHECKING:
     Reply = tuple[dict[str, Any], dict[str, Array]]
 
 COMMANDS = ("hello", "have", "put", "clean", "load", "infer", "warm", "bench")
+#: How long after the other side has stopped waiting this process ends itself.
+LATE_S = 10.0
 DISTRIBUTIONS = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime")
 
 
 class Worker:
     """The loaded files, and the calls that are being timed."""
 
-    def __init__(self) -> None:
+    def __init__(self, gone: Callable[[], bool] = lambda: False) -> None:
+        #: Whether nobody waits for an answer any more.
+        self._gone = gone
         self._models: dict[str, Any] = {}
         #: How each file is loaded again.
         self._makers: dict[str, Callable[[], Any]] = {}
@@ -64,9 +74,9 @@ class Worker:
         return {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system(), "pid": os.getpid(), "versions": versions}, {}
 
     def have(self, arrays: dict[str, Array], *, name: str) -> Reply:
-        """How many bytes of a file are in the store, and whether it is whole."""
-        count, whole = self._store.have(name)
-        return {"bytes": count, "whole": whole}, {}
+        """How many bytes of a file are in the store, whether it is whole, and whether a damaged one was removed."""
+        count, whole, damaged = self._store.have(name)
+        return {"bytes": count, "whole": whole, "damaged": damaged}, {}
 
     def put(self, arrays: dict[str, Array], *, name: str, offset: int, whole: int) -> Reply:
         """Take the next block of a file into the store."""
@@ -135,6 +145,8 @@ class Worker:
         gc.disable()
         try:
             for _ in range(rounds):
+                if self._gone():
+                    raise WorkerError("request", "the connection has ended")
                 chance.shuffle(order)
                 for track in [self._tracks[name] for name in order if self._tracks[name].reload]:
                     track.fresh(chance)
@@ -150,7 +162,7 @@ class Worker:
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer frames until ``close`` or the end of the input."""
-    worker = Worker()
+    worker = Worker(lambda: _ended(requests))
     while True:
         try:
             header, arrays = read_frame(requests)
@@ -158,11 +170,20 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             return
         if header.get("command") == "close":
             return
+        limit = header.pop("limit_s", None)
+        if limit:
+            faulthandler.dump_traceback_later(limit + LATE_S, exit=True)
         try:
             reply, outputs = worker.answer(header, arrays)
         except WorkerError as error:
             reply, outputs = {"error": error.kind, "message": str(error)}, {}
         write_frame(replies, reply, outputs)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _ended(requests: BinaryIO) -> bool:
+    """Whether the pipe was closed over there: asked while nothing is sent, so anything to be read is its end."""
+    return bool(select.select([requests], [], [], 0)[0])
 
 
 def main() -> None:

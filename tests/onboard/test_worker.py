@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays_of
 from onnx import TensorProto, helper
 
 from edgekit import onboard
-from edgekit.hosts.process import MODULES, Start, sources
+from edgekit.hosts.process import MAGIC, MODULES, Start, sources
 from edgekit.onboard import batches, frames, runtimes, worker
 
 FOLDER = pathlib.Path(onboard.__file__).parent
@@ -199,6 +199,10 @@ def start(before: str = "") -> "subprocess.Popen[bytes]":
     process = subprocess.Popen([*words, f"{before}\n{boot}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(sources())
+    process.stdin.flush()
+    assert process.stdout is not None
+    while process.stdout.readline() != MAGIC:
+        pass
     return process
 
 
