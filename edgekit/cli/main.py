@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "inspect": ("edgekit.cli.inspect:inspect", "Show what a runtime executes in an .onnx, .tflite or .engine."),
     "report": ("edgekit.cli.report:report", "Draw a finished run again: table, Markdown, HTML or JSON."),
     "targets": ("edgekit.cli.targets:targets", "List the devices that edgekit knows."),
+    "hosts": ("edgekit.cli.hosts:hosts", "List, set up and check the places where files are run."),
     "recipes": ("edgekit.cli.recipes:recipes", "List the recipes that come with edgekit."),
     "models": ("edgekit.cli.models:models", "List the networks that come with edgekit."),
     "schemes": ("edgekit.cli.schemes:schemes", "List the ways to quantize."),
