@@ -65,7 +65,7 @@ class Plan:
             raise PlanError(f"The recipe {self.recipe.name!r} cannot be run as it is:\n  " + "\n  ".join(lines))
 
 
-def plan(recipe: Recipe, targets: Sequence[Target], installed: Installed = registry.installed, host_problem: HostProblem = _nothing_known) -> Plan:
+def plan(recipe: Recipe, targets: Sequence[Target], installed: Installed = registry.installed, *, host_problem: HostProblem = _nothing_known) -> Plan:
     """The chains of steps from the recipe's model to every target's files. ``host_problem`` tells what is wrong with a target's host."""
     multiple = math.lcm(*(target.limits.channel_multiple for target in targets))
     shared, baseline = _shared(recipe, multiple)

@@ -47,7 +47,7 @@ def reach(name: str) -> WorkerHost:
     environment, kind = _environment(file, split(name)[1]), kind_of(file)
     known = kind.problem(environment)
     if known is not None:
-        raise HostError(known[0], fix=known[1])
+        raise HostError(f"{known[0][0].upper()}{known[0][1:]}.", fix=known[1])
     made: WorkerHost = kind.host(environment)
     return made
 
