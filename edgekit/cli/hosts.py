@@ -23,7 +23,7 @@ from edgekit.rendering.words import size
 def _find(name: str) -> dict[str, Any]:
     file = reach.find(name)
     made = places.root() / file.name
-    problems = [known for known in (_problem(file, environment) for environment in file.environments) if known]
+    problems = [known for known in (_problem(file, environment, name) for environment in file.environments) if known]
     return {
         **file.model_dump(mode="json"),
         "file": "" if name.partition(":")[0] in reach.SHORT else str(shelf.find("hosts", name)),
@@ -42,8 +42,8 @@ def _row(name: str) -> dict[str, Any]:
         return {"name": name, "kind": "", "title": "", "file": str(shelf.find("hosts", name)), "ready": False, "problems": [problem]}
 
 
-def _problem(file: HostFile, environment: str) -> dict[str, str] | None:
-    known = reach.kind_of(file).problem(environment)
+def _problem(file: HostFile, environment: str, asked: str) -> dict[str, str] | None:
+    known = reach.known(file, environment, asked)
     return None if known is None else {"environment": environment, "what": known[0], "fix": known[1]}
 
 
@@ -119,7 +119,7 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
                 reach.reach(name)  # tells which environments there are
             for environment in file.environments if only is None else (only,):
                 told.start(f"{file.name}/{environment}")
-                rows.append(_checked(file, environment))
+                rows.append(_checked(file, environment, name))
                 told.finish()
     if as_json:
         output.show_json(rows)
@@ -128,9 +128,9 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
     click.get_current_context().exit(0 if all(row["good"] for row in rows) else 1)
 
 
-def _checked(file: HostFile, environment: str) -> dict[str, Any]:
+def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
     row: dict[str, Any] = {"host": file.name, "environment": environment, "good": False, "error": "", "fix": "", "files": []}
-    problem = _problem(file, environment)
+    problem = _problem(file, environment, asked)
     if problem is not None:
         return {**row, "error": problem["what"], "fix": problem["fix"]}
     host: WorkerHost = reach.kind_of(file).host(environment)
@@ -139,6 +139,9 @@ def _checked(file: HostFile, environment: str) -> dict[str, Any]:
     except EdgekitError as error:
         return {**row, "error": error.message, "fix": error.fix or ""}
     trials = [trial.run(host, name) for name in trial.names(row["versions"])]
+    if not trials:
+        runtimes = ", ".join(runtime for names in trial.RUNS.values() for runtime in names)
+        return {**row, "error": "Python answers, and there is no runtime that could run a file.", "fix": f"install one of {runtimes} for that Python"}
     files = [{**dataclasses.asdict(done), "good": done.good} for done in trials]
     return {**row, "good": all(done.good for done in trials), "untimed": host.untimed, "files": files}
 

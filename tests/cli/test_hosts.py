@@ -113,7 +113,7 @@ def test_a_host_is_set_up_shown_checked_and_cleaned(nothing: pathlib.Path, own: 
     assert again.exit_code == 0 and "board: main is ready" in again.stderr
     assert json.loads(hosts("show", "board", "--json").stdout)["ready"]
     checked = hosts("check", "board")
-    assert checked.exit_code == 0 and "numpy 2.2.6" in checked.stdout
+    assert checked.exit_code == 1 and "there is no runtime that could run a file" in checked.stdout
     cleaned = json.loads(hosts("clean", "board", "--json").stdout)
     assert (cleaned["folders"], cleaned["bytes"] > 10**7) == (1, True)
     assert not (places.root() / "board").exists()
@@ -134,3 +134,10 @@ def test_a_plan_and_a_run_tell_a_host_that_is_not_set_up(nothing: pathlib.Path, 
     run = CliRunner().invoke(main, ["run", *words, "--out", str(tmp_path / "out")])
     assert run.exit_code == 1 and "Fix: edgekit hosts setup qemu-arm64" in run.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_host_of_a_path_is_told_by_its_path(nothing: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The way out is a command that works: it has the path, not the bare name."""
+    path = tmp_path / "board.yaml"
+    path.write_text(BOARD)
+    assert f"Fix: edgekit hosts setup {path}" in hosts("check", str(path)).stdout
