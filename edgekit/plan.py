@@ -15,6 +15,12 @@ from edgekit.target import Target
 from edgekit.value import nearest
 
 Installed = Callable[[str], bool]
+#: What is known against a host and the way out, by its name; None where it can be used.
+HostProblem = Callable[[str], tuple[str, str] | None]
+
+
+def _nothing_known(name: str) -> None:
+    """Nothing is known against any host."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +65,8 @@ class Plan:
             raise PlanError(f"The recipe {self.recipe.name!r} cannot be run as it is:\n  " + "\n  ".join(lines))
 
 
-def plan(recipe: Recipe, targets: Sequence[Target], installed: Installed = registry.installed) -> Plan:
-    """The chains of steps from the recipe's model to every target's files."""
+def plan(recipe: Recipe, targets: Sequence[Target], installed: Installed = registry.installed, *, host_problem: HostProblem = _nothing_known) -> Plan:
+    """The chains of steps from the recipe's model to every target's files. ``host_problem`` tells what is wrong with a target's host."""
     multiple = math.lcm(*(target.limits.channel_multiple for target in targets))
     shared, baseline = _shared(recipe, multiple)
     teacher = _teacher(recipe)
@@ -69,6 +75,7 @@ def plan(recipe: Recipe, targets: Sequence[Target], installed: Installed = regis
         *_inputs_missing(recipe, targets),
         *_impossible(recipe, planned),
         *_packages_missing(recipe, (*teacher, *shared), planned, installed),
+        *_hosts_not_ready(targets, host_problem),
     ]
     return Plan(recipe, teacher, shared, baseline, planned, tuple(problems))
 
@@ -215,6 +222,17 @@ def _packages_missing(recipe: Recipe, shared: Sequence[PlannedStep], planned: Se
         by_need.setdefault(need, (extra, []))[1].extend(who)
     for need, (extra, who) in by_need.items():
         yield Problem("missing package", f"{need.replace('|', ' or ')}, needed by {', '.join(dict.fromkeys(who))}", registry.install(extra))
+
+
+def _hosts_not_ready(targets: Sequence[Target], host_problem: HostProblem) -> Iterator[Problem]:
+    """One problem for each host that cannot be used, naming the targets that are checked there."""
+    for host in dict.fromkeys(target.host for target in targets):
+        try:
+            known = host_problem(host)
+        except EdgekitError as error:
+            known = error.message.rstrip("."), error.fix or "'edgekit hosts' lists the hosts"
+        if known is not None:
+            yield Problem(", ".join(target.name for target in targets if target.host == host), *known)
 
 
 def targets_of(recipe: Recipe, find: Callable[[str], Target]) -> list[Target]:

@@ -14,7 +14,7 @@ from edgekit.build import Build, identities, versions
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.entries import Ground, key_of, torch_runner
-from edgekit.errors import TaskError
+from edgekit.errors import EdgekitError, HostError, MissingBackend, TaskError
 from edgekit.evidence import kept, verify
 from edgekit.hosts.reach import reach, split
 from edgekit.measurement import Measurement, Verdict, worst
@@ -25,6 +25,7 @@ from edgekit.race import Result, race
 from edgekit.report import EvidenceReport, Report, StageReport, TargetReport
 from edgekit.routes import PlannedStep
 from edgekit.shipping import environment, prepare, require_usable, ship, withdraw, write_report
+from edgekit.target import Target
 from edgekit.task import Task
 from edgekit.tasks.loader import load as load_task
 
@@ -71,9 +72,12 @@ def run(plan: Plan, options: Options) -> Report:
     targets = []
     prepare(options.out)
     for planned in plan.targets:
-        host = reach(planned.target.host)
-        ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], host, options.fresh)
-        shipped = _shipped(ground, race(ground), options.out)
+        try:
+            ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], reach(planned.target.host), options.fresh)
+            shipped = _shipped(ground, race(ground), options.out)
+        except (HostError, MissingBackend) as error:
+            targets.append(_unreached(planned.target, error))
+            continue
         targets.append(_elsewhere(shipped, dict.fromkeys((*planned.target.also_on, *options.on)), options))
     report = Report(
         edgekit=edgekit.__version__, recipe=recipe.model_dump(mode="json", exclude_none=True), verdict=worst(row.verdict for row in targets),
@@ -105,6 +109,12 @@ def _shipped(ground: Ground, result: Result, out: pathlib.Path) -> TargetReport:
     entry = ship(result.winner.artifact, report, out, gather(ground, result.winner, result.reference))
     rows = tuple(row.model_copy(update={"artifact": entry}) if row.scheme == report.winner else row for row in report.candidates)
     return report.model_copy(update={"candidates": rows, "evidence": kept(out / report.name, entry.key)})
+
+
+def _unreached(target: Target, error: EdgekitError) -> TargetReport:
+    """A target whose host went away: the others are raced all the same, and the same command goes on later. What was shipped before stays."""
+    why = f"its host {target.host} failed: {error}"
+    return TargetReport(name=target.name, title=target.title, form=target.form, runtime=target.runtime, verdict="unmeasured", winner=None, chosen=why)
 
 
 def _elsewhere(report: TargetReport, hosts: Iterable[str], options: Options) -> TargetReport:

@@ -3,9 +3,13 @@
 import os
 import pathlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from edgekit.hosts.runner import WorkerHost
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -31,6 +35,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path
             patch.setenv("EDGEKIT_DEMO_CACHE", given)  # tests/test_demo.py shares the work of `make demo`
         patch.setenv("EDGEKIT_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    """Where hosts are made, shared by the tests of one run: ``$EDGEKIT_HOSTS`` where it is given, else a folder that begins empty."""
+    folder = pathlib.Path(os.environ.get("EDGEKIT_HOSTS") or tmp_path_factory.mktemp("hosts"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_HOSTS", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def ready_host(own_hosts: pathlib.Path) -> "Callable[[str], WorkerHost]":
+    """Sets a shipped host up (once in a run: pip and apt really work) and reaches it; an environment may stand behind a slash."""
+    from edgekit.hosts import reach
+    from edgekit.progress import Silent
+
+    def ready(name: str) -> "WorkerHost":
+        reach.kind_of(reach.find(name)).setup(Silent())
+        return reach.reach(name)
+
+    return ready
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,7 @@ def test_a_plan_lists_everything_that_is_missing(tmp_path: pathlib.Path, root: p
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("words", [("--help",), ("targets",), ("recipes",), ("models",), ("schemes",), ("doctor",)], ids=" ".join)
+@pytest.mark.parametrize("words", [("--help",), ("targets",), ("hosts",), ("recipes",), ("models",), ("schemes",), ("doctor",)], ids=" ".join)
 def test_the_lists_and_the_doctor_work_with_the_core_alone(tmp_path: pathlib.Path, root: pathlib.Path, words: tuple[str, ...]) -> None:
     """No list needs a framework, nor does the command that says what is missing."""
     done = edgekit(tmp_path, root, *words)

@@ -165,7 +165,7 @@ def test_every_room_is_a_package(root: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("--help",), ("--version",), ("plan", "recipes/digits.yaml"), ("targets",), ("recipes",), ("models",), ("schemes",),
+        ("--help",), ("--version",), ("plan", "recipes/digits.yaml"), ("targets",), ("hosts",), ("recipes",), ("models",), ("schemes",),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from edgekit import recipe as recipes
 from edgekit import registry, shelf
 from edgekit import target as targets
-from edgekit.errors import PlanError, TargetError
+from edgekit.errors import HostError, PlanError, TargetError
 from edgekit.plan import Plan, plan, targets_of
 from edgekit.recipe import Recipe
 from edgekit.target import Target
@@ -298,3 +298,25 @@ def test_the_reference_of_a_gpu_without_float_products_stays_an_onnx_file() -> N
     assert [candidate.scheme for candidate in row.candidates] == ["fp16"]
     (row,) = planned(WHOLE, "rtx-tensorrt").targets
     assert row.reference.steps[-1].step == "onnx_to_tensorrt"
+
+
+def test_a_host_that_is_not_ready_is_a_problem_of_its_targets() -> None:
+    """Each host is asked once; what is known against it names the targets that are checked there, and a name that no host has is told too."""
+    asked: list[str] = []
+
+    def known(name: str) -> tuple[str, str] | None:
+        asked.append(name)
+        if name == "nope":
+            raise HostError("No host is called 'nope'.", fix="'edgekit hosts' lists them")
+        return ("the host arm is not set up", "edgekit hosts setup arm") if name == "arm" else None
+
+    hosts = {"a": "arm", "b": "local", "c": "arm", "d": "nope"}
+    chosen = [shipped("mobile-tflite").model_copy(update={"name": name, "host": host}) for name, host in hosts.items()]
+    recipe = Recipe.model_validate({"model": "zoo:cnn", "task": "digits", "compress": ["train", {"quantize": {}}]})
+    assert plan(recipe, chosen, lambda module: True).problems == ()
+    problems = plan(recipe, chosen, lambda module: True, host_problem=known).problems
+    assert [(problem.where, problem.what, problem.fix) for problem in problems] == [
+        ("a, c", "the host arm is not set up", "edgekit hosts setup arm"),
+        ("d", "No host is called 'nope'", "'edgekit hosts' lists them"),
+    ]
+    assert asked == ["arm", "local", "nope"]

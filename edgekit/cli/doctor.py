@@ -14,7 +14,7 @@ from rich.text import Text
 
 import edgekit
 from edgekit import cache, registry, shelf
-from edgekit.cli import output
+from edgekit.cli import hosts, output
 from edgekit.cli.overrides import find_target
 from edgekit.registry import Registry
 from edgekit.routes import ROUTES
@@ -53,6 +53,7 @@ def examine() -> dict[str, Any]:
         "packages": _packages(),
         "parts": [row for table in _TABLES for row in _parts(table)],
         "targets": [_target(find_target(name)) for name in shelf.names("targets")],
+        "hosts": hosts.examine(),
         "tools": [{"name": name, "path": shutil.which(name), "for": purpose} for name, purpose in _TOOLS.items()],
         "gpus": _gpus(),
     }
@@ -128,19 +129,22 @@ def _gpus() -> list[str]:
 
 def _drawn(found: Mapping[str, Any]) -> list[RenderableType]:
     packages, targets, tools = output.grid("package", "version", ""), output.grid("target", "ready", "", ""), output.grid("tool", "where", "for")
+    places = output.grid("host", "ready", "")
     for row in found["packages"]:
         packages.add_row(row["name"], _told(row["version"] or "missing", good=bool(row["version"])), row["install"] or "")
     for row in found["targets"]:
         note = "" if row["latency"] == "measured" else f"latency unmeasured: {row['latency_note']}"
         needs = f"needs {', '.join(row['missing'])}: {' and '.join(row['install'])}" if row["missing"] else ""
         targets.add_row(row["name"], _told("no" if row["missing"] else "yes", good=not row["missing"]), needs, Text(note, "dim"))
+    for row in found["hosts"]:
+        places.add_row(row["name"], _told("yes" if row["ready"] else "no", good=row["ready"]), hosts.needs(row))
     for row in found["tools"]:
         tools.add_row(row["name"], Text(row["path"] or "not found", "" if row["path"] else "dim"), Text(row["for"], "dim"))
     lacking = [row for row in found["parts"] if row["missing"]]
     parts: list[RenderableType] = [
         output.facts([("edgekit", found["edgekit"]), ("python", f"{found['python']} ({found['executable']})"), ("cache", found["cache"]),
                       ("GPU", "; ".join(found["gpus"]) or "no NVIDIA GPU found")]),
-        Text(), packages, Text(), targets, Text(), tools, Text(),
+        Text(), packages, Text(), targets, Text(), places, Text(), tools, Text(),
     ]  # fmt: skip
     if not lacking:
         return [*parts, Text(f"All {len(found['parts'])} steps, networks, tasks, runtimes and audits have what they need.")]

@@ -23,6 +23,8 @@ class Listing:
     columns: dict[str, Callable[[dict[str, Any]], str]]
     #: A line under the table.
     below: str = ""
+    #: One as a line of the table, where that differs from ``find``.
+    row: Callable[[str], dict[str, Any]] | None = None
 
 
 def listing(of: Listing) -> click.Group:
@@ -31,7 +33,7 @@ def listing(of: Listing) -> click.Group:
     def every(*, as_json: bool) -> None:
         if click.get_current_context().invoked_subcommand is not None:
             return
-        found = [of.find(name) for name in of.names()]
+        found = [(of.row or of.find)(name) for name in of.names()]
         if as_json:
             output.show_json(found)
             return

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("edgekit.cli.verify:verify", "Run a shipped folder's evidence again, here or on another host."),
     "report": ("edgekit.cli.report:report", "Draw a finished run again: table, Markdown, HTML or JSON."),
     "targets": ("edgekit.cli.targets:targets", "List the devices that edgekit knows."),
+    "hosts": ("edgekit.cli.hosts:hosts", "List, set up and check the places where files are run."),
     "recipes": ("edgekit.cli.recipes:recipes", "List the recipes that come with edgekit."),
     "models": ("edgekit.cli.models:models", "List the networks that come with edgekit."),
     "schemes": ("edgekit.cli.schemes:schemes", "List the ways to quantize."),

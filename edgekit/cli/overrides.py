@@ -31,10 +31,19 @@ class Wanted:
         recipe = recipes.load(shelf.find("recipes", self.recipe), (*self.assignments, *self._effort()))
         given = {"model": self.model, "weights": self.weights, "task": self.task, "targets": tuple(dict.fromkeys(self.targets)) or None}
         recipe = recipe.model_copy(update={key: value for key, value in given.items() if value is not None})
-        return plans.plan(recipe, plans.targets_of(recipe, find_target))
+        return plans.plan(recipe, plans.targets_of(recipe, find_target), host_problem=_host_problem)
 
     def _effort(self) -> tuple[str, ...]:
         return () if self.effort is None else (f"quantize.effort={self.effort}",)
+
+
+def _host_problem(name: str) -> tuple[str, str] | None:
+    """What is known against a host. This machine is always there, so plans for it stay quick: what reaches hosts needs numpy."""
+    if name == "local":
+        return None
+    from edgekit.hosts import reach
+
+    return reach.problem(name)
 
 
 def find_target(name: str) -> Target:

@@ -46,16 +46,22 @@ def environments(name: str) -> list[str]:
 def problem(name: str) -> tuple[str, str] | None:
     """Why a host cannot be used now, and the way out; None where nothing is known against it. Makes no connection."""
     file = find(name)
-    return kind_of(file).problem(_environment(file, split(name)[1]))
+    return known(file, _environment(file, split(name)[1]), name)
+
+
+def known(file: HostFile, environment: str, asked: str) -> tuple[str, str] | None:
+    """What is known against an environment of a host; the way out names the host as it was asked for, which may be a path."""
+    found = kind_of(file).problem(environment)
+    return None if found is None else (found[0], found[1].replace(f"edgekit hosts setup {file.name}", f"edgekit hosts setup {split(asked)[0]}"))
 
 
 def reach(name: str) -> WorkerHost:
     """The host, ready to load files; HostError with the way out where it is not set up."""
     file = find(name)
     environment, kind = _environment(file, split(name)[1]), kind_of(file)
-    known = kind.problem(environment)
-    if known is not None:
-        raise HostError(known[0], fix=known[1])
+    found = known(file, environment, name)
+    if found is not None:
+        raise HostError(f"{found[0][0].upper()}{found[0][1:]}.", fix=found[1])
     made: WorkerHost = kind.host(environment)
     return made
 

@@ -18,6 +18,7 @@ def test_json_holds_what_was_found() -> None:
     versions = {row["name"]: row["version"] for row in data["packages"]}
     assert versions["click"] == importlib.metadata.version("click")
     assert [row["name"] for row in data["targets"]] == shelf.names("targets")
+    assert [row["name"] for row in data["hosts"]] == shelf.names("hosts")
     assert {row["name"] for row in data["parts"]} >= set(registry.STEPS)
     assert [row["name"] for row in data["tools"]] == ["edgetpu_compiler", "trtexec", "nvidia-smi"]
 
@@ -56,3 +57,11 @@ def test_tools_and_gpus_are_found_by_asking(monkeypatch: pytest.MonkeyPatch, tmp
     assert next(row for row in examine()["tools"] if row["name"] == "nvidia-smi")["path"] == str(tool)
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert examine()["gpus"] == []
+
+
+def test_a_host_that_is_not_set_up_has_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """This machine is ready; one that edgekit would make is not, and the command that makes it is told."""
+    monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path))
+    found = {row["name"]: row for row in examine()["hosts"]}
+    assert found["local"]["ready"] and not found["qemu-arm64"]["ready"]
+    assert "edgekit hosts setup qemu-arm64" in CliRunner().invoke(main, ["doctor"]).stdout

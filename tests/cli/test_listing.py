@@ -9,7 +9,13 @@ from edgekit import registry, scheme, shelf
 from edgekit import target as values
 from edgekit.cli.main import main
 
-NAMES = {"targets": shelf.names("targets"), "recipes": shelf.names("recipes"), "models": list(registry.SOURCES), "schemes": list(scheme.SCHEMES)}
+NAMES = {
+    "targets": shelf.names("targets"),
+    "hosts": shelf.names("hosts"),
+    "recipes": shelf.names("recipes"),
+    "models": list(registry.SOURCES),
+    "schemes": list(scheme.SCHEMES),
+}
 
 
 def edgekit(*words: str) -> Result:

@@ -38,10 +38,23 @@ def test_help_imports_nothing_heavy(environment: dict[str, str], words: list[str
     assert imported(environment, *words) == set()
 
 
-@pytest.mark.parametrize("words", [["plan", "digits"], ["targets"], ["recipes"], ["models"], ["schemes"], ["doctor"], ["run", "--help"], ["run", "int8"]])
+@pytest.mark.parametrize("words", [["plan", "digits"], ["targets"], ["recipes"], ["models"], ["schemes"], ["run", "--help"], ["run", "int8"]])
 def test_quick_commands_import_no_framework(environment: dict[str, str], words: list[str]) -> None:
-    """plan, the lists, doctor, the help of run and a run that cannot be import no framework and no numpy."""
+    """plan, the lists, the help of run and a run that cannot be import no framework and no numpy."""
     assert imported(environment, *words) <= {"pydantic", "yaml", "rich", "jinja2"}
+
+
+@pytest.mark.parametrize("words", [["hosts"], ["doctor"], ["plan", "digits", "--target", "on-arm.yaml"]])
+def test_commands_that_look_at_hosts_import_numpy_and_no_framework(environment: dict[str, str], words: list[str], tmp_path: pathlib.Path) -> None:
+    """What reaches other machines speaks in arrays; no framework is imported for it."""
+    (tmp_path / "on-arm.yaml").write_text("title: x\nform: tflite\nruntime: litert\nhost: qemu-arm64\nschemes: [float]\n")
+    assert imported(environment, *(str(tmp_path / word) if word.endswith(".yaml") else word for word in words)) <= {
+        "numpy",
+        "pydantic",
+        "yaml",
+        "rich",
+        "jinja2",
+    }
 
 
 def test_the_import_test_can_fail(environment: dict[str, str]) -> None:

@@ -1,0 +1,221 @@
+"""``edgekit hosts``: the places where files are run; making them ready, trying them, removing what was made."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgekit import shelf
+from edgekit.cli import output, progress
+from edgekit.cli.listing import Listing, listing
+from edgekit.errors import EdgekitError
+from edgekit.host import HostFile
+from edgekit.hosts import places, reach, trial
+from edgekit.hosts.runner import WorkerHost
+from edgekit.rendering.words import size
+
+
+def _find(name: str) -> dict[str, Any]:
+    file = reach.find(name)
+    made = places.root() / file.name
+    problems = [known for known in (_problem(file, environment, name) for environment in file.environments) if known]
+    return {
+        **file.model_dump(mode="json"),
+        "file": "" if name.partition(":")[0] in reach.SHORT else str(shelf.find("hosts", name)),
+        "made_in": str(made) if made.is_dir() else "",
+        "ready": not problems,
+        "problems": problems,
+    }
+
+
+def _row(name: str) -> dict[str, Any]:
+    """One line of the list; a host file that cannot be read does not hide the others."""
+    try:
+        return _find(name)
+    except EdgekitError as error:
+        problem = {"environment": "", "what": error.message, "fix": error.fix or ""}
+        return {"name": name, "kind": "", "title": "", "file": str(shelf.find("hosts", name)), "ready": False, "problems": [problem]}
+
+
+def _problem(file: HostFile, environment: str, asked: str) -> dict[str, str] | None:
+    known = reach.known(file, environment, asked)
+    return None if known is None else {"environment": environment, "what": known[0], "fix": known[1]}
+
+
+def needs(row: Mapping[str, Any]) -> str:
+    """What a host still needs, in a few words; empty where it is ready."""
+    return "; ".join(dict.fromkeys(problem["fix"] or problem["what"] for problem in row["problems"]))
+
+
+def examine() -> list[dict[str, Any]]:
+    """Every host that has a name, as JSON values."""
+    return [_row(name) for name in shelf.names("hosts")]
+
+
+hosts = listing(Listing(
+    word="hosts",
+    about="List the places where files are run. A host of your own is a YAML file in edgekit/hosts of your configuration folder, or a path.",
+    names=lambda: shelf.names("hosts"),
+    find=_find,
+    row=_row,
+    columns={
+        "name": lambda row: str(row["name"]),
+        "kind": lambda row: str(row["kind"]),
+        "ready": lambda row: "yes" if row["ready"] else f"no: {needs(row)}",
+        "title": lambda row: str(row["title"]),
+    },
+    below="edgekit hosts setup NAME makes one ready, check NAME tries it with real files. No file needed: ssh:ADDRESS, adb:SERIAL.",
+))  # fmt: skip
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@output.as_json_option
+def setup(names: tuple[str, ...], *, as_json: bool) -> None:
+    """Make hosts ready: packages and an emulated machine are fetched into edgekit's own folder. What is ready is left alone."""
+    files = [reach.find(name) for name in dict.fromkeys(names)]
+    rows = []
+    with progress.shown() as told:
+        for file in files:
+            began = time.monotonic()
+            reach.kind_of(file).setup(told)
+            took = time.monotonic() - began
+            rows += [{"host": file.name, "environment": environment, **_made(file, environment, took)} for environment in file.environments]
+    if as_json:
+        output.show_json(rows)
+        return
+    drawn = output.grid("host", "environment", "python", "machine", "packages", "made in", "size")
+    for row in rows:
+        packages = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        drawn.add_row(row["host"], row["environment"], row["python"], row["machine"], packages,
+                      f"{row['seconds']:.1f} s", size(row["bytes"]) if row["bytes"] else "")  # fmt: skip
+    output.show(drawn)
+
+
+def _made(file: HostFile, environment: str, took: float) -> dict[str, Any]:
+    """What an environment holds: as the setup has noted it, or on a device as the device tells it."""
+    noted = [facts for path in places.older(file.name, environment) if (facts := places.told(path))]
+    if noted:
+        return {**noted[0]["hello"], "seconds": noted[0]["seconds"], "bytes": noted[0]["bytes"]}
+    hello = reach.kind_of(file).host(environment).hello()
+    return {**{key: hello[key] for key in ("python", "machine", "system", "versions")}, "seconds": round(took, 1), "bytes": 0}
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@output.as_json_option
+def check(names: tuple[str, ...], *, as_json: bool) -> None:
+    """Start each environment of hosts and run tiny real files there. Ends with 1 where one does not answer or gives other numbers."""
+    rows = []
+    with progress.shown() as told:
+        for name in dict.fromkeys(names):
+            file, only = reach.find(name), reach.split(name)[1]
+            if only is not None and only not in file.environments:
+                reach.reach(name)  # tells which environments there are
+            for environment in file.environments if only is None else (only,):
+                told.start(f"{file.name}/{environment}")
+                rows.append(_checked(file, environment, name))
+                told.finish()
+    if as_json:
+        output.show_json(rows)
+    else:
+        output.show(*_drawn(rows))
+    click.get_current_context().exit(0 if all(row["good"] for row in rows) else 1)
+
+
+def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"host": file.name, "environment": environment, "good": False, "error": "", "fix": "", "files": []}
+    problem = _problem(file, environment, asked)
+    if problem is not None:
+        return {**row, "error": problem["what"], "fix": problem["fix"]}
+    host: WorkerHost = reach.kind_of(file).host(environment)
+    try:
+        row |= _answers(host)
+    except EdgekitError as error:
+        return {**row, "error": error.message, "fix": error.fix or ""}
+    trials = [trial.run(host, name) for name in trial.names(row["versions"])]
+    if not trials:
+        runtimes = ", ".join(runtime for names in trial.RUNS.values() for runtime in names)
+        return {**row, "error": "Python answers, and there is no runtime that could run a file.", "fix": f"install one of {runtimes} for that Python"}
+    files = [{**dataclasses.asdict(done), "good": done.good} for done in trials]
+    return {**row, "good": all(done.good for done in trials), "untimed": host.untimed, "files": files}
+
+
+def _answers(host: WorkerHost) -> dict[str, Any]:
+    """What a worker tells of itself, how long it takes to start, and how long one answer takes after that."""
+    began = time.monotonic()
+    process = host.connect()
+    try:
+        started = time.monotonic()
+        hello, _ = process.ask(f"asking {host.name}", {"command": "hello", "folder": host.folder})
+        answered = time.monotonic()
+    finally:
+        process.close()
+    times = {"start_ms": round(1000 * (started - began), 1), "answer_ms": round(1000 * (answered - started), 2)}
+    return {**{key: hello[key] for key in ("python", "machine", "system", "versions")}, **times}
+
+
+def _drawn(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    drawn: list[RenderableType] = []
+    for row in rows:
+        head = Text.assemble((f"{row['host']}/{row['environment']}", "bold"), "  ", ("ok" if row["good"] else "not ok", "green" if row["good"] else "red"))
+        drawn += [*([Text()] if drawn else []), head]
+        if row["error"]:
+            drawn.append(Text(f"  {row['error']}" + (f"\n  Fix: {row['fix']}" if row["fix"] else "")))
+            continue
+        packages = ", ".join(f"{name} {version}" for name, version in row["versions"].items()) or "no runtime"
+        drawn.append(Text(f"  Python {row['python']} on {row['machine']} {row['system']}: {packages}"))
+        note = f" ({row['untimed']})" if row["untimed"] else ""
+        drawn.append(Text(f"  starts in {row['start_ms']:.0f} ms, answers in {row['answer_ms']:.2g} ms{note}"))
+        drawn.append(_files(row["files"]))
+    return drawn
+
+
+def _files(rows: Sequence[Mapping[str, Any]]) -> Table:
+    drawn = output.grid("  file", "right", "differs by", "allowed", "seconds", "")
+    for row in rows:
+        if row["error"]:
+            drawn.add_row(f"  {row['file']}", "", "", "", "", Text(row["error"], "red"))
+        else:
+            told = Text("ok" if row["good"] else "other numbers than where it was made", "green" if row["good"] else "red")
+            numbers = (f"{row['right']} of {row['samples']}", f"{row['difference']:.3g}", f"{row['allowed']:.3g}", f"{row['seconds']:.1f}")
+            drawn.add_row(f"  {row['file']}", *numbers, told)
+    return drawn
+
+
+@click.command()
+@click.argument("name")
+@output.as_json_option
+def clean(name: str, *, as_json: bool) -> None:
+    """Remove what 'setup' made for a host, and on a device the model files that were copied there."""
+    file = reach.find(name)
+    folders = count = removed = 0
+    if file.kind in ("venv", "qemu"):
+        from edgekit.hosts.workshop import workshop
+
+        with progress.shown() as told, workshop(file.name, told):
+            folders, removed = places.remove(file.name)
+    else:
+        host: WorkerHost = reach.reach(name)
+        if not host.shares_files:
+            process = host.connect()
+            try:
+                reply, _ = process.ask(f"cleaning {host.name}", {"command": "clean"})
+            finally:
+                process.close()
+            count, removed = int(reply["files"]), int(reply["bytes"])
+    if as_json:
+        output.show_json({"host": file.name, "folders": folders, "files": count, "bytes": removed})
+    else:
+        what = f"{folders} folders" if folders else f"{count} files"
+        output.write(f"{file.name}: removed {what}, {size(removed)}" if removed else f"{file.name}: there was nothing to remove")
+
+
+#: The commands below ``edgekit hosts``, beside the list and ``show``.
+for command in (setup, check, clean):
+    hosts.add_command(command)
