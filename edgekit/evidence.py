@@ -57,7 +57,7 @@ def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: 
         yield report
     if not found:
         lacking = f"no environment of {host} has a runtime for files of the form {manifest.form}"
-        yield EvidenceReport(host=host, key=manifest.key, verdict="unmeasured", error=lacking, when=_now())
+        yield EvidenceReport(host=host, key=manifest.key, verdict="unmeasured", error=lacking, skipped=True, when=_now())
 
 
 def kept(folder: pathlib.Path, key: str) -> tuple[EvidenceReport, ...]:

@@ -85,6 +85,8 @@ class EvidenceReport(Value):
     measurements: tuple[Measurement, ...] = ()
     #: Why nothing was measured.
     error: str = ""
+    #: True where the host has no runtime for files of this form, so that nothing was tried.
+    skipped: bool = False
 
     def find(self, name: MeasurementName) -> Measurement | None:
         """The measurement called ``name``, or None."""

@@ -13,7 +13,7 @@ from edgekit.cache import write_text
 from edgekit.cli import output, progress
 from edgekit.cli.run import EXIT_CODES, draw
 from edgekit.errors import BundleError
-from edgekit.measurement import worst
+from edgekit.measurement import Verdict, worst
 from edgekit.rendering import words
 from edgekit.rendering.table import styled
 from edgekit.report import FILE_NAME, EvidenceReport
@@ -52,7 +52,13 @@ def verify(folder: pathlib.Path, hosts: Sequence[str], samples: int | None, *, n
     else:
         for path, rows in results.items():
             output.show(*_drawn(path, rows))
-    click.get_current_context().exit(EXIT_CODES[worst(found.verdict for rows in results.values() for found in rows)])
+    click.get_current_context().exit(EXIT_CODES[worst(_counted([found for rows in results.values() for found in rows]))])
+
+
+def _counted(rows: Sequence[EvidenceReport]) -> list[Verdict]:
+    """The verdicts that count. A host without a runtime for one of several bundles has said what it can with the others."""
+    ran = {found.host.partition("/")[0] for found in rows if not found.skipped}
+    return [found.verdict for found in rows if not found.skipped or found.host.partition("/")[0] not in ran]
 
 
 def _bundles(folder: pathlib.Path) -> list[pathlib.Path]:
