@@ -95,6 +95,7 @@ def test_int8_of_every_family_is_within_its_steps_on_arm(make: Make, family: str
             assert row.value <= max(2, row.detail["own_error"])
 
 
+@pytest.mark.filterwarnings("ignore:typing.(io|re) is deprecated")
 def test_the_encoders_winner_holds_on_arm(make: Make) -> None:
     """The published sentence encoder with int8 scaled row by row gives on ARM what it gives here."""
     bundled = make("bench.minilm:model", "sentences", "w8-dynamic", "cpu-onnx")
