@@ -76,7 +76,7 @@ def _taken(manifest: Manifest, folder: pathlib.Path, host: WorkerHost, arrays: "
     with host.open(artifact, options_of(manifest.bundle.one_by_one)) as runner:
         ours, where = runner.infer(inputs), runner.where
     rows = judged(arrays, ours, facts, where)
-    if timed and not host.untimed and not manifest.bundle.untimed:
+    if timed and not host.untimed and not (manifest.bundle.untimed and manifest.bundle.untimed in where):
         reference = bundles.reference(manifest, folder)
         files = {"file": artifact, **({} if reference is None else {"reference": reference})}
         raw = host.race(files, inputs, _EXACT)

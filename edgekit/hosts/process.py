@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Feeds = Mapping[str, Array]
 
 #: The files of the worker, each after those that it imports.
-MODULES = ("frames", "batches", "store", "runtimes", "timing", "worker")
+MODULES = ("frames", "batches", "store", "edgetpu", "tensorrt_engine", "runtimes", "timing", "worker")
 #: The first line that our own text prints over there. What comes before it is a login script's.
 MAGIC = b"edgekit-onboard 1\n"
 #: The most that may come before it.

@@ -30,6 +30,10 @@ def greeting(host: str, reply: Mapping[str, Any]) -> dict[str, Any]:
     versions = reply.get("versions")
     if not all(_text(text) for text in texts.values()) or not isinstance(versions, dict) or not all(map(_text, [*versions, *versions.values()])):
         raise _wrong(host, "hello", reply)
+    devices = reply.get("devices", {})
+    sticks = devices.get("edgetpu", []) if isinstance(devices, dict) else None
+    if not isinstance(sticks, list) or not all(map(_text, sticks)):
+        raise _wrong(host, "hello", reply)
     return dict(reply)
 
 

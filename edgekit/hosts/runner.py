@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from edgekit.artifact import Artifact, Form, Part, chain
+from edgekit.artifact import Artifact, Part, chain
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.errors import RunnerError
 from edgekit.hosts import copying, replies
+from edgekit.hosts.devices import Way, way
 from edgekit.hosts.process import Start, WorkerProcess
 from edgekit.onboard.batches import LARGEST_SLICE
 from edgekit.onboard.frames import LARGEST_PAYLOAD
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
 
 #: What loads the file of each form.
 RUNTIMES: Mapping[str, str] = RUNTIME_OF
-#: Forms whose file only stands in for what the device runs.
-STANDS_IN: Mapping[Form, str] = {
-    "tensorrt": "same Q/DQ graph; TensorRT engine not executed",
-    "edgetpu": "CPU; Edge TPU not executed",
-    "ethosu": "CPU; Ethos-U not executed",
-}
 #: The largest relative difference of two scales that are the same number, stored as float32 in one place.
 SAME_SCALE = 1e-5
 
@@ -64,9 +59,9 @@ class WorkerHost:
         """Load the artifact. ``optimize``: False turns the runtime's graph optimizations off; ``samples``: how many are run at once."""
         given = dict(options or {})
         samples = given.pop("samples", None)
-        process = self.connect()
+        process, told = self._greeted()
         try:
-            return WorkerRunner(process, artifact, self._load(process, artifact, "", self.threads, given), samples)
+            return WorkerRunner(process, artifact, self._load(process, artifact, "", self._ways(artifact, told), given), samples)
         except BaseException:
             process.close()
             raise
@@ -81,12 +76,14 @@ class WorkerHost:
         if self.untimed:
             raise RunnerError(f"Times on {self.name} say nothing: it is {self.untimed}.", fix="time on the device itself")
         first = {name: array[:1] for name, array in feeds.items()}
-        process = self.connect()
+        process, told = self._greeted()
+        there = dataclasses.replace(self, threads=protocol.threads)
         try:
             expected = 0.0
             for name, artifact in artifacts.items():
-                _refuse_to_time(name, artifact)
-                self._load(process, artifact, f"{name}/", protocol.threads, {})
+                ways = self._ways(artifact, told)
+                _refuse_to_time(name, artifact, ways)
+                there._load(process, artifact, f"{name}/", ways, {})
                 arrays = _record(process, artifact, f"{name}/", first)
                 warm = {"command": "warm", "name": name, "models": [f"{name}/{part.name}" for part in artifact.parts],
                         "warmup": protocol.warmup, "round_ms": protocol.round_ms}  # fmt: skip
@@ -120,26 +117,30 @@ class WorkerHost:
             process.close()
             raise
 
-    def _load(self, process: WorkerProcess, artifact: Artifact, prefix: str, threads: int, options: Mapping[str, Any]) -> str:
-        """Load every part as ``<prefix><part>``, check it against its signature, and tell where it runs."""
+    def _ways(self, artifact: Artifact, told: Mapping[str, Any]) -> list[Way]:
         if artifact.form not in RUNTIMES:
             raise RunnerError(f"No host runs the form {artifact.form!r}.", fix="export the artifact first; torch networks run with TorchRunner")
-        runtime, wanted = "", {"optimize": False, **options} if artifact.form == "tensorrt" else dict(options)
-        for part in artifact.parts:
-            path = str(artifact.path(part).resolve())
+        return [way(artifact.form, part, told) for part in artifact.parts]
+
+    def _load(self, process: WorkerProcess, artifact: Artifact, prefix: str, ways: Sequence[Way], options: Mapping[str, Any]) -> str:
+        """Load every part as ``<prefix><part>``, check it against its signature, and tell where it runs."""
+        runtime, wanted = "", dict(options)
+        if artifact.form == "tensorrt" and all(found.stands_in for found in ways):
+            wanted = {"optimize": False, **wanted}
+        for part, found in zip(artifact.parts, ways, strict=True):
+            file = artifact.path(part, found.role)
+            path = str(file.resolve())
             if not self.shares_files:
-                path, wanted = copying.send(process, artifact.path(part), self.name, self.say), {**wanted, "stored": True}
-            header = {"command": "load", "name": prefix + part.name, "path": path, "runtime": RUNTIMES[artifact.form], "threads": threads, "options": wanted}
-            reply, _ = process.ask(f"loading {artifact.path(part)}", header)
+                path, wanted = copying.send(process, file, self.name, self.say), {**wanted, "stored": True}
+            header = {"command": "load", "name": prefix + part.name, "path": path, "runtime": found.runtime, "threads": self.threads, "options": wanted}
+            reply, _ = process.ask(f"loading {file}", header)
             runtime, inputs, outputs = replies.loaded(self.name, reply)
             for told, specs in ((inputs, part.signature.inputs), (outputs, part.signature.outputs)):
-                _check(str(artifact.path(part)), told, specs, by_name=RUNTIMES[artifact.form] == "onnxruntime")
-        notes = [f"{threads} thread" + ("" if threads == 1 else "s")]
-        if artifact.form in STANDS_IN:
-            notes.append(STANDS_IN[artifact.form])
-        elif wanted.get("optimize") is False:
+                _check(str(file), told, specs, by_name=found.runtime == "onnxruntime")
+        notes = [f"{self.threads} thread" + ("" if self.threads == 1 else "s"), *(text for text in (ways[0].stands_in, ways[0].note, self.untimed) if text)]
+        if not ways[0].stands_in and wanted.get("optimize") is False:
             notes.append("optimizations off")
-        return f"{self.name}: {', '.join([runtime, *notes, *([self.untimed] if self.untimed else [])])}"
+        return f"{self.name}: {', '.join([runtime, *notes])}"
 
 
 class WorkerRunner:
@@ -214,9 +215,9 @@ def _record(process: WorkerProcess, artifact: Artifact, prefix: str, feeds: "Fee
     return arrays
 
 
-def _refuse_to_time(name: str, artifact: Artifact) -> None:
-    if artifact.form in STANDS_IN:
-        why = STANDS_IN[artifact.form]
+def _refuse_to_time(name: str, artifact: Artifact, ways: Sequence[Way]) -> None:
+    why = next((found.stands_in for found in ways if found.stands_in), "")
+    if why:
         raise RunnerError(f"{name}: the speed of a {artifact.form} artifact cannot be taken on this host ({why}).", fix="time it on the device")
     batch = max(spec.static_batch or 1 for part in artifact.parts for spec in part.signature.inputs)
     if batch > 1:

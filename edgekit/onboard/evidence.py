@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from . import judging, tensors
+from . import edgetpu, judging, tensorrt_engine, tensors
 from .frames import WorkerError
 from .runtimes import RUNTIME_OF
 from .worker import Worker
@@ -46,12 +46,12 @@ class Chain:
     def __init__(self, worker: Worker, prefix: str, folder: str, entry: Mapping[str, Any], threads: int) -> None:
         self._worker, self._prefix = worker, prefix
         self._signatures = entry["signatures"]
-        self.runtime = ""
-        for file in entry["files"]:
-            if file["role"] == "model":
-                path = os.path.join(folder, os.path.basename(file["path"]))  # noqa: PTH118, PTH119
-                reply, _ = worker.load({}, name=prefix + file["part"], path=path, runtime=RUNTIME_OF[entry["form"]], threads=threads, options={})
-                self.runtime = reply["runtime"]
+        self.runtime, self.is_device = "", False
+        for part in self._signatures:
+            path, runtime = _way(folder, entry, part)
+            optimize = entry["form"] != "tensorrt" or runtime == "tensorrt"
+            reply, _ = worker.load({}, name=prefix + part, path=path, runtime=runtime, threads=threads, options={"optimize": optimize})
+            self.runtime, self.is_device = reply["runtime"], runtime in ("tensorrt", "edgetpu")
 
     def infer(self, feeds: Mapping[str, Array], outputs: list[str], feeds_of: list[Arrays] | None = None) -> Arrays:
         """The outputs that are asked for, as real numbers. ``feeds_of`` gathers what every part was fed."""
@@ -108,7 +108,7 @@ def verify(folder: str, threads: int = 1, samples: int | None = None, timed: boo
     rows = judging.parity(ours, expected, reference, facts, where)
     if rows[0]["detail"].get("fault") is None:
         rows += judging.accuracy(ours, reference, arrays.get("labels"), facts, where)
-    if timed and not facts["untimed"]:
+    if timed and (chain.is_device or not facts["untimed"]):
         chain.track("file", inputs, list(expected))
         told = facts.get("reference")
         if told is not None:
@@ -144,6 +144,20 @@ def main(folder: str) -> int:
         with open(asked.json, "w", encoding="utf-8") as stream:  # noqa: PTH123
             json.dump(found, stream, indent=1)
     return EXIT_CODES[found["verdict"]]
+
+
+def _way(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str, str]:
+    """The file of a part and the runtime for it: the device's own where it is here, else what stands in for it.
+
+    An engine that was built here from the bundle's recipe lies as ``<part>.engine`` beside it.
+    """
+    files = {file["role"]: os.path.join(folder, os.path.basename(file["path"])) for file in entry["files"] if file["part"] == part}  # noqa: PTH118, PTH119
+    engine = files.get("engine", os.path.join(folder, f"{part}.engine"))  # noqa: PTH118
+    if entry["form"] == "tensorrt" and tensorrt_engine.present() and os.path.isfile(engine):  # noqa: PTH113
+        return engine, "tensorrt"
+    if entry["form"] == "edgetpu" and "compiled" in files and edgetpu.sticks():
+        return files["compiled"], "edgetpu"
+    return files["model"], RUNTIME_OF[entry["form"]]
 
 
 def _one_by_one(chain: Chain, inputs: Mapping[str, Array], outputs: list[str]) -> Arrays:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from . import edgetpu
 from .frames import WorkerError
+from .tensorrt_engine import TensorrtModel
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -53,14 +55,17 @@ class TfliteModel:
     """
 
     def __init__(self, path: str, threads: int, optimize: bool) -> None:
-        interpreter, resolvers, self.runtime = _litert()
-        kind = resolvers.AUTO if optimize else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        self._running = interpreter(model_path=path, num_threads=threads, experimental_op_resolver_type=kind)
+        module, self.runtime = _litert()
+        self._running = self._interpreter(module, path, threads, optimize)
         self._running.allocate_tensors()
         inputs, outputs = self._details()
         self.inputs, self.outputs = [_tflite_row(*row) for row in inputs], [_tflite_row(*row) for row in outputs]
         self._input_index = [detail["index"] for _, detail in inputs]
         self._output_index = [detail["index"] for _, detail in outputs]
+
+    def _interpreter(self, module: Any, path: str, threads: int, optimize: bool) -> Any:
+        kind = module.OpResolverType.AUTO if optimize else module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        return module.Interpreter(model_path=path, num_threads=threads, experimental_op_resolver_type=kind)
 
     def bind(self, arrays: dict[str, Array]) -> Call:
         """One inference on these arrays, their copying included, ready to be called again and again."""
@@ -87,7 +92,14 @@ class TfliteModel:
         return sorted(found[0].items(), key=_by_number), sorted(found[1].items(), key=_by_number)
 
 
-def _litert() -> tuple[Any, Any, str]:
+class EdgeTpuModel(TfliteModel):
+    """A TFLite file that edgetpu_compiler has made, on an Edge TPU that is plugged in."""
+
+    def _interpreter(self, module: Any, path: str, threads: int, optimize: bool) -> Any:
+        return module.Interpreter(model_path=path, num_threads=threads, experimental_delegates=[edgetpu.delegate(module.load_delegate)])
+
+
+def _litert() -> tuple[Any, str]:
     try:
         from ai_edge_litert import interpreter
     except ImportError:
@@ -96,7 +108,7 @@ def _litert() -> tuple[Any, Any, str]:
         except ImportError as error:
             raise WorkerError("missing", "neither ai_edge_litert nor tflite_runtime can be imported") from error
     name = "ai-edge-litert" if interpreter.__name__.startswith("ai_edge") else "tflite-runtime"
-    return interpreter.Interpreter, interpreter.OpResolverType, f"{name} {version(name)}"
+    return interpreter, f"{name} {version(name)}"
 
 
 def _named(details: Any) -> dict[str, Any]:
@@ -130,4 +142,4 @@ def version(distribution: str) -> str:
 
 #: What loads the file of each form; for some the file only stands in for what the device runs.
 RUNTIME_OF = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert", "ethosu": "litert", "ort": "onnxruntime"}
-RUNTIMES: dict[str, Any] = {"onnxruntime": OnnxModel, "litert": TfliteModel}
+RUNTIMES: dict[str, Any] = {"onnxruntime": OnnxModel, "litert": TfliteModel, "edgetpu": EdgeTpuModel, "tensorrt": TensorrtModel}

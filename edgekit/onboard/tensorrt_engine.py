@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: TensorRT of the device first; TensorRT-RTX where only that is installed.
 MODULES = ("tensorrt", "tensorrt_rtx")
+#: What the drivers of cards and of Jetsons make.
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0/ctrl")
 LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 WARM_UP_MS, LEAST_QUERIES, LEAST_S = 200.0, 10, 3.0
 #: trtexec warns above these: enqueue by GPU compute time, and the standard deviation by the mean.
@@ -204,6 +207,11 @@ class TensorrtModel:
             self._addresses[name] = (self._device.allocate(count), count)
         if not self._context.set_tensor_address(name, self._addresses[name][0]):
             raise EngineError(_refusal(f"the engine does not take an address for {name}", self._log))
+
+
+def present() -> bool:
+    """Whether the system shows an NVIDIA GPU: a card's driver, or a Jetson's own devices."""
+    return any(os.path.exists(path) for path in GPU_DEVICES)  # noqa: PTH110
 
 
 def _tensorrt() -> Any:

@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from . import edgetpu, tensorrt_engine
 from .batches import in_slices
 from .frames import WorkerError, read_frame, write_frame
 from .runtimes import RUNTIMES, version
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 COMMANDS = ("hello", "have", "put", "clean", "load", "infer", "warm", "bench")
 #: How long after the other side has stopped waiting this process ends itself.
 LATE_S = 10.0
-DISTRIBUTIONS = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime")
+DISTRIBUTIONS = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "tensorrt", "tensorrt-rtx")
 
 
 class Worker:
@@ -71,7 +72,15 @@ class Worker:
         """Versions, machine and Python. ``folder``: where files are kept here."""
         self._store = Store(folder)
         versions = {name: version(name) for name in DISTRIBUTIONS if version(name)}
-        return {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system(), "pid": os.getpid(), "versions": versions}, {}
+        devices = {"edgetpu": edgetpu.sticks(), "gpu": tensorrt_engine.present()}
+        return {
+            "devices": devices,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "pid": os.getpid(),
+            "versions": versions,
+        }, {}
 
     def have(self, arrays: dict[str, Array], *, name: str) -> Reply:
         """How many bytes of a file are in the store, whether it is whole, and whether a damaged one was removed."""

@@ -395,7 +395,6 @@ def test_leaving_ends_the_worker_and_leaks_no_descriptor(one: Artifact) -> None:
         with HOST.open(one) as runner:
             runner.infer(feeds)
         runner.__exit__()
-        forgotten = HOST.open(one)
-        del forgotten
+        HOST.open(one)
     gc.collect()
     assert me.num_fds() == files and me.children() == children

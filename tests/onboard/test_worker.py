@@ -251,7 +251,8 @@ def test_every_module_is_sent_and_in_order() -> None:
     seen: set[str] = set()
     for name in MODULES:
         tree = ast.parse((FOLDER / f"{name}.py").read_text())
-        own = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+        relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+        own = {name for node in relative for name in ([node.module] if node.module else [alias.name for alias in node.names])}
         assert own <= seen, name
         seen.add(name)
     assert "'" not in process.BOOT
