@@ -13,6 +13,7 @@
   - RunnerError       a runtime refused a file, crashed or did not answer in time
   - CacheError        the cache folder cannot be read or written
   - ReportError       a finished run cannot be read back
+  - EstimateError     a latency table is wrong, or was recorded for other files
 """
 
 
@@ -71,3 +72,7 @@ class CacheError(EdgekitError):
 
 class ReportError(EdgekitError):
     """A finished run cannot be read back."""
+
+
+class EstimateError(EdgekitError):
+    """A latency table is wrong, or was recorded for other files."""

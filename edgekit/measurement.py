@@ -10,7 +10,7 @@ from edgekit.value import Value
 Verdict = Literal["pass", "fail", "inconclusive", "unmeasured"]
 MeasurementName = Literal[
     "accuracy", "accuracy_drop", "agreement", "parity", "latency_ms", "speedup", "size_bytes", "size_ratio", "peak_memory_bytes",
-    "int8_mac_share", "float_ops", "transposes", "qdq_pairs", "casts", "tpu_mapped_share", "npu_time_ms",
+    "int8_mac_share", "float_ops", "transposes", "qdq_pairs", "casts", "tpu_mapped_share", "npu_time_ms", "latency_estimate_ms",
     "parameters", "macs", "loss",
 ]  # fmt: skip
 

@@ -19,13 +19,14 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "scheme",
         "recipe diagnosis",
         "target host",
-        "contracts report",
+        "contracts report latency_table",
         "registry shelf user_code cache verdict",
         "routes shipping remedies",
         "plan",
         "sources tasks quantization hosts checks rendering",
         "steps",
         "build",
+        "estimates",
         "entries",
         "verification heats",
         "race",
@@ -34,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "cli",
     )
 )
-ROOMS = ("onboard", "sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "cli")
+ROOMS = ("onboard", "sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "estimates", "cli")
 FRAMEWORKS = frozenset(
     (
         "torch",
@@ -60,7 +61,7 @@ FRAMEWORKS = frozenset(
     )
 )
 #: The only floors where a framework may be imported: the leaves, and the fakes for tests, which are tiny networks among others.
-LEAVES = frozenset(("onboard", "sources", "tasks", "quantization", "hosts", "checks", "steps"))
+LEAVES = frozenset(("onboard", "sources", "tasks", "quantization", "hosts", "checks", "steps", "estimates"))
 WITH_FRAMEWORKS = LEAVES | {"testing"}
 
 

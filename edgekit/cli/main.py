@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("edgekit.cli.run:run", "Compress, convert, race, verify and ship: the whole way."),
     "plan": ("edgekit.cli.plan:plan", "Show what 'run' would do, what is missing and what cannot work."),
     "inspect": ("edgekit.cli.inspect:inspect", "Show what a runtime executes in an .onnx, .tflite or .engine."),
+    "estimate": ("edgekit.cli.estimate:estimate", "Estimate a file's latency on a device that is not here."),
     "report": ("edgekit.cli.report:report", "Draw a finished run again: table, Markdown, HTML or JSON."),
     "targets": ("edgekit.cli.targets:targets", "List the devices that edgekit knows."),
     "recipes": ("edgekit.cli.recipes:recipes", "List the recipes that come with edgekit."),

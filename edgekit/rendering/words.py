@@ -18,7 +18,7 @@ NOT_TAKEN = "-"
 _SHARE_METRICS = ("top1", "top5", "binary_accuracy")
 _SHARES: tuple[MeasurementName, ...] = ("agreement", "int8_mac_share", "tpu_mapped_share")
 _RATIOS: tuple[MeasurementName, ...] = ("speedup", "size_ratio")
-_TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms")
+_TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms", "latency_estimate_ms")
 _BYTES: tuple[MeasurementName, ...] = ("size_bytes", "peak_memory_bytes")
 _COUNTS: tuple[MeasurementName, ...] = ("float_ops", "transposes", "qdq_pairs", "casts", "parameters")
 
@@ -29,6 +29,7 @@ HEADINGS: Mapping[MeasurementName, str] = {
     "accuracy": "Accuracy", "accuracy_drop": "Accuracy lost", "agreement": "Agreement", "parity": "Parity", "latency_ms": "Latency", "speedup": "Speedup",
     "size_bytes": "Size", "size_ratio": "Size ratio", "peak_memory_bytes": "Peak memory", "int8_mac_share": "int8 share", "float_ops": "Float ops",
     "transposes": "Transposes", "qdq_pairs": "Q/DQ pairs", "casts": "Casts", "tpu_mapped_share": "On the TPU", "npu_time_ms": "NPU time",
+    "latency_estimate_ms": "Latency, estimated",
     "parameters": "Parameters", "macs": "MACs", "loss": "Loss",
 }  # fmt: skip
 #: The columns of the candidates' tables.
