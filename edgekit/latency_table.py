@@ -63,6 +63,9 @@ class HeldOut(Value, allow_inf_nan=False):
     estimated: float = pydantic.Field(gt=0)
     #: Operators of kinds that the table does not know; they count nothing.
     unknown: int = pydantic.Field(0, ge=0)
+    #: What it was estimated from.
+    ends: int = pydantic.Field(ge=0)
+    operators: tuple[Cost, ...]
 
     @property
     def error(self) -> float:
@@ -73,7 +76,7 @@ class HeldOut(Value, allow_inf_nan=False):
 class Table(Value, allow_inf_nan=False):
     """One device's table, as ``edgekit hosts record`` writes it."""
 
-    schema_: int = pydantic.Field(SCHEMA, alias="schema", ge=SCHEMA, le=SCHEMA)
+    schema_version: int = pydantic.Field(SCHEMA, alias="schema", ge=SCHEMA, le=SCHEMA)
     name: str
     runtime: Runtime
     #: The host's name, what it said of itself, and when: ISO 8601.
@@ -85,13 +88,19 @@ class Table(Value, allow_inf_nan=False):
     recorded: str
     edgekit: str
     rounds: int = pydantic.Field(ge=1)
-    rows: tuple[Row, ...] = pydantic.Field(min_length=1)
+    rows: tuple[Row, ...]
     held_out: tuple[HeldOut, ...] = ()
 
     @pydantic.field_validator("name")
     @classmethod
     def _folder(cls, name: str) -> str:
         return folder_name(name)
+
+    @pydantic.model_validator(mode="after")
+    def _has_rows(self) -> "Table":
+        if not any(row.operators for row in self.rows):
+            raise ValueError("rows: no operator was timed")
+        return self
 
     @property
     def told(self) -> str:

@@ -41,8 +41,8 @@ def record(host: str, form: str, out: pathlib.Path | None, *, quick: bool, as_js
         raise HostError(f"Times on {host} say nothing: it is emulated.", fix="record on the device itself")
     name = f"{file.name}-{form}"
     path = out or latency_table.folder() / f"{name}.json"
-    caches.make_folder(path.parent)
     place = reach.reach(host)
+    caches.make_folder(path.parent)
     recorder = RECORDERS.load(form)
     with progress.shown() as told:
         table: Table = recorder(place, form, name, caches.Cache(caches.default_root()), quick, told)
@@ -54,7 +54,7 @@ def record(host: str, form: str, out: pathlib.Path | None, *, quick: bool, as_js
     drawn = output.grid("held-out network", "scheme", "measured", "estimated", "off by")
     says = words.Wording(share=False)
     for row in table.held_out:
-        lacks = f", {row.unknown} operators unknown" if row.unknown else ""
+        lacks = f", {row.unknown} unknown" if row.unknown else ""
         drawn.add_row(row.network, row.scheme, *(says.number("latency_ms", ns / 1e6) for ns in (row.ns, row.estimated)), f"{100 * row.error:.0f} %{lacks}")
     output.show(drawn, Text(), Text(table.told))
     click.echo(f"Written to {path}; estimate with: edgekit estimate FILE --device {path if out else name}", err=True)

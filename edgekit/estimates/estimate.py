@@ -55,8 +55,7 @@ class Estimate:
         how = self.told
         if self.unknown:
             how += f"; a lower bound, {sum(self.unknown.values())} operators are not in the table: {', '.join(self.unknown)}"
-        where = self.told.partition(";")[0]
-        return Measurement(name="latency_estimate_ms", value=self.ms, low=self.low, high=self.high, unit="ms", where=where, how=how,
+        return Measurement(name="latency_estimate_ms", value=self.ms, low=self.low, high=self.high, unit="ms", where=self.told, how=how,
                            detail={"unknown": self.unknown})  # fmt: skip
 
 

@@ -267,10 +267,9 @@ def recurrent() -> nn.Module:
 
 #: The function of each network that is cut, and the shape of one sample.
 PROBES: Mapping[str, tuple[int, ...]] = {
-    "dense_small": (3, 40, 40), "dense_tiny": (1, 10, 10), "dense_wide": (1, 12, 12), "pointwise": (3, 48, 48), "depthwise": (3, 56, 56), "blocks": (3, 24, 24),
-    "pools": (3, 24, 24), "layers": (32,), "small_layers": (48,), "elements": (8, 48, 32), "narrow_tokens": (96, 16), "wide_tokens": (24, 16), "short_tokens": (16, 16),
-    "few_units": (8, 16),
-    "many_units": (6, 16),
+    "dense_small": (3, 40, 40), "dense_tiny": (1, 10, 10), "dense_wide": (1, 12, 12), "pointwise": (3, 48, 48), "depthwise": (3, 56, 56),
+    "blocks": (3, 24, 24), "pools": (3, 24, 24), "layers": (32,), "small_layers": (48,), "elements": (8, 48, 32), "narrow_tokens": (96, 16),
+    "wide_tokens": (24, 16), "short_tokens": (16, 16), "few_units": (8, 16), "many_units": (6, 16),
 }  # fmt: skip
 #: The same of those that are held out.
 HELD_OUT: Mapping[str, tuple[int, ...]] = {

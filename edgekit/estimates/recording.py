@@ -153,5 +153,6 @@ def _held_out(stand: Stand, name: str, fitted: fitting.Fit) -> list[HeldOut]:
         median, low, high = _median(samples[scheme])
         estimated = fitted.file(costs, operators.ends(costs))
         unknown = sum(not fitted.knows(cost) for cost in costs)
-        rows.append(HeldOut(network=name, scheme=scheme, ns=median, low=low, high=high, estimated=estimated, unknown=unknown))
+        rows.append(HeldOut(network=name, scheme=scheme, ns=median, low=low, high=high, estimated=estimated, unknown=unknown,
+                            ends=operators.ends(costs), operators=tuple(costs)))  # fmt: skip
     return rows

@@ -18,7 +18,7 @@ NOT_TAKEN = "-"
 _SHARE_METRICS = ("top1", "top5", "binary_accuracy")
 _SHARES: tuple[MeasurementName, ...] = ("agreement", "int8_mac_share", "tpu_mapped_share")
 _RATIOS: tuple[MeasurementName, ...] = ("speedup", "size_ratio")
-_TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms", "latency_estimate_ms")
+_TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms")
 _BYTES: tuple[MeasurementName, ...] = ("size_bytes", "peak_memory_bytes")
 _COUNTS: tuple[MeasurementName, ...] = ("float_ops", "transposes", "qdq_pairs", "casts", "parameters")
 
@@ -51,6 +51,8 @@ class Wording:
         if name in _RATIOS:
             # Three figures: a ratio of 13.55 is no more sure than one of 13.6.
             return f"{_fixed(value, 2 if value < 9.995 else 1)}x"
+        if name == "latency_estimate_ms":
+            return f"{_significant(value)} ms est."
         if name in _TIMES:
             return f"{_significant(value)} ms"
         if name in _BYTES:
@@ -178,6 +180,15 @@ def measured(candidate: CandidateReport | None, name: MeasurementName) -> Measur
     found = candidate.find(name)
     if found is None and name == "size_bytes" and candidate.artifact is not None:
         return Measurement(name="size_bytes", value=candidate.artifact.bytes, unit="bytes", where="this host", how="the files' bytes")
+    return found
+
+
+def shown(candidate: CandidateReport | None, name: MeasurementName) -> Measurement | None:
+    """What stands in a table's cell: the measurement, or where latency is unmeasured its estimate, which says that it is one."""
+    found = measured(candidate, name)
+    if name == "latency_ms" and candidate is not None and (found is None or found.value is None):
+        estimate = candidate.find("latency_estimate_ms")
+        return found if estimate is None or estimate.value is None else estimate
     return found
 
 
