@@ -14,6 +14,7 @@
   - CacheError        the cache folder cannot be read or written
   - ReportError       a finished run cannot be read back
   - BundleError       a shipped folder is not whole, or cannot be verified
+  - EstimateError     a latency table is wrong, or was recorded for other files
 """
 
 
@@ -76,3 +77,7 @@ class ReportError(EdgekitError):
 
 class BundleError(EdgekitError):
     """A shipped folder is not whole, or cannot be verified."""
+
+
+class EstimateError(EdgekitError):
+    """A latency table is wrong, or was recorded for other files."""

@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit import verdict
+from edgekit import registry, verdict
 from edgekit.checks import latency
 from edgekit.contracts import Samples
 from edgekit.entries import Entry, Ground, failed, key_of
-from edgekit.errors import RunnerError
+from edgekit.errors import EdgekitError, RunnerError
 from edgekit.measurement import unmeasured
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def timed(ground: Ground, reference: Entry, entries: Sequence[Entry]) -> dict[st
                 unmeasured("latency_ms", "ms", target.name, target.latency_note),
                 unmeasured("speedup", "x", target.name, target.latency_note),
             ]
+            _estimated(entry, target.estimate)
         return {}
     if not left:
         return {}
@@ -50,6 +51,17 @@ def timed(ground: Ground, reference: Entry, entries: Sequence[Entry]) -> dict[st
         ]
     build.progress.finish()
     return samples
+
+
+def _estimated(entry: Entry, table: str) -> None:
+    """Show what a table of the device says, where there is one. It passes no gate and chooses nothing."""
+    if not table or entry.artifact is None:
+        return
+    estimate = registry.ESTIMATES.load("table")
+    try:
+        entry.measurements.append(estimate(entry.artifact, table).measurement())
+    except EdgekitError as error:
+        entry.measurements.append(unmeasured("latency_estimate_ms", "ms", table, error.message))
 
 
 def _raw_times(ground: Ground, reference: Entry, left: Sequence[Entry]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from edgekit.value import Value
 Verdict = Literal["pass", "fail", "inconclusive", "unmeasured"]
 MeasurementName = Literal[
     "accuracy", "accuracy_drop", "agreement", "parity", "latency_ms", "speedup", "size_bytes", "size_ratio", "peak_memory_bytes",
-    "int8_mac_share", "float_ops", "transposes", "qdq_pairs", "casts", "tpu_mapped_share", "npu_time_ms", "sram_bytes", "flash_bytes", "cpu_ops",
+    "int8_mac_share", "float_ops", "transposes", "qdq_pairs", "casts", "tpu_mapped_share", "npu_time_ms",
+    "latency_estimate_ms", "sram_bytes", "flash_bytes", "cpu_ops",
     "parameters", "macs", "loss", "bit_equal",
     "tpu_weight_bytes",
 ]  # fmt: skip

@@ -132,9 +132,10 @@ def _reported(ground: Ground, reference: Entry, entries: Sequence[Entry], choice
     left_out = [CandidateReport(scheme=name, status=f"dropped: {reason}") for name, reason in planned.left_out.items()]
     winner = next((row for row in rows if row.scheme == choice.winner), None)
     gates = verdict.gates_of(winner, planned.gates, target)
-    notes = tuple(
-        note for note in (target.latency_note and f"Latency: {target.latency_note}.", target.accuracy_note and f"Accuracy: {target.accuracy_note}.") if note
-    )
+    estimate = reference.find("latency_estimate_ms")
+    estimated = "" if estimate is None else f"Latency marked est.: {estimate.where if estimate.value is not None else estimate.how}"
+    told = (target.latency_note and f"Latency: {target.latency_note}.", estimated, target.accuracy_note and f"Accuracy: {target.accuracy_note}.")
+    notes = tuple(note for note in told if note)
     return TargetReport(
         name=target.name, title=target.title, form=target.form, runtime=target.runtime, verdict=verdict.verdict_of(choice.winner, gates),
         winner=choice.winner, chosen=choice.why, reference=reference.report(), candidates=(*rows, *left_out), gates=gates, notes=notes,

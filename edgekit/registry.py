@@ -138,6 +138,8 @@ REFERENCES = Registry("torch reference", {
 })  # fmt: skip
 
 DIAGNOSES = Registry("diagnosis", {"torch": Entry("edgekit.steps.diagnose:diagnose", _PT2E, "torch")})
+#: What a table of a device says of an artifact.
+ESTIMATES = Registry("estimate", {"table": Entry("edgekit.estimates.estimate:of_artifact", ("scipy",))})
 #: How a task's metric is read, for steps that tune by it.
 METRICS = Registry("metric reader", {"scores": Entry("edgekit.checks.metrics:scores")})
 

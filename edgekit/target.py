@@ -83,6 +83,8 @@ class Target(Written):
     gates: Gates = Gates()
     #: True where the host runs the device's own runtime, so that its latency counts.
     latency: Literal["measured", "unmeasured"] = "measured"
+    #: A latency table of this device (``edgekit hosts record``): where latency is unmeasured, the report shows estimates from it.
+    estimate: str = ""
     #: Why the latency cannot be taken, and what stands in for the device where accuracy is taken; told in the report.
     latency_note: str = ""
     accuracy_note: str = ""

@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "scheme",
         "recipe diagnosis",
         "target host",
-        "contracts report",
+        "contracts report latency_table",
         "registry shelf user_code cache verdict",
         "routes bundle remedies vela",
         "shipping",
@@ -28,6 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "steps",
         "evidence",
         "build",
+        "estimates",
         "entries",
         "verification heats proving",
         "race",
@@ -36,7 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "cli",
     )
 )
-ROOMS = ("onboard", "sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "cli")
+ROOMS = ("onboard", "sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "estimates", "cli")
 FRAMEWORKS = frozenset(
     (
         "torch",
@@ -62,7 +63,7 @@ FRAMEWORKS = frozenset(
     )
 )
 #: The only floors where a framework may be imported: the leaves, and the fakes for tests, which are tiny networks among others.
-LEAVES = frozenset(("onboard", "sources", "tasks", "quantization", "hosts", "checks", "steps"))
+LEAVES = frozenset(("onboard", "sources", "tasks", "quantization", "hosts", "checks", "steps", "estimates"))
 WITH_FRAMEWORKS = LEAVES | {"testing"}
 
 

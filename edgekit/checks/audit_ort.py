@@ -5,6 +5,7 @@ read(path, limits)           # any .ort file
 """
 
 import dataclasses
+import json
 import pathlib
 import sys
 import tempfile
@@ -50,7 +51,8 @@ def stored(path: pathlib.Path, source: pathlib.Path | None = None) -> Stored:
     with tempfile.TemporaryDirectory(prefix="edgekit-audit-") as name:
         folder = pathlib.Path(name)
         command = [sys.executable, "-I", "-W", "ignore", str(pathlib.Path(ort_worker.__file__)), str(path.resolve()), str(folder)]
-        answer = onnx_optimized.work(command, path.name, folder)
+        onnx_optimized.work(command, path.name, [folder])
+        answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
         if answer["refused"]:
             format_told = f", format {short(answer['format'], 20)}," if answer["format"] else ""
             told = f"{path.name}{format_told} cannot be read with ONNX Runtime {answer['version']}: {short(answer['error'])}"

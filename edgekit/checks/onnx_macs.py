@@ -25,6 +25,8 @@ _ATTENTION = {("MultiHeadAttention", "com.microsoft"), ("GroupQueryAttention", "
 COMPUTE = _WEIGHTS.keys() | _PRODUCTS | _RECURRENT | {"Einsum"} | {op for op, _ in (*_PROJECTING, *_ATTENTION)}
 #: Operators whose products are of integers; in QAttention the projection alone.
 INTEGER = {"QLinearConv", "ConvInteger", "DynamicQuantizeLSTM", "QAttention", *_INTEGER_PRODUCTS}
+#: Bytes of one number of each type; 4 for what is not named.
+_SIZES = {"int8": 1, "uint8": 1, "bool": 1, "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2, "int64": 8, "double": 8}
 #: MatMulNBits's accuracy_level that rounds activations to int8 and accumulates in integers.
 INTEGER_LEVEL = 4
 
@@ -34,10 +36,10 @@ def is_integer(node: onnx.NodeProto) -> bool:
     return node.op_type in INTEGER or (node.op_type == "MatMulNBits" and _attribute(node, "accuracy_level") == INTEGER_LEVEL)
 
 
-def macs(node: onnx.NodeProto, event: Event | None, stored: Mapping[str, Shape], weights: Shape | None = None) -> tuple[int | None, int]:
+def macs(node: onnx.NodeProto, event: Event | None, stored: Mapping[str, Shape], true: Shape | None = None) -> tuple[int | None, int]:
     """All multiply-accumulates of one run, and those on integers. None where shapes are not known.
 
-    ``event`` is what the profile says of the run, ``weights`` the true shape of a convolution's weights: those of
+    ``event`` is what the profile says of the run, ``true`` the true shape of a convolution's weights: those of
     ONNX Runtime's blocked layout are filled up with zeros.
     """
     if node.op_type not in COMPUTE:
@@ -48,14 +50,38 @@ def macs(node: onnx.NodeProto, event: Event | None, stored: Mapping[str, Shape],
     known = _inputs(node, event, stored)
     if (node.op_type, node.domain) in _PROJECTING:
         return _projecting(node, known, made[0])
-    found = _float_or_not(node, known, made, weights)
+    found = _float_or_not(node, known, made, true)
     return found, (found or 0) if is_integer(node) else 0
 
 
-def _float_or_not(node: onnx.NodeProto, known: Mapping[int, Shape], made: Sequence[Shape], weights: Shape | None) -> int | None:
+def weights(node: onnx.NodeProto, stored: Mapping[str, Shape]) -> Shape:
+    """The shape of a convolution's stored weights as the node has them; empty for all else."""
+    place = _WEIGHTS.get(node.op_type)
+    return stored.get(node.input[place], ()) if place is not None and place < len(node.input) else ()
+
+
+def groups(node: onnx.NodeProto) -> int:
+    """How many groups a convolution's channels are in; 1 for all else."""
+    return int(_attribute(node, "group") or 1)
+
+
+def moved(event: Event | None, node: onnx.NodeProto, stored: Mapping[str, Shape]) -> tuple[int, int, int]:
+    """Bytes that one run reads and writes while the network runs, and bytes of stored weights; zeros where shapes are not known."""
+    if not event:
+        return 0, 0, 0
+    kinds = [next(iter(entry), "") for entry in event["input_type_shape"]]
+    size = _SIZES.get(kinds[0] if kinds else "", 4)
+    known = _inputs(node, event, stored)
+    read = sum(math.prod(shape) for place, shape in known.items() if node.input[place] not in stored)
+    held = sum(math.prod(shape) for place, shape in known.items() if node.input[place] in stored)
+    written = sum(math.prod(shape) * _SIZES.get(kind, 4) for entry in event["output_type_shape"] for kind, shape in entry.items())
+    return read * size, written, held * size
+
+
+def _float_or_not(node: onnx.NodeProto, known: Mapping[int, Shape], made: Sequence[Shape], true: Shape | None) -> int | None:
     read = known.get(0)
     if node.op_type in _WEIGHTS:
-        return _convolution(node, read, known.get(_WEIGHTS[node.op_type]), made[0], weights)
+        return _convolution(node, read, known.get(_WEIGHTS[node.op_type]), made[0], true)
     if node.op_type in _RECURRENT:
         tables = [known.get(1), known.get(2)]
         return math.prod(read[:2]) * sum(math.prod(table) for table in tables if table) if read and all(tables) else None

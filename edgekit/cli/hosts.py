@@ -13,6 +13,7 @@ from rich.text import Text
 from edgekit import shelf
 from edgekit.cli import output, progress
 from edgekit.cli.listing import Listing, listing
+from edgekit.cli.record import record
 from edgekit.errors import EdgekitError
 from edgekit.host import HostFile
 from edgekit.hosts import places, reach, trial
@@ -217,5 +218,5 @@ def clean(name: str, *, as_json: bool) -> None:
 
 
 #: The commands below ``edgekit hosts``, beside the list and ``show``.
-for command in (setup, check, clean):
+for command in (setup, check, record, clean):
     hosts.add_command(command)

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plan": ("edgekit.cli.plan:plan", "Show what 'run' would do, what is missing and what cannot work."),
     "inspect": ("edgekit.cli.inspect:inspect", "Show what a runtime executes in an .onnx, .tflite or .engine."),
     "verify": ("edgekit.cli.verify:verify", "Run a shipped folder's evidence again, here or on another host."),
+    "estimate": ("edgekit.cli.estimate:estimate", "Estimate a file's latency on a device that is not here."),
     "report": ("edgekit.cli.report:report", "Draw a finished run again: table, Markdown, HTML or JSON."),
     "targets": ("edgekit.cli.targets:targets", "List the devices that edgekit knows."),
     "hosts": ("edgekit.cli.hosts:hosts", "List, set up and check the places where files are run."),

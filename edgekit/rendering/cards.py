@@ -155,7 +155,7 @@ def _row(candidate: CandidateReport, kind: str, says: Wording, marks: Marks) -> 
     if kind == "reference":
         reason = reason or "the network before pruning"
         status = "reference" if status == "raced" else status
-    cells = tuple(cell(words.measured(candidate, name), says, marks) for name in words.COLUMNS)
+    cells = tuple(cell(words.shown(candidate, name), says, marks) for name in words.COLUMNS)
     return Row(candidate.scheme, kind, status, reason, cells)
 
 

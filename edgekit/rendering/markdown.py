@@ -75,7 +75,7 @@ def _candidate(row: CandidateReport, says: Wording, *, winner: bool) -> list[str
 
 
 def _numbers(row: CandidateReport, says: Wording) -> list[str]:
-    return [says.bracketed(words.measured(row, name)) for name in words.COLUMNS]
+    return [says.bracketed(words.shown(row, name)) for name in words.COLUMNS]
 
 
 def _where(target: TargetReport) -> str:

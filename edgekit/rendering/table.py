@@ -61,7 +61,7 @@ def _candidates(target: TargetReport, says: Wording) -> Table:
 
 def _cells(row: CandidateReport, says: Wording) -> list[str]:
     lost = says.bracketed(row.find("accuracy_drop")).replace(" pt", "")
-    after = (says.value(words.measured(row, name)) for name in ("latency_ms", "size_bytes", "int8_mac_share"))
+    after = (says.value(words.shown(row, name)) for name in ("latency_ms", "size_bytes", "int8_mac_share"))
     return [says.value(row.find("accuracy")), lost, says.bracketed(row.find("speedup")), *after]
 
 

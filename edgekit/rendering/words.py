@@ -30,7 +30,7 @@ HEADINGS: Mapping[MeasurementName, str] = {
     "size_bytes": "Size", "size_ratio": "Size ratio", "peak_memory_bytes": "Peak memory", "int8_mac_share": "int8 share", "float_ops": "Float ops",
     "transposes": "Transposes", "qdq_pairs": "Q/DQ pairs", "casts": "Casts", "tpu_mapped_share": "On the TPU", "npu_time_ms": "NPU time (estimate)",
     "parameters": "Parameters", "macs": "MACs", "loss": "Loss", "sram_bytes": "SRAM", "flash_bytes": "Flash, DRAM", "cpu_ops": "Ops on the CPU",
-    "bit_equal": "Bit-equal", "tpu_weight_bytes": "Weights for the TPU",
+    "bit_equal": "Bit-equal", "latency_estimate_ms": "Latency, estimated", "tpu_weight_bytes": "Weights for the TPU",
 }  # fmt: skip
 #: The columns of the candidates' tables.
 COLUMNS: tuple[MeasurementName, ...] = ("accuracy", "accuracy_drop", "speedup", "latency_ms", "size_bytes", "int8_mac_share", "float_ops", "transposes")
@@ -51,6 +51,8 @@ class Wording:
         if name in _RATIOS:
             # Three figures: a ratio of 13.55 is no more sure than one of 13.6.
             return f"{_fixed(value, 2 if value < 9.995 else 1)}x"
+        if name == "latency_estimate_ms":
+            return f"{_significant(value)} ms est."
         if name in _TIMES:
             return f"{_significant(value)} ms"
         if name in _BYTES:
@@ -183,6 +185,15 @@ def measured(candidate: CandidateReport | None, name: MeasurementName) -> Measur
     found = candidate.find(name)
     if found is None and name == "size_bytes" and candidate.artifact is not None:
         return Measurement(name="size_bytes", value=candidate.artifact.bytes, unit="bytes", where="this host", how="the files' bytes")
+    return found
+
+
+def shown(candidate: CandidateReport | None, name: MeasurementName) -> Measurement | None:
+    """What stands in a table's cell: the measurement, or where latency is unmeasured its estimate, which says that it is one."""
+    found = measured(candidate, name)
+    if name == "latency_ms" and candidate is not None and (found is None or found.value is None):
+        estimate = candidate.find("latency_estimate_ms")
+        return found if estimate is None or estimate.value is None else estimate
     return found
 
 

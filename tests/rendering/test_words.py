@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.rendering import words
-from edgekit.report import GateReport, Report
+from edgekit.report import CandidateReport, GateReport, Report
 
 SHARE, SCORE = words.Wording(share=True), words.Wording(share=False)
 
@@ -113,3 +113,16 @@ def test_sizes_keep_their_value(value: float) -> None:
     """The told size, unit included, is the size to within a percent (and half a byte)."""
     number, unit = words.size(value).split()
     assert float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit] == pytest.approx(value, rel=0.0051, abs=0.51)
+
+
+def test_an_estimate_stands_in_for_an_unmeasured_latency_and_says_so() -> None:
+    """In a table's cell only; where latency was measured it is what is shown."""
+    missing = unmeasured("latency_ms", "ms", "board", "it is not here")
+    estimate = Measurement(name="latency_estimate_ms", value=1.25, low=1.0, high=1.5, unit="ms", where="estimate, from board", how="estimate")
+    taken = Measurement(name="latency_ms", value=2.0, unit="ms", where="board", how="median")
+    says = words.Wording(share=False)
+    cells = {
+        name: says.bracketed(words.shown(CandidateReport(scheme="float", status="raced", measurements=rows), "latency_ms"))
+        for name, rows in (("both", (missing, estimate)), ("none", (missing,)), ("taken", (taken, estimate)))
+    }
+    assert cells == {"both": "1.25 ms est. [1.00, 1.50]", "none": "unmeasured", "taken": "2.00 ms"}

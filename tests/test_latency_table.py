@@ -1,0 +1,81 @@
+"""A table is read whole or refused with everything that is wrong with it."""
+
+import json
+import pathlib
+
+import pytest
+
+from edgekit import latency_table
+from edgekit.errors import EstimateError
+from edgekit.latency_table import Cost, HeldOut, Row, Table
+
+ADD = Cost(kind="Add", dtype="float", macs=0, read=800, written=400, weights=0)
+
+
+def table(**changes: object) -> Table:
+    """A small table."""
+    row = Row(network="sum", scheme="float", ends=1200, operators=(ADD,), ns=5000, low=4900, high=5100)
+    plain: dict[str, object] = {
+        "schema": 1, "name": "board-onnx", "runtime": "onnxruntime", "host": "board", "where": "board: onnxruntime 1.31.1, 1 thread", "machine": "aarch64",
+        "recorded": "2026-11-21T12:00:00+00:00", "edgekit": "0.1.0", "rounds": 15, "rows": (row,),
+    }  # fmt: skip
+    return Table.model_validate({**plain, **changes})
+
+
+def held_out(ns: float, estimated: float) -> HeldOut:
+    """A network that took ``ns`` where ``estimated`` was said."""
+    return HeldOut(network="net", scheme="float", ns=ns, low=ns, high=ns, estimated=estimated, ends=1200, operators=(ADD,))
+
+
+def test_a_table_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
+    """Written and read it is the same."""
+    path = tmp_path / "board.json"
+    path.write_text(table().model_dump_json(by_alias=True))
+    assert latency_table.load(path) == table()
+
+
+def test_the_errors_are_told_with_the_origin() -> None:
+    """Median and worst of what was held out, when and where it was recorded."""
+    told = table(held_out=(held_out(100, 110), held_out(100, 80), held_out(100, 160))).told
+    assert told == "estimate, from board-onnx recorded on 2026-11-21 at board; median error on 3 held-out files: 20 %, worst 60 %"
+    assert "not measured" in table().told
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: pathlib.Path) -> None:
+    """Wrong runtime, negative time, unknown key: one error."""
+    data = json.loads(table().model_dump_json(by_alias=True))
+    data["runtime"], data["rows"][0]["ns"], data["spede"] = "onnxruntim", -1, 3
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    with pytest.raises(EstimateError) as caught:
+        latency_table.load(tmp_path / "x.json")
+    assert "3 mistakes" in str(caught.value) and "did you mean 'onnxruntime'" in str(caught.value) and "rows.0.ns" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, '{"rows": []}', '{"schema": 99}', '{"rows": [{"ns": NaN}]}', "\x00"])
+def test_what_is_no_table_is_refused(tmp_path: pathlib.Path, text: str) -> None:
+    """Never a traceback."""
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(EstimateError):
+        latency_table.load(tmp_path / "x.json")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: pathlib.Path) -> None:
+    """As a picture that was named by mistake."""
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(EstimateError):
+        latency_table.load(tmp_path / "x.json")
+
+
+def test_a_name_finds_a_table_in_the_settings(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest name is told for a wrong one; a name that leads elsewhere is a path, and no file is there."""
+    monkeypatch.setenv("EDGEKIT_CONFIG", str(tmp_path))
+    with pytest.raises(EstimateError, match="hosts record"):
+        latency_table.find("board-onnx")
+    (tmp_path / "latency").mkdir()
+    (tmp_path / "latency" / "board-onnx.json").write_text("{}")
+    assert latency_table.find("board-onnx") == tmp_path / "latency" / "board-onnx.json"
+    with pytest.raises(EstimateError, match="did you mean 'board-onnx'"):
+        latency_table.find("bord-onnx")
+    for name in ("../board-onnx", "board-onnx; rm -rf .", "$(id).json"):
+        with pytest.raises(EstimateError):
+            latency_table.find(name)
