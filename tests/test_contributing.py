@@ -88,9 +88,9 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(document: str, tm
 
 
 def test_a_runtime_of_the_worker_has_what_the_document_says(document: str) -> None:
-    """The class that is shown takes what the worker gives and has what it uses, like those that are there."""
+    """The class that is shown takes what the worker gives and has what it uses, like those that run on a processor."""
     shown = block(document, "python", "class OpenvinoModel")
-    for model in runtimes.RUNTIMES.values():
+    for model in (runtimes.RUNTIMES["onnxruntime"], runtimes.RUNTIMES["litert"]):
         assert f"def __init__{inspect.signature(model.__init__)}:".replace("'", "") in shown.replace("'", "")
         for name in ("runtime", "inputs", "outputs"):
             assert f"self.{name}" in shown

@@ -43,8 +43,13 @@ def cut(path: pathlib.Path, most: int, folder: pathlib.Path) -> list[tuple[pathl
         short.graph.output.append(known[name])
         target = folder / f"{number}.onnx"
         onnx.save(short, str(target))
-        made.append((target, TensorSpec(name=name, dtype="float32", dims=())))
+        made.append((target, TensorSpec(name=name, dtype="float32", dims=_dims(known[name]))))
     return made
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"axis {axis}" for axis, dim in enumerate(dims))
 
 
 def _ends(graph: onnx.GraphProto, known: Mapping[str, onnx.ValueInfoProto]) -> list[str]:

@@ -71,4 +71,5 @@ def _spec(tensor: Any) -> TensorSpec:
     given = tensor.quantization
     scales = [] if given is None or given.scale is None else list(given.scale)
     quantization = Quantization(scale=float(scales[0]), zero_point=int(given.zeroPoint[0])) if len(scales) == 1 else None
-    return TensorSpec(name=(tensor.name or b"").decode("utf-8", "replace"), dtype=_TENSOR_TYPES[tensor.type], dims=(), quantization=quantization)
+    name, dims = (tensor.name or b"").decode("utf-8", "replace"), tuple(int(size) for size in tensor.shape)
+    return TensorSpec(name=name, dtype=_TENSOR_TYPES[tensor.type], dims=dims, quantization=quantization)

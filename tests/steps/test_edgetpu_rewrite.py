@@ -29,7 +29,7 @@ def int8(network: nn.Module, data: Tensor, path: pathlib.Path) -> nn.Module:
     specs = tuple(TensorSpec(name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:])) for k, value in enumerate(outputs))
     signature = Signature(inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", *data.shape[1:])),), outputs=specs)
     simulated = simulate(network, signature, calibrate(network, [(data,)], signature, Settings(runtime="edgetpu", observer="min-max")), fold=False)
-    graph, samples = torch_to_tflite._with_static_shapes(simulated, torch_to_tflite._one_sample(signature))
+    graph, samples = torch_to_tflite._with_static_shapes(simulated, torch_to_tflite._fixed(signature, 1))
     prefer_channel_last(graph)
     last = [k for k, value in enumerate(outputs) if value.dim() == 4]
     litert_conversion.convert(graph, samples, path, quantized=True, channel_last_inputs=(0,), channel_last_outputs=last)
