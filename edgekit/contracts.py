@@ -105,6 +105,10 @@ class Host(Protocol):
         """Time the artifacts in turns on one sample; raw times by the same names."""
         ...
 
+    def identity(self) -> Mapping[str, Any]:
+        """What every number that is taken there depends on, in plain data: two hosts that tell the same may share one."""
+        ...
+
 
 class HostKind(Protocol):
     """One way to have a Python somewhere: made from a host file, as data (``edgekit.host.HostFile``)."""

@@ -1,7 +1,8 @@
 """What a race works on: what its candidates share, and one candidate on its way."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgekit import registry, verdict
@@ -62,6 +63,11 @@ class Ground:
     host: Host
     fresh: bool = False
     protocol: BenchProtocol = BenchProtocol()
+
+    @functools.cached_property
+    def place(self) -> Mapping[str, Any]:
+        """What numbers of this host depend on; asked once."""
+        return self.host.identity()
 
 
 def built(ground: Ground, planned: PlannedCandidate, start: Artifact) -> Entry:

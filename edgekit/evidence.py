@@ -1,6 +1,7 @@
 """Evidence: the samples of a bundle, run again on a host, judged by the same rules as on the device itself."""
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -18,6 +19,7 @@ from edgekit.hosts.reach import environments, reach
 from edgekit.hosts.runner import RUNTIMES, WorkerHost
 from edgekit.measurement import Measurement
 from edgekit.onboard import judging
+from edgekit.progress import Progress, Silent
 from edgekit.report import EvidenceReport
 
 if TYPE_CHECKING:
@@ -32,17 +34,18 @@ _RUNTIME_OF: Mapping[str, str] = {"onnxruntime": "onnxruntime", "ai-edge-litert"
 _EXACT = BenchProtocol()
 
 
-def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: bool = True) -> Iterator[EvidenceReport]:
+def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: bool = True, progress: Progress | None = None) -> Iterator[EvidenceReport]:
     """Run a bundle's evidence again in every environment of a host that has its runtime; one report each, kept in the bundle.
 
-    What a host does wrong is told in its report and stops nothing else. ``count``: look at the first samples only.
+    What a host does wrong is told in its report and stops nothing else. ``count``: look at the first samples only. ``progress``
+    is told of a copy that came over damaged.
     """
     manifest = bundles.load(folder)
     arrays = bundles.samples(folder)
     found = 0
     for name in environments(host):
         try:
-            there = reach(name)
+            there = dataclasses.replace(reach(name), say=(progress or Silent()).say)
             hello = there.hello()
             if RUNTIMES[manifest.form] not in {_RUNTIME_OF.get(package) for package in hello["versions"]}:
                 continue

@@ -84,7 +84,7 @@ def _raced(ground: Ground, reference: Entry, entries: Sequence[Entry]) -> dict[s
     assert original is not None
     files = {entry.scheme: entry.artifact for entry in entries if entry.artifact is not None and entry.artifact.key != original.key}
     keys = {name: artifact.key for name, artifact in files.items()}
-    key = key_of("race", original.key, keys, dataclasses.asdict(ground.protocol), HEATS)
+    key = key_of("race", original.key, keys, dataclasses.asdict(ground.protocol), HEATS, ground.place)
     feeds = {name: array[:1] for name, array in ground.build.task.need("test", "the race").inputs.items()}
     ground.build.progress.expect(HEATS)
     found: dict[str, Any] = ground.build.cache.record(key, lambda: _heats(ground, {"": original, **files}, feeds), fresh=ground.fresh)

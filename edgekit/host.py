@@ -54,6 +54,8 @@ class HostFile(Written):
     cpu: str = ""
     threads: int = pydantic.Field(1, ge=1)
     timeout_s: float = pydantic.Field(300.0, gt=0)
+    #: Why times taken there say nothing, such as "emulated" or "shared with others"; empty: they are taken. An emulated kind is never timed.
+    untimed: str = pydantic.Field("", max_length=100)
     #: Where the settings come from.
     source: str = ""
 

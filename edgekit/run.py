@@ -14,7 +14,7 @@ from edgekit.build import Build, identities, versions
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.entries import Ground, key_of, torch_runner
-from edgekit.errors import EdgekitError, HostError, MissingBackend, TaskError
+from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError, TaskError
 from edgekit.evidence import kept, verify
 from edgekit.hosts.reach import reach, split
 from edgekit.measurement import Measurement, Verdict, worst
@@ -75,7 +75,7 @@ def run(plan: Plan, options: Options) -> Report:
         try:
             ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], reach(planned.target.host), options.fresh)
             shipped = _shipped(ground, race(ground), options.out)
-        except (HostError, MissingBackend) as error:
+        except (HostError, MissingBackend, RunnerError) as error:
             targets.append(_unreached(planned.target, error))
             continue
         targets.append(_elsewhere(shipped, dict.fromkeys((*planned.target.also_on, *options.on)), options))
@@ -128,7 +128,7 @@ def _elsewhere(report: TargetReport, hosts: Iterable[str], options: Options) -> 
         known = () if options.fresh else tuple(row for row in report.evidence if split(row.host)[0] == split(host)[0])
         if not known:
             progress.start(f"verify {report.name} on {host}")
-            asked += verify(folder, host)
+            asked += verify(folder, host, progress=progress)
             progress.finish(asked[-1].error or asked[-1].verdict)
     found = {row.host: row for row in (*kept(folder, winner.artifact.key), *(row for row in asked if row.error))}
     verdict: Verdict = "fail" if any(row.verdict == "fail" for row in found.values()) else report.verdict

@@ -84,7 +84,7 @@ class Verification:
             gates.accuracy_drop,
             scheme.find(entry.scheme).parity_steps,
         ]
-        key = key_of("verify", artifact.key, entry.torch.key, reference.key, data)
+        key = key_of("verify", artifact.key, entry.torch.key, reference.key, data, ground.place)
         build.progress.start(f"verify {ground.planned.target.name} {'reference' if entry is self._reference else entry.scheme}")
         found = build.cache.record(key, lambda: _dumped(self._verify(entry)), fresh=ground.fresh)
         entry.measurements += _measurements(found)

@@ -40,6 +40,10 @@ class FaultyHost:
     races: int = 0
     #: The scheme whose file breaks every race that it is in.
     breaks_race: str = ""
+    name: str = "faulty"
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"host": self.name}
 
     def open(self, artifact: Artifact, options: Mapping[str, Any] | None = None) -> Runner:
         return self.fault(artifact, LocalHost().open(artifact, options))
@@ -234,14 +238,21 @@ def test_a_metric_with_another_body_is_measured_anew(folder: pathlib.Path) -> No
     assert found == [1.0, 0.0]
 
 
-def test_measurements_are_cached(folder: pathlib.Path) -> None:
-    """A second race without `fresh` times nothing."""
-    host = FaultyHost(QUICK_INT8)
+def test_measurements_are_cached_for_each_host(folder: pathlib.Path) -> None:
+    """A second race without `fresh` times nothing; another host, or the same with another runtime, is asked all the same."""
+    host, other = FaultyHost(QUICK_INT8), FaultyHost(QUICK_INT8, name="other")
+    refuses = FaultyHost(QUICK_INT8, refused, name="refuses")
     target = load(find("targets", "cpu-onnx"))
     recipe = Recipe.model_validate({"model": f"{folder}/net.py:model", "task": "digits", "compress": ["quantize"]})
     planned = plan(recipe, [target])
-    for _ in range(2):
+    for asked in (host, host, other, refuses):
         build = Build(tiny_images(), Cache(folder / "cache"), Silent(), 0)
         shared = build.follow(str(recipe.model), None, planned.shared)
-        race(Ground(build, str(recipe.model), planned.targets[0], shared[0], shared[0], host, protocol=BenchProtocol(rounds=7)))
-    assert host.races == 1
+        result = race(Ground(build, str(recipe.model), planned.targets[0], shared[0], shared[0], asked, protocol=BenchProtocol(rounds=7)))
+        assert (result.winner is None) == (asked is refuses)
+    assert (host.races, other.races) == (1, 1)
+
+
+def refused(artifact: Artifact, runner: Runner) -> Runner:
+    """A runtime that loads no file."""
+    raise RunnerError("an older runtime")

@@ -85,6 +85,9 @@ class Timed:
     def open(self, artifact: Artifact, options: Any = None) -> Any:
         return LocalHost().open(artifact, options)
 
+    def identity(self) -> dict[str, str]:
+        return {"host": "timed"}
+
     def race(self, artifacts: Any, feeds: Any, protocol: BenchProtocol) -> dict[str, Samples]:
         times = collections.defaultdict(lambda: 0.5, {"": 1.0, "float": 1.0, "fp16": 1.2})
         noise = numpy.random.default_rng(protocol.seed).uniform(0.99, 1.01, (len(artifacts), 30))

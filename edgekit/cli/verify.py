@@ -41,7 +41,7 @@ def verify(folder: pathlib.Path, hosts: Sequence[str], samples: int | None, *, n
         for path in bundles_found:
             for host in hosts or ("local",):
                 told.start(f"verify {path.name} on {host}")
-                for found in evidence.verify(path, host, samples, timed=not no_times):
+                for found in evidence.verify(path, host, samples, timed=not no_times, progress=told):
                     told.say(f"{found.host}: {found.error or found.verdict}")
                     results[path].append(found)
                 told.finish()

@@ -38,4 +38,4 @@ class Local:
         """This machine."""
         python = self.file.environments[environment].python
         start = Start(python) if python else _this_python()
-        return LocalHost(self.file.name, start, self.file.threads, self.file.timeout_s)
+        return LocalHost(self.file.name, start, self.file.threads, self.file.timeout_s, untimed=self.file.untimed)

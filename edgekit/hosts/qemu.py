@@ -80,7 +80,7 @@ class Qemu:
         command = wanted.python or _python(_userland(self.file, wanted), wanted, self.file.cpu or CPU)
         # The same folders are seen over there: what is not in the userland is the machine's own.
         start = Start((*command, "-S"), paths=(str(folder / SITE),))
-        return WorkerHost(self.file.name, start, self.file.threads, self.file.timeout_s, untimed=UNTIMED)
+        return WorkerHost(self.file.name, start, self.file.threads, self.file.timeout_s, untimed=self.file.untimed or UNTIMED)
 
     def _folder(self, name: str) -> pathlib.Path:
         wanted = self.file.environments[name]

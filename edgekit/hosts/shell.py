@@ -32,7 +32,7 @@ def made(file: HostFile, environment: str, start: Start) -> WorkerHost:
     """The host: files are copied there."""
     start = dataclasses.replace(start, shell=True)
     name = file.name if environment == MAIN else f"{file.name}/{environment}"
-    return WorkerHost(name, start, file.threads, file.timeout_s, shares_files=False, folder=file.folder)
+    return WorkerHost(name, start, file.threads, file.timeout_s, shares_files=False, folder=file.folder, untimed=file.untimed)
 
 
 def check(host: WorkerHost, progress: Progress) -> None:

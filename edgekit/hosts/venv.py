@@ -73,7 +73,7 @@ def fill(work: Workshop, file: HostFile, name: str, folder: pathlib.Path, python
 
 
 def _host(file: HostFile, folder: pathlib.Path, python: str) -> WorkerHost:
-    return WorkerHost(file.name, Start((python, "-S"), paths=(str(folder / SITE),)), file.threads, file.timeout_s)
+    return WorkerHost(file.name, Start((python, "-S"), paths=(str(folder / SITE),)), file.threads, file.timeout_s, untimed=file.untimed)
 
 
 def _without_python(version: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import litert_conversion, tflite_file, tflite_signatures, torch_storage
 from edgekit.steps.channel_last import prefer_channel_last
+from edgekit.steps.older_tflite import gather_as_integers
 from edgekit.steps.torch_reference import QUANTIZATION, rebuilt
 from edgekit.task import SplitName
 
@@ -34,7 +35,7 @@ class TorchToTflite:
 
     takes: ClassVar[tuple[Form, ...]] = ("torch",)
     gives: ClassVar[Form] = "tflite"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("litert-torch", "litert-converter", "ai-edge-litert", "torch", "torchao")
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
@@ -84,6 +85,7 @@ class TorchToTflite:
             static = _fixed(part.signature, batch)
             graph, samples = _with_static_shapes(_graph(artifact, part, network), static, batch)
             changed = prefer_channel_last(graph)
+            gather_as_integers(graph)
             signatures[tflite_signatures.name(batch)] = graph, samples
         wanted = Signature(
             inputs=tuple(_channel_last(spec) for spec in static.inputs),

@@ -3,60 +3,26 @@
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
 import pytest
-from click.testing import CliRunner
 
-from edgekit import bundle, plan, recipe, report, shelf, target
-from edgekit.cli.main import main
+from edgekit import bundle, report
 from edgekit.hosts.local import LocalHost
 from edgekit.report import EvidenceReport
-from edgekit.run import Options, run
+from tests.whole.conftest import Make
+from tests.whole.reached import set_up, verified
 
 pytestmark = pytest.mark.slow
-FAMILIES = pathlib.Path(__file__).with_name("families.py")
 ARM, OLD = "qemu-arm64", "tflite-runtime"
-Make = Callable[[str, str, str, str], pathlib.Path]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ready() -> None:
     """Both hosts that edgekit makes are made, by the command that a user gives."""
-    done = CliRunner().invoke(main, ["hosts", "setup", OLD, ARM])
-    assert done.exit_code == 0, done.output
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Runs a recipe of one scheme for one target, chosen by rule, and gives the bundle."""
-    folder = tmp_path_factory.mktemp("families")
-
-    def made(model: str, data: str, scheme: str, device: str) -> pathlib.Path:
-        compress: list[Any] = [{"quantize": {"scheme": scheme, "samples": 64}}]
-        if data == "task":
-            compress.insert(0, {"train": {"epochs": 2}})
-        wanted = recipe.Recipe.model_validate({
-            "name": "family", "model": model if ":" in model else f"{FAMILIES}:{model}", "task": f"{FAMILIES}:{data}", "compress": compress,
-            "targets": [device], "gates": {"accuracy_drop": 0.9},
-        })  # fmt: skip
-        untimed = {"latency": "unmeasured", "latency_note": "chosen by rule", "schemes": (scheme, "float"), "also_on": ()}
-        out = folder / f"{model.rpartition(':')[2]}-{scheme}"
-        run(plan.plan(wanted, [target.load(shelf.find("targets", device)).model_copy(update=untimed)]), Options(out, folder / "cache"))
-        assert json.loads((out / device / "manifest.json").read_text())["scheme"] == scheme
-        return out / device
-
-    return made
-
-
-def verified(folder: pathlib.Path, *words: str, code: int = 0) -> dict[str, EvidenceReport]:
-    """What ``edgekit verify`` finds, by host and environment."""
-    done = CliRunner().invoke(main, ["verify", str(folder), "--json", *words])
-    assert done.exit_code == code, done.output
-    rows = json.loads(done.stdout)[folder.name]
-    return {row["host"]: EvidenceReport.model_validate(row) for row in rows}
+    set_up(OLD, ARM)
 
 
 def value(found: EvidenceReport, name: Any) -> float:
@@ -69,8 +35,8 @@ def value(found: EvidenceReport, name: Any) -> float:
 def test_the_digits_winners_hold_on_every_host(shipped: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """int8 for ONNX Runtime and LiteRT: within two steps in the old runtime and on ARM, where it is not timed; the report shows what is bit-equal."""
     results = pathlib.Path(shutil.copytree(shipped, tmp_path / "results"))
-    lite = verified(results / "mobile-tflite", "--on", "local", "--on", OLD, "--on", ARM)
-    onnx = verified(results / "cpu-onnx", "--on", "local", "--on", ARM)
+    lite = verified(results / "mobile-tflite", "--on", "local", "--on", OLD, "--on", ARM)["mobile-tflite"]
+    onnx = verified(results / "cpu-onnx", "--on", "local", "--on", ARM)["cpu-onnx"]
     for found in (*lite.values(), *onnx.values()):
         assert found.verdict == "pass" and value(found, "parity") <= 2, found
     runtimes = {found.where.split(": ")[1].split(" ")[0] for found in (*lite.values(), *onnx.values())}
@@ -89,18 +55,31 @@ def test_int8_of_every_family_is_within_its_steps_on_arm(make: Make, family: str
     """Parity with x86 in steps, for ONNX Runtime and LiteRT; what is more than two steps is less than quantization itself moves."""
     for scheme, device in (("w8a8-static", "cpu-onnx"), ("w8a8-static", "mobile-tflite")):
         bundled = make(family, "task", scheme, device)
-        for found in verified(bundled, "--on", ARM).values():
+        for found in verified(bundled, "--on", ARM)[device].values():
             row = found.find("parity")
             assert row is not None and row.value is not None and found.verdict == "pass", found
             assert row.value <= max(2, row.detail["own_error"])
 
 
 @pytest.mark.filterwarnings("ignore:typing.(io|re) is deprecated")
-def test_the_encoders_winner_holds_on_arm(make: Make) -> None:
-    """The published sentence encoder with int8 scaled row by row gives on ARM what it gives here."""
-    bundled = make("bench.minilm:model", "sentences", "w8-dynamic", "cpu-onnx")
-    found = verified(bundled, "--on", "local", "--on", ARM, "--samples", "4", "--no-times")
-    assert {row.verdict for row in found.values()} == {"pass"} and len(found) >= 2, found
+@pytest.mark.parametrize(
+    ("scheme", "device", "right", "wrong"),
+    [
+        # Winners of the race (docs/benchmarks.md); for tflite-runtime 2.14 the first of its target's order that holds there.
+        ("w8-dynamic", "cpu-onnx", ("local", "loopback", "board", f"{ARM}/main"), ()),
+        ("w8-dynamic", "mobile-tflite", ("local", "loopback", f"{ARM}/main"), (OLD, f"{ARM}/tflite-runtime")),
+        ("w8-weight", "raspberry-pi-tflite-runtime", ("local", "loopback", OLD, f"{ARM}/tflite-runtime"), ()),
+    ],
+)
+def test_the_encoders_winners_hold_where_they_are_for(
+    make: Make, over_ssh: Mapping[str, str], scheme: str, device: str, right: Sequence[str], wrong: Sequence[str]
+) -> None:
+    """The published sentence encoder in int8 gives on ARM, in the old runtime and over OpenSSH what it gives here; where it does not, that is told."""
+    bundled = make("bench.minilm:model", "sentences", scheme, device)
+    words = [word for host in (*right, *wrong) for word in ("--on", over_ssh.get(host, host))]
+    (found,) = verified(bundled, *words, "--samples", "4", "--no-times", code=1 if wrong else 0).values()
+    verdicts = {name: found[over_ssh.get(name, name)].verdict for name in (*right, *wrong)}
+    assert verdicts == {**dict.fromkeys(right, "pass"), **dict.fromkeys(wrong, "fail")}, found
 
 
 def broken(folder: pathlib.Path) -> None:
@@ -138,7 +117,7 @@ def test_a_file_that_is_wrong_in_an_older_runtime_is_caught_there(shipped: pathl
     """The dynamic int8 trap: the same file passes in LiteRT and fails in tflite-runtime 2.14, without any error of that runtime."""
     folder = pathlib.Path(shutil.copytree(shipped / "mobile-tflite", tmp_path / "mobile-tflite"))
     broken(folder)
-    found = verified(folder, "--on", "local", "--on", OLD, "--no-times", code=1)
+    found = verified(folder, "--on", "local", "--on", OLD, "--no-times", code=1)["mobile-tflite"]
     assert (found["local"].verdict, found[OLD].verdict, found[OLD].error) == ("pass", "fail", "")
     assert value(found["local"], "accuracy") > 0.9
     assert value(found[OLD], "accuracy") < 0.3
