@@ -3,6 +3,7 @@
 #   make demo     a fresh virtual environment, then the whole way on scikit-learn's digits
 #   make test     the test suite
 #   make check    ruff and mypy
+#   make hosts    the old tflite-runtime and an emulated ARM machine, from pip and Debian (under a minute; what is there is kept)
 #   make bench    edgekit's winners beside its peers on five networks, written to docs/benchmarks.md (about 40 minutes; BENCH=--quick for a look)
 #
 # PYTHON=python3.12 make demo     another interpreter (3.11 to 3.13)
@@ -12,7 +13,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check hosts bench format clean
 
 demo: $(VENV)/installed
 	$(BIN)/edgekit run recipes/digits.yaml --out runs/digits
@@ -25,6 +26,9 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+hosts: $(VENV)/installed-dev
+	$(BIN)/edgekit hosts setup tflite-runtime qemu-arm64
+
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench $(BENCH)
 
@@ -33,7 +37,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .hosts runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps: pip runs again only when pyproject.toml is newer. The package itself is installed in place (-e).
 $(VENV)/installed: pyproject.toml | $(BIN)/python

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from edgekit import onboard
+from edgekit import onboard, trtexec
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.cache import file_digest, write_text
 from edgekit.errors import BundleError
@@ -90,8 +90,11 @@ class Proof:
     reference: Artifact | None = None
 
 
-def add(proof: Proof, folder: pathlib.Path) -> Facts:
-    """Put samples, float file and code beside the shipped files; the facts with the hash of everything."""
+def add(proof: Proof, artifact: Artifact, folder: pathlib.Path) -> Facts:
+    """Put samples, float file and code beside the shipped files; the facts with the hash of everything.
+
+    Beside an engine recipe lies the first sample as the raw files that its trtexec lines name, for every part that the task feeds.
+    """
     import numpy
 
     numpy.savez_compressed(folder / SAMPLES, allow_pickle=False, **{name: numpy.ascontiguousarray(array) for name, array in proof.arrays.items()})
@@ -103,6 +106,10 @@ def add(proof: Proof, folder: pathlib.Path) -> Facts:
         (folder / REFERENCE).mkdir()
         for part in proof.reference.parts:
             shutil.copyfile(proof.reference.path(part), folder / REFERENCE / part.files["model"].path)
+    inputs = {name.partition(":")[2]: array for name, array in proof.arrays.items() if name.startswith("input:")}
+    for part in artifact.parts:
+        if "recipe" in part.files and {spec.name for spec in part.signature.inputs} <= set(inputs):
+            trtexec.write_inputs(part.name, part.signature, {spec.name: inputs[spec.name] for spec in part.signature.inputs}, folder)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return proof.facts.model_copy(update={"sha256": {name: file_digest(folder / name) for name in names}})
 

@@ -54,13 +54,13 @@ def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: 
             report = report.model_copy(update={"host": name, "versions": hello["versions"], "machine": str(hello["machine"])})
         except EdgekitError as error:
             found += 1
-            report = EvidenceReport(host=name, key=manifest.key, verdict="unmeasured", error=str(error), when=_now())
+            report = EvidenceReport(host=name, key=manifest.key, verdict="unmeasured", error=str(error), when=now())
         if not report.error:
-            _keep(folder, report)
+            keep(folder, report)
         yield report
     if not found:
         lacking = f"no environment of {host} has a runtime for files of the form {manifest.form}"
-        yield EvidenceReport(host=host, key=manifest.key, verdict="unmeasured", error=lacking, skipped=True, when=_now())
+        yield EvidenceReport(host=host, key=manifest.key, verdict="unmeasured", error=lacking, skipped=True, when=now())
 
 
 def kept(folder: pathlib.Path, key: str) -> tuple[EvidenceReport, ...]:
@@ -86,7 +86,7 @@ def _taken(manifest: Manifest, folder: pathlib.Path, host: WorkerHost, arrays: "
         told = None if reference is None else raw["reference"].nanoseconds
         rows += [Measurement.model_validate(row) for row in judging.times(raw["file"].nanoseconds, told, facts, where)]
     verdict = judging.verdict([row.model_dump(mode="json") for row in rows])
-    return EvidenceReport.model_validate({"host": host.name, "key": manifest.key, "where": where, "when": _now(), "verdict": verdict, "measurements": rows})
+    return EvidenceReport.model_validate({"host": host.name, "key": manifest.key, "where": where, "when": now(), "verdict": verdict, "measurements": rows})
 
 
 def judged(arrays: "Mapping[str, Array]", ours: "Mapping[str, Array]", facts: Mapping[str, Any], where: str) -> list[Measurement]:
@@ -108,8 +108,8 @@ def options_of(one_by_one: bool) -> dict[str, Any] | None:
     return {"samples": 1} if one_by_one else None
 
 
-def _keep(folder: pathlib.Path, report: EvidenceReport) -> None:
-    """Write the evidence beside the bundle's files, whole or not at all."""
+def keep(folder: pathlib.Path, report: EvidenceReport) -> None:
+    """Write evidence beside the bundle's files, whole or not at all."""
     place = folder / bundles.EVIDENCE
     try:
         place.mkdir(exist_ok=True)
@@ -119,5 +119,6 @@ def _keep(folder: pathlib.Path, report: EvidenceReport) -> None:
     write_text(place / f"{name}.json", json.dumps(report.model_dump(mode="json"), indent=1) + "\n")
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, to the second, in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

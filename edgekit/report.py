@@ -88,6 +88,11 @@ class EvidenceReport(Value):
     #: True where the host has no runtime for files of this form, so that nothing was tried.
     skipped: bool = False
 
+    @property
+    def place(self) -> str:
+        """Where the numbers were taken, and on what kind of machine where that is known."""
+        return self.where + (f" ({self.machine})" if self.machine else "")
+
     def find(self, name: MeasurementName) -> Measurement | None:
         """The measurement called ``name``, or None."""
         return next((row for row in self.measurements if row.name == name), None)

@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "sources tasks quantization hosts checks rendering",
         "steps",
         "evidence",
-        "build",
+        "build device_evidence",
         "estimates",
         "entries",
         "verification heats proving",

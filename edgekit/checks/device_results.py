@@ -1,10 +1,11 @@
-"""What trtexec wrote on a device, read back as measurements: latency, int8 by layer, parity of the outputs.
+"""What trtexec wrote on a device, read back: times, the layers' datatypes, and the outputs for the bundle's first sample.
 
 The formats are those of a copy of trtexec's open source, of unknown release (samples/common/sampleReporting.cpp: exportJSONTrace,
 exportJSONOutput) and of the engine inspector as NVIDIA documents it for 10.x ("Bindings", "Format/Datatype") and 11.x ("I/O Tensors", the two
 split). No file of a device was at hand: the tests' files are written after these formats.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -17,13 +18,13 @@ import numpy
 from edgekit.checks.statistics import median_interval
 from edgekit.errors import RunnerError
 from edgekit.measurement import Measurement, unmeasured
+from edgekit.trtexec import LAYERS, OUTPUTS, TIMES
 
 if TYPE_CHECKING:
     import numpy.typing
 
     Array = numpy.typing.NDArray[Any]
 
-LAYERS, TIMES, OUTPUTS = "layers.json", "times.json", "out.json"
 _FIX = "run the lines of the recipe's 'trtexec' on the device again, and copy the files whole"
 #: The layers that multiply and add, by the words of LayerType and of Myelin's layer names.
 _COMPUTE = re.compile(r"conv|gemm|matrixmultiply|matmul|correlation|fullyconnected", re.IGNORECASE)
@@ -34,27 +35,44 @@ _WORDS = (("Int8", r"\bint8\b"), ("FP8", r"\bfp8\b|e4m3"), ("Int4", r"\bint4\b")
 _NOT_FINITE = re.compile(r"(?<=[\s\[,])(-?)(nan|inf)(?=[\s\],])")
 
 
-def read(
-    folder: pathlib.Path, expected: "Mapping[str, Array] | None" = None, part: str = "main", tolerance: float | None = None, version: str = ""
-) -> list[Measurement]:
-    """The measurements of one part from ``<part>.layers.json``, ``<part>.times.json`` and ``<part>.out.json``.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Returned:
+    """What a device brought back of one part."""
 
-    ``expected`` are the outputs for the inputs that trtexec was given, in the file's own layout; without them the parity is unmeasured. ``version`` is
-    what the device says of its trtexec; the files do not hold it. Raises one RunnerError that lists every file that is missing or cannot be read.
+    #: GPU compute time of every query in milliseconds.
+    times: "Array"
+    #: ``name``, ``type``, ``dtype`` and ``metadata`` of every layer that multiplies.
+    layers: Sequence[Mapping[str, Any]]
+    #: The outputs for the raw inputs of the bundle, in the file's own layout; None where they were not asked for.
+    outputs: "Mapping[str, Array] | None"
+
+
+def read(folder: pathlib.Path, parts: Mapping[str, bool]) -> dict[str, Returned]:
+    """What ``<part>.layers.json``, ``<part>.times.json`` and, for a part that is True, ``<part>.out.json`` tell, by part.
+
+    Raises one RunnerError that lists every file that is missing or cannot be read.
     """
     problems: list[str] = []
-    names = [LAYERS, TIMES, *([OUTPUTS] if expected is not None else [])]
-    loaded = {name: _loaded(folder / f"{part}.{name}", problems) for name in names}
-    layers = _checked(loaded[LAYERS], _layers, f"{part}.{LAYERS}", problems)
-    times = _checked(loaded[TIMES], _times, f"{part}.{TIMES}", problems)
-    answers = _checked(loaded.get(OUTPUTS), _outputs, f"{part}.{OUTPUTS}", problems)
+    found = {}
+    for part, answers in parts.items():
+        layers = _checked(_loaded(folder / f"{part}.{LAYERS}", problems), _layers, f"{part}.{LAYERS}", problems)
+        times = _checked(_loaded(folder / f"{part}.{TIMES}", problems), _times, f"{part}.{TIMES}", problems)
+        outputs = _checked(_loaded(folder / f"{part}.{OUTPUTS}", problems), _outputs, f"{part}.{OUTPUTS}", problems) if answers else None
+        found[part] = Returned(times, layers, outputs)
     if problems:
         raise RunnerError("The device's files cannot be read:\n  " + "\n  ".join(problems), fix=_FIX)
-    where = f"device: trtexec{' ' + version if version else ''}, as told by its files"
-    parity = unmeasured("parity", "output steps", where, "no expected outputs were given")
-    if expected is not None:
-        parity = _parity(answers, expected, tolerance, where)
-    return [_latency(times, where), _int8_share(layers, where), parity]
+    return found
+
+
+def measured(found: Mapping[str, Returned], where: str) -> list[Measurement]:
+    """``latency_ms`` and ``int8_mac_share`` of all parts together; parts that were timed one by one make no latency of the whole."""
+    if len(found) == 1:
+        (alone,) = found.values()
+        latency = _latency(alone.times, where)
+    else:
+        each = ", ".join(f"{part} {numpy.median(row.times):.4g} ms" for part, row in found.items())
+        latency = unmeasured("latency_ms", "ms", where, f"the parts were timed one by one: {each}")
+    return [latency, _int8_share([layer for row in found.values() for layer in row.layers], where)]
 
 
 def _loaded(path: pathlib.Path, problems: list[str]) -> Any:
@@ -151,24 +169,3 @@ def _int8_share(rows: Sequence[Mapping[str, Any]], where: str) -> Measurement:
     how = "layers (not multiply-accumulates) with int8 data and weights among those that multiply, by the engine inspector (trtexec --exportLayerInfo)"
     detail = {"int8": integer, "all": len(rows), "by_dtype": by_dtype, "not_int8": [row["name"] for row in rows if row["dtype"] != "Int8"]}
     return Measurement(name="int8_mac_share", value=integer / len(rows), unit="share", n=len(rows), where=where, how=how, detail=detail)
-
-
-def _parity(answers: "Mapping[str, Array]", expected: "Mapping[str, Array]", tolerance: float | None, where: str) -> Measurement:
-    """The largest difference in steps of 1/255 of the expected output's range."""
-    found, faults = {}, []
-    for name, wanted in expected.items():
-        ours = answers.get(name)
-        if ours is None or ours.shape != wanted.shape:
-            faults.append(f"there is no output {name!r}" if ours is None else f"{name} has shape {list(ours.shape)}, not {list(wanted.shape)}")
-        elif not numpy.isfinite(ours).all():
-            faults.append(f"{name} is not finite")
-        else:
-            step = float(numpy.ptp(wanted) or numpy.abs(wanted).max() or 1.0) / 255
-            found[name] = float(numpy.abs(ours - wanted.astype("float64")).max()) / step
-    how = "largest difference to the expected outputs of one sample (trtexec --exportOutput); a step is 1/255 of the range of the expected output"
-    if faults or not found:
-        told = "; ".join(faults) or "there are no outputs to compare"
-        return Measurement(name="parity", value=None, unit="output steps", where=where, how=f"{how}: {told}", verdict="fail", detail={"fault": told})
-    value = max(found.values())
-    verdict: Any = None if tolerance is None else "pass" if value <= tolerance else "fail"
-    return Measurement(name="parity", value=value, unit="output steps", n=1, where=where, how=how, verdict=verdict, detail={**found, "tolerance": tolerance})

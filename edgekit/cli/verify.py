@@ -22,30 +22,25 @@ from edgekit.report import FILE_NAME, EvidenceReport
 @click.command()
 @click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=pathlib.Path))
 @click.option("--on", "hosts", multiple=True, metavar="HOST", help="Where: a host's name or file, ssh:ADDRESS, adb:SERIAL; may be repeated.  [default: local]")
+@click.option("--results", "carried", metavar="[NAME=]PATH", help="Read back what a device gave: the file of 'verify.py --json', or the folder with "
+              "trtexec's files. NAME is what reports call the device.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Look at the first N samples only.")
 @click.option("--no-times", is_flag=True, help="Do not time.")
 @output.as_json_option
-def verify(folder: pathlib.Path, hosts: Sequence[str], samples: int | None, *, no_times: bool, as_json: bool) -> None:
+def verify(folder: pathlib.Path, hosts: Sequence[str], carried: str | None, samples: int | None, *, no_times: bool, as_json: bool) -> None:
     """Run the evidence of BUNDLE again: a folder that 'run' has shipped, or its whole results folder.
 
     Ends with 0 where all holds, 1 where something fails, 3 where something could not be measured.
     """
-    from edgekit import evidence
     from edgekit.hosts.reach import find
 
     for host in hosts:
         find(host)  # a slip in a name is told before any work
-    bundles_found = _bundles(folder)
-    results: dict[pathlib.Path, list[EvidenceReport]] = {path: [] for path in bundles_found}
-    with progress.shown() as told:
-        for path in bundles_found:
-            for host in hosts or ("local",):
-                told.start(f"verify {path.name} on {host}")
-                for found in evidence.verify(path, host, samples, timed=not no_times, progress=told):
-                    told.say(f"{found.host}: {found.error or found.verdict}")
-                    results[path].append(found)
-                told.finish()
-    for path in bundles_found:
+    results: dict[pathlib.Path, list[EvidenceReport]] = {path: [] for path in _bundles(folder)}
+    if carried is not None:
+        _read_back(carried, results)
+    _run_again(hosts or (() if carried is not None else ("local",)), samples, results, timed=not no_times)
+    for path in results:
         _into_report(path)
     if as_json:
         output.show_json({path.name: [found.model_dump(mode="json") for found in rows] for path, rows in results.items()})
@@ -53,6 +48,31 @@ def verify(folder: pathlib.Path, hosts: Sequence[str], samples: int | None, *, n
         for path, rows in results.items():
             output.show(*_drawn(path, rows))
     click.get_current_context().exit(EXIT_CODES[worst(_counted([found for rows in results.values() for found in rows]))])
+
+
+def _read_back(carried: str, results: dict[pathlib.Path, list[EvidenceReport]]) -> None:
+    """Keep what a device brought back with the one bundle that it is of."""
+    from edgekit import device_evidence
+
+    name, equals, rest = carried.partition("=")
+    path = pathlib.Path(rest if equals and not pathlib.Path(carried).exists() else carried)
+    if len(results) != 1:
+        raise BundleError(f"{path} is of one bundle, and there are {len(results)}.", fix=f"name the one, such as {next(iter(results))}")
+    ((folder, rows),) = results.items()
+    rows.append(device_evidence.take(folder, path, name if str(path) == rest and name else device_evidence.default_name(path)))
+
+
+def _run_again(hosts: Sequence[str], samples: int | None, results: dict[pathlib.Path, list[EvidenceReport]], *, timed: bool) -> None:
+    from edgekit import evidence
+
+    with progress.shown() as told:
+        for path, rows in results.items():
+            for host in hosts:
+                told.start(f"verify {path.name} on {host}")
+                for found in evidence.verify(path, host, samples, timed=timed, progress=told):
+                    told.say(f"{found.host}: {found.error or found.verdict}")
+                    rows.append(found)
+                told.finish()
 
 
 def _counted(rows: Sequence[EvidenceReport]) -> list[Verdict]:
@@ -95,7 +115,7 @@ def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[Rendera
     drawn: list[RenderableType] = []
     for found in rows:
         head = Text.assemble((f"{manifest.target} ({manifest.scheme}) on {found.host}", "bold"), "  ", styled(found.verdict))
-        drawn += [head, Text(found.error or f"{found.where}, {found.machine}", "dim")]
+        drawn += [head, Text(found.error or found.place, "dim")]
         if not found.error:
             table = output.grid("check", "shipped", "here", "verdict", "how")
             for row in found.measurements:

@@ -115,7 +115,11 @@ def verify(folder: str, threads: int = 1, samples: int | None = None, timed: boo
             Chain(worker, "reference/", os.path.join(folder, REFERENCE), told, threads).track("reference", inputs, list(expected))  # noqa: PTH118
         raw = worker.bench({}, rounds=ROUNDS, seed=0)[0]["nanoseconds"]
         rows += judging.times(raw["file"], raw.get("reference"), facts, where)
-    return {"verdict": judging.verdict(rows), "where": where, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "measurements": rows}
+    there = worker.hello({})[0]
+    return {
+        "key": manifest["key"], "verdict": judging.verdict(rows), "where": where, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "machine": there["machine"], "versions": there["versions"], "measurements": rows,
+    }  # fmt: skip
 
 
 def main(folder: str) -> int:

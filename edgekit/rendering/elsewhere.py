@@ -11,7 +11,4 @@ COLUMNS = ("host", "verdict", *(HEADINGS[name].lower() for name in _SHOWN), "tak
 
 def rows(target: TargetReport, says: Wording) -> list[tuple[str, Verdict, list[str]]]:
     """Host, verdict, and the cells from parity to the place."""
-    return [
-        (found.host, found.verdict, [*(says.bracketed(found.find(name)) for name in _SHOWN), found.error or f"{found.where} ({found.machine})"])
-        for found in target.evidence
-    ]
+    return [(found.host, found.verdict, [*(says.bracketed(found.find(name)) for name in _SHOWN), found.error or found.place]) for found in target.evidence]

@@ -7,6 +7,7 @@ This is exact: the same numbers are multiplied and added, in another order. (The
 """
 
 import torch
+import torch.ao.quantization.fx._decomposed  # names the operators of quantize and dequantize
 from torch.fx import GraphModule, Node
 
 A = torch.ops.aten

@@ -1,0 +1,94 @@
+"""Evidence that was taken on a device and carried back: what ``verify.py --json`` wrote, or the files of trtexec on a machine with a GPU."""
+
+import json
+import pathlib
+import re
+from typing import TYPE_CHECKING
+
+from edgekit import bundle as bundles
+from edgekit.bundle import Facts, Manifest
+from edgekit.checks import device_results
+from edgekit.errors import BundleError
+from edgekit.evidence import judged, keep, now
+from edgekit.measurement import Measurement, Verdict, unmeasured
+from edgekit.onboard import judging
+from edgekit.report import EvidenceReport
+from edgekit.value import Value, parse
+
+if TYPE_CHECKING:
+    from edgekit.checks.device_results import Array
+
+#: The longest file that is read.
+_LARGEST = 64 << 20
+
+
+class Carried(Value):
+    """What ``python verify.py --json FILE`` writes on a device."""
+
+    key: str
+    verdict: Verdict
+    where: str
+    when: str
+    machine: str
+    versions: dict[str, str]
+    measurements: tuple[Measurement, ...]
+
+
+def take(folder: pathlib.Path, results: pathlib.Path, device: str) -> EvidenceReport:
+    """Keep in a bundle what a device brought back, and tell it; ``device`` is what the user calls it.
+
+    Raises BundleError for results of another file, RunnerError for what cannot be read. Nothing is kept then.
+    """
+    manifest = bundles.load(folder)
+    report = _from_script(manifest, results) if results.is_file() else _from_trtexec(manifest, folder, results, device)
+    report = report.model_copy(update={"host": device, "key": manifest.key})
+    keep(folder, report)
+    return report
+
+
+def _from_script(manifest: Manifest, path: pathlib.Path) -> EvidenceReport:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST} bytes")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise BundleError(f"{path} cannot be read: {problem}.", fix="on the device: python verify.py --json results.json") from problem
+    found = parse(Carried, data, str(path), BundleError)
+    if found.key != manifest.key:
+        raise BundleError(f"{path} is about another file than this bundle's.", fix="copy this bundle to the device and run its verify.py there")
+    verdict = judging.verdict([row.model_dump(mode="json") for row in found.measurements])
+    return EvidenceReport.model_validate({**dict(found), "host": "", "verdict": verdict})
+
+
+def _from_trtexec(manifest: Manifest, folder: pathlib.Path, results: pathlib.Path, device: str) -> EvidenceReport:
+    assert manifest.bundle is not None
+    if not any(file.role == "recipe" for file in manifest.files):
+        raise BundleError(f"{folder} holds no engine recipe, so there is nothing that trtexec could have written.",
+                          fix="on the device: python verify.py --json results.json; then name that file with --results")  # fmt: skip
+    arrays = {name: array[:1] for name, array in bundles.samples(folder).items()}
+    fed = {name.partition(":")[2] for name in arrays if name.startswith("input:")}
+    answered = {name: {spec.name for spec in signature.inputs} <= fed for name, signature in manifest.signatures.items()}
+    found = device_results.read(results, answered)
+    where = f"{device}: trtexec, as told by its files"
+    rows = device_results.measured(found, where)
+    ours = {name: array for part in found.values() for name, array in (part.outputs or {}).items()}
+    rows = [*_answers(manifest, arrays, ours, where), *rows]
+    verdict = judging.verdict([row.model_dump(mode="json") for row in rows])
+    return EvidenceReport.model_validate({"host": device, "key": manifest.key, "where": where, "when": now(), "verdict": verdict, "measurements": rows})
+
+
+def _answers(manifest: Manifest, arrays: "dict[str, Array]", ours: "dict[str, Array]", where: str) -> list[Measurement]:
+    """Parity of the first sample, by the rules of every other host; unmeasured where a part's inputs come from another part."""
+    facts: Facts | None = manifest.bundle
+    assert facts is not None
+    specs = {spec.name: spec for signature in manifest.signatures.values() for spec in signature.outputs}
+    expected = [name.partition(":")[2] for name in arrays if name.startswith("expected:")]
+    if len(manifest.signatures) > 1 and not set(expected) <= set(ours):
+        return [unmeasured("parity", "output steps", where, "the inputs of some parts come from other parts, and were not given to trtexec")]
+    decoded = {name: specs[name].decode(array) for name, array in ours.items() if name in specs and array.ndim == len(specs[name].dims)}
+    return judged(arrays, {**ours, **decoded}, facts.model_dump(mode="json", by_alias=True), where)
+
+
+def default_name(results: pathlib.Path) -> str:
+    """What a device is called where the user does not say: the name of the file or folder that it brought back."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", results.resolve().stem) or "device"
