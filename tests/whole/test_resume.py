@@ -20,7 +20,8 @@ TIMES = {"started", "seconds", "latency_ms", "speedup", "chosen"}
 
 
 def command(folder: pathlib.Path, out: str) -> list[str]:
-    words = [sys.executable, "-m", "edgekit", "run", "digits", "--model", "zoo:resnet8", "--out", str(folder / out), "--cache", str(folder / f"{out}-cache")]
+    words = [sys.executable, "-m", "edgekit", "run", "digits", "--model", "zoo:resnet8", "--out", str(folder / out), "--cache", str(folder / f"{out}-cache"),
+             "--target", "cpu-onnx", "--target", "coral-edgetpu"]  # fmt: skip
     for setting in SETTINGS:
         words += ["--set", setting]
     return words
