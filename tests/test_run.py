@@ -1,6 +1,7 @@
 """A whole run from Python: the shared steps once, every target raced, the report written last."""
 
 import pathlib
+import sys
 
 import pytest
 
@@ -69,6 +70,44 @@ def test_the_reference_is_the_network_before_pruning(ran: tuple[report.Report, p
         assert row.reference is not None and row.reference.artifact is not None
         assert pruned is not None and pruned.artifact is not None
         assert row.reference.artifact.bytes > pruned.artifact.bytes
+
+
+def hosted(folder: pathlib.Path, python: str, **changes: object) -> target.Target:
+    """cpu-onnx on a host of the user, whose Python is ``python``."""
+    (folder / "board.yaml").write_text(f"title: a board\nkind: local\ntimeout_s: 30\nenvironments: {{main: {{python: [{python}]}}}}\n")
+    changed = {"name": "board", "host": str(folder / "board.yaml"), "schemes": ("w8a8-static", "float"), **changes}
+    return target.load(shelf.find("targets", "cpu-onnx")).model_copy(update=changed)
+
+
+def test_a_host_that_fails_costs_its_own_target_and_the_same_command_goes_on(ran: tuple[report.Report, pathlib.Path, Told], tmp_path: pathlib.Path) -> None:
+    """Dead, then noisy: unmeasured with the reason, the other target raced as ever. When the host is mended the same plan measures it."""
+    cache = ran[1] / "cache"
+    wanted = recipe.Recipe.model_validate({**SETTINGS, "targets": ["cpu-onnx"]})
+    here = target.load(shelf.find("targets", "cpu-onnx"))
+    for python, verdict in (("/bin/false", "unmeasured"), ("/bin/echo", "unmeasured"), (sys.executable, "pass")):
+        found = run(plan.plan(wanted, [hosted(tmp_path, python), here]), Options(tmp_path / "out", cache))
+        assert [row.verdict for row in found.targets] == [verdict, "pass"], found.targets[0].chosen
+        assert found.verdict == verdict
+        assert verdict == "pass" or "board" in found.targets[0].chosen
+        assert (tmp_path / "out" / "board").is_dir() == (verdict == "pass")
+
+
+def test_another_host_that_fails_leaves_the_verdict_open_and_one_that_disagrees_fails_it(
+    ran: tuple[report.Report, pathlib.Path, Told], tmp_path: pathlib.Path
+) -> None:
+    """``also_on`` a dead host is a line; what is asked again is only what is not known."""
+    hosted(tmp_path, "/bin/false")
+    asked = planned("cpu-onnx").targets[0].target.model_copy(update={"also_on": (str(tmp_path / "board.yaml"),)})
+    wanted = recipe.Recipe.model_validate({**SETTINGS, "targets": ["cpu-onnx"]})
+    for python, verdict in (("/bin/false", "unmeasured"), (sys.executable, "pass")):
+        hosted(tmp_path, python)
+        (row,) = run(plan.plan(wanted, [asked]), Options(tmp_path / "out", ran[1] / "cache")).targets
+        assert [evidence.verdict for evidence in row.evidence] == [verdict] and row.verdict == "pass"
+    kept = next((tmp_path / "out" / "cpu-onnx" / "evidence").iterdir())
+    kept.write_text(kept.read_text().replace('"verdict": "pass"', '"verdict": "fail"'))
+    hosted(tmp_path, "/bin/false")
+    (row,) = run(plan.plan(wanted, [asked]), Options(tmp_path / "out", ran[1] / "cache")).targets
+    assert row.verdict == "fail"
 
 
 def test_the_files_of_every_winner_are_shipped(ran: tuple[report.Report, pathlib.Path, Told]) -> None:

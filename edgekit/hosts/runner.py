@@ -9,7 +9,7 @@ import numpy
 
 from edgekit.artifact import Artifact, Part, chain
 from edgekit.contracts import BenchProtocol, Samples
-from edgekit.errors import RunnerError
+from edgekit.errors import HostError, RunnerError
 from edgekit.hosts import copying, replies
 from edgekit.hosts.devices import Way, way
 from edgekit.hosts.process import Start, WorkerProcess
@@ -118,6 +118,10 @@ class WorkerHost:
         try:
             reply, _ = process.ask(f"starting on {self.name}", {"command": "hello", "folder": self.folder})
             return process, replies.greeting(self.name, reply)
+        except RunnerError as error:
+            process.close()
+            # No file was loaded yet: whatever went wrong is the host's.
+            raise HostError(error.message, fix=f"see what answers there: edgekit hosts check {self.name}") from error
         except BaseException:
             process.close()
             raise

@@ -223,7 +223,7 @@ def test_a_login_script_that_prints_is_no_matter(server: sshd.Server, tmp_path: 
         if good:
             assert host(server, None, str(program)).hello()["pid"]
         else:
-            with pytest.raises(RunnerError, match="What came from board while starting on board is no answer"):
+            with pytest.raises(HostError, match="What came from board while starting on board is no answer"):
                 host(server, None, str(program)).hello()
 
 
