@@ -65,7 +65,7 @@ def _target(target: TargetReport, says: Wording) -> list[str]:
         blocks.append("The shipped file on other hosts:")
         blocks.append(_table(elsewhere.COLUMNS, [[host, _Bold(verdict), *cells] for host, verdict, cells in elsewhere.rows(target, says)]))
     warnings = [f"{_safe(row.scheme)}: {_safe(warning)}" for row in candidates for warning in row.warnings]
-    findings = [*words.findings(target, says), *filter(None, [words.tried(target)])]
+    findings = [*words.findings(target, says), *filter(None, [words.tried(target)]), *words.predicted(target, says)]
     blocks += [_bullets(warnings), _bullets(_safe(line) for line in findings), _where(target)]
     return blocks
 

@@ -38,7 +38,7 @@ def _target(target: TargetReport, says: Wording) -> list[RenderableType]:
         parts.append(Padding(_gates(target, says), (1, 0, 0, 2)))
     if target.evidence:
         parts.append(Padding(_elsewhere(target, says), (1, 0, 0, 2)))
-    lines = [*_reasons(target), *words.findings(target, says), *_places(target), *target.notes]
+    lines = [*_reasons(target), *words.findings(target, says), *words.predicted(target, says), *_places(target), *target.notes]
     if lines:
         parts.append(Padding(_hanging(lines), (1, 0, 0, 2)))
     return parts

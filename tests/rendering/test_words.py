@@ -126,3 +126,14 @@ def test_an_estimate_stands_in_for_an_unmeasured_latency_and_says_so() -> None:
         for name, rows in (("both", (missing, estimate)), ("none", (missing,)), ("taken", (taken, estimate)))
     }
     assert cells == {"both": "1.25 ms est. [1.00, 1.50]", "none": "unmeasured", "taken": "2.00 ms"}
+
+
+def test_what_is_foretold_is_told_as_such_and_of_the_winner_alone(sample: Callable[..., Report]) -> None:
+    """One line for each source; what it could not foretell is left out."""
+    estimate = Measurement(name="npu_time_ms", value=0.6, unit="ms", where="Vela's estimate", how="")
+    rows = (estimate, Measurement(name="cpu_ops", value=0, unit="operators", where="Vela's estimate", how=""), unmeasured("sram_bytes", "bytes", "x", ""))
+    target = sample().targets[0]
+    told = tuple(row.model_copy(update={"measurements": rows if row.scheme == target.winner else (estimate,)}) for row in target.candidates)
+    found = words.predicted(target.model_copy(update={"candidates": told}), SHARE)
+    assert found == ["Foretold, not measured (Vela's estimate): NPU time (estimate) 0.600 ms, Ops on the CPU 0."]
+    assert words.predicted(target.model_copy(update={"winner": None}), SHARE) == []
