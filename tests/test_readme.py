@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/traps.md", "docs/hosts.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/traps.md", "docs/hosts.md", "docs/bundles.md")
 #: Commands that need no framework and no finished run.
 QUICK = ("plan", "targets", "recipes", "models", "schemes", "doctor", "--help", "--version")
 

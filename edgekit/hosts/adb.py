@@ -76,7 +76,7 @@ class Adb:
             return None
         if how.code in (NOT_FOUND, NOT_ALLOWED):
             told = f"The Python of {name} cannot be started.{failures.quoted(how.said)}"
-            return HostError(told, fix="put one where adb's shell may run it, and name it in a host file: environments (see docs/ssh.md)")
+            return HostError(told, fix="put one where adb's shell may run it, and name it in a host file: environments (see docs/hosts.md)")
         return failures.read(SIGNS, how.said, {**words, "devices": _devices()})
 
 
