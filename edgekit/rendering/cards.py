@@ -93,6 +93,8 @@ class Card:
     warnings: tuple[tuple[str, str], ...]
     #: The diagnosis, the remedies, and what all of it cost.
     findings: tuple[str, ...]
+    #: What is said of a device that was not there.
+    foretold: tuple[str, ...]
     numbers: tuple[Line, ...]
     files: tuple[ShippedFile, ...]
 
@@ -113,6 +115,7 @@ def card(target: TargetReport, says: Wording, anchor: str) -> Card:
         rows=tuple(_row(row, kind, says, marks) for _, kind, row in named),
         places=marks,
         warnings=tuple((name, warning) for name, _, row in named for warning in row.warnings),
+        foretold=tuple(words.predicted(target, says)),
         findings=tuple(filter(None, (*words.findings(target, says), words.tried(target)))),
         numbers=tuple(_line(name, found, says) for name, _, row in named for found in row.measurements),
         files=tuple(file for file in winner.artifact.files if file.path is not None) if winner is not None and winner.artifact is not None else (),
