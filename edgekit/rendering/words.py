@@ -187,7 +187,8 @@ def predicted(target: TargetReport, says: Wording) -> list[str]:
 def tried(target: TargetReport) -> str:
     """What was tried and what it cost."""
     built = [row for row in target.candidates if row.artifact is not None]
-    return f"{len(built)} candidates were built and verified in {duration(sum(row.seconds for row in built))}" if any(row.seconds for row in built) else ""
+    count = "1 candidate was" if len(built) == 1 else f"{len(built)} candidates were"
+    return f"{count} built and verified in {duration(sum(row.seconds for row in built))}" if any(row.seconds for row in built) else ""
 
 
 def measured(candidate: CandidateReport | None, name: MeasurementName) -> Measurement | None:
