@@ -6,7 +6,6 @@ Ends with 0 where all holds, 1 where something fails, 2 for a bundle that is not
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import numpy
 from . import edgetpu, judging, tensorrt_engine, tensors
 from .frames import WorkerError
 from .runtimes import RUNTIME_OF
+from .store import sha256
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ MANIFEST, SAMPLES = "manifest.json", "samples.npz"
 #: The folder of the float file inside a bundle.
 REFERENCE = "reference"
 ROUNDS, WARMUP, ROUND_MS = 60, 20, 2.0
-_BLOCK = 1 << 20
 
 
 class NotWhole(Exception):
@@ -81,7 +80,7 @@ def read(folder: str) -> tuple[dict[str, Any], Arrays]:
     wrong = []
     for name, wanted in manifest["bundle"]["sha256"].items():
         path = os.path.join(folder, *name.split("/"))  # noqa: PTH118
-        found = _sha256(path) if os.path.isfile(path) else None  # noqa: PTH113
+        found = sha256(path) if os.path.isfile(path) else None  # noqa: PTH113
         if found != wanted:
             wrong.append(f"{name} is missing" if found is None else f"{name} has the hash {found}, not {wanted}")
     if wrong:
@@ -178,11 +177,3 @@ def _affine(spec: Mapping[str, Any]) -> tuple[float, int] | None:
 
 def _told(row: Mapping[str, Any] | None) -> str:
     return "" if row is None or row["value"] is None else f"{row['value']:.5g} {row['unit']}"
-
-
-def _sha256(path: str) -> str:
-    found = hashlib.sha256()
-    with open(path, "rb") as stream:  # noqa: PTH123
-        for block in iter(lambda: stream.read(_BLOCK), b""):
-            found.update(block)
-    return found.hexdigest()

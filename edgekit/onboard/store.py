@@ -45,7 +45,7 @@ class Store:
         path, damaged = self.path(name), False
         try:
             if os.path.isfile(path):  # noqa: PTH113
-                if _sha256(path) == name.partition(".")[0]:
+                if sha256(path) == name.partition(".")[0]:
                     return os.path.getsize(path), True, False  # noqa: PTH202
                 os.unlink(path)  # noqa: PTH108
                 damaged = True
@@ -81,7 +81,7 @@ class Store:
                 os.fsync(stream.fileno())
                 if offset + block.nbytes < whole:
                     return offset + block.nbytes, False
-                found = _sha256(part)
+                found = sha256(part)
                 if found != name.partition(".")[0]:
                     os.unlink(part)  # noqa: PTH108
                     raise WorkerError("damaged", f"the file arrived with the hash {found}, not {name.partition('.')[0]}; it was removed again")
@@ -122,7 +122,8 @@ def _bytes(path: str) -> int:
     return os.path.getsize(path) if os.path.isfile(path) else 0  # noqa: PTH113, PTH202
 
 
-def _sha256(path: str) -> str:
+def sha256(path: str) -> str:
+    """The hash of a file, in hexadecimal."""
     found = hashlib.sha256()
     with open(path, "rb") as stream:  # noqa: PTH123
         for block in iter(lambda: stream.read(_BLOCK), b""):

@@ -19,7 +19,7 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.steps import onnx_graph
 from edgekit.steps.tensorrt_batches import Batches
-from edgekit.steps.tensorrt_graph import facts, profiles, refuse, refuse_old
+from edgekit.steps.tensorrt_graph import facts, profiles
 from edgekit.task import SplitName
 
 SCRIPT = pathlib.Path(__file__).with_name("tensorrt_build.py")
@@ -40,13 +40,6 @@ class OnnxToEngineRecipe(Batches):
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     reads: ClassVar[tuple[SplitName, ...]] = ()
     step: ClassVar[str] = "onnx_to_engine_recipe"
-
-    def requires(self, artifact: Artifact) -> None:
-        """The graph is one that TensorRT takes on these GPUs."""
-        for part in artifact.parts:
-            graph = onnx_graph.read(artifact.path(part)).graph
-            refuse(graph, part.name, self.step)
-            refuse_old(graph, part.name, self.compute_capabilities)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Copy the graph and the script, and write the recipe."""

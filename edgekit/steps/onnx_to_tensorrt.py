@@ -18,7 +18,7 @@ from edgekit.errors import MissingBackend, StepError
 from edgekit.registry import install, installed
 from edgekit.steps import onnx_graph, tensorrt_build
 from edgekit.steps.tensorrt_batches import Batches
-from edgekit.steps.tensorrt_graph import REQUANTIZE, WORDS, facts, name_of, profiles, refuse, refuse_old
+from edgekit.steps.tensorrt_graph import REQUANTIZE, WORDS, facts, name_of, profiles
 from edgekit.task import SplitName
 
 Row = dict[str, Any]
@@ -65,13 +65,6 @@ class OnnxToTensorrt(Batches):
     packages: ClassVar[tuple[str, ...]] = ("onnx", "tensorrt-rtx", "tensorrt")
     reads: ClassVar[tuple[SplitName, ...]] = ()
     step: ClassVar[str] = "onnx_to_tensorrt"
-
-    def requires(self, artifact: Artifact) -> None:
-        """The graph is float, half float, symmetric int8, fp8 or has 4-bit weights, only its batch is free, and the GPUs have its arithmetic."""
-        for part in artifact.parts:
-            graph = onnx_graph.read(artifact.path(part)).graph
-            refuse(graph, part.name, self.step)
-            refuse_old(graph, part.name, self.compute_capabilities)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Build each part in a process of its own; nothing is left in the folder where one fails."""

@@ -1,11 +1,14 @@
-"""What both ways to a TensorRT engine are told: the GPUs, and how large a batch may be."""
+"""What both ways to a TensorRT engine have in common: the GPUs, how large a batch may be, and which graphs they take."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from edgekit.artifact import Artifact
 from edgekit.errors import StepError
 from edgekit.nvidia import capability
+from edgekit.steps import onnx_graph
+from edgekit.steps.tensorrt_graph import refuse, refuse_old
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,13 @@ class Batches:
     def batches(self) -> tuple[Sequence[int], ...]:
         """[min, opt, max] of every profile."""
         return ((1, self.opt_batch, self.max_batch), *self.profiles)
+
+    def requires(self, artifact: Artifact) -> None:
+        """The graph is float, half float, symmetric int8, fp8 or has 4-bit weights, only its batch is free, and the GPUs have its arithmetic."""
+        for part in artifact.parts:
+            graph = onnx_graph.read(artifact.path(part)).graph
+            refuse(graph, part.name, self.step)
+            refuse_old(graph, part.name, self.compute_capabilities)
 
     def _capability(self, name: str) -> str:
         """``SM86`` for SM86, sm_86, 86 and 8.6."""
