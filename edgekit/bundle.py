@@ -1,7 +1,6 @@
 """A bundle: a shipped folder that proves itself. The files, real samples with the outputs they gave, the gates, and the code that runs them again."""
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -11,11 +10,12 @@ import pydantic
 
 from edgekit import onboard, trtexec
 from edgekit.artifact import Artifact, File, Form, Part
-from edgekit.cache import file_digest, write_text
+from edgekit.cache import digest, file_digest, write_text
 from edgekit.errors import BundleError
 from edgekit.measurement import Measurement
 from edgekit.report import ArtifactReport
-from edgekit.value import Value, parse
+from edgekit.target import RUNTIMES
+from edgekit.value import Value, parse, strict_json
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Array = numpy.typing.NDArray[Any]
 
 SCHEMA = 1
+_LARGEST_DIM = 1 << 31
 MANIFEST, SAMPLES, REFERENCE, EVIDENCE = "manifest.json", "samples.npz", "reference", "evidence"
 #: What a user starts on the device.
 SCRIPT = "verify.py"
@@ -48,6 +49,8 @@ class Facts(Value):
 
     schema_version: int = pydantic.Field(SCHEMA, alias="schema")
     edgekit: str
+    #: The hash of all that evidence depends on: these facts, but for what was measured. Evidence of another does not count.
+    id: str = ""
     #: ``folder/name`` -> hash, of every file but the manifest and later evidence.
     sha256: dict[str, str] = pydantic.Field(default_factory=dict)
     samples: int
@@ -60,8 +63,10 @@ class Facts(Value):
     where: str
     #: Samples are run one at a time: the file finds its scales while it runs.
     one_by_one: bool = False
-    #: Why times of this file on a processor say nothing; empty where they count.
-    untimed: str = ""
+    #: What a processor stands in for, so that its times say nothing; empty where the file is for a processor.
+    stands_in: str = ""
+    #: Where the target's own device must be timed: a speed that is taken elsewhere is told, and passes or fails nothing.
+    device_only: bool = False
     reference: ReferenceReport | None = None
     #: The same checks where the bundle was made, and the race's own numbers.
     shipped: tuple[Measurement, ...] = ()
@@ -111,28 +116,47 @@ def add(proof: Proof, artifact: Artifact, folder: pathlib.Path) -> Facts:
         if "recipe" in part.files and {spec.name for spec in part.signature.inputs} <= set(inputs):
             trtexec.write_inputs(part.name, part.signature, {spec.name: inputs[spec.name] for spec in part.signature.inputs}, folder)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return proof.facts.model_copy(update={"sha256": {name: file_digest(folder / name) for name in names}})
+    facts = proof.facts.model_copy(update={"sha256": {name: file_digest(folder / name) for name in names}})
+    return facts.model_copy(update={"id": digest(facts.model_dump(mode="json", by_alias=True, exclude={"id", "shipped"}))})
 
 
 def load(folder: pathlib.Path) -> Manifest:
     """Read a bundle's manifest and check every file against it, or raise one BundleError with everything that is wrong."""
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{folder} holds no {MANIFEST}.", fix="name a folder that 'edgekit run' has shipped, such as runs/digits/cpu-onnx") from None
-    except (OSError, ValueError, RecursionError) as problem:
+    except (OSError, ValueError) as problem:
         raise BundleError(f"{path} cannot be read: {problem}.", fix="ship it again with 'edgekit run'") from problem
     manifest = parse(Manifest, data, str(path), BundleError)
     if manifest.bundle is None:
         raise BundleError(f"{folder} has no samples to verify with.", fix="ship it again with this edgekit; what is cached is not computed twice")
-    wrong = [text for name, wanted in manifest.bundle.sha256.items() if (text := _wrong(folder, name, wanted))]
+    wrong = [*_wrong_parts(manifest, "the manifest"), *([] if manifest.bundle.reference is None else _wrong_parts(manifest.bundle.reference, "the float file"))]
+    wrong += [text for name, wanted in manifest.bundle.sha256.items() if (text := _wrong(folder, name, wanted))]
     listed = set(manifest.bundle.sha256)
     wrong += [f"{file.path}: its hash is not told" for file in manifest.files if file.path and pathlib.PurePosixPath(file.path).name not in listed]
     if wrong:
         listing = "\n  ".join(wrong)
         raise BundleError(f"{folder} is not as it was shipped:\n  {listing}", fix="copy the whole folder again, or ship it again with 'edgekit run'")
     return manifest
+
+
+def _wrong_parts(told: "Manifest | ReferenceReport", where: str) -> list[str]:
+    """What could not be opened as an artifact: every part needs a model file, and signatures that fit one."""
+    wrong = [] if told.form in RUNTIMES else [f"{where}: no device runs the form {told.form!r}"]
+    models = {file.part for file in told.files if file.role == "model" and file.path}
+    if not told.signatures:
+        wrong.append(f"{where} names no part")
+    for part, signature in told.signatures.items():
+        if part not in models:
+            wrong.append(f"{where}: the part {part!r} has no model file")
+        for spec in (*signature.inputs, *signature.outputs):
+            if spec.axes is not None and sorted(spec.axes) != list(range(len(spec.dims))):
+                wrong.append(f"{where}: {spec.name} has the axes {list(spec.axes)} for {len(spec.dims)} dims")
+            if not spec.dims or any(isinstance(dim, int) and not 0 < dim < _LARGEST_DIM for dim in spec.dims):
+                wrong.append(f"{where}: {spec.name} has the dims {list(spec.dims)}")
+    return wrong
 
 
 def _wrong(folder: pathlib.Path, name: str, wanted: str) -> str | None:
@@ -168,12 +192,13 @@ def _artifact(told: ArtifactReport, form: Form, folder: pathlib.Path) -> Artifac
     return Artifact(form=form, parts=parts, key=told.key, notes=told.notes, folder=folder)
 
 
-def samples(folder: pathlib.Path) -> "dict[str, Array]":
-    """The arrays of ``samples.npz``. Nothing in it is ever executed."""
-    import numpy
+def samples(folder: pathlib.Path, manifest: Manifest) -> "dict[str, Array]":
+    """The arrays of ``samples.npz``. Nothing in it is ever executed; one BundleError tells all that does not fit the manifest."""
+    from edgekit.onboard import bundled
 
+    assert manifest.bundle is not None
     try:
-        with numpy.load(folder / SAMPLES, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, KeyError) as problem:
-        raise BundleError(f"{folder / SAMPLES} cannot be read: {problem}.", fix="ship it again with 'edgekit run'") from problem
+        return bundled.samples(str(folder / SAMPLES), manifest.bundle.model_dump(mode="json", by_alias=True))
+    except ValueError as problem:
+        lines = str(problem).replace("\n", "\n  ")
+        raise BundleError(f"The samples of {folder} cannot be used:\n  {lines}", fix="ship it again with 'edgekit run'") from problem

@@ -1,19 +1,19 @@
 """Evidence that was taken on a device and carried back: what ``verify.py --json`` wrote, or the files of trtexec on a machine with a GPU."""
 
-import json
 import pathlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit import bundle as bundles
 from edgekit.bundle import Facts, Manifest
 from edgekit.checks import device_results
 from edgekit.errors import BundleError
 from edgekit.evidence import judged, keep, now
+from edgekit.hosts.replies import plain
 from edgekit.measurement import Measurement, Verdict, unmeasured
 from edgekit.onboard import judging
 from edgekit.report import EvidenceReport
-from edgekit.value import Value, parse
+from edgekit.value import Value, parse, strict_json
 
 if TYPE_CHECKING:
     from edgekit.checks.device_results import Array
@@ -26,6 +26,7 @@ class Carried(Value):
     """What ``python verify.py --json FILE`` writes on a device."""
 
     key: str
+    bundle: str
     verdict: Verdict
     where: str
     when: str
@@ -41,7 +42,7 @@ def take(folder: pathlib.Path, results: pathlib.Path, device: str) -> EvidenceRe
     """
     manifest = bundles.load(folder)
     report = _from_script(manifest, results) if results.is_file() else _from_trtexec(manifest, folder, results, device)
-    report = report.model_copy(update={"host": device, "key": manifest.key})
+    report = report.model_copy(update={"host": plain(device), "key": manifest.key, "bundle": _facts(manifest).id})
     keep(folder, report)
     return report
 
@@ -50,22 +51,21 @@ def _from_script(manifest: Manifest, path: pathlib.Path) -> EvidenceReport:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST} bytes")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
+        data = _plain(strict_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as problem:
         raise BundleError(f"{path} cannot be read: {problem}.", fix="on the device: python verify.py --json results.json") from problem
     found = parse(Carried, data, str(path), BundleError)
-    if found.key != manifest.key:
+    if (found.key, found.bundle) != (manifest.key, _facts(manifest).id):
         raise BundleError(f"{path} is about another file than this bundle's.", fix="copy this bundle to the device and run its verify.py there")
     verdict = judging.verdict([row.model_dump(mode="json") for row in found.measurements])
     return EvidenceReport.model_validate({**dict(found), "host": "", "verdict": verdict})
 
 
 def _from_trtexec(manifest: Manifest, folder: pathlib.Path, results: pathlib.Path, device: str) -> EvidenceReport:
-    assert manifest.bundle is not None
     if not any(file.role == "recipe" for file in manifest.files):
         raise BundleError(f"{folder} holds no engine recipe, so there is nothing that trtexec could have written.",
                           fix="on the device: python verify.py --json results.json; then name that file with --results")  # fmt: skip
-    arrays = {name: array[:1] for name, array in bundles.samples(folder).items()}
+    arrays = {name: array[:1] for name, array in bundles.samples(folder, manifest).items()}
     fed = {name.partition(":")[2] for name in arrays if name.startswith("input:")}
     answered = {name: {spec.name for spec in signature.inputs} <= fed for name, signature in manifest.signatures.items()}
     found = device_results.read(results, answered)
@@ -79,14 +79,27 @@ def _from_trtexec(manifest: Manifest, folder: pathlib.Path, results: pathlib.Pat
 
 def _answers(manifest: Manifest, arrays: "dict[str, Array]", ours: "dict[str, Array]", where: str) -> list[Measurement]:
     """Parity of the first sample, by the rules of every other host; unmeasured where a part's inputs come from another part."""
-    facts: Facts | None = manifest.bundle
-    assert facts is not None
+    facts = _facts(manifest)
     specs = {spec.name: spec for signature in manifest.signatures.values() for spec in signature.outputs}
     expected = [name.partition(":")[2] for name in arrays if name.startswith("expected:")]
     if len(manifest.signatures) > 1 and not set(expected) <= set(ours):
         return [unmeasured("parity", "output steps", where, "the inputs of some parts come from other parts, and were not given to trtexec")]
     decoded = {name: specs[name].decode(array) for name, array in ours.items() if name in specs and array.ndim == len(specs[name].dims)}
     return judged(arrays, {**ours, **decoded}, facts.model_dump(mode="json", by_alias=True), where)
+
+
+def _facts(manifest: Manifest) -> Facts:
+    assert manifest.bundle is not None
+    return manifest.bundle
+
+
+def _plain(value: Any) -> Any:
+    """Every text without what a terminal would act on."""
+    if isinstance(value, dict):
+        return {plain(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return plain(value, 2000) if isinstance(value, str) else value
 
 
 def default_name(results: pathlib.Path) -> str:

@@ -111,4 +111,6 @@ def torch_runner(build: Build, model: str, artifact: Artifact, *, quantized: boo
 
 def key_of(what: str, *facts: Any) -> str:
     """The key of a measurement: what it is taken of, with which code and runtimes, and on which machine."""
-    return digest({"check": what, "facts": list(facts), "code": code_digest("checks", "hosts"), "packages": versions(RUNTIME_PACKAGES), "machine": machine()})
+    return digest(
+        {"check": what, "facts": list(facts), "code": code_digest("checks", "hosts", "onboard"), "packages": versions(RUNTIME_PACKAGES), "machine": machine()}
+    )

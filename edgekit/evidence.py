@@ -5,22 +5,24 @@ import dataclasses
 import datetime
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from edgekit import bundle as bundles
-from edgekit.bundle import Manifest
-from edgekit.cache import write_text
+from edgekit.bundle import Facts, Manifest
+from edgekit.cache import digest, write_text
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.hosts.reach import environments, reach
 from edgekit.hosts.runner import RUNTIMES, WorkerHost
-from edgekit.measurement import Measurement
+from edgekit.measurement import Measurement, Verdict
 from edgekit.onboard import judging
 from edgekit.progress import Progress, Silent
-from edgekit.report import EvidenceReport
+from edgekit.report import EvidenceReport, TargetReport
+from edgekit.value import strict_json
+from edgekit.verdict import verdict_of
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -38,53 +40,74 @@ def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: 
     """Run a bundle's evidence again in every environment of a host that has its runtime; one report each, kept in the bundle.
 
     What a host does wrong is told in its report and stops nothing else. ``count``: look at the first samples only. ``progress``
-    is told of a copy that came over damaged.
+    is told of a copy that came over damaged, and of evidence that could not be kept.
     """
+    say = (progress or Silent()).say
     manifest = bundles.load(folder)
-    arrays = bundles.samples(folder)
+    arrays, facts = bundles.samples(folder, manifest), _facts(manifest)
+    mine = {"key": manifest.key, "bundle": facts.id}
     found = 0
     for name in environments(host):
         try:
-            there = dataclasses.replace(reach(name), say=(progress or Silent()).say)
+            there = dataclasses.replace(reach(name), say=say)
             hello = there.hello()
             if RUNTIMES[manifest.form] not in {_RUNTIME_OF.get(package) for package in hello["versions"]}:
                 continue
             found += 1
             report = _taken(manifest, folder, there, _first(arrays, count, there), timed=timed)
-            report = report.model_copy(update={"host": name, "versions": hello["versions"], "machine": str(hello["machine"])})
+            partial = (count is not None and count < _default(facts, there)) or (not timed and not there.untimed)
+            told = {**mine, "host": name, "versions": hello["versions"], "machine": str(hello["machine"]), "partial": partial}
+            report = report.model_copy(update=told)
         except EdgekitError as error:
             found += 1
-            report = EvidenceReport(host=name, key=manifest.key, verdict="unmeasured", error=str(error), when=now())
+            report = EvidenceReport(**mine, host=name, verdict="unmeasured", error=str(error), when=now())
         if not report.error:
-            keep(folder, report)
+            try:
+                keep(folder, report)
+            except EdgekitError as error:
+                say(f"The evidence of {name} is not kept: {error}")
         yield report
     if not found:
         lacking = f"no environment of {host} has a runtime for files of the form {manifest.form}"
-        yield EvidenceReport(host=host, key=manifest.key, verdict="unmeasured", error=lacking, skipped=True, when=now())
+        yield EvidenceReport(**mine, host=host, verdict="unmeasured", error=lacking, skipped=True, when=now())
 
 
-def kept(folder: pathlib.Path, key: str) -> tuple[EvidenceReport, ...]:
-    """What was found for this very artifact on other hosts; evidence of another artifact, or that cannot be read, does not count."""
-    found = []
+def kept(folder: pathlib.Path, manifest: Manifest) -> tuple[EvidenceReport, ...]:
+    """What was found for this very bundle on other hosts; evidence of other files, samples or gates, or that cannot be read, does not count."""
+    wanted, found = (manifest.key, _facts(manifest).id), []
     for path in sorted((folder / bundles.EVIDENCE).glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
-            found.append(EvidenceReport.model_validate(json.loads(path.read_text(encoding="utf-8"))))
-    return tuple(report for report in found if report.key == key)
+            found.append(EvidenceReport.model_validate(strict_json(path.read_text(encoding="utf-8"))))
+    return tuple(report for report in found if (report.key, report.bundle) == wanted)
+
+
+def with_evidence(row: TargetReport, folder: pathlib.Path, asked: Sequence[EvidenceReport] = ()) -> TargetReport:
+    """A target's line with what other hosts say of its bundle: one that disagrees fails it. ``asked``: hosts that may have failed just now."""
+    rows = {report.host: report for report in (*(report for report in asked if report.error), *kept(folder, bundles.load(folder)))}
+    verdict: Verdict = "fail" if any(report.verdict == "fail" for report in rows.values()) else verdict_of(row.winner, row.gates)
+    return row.model_copy(update={"evidence": tuple(rows.values()), "verdict": verdict})
+
+
+def _facts(manifest: Manifest) -> Facts:
+    assert manifest.bundle is not None
+    return manifest.bundle
 
 
 def _taken(manifest: Manifest, folder: pathlib.Path, host: WorkerHost, arrays: "dict[str, Array]", *, timed: bool) -> EvidenceReport:
-    assert manifest.bundle is not None
-    facts, artifact = manifest.bundle.model_dump(mode="json", by_alias=True), bundles.artifact(manifest, folder)
+    facts, artifact = _facts(manifest).model_dump(mode="json", by_alias=True), bundles.artifact(manifest, folder)
+    if facts["device_only"] and host.shares_files:
+        facts["gates"].pop("speedup", None)  # this machine's speed is told, and says nothing of the device's
     inputs = {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith("input:")}
-    with host.open(artifact, options_of(manifest.bundle.one_by_one)) as runner:
+    with host.open(artifact, options_of(bool(facts["one_by_one"]))) as runner:
         ours, where = runner.infer(inputs), runner.where
     rows = judged(arrays, ours, facts, where)
-    if timed and not host.untimed and not (manifest.bundle.untimed and manifest.bundle.untimed in where):
+    on_device = bool(facts["stands_in"]) and facts["stands_in"] not in where
+    if timed and not host.untimed and judging.may_time(facts, on_device):
         reference = bundles.reference(manifest, folder)
         files = {"file": artifact, **({} if reference is None else {"reference": reference})}
         raw = host.race(files, inputs, _EXACT)
-        told = None if reference is None else raw["reference"].nanoseconds
-        rows += [Measurement.model_validate(row) for row in judging.times(raw["file"].nanoseconds, told, facts, where)]
+        beside = None if reference is None else raw["reference"].nanoseconds
+        rows += [Measurement.model_validate(row) for row in judging.times(raw["file"].nanoseconds, beside, facts, where)]
     verdict = judging.verdict([row.model_dump(mode="json") for row in rows])
     return EvidenceReport.model_validate({"host": host.name, "key": manifest.key, "where": where, "when": now(), "verdict": verdict, "measurements": rows})
 
@@ -98,6 +121,11 @@ def judged(arrays: "Mapping[str, Array]", ours: "Mapping[str, Array]", facts: Ma
     return [Measurement.model_validate(row) for row in rows]
 
 
+def _default(facts: Facts, host: WorkerHost) -> int:
+    """How many samples a host looks at unless it is told otherwise."""
+    return min(facts.samples, EMULATED_SAMPLES) if host.untimed else facts.samples
+
+
 def _first(arrays: "dict[str, Array]", count: int | None, host: WorkerHost) -> "dict[str, Array]":
     if count is None and host.untimed:
         count = EMULATED_SAMPLES
@@ -109,14 +137,21 @@ def options_of(one_by_one: bool) -> dict[str, Any] | None:
 
 
 def keep(folder: pathlib.Path, report: EvidenceReport) -> None:
-    """Write evidence beside the bundle's files, whole or not at all."""
+    """Write evidence beside the bundle's files, whole or not at all. A quick look takes the place of a whole one only where it found a fault."""
     place = folder / bundles.EVIDENCE
+    letters = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in report.host)
+    path = place / f"{letters[:100]}-{digest(report.host)[:8]}.json"
+    if report.partial and report.verdict != "fail":
+        known = next((row for row in kept(folder, bundles.load(folder)) if row.host == report.host), None)
+        if known is not None and not known.partial:
+            return
     try:
+        if place.is_symlink():
+            raise BundleError(f"{place} is a link to somewhere else.", fix="copy the bundle to a folder of your own, without it")
         place.mkdir(exist_ok=True)
+        write_text(path, json.dumps(report.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")
     except OSError as problem:
         raise BundleError(f"{place} cannot be written: {problem.strerror}.", fix="copy the bundle to a folder of your own") from problem
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in report.host)
-    write_text(place / f"{name}.json", json.dumps(report.model_dump(mode="json"), indent=1) + "\n")
 
 
 def now() -> str:

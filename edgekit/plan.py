@@ -233,6 +233,12 @@ def _hosts_not_ready(targets: Sequence[Target], host_problem: HostProblem) -> It
             known = error.message.rstrip("."), error.fix or "'edgekit hosts' lists the hosts"
         if known is not None:
             yield Problem(", ".join(target.name for target in targets if target.host == host), *known)
+    for host in dict.fromkeys(host for target in targets for host in target.also_on):
+        try:
+            host_problem(host)  # one that is not set up yet is a line in the report; a name that no host has is a slip
+        except EdgekitError as error:
+            named = ", ".join(target.name for target in targets if host in target.also_on)
+            yield Problem(f"{named}: also_on", error.message.rstrip("."), error.fix or "'edgekit hosts' lists the hosts")
 
 
 def targets_of(recipe: Recipe, find: Callable[[str], Target]) -> list[Target]:

@@ -43,12 +43,14 @@ def gather(ground: Ground, winner: Entry, reference: Entry) -> Proof:
     steps = {spec.name: parity.step_of(spec, known.get(spec.name), [original[spec.name]]) for spec in outputs}
     gates = {name: float(limit) for name, limit in ground.planned.gates.model_dump().items() if limit is not None and name in ("accuracy_drop", "speedup")}
     # On a host that has the device its own runtime was run; elsewhere the place says what stood in for it.
-    untimed = text if (text := STANDS_IN.get(artifact.form, "")) in where else ""
+    stands_in = STANDS_IN.get(artifact.form, "")
+    stood_in = bool(stands_in) and stands_in in where
     beside = reference.artifact if reference.artifact.key != artifact.key and artifact.form not in STANDS_IN else None
     steps_apart = scheme.find(winner.scheme).parity_steps
     facts = Facts(
         edgekit=edgekit.__version__, samples=len(split), metric=metric_name(build.task.metric), steps=steps, gates=gates, where=where, one_by_one=dynamic,
-        parity_steps=steps_apart if untimed else min(PARITY_STEPS, steps_apart), untimed=untimed,
+        parity_steps=steps_apart if stood_in else min(PARITY_STEPS, steps_apart), stands_in=stands_in,
+        device_only=ground.planned.target.latency == "unmeasured",
         reference=None if beside is None else _told(beside),
         preprocessing={spec.name: spec.words() for part in artifact.parts for spec in part.signature.inputs if spec.name in split.inputs},
     )  # fmt: skip

@@ -77,6 +77,8 @@ class EvidenceReport(Value):
     host: str
     #: The key of the artifact that was run.
     key: str
+    #: What the evidence depends on beside the artifact (``Facts.id`` of the bundle).
+    bundle: str = ""
     when: str
     verdict: Verdict
     where: str = ""
@@ -85,6 +87,8 @@ class EvidenceReport(Value):
     measurements: tuple[Measurement, ...] = ()
     #: Why nothing was measured.
     error: str = ""
+    #: Looked at fewer samples than there are for this host, or took no times where it could have.
+    partial: bool = False
     #: True where the host has no runtime for files of this form, so that nothing was tried.
     skipped: bool = False
 

@@ -15,9 +15,9 @@ from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.entries import Ground, key_of, torch_runner
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError, TaskError
-from edgekit.evidence import kept, verify
-from edgekit.hosts.reach import reach, split
-from edgekit.measurement import Measurement, Verdict, worst
+from edgekit.evidence import now, verify, with_evidence
+from edgekit.hosts.reach import environments, reach
+from edgekit.measurement import Measurement, worst
 from edgekit.plan import Plan
 from edgekit.progress import Progress, Silent
 from edgekit.proving import gather
@@ -108,7 +108,7 @@ def _shipped(ground: Ground, result: Result, out: pathlib.Path) -> TargetReport:
     assert result.winner.artifact is not None
     entry = ship(result.winner.artifact, report, out, gather(ground, result.winner, result.reference))
     rows = tuple(row.model_copy(update={"artifact": entry}) if row.scheme == report.winner else row for row in report.candidates)
-    return report.model_copy(update={"candidates": rows, "evidence": kept(out / report.name, entry.key)})
+    return with_evidence(report.model_copy(update={"candidates": rows}), out / report.name)
 
 
 def _unreached(target: Target, error: EdgekitError) -> TargetReport:
@@ -118,21 +118,25 @@ def _unreached(target: Target, error: EdgekitError) -> TargetReport:
 
 
 def _elsewhere(report: TargetReport, hosts: Iterable[str], options: Options) -> TargetReport:
-    """The target's report with the evidence of other hosts; what they said before of the same artifact is not asked again."""
+    """The target's report with the evidence of other hosts; what they said before of the same bundle is not asked again."""
     winner = report.candidate(report.winner)
     if winner is None or winner.artifact is None:
         return report
     folder, progress = options.out / report.name, options.progress
+    known = set() if options.fresh else {row.host for row in report.evidence if not row.partial}
     asked: list[EvidenceReport] = []
     for host in hosts:
-        known = () if options.fresh else tuple(row for row in report.evidence if split(row.host)[0] == split(host)[0])
-        if not known:
-            progress.start(f"verify {report.name} on {host}")
-            asked += verify(folder, host, progress=progress)
-            progress.finish(asked[-1].error or asked[-1].verdict)
-    found = {row.host: row for row in (*kept(folder, winner.artifact.key), *(row for row in asked if row.error))}
-    verdict: Verdict = "fail" if any(row.verdict == "fail" for row in found.values()) else report.verdict
-    return report.model_copy(update={"evidence": tuple(found.values()), "verdict": verdict})
+        progress.start(f"verify {report.name} on {host}")
+        rows: list[EvidenceReport] = []
+        try:
+            for name in environments(host):
+                rows += () if name in known else verify(folder, name, progress=progress)
+        except EdgekitError as error:
+            rows.append(EvidenceReport(host=host, key=winner.artifact.key, when=now(), verdict="unmeasured", error=str(error)))
+        ran = [row for row in rows if not row.skipped]
+        asked += ran or rows
+        progress.finish("known" if not rows else rows[-1].error or ", ".join(row.verdict for row in ran))
+    return with_evidence(report, folder, asked)
 
 
 def _stages(build: Build, model: str, steps: Iterable[tuple[PlannedStep, Artifact]], fresh: bool) -> list[StageReport]:

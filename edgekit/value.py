@@ -1,6 +1,7 @@
 """Frozen, strict values, and how the mistakes in a file are told: all at once, each with the nearest right word."""
 
 import difflib
+import json
 import pathlib
 import typing
 from collections.abc import Iterator
@@ -47,6 +48,18 @@ V = TypeVar("V", bound=Value)
 _KINDS: typing.Mapping[str, str] = {"tuple_type": "a list", "model_type": "a mapping of keys to values", "dict_type": "a mapping of keys to values"}
 #: The longest name of a file or a folder that is made of a name (systems take 255, and something is put before and behind).
 _LONGEST_NAME = 150
+
+
+def strict_json(text: str) -> Any:
+    """JSON without the NaN and Infinity that Python reads beside it. Raises ValueError, also for what is nested too deep."""
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no number of JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def parse(kind: type[V], data: Any, where: str, error: type[EdgekitError]) -> V:

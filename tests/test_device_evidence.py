@@ -37,7 +37,7 @@ def folder(recipes: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 def brought(folder: pathlib.Path, made: pathlib.Path, wrong: Callable[[Any], Any] = lambda values: values) -> pathlib.Path:
     """Files after trtexec's formats, as if the engine had given what the bundle expects."""
     made.mkdir()
-    expected = bundle.samples(folder)["expected:output"][:1]
+    expected = bundle.samples(folder, bundle.load(folder))["expected:output"][:1]
     (made / "main.layers.json").write_text(json.dumps(TEN))
     (made / "main.times.json").write_text(json.dumps([query(2.0 + k / 100) for k in range(101)]))
     given = wrong(expected)
@@ -54,7 +54,7 @@ def test_a_recipe_ships_the_raw_input_that_its_lines_name(folder: pathlib.Path) 
     """The first sample, in the graph's own layout and dtype; hashed like the rest."""
     told = json.loads((folder / "main.recipe.json").read_text())
     assert "--loadInputs=input:main.input.bin" in told["trtexec"]["10"]["answer"] and "--loadInputs=input:main.input.bin" in told["trtexec"]["11"]["answer"]
-    first = bundle.samples(folder)["input:input"][:1]
+    first = bundle.samples(folder, bundle.load(folder))["input:input"][:1]
     assert numpy.array_equal(numpy.frombuffer((folder / "main.input.bin").read_bytes(), "float32").reshape(first.shape), first)
     facts = bundle.load(folder).bundle
     assert facts is not None and "main.input.bin" in facts.sha256
@@ -104,7 +104,7 @@ def test_the_script_of_another_machine_is_read_back(folder: pathlib.Path, tmp_pa
 
 def test_results_that_do_not_belong_here_are_refused_and_nothing_is_kept(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Another file's result, no JSON, an empty folder, a result for two bundles, a path that is not there: one sentence each, with the way out."""
-    other = {"key": "another", "verdict": "pass", "where": "x", "when": "now", "machine": "m", "versions": {}, "measurements": []}
+    other = {"key": "another", "bundle": "b", "verdict": "pass", "where": "x", "when": "now", "machine": "m", "versions": {}, "measurements": []}
     (tmp_path / "other.json").write_text(json.dumps(other))
     (tmp_path / "broken.json").write_text('{"key": ')
     (tmp_path / "wrong.json").write_text(json.dumps({**other, "verdict": "good", "more": 1}))

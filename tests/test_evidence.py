@@ -29,25 +29,28 @@ def test_this_machine_gives_what_it_gave(folder: pathlib.Path) -> None:
     assert parity is not None and speedup is not None
     assert (found.verdict, found.error, parity.value) == ("pass", "", 0.0)
     assert speedup.low is not None and speedup.low > 0
-    key = bundle.load(folder).key
-    assert evidence.kept(folder, key) == (found,)
-    assert evidence.kept(folder, "another artifact") == ()
+    manifest = bundle.load(folder)
+    assert manifest.bundle is not None
+    assert evidence.kept(folder, manifest) == (found,)
+    assert evidence.kept(folder, manifest.model_copy(update={"key": "another artifact"})) == ()
+    gates = manifest.bundle.model_copy(update={"id": "the same file under other gates"})
+    assert evidence.kept(folder, manifest.model_copy(update={"bundle": gates})) == ()
 
 
 def test_a_host_that_fails_is_a_line_and_keeps_what_others_found(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A Python that ends at once, and one that says nothing but noise: unmeasured with the reason, and older evidence stays."""
-    list(evidence.verify(folder, "local", timed=False))
+    list(evidence.verify(folder, "local"))
     for python in ("/bin/false", "/bin/echo"):
         (found,) = evidence.verify(folder, host(tmp_path, "broken", python))
         assert found.verdict == "unmeasured" and found.error and not found.measurements
-    assert [report.host for report in evidence.kept(folder, bundle.load(folder).key)] == ["local"]
+    assert [report.host for report in evidence.kept(folder, bundle.load(folder))] == ["local"]
 
 
 def test_evidence_that_cannot_be_read_does_not_count(folder: pathlib.Path) -> None:
     """Noise in the folder of evidence is passed over."""
     (folder / bundle.EVIDENCE).mkdir()
     (folder / bundle.EVIDENCE / "noise.json").write_text("{")
-    assert evidence.kept(folder, bundle.load(folder).key) == ()
+    assert evidence.kept(folder, bundle.load(folder)) == ()
 
 
 def test_an_unknown_host_is_a_mistake(folder: pathlib.Path) -> None:

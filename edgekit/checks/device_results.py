@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Array = numpy.typing.NDArray[Any]
 
+#: The longest file that is read.
+_LARGEST = 256 << 20
 _FIX = "run the lines of the recipe's 'trtexec' on the device again, and copy the files whole"
 #: The layers that multiply and add, by the words of LayerType and of Myelin's layer names.
 _COMPUTE = re.compile(r"conv|gemm|matrixmultiply|matmul|correlation|fullyconnected", re.IGNORECASE)
@@ -77,10 +79,12 @@ def measured(found: Mapping[str, Returned], where: str) -> list[Measurement]:
 
 def _loaded(path: pathlib.Path, problems: list[str]) -> Any:
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST} bytes")
         return json.loads(_NOT_FINITE.sub(_as_json, path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         problems.append(f"{path.name}: there is no such file in {path.parent}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name}: it is no JSON: {error}")
     return None
 

@@ -13,10 +13,11 @@ from edgekit.cache import write_text
 from edgekit.cli import output, progress
 from edgekit.cli.run import EXIT_CODES, draw
 from edgekit.errors import BundleError
+from edgekit.hosts.replies import plain
 from edgekit.measurement import Verdict, worst
 from edgekit.rendering import words
 from edgekit.rendering.table import styled
-from edgekit.report import FILE_NAME, EvidenceReport
+from edgekit.report import FILE_NAME, EvidenceReport, TargetReport
 
 
 @click.command()
@@ -63,22 +64,30 @@ def _read_back(carried: str, results: dict[pathlib.Path, list[EvidenceReport]]) 
 
 
 def _run_again(hosts: Sequence[str], samples: int | None, results: dict[pathlib.Path, list[EvidenceReport]], *, timed: bool) -> None:
+    """Every bundle on every host. One of several bundles that is not whole is told, and the others are verified."""
     from edgekit import evidence
 
     with progress.shown() as told:
         for path, rows in results.items():
             for host in hosts:
                 told.start(f"verify {path.name} on {host}")
-                for found in evidence.verify(path, host, samples, timed=timed, progress=told):
-                    told.say(f"{found.host}: {found.error or found.verdict}")
-                    rows.append(found)
+                try:
+                    for found in evidence.verify(path, host, samples, timed=timed, progress=told):
+                        told.say(f"{found.host}: {found.error or found.verdict}")
+                        rows.append(found)
+                except BundleError as error:
+                    if len(results) == 1:
+                        raise
+                    rows.append(EvidenceReport(host=host, key="", when=evidence.now(), verdict="unmeasured", error=str(error)))
                 told.finish()
 
 
 def _counted(rows: Sequence[EvidenceReport]) -> list[Verdict]:
     """The verdicts that count. A host without a runtime for one of several bundles has said what it can with the others."""
-    ran = {found.host.partition("/")[0] for found in rows if not found.skipped}
-    return [found.verdict for found in rows if not found.skipped or found.host.partition("/")[0] not in ran]
+    from edgekit.hosts.reach import split
+
+    ran = {split(found.host)[0] for found in rows if not found.skipped}
+    return [found.verdict for found in rows if not found.skipped or split(found.host)[0] not in ran]
 
 
 def _bundles(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -93,34 +102,46 @@ def _bundles(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _into_report(folder: pathlib.Path) -> None:
     """Tell the run's report beside the bundle what was found, and draw it again; a bundle that was taken away has none."""
-    from edgekit.evidence import kept
+    from edgekit import evidence
 
+    folder = folder.resolve()
     path = folder.parent / FILE_NAME
     if not path.is_file():
         return
-    report, manifest = reports.load(path), bundles.load(folder)
-    targets = tuple(
-        row.model_copy(update={"evidence": kept(folder, manifest.key)}) if row.name == manifest.target == folder.name else row for row in report.targets
-    )
-    report = report.model_copy(update={"targets": targets})
+    try:
+        report, manifest = reports.load(path), bundles.load(folder)
+    except BundleError:
+        return  # told before, in its own line
+    targets = tuple(evidence.with_evidence(row, folder) if _is_of(manifest, row, folder) else row for row in report.targets)
+    report = report.model_copy(update={"targets": targets, "verdict": worst(row.verdict for row in targets)})
     write_text(path, report.to_json())
     draw(report, folder.parent)
 
 
+def _is_of(manifest: bundles.Manifest, row: TargetReport, folder: pathlib.Path) -> bool:
+    winner = row.candidate(row.winner)
+    shipped = None if winner is None or winner.artifact is None else winner.artifact.key
+    return row.name == manifest.target == folder.name and shipped == manifest.key
+
+
 def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[RenderableType]:
-    manifest = bundles.load(folder)
+    drawn: list[RenderableType] = []
+    try:
+        manifest = bundles.load(folder)
+    except BundleError:
+        return [line for found in rows for line in (Text(f"{plain(folder.name)} on {found.host}", "bold"), Text(found.error, "dim"), Text())]
     assert manifest.bundle is not None
     says = words.Wording(share=words.is_share(manifest.bundle.metric))
     shipped = {row.name: row for row in manifest.bundle.shipped}
-    drawn: list[RenderableType] = []
     for found in rows:
-        head = Text.assemble((f"{manifest.target} ({manifest.scheme}) on {found.host}", "bold"), "  ", styled(found.verdict))
+        head = Text.assemble((plain(f"{manifest.target} ({manifest.scheme}) on {found.host}"), "bold"), "  ", styled(found.verdict))
         drawn += [head, Text(found.error or found.place, "dim")]
         if not found.error:
             table = output.grid("check", "shipped", "here", "verdict", "how")
             for row in found.measurements:
                 old = shipped.get(row.name)
-                table.add_row(words.HEADINGS[row.name].lower(), says.bracketed(old), says.bracketed(row), row.verdict or "", Text(row.how, "dim"))
+                cells = (words.HEADINGS[row.name].lower(), says.bracketed(old), says.bracketed(row), row.verdict or "", plain(row.how, 1000))
+                table.add_row(*cells[:-1], Text(cells[-1], "dim"))
             drawn.append(table)
         drawn.append(Text())
     return drawn

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import struct
 import subprocess
 import threading
@@ -194,7 +195,7 @@ class WorkerProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_S)
         code = self._process.poll()
-        self._process.kill()
+        _kill(self._process)
         said = self._said.tail()
         self._end()
         if isinstance(error, _Late):
@@ -219,7 +220,7 @@ def _within(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[None
 
     def expire() -> None:
         late.set()
-        process.kill()
+        _kill(process)
 
     watch = threading.Timer(limit_s, expire)
     watch.daemon = True
@@ -260,7 +261,7 @@ def _keep(stream: Any, kept: bytearray) -> None:
 
 def _end(process: "subprocess.Popen[bytes]", said: _Said) -> None:
     """Leave no process, no zombie and no open pipe behind."""
-    process.kill()
+    _kill(process)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
@@ -268,6 +269,13 @@ def _end(process: "subprocess.Popen[bytes]", said: _Said) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_S)
     said.tail()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that still runs, and what it has started: a child of a script holds our pipes open as long as it lives."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _pipe(pipe: Any) -> Any:

@@ -7,14 +7,16 @@ from edgekit.host import MAIN, HostFile, load
 from edgekit.hosts.runner import WorkerHost
 from edgekit.value import nearest, parse
 
+_FILES = (".yaml", ".yml")
 #: What stands before the colon where no file is needed.
 SHORT = ("ssh", "adb")
 
 
 def split(name: str) -> tuple[str, str | None]:
-    """``qemu-arm64/litert`` as host and environment; a path to a YAML file is no environment."""
+    """``qemu-arm64/litert`` and ``./my-board.yaml/litert`` as host and environment; a path to a YAML file alone is no environment."""
     host, slash, environment = name.rpartition("/")
-    if slash and not name.endswith((".yaml", ".yml")) and not host.startswith((".", "/")):
+    is_path = host.startswith((".", "/")) and not host.endswith(_FILES)
+    if slash and not name.endswith(_FILES) and not is_path:
         return host, environment
     return name, None
 

@@ -111,7 +111,7 @@ class WorkerHost:
     def identity(self) -> dict[str, Any]:
         """The host, its machine, Python, runtimes and devices, and the way to it: numbers of another do not count here."""
         told = {key: value for key, value in self.hello().items() if key != "pid"}
-        return {"host": self.name, "way": [] if self.shares_files else list(self.start.command), **told}
+        return {"host": self.name, "way": [*self.start.command, *self.start.paths], "threads": self.threads, "untimed": self.untimed, **told}
 
     def _greeted(self) -> tuple[WorkerProcess, dict[str, Any]]:
         process = WorkerProcess(self.start, self.timeout_s)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from . import edgetpu, judging, tensorrt_engine, tensors
+from . import bundled, edgetpu, judging, tensorrt_engine, tensors
 from .frames import WorkerError
 from .runtimes import RUNTIME_OF
 from .store import sha256
@@ -85,13 +85,7 @@ def read(folder: str) -> tuple[dict[str, Any], Arrays]:
             wrong.append(f"{name} is missing" if found is None else f"{name} has the hash {found}, not {wanted}")
     if wrong:
         raise NotWhole("\n".join(wrong))
-    with numpy.load(os.path.join(folder, SAMPLES), allow_pickle=False) as stored:  # noqa: PTH118
-        return manifest, {name: stored[name] for name in stored.files}
-
-
-def group(arrays: Mapping[str, Array], kind: str) -> Arrays:
-    """The arrays called ``kind:name``, by name."""
-    return {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith(kind + ":")}
+    return manifest, bundled.samples(os.path.join(folder, SAMPLES), manifest["bundle"])  # noqa: PTH118
 
 
 def verify(folder: str, threads: int = 1, samples: int | None = None, timed: bool = True) -> dict[str, Any]:
@@ -99,15 +93,16 @@ def verify(folder: str, threads: int = 1, samples: int | None = None, timed: boo
     manifest, arrays = read(folder)
     facts = manifest["bundle"]
     arrays = {name: array if samples is None else array[:samples] for name, array in arrays.items()}
-    inputs, expected, reference = (group(arrays, kind) for kind in ("input", "expected", "reference"))
+    inputs, expected, reference = (bundled.group(arrays, kind) for kind in bundled.KINDS)
     worker = Worker()
     chain = Chain(worker, "file/", folder, manifest, threads)
-    where = f"{platform.node()}: {chain.runtime}, {threads} thread{'s' if threads > 1 else ''}, {platform.machine()}"
+    notes = [facts["stands_in"]] if facts["stands_in"] and not chain.is_device else []
+    where = f"{platform.node()}: {', '.join([chain.runtime, f'{threads} thread' + ('s' if threads > 1 else ''), *notes])}"
     ours = chain.infer(inputs, list(expected)) if not facts["one_by_one"] else _one_by_one(chain, inputs, list(expected))
     rows = judging.parity(ours, expected, reference, facts, where)
     if rows[0]["detail"].get("fault") is None:
         rows += judging.accuracy(ours, reference, arrays.get("labels"), facts, where)
-    if timed and (chain.is_device or not facts["untimed"]):
+    if timed and judging.may_time(facts, chain.is_device):
         chain.track("file", inputs, list(expected))
         told = facts.get("reference")
         if told is not None:
@@ -116,7 +111,7 @@ def verify(folder: str, threads: int = 1, samples: int | None = None, timed: boo
         rows += judging.times(raw["file"], raw.get("reference"), facts, where)
     there = worker.hello({})[0]
     return {
-        "key": manifest["key"], "verdict": judging.verdict(rows), "where": where, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "key": manifest["key"], "bundle": facts["id"], "verdict": judging.verdict(rows), "where": where, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": there["machine"], "versions": there["versions"], "measurements": rows,
     }  # fmt: skip
 
@@ -131,12 +126,15 @@ def main(folder: str) -> int:
     asked = parser.parse_args()
     try:
         found = verify(folder, asked.threads, asked.samples, not asked.no_times)
-    except (NotWhole, OSError, KeyError, ValueError) as problem:
+    except (NotWhole, OSError, ValueError) as problem:
         print(f"This bundle is not whole:\n{problem}", file=sys.stderr)  # noqa: T201
+        return 2
+    except (KeyError, IndexError, TypeError, AttributeError) as problem:
+        print(f"This bundle is not whole: its manifest is not what edgekit writes ({type(problem).__name__}: {problem})", file=sys.stderr)  # noqa: T201
         return 2
     except WorkerError as problem:
         print(f"The file cannot be run here: {problem}", file=sys.stderr)  # noqa: T201
-        return 1
+        return EXIT_CODES["unmeasured" if problem.kind == "missing" else "fail"]
     with open(os.path.join(folder, MANIFEST), encoding="utf-8") as stream:  # noqa: PTH118, PTH123
         shipped = {row["name"]: row for row in json.load(stream)["bundle"]["shipped"]}
     print(f"{found['where']}\n\n{'':16}{'shipped':>22}{'here':>22}  verdict")  # noqa: T201
@@ -152,15 +150,27 @@ def main(folder: str) -> int:
 def _way(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str, str]:
     """The file of a part and the runtime for it: the device's own where it is here, else what stands in for it.
 
-    An engine that was built here from the bundle's recipe lies as ``<part>.engine`` beside it.
+    An engine that was built here from the bundle's recipe lies as ``<part>.engine`` beside it; it counts where its log says that it is of this very graph.
     """
     files = {file["role"]: os.path.join(folder, os.path.basename(file["path"])) for file in entry["files"] if file["part"] == part}  # noqa: PTH118, PTH119
-    engine = files.get("engine", os.path.join(folder, f"{part}.engine"))  # noqa: PTH118
-    if entry["form"] == "tensorrt" and tensorrt_engine.present() and os.path.isfile(engine):  # noqa: PTH113
+    engine = files.get("engine") or _built(os.path.join(folder, part), files["model"])  # noqa: PTH118
+    if entry["form"] == "tensorrt" and engine is not None and tensorrt_engine.present():
         return engine, "tensorrt"
     if entry["form"] == "edgetpu" and "compiled" in files and edgetpu.sticks():
         return files["compiled"], "edgetpu"
     return files["model"], RUNTIME_OF[entry["form"]]
+
+
+def _built(path: str, model: str) -> str | None:
+    """``<part>.engine``, where ``<part>.log.json`` says that it was built from this model file; None where it is of another, or of none that is known."""
+    try:
+        with open(f"{path}.log.json", encoding="utf-8") as stream:  # noqa: PTH123
+            log = json.load(stream)
+        if (log["onnx_sha256"], log["engine_sha256"]) == (sha256(model), sha256(f"{path}.engine")):
+            return f"{path}.engine"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
 def _one_by_one(chain: Chain, inputs: Mapping[str, Array], outputs: list[str]) -> Arrays:

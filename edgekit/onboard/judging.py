@@ -62,6 +62,8 @@ def accuracy(ours: Arrays, reference: Arrays, labels: Array | None, facts: Mappi
     output = next((name for name in (*SCORED, *reference) if name in reference and (name in SCORED or len(reference) == 1)), None)
     if score is None or labels is None or output is None or ours[output].shape != reference[output].shape:
         return []
+    if not _are_classes(labels, ours[output]):
+        return []
     mine, theirs = score(ours[output], labels), score(reference[output], labels)
     low, high = paired_share_difference(theirs, mine)
     limit, unit, n = facts["gates"].get("accuracy_drop"), str(facts["metric"]), len(labels)
@@ -71,6 +73,11 @@ def accuracy(ours: Arrays, reference: Arrays, labels: Array | None, facts: Mappi
         row("accuracy", float(mine.mean()), unit, where, f"mean {unit} of {n} samples of the bundle", n=n),
         row("accuracy_drop", float(theirs.mean() - mine.mean()), unit, where, how, n=n, low=low, high=high, verdict=verdict),
     ]
+
+
+def may_time(facts: Mapping[str, Any], on_device: bool) -> bool:
+    """Whether times of a file say anything: not where a processor stands in for the device that the file is for."""
+    return on_device or not facts["stands_in"]
 
 
 def times(ours: Sequence[float], reference: Sequence[float] | None, facts: Mapping[str, Any], where: str) -> list[Row]:
@@ -88,16 +95,26 @@ def times(ours: Sequence[float], reference: Sequence[float] | None, facts: Mappi
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """One verdict: a fail beats all. Where the file computes here what it computed there, its accuracy there holds here.
+    """One verdict: a fail beats all; nothing passes where no output was compared.
 
-    An accuracy that the few samples of a bundle leave inconclusive counts only where the outputs are not the same.
+    Where the file computes here what it computed there, within its steps, its accuracy there holds here: an accuracy that the few
+    samples of a bundle leave inconclusive counts only where the outputs are further apart.
     """
-    found = {row["name"]: row["verdict"] for row in rows if row["verdict"] is not None}
-    if "parity" not in found:
-        return "unmeasured"
-    if "fail" in found.values():
+    found = {row["name"]: row for row in rows if row["verdict"] is not None}
+    parity, drop, speed = (found.get(name) for name in ("parity", "accuracy_drop", "speedup"))
+    if any(row["verdict"] == "fail" for row in found.values()):
         return "fail"
-    return "inconclusive" if found.get("speedup") == "inconclusive" else "pass"
+    if parity is None or parity["verdict"] != "pass" or parity["value"] is None:
+        return "unmeasured"
+    apart = parity["value"] > parity["detail"].get("tolerance", 0.0)
+    unsure = (apart and drop is not None and drop["verdict"] == "inconclusive") or (speed is not None and speed["verdict"] == "inconclusive")
+    return "inconclusive" if unsure else "pass"
+
+
+def _are_classes(labels: Array, outputs: Array) -> bool:
+    """Whether every label is the number of a class of its output."""
+    shaped = outputs.ndim > 1 and labels.shape == outputs.shape[:1] + outputs.shape[2:] and labels.dtype.kind in "iu"
+    return shaped and bool(((labels >= 0) & (labels < outputs.shape[1])).all())
 
 
 def _fault(name: str, ours: Arrays, expected: Arrays) -> str | None:

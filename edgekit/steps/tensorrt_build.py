@@ -242,6 +242,7 @@ def from_recipe(recipe: Row, folder: pathlib.Path, module: str) -> Row:
     if answer["ok"]:
         answer["broken"] = broken(answer["layers"], recipe["promised"])
         answer["compute_capabilities"] = ["this GPU"]
+        answer["engine_sha256"] = hashlib.sha256((folder / recipe["engine"]).read_bytes()).hexdigest()
         (folder / recipe["log"]).write_text(json.dumps({**recipe, **answer}, indent=1), encoding="utf-8")
     return answer
 

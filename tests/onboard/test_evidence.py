@@ -75,7 +75,7 @@ def test_a_runtime_that_is_missing_is_told(bundle: pathlib.Path) -> None:
         f"from onboard.evidence import main; sys.exit(main({os.fspath(bundle)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1 and "cannot be run here" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 3 and "cannot be run here" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_fewer_samples_can_be_looked_at(bundle: pathlib.Path) -> None:

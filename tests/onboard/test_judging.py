@@ -80,7 +80,31 @@ def test_speed_is_judged_by_the_paired_ratio() -> None:
 
 
 def test_an_open_accuracy_does_not_undo_equal_outputs() -> None:
-    """A file that computes the same keeps the accuracy it was judged with; one that does not must show it."""
-    same = {"name": "parity", "verdict": "pass"}
+    """A file that computes the same keeps the accuracy it was judged with; one that is further apart must show it."""
+    same = {"name": "parity", "verdict": "pass", "value": 1.0, "detail": {"tolerance": 2.0}}
+    further = {**same, "value": 40.0}
     assert judging.verdict([same, {"name": "accuracy_drop", "verdict": "inconclusive"}]) == "pass"
+    assert judging.verdict([further, {"name": "accuracy_drop", "verdict": "inconclusive"}]) == "inconclusive"
+    assert judging.verdict([further, {"name": "accuracy_drop", "verdict": "pass"}]) == judging.verdict([further]) == "pass"
     assert judging.verdict([same, {"name": "accuracy_drop", "verdict": "fail"}]) == "fail"
+
+
+@pytest.mark.parametrize("verdict", ["unmeasured", "inconclusive", None])
+def test_nothing_passes_where_nothing_was_compared(verdict: str | None) -> None:
+    """A parity that was not taken is no pass, whatever else holds."""
+    rows = [{"name": "parity", "verdict": verdict, "value": None, "detail": {}}, {"name": "speedup", "verdict": "pass", "value": 2.0, "detail": {}}]
+    assert judging.verdict(rows) == "unmeasured"
+    assert judging.verdict([*rows, {"name": "accuracy_drop", "verdict": "fail", "value": 0.5, "detail": {}}]) == "fail"
+
+
+@pytest.mark.parametrize("labels", [[5, 0], [-1, 0], [0.0, 1.0], [0]])
+def test_labels_that_are_no_classes_give_no_accuracy(labels: list[float]) -> None:
+    """Out of range, below 0, not whole, too few: parity alone is judged."""
+    assert judging.accuracy(EXPECTED, REFERENCE, numpy.array(labels), FACTS, "here") == []
+
+
+def test_a_stand_in_is_not_timed_but_the_device_is() -> None:
+    """Times count for a file of a processor, and for any on its own device."""
+    assert judging.may_time({"stands_in": ""}, on_device=False)
+    assert judging.may_time({"stands_in": "engine not executed"}, on_device=True)
+    assert not judging.may_time({"stands_in": "engine not executed"}, on_device=False)
