@@ -134,7 +134,7 @@ def _elsewhere(report: TargetReport, hosts: Iterable[str], options: Options) -> 
         except EdgekitError as error:
             rows.append(EvidenceReport(host=host, key=winner.artifact.key, when=now(), verdict="unmeasured", error=str(error)))
         ran = [row for row in rows if not row.skipped]
-        asked += ran or rows
+        asked += ran
         progress.finish("known" if not rows else rows[-1].error or ", ".join(row.verdict for row in ran))
     return with_evidence(report, folder, asked)
 

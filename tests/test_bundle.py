@@ -59,6 +59,12 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
         (lambda manifest: manifest.update(bundle=None), "has no samples"),
         (lambda manifest: manifest.update(form="onyx"), "did you mean 'onnx'"),
         (lambda manifest: manifest["bundle"].update(steps="many"), "bundle.steps"),
+        (lambda manifest: manifest["bundle"]["steps"].update(output=float("nan")), "NaN is no number"),
+        (lambda manifest: manifest["files"][0].update(role="weights"), "the part 'main' has no model file"),
+        (lambda manifest: manifest.update(signatures={}), "names no part"),
+        (lambda manifest: manifest.update(form="torch"), "no device runs the form 'torch'"),
+        (lambda manifest: manifest["signatures"]["main"]["inputs"][0].update(axes=[0, 9, 9, 9]), "has the axes"),
+        (lambda manifest: manifest["signatures"]["main"]["outputs"][0].update(dims=["batch", 10**12]), "has the dims"),
     ],
 )
 def test_a_wrong_manifest_is_refused(folder: pathlib.Path, change: Change, said: str) -> None:

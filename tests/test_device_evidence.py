@@ -108,11 +108,17 @@ def test_results_that_do_not_belong_here_are_refused_and_nothing_is_kept(folder:
     (tmp_path / "other.json").write_text(json.dumps(other))
     (tmp_path / "broken.json").write_text('{"key": ')
     (tmp_path / "wrong.json").write_text(json.dumps({**other, "verdict": "good", "more": 1}))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "main.layers.json").write_text("[" * 100_000)
+    number = {"name": "parity", "value": 1.0, "unit": "", "where": "", "how": "", "verdict": "pass"}
+    (tmp_path / "nan.json").write_text(json.dumps({**other, "measurements": [{**number, "value": float("nan")}]}))
     (tmp_path / "empty").mkdir()
     for name, said in (
         ("other.json", "is about another file"),
         ("broken.json", "cannot be read"),
         ("wrong.json", "2 mistakes"),
+        ("nan.json", "NaN is no number of JSON"),
+        ("deep", "main.layers.json: it is no JSON"),
         ("empty", "main.layers.json: there is no such file"),
         ("none", "cannot be read|there is no such file"),
     ):
@@ -128,3 +134,23 @@ def test_a_bundle_without_a_recipe_takes_no_files_of_trtexec(shipped: pathlib.Pa
     folder = shutil.copytree(shipped / "cpu-onnx", tmp_path / "cpu-onnx")
     done = verify(str(folder), "--results", str(tmp_path))
     assert done.exit_code == 1 and "holds no engine recipe" in done.output and "verify.py --json" in done.output
+
+
+def test_results_that_compared_nothing_do_not_pass(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A parity that is unmeasured leaves the verdict open, whatever the file says; marks for a terminal are taken out."""
+    manifest = bundle.load(folder)
+    assert manifest.bundle is not None
+    parity = {"name": "parity", "value": None, "unit": "output steps", "where": "x", "how": "", "verdict": "unmeasured"}
+    told = {
+        "key": manifest.key,
+        "bundle": manifest.bundle.id,
+        "verdict": "pass",
+        "where": "\x1b]0;owned\x07here",
+        "when": "now",
+        "machine": "m",
+        "versions": {},
+    }
+    (tmp_path / "found.json").write_text(json.dumps({**told, "measurements": [parity]}))
+    done = verify(str(folder), "--results", str(tmp_path / "found.json"), "--json")
+    ((row,),) = json.loads(done.stdout).values()
+    assert (done.exit_code, row["verdict"], row["where"]) == (3, "unmeasured", "?]0;owned?here")

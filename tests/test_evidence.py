@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import sys
 
 import pytest
 
@@ -57,3 +58,45 @@ def test_an_unknown_host_is_a_mistake(folder: pathlib.Path) -> None:
     """A name that no host has is told with the nearest one."""
     with pytest.raises(HostError, match="did you mean 'local'"):
         list(evidence.verify(folder, "locale"))
+
+
+def test_a_quick_look_does_not_take_the_place_of_a_whole_one(folder: pathlib.Path) -> None:
+    """Fewer samples and no times are marked partial, and kept only where nothing better is."""
+    (quick,) = evidence.verify(folder, "local", 8, timed=False)
+    manifest = bundle.load(folder)
+    assert quick.partial and evidence.kept(folder, manifest) == (quick,)
+    (whole,) = evidence.verify(folder, "local")
+    list(evidence.verify(folder, "local", 8, timed=False))
+    assert not whole.partial and evidence.kept(folder, manifest) == (whole,)
+
+
+def test_this_machines_speed_is_no_verdict_on_another_device(folder: pathlib.Path) -> None:
+    """The target's latency is unmeasured here: a speedup on this machine is told, and passes or fails nothing."""
+    facts = bundle.load(folder).bundle
+    assert facts is not None and facts.device_only and "speedup" in facts.gates
+    speedup = next(iter(evidence.verify(folder, "local"))).find("speedup")
+    assert speedup is not None and speedup.value is not None and speedup.verdict is None
+
+
+def test_evidence_is_not_written_through_a_link(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A folder of evidence that leads elsewhere is left alone; the result is told all the same."""
+    (tmp_path / "elsewhere").mkdir()
+    (folder / bundle.EVIDENCE).symlink_to(tmp_path / "elsewhere")
+    (found,) = evidence.verify(folder, "local", timed=False)
+    assert found.verdict == "pass" and not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_names_that_differ_in_marks_alone_are_kept_apart(folder: pathlib.Path) -> None:
+    """``ssh:pi@b`` and ``ssh:pi-b`` are two hosts."""
+    (found,) = evidence.verify(folder, "local", timed=False)
+    for name in ("ssh:pi@b", "ssh:pi-b", "h/main", "h-main"):
+        evidence.keep(folder, found.model_copy(update={"host": name}))
+    assert {row.host for row in evidence.kept(folder, bundle.load(folder))} == {"local", "ssh:pi@b", "ssh:pi-b", "h/main", "h-main"}
+
+
+def test_a_host_with_two_environments_is_asked_in_each(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A host file that is named by its path, too."""
+    path = tmp_path / "two.yaml"
+    path.write_text(f"title: two Pythons\nkind: local\nenvironments: {{one: {{python: [{sys.executable}]}}, other: {{python: [{sys.executable}]}}}}\n")
+    found = list(evidence.verify(folder, str(path), 8, timed=False))
+    assert [row.host for row in found] == [f"{path}/one", f"{path}/other"] and {row.verdict for row in found} == {"pass"}

@@ -48,6 +48,8 @@ def test_short_names_need_no_file() -> None:
     assert reach.find("ssh:pi@board").address == "pi@board"
     assert reach.split("qemu-arm64/litert") == ("qemu-arm64", "litert")
     assert reach.split("./hosts/board.yaml") == ("./hosts/board.yaml", None)
+    assert reach.split("./hosts/board.yaml/litert") == ("./hosts/board.yaml", "litert")
+    assert reach.split("/home/me/board.yml/older") == ("/home/me/board.yml", "older")
     with pytest.raises(HostError, match="did you mean 'local'"):
         reach.find("locall")
     with pytest.raises(HostError, match="no environment 'old'"):

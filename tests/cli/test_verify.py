@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -52,3 +53,42 @@ def test_a_host_that_fails_ends_with_3_and_the_others_are_told(results: pathlib.
     done = CliRunner().invoke(main, ["verify", str(results / "cpu-onnx"), "--no-times", "--on", str(tmp_path / "dead.yaml"), "--on", "local"])
     assert done.exit_code == 3, done.output
     assert [row.host for row in report.load(results).targets[0].evidence] == ["local"]
+
+
+def test_one_bundle_that_is_not_whole_hides_no_other(results: pathlib.Path) -> None:
+    """It is a line of its own; the others are verified, and their report is told."""
+    (results / "cpu-onnx" / "verify.py").write_text("")
+    done = CliRunner().invoke(main, ["verify", str(results), "--no-times"])
+    assert done.exit_code == 3 and "verify.py has the hash" in done.output and "mobile-tflite (w8a8-static) on local  pass" in done.output, done.output
+    assert [[row.host for row in target.evidence] for target in report.load(results).targets] == [[], ["local"]]
+
+
+def test_a_file_that_fails_here_fails_the_report(results: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evidence that says fail is the target's and the run's verdict at once, from inside the bundle's folder too."""
+    evidence_of(results / "cpu-onnx", "fail")
+    monkeypatch.chdir(results / "cpu-onnx")
+    done = CliRunner().invoke(main, ["verify", ".", "--no-times"])
+    assert done.exit_code == 0, done.output
+    found = report.load(results)
+    assert (found.verdict, found.targets[0].verdict, found.targets[1].verdict) == ("fail", "fail", "pass")
+    assert "**fail**" in (results / "report.md").read_text()
+
+
+def evidence_of(folder: pathlib.Path, verdict: str) -> None:
+    """Evidence of another host with this verdict."""
+    done = CliRunner().invoke(main, ["verify", str(folder), "--no-times"])
+    assert done.exit_code == 0
+    path = next((folder / "evidence").iterdir())
+    (folder / "evidence" / "other.json").write_text(json.dumps({**json.loads(path.read_text()), "host": "other", "verdict": verdict}))
+
+
+def test_hosts_of_two_paths_are_two_hosts(results: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without a runtime for the bundle leaves it open, although another host file beside it answers."""
+    monkeypatch.chdir(results)
+    blind = "import sys; sys.modules.update(dict.fromkeys(('onnxruntime', 'ai_edge_litert', 'tflite_runtime'))); exec(sys.argv.pop())"
+    (results / "blind").write_text(f'#!/bin/sh\nexec {sys.executable} -I -c "{blind}" "$3"\n')
+    (results / "blind").chmod(0o755)
+    for name, python in (("good", sys.executable), ("blind", str(results / "blind"))):
+        (results / f"{name}.yaml").write_text(f"title: a host\nkind: local\nenvironments: {{main: {{python: [{python}]}}}}\n")
+    words = ["verify", "cpu-onnx", "--no-times", "--samples", "8", "--on", "./good.yaml", "--on", "./blind.yaml"]
+    assert CliRunner().invoke(main, words).exit_code == 3

@@ -245,3 +245,11 @@ def test_forgotten_processes_leave_nothing(tmp_path: pathlib.Path) -> None:
     while threading.active_count() > threads and time.monotonic() < end:
         time.sleep(0.05)
     assert (me.num_fds(), threading.active_count(), [child for child in me.children() if "sleep 600" in shlex.join(child.cmdline())]) == (files, threads, [])
+
+
+def test_what_a_script_has_started_is_ended_with_it() -> None:
+    """A child that holds the pipes open does not make the wait longer than was said."""
+    process, began = WorkerProcess(script("sleep 60 & wait"), 1.0), time.monotonic()
+    with pytest.raises(EdgekitError):
+        process.ask("waiting", {"command": "hello"})
+    assert time.monotonic() - began < 30

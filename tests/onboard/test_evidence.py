@@ -83,3 +83,16 @@ def test_fewer_samples_can_be_looked_at(bundle: pathlib.Path) -> None:
     found = evidence.verify(str(bundle), samples=8, timed=False)
     assert {row["n"] for row in found["measurements"]} == {8}
     assert found["verdict"] == "pass"
+
+
+def test_an_engine_counts_only_where_its_log_is_of_this_graph(tmp_path: pathlib.Path) -> None:
+    """Built from another graph, changed since, or without a log: not this bundle's."""
+    (tmp_path / "main.onnx").write_bytes(b"graph")
+    (tmp_path / "main.engine").write_bytes(b"engine")
+    graph, engine = (evidence.sha256(str(tmp_path / name)) for name in ("main.onnx", "main.engine"))
+    path, model = str(tmp_path / "main"), str(tmp_path / "main.onnx")
+    assert evidence._built(path, model) is None
+    for log, found in (({"onnx_sha256": graph, "engine_sha256": engine}, f"{path}.engine"), ({"onnx_sha256": graph}, None), ([], None),
+                       ({"onnx_sha256": "0", "engine_sha256": engine}, None), ({"onnx_sha256": graph, "engine_sha256": "0"}, None)):  # fmt: skip
+        (tmp_path / "main.log.json").write_text(json.dumps(log))
+        assert evidence._built(path, model) == found
