@@ -320,3 +320,6 @@ def test_a_host_that_is_not_ready_is_a_problem_of_its_targets() -> None:
         ("d", "No host is called 'nope'", "'edgekit hosts' lists them"),
     ]
     assert asked == ["arm", "local", "nope"]
+    also = [shipped("mobile-tflite").model_copy(update={"also_on": ("arm", "nope")})]
+    (problem,) = plan(recipe, also, lambda module: True, host_problem=known).problems
+    assert (problem.where, problem.what) == ("mobile-tflite: also_on", "No host is called 'nope'"), "a host that is not set up yet is no problem here"
