@@ -68,8 +68,9 @@ def _cells(row: CandidateReport, says: Wording) -> list[str]:
 def _gates(target: TargetReport, says: Wording) -> Table:
     drawn = _grid("gate", "asked", "found", "verdict", "")
     for gate in target.gates:
-        doubt = "" if gate.required else f"not required: {gate.why}"
-        drawn.add_row(words.HEADINGS[gate.name].lower(), says.limit(gate), says.bracketed(gate), styled(gate.verdict), doubt)
+        foretold = gate.where if gate.name in words.FORETOLD else ""
+        note = foretold if gate.required else f"not required: {gate.why}"
+        drawn.add_row(words.HEADINGS[gate.name].lower(), says.limit(gate), says.bracketed(gate), styled(gate.verdict), note)
     return drawn
 
 

@@ -33,7 +33,7 @@ HEADINGS: Mapping[MeasurementName, str] = {
     "bit_equal": "Bit-equal", "latency_estimate_ms": "Latency, estimated", "tpu_weight_bytes": "Weights for the TPU",
 }  # fmt: skip
 #: What a compiler, an estimate or published rules say of a device that was not there.
-_FORETOLD: frozenset[MeasurementName] = frozenset(("npu_time_ms", "sram_bytes", "flash_bytes", "cpu_ops", "tpu_mapped_share", "tpu_weight_bytes"))
+FORETOLD: frozenset[MeasurementName] = frozenset(("npu_time_ms", "sram_bytes", "flash_bytes", "cpu_ops", "tpu_mapped_share", "tpu_weight_bytes"))
 #: The columns of the candidates' tables.
 COLUMNS: tuple[MeasurementName, ...] = ("accuracy", "accuracy_drop", "speedup", "latency_ms", "size_bytes", "int8_mac_share", "float_ops", "transposes")
 
@@ -179,7 +179,7 @@ def predicted(target: TargetReport, says: Wording) -> list[str]:
     winner = target.candidate(target.winner)
     told: dict[str, list[str]] = {}
     for found in () if winner is None else winner.measurements:
-        if found.name in _FORETOLD and found.value is not None:
+        if found.name in FORETOLD and found.value is not None:
             told.setdefault(found.where, []).append(f"{HEADINGS[found.name]} {says.bracketed(found)}")
     return [f"Foretold, not measured ({where}): {', '.join(numbers)}." for where, numbers in told.items()]
 

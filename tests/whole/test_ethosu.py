@@ -89,6 +89,7 @@ def test_estimates_pass_gates_as_estimates(folder: pathlib.Path) -> None:
     )
     assert all("Vela" in gates[name]["where"] and "estimate" in gates[name]["where"] for name in ("npu_time_ms", "cpu_ops", "sram_bytes"))
     markdown, html = ((folder / "out" / f"report.{ending}").read_text() for ending in ("md", "html"))
+    assert run(folder).stdout.count("Vela 5") >= 3  # the three gates on estimates
     for text in (markdown, html, run(folder).stdout):
         assert "npu time (estimate)" in text.lower()
     assert "Foretold, not measured (Vela 5" in markdown
