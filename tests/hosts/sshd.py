@@ -64,6 +64,10 @@ def program() -> Program:
     return found
 
 
+def _apt(folder: pathlib.Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["apt-get", "-q", *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
 def fetch(packages: tuple[str, ...], folder: pathlib.Path) -> None:
     """Unpack Debian packages into a folder, whole or not at all. Skips where there is no apt or no package."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
@@ -71,7 +75,13 @@ def fetch(packages: tuple[str, ...], folder: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         debs, unpacked = pathlib.Path(name) / "debs", pathlib.Path(name) / "root"
         debs.mkdir(mode=0o777)
-        done = subprocess.run(["apt-get", "download", *packages], cwd=debs, capture_output=True, text=True, timeout=120, check=False)
+        done = _apt(debs, "download", *packages)
+        if done.returncode:  # The machine has no lists of packages, or old ones: take lists of our own.
+            lists = pathlib.Path(name) / "lists"
+            (lists / "partial").mkdir(parents=True)
+            own = ("-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={name}/apt", "-o", "APT::Sandbox::User=")
+            done = _apt(debs, *own, "update")
+            done = done if done.returncode else _apt(debs, *own, "download", *packages)
         if done.returncode:
             _without(f"{packages[0]} cannot be fetched: {done.stderr.strip()[-200:]}")
         for deb in debs.glob("*.deb"):
