@@ -169,7 +169,7 @@ def test_no_fault_is_more_than_an_error(tmp_path: pathlib.Path, fault: str) -> N
     counts = [int(number) for number in (tmp_path / "log").read_text().split()]
     total = counts[0 if fault.endswith("in") else 1]
     for where in (0, 3, 10, 25, total // 3, total // 2, total - 200):
-        host = line(tmp_path, fault, where, timeout_s=8 if fault != "stop-out" else 2)
+        host = line(tmp_path, fault, where, timeout_s=4 if fault != "stop-out" else 2)
         try:
             with host.open(made) as runner:
                 found = runner.infer(FEEDS)["output"]

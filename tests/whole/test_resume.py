@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 SETTINGS = (
-    "train.epochs=2", "distill.teacher_epochs=2", "distill.epochs=1", "finetune.epochs=2", "quantize.samples=32",
+    "train.epochs=2", "distill.teacher_epochs=2", "distill.epochs=1", "finetune.epochs=2", "quantize.samples=32", "quantize.scheme=w8a8-static",
     "gates.accuracy_drop=0.9", "gates.speedup=0.01",
 )  # fmt: skip
 #: What a second run may say otherwise: times, and what follows from times.
@@ -79,7 +79,7 @@ def told(folder: pathlib.Path, out: str) -> Any:
 def test_a_run_that_is_killed_in_every_step_ends_with_the_same_report(calm: tuple[pathlib.Path, list[str]]) -> None:
     """kill -9 soon after each kind of work began, then the same command: only times differ from a run that nobody killed."""
     folder, pieces = calm
-    assert len(pieces) > 12
+    assert len(pieces) > 10
     killed = 0
     for index, piece in enumerate(pieces):
         code, _ = run_until(command(folder, "stormy"), piece, 0.04 * (index % 6))
