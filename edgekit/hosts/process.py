@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import shlex
-import signal
 import struct
 import subprocess
 import threading
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import onboard
 from edgekit.errors import EdgekitError, RunnerError
-from edgekit.hosts import failures
+from edgekit.hosts import ending, failures
 from edgekit.onboard import frames
 
 if TYPE_CHECKING:
@@ -195,7 +194,7 @@ class WorkerProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_S)
         code = self._process.poll()
-        _kill(self._process)
+        ending.kill(self._process)
         said = self._said.tail()
         self._end()
         if isinstance(error, _Late):
@@ -216,24 +215,13 @@ class _Late(OSError):
 @contextlib.contextmanager
 def _within(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[None]:
     """Kill the process after ``limit_s`` seconds, which ends every wait for it; raises _Late where this was done."""
-    late = threading.Event()
-
-    def expire() -> None:
-        late.set()
-        _kill(process)
-
-    watch = threading.Timer(limit_s, expire)
-    watch.daemon = True
-    watch.start()
-    try:
-        yield
-    except (OSError, EOFError, ValueError) as error:
-        if late.is_set():
-            raise _Late(limit_s) from error
-        raise
-    finally:
-        watch.cancel()
-        watch.join()
+    with ending.deadline(process, limit_s) as late:
+        try:
+            yield
+        except (OSError, EOFError, ValueError) as error:
+            if late.is_set():
+                raise _Late(limit_s) from error
+            raise
     if late.is_set():  # The answer came in the same moment; the process is gone all the same.
         raise _Late(limit_s)
 
@@ -261,7 +249,7 @@ def _keep(stream: Any, kept: bytearray) -> None:
 
 def _end(process: "subprocess.Popen[bytes]", said: _Said) -> None:
     """Leave no process, no zombie and no open pipe behind."""
-    _kill(process)
+    ending.kill(process)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
@@ -269,13 +257,6 @@ def _end(process: "subprocess.Popen[bytes]", said: _Said) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_S)
     said.tail()
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that still runs, and what it has started: a child of a script holds our pipes open as long as it lives."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _pipe(pipe: Any) -> Any:

@@ -5,7 +5,6 @@ import dataclasses
 import fcntl
 import os
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 from edgekit.errors import HostError
-from edgekit.hosts import places
+from edgekit.hosts import ending, places
 from edgekit.progress import Progress
 
 #: The longest that one program may take: hundreds of megabytes over a slow line.
@@ -84,7 +83,7 @@ class Workshop:
     ) -> Iterator[tuple["subprocess.Popen[bytes]", threading.Event]]:
         """A process group of its own: Ctrl-C reaches edgekit alone, which ends it. It holds the lock too, and so keeps
         the folder to itself also where edgekit is killed before it."""
-        given, late = {**os.environ, "LC_ALL": "C", **(environ or {})}, threading.Event()
+        given = {**os.environ, "LC_ALL": "C", **(environ or {})}
         try:
             process = subprocess.Popen(
                 list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, env=given, pass_fds=(self.lock,)
@@ -92,18 +91,11 @@ class Workshop:
         except OSError as problem:
             raise HostError(f"{words[0]} cannot be started: {problem.strerror}.", fix=f"check that {words[0]} can be run") from problem
 
-        def expire() -> None:
-            late.set()
-            _kill(process)
-
-        watch = threading.Timer(limit_s, expire)
-        watch.daemon = True
-        watch.start()
         try:
-            yield process, late
+            with ending.deadline(process, limit_s) as late:
+                yield process, late
         finally:
-            watch.cancel()
-            _kill(process)
+            ending.kill(process)
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
@@ -137,13 +129,6 @@ def _wait(lock: int, host: str, progress: Progress) -> None:
         if time.monotonic() > until:
             raise HostError(f"Another edgekit has been setting up {host} for {PATIENCE_S / 60:.0f} minutes.", fix="end it, then run the same command again")
         time.sleep(0.2)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End the whole group: apt and pip start programs of their own."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _judged(program: str, code: int, text: str, limit_s: float | None) -> str:
