@@ -17,6 +17,7 @@ from edgekit.cli.record import record
 from edgekit.errors import EdgekitError
 from edgekit.host import HostFile
 from edgekit.hosts import places, reach, trial
+from edgekit.hosts.devices import PACKAGES
 from edgekit.hosts.runner import WorkerHost
 from edgekit.rendering.words import size
 
@@ -141,8 +142,8 @@ def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
         return {**row, "error": error.message, "fix": error.fix or ""}
     trials = [trial.run(host, name) for name in trial.names(row["versions"])]
     if not trials:
-        runtimes = ", ".join(runtime for names in trial.RUNS.values() for runtime in names)
-        return {**row, "error": "Python answers, and there is no runtime that could run a file.", "fix": f"install one of {runtimes} for that Python"}
+        fix = f"install one of {', '.join(PACKAGES)} for that Python"
+        return {**row, "error": "Python answers, and there is no runtime that could run a file.", "fix": fix}
     files = [{**dataclasses.asdict(done), "good": done.good} for done in trials]
     return {**row, "good": all(done.good for done in trials), "untimed": host.untimed, "files": files}
 

@@ -17,6 +17,7 @@ from edgekit.checks.statistics import median_interval
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.errors import HostError
 from edgekit.estimates import fitting, networks, operators
+from edgekit.hosts.devices import runs
 from edgekit.hosts.runner import RUNTIMES, WorkerHost
 from edgekit.latency_table import Cost, HeldOut, Row, Table
 from edgekit.progress import Progress, Silent
@@ -73,8 +74,7 @@ def record(host: WorkerHost, form: Form, name: str, cache: Cache, quick: bool = 
 
 def _runtime(told: Mapping[str, Any], form: Form) -> str:
     versions = told.get("versions", {})
-    wanted = ("onnxruntime",) if RUNTIMES[form] == "onnxruntime" else ("ai-edge-litert", "tflite-runtime")
-    return next((f"{name} {versions[name]}" for name in wanted if versions.get(name)), RUNTIMES[form])
+    return next((f"{name} {versions[name]}" for name in runs(form, versions)), RUNTIMES[form])
 
 
 @dataclasses.dataclass(frozen=True)

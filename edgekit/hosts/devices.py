@@ -13,6 +13,9 @@ STANDS_IN: Mapping[Form, str] = {
     "edgetpu": "CPU; Edge TPU not executed",
     "ethosu": "CPU; Ethos-U not executed",
 }
+#: Runtime -> the packages that bring it, any of which will do; named as ``hello`` names them.
+_PACKAGES: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("onnxruntime",), "litert": ("ai-edge-litert", "tflite-runtime")}
+PACKAGES = tuple(name for names in _PACKAGES.values() for name in names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Way:
     stands_in: str = ""
     #: What is told of the device, behind the runtime.
     note: str = ""
+
+
+def runs(form: Form, versions: Mapping[str, str]) -> list[str]:
+    """The packages of a host that run files of a form; none where it cannot."""
+    return [name for name in _PACKAGES[RUNTIME_OF[form]] if versions.get(name)]
 
 
 def way(form: Form, part: Part, told: Mapping[str, Any]) -> Way:

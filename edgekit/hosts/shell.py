@@ -5,12 +5,11 @@ import shlex
 
 from edgekit.errors import HostError, MissingBackend
 from edgekit.host import MAIN, HostFile
+from edgekit.hosts.devices import PACKAGES
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
 from edgekit.progress import Progress
 
-#: What runs files, as ``hello`` names it.
-RUNTIMES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
 #: Shells do not agree on these between quotes: fish reads a backslash there, csh an exclamation mark and no line break.
 _UNSURE = "\\!"
 
@@ -39,7 +38,7 @@ def check(host: WorkerHost, progress: Progress) -> None:
     """Connect once, and say what is there; MissingBackend with the command to type where there is no numpy or no runtime."""
     progress.start(f"connect to {host.name}")
     told = host.hello()
-    found = {name: version for name, version in told["versions"].items() if name in RUNTIMES}
+    found = {name: version for name, version in told["versions"].items() if name in PACKAGES}
     if not found:
         fix = host.start.place.install.replace("{}", "ai-edge-litert") + "  (TFLite files; onnxruntime for ONNX)"
         raise MissingBackend(f"There is no runtime on {host.name} (Python {told['python']} on {told['machine']}).", fix=fix)

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, Part
 from edgekit.errors import EdgekitError, HostError
+from edgekit.hosts.devices import runs
 from edgekit.hosts.runner import WorkerHost
 from edgekit.signature import Signature
 
 FOLDER = pathlib.Path(__file__).parent / "tiny"
-#: Which packages can run the files of a form.
-RUNS: Mapping[Form, tuple[str, ...]] = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert", "tflite-runtime")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +47,7 @@ class Trial:
 
 def names(versions: Mapping[str, str]) -> list[str]:
     """The files that a host with these packages can run."""
-    forms = {form for form, runtimes in RUNS.items() if any(runtime in versions for runtime in runtimes)}
-    return [name for name, facts in _written()["files"].items() if facts["form"] in forms]
+    return [name for name, facts in _written()["files"].items() if runs(facts["form"], versions)]
 
 
 def artifact(name: str) -> Artifact:
