@@ -85,6 +85,12 @@ class Manifest(ArtifactReport):
     scheme: str | None
     bundle: Facts | None = None
 
+    @property
+    def facts(self) -> Facts:
+        """What makes the folder a bundle; ``read`` gives no manifest without."""
+        assert self.bundle is not None
+        return self.bundle
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Proof:
@@ -102,6 +108,8 @@ def add(proof: Proof, artifact: Artifact, folder: pathlib.Path) -> Facts:
     """
     import numpy
 
+    from edgekit.onboard import bundled
+
     numpy.savez_compressed(folder / SAMPLES, allow_pickle=False, **{name: numpy.ascontiguousarray(array) for name, array in proof.arrays.items()})
     write_text(folder / SCRIPT, _PROGRAM)
     (folder / "onboard").mkdir()
@@ -111,7 +119,7 @@ def add(proof: Proof, artifact: Artifact, folder: pathlib.Path) -> Facts:
         (folder / REFERENCE).mkdir()
         for part in proof.reference.parts:
             shutil.copyfile(proof.reference.path(part), folder / REFERENCE / part.files["model"].path)
-    inputs = {name.partition(":")[2]: array for name, array in proof.arrays.items() if name.startswith("input:")}
+    inputs = bundled.group(proof.arrays, "input")
     for part in artifact.parts:
         if "recipe" in part.files and {spec.name for spec in part.signature.inputs} <= set(inputs):
             trtexec.write_inputs(part.name, part.signature, {spec.name: inputs[spec.name] for spec in part.signature.inputs}, folder)
@@ -120,8 +128,8 @@ def add(proof: Proof, artifact: Artifact, folder: pathlib.Path) -> Facts:
     return facts.model_copy(update={"id": digest(facts.model_dump(mode="json", by_alias=True, exclude={"id", "shipped"}))})
 
 
-def load(folder: pathlib.Path) -> Manifest:
-    """Read a bundle's manifest and check every file against it, or raise one BundleError with everything that is wrong."""
+def read(folder: pathlib.Path) -> Manifest:
+    """A bundle's manifest, or a BundleError; its files are not looked at."""
     path = folder / MANIFEST
     try:
         data = strict_json(path.read_text(encoding="utf-8"))
@@ -132,9 +140,16 @@ def load(folder: pathlib.Path) -> Manifest:
     manifest = parse(Manifest, data, str(path), BundleError)
     if manifest.bundle is None:
         raise BundleError(f"{folder} has no samples to verify with.", fix="ship it again with this edgekit; what is cached is not computed twice")
-    wrong = [*_wrong_parts(manifest, "the manifest"), *([] if manifest.bundle.reference is None else _wrong_parts(manifest.bundle.reference, "the float file"))]
-    wrong += [text for name, wanted in manifest.bundle.sha256.items() if (text := _wrong(folder, name, wanted))]
-    listed = set(manifest.bundle.sha256)
+    return manifest
+
+
+def load(folder: pathlib.Path) -> Manifest:
+    """Read a bundle's manifest and check every file against it, or raise one BundleError with everything that is wrong."""
+    manifest = read(folder)
+    facts = manifest.facts
+    wrong = [*_wrong_parts(manifest, "the manifest"), *([] if facts.reference is None else _wrong_parts(facts.reference, "the float file"))]
+    wrong += [text for name, wanted in facts.sha256.items() if (text := _wrong(folder, name, wanted))]
+    listed = set(facts.sha256)
     wrong += [f"{file.path}: its hash is not told" for file in manifest.files if file.path and pathlib.PurePosixPath(file.path).name not in listed]
     if wrong:
         listing = "\n  ".join(wrong)
@@ -178,7 +193,7 @@ def artifact(manifest: Manifest, folder: pathlib.Path) -> Artifact:
 
 def reference(manifest: Manifest, folder: pathlib.Path) -> Artifact | None:
     """The float file as an artifact, or None where the winner is that file, or where its speed here would say nothing."""
-    told = None if manifest.bundle is None else manifest.bundle.reference
+    told = manifest.facts.reference
     return None if told is None else _artifact(told, told.form, folder / REFERENCE)
 
 
@@ -196,9 +211,8 @@ def samples(folder: pathlib.Path, manifest: Manifest) -> "dict[str, Array]":
     """The arrays of ``samples.npz``. Nothing in it is ever executed; one BundleError tells all that does not fit the manifest."""
     from edgekit.onboard import bundled
 
-    assert manifest.bundle is not None
     try:
-        return bundled.samples(str(folder / SAMPLES), manifest.bundle.model_dump(mode="json", by_alias=True))
+        return bundled.samples(str(folder / SAMPLES), manifest.facts.model_dump(mode="json", by_alias=True))
     except ValueError as problem:
         lines = str(problem).replace("\n", "\n  ")
         raise BundleError(f"The samples of {folder} cannot be used:\n  {lines}", fix="ship it again with 'edgekit run'") from problem

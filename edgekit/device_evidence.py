@@ -5,13 +5,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from edgekit import bundle as bundles
-from edgekit.bundle import Facts, Manifest
+from edgekit.bundle import Manifest
 from edgekit.checks import device_results
 from edgekit.errors import BundleError
-from edgekit.evidence import judged, keep, now
+from edgekit.evidence import judged, keep, now, verdict_on
 from edgekit.hosts.replies import plain
 from edgekit.measurement import Measurement, Verdict, unmeasured
-from edgekit.onboard import judging
+from edgekit.onboard import bundled
 from edgekit.report import EvidenceReport
 from edgekit.value import Value, parse, strict_json
 
@@ -41,13 +41,17 @@ def take(folder: pathlib.Path, results: pathlib.Path, device: str) -> EvidenceRe
     Raises BundleError for results of another file, RunnerError for what cannot be read. Nothing is kept then.
     """
     manifest = bundles.load(folder)
-    report = _from_script(manifest, results) if results.is_file() else _from_trtexec(manifest, folder, results, device)
-    report = report.model_copy(update={"host": plain(device), "key": manifest.key, "bundle": _facts(manifest).id})
-    keep(folder, report)
+    name = plain(device)
+    found = _from_script(manifest, results) if results.is_file() else _from_trtexec(manifest, folder, results, name)
+    report = EvidenceReport.model_validate(
+        {**found, "host": name, "key": manifest.key, "bundle": manifest.facts.id, "verdict": verdict_on(found["measurements"])}
+    )
+    keep(folder, manifest, report)
     return report
 
 
-def _from_script(manifest: Manifest, path: pathlib.Path) -> EvidenceReport:
+def _from_script(manifest: Manifest, path: pathlib.Path) -> dict[str, Any]:
+    """The fields of an EvidenceReport. The verdict in the file is not believed: it is drawn from the rows again."""
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST} bytes")
@@ -55,42 +59,31 @@ def _from_script(manifest: Manifest, path: pathlib.Path) -> EvidenceReport:
     except (OSError, ValueError) as problem:
         raise BundleError(f"{path} cannot be read: {problem}.", fix="on the device: python verify.py --json results.json") from problem
     found = parse(Carried, data, str(path), BundleError)
-    if (found.key, found.bundle) != (manifest.key, _facts(manifest).id):
+    if (found.key, found.bundle) != (manifest.key, manifest.facts.id):
         raise BundleError(f"{path} is about another file than this bundle's.", fix="copy this bundle to the device and run its verify.py there")
-    verdict = judging.verdict([row.model_dump(mode="json") for row in found.measurements])
-    return EvidenceReport.model_validate({**dict(found), "host": "", "verdict": verdict})
+    return dict(found)
 
 
-def _from_trtexec(manifest: Manifest, folder: pathlib.Path, results: pathlib.Path, device: str) -> EvidenceReport:
+def _from_trtexec(manifest: Manifest, folder: pathlib.Path, results: pathlib.Path, device: str) -> dict[str, Any]:
     if not any(file.role == "recipe" for file in manifest.files):
         raise BundleError(f"{folder} holds no engine recipe, so there is nothing that trtexec could have written.",
                           fix="on the device: python verify.py --json results.json; then name that file with --results")  # fmt: skip
     arrays = {name: array[:1] for name, array in bundles.samples(folder, manifest).items()}
-    fed = {name.partition(":")[2] for name in arrays if name.startswith("input:")}
+    fed = bundled.group(arrays, "input").keys()
     answered = {name: {spec.name for spec in signature.inputs} <= fed for name, signature in manifest.signatures.items()}
     found = device_results.read(results, answered)
     where = f"{device}: trtexec, as told by its files"
-    rows = device_results.measured(found, where)
     ours = {name: array for part in found.values() for name, array in (part.outputs or {}).items()}
-    rows = [*_answers(manifest, arrays, ours, where), *rows]
-    verdict = judging.verdict([row.model_dump(mode="json") for row in rows])
-    return EvidenceReport.model_validate({"host": device, "key": manifest.key, "where": where, "when": now(), "verdict": verdict, "measurements": rows})
+    return {"where": where, "when": now(), "measurements": [*_answers(manifest, arrays, ours, where), *device_results.measured(found, where)]}
 
 
 def _answers(manifest: Manifest, arrays: "dict[str, Array]", ours: "dict[str, Array]", where: str) -> list[Measurement]:
     """Parity of the first sample, by the rules of every other host; unmeasured where a part's inputs come from another part."""
-    facts = _facts(manifest)
     specs = {spec.name: spec for signature in manifest.signatures.values() for spec in signature.outputs}
-    expected = [name.partition(":")[2] for name in arrays if name.startswith("expected:")]
-    if len(manifest.signatures) > 1 and not set(expected) <= set(ours):
+    if len(manifest.signatures) > 1 and not bundled.group(arrays, "expected").keys() <= ours.keys():
         return [unmeasured("parity", "output steps", where, "the inputs of some parts come from other parts, and were not given to trtexec")]
     decoded = {name: specs[name].decode(array) for name, array in ours.items() if name in specs and array.ndim == len(specs[name].dims)}
-    return judged(arrays, {**ours, **decoded}, facts.model_dump(mode="json", by_alias=True), where)
-
-
-def _facts(manifest: Manifest) -> Facts:
-    assert manifest.bundle is not None
-    return manifest.bundle
+    return judged(arrays, {**ours, **decoded}, manifest.facts.model_dump(mode="json", by_alias=True), where)
 
 
 def _plain(value: Any) -> Any:

@@ -15,10 +15,11 @@ from edgekit.bundle import Facts, Manifest
 from edgekit.cache import digest, write_text
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import BundleError, EdgekitError
+from edgekit.hosts.devices import runs
 from edgekit.hosts.reach import environments, reach
-from edgekit.hosts.runner import RUNTIMES, WorkerHost
+from edgekit.hosts.runner import WorkerHost
 from edgekit.measurement import Measurement, Verdict
-from edgekit.onboard import judging
+from edgekit.onboard import bundled, judging
 from edgekit.progress import Progress, Silent
 from edgekit.report import EvidenceReport, TargetReport
 from edgekit.value import strict_json
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 #: An emulated processor is some 200 times slower; this many samples tell whether it computes the same.
 EMULATED_SAMPLES = 64
-#: Distribution -> the runtime that it is.
-_RUNTIME_OF: Mapping[str, str] = {"onnxruntime": "onnxruntime", "ai-edge-litert": "litert", "tflite-runtime": "litert"}
 _EXACT = BenchProtocol()
 
 
@@ -44,26 +43,29 @@ def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: 
     """
     say = (progress or Silent()).say
     manifest = bundles.load(folder)
-    arrays, facts = bundles.samples(folder, manifest), _facts(manifest)
+    arrays, facts = bundles.samples(folder, manifest), manifest.facts
     mine = {"key": manifest.key, "bundle": facts.id}
     found = 0
     for name in environments(host):
         try:
             there = dataclasses.replace(reach(name), say=say)
             hello = there.hello()
-            if RUNTIMES[manifest.form] not in {_RUNTIME_OF.get(package) for package in hello["versions"]}:
+            if not runs(manifest.form, hello["versions"]):
                 continue
             found += 1
-            report = _taken(manifest, folder, there, _first(arrays, count, there), timed=timed)
-            partial = (count is not None and count < _default(facts, there)) or (not timed and not there.untimed)
-            told = {**mine, "host": name, "versions": hello["versions"], "machine": str(hello["machine"]), "partial": partial}
-            report = report.model_copy(update=told)
+            whole = _default(facts, there)
+            wanted = whole if count is None else count
+            where, rows = _taken(manifest, folder, there, {name: array[:wanted] for name, array in arrays.items()}, timed=timed)
+            report = EvidenceReport.model_validate({
+                **mine, "host": name, "when": now(), "verdict": verdict_on(rows), "where": where, "machine": str(hello["machine"]),
+                "versions": hello["versions"], "measurements": rows, "partial": wanted < whole or (not timed and not there.untimed),
+            })  # fmt: skip
         except EdgekitError as error:
             found += 1
             report = EvidenceReport(**mine, host=name, verdict="unmeasured", error=str(error), when=now())
         if not report.error:
             try:
-                keep(folder, report)
+                keep(folder, manifest, report)
             except EdgekitError as error:
                 say(f"The evidence of {name} is not kept: {error}")
         yield report
@@ -74,7 +76,7 @@ def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: 
 
 def kept(folder: pathlib.Path, manifest: Manifest) -> tuple[EvidenceReport, ...]:
     """What was found for this very bundle on other hosts; evidence of other files, samples or gates, or that cannot be read, does not count."""
-    wanted, found = (manifest.key, _facts(manifest).id), []
+    wanted, found = (manifest.key, manifest.facts.id), []
     for path in sorted((folder / bundles.EVIDENCE).glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             found.append(EvidenceReport.model_validate(strict_json(path.read_text(encoding="utf-8"))))
@@ -83,21 +85,22 @@ def kept(folder: pathlib.Path, manifest: Manifest) -> tuple[EvidenceReport, ...]
 
 def with_evidence(row: TargetReport, folder: pathlib.Path, asked: Sequence[EvidenceReport] = ()) -> TargetReport:
     """A target's line with what other hosts say of its bundle: one that disagrees fails it. ``asked``: hosts that may have failed just now."""
-    rows = {report.host: report for report in (*(report for report in asked if report.error), *kept(folder, bundles.load(folder)))}
+    rows = {report.host: report for report in (*(report for report in asked if report.error), *kept(folder, bundles.read(folder)))}
     verdict: Verdict = "fail" if any(report.verdict == "fail" for report in rows.values()) else verdict_of(row.winner, row.gates)
     return row.model_copy(update={"evidence": tuple(rows.values()), "verdict": verdict})
 
 
-def _facts(manifest: Manifest) -> Facts:
-    assert manifest.bundle is not None
-    return manifest.bundle
+def verdict_on(rows: Sequence[Measurement]) -> str:
+    """One verdict for what was measured, by the rules of the device."""
+    return judging.verdict([row.model_dump(mode="json") for row in rows])
 
 
-def _taken(manifest: Manifest, folder: pathlib.Path, host: WorkerHost, arrays: "dict[str, Array]", *, timed: bool) -> EvidenceReport:
-    facts, artifact = _facts(manifest).model_dump(mode="json", by_alias=True), bundles.artifact(manifest, folder)
+def _taken(manifest: Manifest, folder: pathlib.Path, host: WorkerHost, arrays: "dict[str, Array]", *, timed: bool) -> tuple[str, list[Measurement]]:
+    """Where the samples were run, and the rows."""
+    facts, artifact = manifest.facts.model_dump(mode="json", by_alias=True), bundles.artifact(manifest, folder)
     if facts["device_only"] and host.shares_files:
         facts["gates"].pop("speedup", None)  # this machine's speed is told, and says nothing of the device's
-    inputs = {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith("input:")}
+    inputs = bundled.group(arrays, "input")
     with host.open(artifact, options_of(bool(facts["one_by_one"]))) as runner:
         ours, where = runner.infer(inputs), runner.where
     rows = judged(arrays, ours, facts, where)
@@ -108,13 +111,12 @@ def _taken(manifest: Manifest, folder: pathlib.Path, host: WorkerHost, arrays: "
         raw = host.race(files, inputs, _EXACT)
         beside = None if reference is None else raw["reference"].nanoseconds
         rows += [Measurement.model_validate(row) for row in judging.times(raw["file"].nanoseconds, beside, facts, where)]
-    verdict = judging.verdict([row.model_dump(mode="json") for row in rows])
-    return EvidenceReport.model_validate({"host": host.name, "key": manifest.key, "where": where, "when": now(), "verdict": verdict, "measurements": rows})
+    return where, rows
 
 
 def judged(arrays: "Mapping[str, Array]", ours: "Mapping[str, Array]", facts: Mapping[str, Any], where: str) -> list[Measurement]:
     """The rows of the samples in ``arrays``, where a file gave ``ours`` for them."""
-    expected, reference = ({name.partition(":")[2]: array for name, array in arrays.items() if name.startswith(kind)} for kind in ("expected:", "reference:"))
+    expected, reference = bundled.group(arrays, "expected"), bundled.group(arrays, "reference")
     rows = judging.parity(ours, expected, reference, facts, where)
     if rows[0]["verdict"] is not None and not rows[0]["detail"].get("fault"):
         rows += judging.accuracy(ours, reference, arrays.get("labels"), facts, where)
@@ -126,23 +128,18 @@ def _default(facts: Facts, host: WorkerHost) -> int:
     return min(facts.samples, EMULATED_SAMPLES) if host.untimed else facts.samples
 
 
-def _first(arrays: "dict[str, Array]", count: int | None, host: WorkerHost) -> "dict[str, Array]":
-    if count is None and host.untimed:
-        count = EMULATED_SAMPLES
-    return arrays if count is None else {name: array[:count] for name, array in arrays.items()}
-
-
 def options_of(one_by_one: bool) -> dict[str, Any] | None:
+    """What a host is asked for where samples are run one at a time."""
     return {"samples": 1} if one_by_one else None
 
 
-def keep(folder: pathlib.Path, report: EvidenceReport) -> None:
+def keep(folder: pathlib.Path, manifest: Manifest, report: EvidenceReport) -> None:
     """Write evidence beside the bundle's files, whole or not at all. A quick look takes the place of a whole one only where it found a fault."""
     place = folder / bundles.EVIDENCE
     letters = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in report.host)
     path = place / f"{letters[:100]}-{digest(report.host)[:8]}.json"
     if report.partial and report.verdict != "fail":
-        known = next((row for row in kept(folder, bundles.load(folder)) if row.host == report.host), None)
+        known = next((row for row in kept(folder, manifest) if row.host == report.host), None)
         if known is not None and not known.partial:
             return
     try:

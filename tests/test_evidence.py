@@ -90,7 +90,7 @@ def test_names_that_differ_in_marks_alone_are_kept_apart(folder: pathlib.Path) -
     """``ssh:pi@b`` and ``ssh:pi-b`` are two hosts."""
     (found,) = evidence.verify(folder, "local", timed=False)
     for name in ("ssh:pi@b", "ssh:pi-b", "h/main", "h-main"):
-        evidence.keep(folder, found.model_copy(update={"host": name}))
+        evidence.keep(folder, bundle.load(folder), found.model_copy(update={"host": name}))
     assert {row.host for row in evidence.kept(folder, bundle.load(folder))} == {"local", "ssh:pi@b", "ssh:pi-b", "h/main", "h-main"}
 
 

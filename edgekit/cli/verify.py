@@ -130,9 +130,8 @@ def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[Rendera
         manifest = bundles.load(folder)
     except BundleError:
         return [line for found in rows for line in (Text(f"{plain(folder.name)} on {found.host}", "bold"), Text(found.error, "dim"), Text())]
-    assert manifest.bundle is not None
-    says = words.Wording(share=words.is_share(manifest.bundle.metric))
-    shipped = {row.name: row for row in manifest.bundle.shipped}
+    says = words.Wording(share=words.is_share(manifest.facts.metric))
+    shipped = {row.name: row for row in manifest.facts.shipped}
     for found in rows:
         head = Text.assemble((plain(f"{manifest.target} ({manifest.scheme}) on {found.host}"), "bold"), "  ", styled(found.verdict))
         drawn += [head, Text(found.error or found.place, "dim")]
