@@ -1,15 +1,15 @@
 """Carries out planned steps: one contract, one cache. A step that was done before, with the same inputs, is not done again."""
 
-import functools
 import importlib.metadata
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit import registry, user_code
+from edgekit import registry
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache, digest, file_digest
+from edgekit.code_identity import code_digest
 from edgekit.contracts import Context, Step
 from edgekit.errors import EdgekitError, ModelError, StepError, TaskError
 from edgekit.progress import Progress
@@ -105,20 +105,13 @@ class Build:
             "teacher": self.teacher.key if name == "distill" and self.teacher is not None else None,
             "seed": self.seed,
             "packages": versions(step.packages),
-            "code": code_digest("steps", "quantization"),
+            "code": code_digest(type(step).__module__),
         })  # fmt: skip
 
 
 def identities(task: Task, what: Any) -> list[str | None]:
     """What a loss or a metric is: its own text, and the code of the file that the task came from."""
     return [identity(what), task.origin.get("code")]
-
-
-@functools.cache
-def code_digest(*rooms: str) -> str:
-    """The hash of edgekit's own code in some rooms: what another version of it has made is not taken for this one's."""
-    here = pathlib.Path(__file__).parent
-    return user_code.fingerprint([path for room in rooms for path in sorted((here / room).glob("*.py"))])
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

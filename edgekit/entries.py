@@ -7,8 +7,9 @@ from typing import Any
 
 from edgekit import registry, verdict
 from edgekit.artifact import Artifact
-from edgekit.build import Build, code_digest, try_follow, versions
+from edgekit.build import Build, try_follow, versions
 from edgekit.cache import digest
+from edgekit.code_identity import code_digest
 from edgekit.contracts import BenchProtocol, Host, Runner
 from edgekit.errors import EdgekitError, ModelError, NothingToDo, RunnerError, StepError
 from edgekit.hosts.torch_local import TorchRunner
@@ -18,7 +19,9 @@ from edgekit.report import CandidateReport, describe
 from edgekit.routes import PlannedCandidate
 from edgekit.shipping import machine
 
-#: What the numbers depend on, beside the files.
+#: The modules that take measurements. With everything that they import, they are part of each measurement's key.
+MEASURING = ("edgekit.verification", "edgekit.heats")
+#: The distributions on which measurements depend.
 RUNTIME_PACKAGES = ("onnxruntime", "ai-edge-litert", "torch", "numpy")
 
 
@@ -112,5 +115,5 @@ def torch_runner(build: Build, model: str, artifact: Artifact, *, quantized: boo
 def key_of(what: str, *facts: Any) -> str:
     """The key of a measurement: what it is taken of, with which code and runtimes, and on which machine."""
     return digest(
-        {"check": what, "facts": list(facts), "code": code_digest("checks", "hosts", "onboard"), "packages": versions(RUNTIME_PACKAGES), "machine": machine()}
+        {"check": what, "facts": list(facts), "code": code_digest(*MEASURING), "packages": versions(RUNTIME_PACKAGES), "machine": machine()}
     )

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from edgekit import registry, remedies, scheme, verdict
-from edgekit.build import code_digest
 from edgekit.checks import latency
+from edgekit.code_identity import code_digest
 from edgekit.diagnosis import Diagnosis
 from edgekit.entries import Entry, Ground, built, guarded, key_of
 from edgekit.errors import EdgekitError
@@ -110,7 +110,7 @@ def _diagnosed(ground: Ground, ill: Entry) -> Diagnosis | None:
     assert ill.torch is not None
     artifact, trials = ill.torch, remedies.trials(effort)
     split = build.task.need("calibration", "the diagnosis")
-    key = key_of("diagnosis", artifact.key, build.seed, [trial.model_dump(mode="json") for trial in trials], code_digest("quantization", "steps"))
+    key = key_of("diagnosis", artifact.key, build.seed, [trial.model_dump(mode="json") for trial in trials], code_digest(registry.DIAGNOSES.module("torch")))
     build.progress.start(f"diagnose {ground.planned.target.name} {ill.scheme}")
 
     def work() -> object:

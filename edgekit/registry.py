@@ -39,6 +39,10 @@ class Registry:
             raise EdgekitError(f"No {self.kind} is called {name!r}; {nearest(name, self)}", fix=f"use a known {self.kind}")
         return self._entries[name]
 
+    def module(self, name: str) -> str:
+        """The full name of the module with the implementation."""
+        return self.entry(name).where.partition(":")[0]
+
     def load(self, name: str) -> Any:
         """Import the implementation, or raise MissingBackend with the command that installs what it needs."""
         entry = self.entry(name)

@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "recipe diagnosis",
         "target host",
         "contracts report latency_table",
-        "registry shelf user_code cache verdict",
+        "registry shelf user_code cache verdict code_identity",
         "routes bundle remedies vela",
         "shipping",
         "plan",
