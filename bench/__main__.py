@@ -14,7 +14,7 @@ from bench.running import bench
 @click.option("--runtime", "-r", "runtimes", type=click.Choice(RUNTIMES), multiple=True, help="Only this runtime.")
 @click.option("--quick", is_flag=True, help="Fewer rounds; bench/results.json and docs/benchmarks.md stay as they are.")
 def main(names: tuple[str, ...], runtimes: tuple[Runtime, ...], *, quick: bool) -> None:
-    """Make all files, run them, time them in turns, judge edgekit's winners, write docs/benchmarks.md."""
+    """Make all files, run them, time them in turns, judge edgekit's winners, write docs/explanation/benchmarks.md."""
     os.chdir(ROOT)
     order = [(name, runtime) for name in NETWORKS for runtime in RUNTIMES]
     place = CACHE / "quick.json" if quick else results.FILE

@@ -1,4 +1,4 @@
-"""How much of a network the Edge TPU would take, without edgekit's rewrites and with them: the table of docs/edge-tpu.md.
+"""How much of a network the Edge TPU would take, without edgekit's rewrites and with them: the table of docs/devices/edge-tpu.md.
 
     python -m bench.edgetpu_mapping
 

@@ -1,11 +1,11 @@
-"""The results as Markdown: ``docs/benchmarks.md``, and the same lines on the terminal."""
+"""The results as Markdown: ``docs/explanation/benchmarks.md``, and the same lines on the terminal."""
 
 import pathlib
 from collections.abc import Iterator
 
 from bench.results import Interval, Result, Results, Row
 
-FILE = pathlib.Path("docs") / "benchmarks.md"
+FILE = pathlib.Path("docs") / "explanation" / "benchmarks.md"
 TITLES = {"onnx": "ONNX Runtime", "tflite": "LiteRT (TFLite)"}
 HEAD = """# Benchmarks
 

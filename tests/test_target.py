@@ -90,7 +90,7 @@ def test_targets_of_devices_that_are_not_here_are_honest(name: str) -> None:
 
 
 def test_the_old_runtime_gets_no_scheme_that_is_wrong_there() -> None:
-    """Measured in docs/mobile.md: one scale a channel is garbage in tflite-runtime 2.14, 4-bit weights are refused."""
+    """Measured in docs/devices/mobile.md: one scale a channel is garbage in tflite-runtime 2.14, 4-bit weights are refused."""
     target = load(shelf.find("targets", "raspberry-pi-tflite-runtime"))
     assert target.host == "tflite-runtime"
     assert not {"w8-dynamic", "w4-weight", "w8a16-static"} & set(target.schemes)

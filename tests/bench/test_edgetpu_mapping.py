@@ -1,4 +1,4 @@
-"""The table of docs/edge-tpu.md is made by the bench, and its networks gain by the rewrites."""
+"""The table of docs/devices/edge-tpu.md is made by the bench, and its networks gain by the rewrites."""
 
 import pathlib
 
@@ -19,5 +19,5 @@ def test_a_row_before_and_after(tmp_path: pathlib.Path) -> None:
 
 def test_the_document_has_every_network(root: pathlib.Path) -> None:
     """One row each."""
-    text = (root / "docs/edge-tpu.md").read_text(encoding="utf-8")
+    text = (root / "docs/devices/edge-tpu.md").read_text(encoding="utf-8")
     assert all(f"\n| {name} | " in text for name in {**edgetpu_mapping.ZOO, **NETWORKS})

@@ -19,9 +19,9 @@ def table() -> str:
 
 
 def test_the_document_shows_this_table(root: pathlib.Path) -> None:
-    """docs/quantizer.md names every operator with its kind and runtimes, and no other."""
-    text = (root / "docs" / "quantizer.md").read_text(encoding="utf-8")
-    assert text.partition(MARK)[2].partition("##")[0].strip() == table(), f"put this behind {MARK} in docs/quantizer.md:\n{table()}"
+    """docs/explanation/quantizer.md names every operator with its kind and runtimes, and no other."""
+    text = (root / "docs" / "explanation" / "quantizer.md").read_text(encoding="utf-8")
+    assert text.partition(MARK)[2].partition("##")[0].strip() == table(), f"put this behind {MARK} in docs/explanation/quantizer.md:\n{table()}"
 
 
 def test_every_row_says_what_it_must() -> None:

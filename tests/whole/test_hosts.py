@@ -65,7 +65,7 @@ def test_int8_of_every_family_is_within_its_steps_on_arm(make: Make, family: str
 @pytest.mark.parametrize(
     ("scheme", "device", "right", "wrong"),
     [
-        # Winners of the race (docs/benchmarks.md); for tflite-runtime 2.14 the first of its target's order that holds there.
+        # Winners of the race (docs/explanation/benchmarks.md); for tflite-runtime 2.14 the first of its target's order that holds there.
         ("w8-dynamic", "cpu-onnx", ("local", "loopback", "board"), ()),
         ("w8-dynamic", "mobile-tflite", ("local", "loopback", f"{ARM}/main"), (OLD,)),
         ("w8-weight", "raspberry-pi-tflite-runtime", ("local", OLD, f"{ARM}/tflite-runtime"), ()),

@@ -10,8 +10,8 @@ import tomllib
 import pytest
 import yaml
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/traps.md", "docs/hosts.md", "docs/bundles.md")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "docs/explanation/architecture.md", "docs/explanation/pitfalls.md", "docs/guides/hosts.md", "docs/guides/bundles.md")
 #: Commands that need no framework and no finished run.
 QUICK = ("plan", "targets", "recipes", "models", "schemes", "doctor", "--help", "--version")
 
