@@ -9,7 +9,7 @@ from edgekit.bundle import Manifest
 from edgekit.checks import device_results
 from edgekit.errors import BundleError
 from edgekit.evidence import judged, keep, now, verdict_on
-from edgekit.hosts.replies import plain
+from edgekit.hosts.responses import plain
 from edgekit.measurement import Measurement, Verdict, unmeasured
 from edgekit.onboard import bundled
 from edgekit.report import EvidenceReport

@@ -15,8 +15,8 @@ from edgekit.bundle import Facts, Manifest
 from edgekit.cache import digest, write_text
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import BundleError, EdgekitError
-from edgekit.hosts.devices import runs
-from edgekit.hosts.reach import environments, reach
+from edgekit.hosts.execution import runs
+from edgekit.hosts.lookup import environments, reach
 from edgekit.hosts.runner import WorkerHost
 from edgekit.measurement import Measurement, Verdict
 from edgekit.onboard import bundled, judging

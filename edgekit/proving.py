@@ -9,7 +9,7 @@ from edgekit.checks import parity
 from edgekit.checks.metrics import metric_name
 from edgekit.entries import Entry, Ground
 from edgekit.evidence import judged, options_of
-from edgekit.hosts.devices import STANDS_IN
+from edgekit.hosts.execution import STANDS_IN
 from edgekit.report import describe
 from edgekit.shipping import placed
 

@@ -16,7 +16,7 @@ from edgekit.checks import accuracy, parity
 from edgekit.entries import Ground, key_of, torch_runner
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError, TaskError
 from edgekit.evidence import now, verify, with_evidence
-from edgekit.hosts.reach import environments, reach
+from edgekit.hosts.lookup import environments, reach
 from edgekit.measurement import Measurement, worst
 from edgekit.plan import Plan
 from edgekit.progress import Progress, Silent

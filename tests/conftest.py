@@ -52,7 +52,7 @@ def own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path
 @pytest.fixture(scope="session")
 def ready_host(own_hosts: pathlib.Path) -> "Callable[[str], WorkerHost]":
     """Sets a shipped host up (once in a run: pip and apt really work) and reaches it; an environment may stand behind a slash."""
-    from edgekit.hosts import reach
+    from edgekit.hosts import lookup as reach
     from edgekit.progress import Silent
 
     def ready(name: str) -> "WorkerHost":

@@ -6,7 +6,7 @@ import pytest
 
 from edgekit import host
 from edgekit.errors import HostError
-from edgekit.hosts import reach
+from edgekit.hosts import lookup as reach
 
 
 def write(folder: pathlib.Path, text: str) -> pathlib.Path:

@@ -16,8 +16,10 @@ from edgekit.cli.listing import Listing, listing
 from edgekit.cli.record import record
 from edgekit.errors import EdgekitError
 from edgekit.host import HostFile
-from edgekit.hosts import places, reach, trial
-from edgekit.hosts.devices import PACKAGES
+from edgekit.hosts import install_dirs as places
+from edgekit.hosts import lookup as reach
+from edgekit.hosts import selftest as trial
+from edgekit.hosts.execution import PACKAGES
 from edgekit.hosts.runner import WorkerHost
 from edgekit.rendering.words import size
 
@@ -198,7 +200,7 @@ def clean(name: str, *, as_json: bool) -> None:
     file = reach.find(name)
     folders = count = removed = 0
     if file.kind in ("venv", "qemu"):
-        from edgekit.hosts.workshop import workshop
+        from edgekit.hosts.setup_steps import workshop
 
         with progress.shown() as told, workshop(file.name, told):
             folders, removed = places.remove(file.name)

@@ -41,7 +41,7 @@ def _host_problem(name: str) -> tuple[str, str] | None:
     """What is known against a host. This machine is always there, so plans for it stay quick: what reaches hosts needs numpy."""
     if name == "local":
         return None
-    from edgekit.hosts import reach
+    from edgekit.hosts import lookup as reach
 
     return reach.problem(name)
 

@@ -11,7 +11,7 @@ from edgekit import cache as caches
 from edgekit import latency_table
 from edgekit.cli import output, progress
 from edgekit.errors import HostError
-from edgekit.hosts import reach
+from edgekit.hosts import lookup as reach
 from edgekit.registry import Entry, Registry
 from edgekit.rendering import words
 

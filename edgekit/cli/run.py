@@ -37,7 +37,7 @@ def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *,
     plan = wanted.plan()
     plan.require_possible()
     if hosts:
-        from edgekit.hosts.reach import find
+        from edgekit.hosts.lookup import find
 
         for host in hosts:
             find(host)  # a slip in a name is told before any work

@@ -13,7 +13,7 @@ from edgekit.cache import write_text
 from edgekit.cli import output, progress
 from edgekit.cli.run import EXIT_CODES, draw
 from edgekit.errors import BundleError
-from edgekit.hosts.replies import plain
+from edgekit.hosts.responses import plain
 from edgekit.measurement import Verdict, worst
 from edgekit.rendering import words
 from edgekit.rendering.table import styled
@@ -33,7 +33,7 @@ def verify(folder: pathlib.Path, hosts: Sequence[str], carried: str | None, samp
 
     Ends with 0 where all holds, 1 where something fails, 3 where something could not be measured.
     """
-    from edgekit.hosts.reach import find
+    from edgekit.hosts.lookup import find
 
     for host in hosts:
         find(host)  # a slip in a name is told before any work
@@ -84,7 +84,7 @@ def _run_again(hosts: Sequence[str], samples: int | None, results: dict[pathlib.
 
 def _counted(rows: Sequence[EvidenceReport]) -> list[Verdict]:
     """The verdicts that count. A host without a runtime for one of several bundles has said what it can with the others."""
-    from edgekit.hosts.reach import split
+    from edgekit.hosts.lookup import split
 
     ran = {split(found.host)[0] for found in rows if not found.skipped}
     return [found.verdict for found in rows if not found.skipped or split(found.host)[0] not in ran]

@@ -14,7 +14,7 @@ from edgekit.host import HostFile
 from edgekit.hosts import failures, shell
 from edgekit.hosts.failures import Ended, Place, Sign
 from edgekit.hosts.process import Start
-from edgekit.hosts.replies import plain
+from edgekit.hosts.responses import plain
 from edgekit.hosts.runner import WorkerHost
 from edgekit.progress import Progress
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy
 
 from edgekit.errors import RunnerError
-from edgekit.hosts import replies
+from edgekit.hosts import responses as replies
 from edgekit.hosts.failures import Damaged
 from edgekit.hosts.process import WorkerProcess
 

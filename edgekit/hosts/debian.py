@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Sequence
 
 from edgekit.errors import HostError
-from edgekit.hosts.workshop import Failed, Workshop
+from edgekit.hosts.setup_steps import Failed, Workshop
 
 #: Debian's public keys, from its package debian-archive-keyring; newer releases of it have the second name.
 KEYRINGS = (pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg"), pathlib.Path("/usr/share/keyrings/debian-archive-keyring.pgp"))

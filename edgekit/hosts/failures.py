@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError
-from edgekit.hosts.replies import plain
+from edgekit.hosts.responses import plain
 
 #: What a failure's text says of a package that is not there -> what pip calls it.
 PACKAGES = (("numpy", "numpy"), ("onnxruntime", "onnxruntime"), ("litert|tflite", "ai-edge-litert"))

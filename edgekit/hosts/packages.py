@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from edgekit import registry
 from edgekit.errors import HostError
-from edgekit.hosts.workshop import Failed, Workshop
+from edgekit.hosts.setup_steps import Failed, Workshop
 
 #: What pip says where it could not reach its index.
 _OFFLINE = re.compile(

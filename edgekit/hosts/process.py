@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import onboard
 from edgekit.errors import EdgekitError, RunnerError
-from edgekit.hosts import ending, failures
+from edgekit.hosts import failures
+from edgekit.hosts import timeouts as ending
 from edgekit.onboard import frames
 
 if TYPE_CHECKING:

@@ -14,11 +14,13 @@ from collections.abc import Mapping
 
 from edgekit.errors import HostError
 from edgekit.host import Environment, HostFile
-from edgekit.hosts import debian, packages, places, trial
+from edgekit.hosts import debian, packages
+from edgekit.hosts import install_dirs as places
+from edgekit.hosts import selftest as trial
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
+from edgekit.hosts.setup_steps import Workshop, workshop
 from edgekit.hosts.venv import SITE, not_ready
-from edgekit.hosts.workshop import Workshop, workshop
 from edgekit.progress import Progress
 
 #: The Python of each release of Debian.

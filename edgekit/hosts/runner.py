@@ -10,8 +10,9 @@ import numpy
 from edgekit.artifact import Artifact, Part, chain
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.errors import HostError, RunnerError
-from edgekit.hosts import copying, replies
-from edgekit.hosts.devices import Way, way
+from edgekit.hosts import copying
+from edgekit.hosts import responses as replies
+from edgekit.hosts.execution import Way, way
 from edgekit.hosts.process import Start, WorkerProcess
 from edgekit.onboard.batches import LARGEST_SLICE
 from edgekit.onboard.frames import LARGEST_PAYLOAD

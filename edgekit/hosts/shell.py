@@ -5,7 +5,7 @@ import shlex
 
 from edgekit.errors import HostError, MissingBackend
 from edgekit.host import MAIN, HostFile
-from edgekit.hosts.devices import PACKAGES
+from edgekit.hosts.execution import PACKAGES
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
 from edgekit.progress import Progress

@@ -6,10 +6,12 @@ import pathlib
 import time
 
 from edgekit.host import Environment, HostFile
-from edgekit.hosts import packages, places, trial
+from edgekit.hosts import install_dirs as places
+from edgekit.hosts import packages
+from edgekit.hosts import selftest as trial
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
-from edgekit.hosts.workshop import Workshop, workshop
+from edgekit.hosts.setup_steps import Workshop, workshop
 from edgekit.progress import Progress
 
 #: Where the packages lie inside an environment's folder.

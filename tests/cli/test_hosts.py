@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from edgekit import shelf
 from edgekit.cli.main import main
-from edgekit.hosts import places
+from edgekit.hosts import install_dirs as places
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 BOARD = "title: my board\nkind: venv\nenvironments: {main: {packages: [numpy==2.2.6]}}\n"
@@ -93,7 +93,7 @@ def test_a_name_that_no_host_has_is_told(words: tuple[str, ...]) -> None:
 
 def test_other_numbers_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host whose files give other numbers than they should ends with 1."""
-    from edgekit.hosts import trial
+    from edgekit.hosts import selftest as trial
 
     right = trial.expected
     monkeypatch.setattr(trial, "expected", lambda name: right(name) + (1 if name == "int8.onnx" else 0))

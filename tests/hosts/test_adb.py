@@ -15,7 +15,7 @@ import pytest
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import HostError
 from edgekit.host import Environment, HostFile
-from edgekit.hosts import reach
+from edgekit.hosts import lookup as reach
 from edgekit.hosts.adb import Adb
 from tests.hosts import sshd
 from tests.hosts.test_local import artifact, linear

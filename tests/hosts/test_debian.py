@@ -9,7 +9,7 @@ import pytest
 from edgekit.errors import HostError
 from edgekit.hosts import debian
 from edgekit.hosts.debian import Debian
-from edgekit.hosts.workshop import Workshop, workshop
+from edgekit.hosts.setup_steps import Workshop, workshop
 from edgekit.progress import Silent
 
 pytestmark = pytest.mark.skipif(

@@ -10,7 +10,7 @@ import pytest
 from edgekit import registry
 from edgekit.errors import HostError
 from edgekit.hosts import packages
-from edgekit.hosts.workshop import Workshop, workshop
+from edgekit.hosts.setup_steps import Workshop, workshop
 from edgekit.progress import Silent
 
 

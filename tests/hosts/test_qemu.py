@@ -11,7 +11,10 @@ import pytest
 from edgekit import host
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import HostError, RunnerError
-from edgekit.hosts import debian, places, qemu, reach, trial
+from edgekit.hosts import debian, qemu
+from edgekit.hosts import install_dirs as places
+from edgekit.hosts import lookup as reach
+from edgekit.hosts import selftest as trial
 from edgekit.hosts.local import LocalHost
 from edgekit.hosts.qemu import Qemu
 from edgekit.hosts.runner import WorkerHost

@@ -18,7 +18,7 @@ import pytest
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError
 from edgekit.host import HostFile
-from edgekit.hosts import reach
+from edgekit.hosts import lookup as reach
 from edgekit.hosts.local import LocalHost
 from edgekit.hosts.runner import WorkerHost
 from edgekit.hosts.ssh import Ssh

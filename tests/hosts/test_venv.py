@@ -15,7 +15,10 @@ import pytest
 
 from edgekit import host
 from edgekit.errors import HostError
-from edgekit.hosts import packages, places, reach, trial
+from edgekit.hosts import install_dirs as places
+from edgekit.hosts import lookup as reach
+from edgekit.hosts import packages
+from edgekit.hosts import selftest as trial
 from edgekit.hosts.runner import WorkerHost
 from edgekit.hosts.venv import Venv
 from edgekit.progress import Silent

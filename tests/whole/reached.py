@@ -7,7 +7,8 @@ import yaml
 from click.testing import CliRunner
 
 from edgekit.cli.main import main
-from edgekit.hosts import qemu, reach
+from edgekit.hosts import lookup as reach
+from edgekit.hosts import qemu
 from edgekit.hosts.venv import SITE
 from edgekit.report import EvidenceReport
 from tests.hosts import sshd

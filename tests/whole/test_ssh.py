@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from edgekit import bundle, report
 from edgekit.cli.main import main
-from edgekit.hosts import reach
+from edgekit.hosts import lookup as reach
 from tests.whole.reached import verified
 
 pytestmark = pytest.mark.slow

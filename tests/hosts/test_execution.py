@@ -3,7 +3,7 @@
 import pytest
 
 from edgekit.artifact import File, Form, Part
-from edgekit.hosts.devices import way
+from edgekit.hosts.execution import way
 from edgekit.hosts.local import LocalHost
 from edgekit.signature import Signature, TensorSpec
 

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from edgekit.errors import HostError
-from edgekit.hosts import places
+from edgekit.hosts import install_dirs as places
 
 
 @pytest.fixture(autouse=True)

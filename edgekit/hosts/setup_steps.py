@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 from edgekit.errors import HostError
-from edgekit.hosts import ending, places
+from edgekit.hosts import install_dirs as places
+from edgekit.hosts import timeouts as ending
 from edgekit.progress import Progress
 
 #: The longest that one program may take: hundreds of megabytes over a slow line.

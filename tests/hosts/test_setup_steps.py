@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from edgekit.errors import HostError
-from edgekit.hosts import workshop as workshops
-from edgekit.hosts.workshop import Failed, workshop
+from edgekit.hosts import setup_steps as workshops
+from edgekit.hosts.setup_steps import Failed, workshop
 from edgekit.progress import Silent
 
 
@@ -92,7 +92,7 @@ def test_a_setup_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.Mo
 
 def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(root: pathlib.Path) -> None:
     """edgekit is killed, its pip goes on for a moment: the next setup waits for that too, and then removes what was left."""
-    code = "from edgekit.hosts.workshop import workshop\nfrom edgekit.progress import Silent\nwith workshop('board', Silent()) as work:\n"
+    code = "from edgekit.hosts.setup_steps import workshop\nfrom edgekit.progress import Silent\nwith workshop('board', Silent()) as work:\n"
     code += "    print('in', flush=True)\n    work.run(['sleep', '1.5'])\n"
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=dict(os.environ))
     assert first.stdout is not None

@@ -15,7 +15,7 @@ import numpy
 
 from edgekit.artifact import Artifact, File, Part
 from edgekit.errors import EdgekitError, HostError
-from edgekit.hosts.devices import runs
+from edgekit.hosts.execution import runs
 from edgekit.hosts.runner import WorkerHost
 from edgekit.signature import Signature
 

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from edgekit.errors import HostError
-from edgekit.hosts import trial
+from edgekit.hosts import selftest as trial
 from edgekit.hosts.local import LocalHost
 from edgekit.hosts.process import Start
 
