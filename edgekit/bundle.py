@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from edgekit import onboard, trtexec
+from edgekit import device_worker as onboard
+from edgekit import trtexec
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.cache import digest, file_digest, write_text
 from edgekit.errors import BundleError
@@ -108,7 +109,7 @@ def add(proof: Proof, artifact: Artifact, folder: pathlib.Path) -> Facts:
     """
     import numpy
 
-    from edgekit.onboard import bundled
+    from edgekit.device_worker import bundled
 
     numpy.savez_compressed(folder / SAMPLES, allow_pickle=False, **{name: numpy.ascontiguousarray(array) for name, array in proof.arrays.items()})
     write_text(folder / SCRIPT, _PROGRAM)
@@ -209,7 +210,7 @@ def _artifact(told: ArtifactReport, form: Form, folder: pathlib.Path) -> Artifac
 
 def samples(folder: pathlib.Path, manifest: Manifest) -> "dict[str, Array]":
     """The arrays of ``samples.npz``. Nothing in it is ever executed; one BundleError tells all that does not fit the manifest."""
-    from edgekit.onboard import bundled
+    from edgekit.device_worker import bundled
 
     try:
         return bundled.samples(str(folder / SAMPLES), manifest.facts.model_dump(mode="json", by_alias=True))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from edgekit import bundle as bundles
 from edgekit.bundle import Manifest
 from edgekit.checks import device_results
+from edgekit.device_worker import bundled
 from edgekit.errors import BundleError
 from edgekit.evidence import judged, keep, now, verdict_on
 from edgekit.hosts.responses import plain
 from edgekit.measurement import Measurement, Verdict, unmeasured
-from edgekit.onboard import bundled
 from edgekit.report import EvidenceReport
 from edgekit.value import Value, parse, strict_json
 

@@ -14,12 +14,12 @@ from edgekit import bundle as bundles
 from edgekit.bundle import Facts, Manifest
 from edgekit.cache import digest, write_text
 from edgekit.contracts import BenchProtocol
+from edgekit.device_worker import bundled, judging
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.hosts.execution import runs
 from edgekit.hosts.lookup import environments, reach
 from edgekit.hosts.runner import WorkerHost
 from edgekit.measurement import Measurement, Verdict
-from edgekit.onboard import bundled, judging
 from edgekit.progress import Progress, Silent
 from edgekit.report import EvidenceReport, TargetReport
 from edgekit.value import strict_json

@@ -72,13 +72,13 @@ class TensorSpec(Value):
 
     def encode(self, array: "Array") -> "Array":
         """The task's array as the file takes it: axes in the file's order, quantized where the file is, in its dtype."""
-        from edgekit.onboard import tensors
+        from edgekit.device_worker import tensors
 
         return tensors.encode(array, self.dtype, self.axes, self._affine())
 
     def decode(self, array: "Array") -> "Array":
         """A file's output as real numbers, axes in the task's order."""
-        from edgekit.onboard import tensors
+        from edgekit.device_worker import tensors
 
         return tensors.decode(array, self.axes, self._affine())
 

@@ -12,8 +12,8 @@ import torch
 
 from edgekit import target as targets
 from edgekit.contracts import Context, Step
+from edgekit.device_worker import runtimes
 from edgekit.errors import StepError
-from edgekit.onboard import runtimes
 from edgekit.plan import plan
 from edgekit.recipe import Recipe
 from edgekit.scheme import Scheme

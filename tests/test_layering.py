@@ -89,7 +89,7 @@ def imports(path: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             # What runs on a device is loaded there under another name than here.
             assert node.level == (1 if node.level and path.parent.name == "onboard" else 0), f"{path}:{node.lineno}: write the whole name of a module, not dots"
-            module = f"edgekit.onboard.{node.module}" if node.level else node.module
+            module = f"edgekit.device_worker.{node.module}" if node.level else node.module
             for alias in node.names:
                 yield node.lineno, f"{module}.{alias.name}", id(node) in quoted
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import scipy.stats
 
-from edgekit.onboard.intervals import median_interval, paired_share_difference
+from edgekit.device_worker.intervals import median_interval, paired_share_difference
 
 __all__ = ["mean_interval", "median_interval", "paired_mean_difference", "paired_share_difference", "share_interval"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.artifact import Form, Part
-from edgekit.onboard.runtimes import RUNTIME_OF
+from edgekit.device_worker.runtimes import RUNTIME_OF
 
 #: Forms whose file on a processor only stands in for what the device runs.
 STANDS_IN: Mapping[Form, str] = {

@@ -19,11 +19,11 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgekit import onboard
+from edgekit import device_worker as onboard
+from edgekit.device_worker import frames
 from edgekit.errors import EdgekitError, RunnerError
 from edgekit.hosts import failures
 from edgekit.hosts import timeouts as ending
-from edgekit.onboard import frames
 
 if TYPE_CHECKING:
     import numpy.typing

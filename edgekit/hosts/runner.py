@@ -9,14 +9,14 @@ import numpy
 
 from edgekit.artifact import Artifact, Part, chain
 from edgekit.contracts import BenchProtocol, Samples
+from edgekit.device_worker.batches import LARGEST_SLICE
+from edgekit.device_worker.frames import LARGEST_PAYLOAD
+from edgekit.device_worker.runtimes import RUNTIME_OF
 from edgekit.errors import HostError, RunnerError
 from edgekit.hosts import copying
 from edgekit.hosts import responses as replies
 from edgekit.hosts.execution import Way, way
 from edgekit.hosts.process import Start, WorkerProcess
-from edgekit.onboard.batches import LARGEST_SLICE
-from edgekit.onboard.frames import LARGEST_PAYLOAD
-from edgekit.onboard.runtimes import RUNTIME_OF
 from edgekit.signature import TensorSpec
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgekit.artifact import Part, chain
+from edgekit.device_worker.batches import in_slices
+from edgekit.device_worker.frames import WorkerError
 from edgekit.errors import ModelError, RunnerError
-from edgekit.onboard.batches import in_slices
-from edgekit.onboard.frames import WorkerError
 
 if TYPE_CHECKING:
     import numpy.typing

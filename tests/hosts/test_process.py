@@ -17,12 +17,12 @@ import pytest
 
 from edgekit.artifact import Artifact
 from edgekit.contracts import BenchProtocol
+from edgekit.device_worker import frames
 from edgekit.errors import EdgekitError, HostError, RunnerError
 from edgekit.hosts import process as workers
 from edgekit.hosts.failures import Place
 from edgekit.hosts.process import MAGIC, Start, WorkerProcess
 from edgekit.hosts.runner import WorkerHost
-from edgekit.onboard import frames
 from tests.hosts.test_local import artifact, linear
 
 FEEDS = {"input": numpy.ones((3, 4), "float32")}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgekit.onboard import tensorrt_engine
+from edgekit.device_worker import tensorrt_engine
 from edgekit.steps import tensorrt_build
 
 KNOWN = {version: {owner: set(names.split()) for owner, names in owners.items()}

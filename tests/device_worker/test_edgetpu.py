@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.onboard import edgetpu
-from edgekit.onboard.edgetpu import EdgeTpuError, delegate, library, sticks
+from edgekit.device_worker import edgetpu
+from edgekit.device_worker.edgetpu import EdgeTpuError, delegate, library, sticks
 
 
 def plug_in(root: pathlib.Path, place: str, vendor: str, product: str) -> None:
@@ -113,7 +113,7 @@ def test_it_runs_alone(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['sticks'](sys.argv[2]))"
     plug_in(tmp_path, "1-1", "18d1", "9302")
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, str(root / "edgekit/onboard/edgetpu.py"), str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-I", "-S", "-c", code, str(root / "edgekit/device_worker/edgetpu.py"), str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "['usb 1-1 (18d1:9302, ready)']"
 

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from edgekit.checks import metrics
-from edgekit.onboard import judging
+from edgekit.device_worker import judging
 
 REFERENCE = {"output": numpy.array([[1.0, 2.0], [3.0, 0.0]], "float32")}
 EXPECTED = {"output": numpy.array([[1.0, 2.5], [3.0, 0.5]], "float32")}

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy
 import pytest
 
-from edgekit.onboard.frames import WorkerError
-from edgekit.onboard.store import Store
+from edgekit.device_worker.frames import WorkerError
+from edgekit.device_worker.store import Store
 
 DATA = bytes(range(256)) * 4096
 NAME = hashlib.sha256(DATA).hexdigest() + ".onnx"
@@ -129,7 +129,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told(small_disk: pathlib.Path, monkey
     """The system's own word (ENOSPC) counts where the free space was told wrong; the part stays for later and is no file."""
     import shutil
 
-    monkeypatch.setattr("edgekit.onboard.store.shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(1 << 40, 0, 1 << 40))  # type: ignore[attr-defined]
+    monkeypatch.setattr("edgekit.device_worker.store.shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(1 << 40, 0, 1 << 40))  # type: ignore[attr-defined]
     store = Store(str(small_disk))
     with pytest.raises(WorkerError, match="no room for") as raised:
         put(store, 0, DATA)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 import pytest
 
-from edgekit.onboard import bundled
+from edgekit.device_worker import bundled
 
 FACTS: dict[str, Any] = {"samples": 4, "steps": {"output": 0.5}, "parity_steps": 2.0, "gates": {"accuracy_drop": 0.02}, "metric": "top1"}
 ARRAYS = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy
 import pytest
 
-from edgekit.onboard import tensorrt_engine
-from edgekit.onboard.tensorrt_engine import EngineError, TensorrtModel, measure, percentile, summary
+from edgekit.device_worker import tensorrt_engine
+from edgekit.device_worker.tensorrt_engine import EngineError, TensorrtModel, measure, percentile, summary
 from edgekit.steps import tensorrt_build
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy
 import pytest
 
-from edgekit.onboard import evidence
+from edgekit.device_worker import evidence
 
 
 @pytest.fixture(params=["cpu-onnx", "mobile-tflite"])

@@ -16,9 +16,9 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as arrays_of
 from onnx import TensorProto, helper
 
-from edgekit import onboard
+from edgekit import device_worker as onboard
+from edgekit.device_worker import batches, frames, runtimes, worker
 from edgekit.hosts.process import MAGIC, MODULES, Start, sources
-from edgekit.onboard import batches, frames, runtimes, worker
 
 FOLDER = pathlib.Path(onboard.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))

@@ -12,7 +12,7 @@ import numpy
 import pytest
 from hypothesis import strategies
 
-from edgekit.onboard import frames
+from edgekit.device_worker import frames
 
 
 def frame(header: Any, payload: bytes = b"") -> bytes:
