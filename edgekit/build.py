@@ -12,8 +12,8 @@ from edgekit.cache import Cache, digest, file_digest
 from edgekit.code_identity import code_digest
 from edgekit.contracts import Context, Step
 from edgekit.errors import EdgekitError, ModelError, StepError, TaskError
+from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Progress
-from edgekit.routes import PlannedStep
 from edgekit.sources.loader import fingerprint, networks
 from edgekit.task import Task, identity
 

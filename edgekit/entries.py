@@ -14,9 +14,9 @@ from edgekit.contracts import BenchProtocol, Host, Runner
 from edgekit.errors import EdgekitError, ModelError, NothingToDo, RunnerError, StepError
 from edgekit.hosts.torch_local import TorchRunner
 from edgekit.measurement import Measurement, MeasurementName
-from edgekit.plan import PlannedTarget
+from edgekit.planning.plan import PlannedTarget
+from edgekit.planning.routes import PlannedCandidate
 from edgekit.report import CandidateReport, describe
-from edgekit.routes import PlannedCandidate
 from edgekit.shipping import machine
 
 #: The modules that take measurements. With everything that they import, they are part of each measurement's key.

@@ -58,7 +58,7 @@ class Quantize(Written):
     """Quantize: ``auto`` races the schemes of each target; a name asks for that one only."""
 
     scheme: str = "auto"
-    #: How much time may be spent where int8 loses too much: see ``edgekit.remedies``.
+    #: How much time may be spent where int8 loses too much: see ``edgekit.planning.remedies``.
     effort: Effort = "normal"
     #: How many calibration samples are used.
     samples: int = pydantic.Field(256, ge=1)

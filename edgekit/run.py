@@ -18,12 +18,12 @@ from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError,
 from edgekit.evidence import now, verify, with_evidence
 from edgekit.hosts.lookup import environments, reach
 from edgekit.measurement import Measurement, worst
-from edgekit.plan import Plan
+from edgekit.planning.plan import Plan
+from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Progress, Silent
 from edgekit.proving import gather
 from edgekit.race import Result, race
 from edgekit.report import EvidenceReport, Report, StageReport, TargetReport
-from edgekit.routes import PlannedStep
 from edgekit.shipping import environment, prepare, require_usable, ship, withdraw, write_report
 from edgekit.target import Target
 from edgekit.task import Task

@@ -9,9 +9,9 @@ from edgekit.build import Build, try_follow, versions
 from edgekit.cache import Cache
 from edgekit.code_identity import code_digest
 from edgekit.errors import MissingBackend, StepError
+from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Silent
 from edgekit.registry import Entry, Registry
-from edgekit.routes import PlannedStep
 from edgekit.task import Task
 from edgekit.testing import FakeStep, tiny_task
 

@@ -14,7 +14,7 @@ from edgekit import target as targets
 from edgekit.contracts import Context, Step
 from edgekit.device_worker import runtimes
 from edgekit.errors import StepError
-from edgekit.plan import plan
+from edgekit.planning.plan import plan
 from edgekit.recipe import Recipe
 from edgekit.scheme import Scheme
 from edgekit.steps import torch_signatures, torch_storage

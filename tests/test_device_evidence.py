@@ -12,8 +12,9 @@ import numpy
 import pytest
 from click.testing import CliRunner
 
-from edgekit import bundle, plan, recipe, report, shelf, target
+from edgekit import bundle, recipe, report, shelf, target
 from edgekit.cli.main import main
+from edgekit.planning import plan
 from edgekit.run import Options, run
 from tests.checks.test_device_results import TEN, query
 

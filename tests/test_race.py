@@ -15,7 +15,7 @@ from edgekit.contracts import BenchProtocol, Runner, Samples
 from edgekit.entries import Ground
 from edgekit.errors import RunnerError
 from edgekit.hosts.local import LocalHost
-from edgekit.plan import plan
+from edgekit.planning.plan import plan
 from edgekit.progress import Silent
 from edgekit.race import Result, race
 from edgekit.recipe import Recipe

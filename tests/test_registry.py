@@ -7,8 +7,9 @@ import tomllib
 
 import pytest
 
-from edgekit import registry, routes
+from edgekit import registry
 from edgekit.errors import EdgekitError, MissingBackend
+from edgekit.planning import routes
 from edgekit.registry import Entry, Registry
 
 TABLES = {"steps": registry.STEPS, "sources": registry.SOURCES, "tasks": registry.TASKS, "runtimes": registry.RUNTIMES, "audits": registry.AUDITS}

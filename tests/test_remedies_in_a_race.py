@@ -14,7 +14,7 @@ from edgekit.cache import Cache
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.entries import Ground
 from edgekit.hosts.local import LocalHost
-from edgekit.plan import plan
+from edgekit.planning.plan import plan
 from edgekit.progress import Silent
 from edgekit.race import Result, race
 from edgekit.recipe import Recipe

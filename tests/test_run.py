@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from edgekit import plan, recipe, report, shelf, target
+from edgekit import recipe, report, shelf, target
 from edgekit.errors import PlanError, TaskError
+from edgekit.planning import plan
 from edgekit.progress import Silent
 from edgekit.run import Options, run
 

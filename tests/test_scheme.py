@@ -3,7 +3,7 @@
 import pytest
 
 from edgekit.errors import EdgekitError
-from edgekit.routes import ROUTES
+from edgekit.planning.routes import ROUTES
 from edgekit.scheme import _ALSO, NOT_OFFERED, REFUSED, SCHEMES, find, refused
 
 

@@ -7,7 +7,7 @@ import pytest
 from edgekit import shelf
 from edgekit.errors import TargetError
 from edgekit.nvidia import capability
-from edgekit.routes import candidate
+from edgekit.planning.routes import candidate
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target, load, too_old
 from edgekit.vela import ACCELERATORS

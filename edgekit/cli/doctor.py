@@ -16,8 +16,8 @@ import edgekit
 from edgekit import cache, registry, shelf
 from edgekit.cli import hosts, output
 from edgekit.cli.overrides import find_target
+from edgekit.planning.routes import ROUTES
 from edgekit.registry import Registry
-from edgekit.routes import ROUTES
 from edgekit.target import Target
 
 #: Modules whose distribution has another name.

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from edgekit.cli import output
 from edgekit.cli.overrides import Wanted, recipe_options
-from edgekit.plan import Plan, PlannedTarget
+from edgekit.planning.plan import Plan, PlannedTarget
+from edgekit.planning.routes import PlannedCandidate, PlannedStep
 from edgekit.rendering.words import plain
-from edgekit.routes import PlannedCandidate, PlannedStep
 
 _INDENT = (0, 0, 0, 2)
 

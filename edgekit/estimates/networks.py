@@ -16,8 +16,8 @@ from torch.nn import functional
 from edgekit.artifact import Artifact, Form
 from edgekit.build import Build, try_follow
 from edgekit.cache import Cache
+from edgekit.planning.routes import PlannedStep, candidate
 from edgekit.progress import Silent
-from edgekit.routes import PlannedStep, candidate
 from edgekit.sources.cnn import plain_cnn
 from edgekit.sources.resnet import Block, resnet8, resnet14, resnet20
 from edgekit.target import RUNTIMES, Target

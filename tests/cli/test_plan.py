@@ -21,7 +21,7 @@ def plan(*words: str) -> Result:
 @pytest.fixture(autouse=True)
 def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is installed here, no package is missing."""
-    monkeypatch.setattr("edgekit.plan.plan.__defaults__", (lambda module: True,))
+    monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: True,))
 
 
 def test_the_whole_way_is_shown(edgekit: Run) -> None:
@@ -86,7 +86,7 @@ def test_a_recipe_with_many_mistakes_is_answered_with_all_of_them(tmp_path: path
 
 def test_a_missing_package_is_a_problem_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torch the plan still answers, and says how to install it."""
-    monkeypatch.setattr("edgekit.plan.plan.__defaults__", (lambda module: module != "torch",))
+    monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: module != "torch",))
     done = plan("digits", "--target", "cpu-onnx")
     assert done.exit_code == 1
     assert "missing package: torch" in done.stdout

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from edgekit import cache
 from edgekit.cli.main import main
-from edgekit.plan import Plan
+from edgekit.planning.plan import Plan
 from edgekit.report import Report
 from edgekit.run import Options
 from edgekit.shipping import write_report
@@ -24,7 +24,7 @@ Seen = list[tuple[Plan, Options]]
 def answers(monkeypatch: pytest.MonkeyPatch, sample: Callable[..., Report], tmp_path: pathlib.Path) -> Callable[..., Seen]:
     """Lets the work end with a given report, so that every verdict can be tried; what it was asked is kept."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("edgekit.plan.plan.__defaults__", (lambda module: True,))
+    monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: True,))
 
     def put(**changes: str) -> Seen:
         seen: Seen = []

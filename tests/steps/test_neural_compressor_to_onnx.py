@@ -15,7 +15,7 @@ from edgekit.artifact import Artifact
 from edgekit.checks import audit_onnx
 from edgekit.contracts import Context
 from edgekit.errors import StepError, TaskError
-from edgekit.plan import plan
+from edgekit.planning.plan import plan
 from edgekit.recipe import Recipe
 from edgekit.scheme import SCHEMES
 from edgekit.signature import Signature, TensorSpec

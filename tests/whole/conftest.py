@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgekit import plan, recipe, shelf, target
+from edgekit import recipe, shelf, target
+from edgekit.planning import plan
 from edgekit.run import Options, run
 from tests.hosts import sshd
 from tests.whole import reached

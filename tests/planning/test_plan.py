@@ -8,7 +8,7 @@ from edgekit import recipe as recipes
 from edgekit import registry, shelf
 from edgekit import target as targets
 from edgekit.errors import HostError, PlanError, TargetError
-from edgekit.plan import Plan, plan, targets_of
+from edgekit.planning.plan import Plan, plan, targets_of
 from edgekit.recipe import Recipe
 from edgekit.target import Target
 

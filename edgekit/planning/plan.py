@@ -8,8 +8,8 @@ from typing import Any
 
 from edgekit import registry
 from edgekit.errors import EdgekitError, PlanError
+from edgekit.planning.routes import PlannedCandidate, PlannedStep, candidate
 from edgekit.recipe import Distill, Effort, Finetune, Gates, Intent, Prune, Quantize, Recipe, Train
-from edgekit.routes import PlannedCandidate, PlannedStep, candidate
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target
 from edgekit.value import nearest

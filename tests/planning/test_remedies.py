@@ -1,7 +1,7 @@
 """The order of remedies: what the simulation says first, layers in float next, training where there is time."""
 
 from edgekit.diagnosis import Diagnosis, LayerNoise, Trial
-from edgekit.remedies import MOST, combined, loudest, propose, trials
+from edgekit.planning.remedies import MOST, combined, loudest, propose, trials
 from edgekit.scheme import Tuning
 
 LAYERS = (
