@@ -20,10 +20,10 @@ from edgekit.hosts.execution import runs
 from edgekit.hosts.lookup import environments, reach
 from edgekit.hosts.runner import WorkerHost
 from edgekit.measurement import Measurement, Verdict
+from edgekit.pipeline.verdict import verdict_of
 from edgekit.progress import Progress, Silent
 from edgekit.report import EvidenceReport, TargetReport
 from edgekit.value import strict_json
-from edgekit.verdict import verdict_of
 
 if TYPE_CHECKING:
     import numpy.typing

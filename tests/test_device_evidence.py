@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from edgekit import bundle, recipe, report, shelf, target
 from edgekit.cli.main import main
+from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
-from edgekit.run import Options, run
 from tests.checks.test_device_results import TEN, query
 
 

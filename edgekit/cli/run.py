@@ -43,7 +43,7 @@ def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *,
             find(host)  # a slip in a name is told before any work
     # Threads that wait sleep instead of spinning: on a busy machine training is 10 to 20 times faster so. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from edgekit import run as execution  # imports torch: only now is it known to be there, and the plan to be sound
+    from edgekit.pipeline import run as execution  # imports torch: only now is it known to be there, and the plan to be sound
 
     folder = out or pathlib.Path("runs") / plan.recipe.name
     # What a user's own file prints goes to stderr: stdout is the report's alone (--json must stay JSON).

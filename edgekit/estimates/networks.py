@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekit.artifact import Artifact, Form
-from edgekit.build import Build, try_follow
 from edgekit.cache import Cache
+from edgekit.pipeline.build import Build, try_follow
 from edgekit.planning.routes import PlannedStep, candidate
 from edgekit.progress import Silent
 from edgekit.sources.cnn import plain_cnn

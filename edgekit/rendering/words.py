@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.measurement import Measurement, MeasurementName, Verdict
+from edgekit.pipeline.verdict import AT_MOST
 from edgekit.report import CandidateReport, GateReport, Report, TargetReport
 from edgekit.task import METRICS
-from edgekit.verdict import AT_MOST
 
 #: A measurement that should be there and could not be taken; and one that nobody tried to take.
 UNMEASURED = "unmeasured"

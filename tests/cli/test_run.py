@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 
 from edgekit import cache
 from edgekit.cli.main import main
+from edgekit.pipeline.run import Options
 from edgekit.planning.plan import Plan
 from edgekit.report import Report
-from edgekit.run import Options
 from edgekit.shipping import write_report
 
 Seen = list[tuple[Plan, Options]]
@@ -37,7 +37,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, sample: Callable[..., Report], tmp_
             write_report(report, options.out)
             return report
 
-        monkeypatch.setattr("edgekit.run.run", work)
+        monkeypatch.setattr("edgekit.pipeline.run.run", work)
         return seen
 
     return put
@@ -146,14 +146,14 @@ def test_a_real_run_ends_with_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_what_a_users_file_prints_is_not_in_the_report(answers: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that prints in forward() leaves --json JSON; its words are on stderr."""
     answers()
-    work = importlib.import_module("edgekit.run").run
+    work = importlib.import_module("edgekit.pipeline.run").run
 
     def chatty(plan: Plan, options: Options) -> Report:
         print("forward was called")
         report: Report = work(plan, options)
         return report
 
-    monkeypatch.setattr("edgekit.run.run", chatty)
+    monkeypatch.setattr("edgekit.pipeline.run.run", chatty)
     done = run("--json")
     assert json.loads(done.stdout)["schema"] == 1
     assert "forward was called" in done.stderr

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from edgekit import recipe, run, shelf, target
+from edgekit import recipe, shelf, target
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache
 from edgekit.hosts.local import LocalHost
+from edgekit.pipeline import run
 from edgekit.planning import plan
 from edgekit.tasks.digits import digits
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from edgekit import recipe, shelf, target
+from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
-from edgekit.run import Options, run
 from tests.hosts import sshd
 from tests.whole import reached
 

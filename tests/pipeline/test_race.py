@@ -9,15 +9,15 @@ import numpy
 import pytest
 
 from edgekit.artifact import Artifact
-from edgekit.build import Build
 from edgekit.cache import Cache
 from edgekit.contracts import BenchProtocol, Runner, Samples
-from edgekit.entries import Ground
 from edgekit.errors import RunnerError
 from edgekit.hosts.local import LocalHost
+from edgekit.pipeline.build import Build
+from edgekit.pipeline.candidate import Ground
+from edgekit.pipeline.race import Result, race
 from edgekit.planning.plan import plan
 from edgekit.progress import Silent
-from edgekit.race import Result, race
 from edgekit.recipe import Recipe
 from edgekit.shelf import find
 from edgekit.target import load

@@ -5,12 +5,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit import registry, verdict
+from edgekit import registry
 from edgekit.checks import latency
 from edgekit.contracts import Samples
-from edgekit.entries import Entry, Ground, failed, key_of
 from edgekit.errors import EdgekitError, RunnerError
 from edgekit.measurement import unmeasured
+from edgekit.pipeline import verdict
+from edgekit.pipeline.candidate import Entry, Ground, failed, key_of
 
 if TYPE_CHECKING:
     from edgekit.contracts import Feeds

@@ -7,9 +7,9 @@ from edgekit.artifact import Artifact, outputs_of
 from edgekit.bundle import Facts, Proof, ReferenceReport
 from edgekit.checks import parity
 from edgekit.checks.metrics import metric_name
-from edgekit.entries import Entry, Ground
 from edgekit.evidence import judged, options_of
 from edgekit.hosts.execution import STANDS_IN
+from edgekit.pipeline.candidate import Entry, Ground
 from edgekit.report import describe
 from edgekit.shipping import placed
 

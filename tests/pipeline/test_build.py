@@ -5,10 +5,10 @@ import pathlib
 import pytest
 
 from edgekit import registry
-from edgekit.build import Build, try_follow, versions
 from edgekit.cache import Cache
-from edgekit.code_identity import code_digest
 from edgekit.errors import MissingBackend, StepError
+from edgekit.pipeline.build import Build, try_follow, versions
+from edgekit.pipeline.code_identity import code_digest
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Silent
 from edgekit.registry import Entry, Registry
@@ -76,7 +76,7 @@ def test_what_a_step_stands_for_changes_its_key(steps: None, tmp_path: pathlib.P
 def test_changed_code_changes_the_key(steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step whose module, or anything it imports, was modified does its work again."""
     before = build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
-    monkeypatch.setattr("edgekit.build.code_digest", lambda module: f"modified {module}" if module == "edgekit.testing" else code_digest(module))
+    monkeypatch.setattr("edgekit.pipeline.build.code_digest", lambda module: f"modified {module}" if module == "edgekit.testing" else code_digest(module))
     after = build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
     assert after[0].key == before[0].key
     assert after[1].key != before[1].key

@@ -4,8 +4,8 @@ import numpy
 import pytest
 
 from edgekit.measurement import Measurement, judge_at_most
+from edgekit.pipeline.verification import EARLY, Growing, _wider, looks
 from edgekit.task import Split
-from edgekit.verification import EARLY, Growing, _wider, looks
 
 
 class Counted:

@@ -3,10 +3,10 @@
 import pytest
 
 from edgekit.measurement import Measurement, Verdict, unmeasured
+from edgekit.pipeline.verdict import choose, gates_of, judged_drop, verdict_of
 from edgekit.recipe import Gates
 from edgekit.report import ArtifactReport, CandidateReport
 from edgekit.target import Target
-from edgekit.verdict import choose, gates_of, judged_drop, verdict_of
 
 CPU = Target(name="cpu", title="cpu", form="onnx", runtime="onnxruntime", schemes=("w8a8-static", "fp16", "float"))
 GPU = CPU.model_copy(update={"name": "gpu", "form": "tensorrt", "runtime": "tensorrt", "latency": "unmeasured", "latency_note": "no GPU"})

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from edgekit import registry
-from edgekit.code_identity import PACKAGE, ImportGraph, code_digest, own_graph
-from edgekit.entries import MEASURING
+from edgekit.pipeline.candidate import MEASURING
+from edgekit.pipeline.code_identity import PACKAGE, ImportGraph, code_digest, own_graph
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,19 @@ from typing import Any
 
 import edgekit
 from edgekit.artifact import Artifact
-from edgekit.build import Build, identities, versions
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
-from edgekit.entries import Ground, key_of, torch_runner
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError, TaskError
 from edgekit.evidence import now, verify, with_evidence
 from edgekit.hosts.lookup import environments, reach
 from edgekit.measurement import Measurement, worst
+from edgekit.pipeline.build import Build, identities, versions
+from edgekit.pipeline.bundle_contents import gather
+from edgekit.pipeline.candidate import Ground, key_of, torch_runner
+from edgekit.pipeline.race import Result, race
 from edgekit.planning.plan import Plan
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Progress, Silent
-from edgekit.proving import gather
-from edgekit.race import Result, race
 from edgekit.report import EvidenceReport, Report, StageReport, TargetReport
 from edgekit.shipping import environment, prepare, require_usable, ship, withdraw, write_report
 from edgekit.target import Target

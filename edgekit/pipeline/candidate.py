@@ -5,22 +5,23 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgekit import registry, verdict
+from edgekit import registry
 from edgekit.artifact import Artifact
-from edgekit.build import Build, try_follow, versions
 from edgekit.cache import digest
-from edgekit.code_identity import code_digest
 from edgekit.contracts import BenchProtocol, Host, Runner
 from edgekit.errors import EdgekitError, ModelError, NothingToDo, RunnerError, StepError
 from edgekit.hosts.torch_local import TorchRunner
 from edgekit.measurement import Measurement, MeasurementName
+from edgekit.pipeline import verdict
+from edgekit.pipeline.build import Build, try_follow, versions
+from edgekit.pipeline.code_identity import code_digest
 from edgekit.planning.plan import PlannedTarget
 from edgekit.planning.routes import PlannedCandidate
 from edgekit.report import CandidateReport, describe
 from edgekit.shipping import machine
 
 #: The modules that take measurements. With everything that they import, they are part of each measurement's key.
-MEASURING = ("edgekit.verification", "edgekit.heats")
+MEASURING = ("edgekit.pipeline.verification", "edgekit.pipeline.timing")
 #: The distributions on which measurements depend.
 RUNTIME_PACKAGES = ("onnxruntime", "ai-edge-litert", "torch", "numpy")
 

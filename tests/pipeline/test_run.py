@@ -7,9 +7,9 @@ import pytest
 
 from edgekit import recipe, report, shelf, target
 from edgekit.errors import PlanError, TaskError
+from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
 from edgekit.progress import Silent
-from edgekit.run import Options, run
 
 SETTINGS = {
     "name": "small",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from edgekit.cache import Cache, default_root
-from edgekit.entries import Entry
 from edgekit.estimates import networks
-from edgekit.heats import timed
+from edgekit.pipeline.candidate import Entry
+from edgekit.pipeline.timing import timed
 from edgekit.target import Target
 
 GEMM = {"kind": "FusedGemm", "dtype": "float", "macs": 65536, "read": 1024, "written": 1024, "weights": 263168}

@@ -4,17 +4,18 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
-from edgekit import registry, scheme, verdict
+from edgekit import registry, scheme
 from edgekit.checks import latency
-from edgekit.code_identity import code_digest
 from edgekit.diagnosis import Diagnosis
-from edgekit.entries import Entry, Ground, built, guarded, key_of
 from edgekit.errors import EdgekitError
-from edgekit.heats import timed
+from edgekit.pipeline import verdict
+from edgekit.pipeline.candidate import Entry, Ground, built, guarded, key_of
+from edgekit.pipeline.code_identity import code_digest
+from edgekit.pipeline.timing import timed
+from edgekit.pipeline.verification import Verification
 from edgekit.planning import remedies
 from edgekit.planning.routes import PlannedCandidate, candidate
 from edgekit.report import CandidateReport, TargetReport
-from edgekit.verification import Verification
 
 
 @dataclasses.dataclass(frozen=True)

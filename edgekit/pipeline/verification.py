@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from edgekit import registry, scheme, verdict
+from edgekit import registry, scheme
 from edgekit.artifact import Artifact, outputs_of
-from edgekit.build import identities
 from edgekit.checks import accuracy, parity, size
 from edgekit.contracts import Runner
-from edgekit.entries import Entry, Ground, key_of, torch_runner
 from edgekit.errors import RunnerError, TaskError
 from edgekit.measurement import Measurement
+from edgekit.pipeline import verdict
+from edgekit.pipeline.build import identities
+from edgekit.pipeline.candidate import Entry, Ground, key_of, torch_runner
 from edgekit.task import Split
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edgekit import registry
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache, digest, file_digest
-from edgekit.code_identity import code_digest
 from edgekit.contracts import Context, Step
 from edgekit.errors import EdgekitError, ModelError, StepError, TaskError
+from edgekit.pipeline.code_identity import code_digest
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Progress
 from edgekit.sources.loader import fingerprint, networks
