@@ -7,8 +7,8 @@ import sys
 
 from bench.networks import CACHE, ROOT, Network, Runtime
 from edgekit.artifact import Artifact, File, Part
+from edgekit.bundles.shipping import MANIFEST
 from edgekit.report import Report, load
-from edgekit.shipping import MANIFEST
 from edgekit.signature import Signature
 
 TARGETS: dict[str, str] = {"onnx": "cpu-onnx", "tflite": "mobile-tflite"}

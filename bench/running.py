@@ -10,11 +10,11 @@ from bench import judgement, making, ours, timing
 from bench.networks import Network, Runtime
 from bench.results import Result, Row
 from edgekit.artifact import Artifact
+from edgekit.bundles.shipping import environment
 from edgekit.checks import accuracy
 from edgekit.checks.metrics import metric_name
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.errors import EdgekitError
-from edgekit.shipping import environment
 from edgekit.task import Task
 
 Say = Callable[[str], None]

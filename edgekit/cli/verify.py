@@ -7,8 +7,8 @@ import click
 from rich.console import RenderableType
 from rich.text import Text
 
-from edgekit import bundle as bundles
 from edgekit import report as reports
+from edgekit.bundles import bundle as bundles
 from edgekit.cache import write_text
 from edgekit.cli import output, progress
 from edgekit.cli.run import EXIT_CODES, draw
@@ -53,7 +53,7 @@ def verify(folder: pathlib.Path, hosts: Sequence[str], carried: str | None, samp
 
 def _read_back(carried: str, results: dict[pathlib.Path, list[EvidenceReport]]) -> None:
     """Keep what a device brought back with the one bundle that it is of."""
-    from edgekit import device_evidence
+    from edgekit.bundles import device_evidence
 
     name, equals, rest = carried.partition("=")
     path = pathlib.Path(rest if equals and not pathlib.Path(carried).exists() else carried)
@@ -65,7 +65,7 @@ def _read_back(carried: str, results: dict[pathlib.Path, list[EvidenceReport]]) 
 
 def _run_again(hosts: Sequence[str], samples: int | None, results: dict[pathlib.Path, list[EvidenceReport]], *, timed: bool) -> None:
     """Every bundle on every host. One of several bundles that is not whole is told, and the others are verified."""
-    from edgekit import evidence
+    from edgekit.bundles import evidence
 
     with progress.shown() as told:
         for path, rows in results.items():
@@ -102,7 +102,7 @@ def _bundles(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _into_report(folder: pathlib.Path) -> None:
     """Tell the run's report beside the bundle what was found, and draw it again; a bundle that was taken away has none."""
-    from edgekit import evidence
+    from edgekit.bundles import evidence
 
     folder = folder.resolve()
     path = folder.parent / FILE_NAME

@@ -1,17 +1,17 @@
 """What makes a shipped folder prove itself: real samples, and what the winner and the float file give for them on the target's host."""
 
 import edgekit
-from edgekit import bundle as bundles
 from edgekit import scheme
 from edgekit.artifact import Artifact, outputs_of
-from edgekit.bundle import Facts, Proof, ReferenceReport
+from edgekit.bundles import bundle as bundles
+from edgekit.bundles.bundle import Facts, Proof, ReferenceReport
+from edgekit.bundles.evidence import judged, options_of
+from edgekit.bundles.shipping import placed
 from edgekit.checks import parity
 from edgekit.checks.metrics import metric_name
-from edgekit.evidence import judged, options_of
 from edgekit.hosts.execution import STANDS_IN
 from edgekit.pipeline.candidate import Entry, Ground
 from edgekit.report import describe
-from edgekit.shipping import placed
 
 #: A bundle holds this many samples at most, and no more than these bytes of inputs.
 MOST_SAMPLES, MOST_BYTES = 1024, 64 << 20

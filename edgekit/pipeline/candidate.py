@@ -7,6 +7,7 @@ from typing import Any
 
 from edgekit import registry
 from edgekit.artifact import Artifact
+from edgekit.bundles.shipping import machine
 from edgekit.cache import digest
 from edgekit.contracts import BenchProtocol, Host, Runner
 from edgekit.errors import EdgekitError, ModelError, NothingToDo, RunnerError, StepError
@@ -18,7 +19,6 @@ from edgekit.pipeline.code_identity import code_digest
 from edgekit.planning.plan import PlannedTarget
 from edgekit.planning.routes import PlannedCandidate
 from edgekit.report import CandidateReport, describe
-from edgekit.shipping import machine
 
 #: The modules that take measurements. With everything that they import, they are part of each measurement's key.
 MEASURING = ("edgekit.pipeline.verification", "edgekit.pipeline.timing")

@@ -10,10 +10,11 @@ from typing import Any
 
 import edgekit
 from edgekit.artifact import Artifact
+from edgekit.bundles.evidence import now, verify, with_evidence
+from edgekit.bundles.shipping import environment, prepare, require_usable, ship, withdraw, write_report
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError, TaskError
-from edgekit.evidence import now, verify, with_evidence
 from edgekit.hosts.lookup import environments, reach
 from edgekit.measurement import Measurement, worst
 from edgekit.pipeline.build import Build, identities, versions
@@ -24,7 +25,6 @@ from edgekit.planning.plan import Plan
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Progress, Silent
 from edgekit.report import EvidenceReport, Report, StageReport, TargetReport
-from edgekit.shipping import environment, prepare, require_usable, ship, withdraw, write_report
 from edgekit.target import Target
 from edgekit.task import Task
 from edgekit.tasks.loader import load as load_task

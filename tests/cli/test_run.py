@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgekit import cache
+from edgekit.bundles.shipping import write_report
 from edgekit.cli.main import main
 from edgekit.pipeline.run import Options
 from edgekit.planning.plan import Plan
 from edgekit.report import Report
-from edgekit.shipping import write_report
 
 Seen = list[tuple[Plan, Options]]
 

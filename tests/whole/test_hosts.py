@@ -9,7 +9,8 @@ from typing import Any
 import numpy
 import pytest
 
-from edgekit import bundle, report
+from edgekit import report
+from edgekit.bundles import bundle
 from edgekit.hosts.local import LocalHost
 from edgekit.report import EvidenceReport
 from tests.whole.conftest import Make

@@ -7,7 +7,8 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from edgekit import bundle, report
+from edgekit import report
+from edgekit.bundles import bundle
 from edgekit.cli.main import main
 from edgekit.hosts import lookup as reach
 from tests.whole.reached import verified

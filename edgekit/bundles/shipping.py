@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact
-from edgekit.bundle import EVIDENCE, MANIFEST, Proof, add
+from edgekit.bundles.bundle import EVIDENCE, MANIFEST, Proof, add
 from edgekit.cache import digest, make_folder, sync_folder, write_text, writing
 from edgekit.errors import CacheError
 from edgekit.report import FILE_NAME, ArtifactReport, Report, TargetReport, describe

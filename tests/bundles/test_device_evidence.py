@@ -12,7 +12,8 @@ import numpy
 import pytest
 from click.testing import CliRunner
 
-from edgekit import bundle, recipe, report, shelf, target
+from edgekit import recipe, report, shelf, target
+from edgekit.bundles import bundle
 from edgekit.cli.main import main
 from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan

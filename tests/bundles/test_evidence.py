@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from edgekit import bundle, evidence
+from edgekit.bundles import bundle, evidence
 from edgekit.errors import HostError
 
 

@@ -4,12 +4,12 @@ import pathlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from edgekit import bundle as bundles
-from edgekit.bundle import Manifest
+from edgekit.bundles import bundle as bundles
+from edgekit.bundles.bundle import Manifest
+from edgekit.bundles.evidence import judged, keep, now, verdict_on
 from edgekit.checks import device_results
 from edgekit.device_worker import bundled
 from edgekit.errors import BundleError
-from edgekit.evidence import judged, keep, now, verdict_on
 from edgekit.hosts.responses import plain
 from edgekit.measurement import Measurement, Verdict, unmeasured
 from edgekit.report import EvidenceReport

@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from edgekit import shipping
 from edgekit.artifact import Artifact, File, Part
+from edgekit.bundles import shipping
 from edgekit.cache import file_digest
 from edgekit.errors import CacheError
 from edgekit.report import TargetReport

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgekit import bundle
+from edgekit.bundles import bundle
 from edgekit.cache import file_digest
 from edgekit.errors import BundleError
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from edgekit import bundle as bundles
-from edgekit.bundle import Facts, Manifest
+from edgekit.bundles import bundle as bundles
+from edgekit.bundles.bundle import Facts, Manifest
 from edgekit.cache import digest, write_text
 from edgekit.contracts import BenchProtocol
 from edgekit.device_worker import bundled, judging
