@@ -78,7 +78,8 @@ def seeded() -> None:
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The results of a real run: int8 for ONNX Runtime and for LiteRT, trained on the digits, with bundles. Not to be changed: copy it."""
-    from edgekit import recipe, shelf, target
+    from edgekit import catalog as shelf
+    from edgekit import recipe, target
     from edgekit.pipeline.run import Options, run
     from edgekit.planning import plan
 

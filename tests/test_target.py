@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from edgekit import shelf
+from edgekit import catalog as shelf
 from edgekit.errors import TargetError
 from edgekit.nvidia import capability
 from edgekit.planning.routes import candidate

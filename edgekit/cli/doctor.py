@@ -13,7 +13,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 import edgekit
-from edgekit import cache, registry, shelf
+from edgekit import cache, registry
+from edgekit import catalog as shelf
 from edgekit.cli import hosts, output
 from edgekit.cli.overrides import find_target
 from edgekit.planning.routes import ROUTES

@@ -8,10 +8,10 @@ import click
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from edgekit import latency_table
 from edgekit.artifact import Form
 from edgekit.cli import output
 from edgekit.errors import EdgekitError
+from edgekit.estimates import table as latency_table
 from edgekit.registry import Entry, Registry
 from edgekit.rendering import words
 

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgekit import shelf
+from edgekit import catalog as shelf
 from edgekit.cli import output, progress
 from edgekit.cli.listing import Listing, listing
 from edgekit.cli.record import record

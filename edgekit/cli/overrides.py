@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from edgekit import catalog as shelf
 from edgekit import recipe as recipes
-from edgekit import shelf
 from edgekit import target as targets
 from edgekit.planning import plan as plans
 from edgekit.target import Target

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from edgekit import catalog as shelf
 from edgekit import recipe as values
-from edgekit import shelf
 from edgekit.cli.listing import Listing, listing
 
 #: The recipe's keys that the command line may have to give.

@@ -8,15 +8,15 @@ import click
 from rich.text import Text
 
 from edgekit import cache as caches
-from edgekit import latency_table
 from edgekit.cli import output, progress
 from edgekit.errors import HostError
+from edgekit.estimates import table as latency_table
 from edgekit.hosts import lookup as reach
 from edgekit.registry import Entry, Registry
 from edgekit.rendering import words
 
 if TYPE_CHECKING:
-    from edgekit.latency_table import Table
+    from edgekit.estimates.table import Table
 
 #: Who records with files of each form.
 RECORDERS = Registry("form", {

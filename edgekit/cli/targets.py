@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgekit import shelf
+from edgekit import catalog as shelf
 from edgekit.cli.listing import Listing, listing
 from edgekit.cli.overrides import find_target
 from edgekit.target import Target

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy
 import scipy.stats
 
-from edgekit import latency_table
 from edgekit.artifact import Artifact, Form
 from edgekit.errors import EstimateError
 from edgekit.estimates import fitting, operators
+from edgekit.estimates import table as latency_table
 from edgekit.estimates.operators import Operator
-from edgekit.latency_table import Table
+from edgekit.estimates.table import Table
 from edgekit.measurement import Measurement
 from edgekit.target import RUNTIMES
 

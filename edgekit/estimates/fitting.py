@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import scipy.optimize
 
-from edgekit.latency_table import Cost, Row
+from edgekit.estimates.table import Cost, Row
 
 Array = numpy.typing.NDArray[numpy.float64]
 Key = tuple[str, str]

@@ -7,7 +7,7 @@ import onnx
 
 from edgekit.checks import onnx_optimized
 from edgekit.estimates.operators import Operator, spread, variant
-from edgekit.latency_table import Cost
+from edgekit.estimates.table import Cost
 from edgekit.signature import TensorSpec
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgekit.artifact import MAIN, Artifact, File, Form, Part
-from edgekit.latency_table import Cost
+from edgekit.estimates.table import Cost
 from edgekit.registry import Entry, Registry
 from edgekit.signature import Signature, TensorSpec
 

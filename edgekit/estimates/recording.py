@@ -17,9 +17,9 @@ from edgekit.checks.statistics import median_interval
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.errors import HostError
 from edgekit.estimates import fitting, networks, operators
+from edgekit.estimates.table import Cost, HeldOut, Row, Table
 from edgekit.hosts.execution import runs
 from edgekit.hosts.runner import RUNTIMES, WorkerHost
-from edgekit.latency_table import Cost, HeldOut, Row, Table
 from edgekit.progress import Progress, Silent
 from edgekit.target import RUNTIMES as TARGET_RUNTIMES
 

@@ -10,7 +10,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from edgekit.checks import audit_tflite, tflite_graph
 from edgekit.checks.tflite_graph import Tensor
 from edgekit.estimates.operators import Operator, spread, variant
-from edgekit.latency_table import Cost
+from edgekit.estimates.table import Cost
 from edgekit.signature import Quantization, TensorSpec
 
 _SIZES: Mapping[str, float] = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "bool": 1, "int16": 2, "int64": 8, "float64": 8}

@@ -1,6 +1,7 @@
 """From a host's name to the host: a shipped file, a file of the user's, ``ssh:address`` or ``adb:serial``."""
 
-from edgekit import registry, shelf
+from edgekit import catalog as shelf
+from edgekit import registry
 from edgekit.contracts import HostKind
 from edgekit.errors import HostError
 from edgekit.host import MAIN, HostFile, load

@@ -12,7 +12,8 @@ import numpy
 import pytest
 from click.testing import CliRunner
 
-from edgekit import recipe, report, shelf, target
+from edgekit import catalog as shelf
+from edgekit import recipe, report, target
 from edgekit.bundles import bundle
 from edgekit.cli.main import main
 from edgekit.pipeline.run import Options, run

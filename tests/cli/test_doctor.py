@@ -7,7 +7,8 @@ import pathlib
 import pytest
 from click.testing import CliRunner
 
-from edgekit import registry, shelf
+from edgekit import catalog as shelf
+from edgekit import registry
 from edgekit.cli.doctor import examine
 from edgekit.cli.main import main
 

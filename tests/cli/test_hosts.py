@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner, Result
 
-from edgekit import shelf
+from edgekit import catalog as shelf
 from edgekit.cli.main import main
 from edgekit.hosts import install_dirs as places
 

@@ -5,7 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner, Result
 
-from edgekit import registry, scheme, shelf
+from edgekit import catalog as shelf
+from edgekit import registry, scheme
 from edgekit import target as values
 from edgekit.cli.main import main
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from edgekit.estimates import fitting
-from edgekit.latency_table import Cost, Row
+from edgekit.estimates.table import Cost, Row
 
 
 def convolution(channels: int, side: int) -> Cost:

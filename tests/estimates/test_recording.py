@@ -6,7 +6,6 @@ import pathlib
 import pytest
 from click.testing import CliRunner, Result
 
-from edgekit import latency_table
 from edgekit.cache import Cache, default_root
 from edgekit.checks.latency import NS_IN_MS
 from edgekit.cli.estimate import estimate
@@ -14,9 +13,10 @@ from edgekit.cli.record import record
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import EdgekitError, EstimateError, HostError
 from edgekit.estimates import networks, operators
+from edgekit.estimates import table as latency_table
 from edgekit.estimates.estimate import interval, of_artifact, of_file
+from edgekit.estimates.table import HeldOut, Table
 from edgekit.hosts.local import LocalHost
-from edgekit.latency_table import HeldOut, Table
 
 #: What an estimate may be off on a busy machine.
 FACTOR = 3

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from edgekit import recipe, shelf, target
+from edgekit import catalog as shelf
+from edgekit import recipe, target
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache
 from edgekit.hosts.local import LocalHost

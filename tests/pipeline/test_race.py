@@ -10,6 +10,7 @@ import pytest
 
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache
+from edgekit.catalog import find
 from edgekit.contracts import BenchProtocol, Runner, Samples
 from edgekit.errors import RunnerError
 from edgekit.hosts.local import LocalHost
@@ -19,7 +20,6 @@ from edgekit.pipeline.race import Result, race
 from edgekit.planning.plan import plan
 from edgekit.progress import Silent
 from edgekit.recipe import Recipe
-from edgekit.shelf import find
 from edgekit.target import load
 from edgekit.task import Task
 from edgekit.testing import FakeRunner, tiny_images

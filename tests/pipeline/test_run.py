@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from edgekit import recipe, report, shelf, target
+from edgekit import catalog as shelf
+from edgekit import recipe, report, target
 from edgekit.errors import PlanError, TaskError
 from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan

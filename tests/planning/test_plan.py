@@ -4,8 +4,9 @@ import pathlib
 
 import pytest
 
+from edgekit import catalog as shelf
 from edgekit import recipe as recipes
-from edgekit import registry, shelf
+from edgekit import registry
 from edgekit import target as targets
 from edgekit.errors import HostError, PlanError, TargetError
 from edgekit.planning.plan import Plan, plan, targets_of

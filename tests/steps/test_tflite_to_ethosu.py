@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgekit import shelf, target, vela
+from edgekit import catalog as shelf
+from edgekit import target, vela
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgekit import recipe, shelf, target
+from edgekit import catalog as shelf
+from edgekit import recipe, target
 from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
 from tests.hosts import sshd

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from edgekit import shelf
+from edgekit import catalog as shelf
 from edgekit.errors import HostError, RecipeError, TargetError
 
 

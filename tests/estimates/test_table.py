@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from edgekit import latency_table
 from edgekit.errors import EstimateError
-from edgekit.latency_table import Cost, HeldOut, Row, Table
+from edgekit.estimates import table as latency_table
+from edgekit.estimates.table import Cost, HeldOut, Row, Table
 
 ADD = Cost(kind="Add", dtype="float", macs=0, read=800, written=400, weights=0)
 
