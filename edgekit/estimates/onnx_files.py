@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from edgekit.checks import onnx_optimized
 from edgekit.estimates.operators import Operator, spread, variant
 from edgekit.estimates.table import Cost
+from edgekit.formats.onnx import optimized as onnx_optimized
 from edgekit.signature import TensorSpec
 
 

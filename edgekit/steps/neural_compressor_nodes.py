@@ -7,7 +7,7 @@ import onnx
 import onnx.helper
 
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
+from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.steps.neural_compressor_blocks import BITS, BLOCK, Array, Grid
 
 DOMAIN = "com.microsoft"

@@ -14,8 +14,8 @@ import onnxruntime
 
 from edgekit.artifact import Artifact, Part, chain
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.progress import Progress
-from edgekit.steps import onnx_graph
 from edgekit.task import Split
 
 Feeds = Mapping[str, onnx_graph.Array]

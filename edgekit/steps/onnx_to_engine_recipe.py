@@ -17,7 +17,7 @@ from edgekit import trtexec
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
+from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.steps.tensorrt_batches import Batches
 from edgekit.steps.tensorrt_graph import facts, profiles
 from edgekit.task import SplitName

@@ -22,7 +22,9 @@ import onnx.checker
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph, ort_conversion, runtime_size
+from edgekit.formats import runtime_size
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.steps import ort_conversion
 from edgekit.task import SplitName
 
 SCRIPT = pathlib.Path(ort_conversion.__file__)

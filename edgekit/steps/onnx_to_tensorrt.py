@@ -15,8 +15,9 @@ import onnx
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError
+from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.registry import install, installed
-from edgekit.steps import onnx_graph, tensorrt_build
+from edgekit.steps import tensorrt_build
 from edgekit.steps.tensorrt_batches import Batches
 from edgekit.steps.tensorrt_graph import REQUANTIZE, WORDS, facts, name_of, profiles
 from edgekit.task import SplitName

@@ -9,11 +9,12 @@ import onnx
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.export import check_interface
+from edgekit.formats.onnx.half import to_half
 from edgekit.scheme import find
-from edgekit.steps import onnx_graph, onnx_ranges
-from edgekit.steps.onnx_half import to_half
+from edgekit.steps import onnx_ranges
 from edgekit.steps.tensorrt_qdq import BLOCK, Product, products, to_fp8, to_int4
-from edgekit.steps.torch_to_onnx import check_interface
 from edgekit.target import too_old
 from edgekit.task import SplitName
 

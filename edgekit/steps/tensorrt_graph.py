@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from edgekit import nvidia
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
+from edgekit.formats.onnx import graph as onnx_graph
 
 Row = dict[str, Any]
 

@@ -15,7 +15,7 @@ import onnx.helper
 import onnx.numpy_helper
 
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
+from edgekit.formats.onnx import graph as onnx_graph
 
 #: The largest number of float8 E4M3.
 LARGEST_FP8 = 448.0

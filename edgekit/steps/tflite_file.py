@@ -16,8 +16,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit.errors import StepError
+from edgekit.formats import runtime_size
 from edgekit.signature import DType, Quantization, Signature, TensorSpec
-from edgekit.steps import runtime_size
 
 CHANNEL_LAST = (0, 2, 3, 1)
 #: The operators that hold weights, and which of their inputs these are.

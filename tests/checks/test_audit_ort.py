@@ -7,9 +7,10 @@ import onnx
 import pytest
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks import audit_onnx, audit_ort
+from edgekit.checks import audit_ort
 from edgekit.contracts import Audit
 from edgekit.errors import RunnerError
+from edgekit.formats.onnx import audit as audit_onnx
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps.onnx_to_ort import answer
 from edgekit.target import Limits

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgekit import vela
-from edgekit.checks import audit_onnx
 from edgekit.cli.main import main
+from edgekit.formats.onnx import audit as audit_onnx
 from edgekit.registry import Entry, Registry
 
 onnx = pytest.importorskip("onnx")

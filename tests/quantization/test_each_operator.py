@@ -18,6 +18,9 @@ from torch.nn import functional
 from edgekit import vela
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.export import export
+from edgekit.formats.onnx.lower import lower
 from edgekit.quantization.capture import capture
 from edgekit.quantization.decompose import decompose
 from edgekit.quantization.graph import Calibration, calibrate, simulate
@@ -25,10 +28,8 @@ from edgekit.quantization.operators import OPERATORS, name
 from edgekit.quantization.rewrite import rewrite
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph, tflite_file, torch_storage
-from edgekit.steps.lower_onnx import lower
+from edgekit.steps import tflite_file, torch_storage
 from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt
-from edgekit.steps.torch_to_onnx import export
 from edgekit.steps.torch_to_tflite import TorchToTflite
 from edgekit.task import Task
 

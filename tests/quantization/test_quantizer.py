@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.export import export
+from edgekit.formats.onnx.lower import lower
 from edgekit.quantization.graph import Calibration, calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph
-from edgekit.steps.lower_onnx import lower
-from edgekit.steps.torch_to_onnx import export
 
 
 def signed(outputs: int, *dims: int) -> Signature:

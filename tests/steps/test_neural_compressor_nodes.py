@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from edgekit.errors import StepError
+from edgekit.formats.onnx.export import export
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.torch_to_onnx import export
 
 pytest.importorskip("neural_compressor", reason="neural-compressor is not installed: pip install 'edgekit[intel]'")
 

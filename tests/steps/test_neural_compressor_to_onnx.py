@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from edgekit import testing
 from edgekit.artifact import Artifact
-from edgekit.checks import audit_onnx
 from edgekit.contracts import Context
 from edgekit.errors import StepError, TaskError
+from edgekit.formats.onnx import audit as audit_onnx
+from edgekit.formats.onnx.lower import LowerOnnx
 from edgekit.planning.plan import plan
 from edgekit.recipe import Recipe
 from edgekit.scheme import SCHEMES
 from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.cnn import plain_cnn
 from edgekit.steps import torch_storage
-from edgekit.steps.lower_onnx import LowerOnnx
 from edgekit.target import Limits, Target
 from edgekit.task import Task
 from edgekit.tasks.digits import digits

@@ -11,9 +11,9 @@ import pytest
 
 from edgekit.artifact import Artifact, File, Part
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.progress import Silent
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph
 from edgekit.steps.onnx_ranges import BATCH_SIZE, largest
 from edgekit.task import Split
 

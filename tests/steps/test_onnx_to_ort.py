@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx import half as onnx_half
+from edgekit.formats.onnx.export import export
+from edgekit.formats.onnx.lower import lower
 from edgekit.hosts.local import LocalHost
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph, onnx_half
-from edgekit.steps.lower_onnx import lower
 from edgekit.steps.onnx_to_ort import OnnxToOrt, answer, operators
-from edgekit.steps.torch_to_onnx import export
 from edgekit.task import Task
 
 IMAGE = Signature(

@@ -16,12 +16,12 @@ from edgekit.artifact import Artifact, File, Part
 from edgekit.checks.audit_tensorrt import audit
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.export import export
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph
 from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt
 from edgekit.steps.quantize_tensorrt import QuantizeTensorrt
 from edgekit.steps.tensorrt_qdq import blocked
-from edgekit.steps.torch_to_onnx import export
 from edgekit.target import Limits
 from edgekit.task import Task
 

@@ -12,13 +12,13 @@ from torch import nn
 from edgekit.artifact import Artifact
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.onnx.export import TorchToOnnx
+from edgekit.formats.onnx.lower import LowerOnnx
 from edgekit.quantization.calibration import read, read_constants
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import torch_storage
-from edgekit.steps.lower_onnx import LowerOnnx
 from edgekit.steps.quantize_torch import QuantizeTorch
 from edgekit.steps.torch_reference import simulated
-from edgekit.steps.torch_to_onnx import TorchToOnnx
 from edgekit.steps.train_quantized import TrainQuantized
 from edgekit.task import Task
 from edgekit.testing import tiny_images

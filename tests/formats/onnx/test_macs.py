@@ -7,7 +7,7 @@ import numpy
 import onnx
 import pytest
 
-from edgekit.checks.audit_onnx import read
+from edgekit.formats.onnx.audit import read
 
 FLOAT, MICROSOFT = onnx.TensorProto.FLOAT, "com.microsoft"
 

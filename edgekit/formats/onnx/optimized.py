@@ -18,10 +18,11 @@ from typing import Any
 import onnx
 import onnx.checker
 
-from edgekit.checks import onnx_file, onnx_macs
-from edgekit.checks.onnx_file import short
-from edgekit.checks.onnx_macs import COMPUTE
 from edgekit.errors import RunnerError
+from edgekit.formats.onnx import macs as onnx_macs
+from edgekit.formats.onnx import provenance as onnx_file
+from edgekit.formats.onnx.macs import COMPUTE
+from edgekit.formats.onnx.provenance import short
 
 TIMEOUT_S = 300
 FLOATS = {"float", "float16", "double", "bfloat16"}

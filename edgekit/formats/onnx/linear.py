@@ -9,9 +9,9 @@ import onnx
 
 from edgekit.artifact import MAIN
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
-from edgekit.steps.onnx_edit import Edit
-from edgekit.steps.onnx_graph import Array
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.edit import Edit
+from edgekit.formats.onnx.graph import Array
 from edgekit.value import nearest
 
 #: A smaller weight saves less than the nodes around it cost.

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 import numpy
 import onnx
 
-from edgekit.steps import onnx_graph
-from edgekit.steps.lower_onnx import never_negative
-from edgekit.steps.onnx_edit import Edit
-from edgekit.steps.onnx_linear import Left, Linear, linears, per_channel, round_table, tables
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.edit import Edit
+from edgekit.formats.onnx.linear import Left, Linear, linears, per_channel, round_table, tables
+from edgekit.formats.onnx.lower import never_negative
 
 #: Below the lowest value of x * Phi(x), which is -0.16997.
 _GELU_FLOOR = -0.17

@@ -16,9 +16,10 @@ from onnxscript.optimizer import fold_constants
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.quantization.capture import capture, plain_path, quiet
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph, torch_storage
+from edgekit.steps import torch_storage
 from edgekit.steps.torch_reference import QUANTIZATION, rebuilt
 from edgekit.task import SplitName
 

@@ -2,7 +2,7 @@
 
 from importlib import metadata
 
-from edgekit.steps import runtime_size
+from edgekit.formats import runtime_size
 
 
 def test_a_library_that_is_here_is_measured() -> None:

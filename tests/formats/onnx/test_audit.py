@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks.audit_onnx import audit, read
 from edgekit.contracts import Audit
 from edgekit.errors import RunnerError
+from edgekit.formats.onnx.audit import audit, read
 from edgekit.signature import Signature, TensorSpec
 from edgekit.target import Limits
 
@@ -75,8 +75,8 @@ def test_integer_convolutions_of_dynamic_quantization_are_told(tmp_path: pathlib
 
 def exported(folder: pathlib.Path) -> pathlib.Path:
     """A float network, exported by edgekit so that node names tell the modules."""
-    from edgekit.steps import onnx_graph
-    from edgekit.steps.torch_to_onnx import export
+    from edgekit.formats.onnx import graph as onnx_graph
+    from edgekit.formats.onnx.export import export
 
     class Net(nn.Module):
         def __init__(self) -> None:

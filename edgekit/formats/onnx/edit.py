@@ -7,8 +7,8 @@ import numpy
 import onnx
 import onnx.numpy_helper
 
-from edgekit.steps import onnx_graph
-from edgekit.steps.onnx_graph import Array
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.graph import Array
 
 #: Operators of ONNX Runtime's own.
 MICROSOFT = "com.microsoft"

@@ -13,12 +13,12 @@ from torch.nn import functional
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.export import export
+from edgekit.formats.onnx.lower import LowerOnnx, lower, never_negative
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph
-from edgekit.steps.lower_onnx import LowerOnnx, lower, never_negative
-from edgekit.steps.torch_to_onnx import export
 from edgekit.task import Task
 
 IMAGE = Signature(

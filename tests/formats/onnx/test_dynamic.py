@@ -5,7 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgekit.steps import onnx_dynamic, onnx_graph
+from edgekit.formats.onnx import dynamic as onnx_dynamic
+from edgekit.formats.onnx import graph as onnx_graph
 
 STEPS, INPUTS, HIDDEN = 6, 20, 24
 

@@ -9,8 +9,8 @@ import google.protobuf.message
 import onnx
 import onnx.checker
 
-from edgekit.checks.onnx_macs import COMPUTE
 from edgekit.errors import RunnerError
+from edgekit.formats.onnx.macs import COMPUTE
 
 #: What ONNX Runtime and its quantizers add to a node's name.
 _ADDED = r"^InsertedPrecisionFreeCast_|(_nchwc|_token_\d+|_fused|_nhwc|_quant|_Q\d|/\w+Fusion/?|\.\d+)$"

@@ -8,8 +8,8 @@ import pytest
 
 from edgekit.artifact import Artifact, File, Part
 from edgekit.errors import StepError
+from edgekit.formats.onnx import outliers as onnx_outliers
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_outliers
 from edgekit.task import Split
 
 SPEC = TensorSpec(name="x", dtype="float32", dims=("batch", 4, 16))

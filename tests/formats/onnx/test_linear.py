@@ -8,8 +8,11 @@ import onnxruntime
 import pytest
 
 from edgekit.errors import StepError
-from edgekit.steps import onnx_blocks, onnx_dynamic, onnx_graph, onnx_linear
-from edgekit.steps.onnx_edit import Edit
+from edgekit.formats.onnx import blockwise as onnx_blocks
+from edgekit.formats.onnx import dynamic as onnx_dynamic
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx import linear as onnx_linear
+from edgekit.formats.onnx.edit import Edit
 
 #: Inputs that are no multiple of the block size, so that the last block is padded.
 INPUTS, OUTPUTS = 80, 40

@@ -5,9 +5,9 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 
 from edgekit.artifact import Artifact
-from edgekit.checks.onnx_macs import COMPUTE
-from edgekit.checks.onnx_optimized import FLOATS, Operator, Optimized, optimize
 from edgekit.contracts import Audit
+from edgekit.formats.onnx.macs import COMPUTE
+from edgekit.formats.onnx.optimized import FLOATS, Operator, Optimized, optimize
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.target import Limits
 

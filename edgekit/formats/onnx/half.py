@@ -8,7 +8,7 @@ import onnx.numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
+from edgekit.formats.onnx import graph as onnx_graph
 
 
 def to_half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> onnx.ModelProto:

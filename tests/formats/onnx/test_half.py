@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgekit.steps.onnx_half import to_half
+from edgekit.formats.onnx.half import to_half
 
 W = numpy.random.default_rng(0).standard_normal((16, 16)).astype("float32")
 

@@ -13,11 +13,11 @@ from torch import nn
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.export import export
+from edgekit.formats.onnx.quantize import QuantizeOnnx
 from edgekit.scheme import find
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph
-from edgekit.steps.quantize_onnx import QuantizeOnnx
-from edgekit.steps.torch_to_onnx import export
 from edgekit.task import Task
 
 INT8 = ("w8-dynamic", "w8-dynamic-tensor", "w8-weight")

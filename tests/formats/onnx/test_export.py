@@ -13,10 +13,11 @@ from torch.nn import functional
 from edgekit.artifact import Artifact
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.export import TorchToOnnx, check_interface, export
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import onnx_graph, torch_storage
+from edgekit.steps import torch_storage
 from edgekit.steps.quantize_torch import QuantizeTorch
-from edgekit.steps.torch_to_onnx import TorchToOnnx, check_interface, export
 from edgekit.task import Task
 
 IMAGE = Signature(

@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgekit.steps import onnx_graph
-from edgekit.steps.onnx_edit import MICROSOFT, Edit
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.edit import MICROSOFT, Edit
 
 
 def model(body: str, **stored: numpy.ndarray) -> onnx.ModelProto:

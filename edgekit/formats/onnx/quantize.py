@@ -8,10 +8,15 @@ import onnx
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
+from edgekit.formats.onnx import blockwise as onnx_blocks
+from edgekit.formats.onnx import dynamic as onnx_dynamic
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx import half as onnx_half
+from edgekit.formats.onnx import linear as onnx_linear
+from edgekit.formats.onnx import outliers as onnx_outliers
+from edgekit.formats.onnx.edit import Edit
+from edgekit.formats.onnx.export import check_interface
 from edgekit.scheme import find
-from edgekit.steps import onnx_blocks, onnx_dynamic, onnx_graph, onnx_half, onnx_linear, onnx_outliers
-from edgekit.steps.onnx_edit import Edit
-from edgekit.steps.torch_to_onnx import check_interface
 from edgekit.task import SplitName
 
 _INT8_PRODUCTS = {"MatMulIntegerToFloat", "DynamicQuantizeLSTM"}

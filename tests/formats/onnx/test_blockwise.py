@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from edgekit.steps.onnx_blocks import in_blocks
+from edgekit.formats.onnx.blockwise import in_blocks
 
 
 @pytest.mark.parametrize(("bits", "levels"), [(8, 254), (4, 15)])

@@ -15,9 +15,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, nn
 
-from edgekit.checks.audit_onnx import read
 from edgekit.contracts import Audit
 from edgekit.errors import RunnerError
+from edgekit.formats.onnx.audit import read
 
 #: Work of one sample: stem 8x8 * 20*3*9, mixed 8x8 * 32*20, query 64 tokens * 32*32, two products of 64 tokens, LSTM 64 * 64*(32+16), head 16*10.
 STEM, MIXED, QUERY, SCORES, LSTM, HEAD = 64 * 20 * 27, 64 * 32 * 20, 64 * 32 * 32, 2 * 64 * 64 * 32, 64 * 64 * 48, 160

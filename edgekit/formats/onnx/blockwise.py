@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import numpy
 import onnx
 
-from edgekit.steps import onnx_graph
-from edgekit.steps.onnx_edit import Edit
-from edgekit.steps.onnx_graph import Array
-from edgekit.steps.onnx_linear import Left, Linear, linears, round_table, tables
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.edit import Edit
+from edgekit.formats.onnx.graph import Array
+from edgekit.formats.onnx.linear import Left, Linear, linears, round_table, tables
 
 #: Inputs that share one scale.
 BLOCK = 32

@@ -16,7 +16,7 @@ import onnx.numpy_helper
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
+from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.steps.tensorrt_graph import refuse
 from edgekit.task import SplitName
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
+from edgekit.formats.onnx import graph as onnx_graph
 
 
 def model(text: str) -> onnx.ModelProto:

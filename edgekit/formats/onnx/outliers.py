@@ -12,8 +12,8 @@ import onnxruntime
 
 from edgekit.artifact import Artifact, Part, chain
 from edgekit.errors import StepError
-from edgekit.steps import onnx_graph
-from edgekit.steps.onnx_graph import Array
+from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.onnx.graph import Array
 from edgekit.task import Split
 
 #: Taking channels out must lower the mean error of the rows by a third, else all stay.

@@ -1,0 +1,1 @@
+"""File formats: a folder for each, with what writes, reads, quantizes and audits its files."""

@@ -1,0 +1,1 @@
+"""ONNX files: export, lowering, quantization, and the audit of what ONNX Runtime executes."""
