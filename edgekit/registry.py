@@ -91,7 +91,7 @@ STEPS = Registry("step", {
     "quantize_tensorrt": Entry("edgekit.steps.quantize_tensorrt:QuantizeTensorrt", _ONNX, "onnx", "fp8 and 4-bit weights on the ONNX file, for TensorRT"),
     "quantize_onnx": Entry("edgekit.formats.onnx.quantize:QuantizeOnnx", _ONNX, "onnx", "dynamic int8, weight-only and half precision on the ONNX file"),
     "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
-    "onnx_to_ort": Entry("edgekit.steps.onnx_to_ort:OnnxToOrt", ("onnx", "onnxruntime"), "onnx", "optimize for ONNX Runtime on phones (.ort)"),
+    "onnx_to_ort": Entry("edgekit.formats.ort.export:OnnxToOrt", ("onnx", "onnxruntime"), "onnx", "optimize for ONNX Runtime on phones (.ort)"),
     "onnx_to_engine_recipe": Entry("edgekit.steps.onnx_to_engine_recipe:OnnxToEngineRecipe", ("onnx",), "onnx", "what a device builds an engine from"),
     "torch_to_tflite": Entry("edgekit.steps.torch_to_tflite:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
     "tune_tflite": Entry("edgekit.steps.tune_tflite:TuneTflite", ("ai_edge_litert",), "tflite", "smooth and round weights for dynamic int8"),
@@ -151,7 +151,7 @@ AUDITS = Registry(
     "audit",
     {
         "onnx": Entry("edgekit.formats.onnx.audit:audit", ("onnx", "onnxruntime"), "onnx"),
-        "ort": Entry("edgekit.checks.audit_ort:audit", ("onnx", "onnxruntime"), "onnx"),
+        "ort": Entry("edgekit.formats.ort.audit:audit", ("onnx", "onnxruntime"), "onnx"),
         "tflite": Entry("edgekit.checks.audit_tflite:audit", ("ai_edge_litert",), "tflite"),
         "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit", ("ai_edge_litert",), "tflite"),
         "ethosu": Entry("edgekit.checks.audit_ethosu:audit", ("ai_edge_litert",), "tflite"),

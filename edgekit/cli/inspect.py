@@ -23,7 +23,7 @@ from edgekit.target import Limits, Target
 #: Who reads one file of each form.
 READERS = Registry("kind of file", {
     "onnx": Entry("edgekit.formats.onnx.audit:read", ("onnx", "onnxruntime"), "onnx"),
-    "ort": Entry("edgekit.checks.audit_ort:read", ("onnx", "onnxruntime"), "onnx"),
+    "ort": Entry("edgekit.formats.ort.audit:read", ("onnx", "onnxruntime"), "onnx"),
     "tflite": Entry("edgekit.checks.audit_tflite:audit_file", ("ai_edge_litert",), "tflite"),
     "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit_file", ("ai_edge_litert",), "tflite"),
     "ethosu": Entry("edgekit.checks.audit_ethosu:audit_file", ("ai_edge_litert",), "tflite"),

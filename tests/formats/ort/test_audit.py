@@ -7,12 +7,12 @@ import onnx
 import pytest
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks import audit_ort
 from edgekit.contracts import Audit
 from edgekit.errors import RunnerError
 from edgekit.formats.onnx import audit as audit_onnx
+from edgekit.formats.ort import audit as audit_ort
+from edgekit.formats.ort.export import answer
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.onnx_to_ort import answer
 from edgekit.target import Limits
 
 FILES = {"onnx": "main.onnx", "ort": "main.ort", "operators": "main.config"}

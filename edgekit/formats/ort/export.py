@@ -24,7 +24,7 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats import runtime_size
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.steps import ort_conversion
+from edgekit.formats.ort import conversion as ort_conversion
 from edgekit.task import SplitName
 
 SCRIPT = pathlib.Path(ort_conversion.__file__)

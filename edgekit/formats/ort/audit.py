@@ -13,7 +13,6 @@ import tempfile
 import onnx
 
 from edgekit.artifact import Artifact
-from edgekit.checks import ort_worker
 from edgekit.contracts import Audit
 from edgekit.errors import RunnerError
 from edgekit.formats.onnx import audit as audit_onnx
@@ -21,6 +20,7 @@ from edgekit.formats.onnx import optimized as onnx_optimized
 from edgekit.formats.onnx import provenance as onnx_file
 from edgekit.formats.onnx.optimized import Optimized
 from edgekit.formats.onnx.provenance import short
+from edgekit.formats.ort import worker as ort_worker
 from edgekit.target import Limits
 
 #: The file format that ONNX Runtime 1.31 writes. Older runtimes refuse newer formats; what they take is in their documentation.

@@ -17,10 +17,10 @@ from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx import half as onnx_half
 from edgekit.formats.onnx.export import export
 from edgekit.formats.onnx.lower import lower
+from edgekit.formats.ort.export import OnnxToOrt, answer, operators
 from edgekit.hosts.local import LocalHost
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.onnx_to_ort import OnnxToOrt, answer, operators
 from edgekit.task import Task
 
 IMAGE = Signature(

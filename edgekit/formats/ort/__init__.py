@@ -1,0 +1,1 @@
+""".ort files: ONNX Runtime's format for phones."""
