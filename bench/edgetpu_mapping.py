@@ -20,15 +20,19 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import nn
 
 from bench.edgetpu_networks import NETWORKS
-from edgekit.checks import edgetpu_mapper, tflite_graph
+from edgekit.checks import edgetpu_mapper
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import export as torch_to_tflite
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import graph as tflite_graph
+from edgekit.formats.tflite.channel_last import prefer_channel_last
 from edgekit.quantization import decompose
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.cnn import plain_cnn
 from edgekit.sources.resnet import resnet8
-from edgekit.steps import edgetpu_rewrite, litert_conversion, tflite_file, torch_to_tflite
-from edgekit.steps.channel_last import prefer_channel_last
+from edgekit.steps import edgetpu_rewrite
 
 ZOO: Mapping[str, Callable[[], nn.Module]] = {"zoo:cnn": lambda: plain_cnn(3, 10), "zoo:resnet8": lambda: resnet8(3, 10, 16)}
 SAMPLES, SIZE = 32, 32

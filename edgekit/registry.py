@@ -93,12 +93,12 @@ STEPS = Registry("step", {
     "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
     "onnx_to_ort": Entry("edgekit.formats.ort.export:OnnxToOrt", ("onnx", "onnxruntime"), "onnx", "optimize for ONNX Runtime on phones (.ort)"),
     "onnx_to_engine_recipe": Entry("edgekit.steps.onnx_to_engine_recipe:OnnxToEngineRecipe", ("onnx",), "onnx", "what a device builds an engine from"),
-    "torch_to_tflite": Entry("edgekit.steps.torch_to_tflite:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
-    "tune_tflite": Entry("edgekit.steps.tune_tflite:TuneTflite", ("ai_edge_litert",), "tflite", "smooth and round weights for dynamic int8"),
+    "torch_to_tflite": Entry("edgekit.formats.tflite.export:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
+    "tune_tflite": Entry("edgekit.formats.tflite.tune:TuneTflite", ("ai_edge_litert",), "tflite", "smooth and round weights for dynamic int8"),
     "calibrate_tflite": Entry(
-        "edgekit.steps.calibrate_tflite:CalibrateTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "16-bit activations in the TFLite file"
+        "edgekit.formats.tflite.calibrate:CalibrateTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "16-bit activations in the TFLite file"
     ),
-    "quantize_tflite": Entry("edgekit.steps.quantize_tflite:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),
+    "quantize_tflite": Entry("edgekit.formats.tflite.quantize:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),
     "tflite_to_edgetpu": Entry("edgekit.steps.tflite_to_edgetpu:TfliteToEdgetpu", ("ai_edge_litert",), "tflite", "prepare a TFLite file for the Edge TPU"),
     "tflite_to_ethosu": Entry("edgekit.steps.tflite_to_ethosu:TfliteToEthosu", ("ai_edge_litert", "ethosu.vela"), "ethosu", "compile for the Ethos-U"),
 })  # fmt: skip
@@ -152,7 +152,7 @@ AUDITS = Registry(
     {
         "onnx": Entry("edgekit.formats.onnx.audit:audit", ("onnx", "onnxruntime"), "onnx"),
         "ort": Entry("edgekit.formats.ort.audit:audit", ("onnx", "onnxruntime"), "onnx"),
-        "tflite": Entry("edgekit.checks.audit_tflite:audit", ("ai_edge_litert",), "tflite"),
+        "tflite": Entry("edgekit.formats.tflite.audit:audit", ("ai_edge_litert",), "tflite"),
         "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit", ("ai_edge_litert",), "tflite"),
         "ethosu": Entry("edgekit.checks.audit_ethosu:audit", ("ai_edge_litert",), "tflite"),
         "tensorrt": Entry("edgekit.checks.audit_tensorrt:audit", (), "tensorrt-rtx"),

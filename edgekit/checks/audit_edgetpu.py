@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact, Part
-from edgekit.checks import audit_tflite, edgetpu_mapper, tflite_graph
+from edgekit.checks import edgetpu_mapper
 from edgekit.checks.edgetpu_mapper import MAPPED, SUBGRAPH, Fate
 from edgekit.checks.edgetpu_rules import WAYS_OUT
-from edgekit.checks.tflite_graph import Graph, Operator
 from edgekit.contracts import Audit
 from edgekit.errors import ModelError
+from edgekit.formats.tflite import audit as audit_tflite
+from edgekit.formats.tflite import graph as tflite_graph
+from edgekit.formats.tflite.graph import Graph, Operator
 from edgekit.measurement import Measurement, unmeasured
 from edgekit.target import Limits
 

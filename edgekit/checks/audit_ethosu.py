@@ -15,10 +15,11 @@ from typing import Any
 
 from edgekit import vela
 from edgekit.artifact import Artifact, Part
-from edgekit.checks import audit_tflite, tflite_graph
-from edgekit.checks.tflite_graph import Graph, Operator
 from edgekit.contracts import Audit
 from edgekit.errors import ModelError
+from edgekit.formats.tflite import audit as audit_tflite
+from edgekit.formats.tflite import graph as tflite_graph
+from edgekit.formats.tflite.graph import Graph, Operator
 from edgekit.measurement import Measurement, unmeasured
 from edgekit.target import Limits
 from edgekit.vela import Layer, Log

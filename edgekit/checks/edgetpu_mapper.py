@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from edgekit.checks.edgetpu_rules import RULES, VERSIONS
-from edgekit.checks.tflite_graph import FLOATS, Graph, Operator, Tensor
+from edgekit.formats.tflite.graph import FLOATS, Graph, Operator, Tensor
 
 #: The compiler's own words.
 MAPPED = "Mapped to Edge TPU"

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from edgekit.checks.tflite_graph import Operator
+from edgekit.formats.tflite.graph import Operator
 
 _CORAL = "coral.ai/docs/edgetpu/models-intro (supported operations)"
 _AXIS = "developer.axis.com, ARTPEC-7 supported operations (a newer copy of Coral's table)"

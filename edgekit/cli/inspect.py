@@ -24,7 +24,7 @@ from edgekit.target import Limits, Target
 READERS = Registry("kind of file", {
     "onnx": Entry("edgekit.formats.onnx.audit:read", ("onnx", "onnxruntime"), "onnx"),
     "ort": Entry("edgekit.formats.ort.audit:read", ("onnx", "onnxruntime"), "onnx"),
-    "tflite": Entry("edgekit.checks.audit_tflite:audit_file", ("ai_edge_litert",), "tflite"),
+    "tflite": Entry("edgekit.formats.tflite.audit:audit_file", ("ai_edge_litert",), "tflite"),
     "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit_file", ("ai_edge_litert",), "tflite"),
     "ethosu": Entry("edgekit.checks.audit_ethosu:audit_file", ("ai_edge_litert",), "tflite"),
 })  # fmt: skip

@@ -7,10 +7,11 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit.checks import audit_tflite, tflite_graph
-from edgekit.checks.tflite_graph import Tensor
 from edgekit.estimates.operators import Operator, spread, variant
 from edgekit.estimates.table import Cost
+from edgekit.formats.tflite import audit as audit_tflite
+from edgekit.formats.tflite import graph as tflite_graph
+from edgekit.formats.tflite.graph import Tensor
 from edgekit.signature import Quantization, TensorSpec
 
 _SIZES: Mapping[str, float] = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "bool": 1, "int16": 2, "int64": 8, "float64": 8}

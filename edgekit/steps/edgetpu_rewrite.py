@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 from ai_edge_litert import schema_py_generated as schema
 
-from edgekit.steps import tflite_file
+from edgekit.formats.tflite import file as tflite_file
 
 _INT8 = (schema.TensorType.INT8, schema.TensorType.UINT8)
 #: These read one tensor and give one of the same shape, number by number.

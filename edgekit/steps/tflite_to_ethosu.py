@@ -9,7 +9,7 @@ from edgekit import vela
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.steps import tflite_file
+from edgekit.formats.tflite import file as tflite_file
 from edgekit.task import SplitName
 from edgekit.vela import Setting
 

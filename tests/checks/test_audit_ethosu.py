@@ -10,14 +10,16 @@ from torch import nn
 
 from edgekit import vela
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks import audit_ethosu, audit_tflite, tflite_graph
+from edgekit.checks import audit_ethosu
 from edgekit.contracts import Audit
 from edgekit.errors import EdgekitError, ModelError
+from edgekit.formats.tflite import audit as audit_tflite
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.measurement import Measurement
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion
 from edgekit.target import Limits
 
 pytest.importorskip("ethosu.vela", reason="needs edgekit[ethosu]")

@@ -6,7 +6,7 @@ import pytest
 
 from edgekit.checks import edgetpu_mapper
 from edgekit.checks.edgetpu_mapper import LIMITATION, MAPPED, SUBGRAPH, UNSUPPORTED, pieces, predict
-from edgekit.checks.tflite_graph import Graph, Operator, Tensor
+from edgekit.formats.tflite.graph import Graph, Operator, Tensor
 
 
 def tensor(index: int, dtype: str = "int8", size: int = 0) -> Tensor:

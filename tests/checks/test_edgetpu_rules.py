@@ -10,9 +10,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit.checks import tflite_graph
 from edgekit.checks.edgetpu_mapper import DTYPE, LIMITATION, MAPPED, RANK, UNSUPPORTED, VERSION, judge
 from edgekit.checks.edgetpu_rules import RULES, VERSIONS, WAYS_OUT
+from edgekit.formats.tflite import graph as tflite_graph
 
 
 @dataclasses.dataclass

@@ -21,6 +21,8 @@ from edgekit.contracts import Context
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
 from edgekit.formats.onnx.lower import lower
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite.export import TorchToTflite
 from edgekit.quantization.capture import capture
 from edgekit.quantization.decompose import decompose
 from edgekit.quantization.graph import Calibration, calibrate, simulate
@@ -28,9 +30,8 @@ from edgekit.quantization.operators import OPERATORS, name
 from edgekit.quantization.rewrite import rewrite
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import tflite_file, torch_storage
+from edgekit.steps import torch_storage
 from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt
-from edgekit.steps.torch_to_tflite import TorchToTflite
 from edgekit.task import Task
 
 TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))

@@ -16,11 +16,12 @@ from edgekit import target, vela
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import file as tflite_file
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.resnet import resnet8
-from edgekit.steps import litert_conversion, tflite_file
 from edgekit.steps.tflite_to_ethosu import TfliteToEthosu
 from edgekit.task import Task
 

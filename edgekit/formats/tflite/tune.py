@@ -15,9 +15,10 @@ from ai_edge_litert.interpreter import Interpreter
 from edgekit.artifact import Artifact, File, Form, Part, chain
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tflite import edit as tflite_edit
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite.edit import Group
 from edgekit.quantization import dynamic_tuning
-from edgekit.steps import tflite_edit, tflite_file
-from edgekit.steps.tflite_edit import Group
 from edgekit.task import SplitName
 
 #: Rows that are kept of all samples together, to measure errors on.

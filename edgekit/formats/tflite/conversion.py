@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from edgekit import tflite_names
 from edgekit.errors import StepError
+from edgekit.formats.tflite import names as tflite_names
 from edgekit.quantization.capture import module_of
 
 #: Progress lines of litert-torch; messages of the C++ converter and of its math library below errors.

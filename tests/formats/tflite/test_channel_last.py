@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from edgekit.steps.channel_last import prefer_channel_last
+from edgekit.formats.tflite.channel_last import prefer_channel_last
 
 A = torch.ops.aten
 

@@ -10,14 +10,17 @@ import torch
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import signatures as tflite_signatures
+from edgekit.formats.tflite.channel_last import prefer_channel_last
+from edgekit.formats.tflite.tflite_runtime_compat import gather_as_integers
 from edgekit.quantization.calibration import read
 from edgekit.quantization.capture import capture, example
 from edgekit.quantization.operators import RECURRENT
 from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion, tflite_file, tflite_signatures, torch_storage
-from edgekit.steps.channel_last import prefer_channel_last
-from edgekit.steps.older_tflite import gather_as_integers
+from edgekit.steps import torch_storage
 from edgekit.steps.torch_reference import QUANTIZATION, rebuilt
 from edgekit.task import SplitName
 

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from edgekit import tflite_names, vela
+from edgekit import vela
 from edgekit.artifact import Artifact
-from edgekit.checks import tflite_graph
-from edgekit.checks.tflite_graph import FLOATS, INTEGERS, Graph, Operator
 from edgekit.contracts import Audit
+from edgekit.formats.tflite import graph as tflite_graph
+from edgekit.formats.tflite import names as tflite_names
+from edgekit.formats.tflite.graph import FLOATS, INTEGERS, Graph, Operator
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.target import Limits
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.artifact import Artifact, File, Part
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import tflite_runtime_compat as older_tflite
 from edgekit.hosts.local import LocalHost
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion, older_tflite, tflite_file
 
 if TYPE_CHECKING:
     from edgekit.hosts.runner import WorkerHost

@@ -17,12 +17,14 @@ from torch.nn import functional
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite.export import TorchToTflite
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.resnet import resnet8
-from edgekit.steps import litert_conversion, tflite_file, torch_storage
-from edgekit.steps.torch_to_tflite import TorchToTflite
+from edgekit.steps import torch_storage
 from edgekit.task import Task
 
 IMAGES = TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8))

@@ -12,7 +12,8 @@ from ai_edge_quantizer.quantizer import Quantizer
 from edgekit.artifact import Artifact, Form, Part, chain
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
-from edgekit.steps import tflite_file, tflite_quantizer
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import quantizer as tflite_quantizer
 from edgekit.task import SplitName
 
 Array = Any

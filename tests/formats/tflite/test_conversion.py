@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.steps.litert_conversion import KNOWN, translated
+from edgekit.formats.tflite.conversion import KNOWN, translated
 
 #: What litert-torch 0.10 and LiteRT 2.3 said when each of these was met.
 MET = (

@@ -7,8 +7,8 @@ import numpy
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.errors import StepError
-from edgekit.steps.litert_conversion import DEFAULT
-from edgekit.steps.tflite_file import by_number
+from edgekit.formats.tflite.conversion import DEFAULT
+from edgekit.formats.tflite.file import by_number
 
 #: The largest difference between two signatures: integers of an output, or a part of the range of a float output (kernels of other
 #: shapes add in another order; scales that are found while the file runs are of other samples).

@@ -11,7 +11,9 @@ from ai_edge_quantizer.quantizer import Quantizer
 from edgekit.artifact import Artifact, Form
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
-from edgekit.steps import tflite_file, tflite_quantizer, tflite_signatures
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import quantizer as tflite_quantizer
+from edgekit.formats.tflite import signatures as tflite_signatures
 from edgekit.task import SplitName
 from edgekit.value import nearest
 

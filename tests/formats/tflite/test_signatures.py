@@ -9,18 +9,22 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import nn
 
 from edgekit.artifact import Artifact, File
-from edgekit.checks import audit_tflite
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tflite import audit as audit_tflite
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import edit as tflite_edit
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import signatures as tflite_signatures
+from edgekit.formats.tflite.calibrate import CalibrateTflite
+from edgekit.formats.tflite.export import TorchToTflite
+from edgekit.formats.tflite.quantize import QuantizeTflite
+from edgekit.formats.tflite.tune import TuneTflite
 from edgekit.hosts.local import LocalHost
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion, tflite_edit, tflite_file, tflite_signatures, torch_storage
-from edgekit.steps.calibrate_tflite import CalibrateTflite
-from edgekit.steps.quantize_tflite import QuantizeTflite
-from edgekit.steps.torch_to_tflite import TorchToTflite
-from edgekit.steps.tune_tflite import TuneTflite
+from edgekit.steps import torch_storage
 from edgekit.target import Limits
 from edgekit.task import Task
 from edgekit.tasks.digits import digits

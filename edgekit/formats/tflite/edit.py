@@ -10,8 +10,8 @@ import numpy.typing
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit import tflite_names
-from edgekit.steps import tflite_file
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import names as tflite_names
 
 Array = numpy.typing.NDArray[Any]
 

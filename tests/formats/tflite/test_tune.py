@@ -11,10 +11,12 @@ from torch import nn
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import edit as tflite_edit
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite.quantize import QuantizeTflite
+from edgekit.formats.tflite.tune import TuneTflite
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion, tflite_edit, tflite_file
-from edgekit.steps.quantize_tflite import QuantizeTflite
-from edgekit.steps.tune_tflite import TuneTflite
 from edgekit.task import Task
 
 RANDOM = numpy.random.default_rng(0)

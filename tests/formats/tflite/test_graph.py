@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.checks.tflite_graph import Graph, read
 from edgekit.errors import ModelError
-from edgekit.steps import litert_conversion
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite.graph import Graph, read
 
 
 class Products(nn.Module):

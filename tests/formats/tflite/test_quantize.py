@@ -12,9 +12,10 @@ from torch import nn
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite.quantize import RECIPES, QuantizeTflite
 from edgekit.signature import Quantization, Signature, TensorSpec
-from edgekit.steps import litert_conversion, tflite_file
-from edgekit.steps.quantize_tflite import RECIPES, QuantizeTflite
 from edgekit.task import Task
 
 TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))

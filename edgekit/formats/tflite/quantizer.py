@@ -16,10 +16,11 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.qtyping import TFLOperationName
 from ai_edge_quantizer.quantizer import Quantizer
 
-from edgekit import tflite_names
 from edgekit.artifact import Artifact, File
 from edgekit.errors import StepError
-from edgekit.steps import tflite_edit, tflite_file
+from edgekit.formats.tflite import edit as tflite_edit
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import names as tflite_names
 
 #: One calibration sample: an array by ``args_0``, ``args_1``, ...
 Row = Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.tflite_names import inside, module_of
+from edgekit.formats.tflite.names import inside, module_of
 
 SEQUENTIAL = "torch.nn.modules.container.Sequential_layers"
 

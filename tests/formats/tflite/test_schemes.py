@@ -13,12 +13,13 @@ from torch import nn
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite.calibrate import CalibrateTflite
+from edgekit.formats.tflite.quantize import RECIPES, QuantizeTflite
 from edgekit.quantization.capture import capture
 from edgekit.quantization.dynamic_tuning import quantized_rows
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion, tflite_file
-from edgekit.steps.calibrate_tflite import CalibrateTflite
-from edgekit.steps.quantize_tflite import RECIPES, QuantizeTflite
 from edgekit.task import Task
 
 SAMPLES = 12

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from edgekit.errors import StepError
-from edgekit.steps import tflite_file
+from edgekit.formats.tflite import file as tflite_file
 
 
 def test_a_file_that_the_runtime_cannot_load_is_told(tmp_path: pathlib.Path) -> None:

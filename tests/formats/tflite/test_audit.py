@@ -12,14 +12,16 @@ from ai_edge_quantizer.quantizer import Quantizer
 from torch import nn
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks import audit_edgetpu, audit_tflite
+from edgekit.checks import audit_edgetpu
 from edgekit.contracts import Audit
 from edgekit.errors import ModelError
+from edgekit.formats.tflite import audit as audit_tflite
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import export as torch_to_tflite
 from edgekit.measurement import Measurement
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import litert_conversion, torch_to_tflite
 from edgekit.target import Limits
 
 FREE = Signature(

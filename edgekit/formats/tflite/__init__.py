@@ -1,0 +1,1 @@
+"""TFLite files: export, quantization, and the audit of what LiteRT executes."""
