@@ -88,11 +88,11 @@ STEPS = Registry("step", {
     "neural_compressor_to_onnx": Entry("edgekit.steps.neural_compressor_to_onnx:NeuralCompressorToOnnx",
         (*_ONNX, "torchao", "neural_compressor"), "intel", "quantize with neural-compressor and export to ONNX"),
     "lower_onnx": Entry("edgekit.formats.onnx.lower:LowerOnnx", _ONNX, "onnx", "make Q/DQ fast on x86 (int8 to uint8)"),
-    "quantize_tensorrt": Entry("edgekit.steps.quantize_tensorrt:QuantizeTensorrt", _ONNX, "onnx", "fp8 and 4-bit weights on the ONNX file, for TensorRT"),
+    "quantize_tensorrt": Entry("edgekit.formats.tensorrt.quantize:QuantizeTensorrt", _ONNX, "onnx", "fp8 and 4-bit weights on the ONNX file, for TensorRT"),
     "quantize_onnx": Entry("edgekit.formats.onnx.quantize:QuantizeOnnx", _ONNX, "onnx", "dynamic int8, weight-only and half precision on the ONNX file"),
-    "onnx_to_tensorrt": Entry("edgekit.steps.onnx_to_tensorrt:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
+    "onnx_to_tensorrt": Entry("edgekit.formats.tensorrt.export:OnnxToTensorrt", ("onnx", "tensorrt_rtx|tensorrt"), "tensorrt-rtx", "build a TensorRT engine"),
     "onnx_to_ort": Entry("edgekit.formats.ort.export:OnnxToOrt", ("onnx", "onnxruntime"), "onnx", "optimize for ONNX Runtime on phones (.ort)"),
-    "onnx_to_engine_recipe": Entry("edgekit.steps.onnx_to_engine_recipe:OnnxToEngineRecipe", ("onnx",), "onnx", "what a device builds an engine from"),
+    "onnx_to_engine_recipe": Entry("edgekit.formats.tensorrt.engine_recipe:OnnxToEngineRecipe", ("onnx",), "onnx", "what a device builds an engine from"),
     "torch_to_tflite": Entry("edgekit.formats.tflite.export:TorchToTflite", (*_TFLITE, "torchao"), "tflite", "export to TFLite"),
     "tune_tflite": Entry("edgekit.formats.tflite.tune:TuneTflite", ("ai_edge_litert",), "tflite", "smooth and round weights for dynamic int8"),
     "calibrate_tflite": Entry(
@@ -155,6 +155,6 @@ AUDITS = Registry(
         "tflite": Entry("edgekit.formats.tflite.audit:audit", ("ai_edge_litert",), "tflite"),
         "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit", ("ai_edge_litert",), "tflite"),
         "ethosu": Entry("edgekit.checks.audit_ethosu:audit", ("ai_edge_litert",), "tflite"),
-        "tensorrt": Entry("edgekit.checks.audit_tensorrt:audit", (), "tensorrt-rtx"),
+        "tensorrt": Entry("edgekit.formats.tensorrt.audit:audit", (), "tensorrt-rtx"),
     },
 )

@@ -66,7 +66,7 @@ class Scheme(Value):
     #: Activations with zero point 0 (TensorRT asks for it). A target's limit can force it.
     symmetric: bool = False
     forms: tuple[Form, ...]
-    #: The oldest NVIDIA GPU whose TensorRT has this arithmetic for every product (edgekit/nvidia.py: 89 for SM89); 0: no matter.
+    #: The oldest NVIDIA GPU whose TensorRT has this arithmetic for every product (edgekit/formats/tensorrt/nvidia.py: 89 for SM89); 0: no matter.
     least_capability: int = 0
     #: The largest difference to torch that is still the same computation, in output quantization steps
     #: (for a scheme with float outputs: in steps of 1/255 of the reference's output range).

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pydantic
 
-from edgekit import nvidia
 from edgekit.artifact import Form
 from edgekit.errors import TargetError
+from edgekit.formats.tensorrt import nvidia
 from edgekit.recipe import Gates
 from edgekit.scheme import SCHEMES, Scheme
 from edgekit.value import Written, folder_name, nearest, parse, read_yaml

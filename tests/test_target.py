@@ -6,7 +6,7 @@ import pytest
 
 from edgekit import catalog as shelf
 from edgekit.errors import TargetError
-from edgekit.nvidia import capability
+from edgekit.formats.tensorrt.nvidia import capability
 from edgekit.planning.routes import candidate
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target, load, too_old

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from edgekit import device_worker as onboard
-from edgekit import trtexec
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.cache import digest, file_digest, write_text
 from edgekit.errors import BundleError
+from edgekit.formats.tensorrt import trtexec
 from edgekit.measurement import Measurement
 from edgekit.report import ArtifactReport
 from edgekit.target import RUNTIMES

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 from edgekit.bundles import bundle as bundles
 from edgekit.bundles.bundle import Manifest
 from edgekit.bundles.evidence import judged, keep, now, verdict_on
-from edgekit.checks import device_results
 from edgekit.device_worker import bundled
 from edgekit.errors import BundleError
+from edgekit.formats.tensorrt import device_results
 from edgekit.hosts.responses import plain
 from edgekit.measurement import Measurement, Verdict, unmeasured
 from edgekit.report import EvidenceReport
 from edgekit.value import Value, parse, strict_json
 
 if TYPE_CHECKING:
-    from edgekit.checks.device_results import Array
+    from edgekit.formats.tensorrt.device_results import Array
 
 #: The longest file that is read.
 _LARGEST = 64 << 20

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.device_worker import tensorrt_engine
 from edgekit.device_worker.tensorrt_engine import EngineError, TensorrtModel, measure, percentile, summary
-from edgekit.steps import tensorrt_build
+from edgekit.formats.tensorrt import build as tensorrt_build
 
 
 class Device:

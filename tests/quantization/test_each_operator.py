@@ -21,6 +21,7 @@ from edgekit.contracts import Context
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
 from edgekit.formats.onnx.lower import lower
+from edgekit.formats.tensorrt.export import OnnxToTensorrt
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite.export import TorchToTflite
 from edgekit.quantization.capture import capture
@@ -31,7 +32,6 @@ from edgekit.quantization.rewrite import rewrite
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import torch_storage
-from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt
 from edgekit.task import Task
 
 TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))

@@ -17,7 +17,7 @@ from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.steps.tensorrt_graph import refuse
+from edgekit.formats.tensorrt.graph import refuse
 from edgekit.task import SplitName
 
 #: Operators whose output is never negative where none of their inputs is.

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.steps import tensorrt_build
+from edgekit.formats.tensorrt import build as tensorrt_build
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from edgekit.errors import StepError
-from edgekit.steps.tensorrt_graph import count_macs, facts, refuse
+from edgekit.formats.tensorrt.graph import count_macs, facts, refuse
 
 
 def model(text: str, **stored: numpy.ndarray) -> onnx.ModelProto:

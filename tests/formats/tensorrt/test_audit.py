@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks.audit_tensorrt import audit
 from edgekit.contracts import Audit, Context
 from edgekit.errors import RunnerError
+from edgekit.formats.tensorrt.audit import audit
+from edgekit.formats.tensorrt.export import OnnxToTensorrt
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt
 from edgekit.target import Limits
 from edgekit.task import Task
 

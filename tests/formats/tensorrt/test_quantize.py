@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks.audit_tensorrt import audit
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
+from edgekit.formats.tensorrt.audit import audit
+from edgekit.formats.tensorrt.export import OnnxToTensorrt
+from edgekit.formats.tensorrt.qdq import blocked
+from edgekit.formats.tensorrt.quantize import QuantizeTensorrt
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt
-from edgekit.steps.quantize_tensorrt import QuantizeTensorrt
-from edgekit.steps.tensorrt_qdq import blocked
 from edgekit.target import Limits
 from edgekit.task import Task
 

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from edgekit.errors import StepError
-from edgekit.steps.tensorrt_qdq import blocked, products, to_fp8, to_int4
+from edgekit.formats.tensorrt.qdq import blocked, products, to_fp8, to_int4
 
 
 def model(text: str, opset: int = 20, **stored: numpy.ndarray) -> onnx.ModelProto:

@@ -5,8 +5,8 @@ import pathlib
 import numpy
 import pytest
 
-from edgekit import trtexec
 from edgekit.errors import EdgekitError
+from edgekit.formats.tensorrt import trtexec
 from edgekit.signature import Quantization, Signature, TensorSpec
 
 SIGNATURE = Signature(

@@ -19,12 +19,12 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
+from edgekit.formats.tensorrt.engine_recipe import OnnxToEngineRecipe
+from edgekit.formats.tensorrt.export import OnnxToTensorrt
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.resnet import resnet8
-from edgekit.steps.onnx_to_engine_recipe import OnnxToEngineRecipe
-from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt
 from edgekit.task import Task
 from edgekit.tasks.digits import digits
 

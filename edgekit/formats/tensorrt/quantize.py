@@ -12,9 +12,9 @@ from edgekit.errors import NothingToDo, StepError
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import check_interface
 from edgekit.formats.onnx.half import to_half
+from edgekit.formats.tensorrt import ranges as onnx_ranges
+from edgekit.formats.tensorrt.qdq import BLOCK, Product, products, to_fp8, to_int4
 from edgekit.scheme import find
-from edgekit.steps import onnx_ranges
-from edgekit.steps.tensorrt_qdq import BLOCK, Product, products, to_fp8, to_int4
 from edgekit.target import too_old
 from edgekit.task import SplitName
 

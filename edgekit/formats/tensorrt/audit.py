@@ -39,7 +39,7 @@ def _not_built(artifact: Artifact) -> Audit:
     recipes = [_recipe(artifact, part) for part in artifact.parts]
     names = dict.fromkeys(name for recipe in recipes for name in recipe["compute_capabilities"])
     where = f"recipe for {', '.join(names) or 'any GPU'}, built on the device"
-    why = "the engine is built on the device, and edgekit reads there which layers run in int8 (edgekit/checks/device_results.py)"
+    why = "the engine is built on the device, and edgekit reads there which layers run in int8 (edgekit/formats/tensorrt/device_results.py)"
     rows: tuple[tuple[MeasurementName, str], ...] = (("int8_mac_share", "share"), ("float_ops", "layers"), ("transposes", "layers"))
     warnings = [f"{part.name}: {text}" for part, recipe in zip(artifact.parts, recipes, strict=True) for text in recipe["warnings"]]
     return Audit([unmeasured(name, unit, where, why) for name, unit in rows], [], warnings)

@@ -17,8 +17,8 @@ import numpy
 
 from edgekit.checks.statistics import median_interval
 from edgekit.errors import RunnerError
+from edgekit.formats.tensorrt.trtexec import LAYERS, OUTPUTS, TIMES
 from edgekit.measurement import Measurement, unmeasured
-from edgekit.trtexec import LAYERS, OUTPUTS, TIMES
 
 if TYPE_CHECKING:
     import numpy.typing

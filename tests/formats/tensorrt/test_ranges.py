@@ -12,9 +12,9 @@ import pytest
 from edgekit.artifact import Artifact, File, Part
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.tensorrt.ranges import BATCH_SIZE, largest
 from edgekit.progress import Silent
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.onnx_ranges import BATCH_SIZE, largest
 from edgekit.task import Split
 
 
@@ -53,7 +53,7 @@ import pathlib, resource, sys, numpy
 from edgekit.artifact import Artifact, File, Part
 from edgekit.progress import Silent
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.onnx_ranges import largest
+from edgekit.formats.tensorrt.ranges import largest
 from edgekit.task import Split
 folder, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 signature = Signature.model_validate_json((folder / "signature.json").read_text())

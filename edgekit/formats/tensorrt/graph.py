@@ -7,9 +7,9 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from edgekit import nvidia
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.tensorrt import nvidia
 
 Row = dict[str, Any]
 
@@ -26,7 +26,7 @@ REQUANTIZE = (
 #: The datatypes that TensorRT quantizes to, and its own words for them.
 QUANTIZED: Mapping[int, str] = {onnx.TensorProto.INT8: "Int8", onnx.TensorProto.FLOAT8E4M3FN: "FP8", onnx.TensorProto.INT4: "Int4",
                                  onnx.TensorProto.FLOAT4E2M1: "FP4"}  # fmt: skip
-#: The datatypes that only newer GPUs have, and their names in edgekit/nvidia.py.
+#: The datatypes that only newer GPUs have, and their names in edgekit/formats/tensorrt/nvidia.py.
 _NEWER: Mapping[int, str] = {onnx.TensorProto.FLOAT8E4M3FN: "fp8", onnx.TensorProto.INT4: "int4", onnx.TensorProto.FLOAT4E2M1: "fp4",
                              onnx.TensorProto.BFLOAT16: "bf16"}  # fmt: skip
 

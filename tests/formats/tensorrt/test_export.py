@@ -20,9 +20,9 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tensorrt.export import OnnxToTensorrt, attribute, build
+from edgekit.formats.tensorrt.graph import count_macs
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.onnx_to_tensorrt import OnnxToTensorrt, attribute, build
-from edgekit.steps.tensorrt_graph import count_macs
 from edgekit.task import Task
 
 pytest.importorskip("tensorrt_rtx")

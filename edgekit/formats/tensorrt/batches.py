@@ -7,8 +7,8 @@ from typing import ClassVar
 from edgekit.artifact import Artifact
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.nvidia import capability
-from edgekit.steps.tensorrt_graph import refuse, refuse_old
+from edgekit.formats.tensorrt.graph import refuse, refuse_old
+from edgekit.formats.tensorrt.nvidia import capability
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from edgekit import nvidia
+from edgekit.formats.tensorrt import build as tensorrt_build
+from edgekit.formats.tensorrt import nvidia
 from edgekit.scheme import SCHEMES
-from edgekit.steps import tensorrt_build
 
 #: precision -> dtype around the product, dtype of the quantized numbers, size of a block, opset.
 KINDS: dict[str, tuple[Any, Any, int, int]] = {

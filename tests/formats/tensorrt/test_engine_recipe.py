@@ -14,12 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks.audit_tensorrt import audit
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.tensorrt import build as tensorrt_build
+from edgekit.formats.tensorrt.audit import audit
+from edgekit.formats.tensorrt.engine_recipe import BUILDER, OnnxToEngineRecipe
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import tensorrt_build
-from edgekit.steps.onnx_to_engine_recipe import BUILDER, OnnxToEngineRecipe
 from edgekit.target import Limits
 from edgekit.task import Task
 

@@ -13,13 +13,13 @@ import shutil
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from edgekit import trtexec
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.steps.tensorrt_batches import Batches
-from edgekit.steps.tensorrt_graph import facts, profiles
+from edgekit.formats.tensorrt import trtexec
+from edgekit.formats.tensorrt.batches import Batches
+from edgekit.formats.tensorrt.graph import facts, profiles
 from edgekit.task import SplitName
 
 SCRIPT = pathlib.Path(__file__).with_name("tensorrt_build.py")

@@ -16,10 +16,10 @@ from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError
 from edgekit.formats.onnx import graph as onnx_graph
+from edgekit.formats.tensorrt import build as tensorrt_build
+from edgekit.formats.tensorrt.batches import Batches
+from edgekit.formats.tensorrt.graph import REQUANTIZE, WORDS, facts, name_of, profiles
 from edgekit.registry import install, installed
-from edgekit.steps import tensorrt_build
-from edgekit.steps.tensorrt_batches import Batches
-from edgekit.steps.tensorrt_graph import REQUANTIZE, WORDS, facts, name_of, profiles
 from edgekit.task import SplitName
 
 Row = dict[str, Any]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgekit.device_worker import tensorrt_engine
-from edgekit.steps import tensorrt_build
+from edgekit.formats.tensorrt import build as tensorrt_build
 
 KNOWN = {version: {owner: set(names.split()) for owner, names in owners.items()}
          for version, owners in json.loads(pathlib.Path(__file__).with_name("tensorrt_names.json").read_text()).items()}  # fmt: skip

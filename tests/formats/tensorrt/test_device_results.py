@@ -7,8 +7,8 @@ from typing import Any
 import numpy
 import pytest
 
-from edgekit.checks.device_results import measured, read
 from edgekit.errors import RunnerError
+from edgekit.formats.tensorrt.device_results import measured, read
 from edgekit.measurement import Measurement
 
 INT8_10 = "Thirty-two wide channel vectorized row major Int8 format"

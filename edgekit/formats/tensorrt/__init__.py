@@ -1,0 +1,1 @@
+"""TensorRT engines, and the files from which a device builds one."""
