@@ -3,7 +3,7 @@
     python -m bench.edgetpu_mapping
 
 Weights are random and calibration is random numbers: what maps does not depend on them, and the error tells only that the
-rewrites lose nothing that int8 does not. The share is the static prediction (edgekit.checks.edgetpu_mapper), not the compiler's.
+rewrites lose nothing that int8 does not. The share is the static prediction (edgekit.formats.edgetpu.mapper), not the compiler's.
 """
 
 import contextlib
@@ -20,7 +20,8 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import nn
 
 from bench.edgetpu_networks import NETWORKS
-from edgekit.checks import edgetpu_mapper
+from edgekit.formats.edgetpu import mapper as edgetpu_mapper
+from edgekit.formats.edgetpu import rewrite as edgetpu_rewrite
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import export as torch_to_tflite
 from edgekit.formats.tflite import file as tflite_file
@@ -32,7 +33,6 @@ from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.cnn import plain_cnn
 from edgekit.sources.resnet import resnet8
-from edgekit.steps import edgetpu_rewrite
 
 ZOO: Mapping[str, Callable[[], nn.Module]] = {"zoo:cnn": lambda: plain_cnn(3, 10), "zoo:resnet8": lambda: resnet8(3, 10, 16)}
 SAMPLES, SIZE = 32, 32

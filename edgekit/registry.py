@@ -99,7 +99,7 @@ STEPS = Registry("step", {
         "edgekit.formats.tflite.calibrate:CalibrateTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "16-bit activations in the TFLite file"
     ),
     "quantize_tflite": Entry("edgekit.formats.tflite.quantize:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),
-    "tflite_to_edgetpu": Entry("edgekit.steps.tflite_to_edgetpu:TfliteToEdgetpu", ("ai_edge_litert",), "tflite", "prepare a TFLite file for the Edge TPU"),
+    "tflite_to_edgetpu": Entry("edgekit.formats.edgetpu.export:TfliteToEdgetpu", ("ai_edge_litert",), "tflite", "prepare a TFLite file for the Edge TPU"),
     "tflite_to_ethosu": Entry("edgekit.steps.tflite_to_ethosu:TfliteToEthosu", ("ai_edge_litert", "ethosu.vela"), "ethosu", "compile for the Ethos-U"),
 })  # fmt: skip
 
@@ -153,7 +153,7 @@ AUDITS = Registry(
         "onnx": Entry("edgekit.formats.onnx.audit:audit", ("onnx", "onnxruntime"), "onnx"),
         "ort": Entry("edgekit.formats.ort.audit:audit", ("onnx", "onnxruntime"), "onnx"),
         "tflite": Entry("edgekit.formats.tflite.audit:audit", ("ai_edge_litert",), "tflite"),
-        "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit", ("ai_edge_litert",), "tflite"),
+        "edgetpu": Entry("edgekit.formats.edgetpu.audit:audit", ("ai_edge_litert",), "tflite"),
         "ethosu": Entry("edgekit.checks.audit_ethosu:audit", ("ai_edge_litert",), "tflite"),
         "tensorrt": Entry("edgekit.formats.tensorrt.audit:audit", (), "tensorrt-rtx"),
     },

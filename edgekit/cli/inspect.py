@@ -25,7 +25,7 @@ READERS = Registry("kind of file", {
     "onnx": Entry("edgekit.formats.onnx.audit:read", ("onnx", "onnxruntime"), "onnx"),
     "ort": Entry("edgekit.formats.ort.audit:read", ("onnx", "onnxruntime"), "onnx"),
     "tflite": Entry("edgekit.formats.tflite.audit:audit_file", ("ai_edge_litert",), "tflite"),
-    "edgetpu": Entry("edgekit.checks.audit_edgetpu:audit_file", ("ai_edge_litert",), "tflite"),
+    "edgetpu": Entry("edgekit.formats.edgetpu.audit:audit_file", ("ai_edge_litert",), "tflite"),
     "ethosu": Entry("edgekit.checks.audit_ethosu:audit_file", ("ai_edge_litert",), "tflite"),
 })  # fmt: skip
 #: The forms that a file's ending can mean; the first is taken where no target says otherwise.

@@ -1,7 +1,7 @@
 """Operators that the Edge TPU does not have, written with those that it has. Float numbers stay the same.
 
 Its compiler maps a graph up to the first operator that it does not know, so that one of these cuts off all that follows.
-What it knows is in ``edgekit.checks.edgetpu_mapper``; LeakyReLU is changed in the finished file (``edgekit.steps.edgetpu_rewrite``).
+What it knows is in ``edgekit.formats.edgetpu.mapper``; LeakyReLU is changed in the finished file (``edgekit.formats.edgetpu.rewrite``).
 """
 
 import math

@@ -12,9 +12,9 @@ from ai_edge_quantizer.quantizer import Quantizer
 from torch import nn
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks import audit_edgetpu
 from edgekit.contracts import Audit
 from edgekit.errors import ModelError
+from edgekit.formats.edgetpu import audit as audit_edgetpu
 from edgekit.formats.tflite import audit as audit_tflite
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import export as torch_to_tflite

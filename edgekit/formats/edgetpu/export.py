@@ -18,9 +18,10 @@ from ai_edge_litert import schema_py_generated as schema
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.edgetpu import log as edgetpu_log
+from edgekit.formats.edgetpu import rewrite as edgetpu_rewrite
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.signature import Signature
-from edgekit.steps import edgetpu_log, edgetpu_rewrite
 from edgekit.task import SplitName
 
 COMPILER = "edgetpu_compiler"

@@ -10,8 +10,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit.checks.edgetpu_mapper import DTYPE, LIMITATION, MAPPED, RANK, UNSUPPORTED, VERSION, judge
-from edgekit.checks.edgetpu_rules import RULES, VERSIONS, WAYS_OUT
+from edgekit.formats.edgetpu.mapper import DTYPE, LIMITATION, MAPPED, RANK, UNSUPPORTED, VERSION, judge
+from edgekit.formats.edgetpu.rules import RULES, VERSIONS, WAYS_OUT
 from edgekit.formats.tflite import graph as tflite_graph
 
 

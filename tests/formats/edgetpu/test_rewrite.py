@@ -11,7 +11,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import Tensor, nn
 
 from bench.edgetpu_networks import NETWORKS
-from edgekit.checks import edgetpu_mapper
+from edgekit.formats.edgetpu import mapper as edgetpu_mapper
+from edgekit.formats.edgetpu import rewrite as edgetpu_rewrite
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import export as torch_to_tflite
 from edgekit.formats.tflite import file as tflite_file
@@ -20,7 +21,6 @@ from edgekit.formats.tflite.channel_last import prefer_channel_last
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps import edgetpu_rewrite
 
 DATA = torch.Generator().manual_seed(3)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.steps.edgetpu_log import LogRow, parse
+from edgekit.formats.edgetpu.log import LogRow, parse
 
 WHOLE = """Edge TPU Compiler version 16.0.384591198
 Started a compilation timeout timer of 180 seconds.

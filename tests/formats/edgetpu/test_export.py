@@ -13,12 +13,12 @@ from torch import nn
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.edgetpu.export import TfliteToEdgetpu
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Quantization, Signature, TensorSpec
-from edgekit.steps.tflite_to_edgetpu import TfliteToEdgetpu
 from edgekit.task import Task
 
 TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))

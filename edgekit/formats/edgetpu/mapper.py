@@ -1,13 +1,13 @@
 """Which operators of a TFLite file the Edge TPU could run: a prediction from Google's published rules, without its compiler.
 
 The compiler maps one piece of the graph: up to the first operator that it cannot map; all that follows runs on the CPU.
-It may refuse more than these rules say (``edgekit.checks.edgetpu_rules``), so the prediction is an upper bound.
+It may refuse more than these rules say (``edgekit.formats.edgetpu.rules``), so the prediction is an upper bound.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
-from edgekit.checks.edgetpu_rules import RULES, VERSIONS
+from edgekit.formats.edgetpu.rules import RULES, VERSIONS
 from edgekit.formats.tflite.graph import FLOATS, Graph, Operator, Tensor
 
 #: The compiler's own words.

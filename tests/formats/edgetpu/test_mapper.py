@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from edgekit.checks import edgetpu_mapper
-from edgekit.checks.edgetpu_mapper import LIMITATION, MAPPED, SUBGRAPH, UNSUPPORTED, pieces, predict
+from edgekit.formats.edgetpu import mapper as edgetpu_mapper
+from edgekit.formats.edgetpu.mapper import LIMITATION, MAPPED, SUBGRAPH, UNSUPPORTED, pieces, predict
 from edgekit.formats.tflite.graph import Graph, Operator, Tensor
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact, Part
-from edgekit.checks import edgetpu_mapper
-from edgekit.checks.edgetpu_mapper import MAPPED, SUBGRAPH, Fate
-from edgekit.checks.edgetpu_rules import WAYS_OUT
 from edgekit.contracts import Audit
 from edgekit.errors import ModelError
+from edgekit.formats.edgetpu import mapper as edgetpu_mapper
+from edgekit.formats.edgetpu.mapper import MAPPED, SUBGRAPH, Fate
+from edgekit.formats.edgetpu.rules import WAYS_OUT
 from edgekit.formats.tflite import audit as audit_tflite
 from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.formats.tflite.graph import Graph, Operator

@@ -1,6 +1,6 @@
 """What the Edge TPU's compiler asks of each operator, from Google's published tables and its own logs.
 
-``edgekit.checks.edgetpu_mapper`` applies these rules. The compiler may refuse more; it is not open.
+``edgekit.formats.edgetpu.mapper`` applies these rules. The compiler may refuse more; it is not open.
 """
 
 import dataclasses

@@ -1,0 +1,1 @@
+"""TFLite files for Coral's Edge TPU: rewriting, mapping and the compiler."""
