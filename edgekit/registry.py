@@ -100,7 +100,7 @@ STEPS = Registry("step", {
     ),
     "quantize_tflite": Entry("edgekit.formats.tflite.quantize:QuantizeTflite", ("ai_edge_litert", "ai_edge_quantizer"), "tflite", "quantize the TFLite file"),
     "tflite_to_edgetpu": Entry("edgekit.formats.edgetpu.export:TfliteToEdgetpu", ("ai_edge_litert",), "tflite", "prepare a TFLite file for the Edge TPU"),
-    "tflite_to_ethosu": Entry("edgekit.steps.tflite_to_ethosu:TfliteToEthosu", ("ai_edge_litert", "ethosu.vela"), "ethosu", "compile for the Ethos-U"),
+    "tflite_to_ethosu": Entry("edgekit.formats.ethosu.export:TfliteToEthosu", ("ai_edge_litert", "ethosu.vela"), "ethosu", "compile for the Ethos-U"),
 })  # fmt: skip
 
 SOURCES = Registry("model source", {
@@ -154,7 +154,7 @@ AUDITS = Registry(
         "ort": Entry("edgekit.formats.ort.audit:audit", ("onnx", "onnxruntime"), "onnx"),
         "tflite": Entry("edgekit.formats.tflite.audit:audit", ("ai_edge_litert",), "tflite"),
         "edgetpu": Entry("edgekit.formats.edgetpu.audit:audit", ("ai_edge_litert",), "tflite"),
-        "ethosu": Entry("edgekit.checks.audit_ethosu:audit", ("ai_edge_litert",), "tflite"),
+        "ethosu": Entry("edgekit.formats.ethosu.audit:audit", ("ai_edge_litert",), "tflite"),
         "tensorrt": Entry("edgekit.formats.tensorrt.audit:audit", (), "tensorrt-rtx"),
     },
 )

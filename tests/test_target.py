@@ -6,11 +6,11 @@ import pytest
 
 from edgekit import catalog as shelf
 from edgekit.errors import TargetError
+from edgekit.formats.ethosu.vela import ACCELERATORS
 from edgekit.formats.tensorrt.nvidia import capability
 from edgekit.planning.routes import candidate
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target, load, too_old
-from edgekit.vela import ACCELERATORS
 
 GOOD = {"title": "A device", "form": "onnx", "runtime": "onnxruntime", "schemes": ["w8a8-static", "float"]}
 

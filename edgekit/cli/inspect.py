@@ -26,7 +26,7 @@ READERS = Registry("kind of file", {
     "ort": Entry("edgekit.formats.ort.audit:read", ("onnx", "onnxruntime"), "onnx"),
     "tflite": Entry("edgekit.formats.tflite.audit:audit_file", ("ai_edge_litert",), "tflite"),
     "edgetpu": Entry("edgekit.formats.edgetpu.audit:audit_file", ("ai_edge_litert",), "tflite"),
-    "ethosu": Entry("edgekit.checks.audit_ethosu:audit_file", ("ai_edge_litert",), "tflite"),
+    "ethosu": Entry("edgekit.formats.ethosu.audit:audit_file", ("ai_edge_litert",), "tflite"),
 })  # fmt: skip
 #: The forms that a file's ending can mean; the first is taken where no target says otherwise.
 FORMS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".ort": ("ort",), ".tflite": ("tflite", "edgetpu", "ethosu"), ".engine": ("tensorrt",)}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from edgekit import vela
 from edgekit.cli.main import main
+from edgekit.formats.ethosu import vela
 from edgekit.formats.onnx import audit as audit_onnx
 from edgekit.registry import Entry, Registry
 

@@ -15,9 +15,9 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekit import vela
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
+from edgekit.formats.ethosu import vela
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
 from edgekit.formats.onnx.lower import lower

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from edgekit import vela
 from edgekit.artifact import Artifact
 from edgekit.contracts import Audit
+from edgekit.formats.ethosu import vela
 from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.formats.tflite import names as tflite_names
 from edgekit.formats.tflite.graph import FLOATS, INTEGERS, Graph, Operator

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit import vela
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks import audit_ethosu
 from edgekit.contracts import Audit
 from edgekit.errors import EdgekitError, ModelError
+from edgekit.formats.ethosu import audit as audit_ethosu
+from edgekit.formats.ethosu import vela
 from edgekit.formats.tflite import audit as audit_tflite
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import graph as tflite_graph

@@ -13,16 +13,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from edgekit import vela
 from edgekit.artifact import Artifact, Part
 from edgekit.contracts import Audit
 from edgekit.errors import ModelError
+from edgekit.formats.ethosu import vela
+from edgekit.formats.ethosu.vela import Layer, Log
 from edgekit.formats.tflite import audit as audit_tflite
 from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.formats.tflite.graph import Graph, Operator
 from edgekit.measurement import Measurement, unmeasured
 from edgekit.target import Limits
-from edgekit.vela import Layer, Log
 
 NPU, CPU = "NPU", "CPU"
 #: An operator that Vela has no row for: it is part of another one, or needs no work.

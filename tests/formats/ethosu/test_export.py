@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit import catalog as shelf
-from edgekit import target, vela
+from edgekit import target
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError
+from edgekit.formats.ethosu import vela
+from edgekit.formats.ethosu.export import TfliteToEthosu
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.resnet import resnet8
-from edgekit.steps.tflite_to_ethosu import TfliteToEthosu
 from edgekit.task import Task
 
 pytest.importorskip("ethosu.vela", reason="needs edgekit[ethosu]")

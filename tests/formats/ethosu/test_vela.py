@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from edgekit import vela
 from edgekit.errors import MissingBackend, StepError
-from edgekit.vela import ACCELERATORS, Setting
+from edgekit.formats.ethosu import vela
+from edgekit.formats.ethosu.vela import ACCELERATORS, Setting
 
 pytest.importorskip("ethosu.vela", reason="needs edgekit[ethosu]")
 

@@ -5,13 +5,13 @@ import pathlib
 import shutil
 from typing import Any, ClassVar
 
-from edgekit import vela
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.ethosu import vela
+from edgekit.formats.ethosu.vela import Setting
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.task import SplitName
-from edgekit.vela import Setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""TFLite files for Arm's Ethos-U, compiled with Vela."""
