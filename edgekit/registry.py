@@ -85,7 +85,7 @@ STEPS = Registry("step", {
     "quantize_torch": Entry("edgekit.steps.quantize_torch:QuantizeTorch", _PT2E, "torch", "calibrate int8 on the PyTorch graph"),
     "train_quantized": Entry("edgekit.steps.train_quantized:TrainQuantized", _PT2E, "torch", "train the quantized network"),
     "torch_to_onnx": Entry("edgekit.formats.onnx.export:TorchToOnnx", (*_ONNX, "torchao"), "onnx", "export to ONNX"),
-    "neural_compressor_to_onnx": Entry("edgekit.steps.neural_compressor_to_onnx:NeuralCompressorToOnnx",
+    "neural_compressor_to_onnx": Entry("edgekit.formats.neural_compressor.export:NeuralCompressorToOnnx",
         (*_ONNX, "torchao", "neural_compressor"), "intel", "quantize with neural-compressor and export to ONNX"),
     "lower_onnx": Entry("edgekit.formats.onnx.lower:LowerOnnx", _ONNX, "onnx", "make Q/DQ fast on x86 (int8 to uint8)"),
     "quantize_tensorrt": Entry("edgekit.formats.tensorrt.quantize:QuantizeTensorrt", _ONNX, "onnx", "fp8 and 4-bit weights on the ONNX file, for TensorRT"),

@@ -28,9 +28,9 @@ from edgekit.tasks.digits import digits
 
 pytest.importorskip("neural_compressor", reason="neural-compressor is not installed: pip install 'edgekit[intel]'")
 
-from edgekit.steps import neural_compressor_blocks as blocks
-from edgekit.steps.neural_compressor_nodes import read_grid
-from edgekit.steps.neural_compressor_to_onnx import NeuralCompressorToOnnx, held_out, scored
+from edgekit.formats.neural_compressor import blocks
+from edgekit.formats.neural_compressor.export import NeuralCompressorToOnnx, held_out, scored
+from edgekit.formats.neural_compressor.nodes import read_grid
 
 LM = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
 WORDS = 12

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import StepError
-from edgekit.steps import neural_compressor_package as inc
+from edgekit.formats.neural_compressor import package as inc
 
 Array = numpy.typing.NDArray[Any]
 BITS, BLOCK = 4, 32

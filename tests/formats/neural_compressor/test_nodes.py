@@ -14,8 +14,7 @@ import numpy
 import onnx
 import onnxruntime
 
-from edgekit.steps import neural_compressor_blocks as blocks
-from edgekit.steps import neural_compressor_nodes as nodes
+from edgekit.formats.neural_compressor import blocks, nodes
 
 INPUTS = 70  # two whole blocks and a short one
 

@@ -10,8 +10,8 @@ pytest.importorskip("neural_compressor", reason="neural-compressor is not instal
 
 import numpy
 
-from edgekit.steps import neural_compressor_blocks as blocks
-from edgekit.steps import neural_compressor_package as inc
+from edgekit.formats.neural_compressor import blocks
+from edgekit.formats.neural_compressor import package as inc
 
 
 def network(inputs: int = 64) -> nn.Module:

@@ -7,8 +7,8 @@ import onnx
 import onnx.helper
 
 from edgekit.errors import StepError
+from edgekit.formats.neural_compressor.blocks import BITS, BLOCK, Array, Grid
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.steps.neural_compressor_blocks import BITS, BLOCK, Array, Grid
 
 DOMAIN = "com.microsoft"
 

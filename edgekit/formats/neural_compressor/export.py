@@ -12,12 +12,10 @@ from edgekit import registry
 from edgekit.artifact import Artifact, File, Form, Part, chain
 from edgekit.contracts import Context
 from edgekit.errors import StepError
+from edgekit.formats.neural_compressor import blocks, nodes, static
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import check_interface, export
 from edgekit.scheme import find
-from edgekit.steps import neural_compressor_blocks as blocks
-from edgekit.steps import neural_compressor_nodes as nodes
-from edgekit.steps import neural_compressor_static as static
 from edgekit.steps import torch_chain, torch_storage
 from edgekit.task import Split, SplitName, Task
 

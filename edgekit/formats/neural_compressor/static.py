@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from edgekit.errors import NothingToDo
+from edgekit.formats.neural_compressor import package as inc
 from edgekit.quantization.capture import capture
 from edgekit.quantization.pt2e import ObserverBase, convert_pt2e
 from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature
-from edgekit.steps import neural_compressor_package as inc
 
 Rows = Sequence[tuple[torch.Tensor, ...]]
 Score = Callable[[torch.nn.Module], float]

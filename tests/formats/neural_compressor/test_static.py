@@ -9,7 +9,7 @@ from edgekit.signature import Signature, TensorSpec
 
 pytest.importorskip("neural_compressor", reason="neural-compressor is not installed: pip install 'edgekit[intel]'")
 
-from edgekit.steps import neural_compressor_static as static
+from edgekit.formats.neural_compressor import static
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),)

@@ -1,0 +1,1 @@
+"""ONNX files quantized with Intel's neural-compressor."""
