@@ -8,7 +8,7 @@ import torch
 from edgekit.artifact import Artifact
 from edgekit.diagnosis import Diagnosis
 from edgekit.quantization.calibration import read, read_constants
-from edgekit.quantization.sensitivity import diagnose as diagnose_part
+from edgekit.quantization.tuning.sensitivity import diagnose as diagnose_part
 from edgekit.scheme import Tuning
 from edgekit.steps import torch_storage
 from edgekit.steps.quantize_torch import drawn, rows_of

@@ -13,9 +13,9 @@ import torch
 from edgekit.artifact import Artifact, File, Form, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.quantization.adapting import adapt
 from edgekit.quantization.calibration import Calibration, Constants, read, write
 from edgekit.quantization.settings import Settings
+from edgekit.quantization.tuning.adapt import adapt
 from edgekit.scheme import Tuning, find
 from edgekit.steps import torch_chain, torch_storage
 from edgekit.steps.torch_reference import QUANTIZATION

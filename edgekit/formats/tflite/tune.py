@@ -18,7 +18,7 @@ from edgekit.errors import StepError
 from edgekit.formats.tflite import edit as tflite_edit
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite.edit import Group
-from edgekit.quantization import dynamic_tuning
+from edgekit.quantization.tuning import dynamic as dynamic_tuning
 from edgekit.task import SplitName
 
 #: Rows that are kept of all samples together, to measure errors on.

@@ -18,7 +18,7 @@ from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite.calibrate import CalibrateTflite
 from edgekit.formats.tflite.quantize import RECIPES, QuantizeTflite
 from edgekit.quantization.capture import capture
-from edgekit.quantization.dynamic_tuning import quantized_rows
+from edgekit.quantization.tuning.dynamic import quantized_rows
 from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Task
 

@@ -8,13 +8,13 @@
 
 import torch
 
-from edgekit.quantization.biases import corrected_biases
 from edgekit.quantization.calibration import Calibration, Constants, Rows
-from edgekit.quantization.equalization import equalized
 from edgekit.quantization.graph import calibrate
-from edgekit.quantization.rounding import learned_rounding
 from edgekit.quantization.settings import Settings
-from edgekit.quantization.smoothing import smoothed
+from edgekit.quantization.tuning.biases import corrected_biases
+from edgekit.quantization.tuning.equalization import equalized
+from edgekit.quantization.tuning.rounding import learned_rounding
+from edgekit.quantization.tuning.smoothing import smoothed
 from edgekit.scheme import Tuning
 from edgekit.signature import Signature
 

@@ -2,12 +2,12 @@
 
 import torch
 
-from edgekit.quantization.adapting import adapt
 from edgekit.quantization.calibration import Calibration, Constants
 from edgekit.quantization.graph import simulate
-from edgekit.quantization.sensitivity import sqnr
 from edgekit.quantization.settings import Settings
 from edgekit.quantization.simulator import simulator
+from edgekit.quantization.tuning.adapt import adapt
+from edgekit.quantization.tuning.sensitivity import sqnr
 from edgekit.scheme import Tuning
 from edgekit.signature import Signature
 from tests.quantization.networks import IMAGE, VECTOR, Rows, correlated, dense, normed, outlier, rows

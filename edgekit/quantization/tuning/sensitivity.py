@@ -9,10 +9,10 @@ from torch.fx import GraphModule, Node
 
 from edgekit.diagnosis import Diagnosis, LayerNoise, Trial
 from edgekit.errors import StepError
-from edgekit.quantization.adapting import adapt
 from edgekit.quantization.calibration import Calibration, Constants, Rows
 from edgekit.quantization.prepared import rewritten
 from edgekit.quantization.simulator import Simulator, simulator
+from edgekit.quantization.tuning.adapt import adapt
 from edgekit.scheme import Tuning
 from edgekit.signature import Signature
 

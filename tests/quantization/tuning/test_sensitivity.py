@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from edgekit.quantization.adapting import adapt
 from edgekit.quantization.prepared import rewritten
-from edgekit.quantization.sensitivity import QUIET_DB, diagnose, mixed_output, sqnr
 from edgekit.quantization.settings import Settings
+from edgekit.quantization.tuning.adapt import adapt
+from edgekit.quantization.tuning.sensitivity import QUIET_DB, diagnose, mixed_output, sqnr
 from edgekit.scheme import Tuning
 from tests.quantization.networks import IMAGE, VECTOR, outlier, rows
 

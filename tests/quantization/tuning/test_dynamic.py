@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from edgekit.quantization import dynamic_tuning
+from edgekit.quantization.tuning import dynamic as dynamic_tuning
 
 RANDOM = numpy.random.default_rng(0)
 #: Correlated inputs, as every real layer has them.

@@ -1,0 +1,1 @@
+"""Changes to weights and scales that restore accuracy: equalization, smoothing, rounding, biases."""
