@@ -46,7 +46,7 @@ def shipped(report: Report, folder: pathlib.Path) -> Artifact:
     for row in manifest["files"]:
         files.setdefault(row["part"], {})[row["role"]] = File(path=pathlib.PurePosixPath(row["path"]).name, sha256=row["sha256"], bytes=row["bytes"])
     parts = tuple(Part(name=name, signature=Signature.model_validate(told), files=files[name]) for name, told in manifest["signatures"].items())
-    return Artifact(form=manifest["form"], parts=parts, folder=folder / target.name)
+    return Artifact(format=manifest["format"], parts=parts, folder=folder / target.name)
 
 
 def _last_line(path: pathlib.Path) -> str:

@@ -39,7 +39,7 @@ def wrap(path: pathlib.Path, runtime: Runtime, split: Split, *, images: bool) ->
         outputs=tuple(_spec(row["name"], row, None) for row in outputs),
     )
     part = Part(name=MAIN, signature=signature, files={"model": File(path=path.name, bytes=path.stat().st_size)})
-    return Artifact(form=runtime, parts=(part,), folder=path.parent)
+    return Artifact(format=runtime, parts=(part,), folder=path.parent)
 
 
 def _told(path: pathlib.Path, runtime: Runtime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -9,7 +9,7 @@ import pydantic
 from edgekit.signature import Signature, TensorSpec
 from edgekit.value import Value
 
-Form = Literal["torch", "onnx", "tflite", "tensorrt", "ethosu", "edgetpu", "ort"]
+FormatName = Literal["torch", "onnx", "tflite", "tensorrt", "ethosu", "edgetpu", "ort"]
 #: The name of the only part of a model that has one.
 MAIN = "main"
 
@@ -41,9 +41,9 @@ class Part(Value):
 
 
 class Artifact(Value):
-    """A model in one form. ``folder`` holds the files; ``notes`` what the step wants to have reported."""
+    """A model in one format. ``folder`` holds the files; ``notes`` what the step wants to have reported."""
 
-    form: Form
+    format: FormatName
     parts: tuple[Part, ...] = pydantic.Field(min_length=1)
     step: str = ""
     key: str = ""

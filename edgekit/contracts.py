@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact, FormatName
 from edgekit.measurement import Measurement
 from edgekit.progress import Progress, Silent
 from edgekit.target import Limits
@@ -38,8 +38,8 @@ class Context:
 class Step(Protocol):
     """Artifact to Artifact. A frozen dataclass whose fields are its parameters (JSON values)."""
 
-    takes: ClassVar[tuple[Form, ...]]
-    gives: ClassVar[Form]
+    takes: ClassVar[tuple[FormatName, ...]]
+    gives: ClassVar[FormatName]
     #: Raised when the step's own work changes, so that old cache entries are not used. (For a step in edgekit's own folders the
     #: hash of their code does this.)
     version: ClassVar[int]

@@ -48,7 +48,7 @@ class HostFile(Written):
     environments: dict[str, Environment] = pydantic.Field(default_factory=lambda: {MAIN: Environment()}, min_length=1)
     #: ssh: an OpenSSH configuration that is read in place of your own (its whole path; ~ is your home).
     config: str = ""
-    #: Where files are kept over there; empty: ~/.cache/edgekit-onboard.
+    #: Where files are kept over there; empty: ~/.cache/edgekit-worker.
     folder: str = ""
     #: qemu: the processor that is emulated.
     cpu: str = ""

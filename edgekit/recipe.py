@@ -189,7 +189,7 @@ def load(path: pathlib.Path, assignments: Sequence[str] = ()) -> Recipe:
 def _assign(data: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise RecipeError(f"--set {text!r} is not of the form key=value.", fix="for example --set train.epochs=3")
+        raise RecipeError(f"--set {text!r} is not of the format key=value.", fix="for example --set train.epochs=3")
     place: Any = data
     parts = key.split(".")
     if parts[0] in Intent.model_fields:

@@ -13,7 +13,7 @@ from edgekit.measurement import Measurement, MeasurementName, Verdict
 from edgekit.signature import Signature
 from edgekit.value import Value, parse
 
-SCHEMA = 1
+SCHEMA = 2
 #: The report's file name inside a run's folder.
 FILE_NAME = "report.json"
 
@@ -89,7 +89,7 @@ class EvidenceReport(Value):
     error: str = ""
     #: Looked at fewer samples than there are for this host, or took no times where it could have.
     partial: bool = False
-    #: True where the host has no runtime for files of this form, so that nothing was tried.
+    #: True where the host has no runtime for files of this format, so that nothing was tried.
     skipped: bool = False
 
     @property
@@ -107,7 +107,7 @@ class TargetReport(Value):
 
     name: str
     title: str
-    form: str
+    format: str
     runtime: str
     verdict: Verdict
     winner: str | None

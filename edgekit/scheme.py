@@ -5,7 +5,7 @@ from typing import Literal
 
 import pydantic
 
-from edgekit.artifact import Form
+from edgekit.artifact import FormatName
 from edgekit.errors import EdgekitError
 from edgekit.value import Value, nearest
 
@@ -47,7 +47,7 @@ class Tuning(Value):
 
 
 class Scheme(Value):
-    """One way to quantize: bits of weights and activations, granularity, and which forms can have it."""
+    """One way to quantize: bits of weights and activations, granularity, and which formats can have it."""
 
     name: str
     title: str
@@ -65,7 +65,7 @@ class Scheme(Value):
     provider: Provider = "edgekit"
     #: Activations with zero point 0 (TensorRT asks for it). A target's limit can force it.
     symmetric: bool = False
-    forms: tuple[Form, ...]
+    formats: tuple[FormatName, ...]
     #: The oldest NVIDIA GPU whose TensorRT has this arithmetic for every product (edgekit/formats/tensorrt/nvidia.py: 89 for SM89); 0: no matter.
     least_capability: int = 0
     #: The largest difference to torch that is still the same computation, in output quantization steps
@@ -78,39 +78,39 @@ class Scheme(Value):
         return self.method == "static"
 
 
-_ALL: tuple[Form, ...] = ("onnx", "tensorrt", "tflite", "ort")
+_ALL: tuple[FormatName, ...] = ("onnx", "tensorrt", "tflite", "ort")
 SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         Scheme(name="float", title="32-bit float, nothing quantized", method="float", weight_bits=32, activation_bits=32,
-               forms=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=0.05),
-        Scheme(name="fp16", title="16-bit float weights", method="cast", weight_bits=16, activation_bits=16, forms=_ALL, parity_steps=4),
+               formats=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=0.05),
+        Scheme(name="fp16", title="16-bit float weights", method="cast", weight_bits=16, activation_bits=16, formats=_ALL, parity_steps=4),
         Scheme(name="w8a8-static", title="8-bit weights (per channel) and 8-bit activations, calibrated", method="static", weight_bits=8,
-               activation_bits=8, forms=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=2),
+               activation_bits=8, formats=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=2),
         Scheme(name="w8a8-static-linear", title="as w8a8-static, but only inputs of convolutions and linear layers are 8-bit", method="static",
-               weight_bits=8, activation_bits=8, placement="linear", forms=("onnx", "ort"), parity_steps=2),
+               weight_bits=8, activation_bits=8, placement="linear", formats=("onnx", "ort"), parity_steps=2),
         Scheme(name="w8a8-qat", title="as w8a8-static, the quantized network trained further with the float one as its teacher", method="static",
-               weight_bits=8, activation_bits=8, trained=True, forms=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=2),
+               weight_bits=8, activation_bits=8, trained=True, formats=(*_ALL, "edgetpu", "ethosu"), least_capability=80, parity_steps=2),
         Scheme(name="w8a16-static", title="8-bit weights and 16-bit activations, calibrated", method="static", weight_bits=8, activation_bits=16,
-               symmetric=True, forms=("tflite",), parity_steps=3300),  # 26 of 255 steps, in the steps of a 16-bit output with room for twice its range
+               symmetric=True, formats=("tflite",), parity_steps=3300),  # 26 of 255 steps, in the steps of a 16-bit output with room for twice its range
         Scheme(name="w8-dynamic", title="8-bit weights, 8-bit activations scaled row by row while the network runs", method="dynamic", weight_bits=8,
-               activation_bits=8, per_row=True, forms=("onnx", "tflite", "ort"), parity_steps=64),
+               activation_bits=8, per_row=True, formats=("onnx", "tflite", "ort"), parity_steps=64),
         Scheme(name="w8-dynamic-tensor", title="8-bit weights, 8-bit activations with one scale a tensor; what tflite-runtime 2.14 needs",
-               method="dynamic", weight_bits=8, activation_bits=8, forms=("onnx", "tflite", "ort"), parity_steps=64),
+               method="dynamic", weight_bits=8, activation_bits=8, formats=("onnx", "tflite", "ort"), parity_steps=64),
         Scheme(name="w8-weight", title="8-bit weights only", method="weight", weight_bits=8, activation_bits=32,
-               forms=("onnx", "tflite", "ort"), parity_steps=64),
+               formats=("onnx", "tflite", "ort"), parity_steps=64),
         Scheme(name="w4-weight", title="4-bit weights only, in blocks", method="weight", weight_bits=4, activation_bits=32,
-               forms=("onnx", "tflite", "tensorrt", "ort"), least_capability=80, parity_steps=80),
+               formats=("onnx", "tflite", "tensorrt", "ort"), least_capability=80, parity_steps=80),
         Scheme(name="fp8", title="8-bit float weights and activations, calibrated", method="static", weight_bits=8, activation_bits=8, symmetric=True,
-               forms=("tensorrt",), least_capability=89, parity_steps=26),
+               formats=("tensorrt",), least_capability=89, parity_steps=26),
         Scheme(name="w8a8-static-inc", title="as w8a8-static, by neural-compressor, its accuracy-driven tuning included", method="static", weight_bits=8,
-               activation_bits=8, provider="neural-compressor", forms=("onnx", "ort"), parity_steps=80),
+               activation_bits=8, provider="neural-compressor", formats=("onnx", "ort"), parity_steps=80),
         Scheme(name="w4-weight-rtn", title="4-bit weights in blocks, by neural-compressor's round to nearest", method="weight", weight_bits=4,
-               activation_bits=32, provider="neural-compressor", forms=("onnx", "ort"), parity_steps=80),
+               activation_bits=32, provider="neural-compressor", formats=("onnx", "ort"), parity_steps=80),
         Scheme(name="w4-weight-awq", title="4-bit weights in blocks, by neural-compressor's AWQ (language models)", method="weight", weight_bits=4,
-               activation_bits=32, provider="neural-compressor", forms=("onnx", "ort"), parity_steps=80),
+               activation_bits=32, provider="neural-compressor", formats=("onnx", "ort"), parity_steps=80),
         Scheme(name="w4-weight-hqq", title="4-bit weights in blocks, by neural-compressor's HQQ", method="weight", weight_bits=4,
-               activation_bits=32, provider="neural-compressor", forms=("onnx", "ort"), parity_steps=80),
+               activation_bits=32, provider="neural-compressor", formats=("onnx", "ort"), parity_steps=80),
     )
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from edgekit.artifact import Form
+from edgekit.artifact import FormatName
 from edgekit.errors import TargetError
 from edgekit.formats.tensorrt import nvidia
 from edgekit.recipe import Gates
@@ -14,8 +14,8 @@ from edgekit.scheme import SCHEMES, Scheme
 from edgekit.value import Written, folder_name, nearest, parse, read_yaml
 
 Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu", "ethosu"]
-#: Which runtime loads which form.
-RUNTIMES: dict[Form, Runtime] = {
+#: Which runtime loads which format.
+RUNTIMES: dict[FormatName, Runtime] = {
     "onnx": "onnxruntime", "ort": "onnxruntime", "tflite": "litert", "tensorrt": "tensorrt", "edgetpu": "edgetpu", "ethosu": "ethosu",
 }  # fmt: skip
 
@@ -68,11 +68,11 @@ class Limits(Written):
 
 
 class Target(Written):
-    """One device: the form of its files, the runtime, where it is reached, its schemes in order of preference, its limits."""
+    """One device: the format of its files, the runtime, where it is reached, its schemes in order of preference, its limits."""
 
     name: str
     title: str
-    form: Form
+    format: FormatName
     runtime: Runtime
     #: The name of the host where its files are checked and timed: hosts/NAME.yaml, ``ssh:address``; an environment of it behind a slash.
     host: str = "local"
@@ -107,16 +107,16 @@ class Target(Written):
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> "Target":
-        if RUNTIMES.get(self.form) != self.runtime:
-            raise ValueError(f"runtime: {self.runtime!r} cannot load the form {self.form!r}; it needs {RUNTIMES.get(self.form)!r}")
-        wrong = [name for name in self.schemes if self.form not in SCHEMES[name].forms]
+        if RUNTIMES.get(self.format) != self.runtime:
+            raise ValueError(f"runtime: {self.runtime!r} cannot load the format {self.format!r}; it needs {RUNTIMES.get(self.format)!r}")
+        wrong = [name for name in self.schemes if self.format not in SCHEMES[name].formats]
         if wrong:
-            raise ValueError(f"schemes: {', '.join(wrong)} cannot be made in the form {self.form!r}")
-        blank = [key for key in ("accelerator", "system_config", "memory_mode") if self.form == "ethosu" and not getattr(self.limits, key)]
+            raise ValueError(f"schemes: {', '.join(wrong)} cannot be made in the format {self.format!r}")
+        blank = [key for key in ("accelerator", "system_config", "memory_mode") if self.format == "ethosu" and not getattr(self.limits, key)]
         if blank:
             raise ValueError(f"limits: an Ethos-U needs {', '.join(blank)} (Vela's own names; see docs/ethos-u.md)")
-        if len(self.limits.batches) > 1 and self.form != "tflite":
-            raise ValueError(f"limits.batches: a file of the form {self.form!r} has one signature; several are for tflite")
+        if len(self.limits.batches) > 1 and self.format != "tflite":
+            raise ValueError(f"limits.batches: a file of the format {self.format!r} has one signature; several are for tflite")
         if self.latency == "unmeasured" and not self.latency_note:
             raise ValueError("latency_note: say why the latency is unmeasured")
         return self
@@ -124,11 +124,11 @@ class Target(Written):
     def refuses(self, scheme: str) -> str | None:
         """Why the device cannot run this scheme, or None."""
         known = SCHEMES[scheme]
-        if self.form not in known.forms:
-            return f"the form {self.form} has no {scheme}"
+        if self.format not in known.formats:
+            return f"the format {self.format} has no {scheme}"
         if self.limits.arithmetic == "integer" and (known.method in ("float", "cast", "dynamic")):
             return "the device runs integer arithmetic only"
-        if self.form == "ethosu" and not known.calibrated:
+        if self.format == "ethosu" and not known.calibrated:
             return "nothing of it would run on the NPU, which computes in integers"
         if len(self.limits.batches) > 1 and known.calibrated and known.activation_bits == 16:
             return "16-bit activations are calibrated for files of one signature; take batches: [1]"

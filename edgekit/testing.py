@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact, FormatName
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.task import SplitName, Task
@@ -31,16 +31,16 @@ class FakeStep:
     #: Not empty: ``ensures`` says with this text that the promise is broken.
     breaks: str = ""
 
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "torch"
+    takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
+    gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:
-        """Refuse a wrong form, and everything if told so."""
-        if artifact.form not in self.takes or self.refuses:
-            raise StepError(f"{self.mark}: {self.refuses or f'cannot take the form {artifact.form}'}.", fix="give the fake what it takes")
+        """Refuse a wrong format, and everything if told so."""
+        if artifact.format not in self.takes or self.refuses:
+            raise StepError(f"{self.mark}: {self.refuses or f'cannot take the format {artifact.format}'}.", fix="give the fake what it takes")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Copy every file into the new folder."""
@@ -50,7 +50,7 @@ class FakeStep:
                 path = artifact.path(part, role)
                 shutil.copyfile(path, context.folder / path.name)
         context.progress.advance()
-        return Artifact(form=self.gives, parts=artifact.parts, notes={"mark": self.mark}, folder=context.folder)
+        return Artifact(format=self.gives, parts=artifact.parts, notes={"mark": self.mark}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Break the promise if told so."""
@@ -58,8 +58,8 @@ class FakeStep:
             raise StepError(f"{self.mark}: {self.breaks}.")
 
 
-def fake_step(takes: Form, gives: Form) -> type[FakeStep]:
-    """A class like FakeStep between two other forms."""
+def fake_step(takes: FormatName, gives: FormatName) -> type[FakeStep]:
+    """A class like FakeStep between two other formats."""
 
     class Between(FakeStep):
         pass

@@ -51,14 +51,14 @@ def test_a_file_lies_inside_its_folder(path: str) -> None:
 
 def test_size_counts_what_is_shipped() -> None:
     """The bytes of the model files count, a build log does not; a PyTorch part counts all its files."""
-    assert Artifact(form="onnx", parts=(ENCODER, DECODER)).size_bytes == 15
+    assert Artifact(format="onnx", parts=(ENCODER, DECODER)).size_bytes == 15
     torch = part("main", ("image",), "answer", weights=File(path="w", bytes=3), architecture=File(path="a", bytes=4))
-    assert Artifact(form="torch", parts=(torch,)).size_bytes == 7
+    assert Artifact(format="torch", parts=(torch,)).size_bytes == 7
 
 
 def test_an_artifact_survives_being_written_down() -> None:
     """All but the folder, which is where it lies and not what it is, comes back from JSON."""
-    artifact = Artifact(form="onnx", parts=(ENCODER, DECODER), step="x", key="k", notes={"a": [1]}, folder=pathlib.Path("/somewhere"))
+    artifact = Artifact(format="onnx", parts=(ENCODER, DECODER), step="x", key="k", notes={"a": [1]}, folder=pathlib.Path("/somewhere"))
     again = Artifact.model_validate_json(artifact.model_dump_json())
     assert again == artifact.model_copy(update={"folder": pathlib.Path()})
     assert artifact.path(ENCODER) == pathlib.Path("/somewhere/encoder.onnx")
@@ -68,4 +68,4 @@ def test_an_artifact_survives_being_written_down() -> None:
 def test_parts_must_be_there_and_differ(parts: tuple[Part, ...]) -> None:
     """An artifact with no part, or with two of one name, cannot be made."""
     with pytest.raises(pydantic.ValidationError):
-        Artifact(form="onnx", parts=parts)
+        Artifact(format="onnx", parts=parts)

@@ -26,7 +26,7 @@ def make(text: str):
     def work(folder: pathlib.Path) -> Artifact:
         (folder / "main.onnx").write_text(text)
         part = Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")})
-        return Artifact(form="onnx", parts=(part,), notes={"text": text}, folder=folder)
+        return Artifact(format="onnx", parts=(part,), notes={"text": text}, folder=folder)
 
     return work
 

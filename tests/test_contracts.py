@@ -51,7 +51,7 @@ def test_a_host_opens_and_races(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(registry.AUDITS))
 def test_an_audit_takes_an_artifact_and_limits(name: str) -> None:
-    """Each form's audit is a function of an artifact and the target's limits."""
+    """Each format's audit is a function of an artifact and the target's limits."""
     assert list(inspect.signature(registry.AUDITS.load(name)).parameters) == ["artifact", "limits"]
 
 

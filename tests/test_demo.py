@@ -65,7 +65,7 @@ def named(demo: Report, name: str) -> TargetReport:
 def test_the_demo_has_four_targets_and_passes(demo: Report) -> None:
     """ONNX Runtime, LiteRT, the Edge TPU and TensorRT: every one has a winner and passes."""
     assert [target.name for target in demo.targets] == ["cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt"]
-    assert {target.form for target in demo.targets} >= {"onnx", "tflite", "tensorrt"}
+    assert {target.format for target in demo.targets} >= {"onnx", "tflite", "tensorrt"}
     assert {target.name: target.verdict for target in demo.targets} == dict.fromkeys([target.name for target in demo.targets], "pass")
     assert demo.verdict == "pass"
 

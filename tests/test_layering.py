@@ -12,7 +12,7 @@ import pytest
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "errors onboard",
+        "errors device_worker",
         "value",
         "signature measurement progress task tflite_names nvidia",
         "artifact trtexec",
@@ -37,7 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "cli",
     )
 )
-ROOMS = ("onboard", "sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "estimates", "cli")
+ROOMS = ("device_worker", "sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "estimates", "cli")
 FRAMEWORKS = frozenset(
     (
         "torch",
@@ -63,7 +63,7 @@ FRAMEWORKS = frozenset(
     )
 )
 #: The only floors where a framework may be imported: the leaves, and the fakes for tests, which are tiny networks among others.
-LEAVES = frozenset(("onboard", "sources", "tasks", "quantization", "hosts", "checks", "steps", "estimates"))
+LEAVES = frozenset(("device_worker", "sources", "tasks", "quantization", "hosts", "checks", "steps", "estimates"))
 WITH_FRAMEWORKS = LEAVES | {"testing"}
 
 
@@ -88,7 +88,7 @@ def imports(path: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
                 yield node.lineno, alias.name, id(node) in quoted
         elif isinstance(node, ast.ImportFrom):
             # What runs on a device is loaded there under another name than here.
-            assert node.level == (1 if node.level and path.parent.name == "onboard" else 0), f"{path}:{node.lineno}: write the whole name of a module, not dots"
+            assert node.level == (1 if node.level and path.parent.name == "device_worker" else 0), f"{path}:{node.lineno}: write the whole name of a module, not dots"
             module = f"edgekit.device_worker.{node.module}" if node.level else node.module
             for alias in node.names:
                 yield node.lineno, f"{module}.{alias.name}", id(node) in quoted
@@ -114,8 +114,8 @@ def broken_rules(package: pathlib.Path) -> Iterator[str]:
 
 def _edgekit_rule(parts: tuple[str, ...], imported: str, mine: int) -> str | None:
     other = imported.partition(".")[0]
-    if parts[0] == "onboard":
-        return None if other == "onboard" else "onboard is sent to devices and may import nothing of edgekit"
+    if parts[0] == "device_worker":
+        return None if other == "device_worker" else "device_worker is sent to devices and may import nothing of edgekit"
     if other in ("", "__version__"):
         return None
     theirs = floor_of(other)
@@ -191,7 +191,7 @@ def test_help_imports_not_even_numpy(root: pathlib.Path, monkeypatch: pytest.Mon
         ("checks/size.py", "from edgekit.hosts import local\n", "checks (floor 12) imports hosts (floor 12)"),
         ("steps/train.py", "from edgekit.sources import resnet\n", "a step may import no other leaf"),
         ("steps/train.py", "from edgekit import run\n", "imports point down"),
-        ("onboard/worker.py", "from edgekit.errors import EdgekitError\n", "may import nothing of edgekit"),
+        ("device_worker/worker.py", "from edgekit.errors import EdgekitError\n", "may import nothing of edgekit"),
         ("plan.py", "import torch.nn\n", "torch is a framework"),
         ("rendering/table.py", "def f():\n    import onnx\n", "onnx is a framework"),
         ("run.py", "from click import echo\n", "click is for edgekit/cli only"),

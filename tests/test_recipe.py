@@ -96,8 +96,8 @@ def test_set_reaches_an_entry_by_its_number(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("train.epochs", "is not of the form key=value"),
-        ("=3", "is not of the form key=value"),
+        ("train.epochs", "is not of the format key=value"),
+        ("=3", "is not of the format key=value"),
         ("prune.ratio=0.5", "has no 'prune' entry"),
         ("train.epoch=3", "compress.0.train.epoch: no such key; did you mean 'epochs'?"),
         ("model.name=3", "has no place called 'model.name'"),

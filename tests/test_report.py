@@ -22,10 +22,10 @@ ACCURACY = Measurement(name="accuracy", value=0.98, low=0.97, high=0.99, unit="t
 def example() -> Report:
     """A small whole report."""
     part = Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx", sha256="ab", bytes=7)})
-    artifact = report.describe(Artifact(form="onnx", parts=(part,), key="k", notes={"opset": 20}))
+    artifact = report.describe(Artifact(format="onnx", parts=(part,), key="k", notes={"opset": 20}))
     candidate = CandidateReport(scheme="float", status="raced", artifact=artifact, measurements=(ACCURACY,))
     gate = GateReport(name="accuracy_drop", limit=0.02, value=0.0, unit="score", where="local", verdict="pass")
-    target = TargetReport(name="cpu-onnx", title="t", form="onnx", runtime="onnxruntime", verdict="pass", winner="float", chosen="the fastest",
+    target = TargetReport(name="cpu-onnx", title="t", format="onnx", runtime="onnxruntime", verdict="pass", winner="float", chosen="the fastest",
                           candidates=(candidate,), gates=(gate,))  # fmt: skip
     return Report(edgekit="0.1.0", recipe={"model": "zoo:cnn"}, verdict="pass", targets=(target,), stages=(StageReport(name="train", step="train", key="a"),))
 
@@ -36,7 +36,7 @@ def test_a_report_is_read_back_as_it_was_written(tmp_path: pathlib.Path) -> None
     (tmp_path / "report.json").write_text(written.to_json())
     assert report.load(tmp_path) == report.load(tmp_path / "report.json") == written
     assert {"schema", "edgekit", "recipe", "verdict", "targets", "stages"} <= set(json.loads(written.to_json()))
-    assert json.loads(written.to_json())["schema"] == 1
+    assert json.loads(written.to_json())["schema"] == 2
 
 
 def test_what_a_user_asks_for_is_found() -> None:
@@ -62,8 +62,8 @@ def test_a_report_holds_no_number_that_json_lacks() -> None:
         (None, "holds no report.json"),
         ("{", "cannot be read"),
         ("[]", "has schema 'list'"),
-        ('{"schema": 2}', "has schema 2; this edgekit reads schema 1"),
-        ('{"schema": 1, "edgekit": "0", "recipe": {}, "verdict": "passed", "targets": [{}]}', "'passed' is not one of pass, fail"),
+        ('{"schema": 1}', "has schema 1; this edgekit reads schema 2"),
+        ('{"schema": 2, "edgekit": "0", "recipe": {}, "verdict": "passed", "targets": [{}]}', "'passed' is not one of pass, fail"),
     ],
 )
 def test_a_damaged_report_is_told(tmp_path: pathlib.Path, text: str | None, said: str) -> None:

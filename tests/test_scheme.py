@@ -9,11 +9,11 @@ from edgekit.scheme import _ALSO, NOT_OFFERED, REFUSED, SCHEMES, find, refused
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_schemes_name_and_fields_agree(name: str) -> None:
-    """Each scheme is found by its name, can be made in a form that has a route, and its name tells its bits."""
+    """Each scheme is found by its name, can be made in a format that has a route, and its name tells its bits."""
     scheme = find(name)
     assert scheme.name == name
-    assert scheme.forms
-    assert set(scheme.forms) <= set(ROUTES)
+    assert scheme.formats
+    assert set(scheme.formats) <= set(ROUTES)
     assert scheme.calibrated == (scheme.method == "static")
     if name.startswith("w8"):
         assert scheme.weight_bits == 8

@@ -12,7 +12,7 @@ from edgekit.planning.routes import candidate
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target, load, too_old
 
-GOOD = {"title": "A device", "form": "onnx", "runtime": "onnxruntime", "schemes": ["w8a8-static", "float"]}
+GOOD = {"title": "A device", "format": "onnx", "runtime": "onnxruntime", "schemes": ["w8a8-static", "float"]}
 
 
 def refusal(folder: pathlib.Path, **changes: object) -> str:
@@ -29,9 +29,9 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"runtime": "litert"}, "'litert' cannot load the form 'onnx'; it needs 'onnxruntime'"),
+        ({"runtime": "litert"}, "'litert' cannot load the format 'onnx'; it needs 'onnxruntime'"),
         ({"runtime": "onnxruntim"}, "did you mean 'onnxruntime'?"),
-        ({"schemes": ["fp8"]}, "fp8 cannot be made in the form 'onnx'"),
+        ({"schemes": ["fp8"]}, "fp8 cannot be made in the format 'onnx'"),
         ({"schemes": ["w8a8"]}, "no scheme is called 'w8a8'"),
         ({"schemes": []}, "schemes: "),
         ({"latency": "unmeasured"}, "latency_note: say why"),
@@ -41,12 +41,12 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
         ({"limits": {"build": "there"}}, "limits.build: "),
         ({"gates": {"sped": 1}}, "gates.sped: no such key; did you mean 'speedup'?"),
         (
-            {"form": "ethosu", "runtime": "ethosu", "schemes": ["w8a8-static"], "limits": {"accelerator": "ethos-u55-64"}},
+            {"format": "ethosu", "runtime": "ethosu", "schemes": ["w8a8-static"], "limits": {"accelerator": "ethos-u55-64"}},
             "an Ethos-U needs system_config, memory_mode (Vela's own names",
         ),
-        ({"form": "tflight"}, "did you mean 'tflite'?"),
+        ({"format": "tflight"}, "did you mean 'tflite'?"),
         ({"limits": {"batches": [8, 1]}}, "limits.batches: "),
-        ({"limits": {"batches": [1, 8]}}, "a file of the form 'onnx' has one signature"),
+        ({"limits": {"batches": [1, 8]}}, "a file of the format 'onnx' has one signature"),
         ({"name": ".."}, "name: a folder cannot be called '..'"),
         ({"name": "/home"}, "name: a folder cannot be called '/home'"),
         ({"gates": {"latency_ms": float("inf")}}, "gates.latency_ms: input should be a finite number"),
@@ -67,7 +67,7 @@ def test_an_integer_device_refuses_float_schemes() -> None:
 
 def test_several_batches_are_for_tflite_and_leave_out_what_cannot_be_made() -> None:
     """Sixteen-bit activations are calibrated for one signature; the plan says so before any work."""
-    several = {**GOOD, "name": "phone", "form": "tflite", "runtime": "litert", "schemes": ["w8a8-static", "w8a16-static"], "limits": {"batches": [1, 8]}}
+    several = {**GOOD, "name": "phone", "format": "tflite", "runtime": "litert", "schemes": ["w8a8-static", "w8a16-static"], "limits": {"batches": [1, 8]}}
     target = Target.model_validate(several)
     assert target.refuses("w8a8-static") is None
     assert "batches: [1]" in str(target.refuses("w8a16-static"))
@@ -108,9 +108,9 @@ def test_every_shipped_target_holds_together(name: str) -> None:
 
 
 def test_the_four_targets_of_the_first_release_are_there() -> None:
-    """ONNX Runtime, LiteRT, the Edge TPU and TensorRT are shipped, each with int8 and with every scheme of edgekit's own that its form and device can have."""
+    """ONNX Runtime, LiteRT, the Edge TPU and TensorRT are shipped, each with int8 and with every scheme of edgekit's own that its format and device can have."""
     targets = {name: load(shelf.find("targets", name)) for name in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt")}
-    assert [target.form for target in targets.values()] == ["onnx", "tflite", "edgetpu", "tensorrt"]
+    assert [target.format for target in targets.values()] == ["onnx", "tflite", "edgetpu", "tensorrt"]
     for target in targets.values():
         possible = {name for name, scheme in SCHEMES.items() if scheme.provider == "edgekit" and target.refuses(name) is None}
         assert set(target.schemes) == possible

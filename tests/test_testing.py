@@ -22,7 +22,7 @@ def artifact(folder: pathlib.Path) -> Artifact:
     (folder / "main.safetensors").write_bytes(b"weights")
     spec = TensorSpec(name="input", dtype="float32", dims=(BATCH, FEATURES))
     part = Part(name="main", signature=Signature(inputs=(spec,), outputs=(spec,)), files={"weights": File(path="main.safetensors")})
-    return Artifact(form="torch", parts=(part,), folder=folder)
+    return Artifact(format="torch", parts=(part,), folder=folder)
 
 
 def context(folder: pathlib.Path) -> Context:
@@ -38,26 +38,26 @@ def test_the_fake_step_is_a_step(tmp_path: pathlib.Path) -> None:
     step.requires(before)
     after = step.run(before, context(tmp_path / "b"))
     step.ensures(before, after)
-    assert after.form == "torch" and after.notes == {"mark": "one"}
+    assert after.format == "torch" and after.notes == {"mark": "one"}
     assert (tmp_path / "b" / "main.safetensors").read_bytes() == (tmp_path / "a" / "main.safetensors").read_bytes()
 
 
 def test_the_fake_step_breaks_what_it_is_told_to(tmp_path: pathlib.Path) -> None:
-    """It refuses its input, a wrong form, or its own promise, each as a StepError."""
+    """It refuses its input, a wrong format, or its own promise, each as a StepError."""
     before = artifact(tmp_path / "a")
     with pytest.raises(StepError, match="no channels left"):
         FakeStep(refuses="no channels left").requires(before)
-    with pytest.raises(StepError, match="cannot take the form torch"):
+    with pytest.raises(StepError, match="cannot take the format torch"):
         fake_step("onnx", "tflite")().requires(before)
     with pytest.raises(StepError, match="it grew"):
         FakeStep(breaks="it grew").ensures(before, before)
 
 
 def test_a_fake_step_between_other_forms(tmp_path: pathlib.Path) -> None:
-    """``fake_step`` makes a class between any two forms without changing FakeStep."""
+    """``fake_step`` makes a class between any two formats without changing FakeStep."""
     made = fake_step("torch", "onnx")
     assert made.__name__ == "FakeTorchToOnnx" and (FakeStep.takes, FakeStep.gives) == (("torch",), "torch")
-    assert made(mark="x").run(artifact(tmp_path / "a"), context(tmp_path / "b")).form == "onnx"
+    assert made(mark="x").run(artifact(tmp_path / "a"), context(tmp_path / "b")).format == "onnx"
 
 
 def test_the_fake_runner_is_a_runner() -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from edgekit import device_worker as onboard
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit import device_worker
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.cache import digest, file_digest, write_text
 from edgekit.errors import BundleError
 from edgekit.formats.tensorrt import trtexec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Array = numpy.typing.NDArray[Any]
 
-SCHEMA = 1
+SCHEMA = 2
 _LARGEST_DIM = 1 << 31
 MANIFEST, SAMPLES, REFERENCE, EVIDENCE = "manifest.json", "samples.npz", "reference", "evidence"
 #: What a user starts on the device.
@@ -33,7 +33,7 @@ _PROGRAM = '''"""Run this bundle's evidence again on this machine: python verify
 import pathlib
 import sys
 
-from onboard.evidence import main
+from device_worker.evidence import main
 
 sys.exit(main(str(pathlib.Path(__file__).resolve().parent)))
 '''
@@ -42,7 +42,7 @@ sys.exit(main(str(pathlib.Path(__file__).resolve().parent)))
 class ReferenceReport(ArtifactReport):
     """The float file that speed is compared with, in the folder ``reference``."""
 
-    form: Form
+    format: FormatName
 
 
 class Facts(Value):
@@ -81,7 +81,7 @@ class Manifest(ArtifactReport):
     """``manifest.json`` of a shipped folder."""
 
     target: str
-    form: Form
+    format: FormatName
     runtime: str
     scheme: str | None
     bundle: Facts | None = None
@@ -113,9 +113,9 @@ def add(proof: Proof, artifact: Artifact, folder: pathlib.Path) -> Facts:
 
     numpy.savez_compressed(folder / SAMPLES, allow_pickle=False, **{name: numpy.ascontiguousarray(array) for name, array in proof.arrays.items()})
     write_text(folder / SCRIPT, _PROGRAM)
-    (folder / "onboard").mkdir()
-    for path in sorted(pathlib.Path(onboard.__file__).parent.glob("*.py")):
-        shutil.copyfile(path, folder / "onboard" / path.name)
+    (folder / "device_worker").mkdir()
+    for path in sorted(pathlib.Path(device_worker.__file__).parent.glob("*.py")):
+        shutil.copyfile(path, folder / "device_worker" / path.name)
     if proof.reference is not None:
         (folder / REFERENCE).mkdir()
         for part in proof.reference.parts:
@@ -160,7 +160,7 @@ def load(folder: pathlib.Path) -> Manifest:
 
 def _wrong_parts(told: "Manifest | ReferenceReport", where: str) -> list[str]:
     """What could not be opened as an artifact: every part needs a model file, and signatures that fit one."""
-    wrong = [] if told.form in RUNTIMES else [f"{where}: no device runs the form {told.form!r}"]
+    wrong = [] if told.format in RUNTIMES else [f"{where}: no device runs the format {told.format!r}"]
     models = {file.part for file in told.files if file.role == "model" and file.path}
     if not told.signatures:
         wrong.append(f"{where} names no part")
@@ -189,23 +189,23 @@ def _wrong(folder: pathlib.Path, name: str, wanted: str) -> str | None:
 
 def artifact(manifest: Manifest, folder: pathlib.Path) -> Artifact:
     """The shipped files as an artifact that a host can open."""
-    return _artifact(manifest, manifest.form, folder)
+    return _artifact(manifest, manifest.format, folder)
 
 
 def reference(manifest: Manifest, folder: pathlib.Path) -> Artifact | None:
     """The float file as an artifact, or None where the winner is that file, or where its speed here would say nothing."""
     told = manifest.facts.reference
-    return None if told is None else _artifact(told, told.form, folder / REFERENCE)
+    return None if told is None else _artifact(told, told.format, folder / REFERENCE)
 
 
-def _artifact(told: ArtifactReport, form: Form, folder: pathlib.Path) -> Artifact:
+def _artifact(told: ArtifactReport, format: FormatName, folder: pathlib.Path) -> Artifact:
     files: dict[str, dict[str, File]] = {}
     for file in told.files:
         if file.path is not None:
             name = pathlib.PurePosixPath(file.path).name
             files.setdefault(file.part, {})[file.role] = File(path=name, sha256=file.sha256, bytes=file.bytes)
     parts = tuple(Part(name=name, signature=signature, files=files.get(name, {})) for name, signature in told.signatures.items())
-    return Artifact(form=form, parts=parts, key=told.key, notes=told.notes, folder=folder)
+    return Artifact(format=format, parts=parts, key=told.key, notes=told.notes, folder=folder)
 
 
 def samples(folder: pathlib.Path, manifest: Manifest) -> "dict[str, Array]":

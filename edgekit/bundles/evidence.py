@@ -50,7 +50,7 @@ def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: 
         try:
             there = dataclasses.replace(reach(name), say=say)
             hello = there.hello()
-            if not runs(manifest.form, hello["versions"]):
+            if not runs(manifest.format, hello["versions"]):
                 continue
             found += 1
             whole = _default(facts, there)
@@ -70,7 +70,7 @@ def verify(folder: pathlib.Path, host: str, count: int | None = None, *, timed: 
                 say(f"The evidence of {name} is not kept: {error}")
         yield report
     if not found:
-        lacking = f"no environment of {host} has a runtime for files of the form {manifest.form}"
+        lacking = f"no environment of {host} has a runtime for files of the format {manifest.format}"
         yield EvidenceReport(**mine, host=host, verdict="unmeasured", error=lacking, skipped=True, when=now())
 
 

@@ -31,7 +31,7 @@ def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path, proof: Pro
                 for file in part.files.values():
                     shutil.copyfile(artifact.folder / file.path, partial / file.path)
             facts = None if proof is None else add(proof, artifact, partial).model_dump(mode="json", by_alias=True)
-            manifest = {"target": target.name, "form": artifact.form, "runtime": target.runtime, "scheme": target.winner, **entry.model_dump(mode="json"),
+            manifest = {"target": target.name, "format": artifact.format, "runtime": target.runtime, "scheme": target.winner, **entry.model_dump(mode="json"),
                         "bundle": facts}  # fmt: skip
             if _shipped_key(final) == artifact.key and (final / EVIDENCE).is_dir():
                 shutil.copytree(final / EVIDENCE, partial / EVIDENCE)

@@ -13,7 +13,7 @@ def size_bytes(artifact: Artifact) -> Measurement:
     if artifact.size_bytes == 0:
         return unmeasured("size_bytes", "bytes", WHERE, UNSEALED)
     # An engine also holds its kernels' text, so its own size says nothing about the compressed network.
-    how = "bytes of the Q/DQ or float graph that the engine is built from" if artifact.form == "tensorrt" else HOW
+    how = "bytes of the Q/DQ or float graph that the engine is built from" if artifact.format == "tensorrt" else HOW
     return Measurement(name="size_bytes", value=artifact.size_bytes, unit="bytes", where=WHERE, how=how)
 
 

@@ -100,9 +100,9 @@ def _parts(table: Registry) -> list[dict[str, Any]]:
 def _target(target: Target) -> dict[str, Any]:
     """What the whole way to a target needs, and why its latency cannot be taken where that is so."""
     uses: Sequence[tuple[Registry, Sequence[str]]] = (
-        (registry.STEPS, ROUTES[target.form]),
+        (registry.STEPS, ROUTES[target.format]),
         (registry.RUNTIMES, (target.runtime,)),
-        (registry.AUDITS, (target.form,)),
+        (registry.AUDITS, (target.format,)),
     )
     lacking = [
         (need.replace("|", " or "), table.entry(name).extra) for table, names in uses for name in names for need in table.missing(name, registry.installed)

@@ -8,7 +8,7 @@ import click
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from edgekit.artifact import Form
+from edgekit.artifact import FormatName
 from edgekit.cli import output
 from edgekit.errors import EdgekitError
 from edgekit.estimates import table as latency_table
@@ -18,12 +18,12 @@ from edgekit.rendering import words
 if TYPE_CHECKING:
     from edgekit.estimates.estimate import Estimate
 
-#: Who estimates a file of each form.
+#: Who estimates a file of each format.
 ESTIMATORS = Registry("kind of file", {
     "onnx": Entry("edgekit.estimates.estimate:of_file", ("onnx", "onnxruntime", "scipy"), "onnx"),
     "tflite": Entry("edgekit.estimates.estimate:of_file", ("ai_edge_litert", "scipy"), "tflite"),
 })  # fmt: skip
-FORMS: Mapping[str, Form] = {".onnx": "onnx", ".tflite": "tflite"}
+SUFFIX_FORMATS: Mapping[str, FormatName] = {".onnx": "onnx", ".tflite": "tflite"}
 #: So many operators are listed, the longest first, unless all are asked for.
 _LONGEST = 20
 
@@ -35,12 +35,12 @@ _LONGEST = 20
 @output.as_json_option
 def estimate(file: pathlib.Path, device: str, *, rows: bool, as_json: bool) -> None:
     """Estimate how long FILE (.onnx or .tflite) takes on a device, from a table recorded there. An estimate is not a measurement."""
-    form = FORMS.get(file.suffix.lower())
-    if form is None:
-        raise EdgekitError(f"{file} is none of {', '.join(FORMS)}.", fix="name a model file that ends in one of these")
+    format = SUFFIX_FORMATS.get(file.suffix.lower())
+    if format is None:
+        raise EdgekitError(f"{file} is none of {', '.join(SUFFIX_FORMATS)}.", fix="name a model file that ends in one of these")
     table = latency_table.load(latency_table.find(device))
-    of_file: Callable[..., Estimate] = ESTIMATORS.load(form)
-    found = of_file(file, form, table)
+    of_file: Callable[..., Estimate] = ESTIMATORS.load(format)
+    found = of_file(file, format, table)
     if as_json:
         output.show_json(_data(file, table, found))
         return

@@ -20,7 +20,7 @@ from edgekit.rendering import words
 from edgekit.signature import Signature, TensorSpec
 from edgekit.target import Limits, Target
 
-#: Who reads one file of each form.
+#: Who reads one file of each format.
 READERS = Registry("kind of file", {
     "onnx": Entry("edgekit.formats.onnx.audit:read", ("onnx", "onnxruntime"), "onnx"),
     "ort": Entry("edgekit.formats.ort.audit:read", ("onnx", "onnxruntime"), "onnx"),
@@ -28,8 +28,8 @@ READERS = Registry("kind of file", {
     "edgetpu": Entry("edgekit.formats.edgetpu.audit:audit_file", ("ai_edge_litert",), "tflite"),
     "ethosu": Entry("edgekit.formats.ethosu.audit:audit_file", ("ai_edge_litert",), "tflite"),
 })  # fmt: skip
-#: The forms that a file's ending can mean; the first is taken where no target says otherwise.
-FORMS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".ort": ("ort",), ".tflite": ("tflite", "edgetpu", "ethosu"), ".engine": ("tensorrt",)}
+#: The formats that a file's ending can mean; the first is taken where no target says otherwise.
+SUFFIX_FORMATS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".ort": ("ort",), ".tflite": ("tflite", "edgetpu", "ethosu"), ".engine": ("tensorrt",)}
 
 
 @click.command()
@@ -40,35 +40,35 @@ FORMS: Mapping[str, tuple[str, ...]] = {".onnx": ("onnx",), ".ort": ("ort",), ".
 def inspect(file: pathlib.Path, target: str | None, *, rows: bool, as_json: bool) -> None:
     """Show what a runtime really executes in FILE: an .onnx, an .ort, a .tflite, or an .engine with its .log.json beside it."""
     device = None if target is None else find_target(target)
-    form = _form(file, device)
-    audit = _read(file, form, Limits() if device is None else device.limits)
+    format = _format_of(file, device)
+    audit = _read(file, format, Limits() if device is None else device.limits)
     if as_json:
-        output.show_json(_data(file, form, audit))
+        output.show_json(_data(file, format, audit))
         return
-    output.show(*_drawn(file, form, audit))
+    output.show(*_drawn(file, format, audit))
     if rows:
         output.show(Text(), _operators(audit.rows))
 
 
-def _form(file: pathlib.Path, device: Target | None) -> str:
+def _format_of(file: pathlib.Path, device: Target | None) -> str:
     """What kind of file this is, or an error where the device cannot take it."""
     if any("\udc80" <= letter <= "\udcff" for letter in str(file)):  # how Python keeps bytes that are no letters
         raise EdgekitError(f"The name {str(file)!r} is not UTF-8, and the runtimes cannot open it.", fix="rename the file")
-    forms = FORMS.get(file.suffix.lower())
-    if forms is None:
-        raise EdgekitError(f"{file} is none of {', '.join(FORMS)}.", fix="name a model file that ends in one of these")
-    if device is not None and device.form not in forms:
+    formats = SUFFIX_FORMATS.get(file.suffix.lower())
+    if formats is None:
+        raise EdgekitError(f"{file} is none of {', '.join(SUFFIX_FORMATS)}.", fix="name a model file that ends in one of these")
+    if device is not None and device.format not in formats:
         raise EdgekitError(
-            f"{device.name} takes files of the form {device.form}; {file} is {forms[0]}.", fix="name another --target; 'edgekit targets' lists them"
+            f"{device.name} takes files of the format {device.format}; {file} is {formats[0]}.", fix="name another --target; 'edgekit targets' lists them"
         )
-    return forms[0] if device is None else device.form
+    return formats[0] if device is None else device.format
 
 
-def _read(file: pathlib.Path, form: str, limits: Limits) -> Audit:
-    if form == "tensorrt":
-        audit: Callable[[Artifact, Limits], Audit] = registry.AUDITS.load(form)
+def _read(file: pathlib.Path, format: str, limits: Limits) -> Audit:
+    if format == "tensorrt":
+        audit: Callable[[Artifact, Limits], Audit] = registry.AUDITS.load(format)
         return audit(_engine(file), limits)
-    read: Callable[[pathlib.Path, Limits], Audit] = READERS.load(form)
+    read: Callable[[pathlib.Path, Limits], Audit] = READERS.load(format)
     return read(file, limits)
 
 
@@ -79,13 +79,13 @@ def _engine(file: pathlib.Path) -> Artifact:
         raise EdgekitError(f"There is no {log.name} beside {file}.", fix="name an engine that edgekit built; an engine alone does not tell its datatypes")
     unknown = TensorSpec(name="unknown", dtype="float32", dims=())
     files = {"engine": File(path=file.name), "log": File(path=log.name)}
-    return Artifact(form="tensorrt", parts=(Part(name=MAIN, signature=Signature(inputs=(unknown,), outputs=(unknown,)), files=files),), folder=file.parent)
+    return Artifact(format="tensorrt", parts=(Part(name=MAIN, signature=Signature(inputs=(unknown,), outputs=(unknown,)), files=files),), folder=file.parent)
 
 
-def _data(file: pathlib.Path, form: str, audit: Audit) -> dict[str, Any]:
+def _data(file: pathlib.Path, format: str, audit: Audit) -> dict[str, Any]:
     return {
         "file": str(file),
-        "form": form,
+        "format": format,
         "bytes": file.stat().st_size,
         "measurements": [measured.model_dump(mode="json") for measured in audit.measurements],
         "warnings": list(audit.warnings),
@@ -93,9 +93,9 @@ def _data(file: pathlib.Path, form: str, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _drawn(file: pathlib.Path, form: str, audit: Audit) -> list[RenderableType]:
+def _drawn(file: pathlib.Path, format: str, audit: Audit) -> list[RenderableType]:
     says = words.Wording(share=False)
-    head = Text.assemble((file.name, "bold"), f"  {form}, {words.size(file.stat().st_size)}, {len(audit.rows)} operators")
+    head = Text.assemble((file.name, "bold"), f"  {format}, {words.size(file.stat().st_size)}, {len(audit.rows)} operators")
     numbers = output.grid("number", "value", "how")
     for measured in audit.measurements:
         numbers.add_row(words.HEADINGS[measured.name].lower(), says.bracketed(measured), Text(measured.how, "dim"))

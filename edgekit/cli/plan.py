@@ -94,7 +94,7 @@ def _target(planned: PlannedTarget) -> list[RenderableType]:
         drawn.add_row(candidate.scheme, _route(candidate))
     for scheme, reason in planned.left_out.items():
         drawn.add_row(Text(scheme, "dim"), Text(f"left out: {reason}", "dim"))
-    head = Text.assemble((target.name, "bold"), f"  {target.title} ({target.form}, {target.runtime})")
+    head = Text.assemble((target.name, "bold"), f"  {target.title} ({target.format}, {target.runtime})")
     notes: list[RenderableType] = (
         [Padding(Text(f"latency will be unmeasured: {target.latency_note}", "dim"), _INDENT)] if target.latency == "unmeasured" else []
     )

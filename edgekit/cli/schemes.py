@@ -12,13 +12,13 @@ def _find(name: str) -> dict[str, Any]:
 
 schemes = listing(Listing(
     word="schemes",
-    about="List the ways to quantize, and the forms that can have them.",
+    about="List the ways to quantize, and the formats that can have them.",
     names=lambda: list(scheme.SCHEMES),
     find=_find,
     columns={
         "name": lambda row: str(row["name"]),
         "bits": lambda row: f"{row['weight_bits']}/{row['activation_bits']}",
-        "forms": lambda row: ", ".join(row["forms"]),
+        "formats": lambda row: ", ".join(row["formats"]),
         "title": lambda row: str(row["title"]),
     },
     below="bits: of weights/activations.",

@@ -29,7 +29,7 @@ targets = listing(Listing(
     find=_find,
     columns={
         "name": lambda row: str(row["name"]),
-        "runs": lambda row: f"{row['form']} in {row['runtime']}",
+        "runs": lambda row: f"{row['format']} in {row['runtime']}",
         "schemes": lambda row: ", ".join(row["schemes"]),
         "latency": lambda row: str(row["latency"]),
         "title": lambda row: str(row["title"]),

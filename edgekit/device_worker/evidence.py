@@ -48,7 +48,7 @@ class Chain:
         self.runtime, self.is_device = "", False
         for part in self._signatures:
             path, runtime = _way(folder, entry, part)
-            optimize = entry["form"] != "tensorrt" or runtime == "tensorrt"
+            optimize = entry["format"] != "tensorrt" or runtime == "tensorrt"
             reply, _ = worker.load({}, name=prefix + part, path=path, runtime=runtime, threads=threads, options={"optimize": optimize})
             self.runtime, self.is_device = reply["runtime"], runtime in ("tensorrt", "edgetpu")
 
@@ -154,11 +154,11 @@ def _way(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str, str]:
     """
     files = {file["role"]: os.path.join(folder, os.path.basename(file["path"])) for file in entry["files"] if file["part"] == part}  # noqa: PTH118, PTH119
     engine = files.get("engine") or _built(os.path.join(folder, part), files["model"])  # noqa: PTH118
-    if entry["form"] == "tensorrt" and engine is not None and tensorrt_engine.present():
+    if entry["format"] == "tensorrt" and engine is not None and tensorrt_engine.present():
         return engine, "tensorrt"
-    if entry["form"] == "edgetpu" and "compiled" in files and edgetpu.sticks():
+    if entry["format"] == "edgetpu" and "compiled" in files and edgetpu.sticks():
         return files["compiled"], "edgetpu"
-    return files["model"], RUNTIME_OF[entry["form"]]
+    return files["model"], RUNTIME_OF[entry["format"]]
 
 
 def _built(path: str, model: str) -> str | None:

@@ -140,6 +140,6 @@ def version(distribution: str) -> str:
         return ""
 
 
-#: What loads the file of each form; for some the file only stands in for what the device runs.
+#: What loads the file of each format; for some the file only stands in for what the device runs.
 RUNTIME_OF = {"onnx": "onnxruntime", "tensorrt": "onnxruntime", "tflite": "litert", "edgetpu": "litert", "ethosu": "litert", "ort": "onnxruntime"}
 RUNTIMES: dict[str, Any] = {"onnxruntime": OnnxModel, "litert": TfliteModel, "edgetpu": EdgeTpuModel, "tensorrt": TensorrtModel}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: ``<sha256>.onnx``: no path, nothing that a shell or a file system could read as anything else.
 NAME = re.compile(r"[0-9a-f]{64}\.(onnx|ort|tflite|engine)")
 #: The folder where none is named.
-DEFAULT = os.path.join("~", ".cache", "edgekit-onboard")  # noqa: PTH118
+DEFAULT = os.path.join("~", ".cache", "edgekit-worker")  # noqa: PTH118
 #: What a system says where there is no room: the disk, the user's quota, the largest file that it takes.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOCK = 1 << 20

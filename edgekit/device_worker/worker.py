@@ -1,6 +1,6 @@
 """Loads model files and runs them for edgekit, on this machine or on a device, for Python 3.9 and later.
 
-The room ``onboard`` needs the standard library, numpy and one runtime (onnxruntime, ai_edge_litert or tflite_runtime), and
+The room ``device_worker`` needs the standard library, numpy and one runtime (onnxruntime, ai_edge_litert or tflite_runtime), and
 nothing of edgekit: its text is sent to a Python on the device (hosts/process.py), which answers on stdout what it is asked on
 stdin, one frame for one frame (see ``frames``).
 

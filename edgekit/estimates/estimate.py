@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy
 import scipy.stats
 
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact, FormatName
 from edgekit.errors import EstimateError
 from edgekit.estimates import fitting, operators
 from edgekit.estimates import table as latency_table
@@ -59,17 +59,17 @@ class Estimate:
                            detail={"unknown": self.unknown})  # fmt: skip
 
 
-def of_file(path: pathlib.Path, form: Form, table: Table) -> Estimate:
+def of_file(path: pathlib.Path, format: FormatName, table: Table) -> Estimate:
     """The estimate for one file. Raises EstimateError where the table is of another runtime."""
-    _require_form(form, table)
-    return _estimate(operators.read_all([path], form), table)
+    _require_format(format, table)
+    return _estimate(operators.read_all([path], format), table)
 
 
 def of_artifact(artifact: Artifact, name: str) -> Estimate:
     """The estimate for all parts of an artifact, run one after another; ``name`` is a table's name or path."""
     table = _table(latency_table.find(name))
-    _require_form(artifact.form, table)
-    return _estimate(operators.read_all([artifact.path(part) for part in artifact.parts], artifact.form), table)
+    _require_format(artifact.format, table)
+    return _estimate(operators.read_all([artifact.path(part) for part in artifact.parts], artifact.format), table)
 
 
 @functools.cache
@@ -77,11 +77,11 @@ def _table(path: pathlib.Path) -> Table:
     return latency_table.load(path)
 
 
-def _require_form(form: Form, table: Table) -> None:
-    if RUNTIMES.get(form) == table.runtime:
+def _require_format(format: FormatName, table: Table) -> None:
+    if RUNTIMES.get(format) == table.runtime:
         return
-    fix = f"edgekit hosts record {table.host} --form {form}" if form in ("onnx", "tflite") else "take an .onnx or .tflite file"
-    raise EstimateError(f"The table {table.name} was recorded with {table.runtime}, which does not run files of the form {form}.", fix=fix)
+    fix = f"edgekit hosts record {table.host} --format {format}" if format in ("onnx", "tflite") else "take an .onnx or .tflite file"
+    raise EstimateError(f"The table {table.name} was recorded with {table.runtime}, which does not run files of the format {format}.", fix=fix)
 
 
 def _estimate(parts: Sequence[Sequence[Operator]], table: Table) -> Estimate:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact, FormatName
 from edgekit.cache import Cache
 from edgekit.pipeline.build import Build, try_follow
 from edgekit.planning.routes import PlannedStep, candidate
@@ -283,7 +283,7 @@ SHAPES: Mapping[str, tuple[int, ...]] = {**PROBES, **HELD_OUT}
 SCHEMES = ("float", "w8a8-static")
 
 
-def build(name: str, form: Form, cache: Cache) -> dict[str, Artifact]:
+def build(name: str, format: FormatName, cache: Cache) -> dict[str, Artifact]:
     """One network's files by scheme, made with edgekit's own steps; read from the cache where they were made before.
 
     A scheme that cannot be made is left out.
@@ -291,7 +291,7 @@ def build(name: str, form: Form, cache: Cache) -> dict[str, Artifact]:
     drawn = _drawn(name)
     task = Task(name=f"random {name}", test=({name: drawn[:SAMPLES]}, numpy.arange(SAMPLES) % 10), calibration={name: drawn[SAMPLES:]})
     way, model = Build(task, cache, Silent(), seed=0), f"{__name__}:{name}"
-    target = Target(name="estimates", title="held-out networks", form=form, runtime=RUNTIMES[form], schemes=SCHEMES)
+    target = Target(name="estimates", title="held-out networks", format=format, runtime=RUNTIMES[format], schemes=SCHEMES)
     start = way.follow(model, None, [PlannedStep("load", "load_model", {"model": model, "weights": None})])[-1]
     made = {scheme: try_follow(way, model, start, candidate(scheme, target, SAMPLES).steps) for scheme in SCHEMES}
     return {scheme: artifact for scheme, artifact in made.items() if isinstance(artifact, Artifact)}

@@ -10,16 +10,16 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgekit.artifact import MAIN, Artifact, File, Form, Part
+from edgekit.artifact import MAIN, Artifact, File, FormatName, Part
 from edgekit.estimates.table import Cost
 from edgekit.registry import Entry, Registry
 from edgekit.signature import Signature, TensorSpec
 
-READERS = Registry("form", {
+READERS = Registry("format", {
     "onnx": Entry("edgekit.estimates.onnx_files:read_all", ("onnx", "onnxruntime"), "onnx"),
     "tflite": Entry("edgekit.estimates.tflite_files:read_all", ("ai_edge_litert",), "tflite"),
 })  # fmt: skip
-CUTTERS = Registry("form", {
+CUTTERS = Registry("format", {
     "onnx": Entry("edgekit.estimates.onnx_files:cut", ("onnx", "onnxruntime"), "onnx"),
     "tflite": Entry("edgekit.estimates.tflite_files:cut", ("ai_edge_litert",), "tflite"),
 })  # fmt: skip
@@ -34,22 +34,22 @@ class Operator:
     module: str
 
 
-def read_all(paths: Sequence[pathlib.Path], form: Form) -> list[list[Operator]]:
+def read_all(paths: Sequence[pathlib.Path], format: FormatName) -> list[list[Operator]]:
     """The operators of each file."""
-    found: list[list[Operator]] = READERS.load(form)(paths)
+    found: list[list[Operator]] = READERS.load(format)(paths)
     return found
 
 
 def cut(artifact: Artifact, most: int, folder: pathlib.Path) -> list[Artifact]:
     """At most ``most`` files in an empty folder, from the shortest to the whole network; each is an artifact of its own."""
-    part, cutter = artifact.parts[0], CUTTERS.load(artifact.form)
+    part, cutter = artifact.parts[0], CUTTERS.load(artifact.format)
     make: Callable[..., list[tuple[pathlib.Path, TensorSpec]]] = cutter
-    return [_artifact(artifact.form, part, path, spec) for path, spec in make(artifact.path(part), most, folder)]
+    return [_artifact(artifact.format, part, path, spec) for path, spec in make(artifact.path(part), most, folder)]
 
 
-def _artifact(form: Form, part: Part, path: pathlib.Path, spec: TensorSpec) -> Artifact:
+def _artifact(format: FormatName, part: Part, path: pathlib.Path, spec: TensorSpec) -> Artifact:
     signature = Signature(inputs=part.signature.inputs, outputs=(spec,))
-    return Artifact(form=form, parts=(Part(name=MAIN, signature=signature, files={"model": File(path=path.name)}),), folder=path.parent)
+    return Artifact(format=format, parts=(Part(name=MAIN, signature=signature, files={"model": File(path=path.name)}),), folder=path.parent)
 
 
 def spread(found: Sequence[Any], most: int) -> list[Any]:

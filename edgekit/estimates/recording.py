@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 
 import edgekit
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact, FormatName
 from edgekit.cache import Cache
 from edgekit.checks.statistics import median_interval
 from edgekit.contracts import BenchProtocol, Samples
@@ -42,8 +42,8 @@ FULL = Effort()
 QUICK = Effort(networks.QUICK_PROBES, networks.QUICK_HELD_OUT, cuts=6, rounds=8, round_ms=1.0)
 
 
-def record(host: WorkerHost, form: Form, name: str, cache: Cache, quick: bool = False, progress: Progress | None = None) -> Table:
-    """The table of one host for files of one form. Raises HostError where its times say nothing."""
+def record(host: WorkerHost, format: FormatName, name: str, cache: Cache, quick: bool = False, progress: Progress | None = None) -> Table:
+    """The table of one host for files of one format. Raises HostError where its times say nothing."""
     if host.untimed:
         raise HostError(f"Times on {host.name} say nothing: it is {host.untimed}.", fix="record on the device itself")
     told, effort = host.hello(), QUICK if quick else FULL
@@ -51,7 +51,7 @@ def record(host: WorkerHost, form: Form, name: str, cache: Cache, quick: bool = 
     protocol = BenchProtocol(rounds=effort.rounds, warmup=5, round_ms=effort.round_ms)
     progress.start(f"operators of {host.name}")
     progress.expect(len(effort.probes))
-    stand, rows = _stand(host, form, cache, protocol), list[Row]()
+    stand, rows = _stand(host, format, cache, protocol), list[Row]()
     for probe in effort.probes:
         rows += _probe(stand, probe, effort.cuts)
         progress.advance(note=probe)
@@ -65,16 +65,16 @@ def record(host: WorkerHost, form: Form, name: str, cache: Cache, quick: bool = 
         progress.advance(note=network)
     progress.finish()
     return Table(
-        schema=1, name=name, runtime=TARGET_RUNTIMES[form], host=host.name, where=f"{host.name}: {_runtime(told, form)}, 1 thread",
+        schema=1, name=name, runtime=TARGET_RUNTIMES[format], host=host.name, where=f"{host.name}: {_runtime(told, format)}, 1 thread",
         machine=str(told.get("machine", "")), system=str(told.get("system", "")), versions={key: str(value) for key, value in told.get("versions", {}).items()},
         recorded=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), edgekit=edgekit.__version__, rounds=effort.rounds,
         rows=tuple(rows), held_out=tuple(held),
     )  # fmt: skip
 
 
-def _runtime(told: Mapping[str, Any], form: Form) -> str:
+def _runtime(told: Mapping[str, Any], format: FormatName) -> str:
     versions = told.get("versions", {})
-    return next((f"{name} {versions[name]}" for name in runs(form, versions)), RUNTIMES[form])
+    return next((f"{name} {versions[name]}" for name in runs(format, versions)), RUNTIMES[format])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Stand:
     """Where files are timed, always beside one reference: what slows the machine for a while slows both, and is divided out."""
 
     host: WorkerHost
-    form: Form
+    format: FormatName
     cache: Cache
     protocol: BenchProtocol
     reference: Artifact
@@ -97,16 +97,16 @@ class Stand:
         return {name: Samples(tuple(ns * standard / other for ns, other in zip(times.nanoseconds, beside, strict=True))) for name, times in raw.items()}
 
 
-def _stand(host: WorkerHost, form: Form, cache: Cache, protocol: BenchProtocol) -> Stand:
+def _stand(host: WorkerHost, format: FormatName, cache: Cache, protocol: BenchProtocol) -> Stand:
     """The reference's standard time is the median of a few races."""
-    reference = networks.build(REFERENCE, form, cache)["float"]
+    reference = networks.build(REFERENCE, format, cache)["float"]
     races = [host.race({"": reference}, networks.feeds(REFERENCE), protocol)[""].nanoseconds for _ in range(RACES)]
-    return Stand(host, form, cache, protocol, reference, statistics.median(ns for race in races for ns in race))
+    return Stand(host, format, cache, protocol, reference, statistics.median(ns for race in races for ns in race))
 
 
 def _probe(stand: Stand, name: str, cuts: int) -> list[Row]:
     """One network's rows: its files cut short, float and int8, all timed in turns."""
-    made = networks.build(name, stand.form, stand.cache)
+    made = networks.build(name, stand.format, stand.cache)
     with tempfile.TemporaryDirectory(prefix="edgekit-record-") as place:
         files: dict[str, list[Artifact]] = {}
         for scheme, artifact in made.items():
@@ -114,7 +114,7 @@ def _probe(stand: Stand, name: str, cuts: int) -> list[Row]:
             folder.mkdir()
             files[scheme] = operators.cut(artifact, cuts, folder)
         flat = {f"{scheme} {number}": artifact for scheme, several in files.items() for number, artifact in enumerate(several)}
-        found = dict(zip(flat, operators.read_all([artifact.path(artifact.parts[0]) for artifact in flat.values()], stand.form), strict=True))
+        found = dict(zip(flat, operators.read_all([artifact.path(artifact.parts[0]) for artifact in flat.values()], stand.format), strict=True))
         samples = stand.timed(name, flat)
     rows: list[Row] = []
     for scheme, several in files.items():
@@ -144,8 +144,8 @@ def _median(samples: Samples) -> tuple[float, float, float]:
 
 
 def _held_out(stand: Stand, name: str, fitted: fitting.Fit) -> list[HeldOut]:
-    made = networks.build(name, stand.form, stand.cache)
-    found = operators.read_all([artifact.path(artifact.parts[0]) for artifact in made.values()], stand.form)
+    made = networks.build(name, stand.format, stand.cache)
+    found = operators.read_all([artifact.path(artifact.parts[0]) for artifact in made.values()], stand.format)
     samples = stand.timed(name, made)
     rows = []
     for scheme, several in zip(made, found, strict=True):

@@ -13,7 +13,7 @@ from edgekit.target import Runtime
 from edgekit.value import Value, folder_name, nearest, parse
 
 #: The schema of the files that are written now.
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Cost(Value, allow_inf_nan=False):

@@ -1,1 +1,1 @@
-"""Where files run: this machine, another environment, an emulated ARM, a device; each is one way to start the worker of ``onboard`` there."""
+"""Where files run: this machine, another environment, an emulated ARM, a device; each is one way to start the worker of ``device_worker`` there."""

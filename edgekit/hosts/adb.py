@@ -23,7 +23,7 @@ OPTIONS = ("shell", "-e", "none", "-T")
 #: Where Pythons for adb's shell user are put; Termux's own belongs to Termux and is reached with run-as or over ssh.
 PYTHON = ("/data/local/tmp/python/bin/python3",)
 #: adb's shell user has no home that can be written to.
-FOLDER = "/data/local/tmp/edgekit-onboard"
+FOLDER = "/data/local/tmp/edgekit-worker"
 NOT_FOUND, NOT_ALLOWED = 127, 126
 _LISTING_S = 20
 SIGNS = (

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.artifact import Form, Part
+from edgekit.artifact import FormatName, Part
 from edgekit.device_worker.runtimes import RUNTIME_OF
 
 #: Forms whose file on a processor only stands in for what the device runs.
-STANDS_IN: Mapping[Form, str] = {
+STANDS_IN: Mapping[FormatName, str] = {
     "tensorrt": "same Q/DQ graph; TensorRT engine not executed",
     "edgetpu": "CPU; Edge TPU not executed",
     "ethosu": "CPU; Ethos-U not executed",
@@ -29,17 +29,17 @@ class Way:
     note: str = ""
 
 
-def runs(form: Form, versions: Mapping[str, str]) -> list[str]:
-    """The packages of a host that run files of a form; none where it cannot."""
-    return [name for name in _PACKAGES[RUNTIME_OF[form]] if versions.get(name)]
+def runs(format: FormatName, versions: Mapping[str, str]) -> list[str]:
+    """The packages of a host that run files of a format; none where it cannot."""
+    return [name for name in _PACKAGES[RUNTIME_OF[format]] if versions.get(name)]
 
 
-def way(form: Form, part: Part, told: Mapping[str, Any]) -> Way:
+def way(format: FormatName, part: Part, told: Mapping[str, Any]) -> Way:
     """How a part of an artifact is loaded on a host that has told this of itself (``WorkerHost.hello``)."""
     devices = told.get("devices") or {}
     sticks, gpu = devices.get("edgetpu") or [], bool(devices.get("gpu"))
-    if form == "edgetpu" and sticks and "compiled" in part.files:
+    if format == "edgetpu" and sticks and "compiled" in part.files:
         return Way("compiled", "edgetpu", note=f"Edge TPU: {sticks[0]}")
-    if form == "tensorrt" and gpu and "engine" in part.files and {"tensorrt", "tensorrt-rtx"} & set(told.get("versions", ())):
+    if format == "tensorrt" and gpu and "engine" in part.files and {"tensorrt", "tensorrt-rtx"} & set(told.get("versions", ())):
         return Way("engine", "tensorrt", note="engine on the GPU")
-    return Way("model", RUNTIME_OF[form], STANDS_IN.get(form, ""))
+    return Way("model", RUNTIME_OF[format], STANDS_IN.get(format, ""))

@@ -1,4 +1,4 @@
-"""A worker that is running: a Python somewhere whose stdin and stdout reach us, and which was sent the code of ``onboard``.
+"""A worker that is running: a Python somewhere whose stdin and stdout reach us, and which was sent the code of ``device_worker``.
 
 Nothing is installed there and no file name is part of a command line: the command starts a bare Python with a text of our own
 (``BOOT``), which reads the worker's source from stdin.
@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgekit import device_worker as onboard
+from edgekit import device_worker
 from edgekit.device_worker import frames
 from edgekit.errors import EdgekitError, RunnerError
 from edgekit.hosts import failures
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: The files of the worker, each after those that it imports.
 MODULES = ("frames", "batches", "store", "edgetpu", "tensorrt_engine", "runtimes", "timing", "worker")
 #: The first line that our own text prints over there. What comes before it is a login script's.
-MAGIC = b"edgekit-onboard 1\n"
+MAGIC = b"edgekit-worker 1\n"
 #: The most that may come before it.
 NOISE_BYTES = 1 << 16
 #: What the Python over there runs: it reads the worker's modules from stdin and starts the last one. Its first lines are
@@ -43,7 +43,7 @@ BOOT = """
 import json, struct, sys, types
 out, read = [getattr(stream, "buffer", stream) for stream in (sys.stdout, sys.stdin)]
 read = read.read
-out.write(b"\\nedgekit-onboard 1\\n")
+out.write(b"\\nedgekit-worker 1\\n")
 out.flush()
 def refuse(kind, message):
     read(struct.unpack("<I", read(4))[0])
@@ -58,15 +58,15 @@ sys.path[:0] = sent["paths"]
 if sent["user"] and sys.prefix == sys.base_prefix:
     import site
     site.addsitedir(site.getusersitepackages())
-package = types.ModuleType("onboard")
+package = types.ModuleType("device_worker")
 package.__path__ = []
-sys.modules["onboard"] = package
+sys.modules["device_worker"] = package
 try:
     for name, text in sent["modules"]:
-        module = types.ModuleType("onboard." + name)
-        module.__package__ = "onboard"
+        module = types.ModuleType("device_worker." + name)
+        module.__package__ = "device_worker"
         sys.modules[module.__name__] = module
-        exec(compile(text, "<onboard/" + name + ".py>", "exec"), module.__dict__)
+        exec(compile(text, "<device_worker/" + name + ".py>", "exec"), module.__dict__)
 except ImportError as error:
     refuse("missing", "numpy cannot be imported: " + str(error).splitlines()[0])
 module.main()
@@ -104,7 +104,7 @@ class Start:
 @functools.cache
 def sources(paths: tuple[str, ...] = (), user: bool = False) -> bytes:
     """The worker's modules as one block, as ``BOOT`` reads it: its length, then JSON. ``user``: with the packages of ``pip install --user``."""
-    folder = pathlib.Path(onboard.__file__).parent
+    folder = pathlib.Path(device_worker.__file__).parent
     modules = [[name, (folder / f"{name}.py").read_text(encoding="utf-8")] for name in MODULES]
     text = json.dumps({"paths": paths, "user": user, "modules": modules}).encode()
     return struct.pack("<I", len(text)) + text

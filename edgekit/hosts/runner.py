@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Array = numpy.typing.NDArray[Any]
     Feeds = Mapping[str, Array]
 
-#: What loads the file of each form.
+#: What loads the file of each format.
 RUNTIMES: Mapping[str, str] = RUNTIME_OF
 #: The largest relative difference of two scales that are the same number, stored as float32 in one place.
 SAME_SCALE = 1e-5
@@ -72,7 +72,7 @@ class WorkerHost:
 
         One inference is the whole chain of an artifact's parts, arrays in and arrays out. Every part of the chain gets the
         inputs that it has for that sample. A round's time is the median of its calls; files that load in less than 0.2 s
-        are loaded anew for each round. Raises RunnerError for a form whose speed here says nothing.
+        are loaded anew for each round. Raises RunnerError for a format whose speed here says nothing.
         """
         if self.untimed:
             raise RunnerError(f"Times on {self.name} say nothing: it is {self.untimed}.", fix="time on the device itself")
@@ -128,14 +128,14 @@ class WorkerHost:
             raise
 
     def _ways(self, artifact: Artifact, told: Mapping[str, Any]) -> list[Way]:
-        if artifact.form not in RUNTIMES:
-            raise RunnerError(f"No host runs the form {artifact.form!r}.", fix="export the artifact first; torch networks run with TorchRunner")
-        return [way(artifact.form, part, told) for part in artifact.parts]
+        if artifact.format not in RUNTIMES:
+            raise RunnerError(f"No host runs the format {artifact.format!r}.", fix="export the artifact first; torch networks run with TorchRunner")
+        return [way(artifact.format, part, told) for part in artifact.parts]
 
     def _load(self, process: WorkerProcess, artifact: Artifact, prefix: str, ways: Sequence[Way], options: Mapping[str, Any]) -> str:
         """Load every part as ``<prefix><part>``, check it against its signature, and tell where it runs."""
         runtime, wanted = "", dict(options)
-        if artifact.form == "tensorrt" and all(found.stands_in for found in ways):
+        if artifact.format == "tensorrt" and all(found.stands_in for found in ways):
             wanted = {"optimize": False, **wanted}
         for part, found in zip(artifact.parts, ways, strict=True):
             file = artifact.path(part, found.role)
@@ -228,7 +228,7 @@ def _record(process: WorkerProcess, artifact: Artifact, prefix: str, feeds: "Fee
 def _refuse_to_time(name: str, artifact: Artifact, ways: Sequence[Way]) -> None:
     why = next((found.stands_in for found in ways if found.stands_in), "")
     if why:
-        raise RunnerError(f"{name}: the speed of a {artifact.form} artifact cannot be taken on this host ({why}).", fix="time it on the device")
+        raise RunnerError(f"{name}: the speed of a {artifact.format} artifact cannot be taken on this host ({why}).", fix="time it on the device")
     batch = max(spec.static_batch or 1 for part in artifact.parts for spec in part.signature.inputs)
     if batch > 1:
         raise RunnerError(f"{name}: the file takes {batch} samples at once; latency is taken with one.", fix="export with a free batch or batch 1")

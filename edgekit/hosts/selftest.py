@@ -47,14 +47,14 @@ class Trial:
 
 def names(versions: Mapping[str, str]) -> list[str]:
     """The files that a host with these packages can run."""
-    return [name for name, facts in _written()["files"].items() if runs(facts["form"], versions)]
+    return [name for name, facts in _written()["files"].items() if runs(facts["format"], versions)]
 
 
 def artifact(name: str) -> Artifact:
     """One of the files."""
     facts = _written()["files"][name]
     part = Part(name="main", signature=Signature.model_validate(facts["signature"]), files={"model": File(path=name)})
-    return Artifact(form=facts["form"], parts=(part,), folder=FOLDER)
+    return Artifact(format=facts["format"], parts=(part,), folder=FOLDER)
 
 
 def images() -> "numpy.typing.NDArray[numpy.float32]":

@@ -62,7 +62,7 @@ class Build:
             self.progress.finish("cached")
             return found
         if start is not None:
-            _refuse_form(planned.step, step, start)
+            _refuse_format(planned.step, step, start)
             step.requires(start)
         made = self.cache.build(key, None if start is None else start.key, planned.step, lambda folder: self._made(step, start, model, folder))
         self.progress.finish()
@@ -75,8 +75,8 @@ class Build:
             teacher=self.teacher, teacher_networks=None if teacher is None else self.networks(teacher),
         )  # fmt: skip
         made = step.run(start, context)  # type: ignore[arg-type]  # the first step starts from nothing
-        if made.form != step.gives:
-            raise StepError(f"{type(step).__name__} promised the form {step.gives} and gave {made.form}. This is a fault of the step.")
+        if made.format != step.gives:
+            raise StepError(f"{type(step).__name__} promised the format {step.gives} and gave {made.format}. This is a fault of the step.")
         step.ensures(start, made)  # type: ignore[arg-type]
         return made
 
@@ -142,9 +142,9 @@ def _parameters(step: Step) -> Mapping[str, Any]:
     return {name: getattr(step, name) for name in step.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
-def _refuse_form(name: str, step: Step, start: Artifact) -> None:
-    if start.form not in step.takes:
-        raise StepError(f"The step {name} takes {' or '.join(step.takes)}, not {start.form}. This is a fault of the plan.")
+def _refuse_format(name: str, step: Step, start: Artifact) -> None:
+    if start.format not in step.takes:
+        raise StepError(f"The step {name} takes {' or '.join(step.takes)}, not {start.format}. This is a fault of the plan.")
 
 
 def _weights_digest(weights: str) -> str:

@@ -43,9 +43,9 @@ def gather(ground: Ground, winner: Entry, reference: Entry) -> Proof:
     steps = {spec.name: parity.step_of(spec, known.get(spec.name), [original[spec.name]]) for spec in outputs}
     gates = {name: float(limit) for name, limit in ground.planned.gates.model_dump().items() if limit is not None and name in ("accuracy_drop", "speedup")}
     # On a host that has the device its own runtime was run; elsewhere the place says what stood in for it.
-    stands_in = STANDS_IN.get(artifact.form, "")
+    stands_in = STANDS_IN.get(artifact.format, "")
     stood_in = bool(stands_in) and stands_in in where
-    beside = reference.artifact if reference.artifact.key != artifact.key and artifact.form not in STANDS_IN else None
+    beside = reference.artifact if reference.artifact.key != artifact.key and artifact.format not in STANDS_IN else None
     steps_apart = scheme.find(winner.scheme).parity_steps
     facts = Facts(
         edgekit=edgekit.__version__, samples=len(split), metric=metric_name(build.task.metric), steps=steps, gates=gates, where=where, one_by_one=dynamic,
@@ -62,4 +62,4 @@ def gather(ground: Ground, winner: Entry, reference: Entry) -> Proof:
 def _told(artifact: Artifact) -> ReferenceReport:
     entry = placed(describe(artifact), artifact, bundles.REFERENCE)
     models = tuple(file for file in entry.files if file.role == "model")
-    return ReferenceReport(form=artifact.form, **{**dict(entry), "files": models, "notes": {}})
+    return ReferenceReport(format=artifact.format, **{**dict(entry), "files": models, "notes": {}})

@@ -3,7 +3,7 @@
 A cache key holds the digest of every module that could change the result: the module that does the work, and
 everything that it imports, however deep. An import counts wherever it is written (also inside a function), and so
 does a module that is loaded by its name from a table (``"edgekit.steps.prune:Prune"``) or started as a script
-(``"tensorrt_build.py"``). A package that is imported as an object counts with all its modules, because its files are
+(``"build.py"``). A package that is imported as an object counts with all its modules, because its files are
 then read as data: the worker's source is sent to other machines that way.
 
 The sources are searched with regular expressions, because parsing all of them takes a second of every run. A test
@@ -15,6 +15,8 @@ import hashlib
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+
+import edgekit
 
 PACKAGE = "edgekit"
 _FROM = re.compile(r"^[ \t]*from[ \t]+(\.*[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE)
@@ -125,7 +127,7 @@ def code_digest(*modules: str) -> str:
 @functools.cache
 def own_graph() -> ImportGraph:
     """The import graph of the edgekit that is running."""
-    return ImportGraph(pathlib.Path(__file__).parent)
+    return ImportGraph(pathlib.Path(edgekit.__file__).parent)
 
 
 @functools.cache

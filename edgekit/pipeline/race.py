@@ -139,6 +139,6 @@ def _reported(ground: Ground, reference: Entry, entries: Sequence[Entry], choice
     told = (target.latency_note and f"Latency: {target.latency_note}.", estimated, target.accuracy_note and f"Accuracy: {target.accuracy_note}.")
     notes = tuple(note for note in told if note)
     return TargetReport(
-        name=target.name, title=target.title, form=target.form, runtime=target.runtime, verdict=verdict.verdict_of(choice.winner, gates),
+        name=target.name, title=target.title, format=target.format, runtime=target.runtime, verdict=verdict.verdict_of(choice.winner, gates),
         winner=choice.winner, chosen=choice.why, reference=reference.report(), candidates=(*rows, *left_out), gates=gates, notes=notes,
     )  # fmt: skip

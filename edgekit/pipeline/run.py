@@ -114,7 +114,7 @@ def _shipped(ground: Ground, result: Result, out: pathlib.Path) -> TargetReport:
 def _unreached(target: Target, error: EdgekitError) -> TargetReport:
     """A target whose host went away: the others are raced all the same, and the same command goes on later. What was shipped before stays."""
     why = f"its host {target.host} failed: {error}"
-    return TargetReport(name=target.name, title=target.title, form=target.form, runtime=target.runtime, verdict="unmeasured", winner=None, chosen=why)
+    return TargetReport(name=target.name, title=target.title, format=target.format, runtime=target.runtime, verdict="unmeasured", winner=None, chosen=why)
 
 
 def _elsewhere(report: TargetReport, hosts: Iterable[str], options: Options) -> TargetReport:

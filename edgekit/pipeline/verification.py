@@ -182,7 +182,7 @@ def _answered(ours: Growing, count: int, metric: Any) -> accuracy.Answers:
 
 
 def _audit(artifact: Artifact, limits: Any) -> Mapping[str, Any]:
-    audit = registry.AUDITS.load(artifact.form)(artifact, limits)
+    audit = registry.AUDITS.load(artifact.format)(artifact, limits)
     return {"measurements": _dumped(audit.measurements), "warnings": list(audit.warnings)}
 
 

@@ -216,7 +216,7 @@ def _packages_missing(recipe: Recipe, shared: Sequence[PlannedStep], planned: Se
             for step in made.steps:
                 note(registry.STEPS, step.step, f"{row.target.name} ({step.step})")
         note(registry.RUNTIMES, row.target.runtime, f"{row.target.name} (to run the file)")
-        note(registry.AUDITS, row.target.form, f"{row.target.name} (audit)")
+        note(registry.AUDITS, row.target.format, f"{row.target.name} (audit)")
     by_need: dict[str, tuple[str, list[str]]] = {}
     for (need, extra), who in wanted.items():
         by_need.setdefault(need, (extra, []))[1].extend(who)

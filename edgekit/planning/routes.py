@@ -1,15 +1,15 @@
-"""Which steps make which scheme for which form, and with which parameters. Literal tables; imports no framework."""
+"""Which steps make which scheme for which format, and with which parameters. Literal tables; imports no framework."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.artifact import Form
+from edgekit.artifact import FormatName
 from edgekit.scheme import SCHEMES, Provider, Scheme, Tuning
 from edgekit.target import Target
 
-#: What follows the torch-side steps, by the form the target runs. A step that the scheme does not need is left out.
-ROUTES: Mapping[Form, tuple[str, ...]] = {
+#: What follows the torch-side steps, by the format the target runs. A step that the scheme does not need is left out.
+ROUTES: Mapping[FormatName, tuple[str, ...]] = {
     "onnx": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
     "ort": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_ort"),
     "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
@@ -18,7 +18,7 @@ ROUTES: Mapping[Form, tuple[str, ...]] = {
     "ethosu": ("quantize_torch", "train_quantized", "torch_to_tflite", "tflite_to_ethosu"),
 }
 #: Schemes that go another way than their method tells.
-_OWN_WAYS: Mapping[tuple[Form, str], tuple[str, ...]] = {
+_OWN_WAYS: Mapping[tuple[FormatName, str], tuple[str, ...]] = {
     ("tensorrt", "fp8"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
     ("tensorrt", "w4-weight"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
 }
@@ -90,23 +90,23 @@ def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tupl
     }  # fmt: skip
     # Tuning changes one graph and the weights that all signatures share.
     skipped = ("tune_tflite",) if len(limits.batches) > 1 else ()
-    names = _on_target(_steps(scheme, target.form), scheme, target)
+    names = _on_target(_steps(scheme, target.format), scheme, target)
     return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in names if name not in skipped)
 
 
 def _on_target(names: tuple[str, ...], scheme: Scheme, target: Target) -> tuple[str, ...]:
     """The steps with those of the device. What it refuses (the float reference of a GPU without float products) stays an ONNX file."""
-    if target.form != "tensorrt":
+    if target.format != "tensorrt":
         return names
     last = () if target.refuses(scheme.name) else ("onnx_to_engine_recipe" if target.limits.build == "on device" else "onnx_to_tensorrt",)
     return (*(name for name in names if name != "onnx_to_tensorrt"), *last)
 
 
-def _steps(scheme: Scheme, form: Form) -> tuple[str, ...]:
+def _steps(scheme: Scheme, format: FormatName) -> tuple[str, ...]:
     """The names of a scheme's steps, in order."""
-    if (form, scheme.name) in _OWN_WAYS:
-        return _OWN_WAYS[form, scheme.name]
-    names = tuple(name for name in ROUTES[form] if _has_work(name, scheme))
+    if (format, scheme.name) in _OWN_WAYS:
+        return _OWN_WAYS[format, scheme.name]
+    names = tuple(name for name in ROUTES[format] if _has_work(name, scheme))
     if scheme.provider in _INSTEAD:
         step, replaced = _INSTEAD[scheme.provider]
         names = (step, *(name for name in names if name not in replaced))

@@ -48,7 +48,7 @@ def _overview(report: Report, says: Wording) -> str:
 def _target(target: TargetReport, says: Wording) -> list[str]:
     ships = f"ships {target.winner}" if target.winner else "ships nothing"
     head = f"## {_safe(target.name)}: {target.verdict}"
-    blocks = [head, f"{_safe(target.title)} ({target.form}, {target.runtime}); {_safe(ships)}: {_safe(target.chosen)}."]
+    blocks = [head, f"{_safe(target.title)} ({target.format}, {target.runtime}); {_safe(ships)}: {_safe(target.chosen)}."]
     blocks += [_bullets(f"**Note:** {_safe(note)}" for note in target.notes)]
     candidates = [*words.rows(target)]
     lines = [_candidate(row, says, winner=row.scheme == target.winner) for row in candidates]

@@ -1,6 +1,6 @@
 """Which channels of a network can be removed, and removing them: torch-pruning's dependency graph (Fang et al. 2023, DepGraph).
 
-Channels that are coupled (by a residual sum, a concatenation, a normalization) form a group and go together. A group that
+Channels that are coupled (by a residual sum, a concatenation, a normalization) format a group and go together. A group that
 reaches an input or an output of the network is left alone, so that the network still fits its signature.
 """
 

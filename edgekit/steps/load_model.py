@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact, FormatName
 from edgekit.cache import file_digest
 from edgekit.contracts import Context
 from edgekit.errors import ModelError, StepError
@@ -26,8 +26,8 @@ class LoadModel:
     weights_sha256: str | None = None
     fingerprint: str = ""
 
-    takes: ClassVar[tuple[Form, ...]] = ()
-    gives: ClassVar[Form] = "torch"
+    takes: ClassVar[tuple[FormatName, ...]] = ()
+    gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors")
     reads: ClassVar[tuple[SplitName, ...]] = ("test",)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from edgekit.artifact import MAIN, Artifact, Form, Part
+from edgekit.artifact import MAIN, Artifact, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import ModelError, StepError
 from edgekit.steps import channels, torch_chain, torch_counting, torch_storage, training
@@ -27,8 +27,8 @@ class Prune:
     multiple: int = 1
     skip: tuple[str, ...] = ()
 
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "torch"
+    takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
+    gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "safetensors")
     reads: ClassVar[tuple[SplitName, ...]] = ()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy
 import torch
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.calibration import Calibration, Constants, read, write
@@ -40,8 +40,8 @@ class QuantizeTorch:
     #: What will run the file: what it has no int8 kernel for stays float. None: any runtime.
     runtime: Runtime | None = None
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "torch"
+    takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
+    gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 3
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchao", "safetensors")
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)
@@ -71,7 +71,7 @@ class QuantizeTorch:
             told[part.name] = describe(found)
             context.progress.advance(note=part.name)
         notes = {"samples": len(order), "tuning": dict(self.tuning), "parts": told}
-        return Artifact(form="torch", parts=tuple(parts), notes=notes, folder=context.folder)
+        return Artifact(format="torch", parts=tuple(parts), notes=notes, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """The network's own weights are the same bytes as before, and every part has a calibration that can be read."""

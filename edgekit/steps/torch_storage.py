@@ -30,7 +30,7 @@ Widths = dict[str, dict[str, int | list[int]]]
 
 
 def save(networks: Mapping[str, nn.Module], signatures: Mapping[str, Signature], folder: pathlib.Path, notes: Mapping[str, Any]) -> Artifact:
-    """Write the networks into ``folder`` and describe them as an artifact of the form ``torch``; parts keep their order."""
+    """Write the networks into ``folder`` and describe them as an artifact of the format ``torch``; parts keep their order."""
     parts = []
     for name, network in networks.items():
         weights, architecture = folder / f"{name}.safetensors", folder / f"{name}.json"
@@ -38,7 +38,7 @@ def save(networks: Mapping[str, nn.Module], signatures: Mapping[str, Signature],
         architecture.write_text(json.dumps(widths(network), sort_keys=True), encoding="utf-8")
         files = {"weights": File(path=weights.name), "architecture": File(path=architecture.name)}
         parts.append(Part(name=name, signature=signatures[name], files=files))
-    return Artifact(form="torch", parts=tuple(parts), notes=dict(notes), folder=folder)
+    return Artifact(format="torch", parts=tuple(parts), notes=dict(notes), folder=folder)
 
 
 def load(artifact: Artifact, networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact, FormatName
 from edgekit.contracts import Context
 from edgekit.steps import losses, torch_storage, training
 from edgekit.steps.torch_chain import Chain
@@ -22,8 +22,8 @@ class Train:
     learning_rate: float = 0.003
     shift: int = 0
 
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "torch"
+    takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
+    gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors")
     reads: ClassVar[tuple[SplitName, ...]] = ("train",)

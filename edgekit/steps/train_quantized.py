@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgekit.artifact import Artifact, Form, Part
+from edgekit.artifact import Artifact, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.quantization.calibration import Calibration, Constants, Observed, read, read_constants
@@ -35,8 +35,8 @@ class TrainQuantized:
     learning_rate: float = 0.0002
     temperature: float = 2.0
     alpha: float = 0.9
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "torch"
+    takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
+    gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchao", "safetensors")
     reads: ClassVar[tuple[SplitName, ...]] = ("train",)
@@ -69,7 +69,7 @@ class TrainQuantized:
         context.progress.expect(self.epochs)
         history = training.fit(Chain(students, artifact.parts), split, objective, self, context)
         parts = tuple(copied(artifact, part, students[part.name].results(), context) for part in artifact.parts)
-        return Artifact(form="torch", parts=parts, notes={**artifact.notes, "trained": {"samples": len(split), "loss": history}}, folder=context.folder)
+        return Artifact(format="torch", parts=parts, notes={**artifact.notes, "trained": {"samples": len(split), "loss": history}}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Activations keep their scales, and some weight changed."""

@@ -41,8 +41,8 @@ class Settings(Protocol):
 def refuse_quantized(artifact: Artifact, what: str) -> None:
     """Raise StepError unless ``artifact`` is a float PyTorch network."""
     quantized = [part.name for part in artifact.parts if "quantization" in part.files]
-    if artifact.form != "torch" or quantized:
-        what_is = f"quantized ({', '.join(quantized)})" if quantized else f"of the form {artifact.form}"
+    if artifact.format != "torch" or quantized:
+        what_is = f"quantized ({', '.join(quantized)})" if quantized else f"of the format {artifact.format}"
         raise StepError(f"{what} needs a float PyTorch network; this one is {what_is}.", fix="put quantize last in the recipe")
 
 

@@ -42,7 +42,7 @@ def tokens() -> tuple[torch.nn.Module, Split]:
 
 @pytest.fixture(scope="module")
 def exported(images: tuple[torch.nn.Module, Split], tokens: tuple[torch.nn.Module, Split], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with the float files of both networks in both forms."""
+    """A folder with the float files of both networks in both formats."""
     folder = tmp_path_factory.mktemp("float")
     for name, (network, split) in (("images", images), ("tokens", tokens)):
         for runtime in ("onnx", "tflite"):

@@ -32,7 +32,7 @@ def test_a_bundle_holds_all_that_proves_it(folder: pathlib.Path) -> None:
     """Every file is under its hash; samples, float file and code are there; preprocessing is told in words."""
     manifest = bundle.load(folder)
     assert manifest.bundle is not None
-    assert {"samples.npz", "verify.py", "main.onnx", "reference/main.onnx", "onboard/evidence.py"} <= set(manifest.bundle.sha256)
+    assert {"samples.npz", "verify.py", "main.onnx", "reference/main.onnx", "device_worker/evidence.py"} <= set(manifest.bundle.sha256)
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {*manifest.bundle.sha256, bundle.MANIFEST}
     assert "float32" in manifest.bundle.preprocessing["input"]
     names = {row.name for row in manifest.bundle.shipped}
@@ -57,12 +57,12 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
         (lambda manifest: manifest["bundle"]["sha256"].update({"../../etc/passwd": "0"}), "is no file of a bundle"),
         (lambda manifest: manifest["bundle"]["sha256"].update({"/etc/passwd": "0"}), "is no file of a bundle"),
         (lambda manifest: manifest.update(bundle=None), "has no samples"),
-        (lambda manifest: manifest.update(form="onyx"), "did you mean 'onnx'"),
+        (lambda manifest: manifest.update(format="onyx"), "did you mean 'onnx'"),
         (lambda manifest: manifest["bundle"].update(steps="many"), "bundle.steps"),
         (lambda manifest: manifest["bundle"]["steps"].update(output=float("nan")), "NaN is no number"),
         (lambda manifest: manifest["files"][0].update(role="weights"), "the part 'main' has no model file"),
         (lambda manifest: manifest.update(signatures={}), "names no part"),
-        (lambda manifest: manifest.update(form="torch"), "no device runs the form 'torch'"),
+        (lambda manifest: manifest.update(format="torch"), "no device runs the format 'torch'"),
         (lambda manifest: manifest["signatures"]["main"]["inputs"][0].update(axes=[0, 9, 9, 9]), "has the axes"),
         (lambda manifest: manifest["signatures"]["main"]["outputs"][0].update(dims=["batch", 10**12]), "has the dims"),
     ],

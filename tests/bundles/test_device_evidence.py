@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 import pytest
 from click.testing import CliRunner
+from tests.checks.test_device_results import TEN, query
 
 from edgekit import catalog as shelf
 from edgekit import recipe, report, target
@@ -18,7 +19,6 @@ from edgekit.bundles import bundle
 from edgekit.cli.main import main
 from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
-from tests.checks.test_device_results import TEN, query
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from edgekit.errors import CacheError
 from edgekit.report import TargetReport
 from edgekit.signature import Signature, TensorSpec
 
-TARGET = TargetReport(name="cpu", title="cpu", form="onnx", runtime="onnxruntime", verdict="pass", winner="float", chosen="alone")
+TARGET = TargetReport(name="cpu", title="cpu", format="onnx", runtime="onnxruntime", verdict="pass", winner="float", chosen="alone")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def artifact(tmp_path: pathlib.Path) -> Artifact:
         path = tmp_path / f"{name}.onnx"
         path.write_text(name)
         parts.append(Part(name=name, signature=signature, files={"model": File(path=path.name, sha256=file_digest(path), bytes=7)}))
-    return Artifact(form="onnx", parts=tuple(parts), key="k", folder=tmp_path)
+    return Artifact(format="onnx", parts=tuple(parts), key="k", folder=tmp_path)
 
 
 def test_every_part_is_shipped_with_its_hash(artifact: Artifact, tmp_path: pathlib.Path) -> None:

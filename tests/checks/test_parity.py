@@ -45,7 +45,7 @@ def write(folder: pathlib.Path, values: Weights, nodes_before: tuple[Any, ...] =
     result = helper.make_tensor_value_info("output", TensorProto.FLOAT, [BATCH, 3])
     graph = helper.make_graph(nodes, "g", [given], [result], [numpy_helper.from_array(array, name) for name, array in values.items()])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "main.onnx")
-    return Artifact(form="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 def parity(artifact: Artifact) -> Any:

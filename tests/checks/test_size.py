@@ -11,7 +11,7 @@ def artifact(*sizes: int) -> Artifact:
     """An ONNX artifact with a part of each size, each with a log beside it."""
     signature = Signature(inputs=(SPEC,), outputs=(SPEC,))
     files = [{"model": File(path=f"{k}.onnx", bytes=size), "log": File(path=f"{k}.log", bytes=7)} for k, size in enumerate(sizes)]
-    return Artifact(form="onnx", parts=tuple(Part(name=str(k), signature=signature, files=file) for k, file in enumerate(files)))
+    return Artifact(format="onnx", parts=tuple(Part(name=str(k), signature=signature, files=file) for k, file in enumerate(files)))
 
 
 def test_the_size_is_that_of_all_model_files() -> None:

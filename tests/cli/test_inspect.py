@@ -44,7 +44,7 @@ def test_an_onnx_file_is_audited(model: pathlib.Path) -> None:
     assert "MatMul" in done.stdout
     data = json.loads(inspect(model, "--json", "--target", "cpu-onnx").stdout)
     audit = audit_onnx.read(model)
-    assert data["form"] == "onnx"
+    assert data["format"] == "onnx"
     assert data["bytes"] == model.stat().st_size
     assert {row["name"]: row["value"] for row in data["measurements"]} == {row.name: row.value for row in audit.measurements}
     assert data["rows"] == [dict(row) for row in audit.rows]
@@ -79,7 +79,7 @@ def test_a_file_of_another_form_than_the_targets_is_refused(model: pathlib.Path)
     """An ONNX file is not held against a TFLite device."""
     done = inspect(model, "--target", "mobile-tflite")
     assert done.exit_code == 1
-    assert "mobile-tflite takes files of the form tflite" in done.stderr
+    assert "mobile-tflite takes files of the format tflite" in done.stderr
 
 
 def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: pathlib.Path) -> None:
@@ -108,7 +108,7 @@ def test_an_int8_file_is_held_against_an_ethos_u(tmp_path: pathlib.Path) -> None
     write_pool(schema, path)
     data = json.loads(inspect(path, "--target", "ethos-u55-256", "--json").stdout)
     numbers = {row["name"]: row for row in data["measurements"]}
-    assert data["form"] == "ethosu"
+    assert data["format"] == "ethosu"
     assert numbers["cpu_ops"]["value"] == 0
     assert "not measured" in numbers["npu_time_ms"]["how"]
     assert [(row["op"], row["runs_on"]) for row in data["rows"]] == [("MAX_POOL_2D", "NPU")]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.onboard.test_worker import graph
+from tests.device_worker.test_worker import graph
 
 EVIL = ["-oX;touch CANARY", "--help", "a'b\"c;touch CANARY;'", "a$(touch CANARY)`touch CANARY`", "a b\ntouch CANARY\n", "|touch CANARY|", "-c"]
 

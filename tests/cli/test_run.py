@@ -155,5 +155,5 @@ def test_what_a_users_file_prints_is_not_in_the_report(answers: Callable[..., Se
 
     monkeypatch.setattr("edgekit.pipeline.run.run", chatty)
     done = run("--json")
-    assert json.loads(done.stdout)["schema"] == 1
+    assert json.loads(done.stdout)["schema"] == 2
     assert "forward was called" in done.stderr

@@ -43,13 +43,13 @@ def test_a_changed_file_is_refused(bundle: pathlib.Path) -> None:
     content = bytearray(model.read_bytes())
     content[100] ^= 1
     model.write_bytes(content)
-    (bundle / "onboard" / "store.py").unlink()
+    (bundle / "device_worker" / "store.py").unlink()
     done = script(bundle, "--no-times")
     assert done.returncode != 0 and "Traceback (most recent call last)" not in done.stdout
-    (bundle / "onboard" / "store.py").write_text("")
+    (bundle / "device_worker" / "store.py").write_text("")
     with pytest.raises(evidence.NotWhole, match=f"{model.name} has the hash"):
         evidence.read(str(bundle))
-    with pytest.raises(evidence.NotWhole, match="onboard/store.py"):
+    with pytest.raises(evidence.NotWhole, match="device_worker/store.py"):
         evidence.read(str(bundle))
 
 
@@ -72,7 +72,7 @@ def test_a_runtime_that_is_missing_is_told(bundle: pathlib.Path) -> None:
     program = (
         "import sys; sys.modules.update(onnxruntime=None, ai_edge_litert=None, tflite_runtime=None)\n"
         f"sys.path.insert(0, {os.fspath(bundle)!r}); sys.argv = ['verify.py']\n"
-        f"from onboard.evidence import main; sys.exit(main({os.fspath(bundle)!r}))"
+        f"from device_worker.evidence import main; sys.exit(main({os.fspath(bundle)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3 and "cannot be run here" in done.stderr and "Traceback" not in done.stderr

@@ -16,11 +16,11 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as arrays_of
 from onnx import TensorProto, helper
 
-from edgekit import device_worker as onboard
+from edgekit import device_worker
 from edgekit.device_worker import batches, frames, runtimes, worker
 from edgekit.hosts.process import MAGIC, MODULES, Start, sources
 
-FOLDER = pathlib.Path(onboard.__file__).parent
+FOLDER = pathlib.Path(device_worker.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 ALLOWED = {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
 SHAPES = arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)

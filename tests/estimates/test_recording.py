@@ -82,7 +82,7 @@ def test_operators_that_were_not_timed_make_a_lower_bound(path: pathlib.Path, ta
 
 def test_a_table_of_another_runtime_is_refused(tmp_path: pathlib.Path, path: pathlib.Path) -> None:
     """With the command that records the right one."""
-    with pytest.raises(EstimateError, match="--form tflite"):
+    with pytest.raises(EstimateError, match="--format tflite"):
         of_file(tmp_path / "x.tflite", "tflite", latency_table.load(path))
 
 

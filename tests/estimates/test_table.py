@@ -16,7 +16,7 @@ def table(**changes: object) -> Table:
     """A small table."""
     row = Row(network="sum", scheme="float", ends=1200, operators=(ADD,), ns=5000, low=4900, high=5100)
     plain: dict[str, object] = {
-        "schema": 1, "name": "board-onnx", "runtime": "onnxruntime", "host": "board", "where": "board: onnxruntime 1.31.1, 1 thread", "machine": "aarch64",
+        "schema": 2, "name": "board-onnx", "runtime": "onnxruntime", "host": "board", "where": "board: onnxruntime 1.31.1, 1 thread", "machine": "aarch64",
         "recorded": "2026-11-21T12:00:00+00:00", "edgekit": "0.1.0", "rounds": 15, "rows": (row,),
     }  # fmt: skip
     return Table.model_validate({**plain, **changes})

@@ -58,7 +58,7 @@ def main() -> None:
         cache = Cache(place / "cache")
         for entry in sorted((place / "cache").iterdir()):
             made = cache.find(entry.name) if any(entry.glob("main.*")) else None
-            if made is not None and made.form in ("onnx", "tflite"):
+            if made is not None and made.format in ("onnx", "tflite"):
                 add(written, made, images)
     (FOLDER / "tiny.json").write_text(json.dumps(written) + "\n")
 
@@ -68,7 +68,7 @@ def add(written: dict[str, Any], made: Artifact, images: Any) -> None:
     (part,) = made.parts
     path, spec = made.path(part), part.signature.outputs[0]
     int8 = spec.dtype == "int8" or made.step == "lower_onnx"
-    if made.form == "onnx" and not int8 and b"QuantizeLinear" in path.read_bytes():
+    if made.format == "onnx" and not int8 and b"QuantizeLinear" in path.read_bytes():
         return
     with LocalHost().open(made) as runner:
         (outputs,) = runner.infer({"input": images}).values()
@@ -79,7 +79,7 @@ def add(written: dict[str, Any], made: Artifact, images: Any) -> None:
     step = spec.quantization.scale if spec.quantization else largest / 127
     signature = part.signature.model_dump(mode="json")
     facts = {"outputs": outputs.tolist(), "made_with": where, "allowed": 2 * step if int8 else 1e-4 * largest}
-    written["files"][name] = {"form": made.form, "signature": signature, **facts}
+    written["files"][name] = {"format": made.format, "signature": signature, **facts}
 
 
 if __name__ == "__main__":

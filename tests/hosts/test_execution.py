@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.artifact import File, Form, Part
+from edgekit.artifact import File, FormatName, Part
 from edgekit.hosts.execution import way
 from edgekit.hosts.local import LocalHost
 from edgekit.signature import Signature, TensorSpec
@@ -15,7 +15,7 @@ GPU = {"devices": {"edgetpu": [], "gpu": True}, "versions": {"tensorrt": "10.3.0
 
 
 @pytest.mark.parametrize(
-    ("form", "told", "role", "runtime"),
+    ("format", "told", "role", "runtime"),
     [
         ("edgetpu", STICK, "compiled", "edgetpu"),
         ("edgetpu", GPU, "model", "litert"),
@@ -26,11 +26,11 @@ GPU = {"devices": {"edgetpu": [], "gpu": True}, "versions": {"tensorrt": "10.3.0
         ("tflite", STICK, "model", "litert"),
     ],
 )
-def test_the_way_is_the_devices_own_where_it_is(form: Form, told: dict[str, object], role: str, runtime: str) -> None:
+def test_the_way_is_the_devices_own_where_it_is(format: FormatName, told: dict[str, object], role: str, runtime: str) -> None:
     """A stick takes the compiled file, a GPU with TensorRT the engine; a file that only stands in is told as such."""
-    found = way(form, PART, told)
+    found = way(format, PART, told)
     assert (found.role, found.runtime) == (role, runtime)
-    assert bool(found.stands_in) == (form in ("edgetpu", "tensorrt", "ethosu") and role == "model")
+    assert bool(found.stands_in) == (format in ("edgetpu", "tensorrt", "ethosu") and role == "model")
 
 
 def test_a_part_that_was_not_compiled_stands_in() -> None:

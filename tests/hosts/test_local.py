@@ -15,7 +15,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import ModelError, RunnerError
 from edgekit.hosts.local import LocalHost
@@ -48,9 +48,9 @@ def linear(folder: pathlib.Path, name: str = "main", batch: int | str = BATCH, w
     return Part(name=name, signature=signature, files={"model": File(path=f"{name}.onnx")})
 
 
-def artifact(folder: pathlib.Path, *parts: Part, form: Form = "onnx") -> Artifact:
+def artifact(folder: pathlib.Path, *parts: Part, format: FormatName = "onnx") -> Artifact:
     """The parts as an artifact."""
-    return Artifact(form=form, parts=parts, folder=folder)
+    return Artifact(format=format, parts=parts, folder=folder)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def tflite(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def image_artifact(folder: pathlib.Path, name: str, form: Form = "tflite") -> Artifact:
+def image_artifact(folder: pathlib.Path, name: str, format: FormatName = "tflite") -> Artifact:
     """float.tflite or int8.tflite with the signature that its step would give it."""
     ends = [{"dtype": "float32"}, {"dtype": "float32"}]
     if name == "int8":
@@ -104,7 +104,7 @@ def image_artifact(folder: pathlib.Path, name: str, form: Form = "tflite") -> Ar
     given = TensorSpec.model_validate({"name": "input", "dims": (1, 8, 8, 1), "axes": (0, 2, 3, 1), **ends[0]})
     result = TensorSpec.model_validate({"name": "output", "dims": (1, 3), **ends[1]})
     part = Part(name="main", signature=Signature(inputs=(given,), outputs=(result,)), files={"model": File(path=f"{name}.tflite")})
-    return artifact(folder, part, form=form)
+    return artifact(folder, part, format=format)
 
 
 def images(count: int) -> Any:
@@ -213,7 +213,7 @@ def test_an_int8_tflite_file_is_fed_as_by_hand(tflite: pathlib.Path) -> None:
 def test_tflite_inputs_and_outputs_go_by_order(tflite: pathlib.Path) -> None:
     """Two inputs and two outputs, whose names the file does not know, are matched by the signature's order."""
     signature = Signature(inputs=(floats("left", 1, 3), floats("right", 1, 3)), outputs=(floats("less", 1, 3), floats("more", 1, 3)))
-    made = artifact(tflite, Part(name="main", signature=signature, files={"model": File(path="two.tflite")}), form="tflite")
+    made = artifact(tflite, Part(name="main", signature=signature, files={"model": File(path="two.tflite")}), format="tflite")
     left, right = numpy.random.default_rng(0).standard_normal((2, 6, 3)).astype("float32")
     with HOST.open(made) as runner:
         found = runner.infer({"right": right, "left": left})
@@ -222,11 +222,11 @@ def test_tflite_inputs_and_outputs_go_by_order(tflite: pathlib.Path) -> None:
 
 def test_what_stands_in_for_a_device_says_so(one: Artifact, tflite: pathlib.Path) -> None:
     """TensorRT, Edge TPU and Ethos-U artifacts run their stand-in, say that the device did not, and are never timed."""
-    engine, stick = one.model_copy(update={"form": "tensorrt"}), image_artifact(tflite, "int8", form="edgetpu")
+    engine, stick = one.model_copy(update={"format": "tensorrt"}), image_artifact(tflite, "int8", format="edgetpu")
     with HOST.open(engine) as runner:
         assert runner.where.endswith("1 thread, same Q/DQ graph; TensorRT engine not executed")
         assert numpy.allclose(runner.infer({"input": numpy.ones((1, 4), "float32")})["output"], WEIGHT.sum(0))
-    npu = image_artifact(tflite, "int8", form="ethosu")
+    npu = image_artifact(tflite, "int8", format="ethosu")
     for made, said in ((stick, "Edge TPU"), (npu, "Ethos-U")):
         with HOST.open(made) as runner:
             assert runner.where.endswith(f"1 thread, CPU; {said} not executed")
@@ -290,8 +290,8 @@ def test_a_wrong_scale_in_the_signature_is_refused(tflite: pathlib.Path) -> None
 
 def test_a_torch_artifact_is_refused(one: Artifact) -> None:
     """A torch artifact has nothing that a runtime could load; the error says what to do."""
-    with pytest.raises(RunnerError, match="runs the form 'torch'"):
-        HOST.open(one.model_copy(update={"form": "torch"}))
+    with pytest.raises(RunnerError, match="runs the format 'torch'"):
+        HOST.open(one.model_copy(update={"format": "torch"}))
 
 
 def test_data_that_do_not_fit_are_told(one: Artifact) -> None:
@@ -306,14 +306,14 @@ def test_data_that_do_not_fit_are_told(one: Artifact) -> None:
         assert runner.infer({"input": numpy.ones((1, 4), "float32")})["output"].shape == (1, 3)
 
 
-@pytest.mark.parametrize(("form", "name"), [("onnx", "main.onnx"), ("tflite", "main.tflite")])
-def test_a_garbage_file_is_an_error_and_leaves_no_process(tmp_path: pathlib.Path, form: Form, name: str) -> None:
+@pytest.mark.parametrize(("format", "name"), [("onnx", "main.onnx"), ("tflite", "main.tflite")])
+def test_a_garbage_file_is_an_error_and_leaves_no_process(tmp_path: pathlib.Path, format: FormatName, name: str) -> None:
     """Noise in place of a model is a RunnerError with the path, and the worker is gone."""
     (tmp_path / name).write_bytes(b"this is no model" * 100)
     part = Part(name="main", signature=Signature(inputs=(floats("input", 1, 4),), outputs=(floats("output", 1, 3),)), files={"model": File(path=name)})
     before = psutil.Process().children()
     with pytest.raises(RunnerError, match=f"(loading|crashed).*{name}"):
-        HOST.open(artifact(tmp_path, part, form=form))
+        HOST.open(artifact(tmp_path, part, format=format))
     assert psutil.Process().children() == before
 
 

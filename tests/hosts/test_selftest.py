@@ -32,9 +32,9 @@ def test_a_file_gives_its_numbers_here(name: str) -> None:
 
 def test_int8_and_float_tell_the_digits_alike_and_differ_in_numbers() -> None:
     """The four files are of one network: the int8 ones are near, and are not the float ones."""
-    for form in ("onnx", "tflite"):
-        far = numpy.abs(trial.expected(f"int8.{form}") - trial.expected(f"float.{form}")).max()
-        assert 0 < far < 0.5, form
+    for format in ("onnx", "tflite"):
+        far = numpy.abs(trial.expected(f"int8.{format}") - trial.expected(f"float.{format}")).max()
+        assert 0 < far < 0.5, format
     assert numpy.abs(trial.expected("float.onnx") - trial.expected("float.tflite")).max() < 1e-4
 
 

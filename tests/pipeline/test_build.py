@@ -113,16 +113,16 @@ def test_a_broken_promise_leaves_no_entry(steps: None, tmp_path: pathlib.Path) -
 
 
 def test_a_wrong_form_is_the_plans_fault(steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step is not given a form that it does not take."""
+    """A step is not given a format that it does not take."""
     monkeypatch.setattr(FakeStep, "takes", ("onnx",))
     with pytest.raises(StepError, match="takes onnx, not torch"):
         build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
 
 
 def test_a_wrong_result_form_is_the_steps_fault(steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that promises one form and gives another is found out."""
-    monkeypatch.setattr(FakeStep, "run", lambda self, artifact, context: artifact.model_copy(update={"form": "onnx"}))
-    with pytest.raises(StepError, match="promised the form torch and gave onnx"):
+    """A step that promises one format and gives another is found out."""
+    monkeypatch.setattr(FakeStep, "run", lambda self, artifact, context: artifact.model_copy(update={"format": "onnx"}))
+    with pytest.raises(StepError, match="promised the format torch and gave onnx"):
         build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
 
 

@@ -75,7 +75,7 @@ def test_rules_of_verification_are_part_of_the_measurement_keys() -> None:
     measured = own_graph().reachable(MEASURING)
     for module in MEASURING:
         assert module in measured
-    assert {registry.AUDITS.module(form) for form in registry.AUDITS} <= measured
+    assert {registry.AUDITS.module(format) for format in registry.AUDITS} <= measured
     assert {registry.HOSTS.module(kind) for kind in registry.HOSTS} <= measured
 
 

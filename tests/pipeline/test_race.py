@@ -86,7 +86,7 @@ def test_the_fastest_file_that_holds_wins(folder: pathlib.Path) -> None:
     result = run(folder, FaultyHost(QUICK_INT8), speedup=2)
     assert (result.report.winner, result.report.verdict) == ("w8a8-static", "pass")
     assert result.winner is not None and result.winner.artifact is not None
-    assert result.winner.artifact.form == "onnx"
+    assert result.winner.artifact.format == "onnx"
     assert set(status(result).values()) == {"raced"}
 
 

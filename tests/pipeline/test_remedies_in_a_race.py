@@ -106,7 +106,7 @@ def raced(folder: pathlib.Path, source: str, effort: str, metric: Any = "top1", 
         answers = network.eval()(torch.from_numpy(images)).numpy()
     labels = (answers if metric == "top1" else answers[:, 4:]).argmax(1)
     task = Task(name="own answers", train=(images[:200], labels[:200]), test=(images[200:], labels[200:]), metric=metric)
-    target = Target(name="cpu", title="a processor", form="onnx", runtime="onnxruntime", schemes=("w8a8-static", "float"))
+    target = Target(name="cpu", title="a processor", format="onnx", runtime="onnxruntime", schemes=("w8a8-static", "float"))
     recipe = Recipe.model_validate(
         {
             "model": f"{folder}/net.py:model",

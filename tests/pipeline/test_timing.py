@@ -15,7 +15,7 @@ from edgekit.target import Target
 
 GEMM = {"kind": "FusedGemm", "dtype": "float", "macs": 65536, "read": 1024, "written": 1024, "weights": 263168}
 TABLE = {
-    "schema": 1, "name": "board", "runtime": "onnxruntime", "host": "board", "where": "board: onnxruntime 1.31.1, 1 thread", "machine": "aarch64",
+    "schema": 2, "name": "board", "runtime": "onnxruntime", "host": "board", "where": "board: onnxruntime 1.31.1, 1 thread", "machine": "aarch64",
     "recorded": "2026-11-21T12:00:00+00:00", "edgekit": "0.1.0", "rounds": 15,
     "rows": [{"network": "one", "scheme": "float", "ends": 2048, "operators": [GEMM], "ns": 50_000, "low": 49_000, "high": 51_000}],
 }  # fmt: skip
@@ -23,7 +23,7 @@ TABLE = {
 
 def shown(estimate: str) -> Entry:
     """The measurements of one float file on a target whose latency cannot be taken."""
-    target = Target(name="board", title="a board", form="onnx", runtime="onnxruntime", schemes=("float",), latency="unmeasured",
+    target = Target(name="board", title="a board", format="onnx", runtime="onnxruntime", schemes=("float",), latency="unmeasured",
                     latency_note="it is not here", estimate=estimate)  # fmt: skip
     ground: Any = types.SimpleNamespace(planned=types.SimpleNamespace(target=target), build=None)
     reference = Entry("float", networks.build("plain_layers", "onnx", Cache(default_root()))["float"])

@@ -8,8 +8,8 @@ from edgekit.recipe import Gates
 from edgekit.report import ArtifactReport, CandidateReport
 from edgekit.target import Target
 
-CPU = Target(name="cpu", title="cpu", form="onnx", runtime="onnxruntime", schemes=("w8a8-static", "fp16", "float"))
-GPU = CPU.model_copy(update={"name": "gpu", "form": "tensorrt", "runtime": "tensorrt", "latency": "unmeasured", "latency_note": "no GPU"})
+CPU = Target(name="cpu", title="cpu", format="onnx", runtime="onnxruntime", schemes=("w8a8-static", "fp16", "float"))
+GPU = CPU.model_copy(update={"name": "gpu", "format": "tensorrt", "runtime": "tensorrt", "latency": "unmeasured", "latency_note": "no GPU"})
 
 
 def measured(name: str, value: float, width: float = 0.0, verdict: Verdict | None = None) -> Measurement:

@@ -186,8 +186,8 @@ def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
         ({"compress": ["train", {"distill": {"teacher": "zoo:resnet99"}}]}, "cpu-onnx", "distill.teacher: no model source is called 'zoo:resnet99'"),
         ({"compress": ["train", {"distill": {"teacher": "zoo:cnn", "teacher_weights": "t.st"}}]}, "cpu-onnx", "distill.teacher_weights: there is no file t.st"),
         ({"compress": ["train", {"prune": {"multiple": 4}}]}, "cpu-onnx", "cpu-onnx: prune.multiple: the target wants multiples of 8"),
-        ({"compress": ["train", {"quantize": {"scheme": "fp8"}}]}, "cpu-onnx", "fp8 cannot be run: the form onnx has no fp8"),
-        ({"compress": ["train", {"quantize": {"scheme": "fp16"}}]}, "coral-edgetpu", "fp16 cannot be run: the form edgetpu has no fp16"),
+        ({"compress": ["train", {"quantize": {"scheme": "fp8"}}]}, "cpu-onnx", "fp8 cannot be run: the format onnx has no fp8"),
+        ({"compress": ["train", {"quantize": {"scheme": "fp16"}}]}, "coral-edgetpu", "fp16 cannot be run: the format edgetpu has no fp16"),
         ({"compress": ["train"]}, "coral-edgetpu", "no scheme is left for this target (float: the device runs integer arithmetic only)"),
     ],
 )  # fmt: skip

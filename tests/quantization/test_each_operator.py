@@ -291,7 +291,7 @@ def differences(made: Quantized, found: list[numpy.ndarray]) -> list[float]:
 
 
 def test_the_cases_hold_every_operator_of_the_table() -> None:
-    """No row goes without its run in each runtime, but for one that has no form in TFLite, and one whose statistics come from the batch (TFLite's is 1)."""
+    """No row goes without its run in each runtime, but for one that has no format in TFLite, and one whose statistics come from the batch (TFLite's is 1)."""
     met = set()
     for make in CASES.values():
         case = make().eval()
@@ -358,7 +358,7 @@ def test_tensorrt_builds_what_is_placed_for_it(case: str, tmp_path: pathlib.Path
     (tmp_path / "after").mkdir()
     onnx_graph.write(export(simulate(made.case, made.signature, made.calibration, fold=True), made.signature), tmp_path / "before" / "main.onnx")
     part = Part(name="main", signature=made.signature, files={"model": File(path="main.onnx")})
-    before = Artifact(form="onnx", parts=(part,), folder=tmp_path / "before")
+    before = Artifact(format="onnx", parts=(part,), folder=tmp_path / "before")
     step = OnnxToTensorrt(compute_capabilities=("SM86",))
     step.requires(before)
     step.ensures(before, step.run(before, Context(folder=tmp_path / "after", networks=dict, task=TASK)))

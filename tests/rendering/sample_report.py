@@ -90,7 +90,7 @@ def cpu_onnx() -> TargetReport:
     return TargetReport(
         name="cpu-onnx",
         title="A computer with an x86 processor, ONNX Runtime",
-        form="onnx",
+        format="onnx",
         runtime="onnxruntime",
         verdict="pass",
         winner="w8a8-static",
@@ -137,7 +137,7 @@ def mobile_tflite() -> TargetReport:
     return TargetReport(
         name="mobile-tflite",
         title="A phone or a small computer, LiteRT (TFLite) on its processor",
-        form="tflite",
+        format="tflite",
         runtime="litert",
         verdict="inconclusive",
         winner="w8a8-static",
@@ -181,7 +181,7 @@ def coral_edgetpu() -> TargetReport:
     return TargetReport(
         name="coral-edgetpu",
         title="Coral Edge TPU (USB, PCIe, Dev Board)",
-        form="edgetpu",
+        format="edgetpu",
         runtime="edgetpu",
         verdict="fail",
         winner=None,
@@ -206,7 +206,7 @@ def rtx_tensorrt() -> TargetReport:
     return TargetReport(
         name="rtx-tensorrt",
         title="NVIDIA RTX graphics cards, Ampere to Blackwell, TensorRT",
-        form="tensorrt",
+        format="tensorrt",
         runtime="tensorrt",
         verdict="pass",
         winner="w8a8-static",

@@ -88,7 +88,7 @@ def test_text_from_outside_is_escaped_everywhere(sample: Callable[..., Report]) 
     row = CandidateReport(scheme=EVIL, status=f"raced: {EVIL}", measurements=(bad, timed), warnings=(EVIL,), artifact=target.candidates[0].artifact)
     gate = target.gates[0].model_copy(update={"where": EVIL, "why": EVIL, "required": False})
     hostile = target.model_copy(
-        update={"name": EVIL, "title": EVIL, "form": EVIL, "winner": EVIL, "chosen": EVIL, "candidates": (row,), "gates": (gate,), "notes": (EVIL,)}
+        update={"name": EVIL, "title": EVIL, "format": EVIL, "winner": EVIL, "chosen": EVIL, "candidates": (row,), "gates": (gate,), "notes": (EVIL,)}
     )
     stage = sample().stages[0].model_copy(update={"name": EVIL, "notes": {EVIL: EVIL, "parts": {EVIL: {"parameters": [2, 1], "channels": {EVIL: [2, 1]}}}}})
     report = sample(recipe={"name": EVIL, "title": EVIL, "model": EVIL, "task": EVIL}, targets=(hostile,), stages=(stage,), edgekit=EVIL, started=EVIL,

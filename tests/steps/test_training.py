@@ -163,11 +163,11 @@ def test_shift_needs_images() -> None:
 
 
 def test_only_float_torch_networks_are_trained() -> None:
-    """A quantized network or one of another form is refused before any work."""
+    """A quantized network or one of another format is refused before any work."""
     files = {"weights": File(path="x")}
-    training.refuse_quantized(Artifact(form="torch", parts=(Part(name="main", signature=signature(4), files=files),)), "Training")
+    training.refuse_quantized(Artifact(format="torch", parts=(Part(name="main", signature=signature(4), files=files),)), "Training")
     quantized = Part(name="main", signature=signature(4), files={**files, "quantization": File(path="y")})
-    for artifact in (Artifact(form="torch", parts=(quantized,)), Artifact(form="onnx", parts=(quantized,))):
+    for artifact in (Artifact(format="torch", parts=(quantized,)), Artifact(format="onnx", parts=(quantized,))):
         with pytest.raises(StepError, match="Training needs a float PyTorch network"):
             training.refuse_quantized(artifact, "Training")
 

@@ -68,7 +68,7 @@ def test_the_compiled_file_is_shipped_beside_the_one_that_was_scored(folder: pat
     told = target(folder)
     assert (told["verdict"], told["winner"]) == ("pass", "w8a8-static")
     shipped = {path.name for path in (folder / "out" / "ethos-u55-256").iterdir()}
-    assert shipped == {"main.tflite", "main_vela.tflite", "main.log.json", "manifest.json", "samples.npz", "verify.py", "onboard"}
+    assert shipped == {"main.tflite", "main_vela.tflite", "main.log.json", "manifest.json", "samples.npz", "verify.py", "device_worker"}
     winner = next(row for row in told["candidates"] if row["scheme"] == "w8a8-static")
     numbers = {row["name"]: row for row in winner["measurements"]}
     assert numbers["parity"]["value"] <= 2

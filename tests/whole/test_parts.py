@@ -51,7 +51,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict]:  # type: ignore[type-arg]
-    """One run on three forms: train, quantize, race, verify."""
+    """One run on three formats: train, quantize, race, verify."""
     folder = tmp_path_factory.mktemp("parts")
     (folder / "net.py").write_text(NET)
     command = [sys.executable, "-m", "edgekit", "run", "compress", "--model", "net.py:model", "--task", "net.py:task", "--out", "out", "--cache", "cache",

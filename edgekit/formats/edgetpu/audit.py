@@ -31,7 +31,7 @@ COMPILED = "edgetpu_compiler's own result: the operators left for the CPU in the
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
-    """The audit of all parts of an artifact of the form ``edgetpu``."""
+    """The audit of all parts of an artifact of the format ``edgetpu``."""
     graphs = {part.name: tflite_graph.read(artifact.path(part)) for part in artifact.parts}
     base = audit_tflite.audit_graphs(graphs, limits)
     if all("compiled" in part.files for part in artifact.parts):

@@ -1,4 +1,4 @@
-"""TFLite to the Edge TPU's form: inputs and outputs as uint8, and compiled where Google's compiler is installed.
+"""TFLite to the Edge TPU's format: inputs and outputs as uint8, and compiled where Google's compiler is installed.
 
 The Edge TPU computes in int8 inside; cameras and Coral's examples give uint8. Both store the same numbers: uint8 is int8
 plus 128, with a zero point plus 128 (TFLite's quantization specification). A QUANTIZE operator at each end does it.
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy
 from ai_edge_litert import schema_py_generated as schema
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.edgetpu import log as edgetpu_log
@@ -42,8 +42,8 @@ class TfliteToEdgetpu:
 
     io: str = "uint8"
 
-    takes: ClassVar[tuple[Form, ...]] = ("tflite",)
-    gives: ClassVar[Form] = "edgetpu"
+    takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
+    gives: ClassVar[FormatName] = "edgetpu"
     version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tool:edgetpu_compiler")
     reads: ClassVar[tuple[SplitName, ...]] = ()
@@ -73,7 +73,7 @@ class TfliteToEdgetpu:
             files, told = _compile(compiler, path, context.folder)
             notes[part.name] = {**told, "rewritten": dict(rewritten)}
             parts.append(Part(name=part.name, signature=signature, files={"model": File(path=path.name), **files}))
-        return Artifact(form="edgetpu", parts=tuple(parts), notes={"parts": notes}, folder=context.folder)
+        return Artifact(format="edgetpu", parts=tuple(parts), notes={"parts": notes}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Every quantized input and output has the dtype that was asked for and stands for the same numbers."""

@@ -50,7 +50,7 @@ class _Compiled:
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
-    """The audit of all parts of an artifact of the form ``ethosu``. A float reference has no log, and none of Vela's numbers."""
+    """The audit of all parts of an artifact of the format ``ethosu``. A float reference has no log, and none of Vela's numbers."""
     graphs = {part.name: tflite_graph.read(artifact.path(part)) for part in artifact.parts}
     if not all("log" in part.files for part in artifact.parts):
         return audit_tflite.audit_graphs(graphs, limits)

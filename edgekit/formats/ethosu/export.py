@@ -1,11 +1,11 @@
-"""TFLite to the Ethos-U's form: the int8 file beside what Vela compiles of it, with Vela's estimates."""
+"""TFLite to the Ethos-U's format: the int8 file beside what Vela compiles of it, with Vela's estimates."""
 
 import dataclasses
 import pathlib
 import shutil
 from typing import Any, ClassVar
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.ethosu import vela
@@ -28,8 +28,8 @@ class TfliteToEthosu:
     #: How much SRAM Vela may plan with; None: as much as the memory mode gives.
     sram_bytes: int | None = None
 
-    takes: ClassVar[tuple[Form, ...]] = ("tflite",)
-    gives: ClassVar[Form] = "ethosu"
+    takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
+    gives: ClassVar[FormatName] = "ethosu"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", vela.DISTRIBUTION)
     reads: ClassVar[tuple[SplitName, ...]] = ()
@@ -62,7 +62,7 @@ class TfliteToEthosu:
                 notes[part.name] = "a float file: nothing of it runs on the Ethos-U; it serves as the reference on the CPU"
             parts.append(part.model_copy(update={"files": files}))
             context.progress.advance()
-        return Artifact(form="ethosu", parts=tuple(parts), notes={"parts": notes}, folder=context.folder)
+        return Artifact(format="ethosu", parts=tuple(parts), notes={"parts": notes}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """The int8 files are unchanged, and the NPU has something to do in each that was compiled."""

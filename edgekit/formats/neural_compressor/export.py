@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgekit import registry
-from edgekit.artifact import Artifact, File, Form, Part, chain
+from edgekit.artifact import Artifact, File, FormatName, Part, chain
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.neural_compressor import blocks, nodes, static
@@ -32,8 +32,8 @@ class NeuralCompressorToOnnx:
     scheme: str = "w8a8-static-inc"
     samples: int = 256
     accuracy_drop: float = 0.01
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "onnx"
+    takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
+    gives: ClassVar[FormatName] = "onnx"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchao", "onnx", "onnxscript", "neural-compressor", "transformers")
     reads: ClassVar[tuple[SplitName, ...]] = ("train", "calibration")
@@ -57,7 +57,7 @@ class NeuralCompressorToOnnx:
         work = self._static if find(self.scheme).method == "static" else self._blocks
         told = work(artifact, networks, context)
         parts = [Part(name=part.name, signature=part.signature, files={"model": File(path=f"{part.name}.onnx")}) for part in artifact.parts]
-        return Artifact(form="onnx", parts=tuple(parts), notes={"scheme": self.scheme, "parts": told}, folder=context.folder)
+        return Artifact(format="onnx", parts=tuple(parts), notes={"scheme": self.scheme, "parts": told}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """The files have the signature's interface, and hold integer weights."""

@@ -110,7 +110,9 @@ def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator], x86: boo
     """The likely reason why operators were left in float; empty where there is no usual one."""
     kinds = {operator.dtype for operator in quantizers if operator.op == "QuantizeLinear"}
     if kinds & {"int16", "uint16"}:
-        return " Its activations have 16 bits, for which there are no integer kernels: such a file is slower than float."
+        return " Its activations have 16 bits, and this runtime has no integer kernels for these operators: such a file is slower than float."
+    if any(kind.startswith("Float8") for kind in kinds):
+        return " Its activations are 8-bit floats, which this runtime converts to 32 bits; they are for TensorRT: inspect the engine."
     lacking = sorted({operator.op for operator in floats} & _NO_KERNEL)
     if lacking and all(operator.op in _NO_KERNEL for operator in floats):
         return f" ONNX Runtime has no integer kernel for {' and '.join(lacking)}."

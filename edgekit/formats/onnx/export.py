@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnxscript.optimizer import fold_constants
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
@@ -37,8 +37,8 @@ class TorchToOnnx:
     """Export every part to ONNX. A quantized part becomes a Q/DQ graph with int8 weights."""
 
     opset: int = 20
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "onnx"
+    takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
+    gives: ClassVar[FormatName] = "onnx"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchao", "onnx", "onnxscript")
     reads: ClassVar[tuple[SplitName, ...]] = ()
@@ -61,7 +61,7 @@ class TorchToOnnx:
             onnx_graph.write(model, context.folder / file)
             operators[part.name] = onnx_graph.operators(model.graph)
             parts.append(Part(name=part.name, signature=part.signature, files={"model": File(path=file)}))
-        return Artifact(form="onnx", parts=tuple(parts), notes={"opset": self.opset, "operators": operators}, folder=context.folder)
+        return Artifact(format="onnx", parts=tuple(parts), notes={"opset": self.opset, "operators": operators}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Names, dtypes and dims of the files are those of the signature, and the batch dim is free."""

@@ -13,7 +13,7 @@ import numpy
 import onnx
 import onnx.numpy_helper
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
@@ -38,8 +38,8 @@ class LowerOnnx:
     """Fit the file to one runtime. A float file passes unchanged."""
 
     runtime: str = "onnxruntime"
-    takes: ClassVar[tuple[Form, ...]] = ("onnx",)
-    gives: ClassVar[Form] = "onnx"
+    takes: ClassVar[tuple[FormatName, ...]] = ("onnx",)
+    gives: ClassVar[FormatName] = "onnx"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     reads: ClassVar[tuple[SplitName, ...]] = ()
@@ -61,7 +61,7 @@ class LowerOnnx:
             file = f"{part.name}.onnx"
             onnx_graph.write(model, context.folder / file)
             parts.append(Part(name=part.name, signature=part.signature, files={"model": File(path=file)}))
-        return Artifact(form="onnx", parts=tuple(parts), notes={"runtime": self.runtime, "changes": notes}, folder=context.folder)
+        return Artifact(format="onnx", parts=tuple(parts), notes={"runtime": self.runtime, "changes": notes}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """The interface is the same, and no signed activation is left for ONNX Runtime."""

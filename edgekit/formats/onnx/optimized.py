@@ -131,9 +131,11 @@ def _read(name: str, original: onnx.ModelProto, resorted: bool, folder: pathlib.
     """What the runtime has left in the folder of one file."""
     answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
     if answer["refused"]:
-        told = f"ONNX Runtime {answer['version']} refuses {name}: {short(answer['error'])}"
-        fix = "8-bit floats are for TensorRT: inspect the engine" if "float8" in answer["error"] else "export it again, with operators that the runtime has"
-        raise RunnerError(told, fix=fix)
+        fix = "export it again, with operators that the runtime has"
+        if onnx_file.has_float8(original):
+            fix = "8-bit floats are for TensorRT: inspect the engine"
+        message = f"ONNX Runtime {answer['version']} refuses {name}: {short(answer['error'])}"
+        raise RunnerError(message, fix=fix)
     optimized = onnx.load(str(folder / "optimized.onnx")).graph
     ran = events(pathlib.Path(answer["profile"])) if not answer["error"] else {}
     found = operators(optimized, ran, onnx_file.Origins(original))

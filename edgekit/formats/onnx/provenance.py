@@ -15,6 +15,12 @@ from edgekit.formats.onnx.macs import COMPUTE
 #: What ONNX Runtime and its quantizers add to a node's name.
 _ADDED = r"^InsertedPrecisionFreeCast_|(_nchwc|_token_\d+|_fused|_nhwc|_quant|_Q\d|/\w+Fusion/?|\.\d+)$"
 _UNSORTED = "topologically sorted"
+_FLOAT8 = {
+    onnx.TensorProto.FLOAT8E4M3FN,
+    onnx.TensorProto.FLOAT8E4M3FNUZ,
+    onnx.TensorProto.FLOAT8E5M2,
+    onnx.TensorProto.FLOAT8E5M2FNUZ,
+}
 
 
 def check(path: pathlib.Path) -> tuple[onnx.ModelProto, bool]:
@@ -51,6 +57,11 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node:
                     yield from graphs(inner)
+
+
+def has_float8(model: onnx.ModelProto) -> bool:
+    """Whether the model stores a tensor of 8-bit floats, such as the zero point of a QuantizeLinear."""
+    return any(tensor.data_type in _FLOAT8 for tensor in _tensors(model.graph))
 
 
 class Origins:

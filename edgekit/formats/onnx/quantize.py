@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import onnx
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
 from edgekit.formats.onnx import blockwise as onnx_blocks
@@ -35,8 +35,8 @@ class QuantizeOnnx:
     keep: tuple[str, ...] = ()
     outliers: int = 16
     samples: int = 32
-    takes: ClassVar[tuple[Form, ...]] = ("onnx",)
-    gives: ClassVar[Form] = "onnx"
+    takes: ClassVar[tuple[FormatName, ...]] = ("onnx",)
+    gives: ClassVar[FormatName] = "onnx"
     version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)
@@ -44,7 +44,7 @@ class QuantizeOnnx:
     def requires(self, artifact: Artifact) -> None:
         """A scheme that is made here, numbers that make sense, a float file."""
         known = find(self.scheme)
-        if known.method not in ("cast", "dynamic", "weight") or known.provider != "edgekit" or "onnx" not in known.forms:
+        if known.method not in ("cast", "dynamic", "weight") or known.provider != "edgekit" or "onnx" not in known.formats:
             fix = "use fp16, w8-dynamic, w8-dynamic-tensor, w8-weight or w4-weight here; w8a8-static is calibrated on the PyTorch graph"
             raise StepError(f"The scheme {self.scheme!r} is not made on an ONNX file.", fix=fix)
         if self.outliers < 0 or self.samples < 1:
@@ -65,7 +65,7 @@ class QuantizeOnnx:
             file = f"{part.name}.onnx"
             onnx_graph.write(model, context.folder / file)
             parts.append(Part(name=part.name, signature=part.signature, files={"model": File(path=file)}))
-        after = Artifact(form="onnx", parts=tuple(parts), notes={"scheme": self.scheme, "parts": notes}, folder=context.folder)
+        after = Artifact(format="onnx", parts=tuple(parts), notes={"scheme": self.scheme, "parts": notes}, folder=context.folder)
         if not any(self._done(onnx_graph.read(after.path(part))) for part in after.parts):
             raise NothingToDo(f"There is nothing to quantize for {self.scheme}: {_why(notes)}", fix="take the scheme 'float', or w8a8-static for convolutions")
         return after

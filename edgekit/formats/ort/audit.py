@@ -23,8 +23,6 @@ from edgekit.formats.onnx.provenance import short
 from edgekit.formats.ort import worker as ort_worker
 from edgekit.target import Limits
 
-#: The file format that ONNX Runtime 1.31 writes. Older runtimes refuse newer formats; what they take is in their documentation.
-FORMAT = "6"
 HOW = "the graph as the .ort file stores it and a reduced build runs it; run once on zeros here, batch 1"
 
 
@@ -44,7 +42,9 @@ def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
 class Stored(Optimized):
     """What an .ort file holds."""
 
+    #: The version of its file format, and the one that the installed ONNX Runtime writes. Older runtimes refuse newer formats.
     format: str = ""
+    installed_format: str = ""
 
 
 def stored(path: pathlib.Path, source: pathlib.Path | None = None) -> Stored:
@@ -64,15 +64,17 @@ def stored(path: pathlib.Path, source: pathlib.Path | None = None) -> Stored:
         events = onnx_optimized.events(pathlib.Path(answer["profile"])) if not answer["error"] else {}
     original = graph if source is None else onnx_file.check(source)[0]
     operators = onnx_optimized.operators(graph.graph, events, onnx_file.Origins(original))
-    return Stored(answer["version"], tuple(operators), short(answer["error"]), format=answer["format"])
+    formats = {key: answer[key] for key in ("format", "installed_format")}
+    return Stored(answer["version"], tuple(operators), short(answer["error"]), **formats)
 
 
 def _audit(parts: dict[str, Stored], limits: Limits, made: dict[str, str]) -> Audit:
     found = audit_onnx.audit_parts(dict(parts), limits, HOW, x86=False)
     warnings = list(found.warnings)
     for name, part in parts.items():
-        if part.format != FORMAT:
-            warnings.append(f"{name}: its format is version {part.format}; ONNX Runtime 1.31 writes {FORMAT}. Make it with the version that is to run it.")
+        if part.format != part.installed_format:
+            installed = f"ONNX Runtime {part.version} writes {part.installed_format}"
+            warnings.append(f"{name}: its format is version {part.format}; {installed}. Make it with the version that is to run it.")
         if made.get(name, part.version) != part.version:
             warnings.append(f"{name}: ONNX Runtime {made[name]} made it, and {part.version} reads it here; a phone's older one may refuse it.")
     return dataclasses.replace(found, warnings=warnings)

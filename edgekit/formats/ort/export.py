@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import onnx
 import onnx.checker
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats import runtime_size
@@ -41,8 +41,8 @@ class OnnxToOrt:
     of ONNX Runtime needs) and the ONNX file it comes from (role ``source``).
     """
 
-    takes: ClassVar[tuple[Form, ...]] = ("onnx",)
-    gives: ClassVar[Form] = "ort"
+    takes: ClassVar[tuple[FormatName, ...]] = ("onnx",)
+    gives: ClassVar[FormatName] = "ort"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
     reads: ClassVar[tuple[SplitName, ...]] = ()
@@ -69,7 +69,7 @@ class OnnxToOrt:
             for path in context.folder.iterdir():  # it was empty when the step began
                 path.unlink()
             raise
-        return Artifact(form="ort", parts=tuple(parts), notes={"parts": notes}, folder=context.folder)
+        return Artifact(format="ort", parts=tuple(parts), notes={"parts": notes}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Both files give the same for two numbers of samples, as far as rounding allows."""
@@ -114,7 +114,7 @@ def operators(config: str) -> tuple[str, ...]:
 
 
 def answer(request: Mapping[str, Any], name: str, folder: pathlib.Path, timeout_s: float = TIMEOUT_S, script: pathlib.Path = SCRIPT) -> dict[str, Any]:
-    """What ort_conversion.py answers, working in ``folder``; StepError where its process fails, hangs or dies."""
+    """What conversion.py answers, working in ``folder``; StepError where its process fails, hangs or dies."""
     # Always the same, so that the process has its memory always in the same places.
     environment = {"PYTHONHASHSEED": "0", **{key: os.environ[key] for key in ("LD_LIBRARY_PATH", "SYSTEMROOT") if key in os.environ}}
     try:

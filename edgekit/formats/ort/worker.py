@@ -1,4 +1,4 @@
-"""Reads an .ort file and runs it once on zeros, in a process of its own: ``python -I ort_worker.py FILE FOLDER``.
+"""Reads an .ort file and runs it once on zeros, in a process of its own: ``python -I worker.py FILE FOLDER``.
 
 Writes into the folder ``answer.json``, a profile, and ``optimized.onnx``: the operators that the file stores, as an ONNX graph without its
 weights' numbers. Needs onnxruntime with its tools, onnx and numpy, and nothing of edgekit.
@@ -57,6 +57,25 @@ def _text(given: bytes | None) -> str:
     return (given or b"").decode("utf-8", "replace")
 
 
+def installed_format(folder: pathlib.Path) -> str:
+    """The version of the file format that the installed ONNX Runtime writes: it converts a model of one operator."""
+    import onnx
+    import onnxruntime
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+
+    relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([relu], "probe", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    written = folder / "probe.ort"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(written)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return _text(InferenceSession.GetRootAs(written.read_bytes(), 0).OrtVersion())
+
+
 def work(path: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
     """What is told of the file; its graph and the profile of its run are written into the folder."""
     import numpy
@@ -64,13 +83,14 @@ def work(path: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
     import onnxruntime
     from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
-    answer = {"version": onnxruntime.__version__, "format": "", "error": "", "refused": True}
+    answer = {"version": onnxruntime.__version__, "format": "", "installed_format": "", "error": "", "refused": True}
     content = path.read_bytes()
     if content[4:8] != b"ORTM":
         return {**answer, "error": "it has no mark 'ORTM'"}
     try:
         stored = InferenceSession.GetRootAs(content, 0)
         answer["format"] = _text(stored.OrtVersion())
+        answer["installed_format"] = installed_format(folder)
         onnx.save(onnx.helper.make_model(graph_of(stored.Model().Graph())), str(folder / "optimized.onnx"))
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, 1

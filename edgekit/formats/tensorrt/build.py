@@ -3,8 +3,8 @@
 It runs as a process of its own, one for each build: a failed build can degrade the next one in the same process, and
 the library keeps one logger a process.
 
-``tensorrt_build.py`` (on a device: ``python3 build_engine.py``) builds an engine for this machine's GPU from every
-``*.recipe.json`` beside it, or from the ones that are named; ``tensorrt_build.py -`` reads one JSON request on stdin and answers in JSON on stdout.
+``formats/tensorrt/build.py`` (on a device: ``python3 build_engine.py``) builds an engine for this machine's GPU from every
+``*.recipe.json`` beside it, or from the ones that are named; ``formats/tensorrt/build.py -`` reads one JSON request on stdin and answers in JSON on stdout.
 
 Request: ``module``, ``onnx``, ``engine`` (paths), ``compute_capabilities`` (``SM86``), ``profiles`` (a list; each input -> [min, opt, max]
 shapes). Answer: ``ok``, ``stage`` (import, capability, parse, build, done), ``errors``, ``warnings``, ``version``, ``layers``,

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
@@ -22,7 +22,7 @@ from edgekit.formats.tensorrt.batches import Batches
 from edgekit.formats.tensorrt.graph import facts, profiles
 from edgekit.task import SplitName
 
-SCRIPT = pathlib.Path(__file__).with_name("tensorrt_build.py")
+SCRIPT = pathlib.Path(__file__).with_name("build.py")
 BUILDER = "build_engine.py"
 #: The parser of TensorRT 10.3, which JetPack 6.1 has, reads opsets up to 20; blocks of 4-bit weights need 21.
 OLDEST_PARSER_OPSET = 20
@@ -34,8 +34,8 @@ class OnnxToEngineRecipe(Batches):
 
     parity_steps: float = 2.0
 
-    takes: ClassVar[tuple[Form, ...]] = ("onnx",)
-    gives: ClassVar[Form] = "tensorrt"
+    takes: ClassVar[tuple[FormatName, ...]] = ("onnx",)
+    gives: ClassVar[FormatName] = "tensorrt"
     version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     reads: ClassVar[tuple[SplitName, ...]] = ()
@@ -53,7 +53,7 @@ class OnnxToEngineRecipe(Batches):
             notes[part.name] = {"built": "on the device", "compute_capabilities": list(self.compute_capabilities), "profiles": recipe["profiles"],
                                 "opset": recipe["opset"], "promised": len(recipe["promised"]), "warnings": recipe["warnings"]}  # fmt: skip
         shutil.copyfile(SCRIPT, context.folder / BUILDER)
-        return Artifact(form="tensorrt", parts=tuple(parts), notes={"tensorrt": notes}, folder=context.folder)
+        return Artifact(format="tensorrt", parts=tuple(parts), notes={"tensorrt": notes}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Each recipe is for the graph beside it, and the script is one that Python reads."""

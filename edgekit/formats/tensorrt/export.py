@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import onnx
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError
 from edgekit.formats.onnx import graph as onnx_graph
@@ -60,8 +60,8 @@ class OnnxToTensorrt(Batches):
     A graph with a free batch gets one profile, 1 to ``max_batch`` samples, and those of ``profiles``. No capability named: TensorRT's own choice.
     """
 
-    takes: ClassVar[tuple[Form, ...]] = ("onnx",)
-    gives: ClassVar[Form] = "tensorrt"
+    takes: ClassVar[tuple[FormatName, ...]] = ("onnx",)
+    gives: ClassVar[FormatName] = "tensorrt"
     version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("onnx", "tensorrt-rtx", "tensorrt")
     reads: ClassVar[tuple[SplitName, ...]] = ()
@@ -82,7 +82,7 @@ class OnnxToTensorrt(Batches):
             for path in context.folder.iterdir():  # it was empty when the step began
                 path.unlink()
             raise
-        return Artifact(form="tensorrt", parts=tuple(parts), notes={"tensorrt": notes}, folder=context.folder)
+        return Artifact(format="tensorrt", parts=tuple(parts), notes={"tensorrt": notes}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """The engines hold something, and what the graph has in 8 bits runs in 8 bits."""
@@ -115,7 +115,7 @@ class OnnxToTensorrt(Batches):
 
 
 def build(request: Mapping[str, Any], timeout_s: float = TIMEOUT_S, command: Sequence[str] = (sys.executable, str(SCRIPT), "-")) -> Row:
-    """The answer of one build (see tensorrt_build.py), or StepError where its process hangs or dies."""
+    """The answer of one build (see build.py), or StepError where its process hangs or dies."""
     engine = pathlib.Path(request["engine"])
     try:
         done = subprocess.run(command, input=json.dumps(dict(request)), capture_output=True, text=True, timeout=timeout_s, check=False)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import onnx
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
 from edgekit.formats.onnx import graph as onnx_graph
@@ -37,8 +37,8 @@ class QuantizeTensorrt:
     samples: int = 256
     keep: Sequence[str] = ()
     half: bool = True
-    takes: ClassVar[tuple[Form, ...]] = ("onnx",)
-    gives: ClassVar[Form] = "onnx"
+    takes: ClassVar[tuple[FormatName, ...]] = ("onnx",)
+    gives: ClassVar[FormatName] = "onnx"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "ml-dtypes")
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)
@@ -74,7 +74,7 @@ class QuantizeTensorrt:
             file = f"{part.name}.onnx"
             onnx_graph.write(model, context.folder / file)
             parts.append(Part(name=part.name, signature=part.signature, files={"model": File(path=file)}))
-        return Artifact(form="onnx", parts=tuple(parts), notes={"scheme": self.scheme, "parts": notes}, folder=context.folder)
+        return Artifact(format="onnx", parts=tuple(parts), notes={"scheme": self.scheme, "parts": notes}, folder=context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """The interface is the same, the nodes are in order, and every product that was to be rounded reads rounded weights."""

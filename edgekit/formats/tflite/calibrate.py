@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer.qtyping import TFLOperationName
 from ai_edge_quantizer.quantizer import Quantizer
 
-from edgekit.artifact import Artifact, Form, Part, chain
+from edgekit.artifact import Artifact, FormatName, Part, chain
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
 from edgekit.formats.tflite import file as tflite_file
@@ -31,8 +31,8 @@ class CalibrateTflite:
     samples: int = 128
     keep: tuple[str, ...] = ()
 
-    takes: ClassVar[tuple[Form, ...]] = ("tflite",)
-    gives: ClassVar[Form] = "tflite"
+    takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
+    gives: ClassVar[FormatName] = "tflite"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-quantizer", "ai-edge-litert")
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)

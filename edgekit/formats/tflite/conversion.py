@@ -74,20 +74,20 @@ with quiet():
 
 #: What the converter or the runtime says -> what it means, and the way out (each tried: facts on TFLite, 1.2).
 KNOWN: tuple[tuple[str, str, str], ...] = (
-    (r"failed to legalize operation 'mhlo\.convolution'", "a transposed convolution with this kernel, stride and padding has no TFLite form",
+    (r"failed to legalize operation 'mhlo\.convolution'", "a transposed convolution with this kernel, stride and padding has no TFLite format",
      "use kernel 4, stride 2, padding 1 or kernel 2, stride 2; or ConvTranspose2d(padding=0) and crop the result"),
     (r"Lowering not found: aten\.(rand|normal|bernoulli)", "forward() draws random numbers", "make the noise an input of the network"),
-    (r"Lowering not found: aten\._assert_async", "one_hot (or another operator that checks its values) has no TFLite form",
+    (r"Lowering not found: aten\._assert_async", "one_hot (or another operator that checks its values) has no TFLite format",
      "write one_hot as (index[..., None] == torch.arange(classes)).float()"),
-    (r"Lowering not found: aten\.histc", "grouped mixture-of-experts code has no TFLite form", "set experts_implementation='batched_mm' in the model's config"),
-    (r"Lowering not found: cond", "torch.cond has no TFLite form", "remove branches on values; compute both sides and choose with torch.where"),
-    (r"complex<f32>|torch\.complex64", "complex numbers have no TFLite form", "compute the features outside of the network"),
+    (r"Lowering not found: aten\.histc", "grouped mixture-of-experts code has no TFLite format", "set experts_implementation='batched_mm' in the model's config"),
+    (r"Lowering not found: cond", "torch.cond has no TFLite format", "remove branches on values; compute both sides and choose with torch.where"),
+    (r"complex<f32>|torch\.complex64", "complex numbers have no TFLite format", "compute the features outside of the network"),
     (r"jnp\.nonzero|ConcretizationTypeError|GuardOnDataDependentSymNode", "the shape of a tensor depends on values",
      "use masks of a fixed shape instead of nonzero() or boolean indexing"),
     (r"stablehlo\.scatter|STABLEHLO_SCATTER", "adding into indexed places (index_add, scatter_add) does not run in TFLite",
      "write it as a product with a one-hot matrix: (index[None] == torch.arange(n)[:, None]).float() @ values"),
     (r"STABLEHLO_SORT", "sort or topk over several rows does not run in TFLite", "use topk on one row, or repeated max with a mask"),
-    (r"Lowering not found: (?P<what>[\w.]+)", "the operator {what} has no TFLite form", "replace this operator in the network"),
+    (r"Lowering not found: (?P<what>[\w.]+)", "the operator {what} has no TFLite format", "replace this operator in the network"),
     (r"builtin opcode '(?P<what>\w+)'", "LiteRT has no kernel for {what}", "replace this operator in the network"),
 )  # fmt: skip
 
@@ -102,7 +102,7 @@ def translated(error: Exception, where: str) -> StepError:
             return StepError(f"{where}: {meaning.format(**named)}.", fix=fix)
     lines = " ".join(line.strip() for line in text.strip().splitlines()[:3])
     return StepError(f"{where}: the TFLite converter failed: {type(error).__name__}: {lines[:300]}",
-                     fix="replace the operator that it names, or take a target of the form onnx")  # fmt: skip
+                     fix="replace the operator that it names, or take a target of the format onnx")  # fmt: skip
 
 
 class _Inference(torch.nn.Module):

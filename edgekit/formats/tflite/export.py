@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from edgekit.artifact import Artifact, File, Form, Part
+from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.tflite import conversion as litert_conversion
@@ -36,8 +36,8 @@ class TorchToTflite:
 
     batches: Sequence[int] = (1,)
 
-    takes: ClassVar[tuple[Form, ...]] = ("torch",)
-    gives: ClassVar[Form] = "tflite"
+    takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
+    gives: ClassVar[FormatName] = "tflite"
     version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("litert-torch", "litert-converter", "ai-edge-litert", "torch", "torchao")
     reads: ClassVar[tuple[SplitName, ...]] = ()
@@ -62,7 +62,7 @@ class TorchToTflite:
             made, notes[part.name] = self._export(artifact, part, networks[part.name], context)
             parts.append(made)
             context.progress.advance()
-        return Artifact(form="tflite", parts=tuple(parts), folder=context.folder,
+        return Artifact(format="tflite", parts=tuple(parts), folder=context.folder,
                         notes={"converter": f"litert-torch {importlib.metadata.version('litert-torch')}", "parts": notes})  # fmt: skip
 
     def ensures(self, before: Artifact, after: Artifact) -> None:

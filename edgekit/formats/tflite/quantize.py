@@ -8,7 +8,7 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.qtyping import ComputePrecision, OpQuantizationConfig, QuantGranularity, TensorDataType, TensorQuantizationConfig, TFLOperationName
 from ai_edge_quantizer.quantizer import Quantizer
 
-from edgekit.artifact import Artifact, Form
+from edgekit.artifact import Artifact, FormatName
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
 from edgekit.formats.tflite import file as tflite_file
@@ -65,8 +65,8 @@ class QuantizeTflite:
     scheme: str
     keep: tuple[str, ...] = ()
 
-    takes: ClassVar[tuple[Form, ...]] = ("tflite",)
-    gives: ClassVar[Form] = "tflite"
+    takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
+    gives: ClassVar[FormatName] = "tflite"
     version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-quantizer", "ai-edge-litert")
     reads: ClassVar[tuple[SplitName, ...]] = ()

@@ -90,7 +90,7 @@ def finished(artifact: Artifact, folder: pathlib.Path) -> Artifact:
         notes[part.name] = {"int8_weights": found.int8_weights, "float_weights": found.float_weights, **tflite_file.runtime(path)}
         parts.append(part.model_copy(update={"files": {"model": File(path=path.name)}, "signature": tflite_file.described(path, part.signature)}))
     maker = f"ai-edge-quantizer {importlib.metadata.version('ai-edge-quantizer')}"
-    return Artifact(form="tflite", parts=tuple(parts), folder=folder, notes={"quantizer": maker, "parts": notes})
+    return Artifact(format="tflite", parts=tuple(parts), folder=folder, notes={"quantizer": maker, "parts": notes})
 
 
 def _kept(source: pathlib.Path, keep: tuple[str, ...]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy
 from ai_edge_litert.interpreter import Interpreter
 
-from edgekit.artifact import Artifact, File, Form, Part, chain
+from edgekit.artifact import Artifact, File, FormatName, Part, chain
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.tflite import edit as tflite_edit
@@ -56,8 +56,8 @@ class TuneTflite:
     keep: tuple[str, ...] = ()
     samples: int = 256
 
-    takes: ClassVar[tuple[Form, ...]] = ("tflite",)
-    gives: ClassVar[Form] = "tflite"
+    takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
+    gives: ClassVar[FormatName] = "tflite"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)
@@ -92,7 +92,7 @@ class TuneTflite:
             return outputs
 
         chain(artifact.parts, part_after_part, dict(split.inputs))
-        return Artifact(form="tflite", parts=tuple(parts), folder=context.folder, notes={"samples": len(split), "parts": notes})
+        return Artifact(format="tflite", parts=tuple(parts), folder=context.folder, notes={"samples": len(split), "parts": notes})
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """The files are still float and load."""

@@ -46,7 +46,7 @@ print("Operator  Count  Status\\n\\nCONV_2D  2  Mapped to Edge TPU\\nMEAN  1  Op
 
 def artifact(folder: pathlib.Path, signature: Signature) -> Artifact:
     part = Part(name="main", signature=tflite_file.described(folder / "main.tflite", signature), files={"model": File(path="main.tflite")})
-    return Artifact(form="tflite", parts=(part,), folder=folder)
+    return Artifact(format="tflite", parts=(part,), folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_int8_ends_are_kept_on_request(int8: Artifact, tmp_path: pathlib.Path) -
 
 def test_there_and_back(int8: Artifact, tmp_path: pathlib.Path) -> None:
     """A uint8 file can be given int8 ends again, with the first numbers."""
-    there = prepared(int8, tmp_path / "there").model_copy(update={"form": "tflite"})
+    there = prepared(int8, tmp_path / "there").model_copy(update={"format": "tflite"})
     back = prepared(there, tmp_path / "back", "int8")
     images = torch.randn(4, 3, 8, 8).numpy()
     numpy.testing.assert_array_equal(run(back, images), run(int8, images))

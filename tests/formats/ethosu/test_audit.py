@@ -87,7 +87,7 @@ def artifact(folder: pathlib.Path, *names: str) -> Artifact:
             (folder / f"{name}.log.json").write_text(log.model_dump_json())
             files |= {"compiled": File(path=f"{name}_vela.tflite"), "log": File(path=f"{name}.log.json")}
         parts.append(Part(name=name, signature=FREE, files=files))
-    return Artifact(form="ethosu", parts=tuple(parts), folder=folder)
+    return Artifact(format="ethosu", parts=tuple(parts), folder=folder)
 
 
 def test_a_convolutional_network_is_the_npus_alone(folder: pathlib.Path) -> None:

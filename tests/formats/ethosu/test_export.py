@@ -83,7 +83,7 @@ def artifact(folder: pathlib.Path, network: nn.Module, *, quantized: bool, size:
         signature=tflite_file.described(folder / "main.tflite", signature(1, size, size, 1, axes=(0, 2, 3, 1))),
         files={"model": File(path="main.tflite")},
     )
-    return Artifact(form="tflite", parts=(part,), folder=folder)
+    return Artifact(format="tflite", parts=(part,), folder=folder)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_static_int8_keeps_the_accuracy_and_runs_in_int8(trained: nn.Module, tmp
 @pytest.mark.parametrize("scheme", [name for name, known in SCHEMES.items() if known.provider == "neural-compressor"])
 def test_the_step_takes_what_it_is_planned_with(scheme: str) -> None:
     """The plan's parameters are the step's own, for each of its schemes."""
-    target = Target(name="board", title="", form="onnx", runtime="onnxruntime", schemes=(scheme, "float"))
+    target = Target(name="board", title="", format="onnx", runtime="onnxruntime", schemes=(scheme, "float"))
     recipe = Recipe.model_validate({"compress": [{"quantize": {"scheme": scheme}}]})
     (row,) = plan(recipe, [target], lambda module: True).targets
     step = NeuralCompressorToOnnx(**row.candidates[0].steps[0].parameters)

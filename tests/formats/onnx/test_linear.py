@@ -1,4 +1,4 @@
-"""Every shape in which exporters write a linear layer is found, and its quantized form computes what plain numpy says, within 2 output steps."""
+"""Every shape in which exporters write a linear layer is found, and its quantized format computes what plain numpy says, within 2 output steps."""
 
 from collections.abc import Callable
 

@@ -159,7 +159,7 @@ def test_only_tensors_that_cannot_be_negative_take_zero_point_zero() -> None:
 def artifact(model: onnx.ModelProto, folder: pathlib.Path) -> Artifact:
     folder.mkdir()
     onnx_graph.write(model, folder / "main.onnx")
-    return Artifact(form="onnx", parts=(Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 def context(folder: pathlib.Path) -> Context:

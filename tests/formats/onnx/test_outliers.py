@@ -25,7 +25,7 @@ def two_parts(folder: pathlib.Path) -> Artifact:
         text = f'<ir_version: 10, opset_import: ["" : 20]> g (float[batch, 4, 16] {taken}) => (float[batch, 4, 16] {given}) {{ {body} }}'
         onnx.save(onnx.parser.parse_model(text), folder / f"{name}.onnx")
         parts.append(Part(name=name, signature=shape, files={"model": File(path=f"{name}.onnx")}))
-    return Artifact(form="onnx", parts=tuple(parts), folder=folder)
+    return Artifact(format="onnx", parts=tuple(parts), folder=folder)
 
 
 def sample(large: dict[int, float]) -> Split:

@@ -32,7 +32,7 @@ def signature(inputs: tuple[int, ...], outputs: tuple[int, ...], tokens: int = 0
 def artifact(network: nn.Module, shape: Signature, folder: pathlib.Path) -> Artifact:
     folder.mkdir()
     onnx_graph.write(export(network.eval(), shape), folder / "main.onnx")
-    return Artifact(form="onnx", parts=(Part(name="main", signature=shape, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=shape, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 def made(before: Artifact, step: QuantizeOnnx, calibration: numpy.ndarray | None = None) -> Artifact:

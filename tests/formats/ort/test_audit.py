@@ -48,7 +48,7 @@ def artifact(folder: pathlib.Path, version: str) -> Artifact:
     signature = Signature(inputs=(TensorSpec(name="x", dtype="float32", dims=("batch", 1, 8, 8)),), outputs=(TensorSpec(name="y", dtype="float32", dims=()),))
     files = {"model": File(path="main.ort"), "source": File(path="main.onnx")}
     return Artifact(
-        form="ort", parts=(Part(name="main", signature=signature, files=files),), notes={"parts": {"main": {"onnxruntime": version}}}, folder=folder
+        format="ort", parts=(Part(name="main", signature=signature, files=files),), notes={"parts": {"main": {"onnxruntime": version}}}, folder=folder
     )
 
 

@@ -53,7 +53,7 @@ def model(kind: str, width: int = 16) -> onnx.ModelProto:
 def artifact(made: onnx.ModelProto, folder: pathlib.Path) -> Artifact:
     folder.mkdir()
     onnx_graph.write(made, folder / "main.onnx")
-    return Artifact(form="onnx", parts=(Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 def context(folder: pathlib.Path) -> Context:

@@ -33,7 +33,7 @@ def artifact(folder: pathlib.Path, layers: list[dict[str, Any]], **changed: Any)
     log = {"module": "tensorrt_rtx", "version": "1.7.1", "compute_capabilities": ["SM86", "SM89"], "memory": {"weights": 1000, "activation": 500},
            "quantized": True, "uncounted": [], "layers": layers, **changed}  # fmt: skip
     (folder / "main.log.json").write_text(json.dumps(log))
-    return Artifact(form="tensorrt", parts=(Part(name="main", signature=SIGNATURE, files={"log": File(path="main.log.json")}),), folder=folder)
+    return Artifact(format="tensorrt", parts=(Part(name="main", signature=SIGNATURE, files={"log": File(path="main.log.json")}),), folder=folder)
 
 
 def numbers(found: Audit) -> dict[str, float | None]:
@@ -125,7 +125,7 @@ def test_an_engine_without_a_log_is_an_error(tmp_path: pathlib.Path) -> None:
     """An engine from elsewhere does not tell its datatypes."""
     part = Part(name="main", signature=SIGNATURE, files={"engine": File(path="main.engine")})
     with pytest.raises(RunnerError, match="has no build log"):
-        audit(Artifact(form="tensorrt", parts=(part,), folder=tmp_path), Limits())
+        audit(Artifact(format="tensorrt", parts=(part,), folder=tmp_path), Limits())
 
 
 def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
@@ -145,7 +145,7 @@ def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
     taken, given = (helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, list(spec.dims)) for spec in (*SIGNATURE.inputs, *SIGNATURE.outputs))
     graph = helper.make_graph(nodes, "graph", [taken], [given], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(tmp_path / "main.onnx"))
-    before = Artifact(form="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=tmp_path)
+    before = Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=tmp_path)
     folder = tmp_path / "out"
     folder.mkdir()
     step = OnnxToTensorrt(("SM86", "SM89", "SM120"))

@@ -61,7 +61,7 @@ def int8(network: nn.Module, folder: pathlib.Path) -> Artifact:
     data = torch.from_numpy(digits().need("calibration", "the test").draw(64, 0).inputs["input"])
     calibration = calibrate(network.eval(), [(data,)], signature, Settings(symmetric=True, runtime="tensorrt"))
     onnx_graph.write(export(simulate(network, signature, calibration, fold=True), signature), folder / "main.onnx")
-    return Artifact(form="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 def run(step: Any, before: Artifact, folder: pathlib.Path) -> tuple[Artifact, dict[str, Any]]:
@@ -105,7 +105,7 @@ def held(folder: pathlib.Path, dtype: Any) -> Artifact:
     signature = Signature(
         inputs=(TensorSpec(name="input", dtype="float16", dims=("batch", 64)),), outputs=(TensorSpec(name="output", dtype="float16", dims=("batch", 64)),)
     )
-    return Artifact(form="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -44,7 +44,7 @@ def source(tmp_path: pathlib.Path) -> Artifact:
     folder.mkdir()
     model = helper.make_model(helper.make_graph(nodes, "graph", [taken], [given], tensors), opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, str(folder / "main.onnx"))
-    return Artifact(form="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 def made(source: Artifact, folder: pathlib.Path, **given: Any) -> Artifact:
@@ -66,7 +66,7 @@ def test_the_recipe_says_what_to_build_and_what_to_expect(source: Artifact, tmp_
     after = made(source, tmp_path / "out", max_batch=8, parity_steps=3.0)
     part = after.parts[0]
     recipe = json.loads(after.path(part, "recipe").read_text())
-    assert after.form == "tensorrt" and set(part.files) == {"model", "recipe", "builder"}
+    assert after.format == "tensorrt" and set(part.files) == {"model", "recipe", "builder"}
     assert recipe["onnx_sha256"] == hashlib.sha256(after.path(part).read_bytes()).hexdigest()
     assert recipe["promised"] == {"head/MatMul": "Int8"} and recipe["precision"] == "Int8" and recipe["compute_capabilities"] == ["SM87"]
     assert recipe["profiles"] == [{"input": [[1, 64], [1, 64], [8, 64]]}] and recipe["tolerance"]["parity_steps"] == 3.0

@@ -103,7 +103,7 @@ def work(models: pathlib.Path, tmp_path: pathlib.Path) -> Callable[..., tuple[Ar
 
 
 def artifact(path: pathlib.Path, signature: Signature = SIGNATURE) -> Artifact:
-    return Artifact(form="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path=path.name)}),), folder=path.parent)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path=path.name)}),), folder=path.parent)
 
 
 def context(folder: pathlib.Path) -> Context:
@@ -145,7 +145,7 @@ def test_an_int8_graph_becomes_one_engine_whose_products_all_run_in_int8(models:
     """SM86, SM89 and SM120 in one engine; every convolution and the linear layer are Int8 by the build log."""
     before, after = work("int8", OnnxToTensorrt(RTX))
     log = log_of(after)
-    assert after.form == "tensorrt" and set(after.parts[0].files) == {"engine", "model", "log"}
+    assert after.format == "tensorrt" and set(after.parts[0].files) == {"engine", "model", "log"}
     assert after.path(after.parts[0]).read_bytes() == before.path(before.parts[0]).read_bytes()
     assert len(compute(log)) == 4 and set(compute(log).values()) == {"Int8"}
     assert log["profiles"] == [{"input": [[1, 1, 8, 8], [1, 1, 8, 8], [16, 1, 8, 8]]}]
@@ -261,7 +261,7 @@ def test_a_part_that_fails_takes_the_parts_before_it_along(models: pathlib.Path,
     """The first part is built, the second is refused by the parser (zero point): nothing stays in the folder."""
     names = ("float.onnx", "asymmetric.onnx")
     parts = tuple(Part(name=name.partition(".")[0], signature=SIGNATURE, files={"model": File(path=name)}) for name in names)
-    before = Artifact(form="onnx", parts=parts, folder=models)
+    before = Artifact(format="onnx", parts=parts, folder=models)
     with pytest.raises(StepError, match=r"cannot read the graph of 'asymmetric':\n.*QuantizeLinear.*: a zero point is not 0") as refusal:
         OnnxToTensorrt(RTX).run(before, context(tmp_path / "out"))
     assert "symmetric int8" in (refusal.value.fix or "") and list((tmp_path / "out").iterdir()) == []

@@ -106,7 +106,7 @@ def test_the_least_capability_of_a_precision_follows_from_the_table() -> None:
 def test_the_schemes_ask_for_what_the_table_says() -> None:
     """A scheme's least capability is that of its precision; fp16 runs everywhere."""
     precisions = {"float": "float", "w8a8-static": "int8", "w8a8-qat": "int8", "w4-weight": "int4", "fp8": "fp8"}
-    found = {name: scheme.least_capability for name, scheme in SCHEMES.items() if "tensorrt" in scheme.forms}
+    found = {name: scheme.least_capability for name, scheme in SCHEMES.items() if "tensorrt" in scheme.formats}
     assert found == {**{name: nvidia.LEAST[precision] for name, precision in precisions.items()}, "fp16": 0}
     assert set(nvidia.MEASURED) <= set(nvidia.GPUS)
 

@@ -58,7 +58,7 @@ def source(network: Net, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The float ONNX file."""
     folder = tmp_path_factory.mktemp("float")
     onnx_graph.write(export(network, SIGNATURE), folder / "main.onnx")
-    return Artifact(form="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 def images(count: int = 40, seed: int = 0) -> Any:
@@ -255,7 +255,7 @@ def test_parts_are_calibrated_as_they_feed_each_other(tmp_path: pathlib.Path) ->
         signature = Signature(inputs=(taken,), outputs=(given,))
         onnx_graph.write(export(nn.Sequential(module).eval(), signature), tmp_path / "in" / f"{name}.onnx")
         parts.append(Part(name=name, signature=signature, files={"model": File(path=f"{name}.onnx")}))
-    before = Artifact(form="onnx", parts=tuple(parts), folder=tmp_path / "in")
+    before = Artifact(format="onnx", parts=tuple(parts), folder=tmp_path / "in")
     (tmp_path / "out").mkdir()
     task = Task(name="none", test=({"x": numpy.zeros((2, 4), "float32")}, numpy.zeros(2, "int64")), calibration={"x": numpy.ones((37, 4), "float32")})
     after = QuantizeTensorrt("fp8").run(before, Context(folder=tmp_path / "out", networks=dict, task=task))
@@ -271,7 +271,7 @@ def scaled(network: Net, factor: float, folder: pathlib.Path) -> Artifact:
         changed.head.weight.mul_(factor)
     folder.mkdir()
     onnx_graph.write(export(changed, SIGNATURE), folder / "main.onnx")
-    return Artifact(form="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 def test_a_network_that_overflows_is_refused(network: Net, tmp_path: pathlib.Path) -> None:

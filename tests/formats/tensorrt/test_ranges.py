@@ -23,7 +23,7 @@ def artifact(folder: pathlib.Path, batch: str = "batch", text: str = "r = Relu(x
     onnx_graph.write(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), folder / "main.onnx")
     dims = (int(batch) if batch.isdigit() else batch, 3)
     signature = Signature(inputs=(TensorSpec(name="x", dtype="float32", dims=dims),), outputs=(TensorSpec(name="y", dtype="float32", dims=dims),))
-    return Artifact(form="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(format="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
 
 
 @pytest.mark.parametrize("batch", ["batch", "4"])
@@ -57,7 +57,7 @@ from edgekit.formats.tensorrt.ranges import largest
 from edgekit.task import Split
 folder, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 signature = Signature.model_validate_json((folder / "signature.json").read_text())
-before = Artifact(form="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
+before = Artifact(format="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
 largest(before, {"main": {"wide"}}, Split({"x": numpy.ones((count, 3), "float32")}, None), Silent())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

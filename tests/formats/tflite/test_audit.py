@@ -59,7 +59,7 @@ def plain() -> nn.Module:
 
 def artifact(path: pathlib.Path, **more: str) -> Artifact:
     files = {"model": File(path=path.name), **{role: File(path=name) for role, name in more.items()}}
-    return Artifact(form="tflite", parts=(Part(name="main", signature=FREE, files=files),), folder=path.parent)
+    return Artifact(format="tflite", parts=(Part(name="main", signature=FREE, files=files),), folder=path.parent)
 
 
 @pytest.fixture(scope="module")

@@ -243,7 +243,7 @@ def test_unknown_operator_says_the_way_out(tmp_path: pathlib.Path) -> None:
 def test_free_dims_are_refused_before_work() -> None:
     """A free dim that is not the number of samples cannot be written."""
     signature = Signature(inputs=(TensorSpec(name="ids", dtype="int64", dims=("batch", "length")),), outputs=(LOGITS,))
-    artifact = Artifact(form="torch", parts=(Part(name="main", signature=signature, files={}),))
+    artifact = Artifact(format="torch", parts=(Part(name="main", signature=signature, files={}),))
     with pytest.raises(StepError, match="ids has the free dims length"):
         TorchToTflite().requires(artifact)
 

@@ -33,7 +33,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     network = nn.Sequential(*layers, nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 10)).eval()
     folder = tmp_path_factory.mktemp("plain")
     litert_conversion.convert(network, (torch.randn(1, 4, 8, 8),), folder / "main.tflite", channel_last_inputs=(0,))
-    return Artifact(form="tflite", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}),), folder=folder)
+    return Artifact(format="tflite", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}),), folder=folder)
 
 
 def quantized(plain: Artifact, scheme: str, folder: pathlib.Path) -> Artifact:
@@ -83,7 +83,7 @@ def test_dynamic_files_suit_old_runtimes(plain: Artifact, tmp_path: pathlib.Path
 
 
 def test_a_half_precision_file_is_one_that_gpus_take(plain: Artifact, tmp_path: pathlib.Path) -> None:
-    """The form that LiteRT documents for its GPU delegate: float16 weights, each made float by a DEQUANTIZE, float inputs and outputs."""
+    """The format that LiteRT documents for its GPU delegate: float16 weights, each made float by a DEQUANTIZE, float inputs and outputs."""
     made = quantized(plain, "fp16", tmp_path)
     model = tflite_file.read(made.path(made.parts[0]))
     graph = model.subgraphs[0]

@@ -112,7 +112,7 @@ class Case:
             outputs=(signature.outputs[0].model_copy(update={"dims": (1, *self.float.shape[1:])}),),
         )
         described = tflite_file.described(folder / "main.tflite", fixed)
-        self.artifact = Artifact(form="tflite", parts=(Part(name="main", signature=described, files={"model": File(path="main.tflite")}),), folder=folder)
+        self.artifact = Artifact(format="tflite", parts=(Part(name="main", signature=described, files={"model": File(path="main.tflite")}),), folder=folder)
         self.task = Task(name="none", calibration=self.data, test=(self.data[:1] * 0, numpy.zeros(1, "int64")))
 
 
@@ -203,7 +203,7 @@ def test_nothing_to_quantize_is_refused(tmp_path: pathlib.Path) -> None:
     litert_conversion.convert(nn.ReLU(), (torch.randn(1, 4),), tmp_path / "main.tflite")
     spec = TensorSpec(name="input", dtype="float32", dims=(1, 4))
     part = Part(name="main", signature=Signature(inputs=(spec,), outputs=(spec,)), files={"model": File(path="main.tflite")})
-    artifact = Artifact(form="tflite", parts=(part,), folder=tmp_path)
+    artifact = Artifact(format="tflite", parts=(part,), folder=tmp_path)
     data = numpy.random.default_rng(0).standard_normal((8, 4)).astype("float32")
     context = Context(folder=tmp_path, networks=dict, task=Task(name="none", calibration=data[:4], test=(data[4:], numpy.zeros(4, "int64"))))
     for name, step in (*((name, QuantizeTflite(name)) for name in RECIPES), ("w8a16", CalibrateTflite())):

@@ -67,7 +67,7 @@ def test_the_old_runtime_loads_the_file(tmp_path: pathlib.Path, ready_host: "Cal
     litert_conversion.convert(graph, (x,), tmp_path / "after.tflite", quantized=False, channel_last_inputs=(), channel_last_outputs=())
     spec = TensorSpec(name="x", dtype="float32", dims=(1, 6))
     signature = tflite_file.described(tmp_path / "after.tflite", Signature(inputs=(spec,), outputs=(spec.model_copy(update={"name": "y"}),)))
-    before, after = (Artifact(form="tflite", parts=(Part(name="main", signature=signature, files={"model": File(path=name)}),), folder=tmp_path)
+    before, after = (Artifact(format="tflite", parts=(Part(name="main", signature=signature, files={"model": File(path=name)}),), folder=tmp_path)
                      for name in ("before.tflite", "after.tflite"))  # fmt: skip
     old = ready_host("tflite-runtime")
     for host in (LocalHost(), old):

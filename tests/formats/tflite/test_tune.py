@@ -50,7 +50,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("plain")
     litert_conversion.convert(Outliers().eval(), (torch.randn(1, 8, 64),), folder / "main.tflite")
-    return Artifact(form="tflite", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}),), folder=folder)
+    return Artifact(format="tflite", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}),), folder=folder)
 
 
 def run(artifact: Artifact, data: numpy.ndarray) -> numpy.ndarray:
