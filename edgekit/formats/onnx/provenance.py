@@ -1,4 +1,6 @@
-"""ONNX files of any origin: proved sound before a runtime sees them, and the PyTorch module that each operator comes from."""
+"""ONNX files of any origin: proved sound before a runtime sees them, and the PyTorch module
+that each operator comes from.
+"""
 
 import ast
 import pathlib
@@ -24,7 +26,9 @@ _FLOAT8 = {
 
 
 def check(path: pathlib.Path) -> tuple[onnx.ModelProto, bool]:
-    """The file without its external data, and whether its nodes had to be put in order; RunnerError where it is not a sound ONNX file."""
+    """The file without its external data, and whether its nodes had to be put in order;
+    RunnerError where it is not a sound ONNX file.
+    """
     if not path.is_file():
         raise RunnerError(f"There is no file {path}.", fix="name an existing .onnx file")
     try:
@@ -35,13 +39,22 @@ def check(path: pathlib.Path) -> tuple[onnx.ModelProto, bool]:
             if _UNSORTED not in str(error):
                 raise
             return _sorted(onnx.load(str(path), load_external_data=False)), True
-    except (onnx.checker.ValidationError, google.protobuf.message.DecodeError, OSError, ValueError, RuntimeError) as error:
+    except (
+        onnx.checker.ValidationError,
+        google.protobuf.message.DecodeError,
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise unsound(path, error) from error
 
 
 def unsound(path: pathlib.Path, error: Exception) -> RunnerError:
     """What is wrong with a file, in one line."""
-    return RunnerError(f"{path.name} is not a sound ONNX file: {short(str(error))}", fix="export it again; do not run a file that you do not trust")
+    return RunnerError(
+        f"{path.name} is not a sound ONNX file: {short(str(error))}",
+        fix="export it again; do not run a file that you do not trust",
+    )
 
 
 def short(text: str, limit: int = 240) -> str:
@@ -60,7 +73,9 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def has_float8(model: onnx.ModelProto) -> bool:
-    """Whether the model stores a tensor of 8-bit floats, such as the zero point of a QuantizeLinear."""
+    """Whether the model stores a tensor of 8-bit floats, such as the zero point of a
+    QuantizeLinear.
+    """
     return any(tensor.data_type in _FLOAT8 for tensor in _tensors(model.graph))
 
 
@@ -69,43 +84,82 @@ class Origins:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         found = list(graphs(model.graph))
-        self._stored = {tensor.name: tuple(tensor.dims) for graph in found for tensor in graph.initializer}
-        constants = (node for graph in found for node in graph.node if node.op_type == "Constant")
-        self._stored |= {node.output[0]: tuple(attribute.t.dims) for node in constants for attribute in node.attribute if attribute.name == "value"}
-        self._makers: dict[str, onnx.NodeProto] = {output: node for graph in found for node in graph.node for output in node.output}
-        self._named: dict[str, onnx.NodeProto] = {node.name: node for graph in found for node in graph.node if node.name}
+        self._stored = {
+            tensor.name: tuple(tensor.dims)
+            for graph in found
+            for tensor in graph.initializer
+        }
+        constants = (
+            node for graph in found for node in graph.node if node.op_type == "Constant"
+        )
+        self._stored |= {
+            node.output[0]: tuple(attribute.t.dims)
+            for node in constants
+            for attribute in node.attribute
+            if attribute.name == "value"
+        }
+        self._makers: dict[str, onnx.NodeProto] = {
+            output: node for graph in found for node in graph.node for output in node.output
+        }
+        self._named: dict[str, onnx.NodeProto] = {
+            node.name: node for graph in found for node in graph.node if node.name
+        }
 
     def find(self, name: str) -> onnx.NodeProto | None:
-        """ONNX Runtime names a fused node after the first node, or after the tensor that the last one makes."""
+        """ONNX Runtime names a fused node after the first node, or after the tensor that
+        the last one makes.
+        """
         stem = name
-        while stem not in self._named and stem not in self._makers and re.search(_ADDED, stem):
+        while (
+            stem not in self._named and stem not in self._makers and re.search(_ADDED, stem)
+        ):
             stem = re.sub(_ADDED, "", stem)
         if stem in self._named:
             return self._named[stem]
         node: onnx.NodeProto | None = self._makers.get(stem)
         while node is not None and node.op_type not in COMPUTE and node.input:
-            node = next((self._makers[source] for source in node.input if source in self._makers), None)
+            node = next(
+                (self._makers[source] for source in node.input if source in self._makers),
+                None,
+            )
         return node
 
     def weights(self, name: str) -> tuple[int, ...] | None:
-        """The true shape of the weights of the convolution behind a node, also where they are dequantized or cast on their way."""
+        """The true shape of the weights of the convolution behind a node, also where they
+        are dequantized or cast on their way.
+        """
         node = self.find(name)
         source = node.input[1] if node is not None and len(node.input) > 1 else ""
-        while source not in self._stored and source in self._makers and self._makers[source].input:
+        while (
+            source not in self._stored
+            and source in self._makers
+            and self._makers[source].input
+        ):
             source = self._makers[source].input[0]
         return self._stored.get(source)
 
     def name(self, node: onnx.NodeProto) -> str:
-        """What the given file calls the product that a fused operator computes; empty for operators that are not products, or not found."""
+        """What the given file calls the product that a fused operator computes; empty for
+        operators that are not products, or not found.
+        """
         origin = self.find(node.name) if node.op_type in COMPUTE else None
         return origin.name if origin is not None else ""
 
     def module(self, name: str) -> str:
-        """The PyTorch module, from what the exporter has written beside the node, or from its name ``module.path/Operator``; else empty."""
+        """The PyTorch module, from what the exporter has written beside the node, or from
+        its name ``module.path/Operator``; else empty.
+        """
         node = self.find(name)
         if node is None:
             return _from_name(name)
-        scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
+        scopes = next(
+            (
+                entry.value
+                for entry in node.metadata_props
+                if entry.key == "pkg.torch.onnx.name_scopes"
+            ),
+            "",
+        )
         return _from_scopes(scopes) or _from_name(node.name)
 
 
@@ -125,17 +179,33 @@ def _from_name(name: str) -> str:
 
 
 def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its nodes in order, checked. The file itself was not checked to its end, so it must not have external data."""
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+    """The model with its nodes in order, checked.
+
+    The file itself was not checked to its end, so it must not have external data.
+    """
+    if any(
+        tensor.data_location == onnx.TensorProto.EXTERNAL
+        for tensor in _tensors(model.graph)
+    ):
         raise ValueError("its nodes are out of order, and its weights lie outside the file")
     graph = model.graph
-    made = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    made = {
+        "",
+        *(value.name for value in graph.input),
+        *(tensor.name for tensor in graph.initializer),
+    }
     waiting, ordered = list(graph.node), list[onnx.NodeProto]()
     own = {name for node in graph.node for name in node.output}
     while waiting:
-        ready = [node for node in waiting if made.issuperset(_reads(node) & own | set(node.input))]
+        ready = [
+            node
+            for node in waiting
+            if made.issuperset(_reads(node) & own | set(node.input))
+        ]
         if not ready:
-            raise ValueError(f"its graph has a circle at {waiting[0].name or waiting[0].op_type}")
+            raise ValueError(
+                f"its graph has a circle at {waiting[0].name or waiting[0].op_type}"
+            )
         ordered += ready
         made.update(name for node in ready for name in node.output)
         chosen = {id(node) for node in ready}
@@ -155,10 +225,19 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from (sparse.values, sparse.indices)
         for node in inner.node:
             for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors, attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+                yield from (
+                    attribute.t,
+                    *attribute.tensors,
+                    attribute.sparse_tensor.values,
+                    attribute.sparse_tensor.indices,
+                )
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:
     """What a node reads, also from inside its graphs."""
-    inner = (graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))
-    return set(node.input).union(*(_reads(other) for graph in inner for other in graph.node))
+    inner = (
+        graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)
+    )
+    return set(node.input).union(
+        *(_reads(other) for graph in inner for other in graph.node)
+    )
