@@ -1,4 +1,7 @@
-"""``python -m bench``: edgekit's winners beside their peers. Ends with 1 where a winner does not hold."""
+"""``python -m bench``: edgekit's winners beside their peers.
+
+Ends with 1 where a winner does not hold.
+"""
 
 import os
 
@@ -10,11 +13,31 @@ from bench.running import bench
 
 
 @click.command()
-@click.option("--model", "-m", "names", type=click.Choice(list(NETWORKS)), multiple=True, help="Only this network; may be repeated.")
-@click.option("--runtime", "-r", "runtimes", type=click.Choice(RUNTIMES), multiple=True, help="Only this runtime.")
-@click.option("--quick", is_flag=True, help="Fewer rounds; bench/results.json and docs/benchmarks.md stay as they are.")
+@click.option(
+    "--model",
+    "-m",
+    "names",
+    type=click.Choice(list(NETWORKS)),
+    multiple=True,
+    help="Only this network; may be repeated.",
+)
+@click.option(
+    "--runtime",
+    "-r",
+    "runtimes",
+    type=click.Choice(RUNTIMES),
+    multiple=True,
+    help="Only this runtime.",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Fewer rounds; bench/results.json and docs/benchmarks.md stay as they are.",
+)
 def main(names: tuple[str, ...], runtimes: tuple[Runtime, ...], *, quick: bool) -> None:
-    """Make all files, run them, time them in turns, judge edgekit's winners, write docs/explanation/benchmarks.md."""
+    """Make all files, run them, time them in turns, judge edgekit's winners, write
+    docs/explanation/benchmarks.md.
+    """
     os.chdir(ROOT)
     order = [(name, runtime) for name in NETWORKS for runtime in RUNTIMES]
     place = CACHE / "quick.json" if quick else results.FILE
@@ -23,14 +46,22 @@ def main(names: tuple[str, ...], runtimes: tuple[Runtime, ...], *, quick: bool) 
         if name not in (names or NETWORKS) or runtime not in (runtimes or RUNTIMES):
             continue
         click.echo(f"{NETWORKS[name].title}, {table.TITLES[runtime]}", err=True)
-        result = bench(NETWORKS[name], runtime, lambda line: click.echo(line, err=True), quick=quick)
+        result = bench(
+            NETWORKS[name], runtime, lambda line: click.echo(line, err=True), quick=quick
+        )
         taken = results.read(place).with_one(result, order)
         results.write(taken, place)
         if not quick:
             table.FILE.write_text(table.document(taken), encoding="utf-8")
         click.echo("\n".join(table.section(result)) + "\n")
-        failed += [f"{name} in {runtime} ({judged.what})" for judged in result.judgements if not judged.holds]
-    click.echo(f"{len(failed)} do not hold: {', '.join(failed)}" if failed else "Everything holds.")
+        failed += [
+            f"{name} in {runtime} ({judged.what})"
+            for judged in result.judgements
+            if not judged.holds
+        ]
+    click.echo(
+        f"{len(failed)} do not hold: {', '.join(failed)}" if failed else "Everything holds."
+    )
     raise SystemExit(1 if failed else 0)
 
 

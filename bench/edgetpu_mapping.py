@@ -1,9 +1,11 @@
-"""How much of a network the Edge TPU would take, without edgekit's rewrites and with them: the table of docs/devices/edge-tpu.md.
+"""How much of a network the Edge TPU would take, without edgekit's rewrites and with them:
+the table of docs/devices/edge-tpu.md.
 
     python -m bench.edgetpu_mapping
 
-Weights are random and calibration is random numbers: what maps does not depend on them, and the error tells only that the
-rewrites lose nothing that int8 does not. The share is the static prediction (edgekit.formats.edgetpu.mapper), not the compiler's.
+Weights are random and calibration is random numbers: what maps does not depend on them, and
+the error tells only that the rewrites lose nothing that int8 does not. The share is the
+static prediction (edgekit.formats.edgetpu.mapper), not the compiler's.
 """
 
 import contextlib
@@ -34,14 +36,20 @@ from edgekit.signature import Signature, TensorSpec
 from edgekit.sources.cnn import plain_cnn
 from edgekit.sources.resnet import resnet8
 
-ZOO: Mapping[str, Callable[[], nn.Module]] = {"zoo:cnn": lambda: plain_cnn(3, 10), "zoo:resnet8": lambda: resnet8(3, 10, 16)}
+ZOO: Mapping[str, Callable[[], nn.Module]] = {
+    "zoo:cnn": lambda: plain_cnn(3, 10),
+    "zoo:resnet8": lambda: resnet8(3, 10, 16),
+}
 SAMPLES, SIZE = 32, 32
 
 
 @contextlib.contextmanager
 def without_rewrites() -> Iterator[None]:
     """What the Edge TPU lacks is left as it is."""
-    with mock.patch.object(decompose, "FOR_EDGETPU", {}), mock.patch.object(edgetpu_rewrite, "rewrite", lambda model: {}):
+    with (
+        mock.patch.object(decompose, "FOR_EDGETPU", {}),
+        mock.patch.object(edgetpu_rewrite, "rewrite", lambda model: {}),
+    ):
         yield
 
 
@@ -50,13 +58,35 @@ def make(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> None:
     with torch.no_grad():
         outputs = network(data)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    specs = tuple(TensorSpec(name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:])) for k, value in enumerate(outputs))
-    signature = Signature(inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", *data.shape[1:])),), outputs=specs)
-    simulated = simulate(network, signature, calibrate(network, [(data,)], signature, Settings(runtime="edgetpu")), fold=False)
-    graph, samples = torch_to_tflite._with_static_shapes(simulated, torch_to_tflite._fixed(signature, 1))
+    specs = tuple(
+        TensorSpec(name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:]))
+        for k, value in enumerate(outputs)
+    )
+    signature = Signature(
+        inputs=(
+            TensorSpec(name="input", dtype="float32", dims=("batch", *data.shape[1:])),
+        ),
+        outputs=specs,
+    )
+    simulated = simulate(
+        network,
+        signature,
+        calibrate(network, [(data,)], signature, Settings(runtime="edgetpu")),
+        fold=False,
+    )
+    graph, samples = torch_to_tflite._with_static_shapes(
+        simulated, torch_to_tflite._fixed(signature, 1)
+    )
     prefer_channel_last(graph)
     last = [k for k, value in enumerate(outputs) if value.dim() == 4]
-    litert_conversion.convert(graph, samples, path, quantized=True, channel_last_inputs=(0,), channel_last_outputs=last)
+    litert_conversion.convert(
+        graph,
+        samples,
+        path,
+        quantized=True,
+        channel_last_inputs=(0,),
+        channel_last_outputs=last,
+    )
     model = tflite_file.read(path)
     edgetpu_rewrite.rewrite(model)
     tflite_file.write(model, path)
@@ -66,21 +96,37 @@ def error(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> float:
     """The outputs' root mean square error against the float network, relative to their own."""
     running = Interpreter(str(path), num_threads=1)
     running.allocate_tensors()
-    (given,), made = running.get_input_details(), sorted(running.get_output_details(), key=lambda detail: tflite_file.by_number(detail["name"]))
+    (given,), made = (
+        running.get_input_details(),
+        sorted(
+            running.get_output_details(),
+            key=lambda detail: tflite_file.by_number(detail["name"]),
+        ),
+    )
     total = lost = 0.0
     for row in data:
         image = row[None].movedim(1, -1).numpy()
         scale, zero = given["quantization"]
-        running.set_tensor(given["index"], numpy.clip(numpy.round(image / scale) + zero, -128, 127).astype("int8"))
+        running.set_tensor(
+            given["index"],
+            numpy.clip(numpy.round(image / scale) + zero, -128, 127).astype("int8"),
+        )
         running.invoke()
         with torch.no_grad():
             outputs = network(row[None])
-        for detail, wanted in zip(made, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
+        for detail, wanted in zip(
+            made, outputs if isinstance(outputs, tuple) else (outputs,), strict=True
+        ):
             got: Any = running.get_tensor(detail["index"])
             if detail["quantization"][0]:
-                got = (got.astype("float32") - detail["quantization"][1]) * detail["quantization"][0]
+                got = (got.astype("float32") - detail["quantization"][1]) * detail[
+                    "quantization"
+                ][0]
             expected = (wanted.movedim(1, -1) if wanted.dim() == 4 else wanted).numpy()
-            total, lost = total + float((expected**2).sum()), lost + float(((got - expected) ** 2).sum())
+            total, lost = (
+                total + float((expected**2).sum()),
+                lost + float(((got - expected) ** 2).sum()),
+            )
     return float((lost / total) ** 0.5)
 
 
@@ -90,21 +136,29 @@ def row(network: nn.Module, data: torch.Tensor, folder: pathlib.Path) -> str:
     make(network, data, path)
     graph = tflite_graph.read(path)
     fates = edgetpu_mapper.predict(graph)
-    mapped = [operator for operator, fate in zip(graph.operators, fates, strict=True) if fate.status == edgetpu_mapper.MAPPED]
+    mapped = [
+        operator
+        for operator, fate in zip(graph.operators, fates, strict=True)
+        if fate.status == edgetpu_mapper.MAPPED
+    ]
     share = sum(operator.macs for operator in mapped) / graph.macs
     return f"{len(mapped)} of {len(graph.operators)} | {100 * share:.0f} % | {100 * error(network, data[:8], path):.1f} %"
 
 
 def main() -> None:
     """Print the table."""
-    click.echo("| network | operators | share | error | rewritten: operators | share | error |\n|---|---|---|---|---|---|---|")
+    click.echo(
+        "| network | operators | share | error | rewritten: operators | share | error |\n|---|---|---|---|---|---|---|"
+    )
     for name, build in {**ZOO, **NETWORKS}.items():
         torch.manual_seed(0)
         network, data = build().eval(), torch.randn(SAMPLES, 3, SIZE, SIZE)
         with tempfile.TemporaryDirectory() as folder:
             with without_rewrites():
                 before = row(network, data, pathlib.Path(folder))
-            click.echo(f"| {name} | {before} | {row(network, data, pathlib.Path(folder))} |")
+            click.echo(
+                f"| {name} | {before} | {row(network, data, pathlib.Path(folder))} |"
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The float files that a careful user would make: the exporters' own documented calls, and nothing of edgekit's steps."""
+"""The float files that a careful user would make: the exporters' own documented calls, and
+nothing of edgekit's steps.
+"""
 
 import contextlib
 import logging
@@ -12,7 +14,8 @@ import torch
 from bench.networks import Network
 from edgekit.task import Split
 
-#: Channel-last: litert-torch's documentation advises it for images, and it saves a transpose.
+#: Channel-last: litert-torch's documentation advises it for images, and it saves a
+#: transpose.
 CHANNEL_LAST = (0, 2, 3, 1)
 
 
@@ -22,18 +25,29 @@ def sample(split: Split, count: int) -> tuple[torch.Tensor, ...]:
 
 
 def to_onnx(network: torch.nn.Module, split: Split, path: pathlib.Path) -> None:
-    """Write an ONNX file with a free batch, optimized by the exporter; weights inside the file."""
+    """Write an ONNX file with a free batch, optimized by the exporter; weights inside the
+    file.
+    """
     names = list(split.inputs)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            network, sample(split, 2), dynamo=True, optimize=True, input_names=names, output_names=["output"],
-            dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in names), verbose=False, external_data=False,
-        )  # fmt: skip
+            network,
+            sample(split, 2),
+            dynamo=True,
+            optimize=True,
+            input_names=names,
+            output_names=["output"],
+            dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in names),
+            verbose=False,
+            external_data=False,
+        )
     assert program is not None
     program.save(str(path), external_data=False)
 
 
-def to_tflite(network: torch.nn.Module, split: Split, path: pathlib.Path, images: bool = False) -> None:
+def to_tflite(
+    network: torch.nn.Module, split: Split, path: pathlib.Path, images: bool = False
+) -> None:
     """Write a TFLite file of batch 1; images are channel-last at its border."""
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     with _quiet():

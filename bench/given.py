@@ -1,4 +1,7 @@
-"""What every peer is given: the float file, the network behind it, and calibration samples. What it makes is a file."""
+"""What every peer is given: the float file, the network behind it, and calibration samples.
+
+What it makes is a file.
+"""
 
 import dataclasses
 import pathlib
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
 
     Feeds = dict[str, numpy.ndarray[Any, Any]]
 
-#: Calibration samples; NNCF's documentation advises 300, and edgekit takes 256 where nothing is said.
+#: Calibration samples; NNCF's documentation advises 300, and edgekit takes 256 where
+#: nothing is said.
 SAMPLES = 256
 
 
@@ -36,7 +40,10 @@ class Given:
     def rows(self) -> "Iterator[Feeds]":
         """Calibration samples, one by one, as the network's own inputs."""
         for index in range(len(self.calibration)):
-            yield {name: array[index : index + 1] for name, array in self.calibration.inputs.items()}
+            yield {
+                name: array[index : index + 1]
+                for name, array in self.calibration.inputs.items()
+            }
 
 
 Recipe = Callable[[Given, pathlib.Path], None]

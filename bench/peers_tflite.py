@@ -11,14 +11,18 @@ from bench.exports import CHANNEL_LAST
 from bench.given import Given, Recipe
 
 
-def _write(given: Given, path: pathlib.Path, words: Any, *, calibrated: bool = False) -> None:
+def _write(
+    given: Given, path: pathlib.Path, words: Any, *, calibrated: bool = False
+) -> None:
     made = quantizer.Quantizer(str(given.float_file), words)
     ranges = made.calibrate(_rows(given)) if calibrated else None
     made.quantize(ranges).export_model(str(path), overwrite=True)
 
 
 def _rows(given: Given) -> dict[str, list[dict[str, Any]]]:
-    """Calibration samples by the file's own signature and input names, in its layout and dtypes."""
+    """Calibration samples by the file's own signature and input names, in its layout and
+    dtypes.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     running = Interpreter(model_path=str(given.float_file))
@@ -27,8 +31,16 @@ def _rows(given: Given) -> dict[str, list[dict[str, Any]]]:
     names = sorted(signature["inputs"], key=lambda name: int(name.rpartition("_")[2]))
     rows = []
     for row in given.rows():
-        arrays = [numpy.transpose(array, CHANNEL_LAST) if given.images else array for array in row.values()]
-        rows.append({name: numpy.ascontiguousarray(array, details[name]["dtype"]) for name, array in zip(names, arrays, strict=True)})
+        arrays = [
+            numpy.transpose(array, CHANNEL_LAST) if given.images else array
+            for array in row.values()
+        ]
+        rows.append(
+            {
+                name: numpy.ascontiguousarray(array, details[name]["dtype"])
+                for name, array in zip(names, arrays, strict=True)
+            }
+        )
     return {key: rows}
 
 

@@ -1,6 +1,8 @@
-"""The digits residual network: the zoo's resnet8 at its own width, nothing pruned, on scikit-learn's digits.
+"""The digits residual network: the zoo's resnet8 at its own width, nothing pruned, on
+scikit-learn's digits.
 
-edgekit run int8 --model bench/resnet.py:model --task bench/resnet.py:task --weights ... --target cpu-onnx
+edgekit run int8 --model bench/resnet.py:model --task bench/resnet.py:task --weights ...
+--target cpu-onnx
 """
 
 import torch

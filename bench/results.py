@@ -1,4 +1,6 @@
-"""What the bench found out, as values that are kept in ``results.json``; the table is drawn from them."""
+"""What the bench found out, as values that are kept in ``results.json``; the table is drawn
+from them.
+"""
 
 import json
 import pathlib
@@ -15,7 +17,10 @@ Interval = tuple[float, float, float]
 
 
 class Row(Value):
-    """One file: the float file, a peer's, or edgekit's winner. ``error`` says why there is none."""
+    """One file: the float file, a peer's, or edgekit's winner.
+
+    ``error`` says why there is none.
+    """
 
     name: str
     kind: Literal["float", "peer", "edgekit"]
@@ -67,15 +72,32 @@ class Results(Value):
 
     def with_one(self, result: Result, order: Sequence[tuple[str, str]]) -> "Results":
         """With this one in the place of an older one of the same network and runtime."""
-        kept = [row for row in self.results if (row.network, row.runtime) != (result.network, result.runtime)]
-        return Results(results=tuple(sorted([*kept, result], key=lambda row: order.index((row.network, row.runtime)))))
+        kept = [
+            row
+            for row in self.results
+            if (row.network, row.runtime) != (result.network, result.runtime)
+        ]
+        return Results(
+            results=tuple(
+                sorted(
+                    [*kept, result], key=lambda row: order.index((row.network, row.runtime))
+                )
+            )
+        )
 
 
 def read(path: pathlib.Path) -> Results:
     """The results of a file; none where there is none."""
-    return Results.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else Results()
+    return (
+        Results.model_validate_json(path.read_text(encoding="utf-8"))
+        if path.is_file()
+        else Results()
+    )
 
 
 def write(results: Results, path: pathlib.Path) -> None:
     """Write them."""
-    path.write_text(json.dumps(results.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(results.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )

@@ -1,4 +1,6 @@
-"""One network in one runtime: make all files, run them, time them in turns, judge edgekit's winner."""
+"""One network in one runtime: make all files, run them, time them in turns, judge edgekit's
+winner.
+"""
 
 import dataclasses
 import datetime
@@ -29,7 +31,8 @@ class Entry:
     artifact: Artifact | None = None
     error: str = ""
     said: accuracy.Answers | None = None
-    #: Milliseconds a sample took while the test data were run: only to choose how it is timed.
+    #: Milliseconds a sample took while the test data were run: only to choose how it is
+    #: timed.
     about_ms: float = 0.0
 
 
@@ -42,14 +45,25 @@ def bench(network: Network, runtime: Runtime, say: Say, *, quick: bool) -> Resul
         _answer(entry, task, say)
         entries.append(entry)
     protocol = _protocol(entries[0], quick=quick)
-    running = {entry.name: entry.artifact for entry in entries if entry.artifact is not None and entry.said is not None}
+    running = {
+        entry.name: entry.artifact
+        for entry in entries
+        if entry.artifact is not None and entry.said is not None
+    }
     say(f"  timing {len(running)} files in turns, {protocol.rounds} rounds")
     rows = _rows(entries, timing.race(running, test, protocol), task)
     return Result(
-        network=network.name, title=network.title, runtime=runtime, metric=metric_name(task.metric), samples=len(test),
-        taken=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), environment=environment(making.versions()), rounds=protocol.rounds,
-        rows=rows, judgements=judgement.judge(rows, network.wanted.get(runtime)),
-    )  # fmt: skip
+        network=network.name,
+        title=network.title,
+        runtime=runtime,
+        metric=metric_name(task.metric),
+        samples=len(test),
+        taken=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        environment=environment(making.versions()),
+        rounds=protocol.rounds,
+        rows=rows,
+        judgements=judgement.judge(rows, network.wanted.get(runtime)),
+    )
 
 
 def _made(network: Network, runtime: Runtime, task: Task, say: Say) -> Iterator[Entry]:
@@ -68,7 +82,11 @@ def _made(network: Network, runtime: Runtime, task: Task, say: Say) -> Iterator[
         made = making.make(network, runtime, name)
         entry = Entry(name, "float" if name == making.FLOAT else "peer", error=made.error)
         try:
-            entry.artifact = None if made.file is None else timing.wrap(made.file, runtime, test, images=network.images)
+            entry.artifact = (
+                None
+                if made.file is None
+                else timing.wrap(made.file, runtime, test, images=network.images)
+            )
         except EdgekitError as error:
             entry.error = making.first_line(error)
         yield entry
@@ -91,25 +109,47 @@ def _answer(entry: Entry, task: Task, say: Say) -> None:
 
 
 def _protocol(reference: Entry, *, quick: bool) -> BenchProtocol:
-    """Fewer rounds where one inference takes long, each of several calls, so that the caches are the file's own."""
+    """Fewer rounds where one inference takes long, each of several calls, so that the
+    caches are the file's own.
+    """
     if quick:
         return timing.QUICK
     return timing.LONG if reference.about_ms > timing.LONG_FROM_MS else timing.PROTOCOL
 
 
-def _rows(entries: Sequence[Entry], samples: dict[str, Samples], task: Task) -> tuple[Row, ...]:
+def _rows(
+    entries: Sequence[Entry], samples: dict[str, Samples], task: Task
+) -> tuple[Row, ...]:
     reference = entries[0]
-    winner = next((entry.name for entry in entries if entry.kind == "edgekit" and entry.name in samples), None)
+    winner = next(
+        (
+            entry.name
+            for entry in entries
+            if entry.kind == "edgekit" and entry.name in samples
+        ),
+        None,
+    )
     return tuple(_row(entry, reference, samples, winner, task) for entry in entries)
 
 
-def _row(entry: Entry, reference: Entry, samples: dict[str, Samples], winner: str | None, task: Task) -> Row:
+def _row(
+    entry: Entry,
+    reference: Entry,
+    samples: dict[str, Samples],
+    winner: str | None,
+    task: Task,
+) -> Row:
     if entry.said is None or entry.artifact is None:
         return Row(name=entry.name, kind=entry.kind, error=entry.error)
     assert reference.said is not None
     own = samples[entry.name]
     return Row(
-        name=entry.name, kind=entry.kind, bytes=entry.artifact.size_bytes, score=float(entry.said.scores.mean()),
-        drop=timing.lost(entry.said, reference.said, task), latency_ms=timing.milliseconds(own), ratio=timing.ratio(own, samples[reference.name]),
+        name=entry.name,
+        kind=entry.kind,
+        bytes=entry.artifact.size_bytes,
+        score=float(entry.said.scores.mean()),
+        drop=timing.lost(entry.said, reference.said, task),
+        latency_ms=timing.milliseconds(own),
+        ratio=timing.ratio(own, samples[reference.name]),
         winner_ratio=None if winner is None else timing.ratio(samples[winner], own),
-    )  # fmt: skip
+    )

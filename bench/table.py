@@ -1,4 +1,6 @@
-"""The results as Markdown: ``docs/explanation/benchmarks.md``, and the same lines on the terminal."""
+"""The results as Markdown: ``docs/explanation/benchmarks.md``, and the same lines on the
+terminal.
+"""
 
 import pathlib
 from collections.abc import Iterator
@@ -23,7 +25,10 @@ from `bench/`; nothing in it is written by hand.
 
 def document(results: Results) -> str:
     """The whole file."""
-    rounds = " or ".join(str(count) for count in sorted({row.rounds for row in results.results})) + " rounds"
+    rounds = (
+        " or ".join(str(count) for count in sorted({row.rounds for row in results.results}))
+        + " rounds"
+    )
     lines = [HEAD.format(rounds=rounds), *_judged(results), ""]
     for result in results.results:
         lines += [*section(result), ""]
@@ -38,7 +43,16 @@ def section(result: Result) -> Iterator[str]:
     yield ""
     yield "| file | score | lost (points) | of float | ms | KB |"
     yield "|---|---|---|---|---|---|"
-    shown = sorted(result.rows, key=lambda row: (row.kind != "edgekit", row.kind != "float", not row.timed, row.ratio or (0, 0, 0), row.name))
+    shown = sorted(
+        result.rows,
+        key=lambda row: (
+            row.kind != "edgekit",
+            row.kind != "float",
+            not row.timed,
+            row.ratio or (0, 0, 0),
+            row.name,
+        ),
+    )
     yield from map(_line, shown)
     yield ""
     for judged in result.judgements:
@@ -74,7 +88,10 @@ def _judged(results: Results) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for result in results.results:
         winner = next((row for row in result.rows if row.kind == "edgekit"), None)
-        failed = ", ".join(judged.what for judged in result.judgements if not judged.holds) or "-"
+        failed = (
+            ", ".join(judged.what for judged in result.judgements if not judged.holds)
+            or "-"
+        )
         if winner is None or winner.ratio is None or winner.drop is None:
             yield f"| {result.title} | {TITLES[result.runtime]} | none | | | {failed} |"
         else:
@@ -88,7 +105,9 @@ def _environment(results: Results) -> Iterator[str]:
     said: dict[str, list[str]] = {}
     for result in results.results:
         told = result.environment
-        packages = ", ".join(f"{name} {version}" for name, version in told["packages"].items())
+        packages = ", ".join(
+            f"{name} {version}" for name, version in told["packages"].items()
+        )
         line = f"{told['processor']}, {told['cores']} cores, {told['system']}, Python {told['python']}; {packages}"
         said.setdefault(line, []).append(f"{result.network}/{result.runtime}")
     for line, names in said.items():

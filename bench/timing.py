@@ -1,4 +1,6 @@
-"""Runs and times all files of one network: edgekit's own worker, its own race in turns, its own intervals."""
+"""Runs and times all files of one network: edgekit's own worker, its own race in turns, its
+own intervals.
+"""
 
 import pathlib
 from collections.abc import Mapping
@@ -29,24 +31,45 @@ LONG = BenchProtocol(rounds=40, warmup=5, round_ms=45.0)
 
 
 def wrap(path: pathlib.Path, runtime: Runtime, split: Split, *, images: bool) -> Artifact:
-    """A plain file as an artifact of edgekit's: its inputs are the task's, in their order or by their names."""
+    """A plain file as an artifact of edgekit's: its inputs are the task's, in their order
+    or by their names.
+    """
     inputs, outputs = _told(path, runtime)
     by_name = {row["name"]: row for row in inputs}
-    ordered = [by_name[name] for name in split.inputs] if set(by_name) == set(split.inputs) else inputs
+    ordered = (
+        [by_name[name] for name in split.inputs]
+        if set(by_name) == set(split.inputs)
+        else inputs
+    )
     axes = CHANNEL_LAST if images and runtime == "tflite" else None
     signature = Signature(
-        inputs=tuple(_spec(name, row, axes) for name, row in zip(split.inputs, ordered, strict=True)),
+        inputs=tuple(
+            _spec(name, row, axes) for name, row in zip(split.inputs, ordered, strict=True)
+        ),
         outputs=tuple(_spec(row["name"], row, None) for row in outputs),
     )
-    part = Part(name=MAIN, signature=signature, files={"model": File(path=path.name, bytes=path.stat().st_size)})
+    part = Part(
+        name=MAIN,
+        signature=signature,
+        files={"model": File(path=path.name, bytes=path.stat().st_size)},
+    )
     return Artifact(format=runtime, parts=(part,), folder=path.parent)
 
 
-def _told(path: pathlib.Path, runtime: Runtime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _told(
+    path: pathlib.Path, runtime: Runtime
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The file's own inputs and outputs, told by a worker that loads it."""
     worker = LocalHost(timeout_s=120).connect()
     try:
-        header = {"command": "load", "name": MAIN, "path": str(path.resolve()), "runtime": RUNTIMES[runtime], "threads": 1, "options": {}}
+        header = {
+            "command": "load",
+            "name": MAIN,
+            "path": str(path.resolve()),
+            "runtime": RUNTIMES[runtime],
+            "threads": 1,
+            "options": {},
+        }
         reply, _ = worker.ask(f"loading {path}", header)
     finally:
         worker.close()
@@ -55,13 +78,24 @@ def _told(path: pathlib.Path, runtime: Runtime) -> tuple[list[dict[str, Any]], l
 
 def _spec(name: str, row: Mapping[str, Any], axes: tuple[int, ...] | None) -> TensorSpec:
     shape = [dim if isinstance(dim, int) else None for dim in row["shape"]]
-    dims = tuple(dim if dim is not None else BATCH if k == 0 else f"dim{k}" for k, dim in enumerate(shape))
-    quantization = None if row["quantization"] is None else Quantization(scale=row["quantization"][0], zero_point=row["quantization"][1])
-    return TensorSpec(name=name, dtype=row["dtype"], dims=dims, axes=axes, quantization=quantization)
+    dims = tuple(
+        dim if dim is not None else BATCH if k == 0 else f"dim{k}"
+        for k, dim in enumerate(shape)
+    )
+    quantization = (
+        None
+        if row["quantization"] is None
+        else Quantization(scale=row["quantization"][0], zero_point=row["quantization"][1])
+    )
+    return TensorSpec(
+        name=name, dtype=row["dtype"], dims=dims, axes=axes, quantization=quantization
+    )
 
 
 def answers(artifact: Artifact, task: Task) -> accuracy.Answers:
-    """What a file says on all test samples, each alone: a scale that is found while a file runs depends on its whole batch."""
+    """What a file says on all test samples, each alone: a scale that is found while a file
+    runs depends on its whole batch.
+    """
     split = task.need("test", "the bench")
     with LocalHost().open(artifact) as runner:
 
@@ -70,19 +104,32 @@ def answers(artifact: Artifact, task: Task) -> accuracy.Answers:
 
             def infer(self, feeds: "Feeds") -> "dict[str, Array]":
                 count = len(next(iter(feeds.values())))
-                rows = [runner.infer({name: array[k : k + 1] for name, array in feeds.items()}) for k in range(count)]
-                return {name: numpy.concatenate([row[name] for row in rows]) for name in rows[0]}
+                rows = [
+                    runner.infer({name: array[k : k + 1] for name, array in feeds.items()})
+                    for k in range(count)
+                ]
+                return {
+                    name: numpy.concatenate([row[name] for row in rows]) for name in rows[0]
+                }
 
         return accuracy.answer(OneByOne(), split, task.metric)  # type: ignore[arg-type]
 
 
-def lost(ours: accuracy.Answers, reference: accuracy.Answers, task: Task) -> Interval | None:
+def lost(
+    ours: accuracy.Answers, reference: accuracy.Answers, task: Task
+) -> Interval | None:
     """What a file loses against the float file on the same samples."""
     drop = accuracy.accuracy_drop(ours, reference, task.metric)
-    return None if drop.value is None or drop.low is None or drop.high is None else (drop.value, drop.low, drop.high)
+    return (
+        None
+        if drop.value is None or drop.low is None or drop.high is None
+        else (drop.value, drop.low, drop.high)
+    )
 
 
-def race(artifacts: Mapping[str, Artifact], split: Split, protocol: BenchProtocol) -> dict[str, Samples]:
+def race(
+    artifacts: Mapping[str, Artifact], split: Split, protocol: BenchProtocol
+) -> dict[str, Samples]:
     """Times of all files in turns in one process, on one thread with one sample."""
     return LocalHost(timeout_s=1200).race(artifacts, split.take(1).inputs, protocol)
 
@@ -90,12 +137,18 @@ def race(artifacts: Mapping[str, Artifact], split: Split, protocol: BenchProtoco
 def median(values: "Array") -> Interval:
     """The median and its interval; none is narrower than what six rounds can tell."""
     interval = median_interval(values)
-    low, high = interval if interval is not None else (float(numpy.min(values)), float(numpy.max(values)))
+    low, high = (
+        interval
+        if interval is not None
+        else (float(numpy.min(values)), float(numpy.max(values)))
+    )
     return float(numpy.median(values)), low, high
 
 
 def ratio(ours: Samples, theirs: Samples) -> Interval:
-    """Our time as a share of theirs: the median over rounds, both times of a round taken within moments of each other."""
+    """Our time as a share of theirs: the median over rounds, both times of a round taken
+    within moments of each other.
+    """
     return median(numpy.asarray(ours.nanoseconds) / numpy.asarray(theirs.nanoseconds))
 
 

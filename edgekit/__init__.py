@@ -13,11 +13,20 @@ if TYPE_CHECKING:
     from edgekit.target import Target
     from edgekit.task import Task
 
-_HOMES = {"EdgekitError": "errors", "Recipe": "recipe", "Report": "report", "Scheme": "scheme", "Target": "target", "Task": "task"}
+_HOMES = {
+    "EdgekitError": "errors",
+    "Recipe": "recipe",
+    "Report": "report",
+    "Scheme": "scheme",
+    "Target": "target",
+    "Task": "task",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that ``edgekit --help`` stays quick."""
+    """Import a public name when it is first asked for, so that ``edgekit --help`` stays
+    quick.
+    """
     import importlib
 
     if name not in _HOMES:

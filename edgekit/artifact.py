@@ -1,4 +1,7 @@
-"""A model at rest: one or more parts, each with its files and signature. An artifact never changes once it is sealed."""
+"""A model at rest: one or more parts, each with its files and signature.
+
+An artifact never changes once it is sealed.
+"""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +20,9 @@ T = TypeVar("T")
 
 
 class File(Value):
-    """One file of a part: its name inside the artifact's folder, and its hash and size once the artifact is sealed."""
+    """One file of a part: its name inside the artifact's folder, and its hash and size once
+    the artifact is sealed.
+    """
 
     path: str
     sha256: str = ""
@@ -26,22 +31,37 @@ class File(Value):
     @pydantic.field_validator("path")
     @classmethod
     def _inside(cls, path: str) -> str:
-        if not path or path.startswith(".") or "/" in path or "\\" in path or path == "manifest.json":
-            raise ValueError(f"{path!r} is not the name of a file inside the artifact's folder")
+        if (
+            not path
+            or path.startswith(".")
+            or "/" in path
+            or "\\" in path
+            or path == "manifest.json"
+        ):
+            raise ValueError(
+                f"{path!r} is not the name of a file inside the artifact's folder"
+            )
         return path
 
 
 class Part(Value):
-    """One network of a model (an encoder, a decoder, a tower). Most models have one, called ``main``."""
+    """One network of a model (an encoder, a decoder, a tower).
+
+    Most models have one, called ``main``.
+    """
 
     name: str
     signature: Signature
-    #: role -> file. The role ``model`` is what a runtime loads; a torch part has ``weights`` (and more).
+    #: role -> file. The role ``model`` is what a runtime loads; a torch part has
+    #: ``weights`` (and more).
     files: dict[str, File]
 
 
 class Artifact(Value):
-    """A model in one format. ``folder`` holds the files; ``notes`` what the step wants to have reported."""
+    """A model in one format.
+
+    ``folder`` holds the files; ``notes`` what the step wants to have reported.
+    """
 
     format: FormatName
     parts: tuple[Part, ...] = pydantic.Field(min_length=1)
@@ -68,23 +88,55 @@ class Artifact(Value):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that are shipped: the ``model`` file of every part (all files where a part has none)."""
-        return sum(part.files["model"].bytes if "model" in part.files else sum(file.bytes for file in part.files.values()) for part in self.parts)
+        """Bytes that are shipped: the ``model`` file of every part (all files where a part
+        has none).
+        """
+        return sum(
+            part.files["model"].bytes
+            if "model" in part.files
+            else sum(file.bytes for file in part.files.values())
+            for part in self.parts
+        )
 
 
-def chain(parts: Iterable[Part], call: Callable[[Part, Mapping[str, T]], Mapping[str, T]], feeds: Mapping[str, T]) -> dict[str, T]:
-    """Run the parts in order, each fed by name from the data and from the outputs of the parts before it.
+def chain(
+    parts: Iterable[Part],
+    call: Callable[[Part, Mapping[str, T]], Mapping[str, T]],
+    feeds: Mapping[str, T],
+) -> dict[str, T]:
+    """Run the parts in order, each fed by name from the data and from the outputs of the
+    parts before it.
 
-    Gives the model's outputs (see ``outputs_of``). ``call(part, feeds)`` runs one part on ``feeds``.
+    Gives the model's outputs (see ``outputs_of``). ``call(part, feeds)`` runs one part on
+    ``feeds``.
     """
     known = dict(feeds)
     parts = tuple(parts)
     for part in parts:
-        known.update(call(part, {spec.name: known[spec.name] for spec in part.signature.inputs if spec.name in known}))
+        known.update(
+            call(
+                part,
+                {
+                    spec.name: known[spec.name]
+                    for spec in part.signature.inputs
+                    if spec.name in known
+                },
+            )
+        )
     return {spec.name: known[spec.name] for spec in outputs_of(parts)}
 
 
 def outputs_of(parts: Sequence[Part]) -> tuple[TensorSpec, ...]:
-    """The outputs of a whole model: those that no later part takes, so that both of two towers are among them."""
-    taken = [{spec.name for later in parts[index + 1 :] for spec in later.signature.inputs} for index in range(len(parts))]
-    return tuple(spec for part, later in zip(parts, taken, strict=True) for spec in part.signature.outputs if spec.name not in later)
+    """The outputs of a whole model: those that no later part takes, so that both of two
+    towers are among them.
+    """
+    taken = [
+        {spec.name for later in parts[index + 1 :] for spec in later.signature.inputs}
+        for index in range(len(parts))
+    ]
+    return tuple(
+        spec
+        for part, later in zip(parts, taken, strict=True)
+        for spec in part.signature.outputs
+        if spec.name not in later
+    )

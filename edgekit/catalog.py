@@ -1,6 +1,8 @@
-"""Where recipes, targets and hosts lie: the folders of the checkout, or the copies inside the wheel. A name or a path finds one.
+"""Where recipes, targets and hosts lie: the folders of the checkout, or the copies inside
+the wheel. A name or a path finds one.
 
-A user's own hosts lie in the user's configuration folder, ``edgekit/hosts/NAME.yaml``, and are found by their names too.
+A user's own hosts lie in the user's configuration folder, ``edgekit/hosts/NAME.yaml``, and
+are found by their names too.
 """
 
 import pathlib
@@ -12,7 +14,11 @@ from edgekit.errors import EdgekitError, HostError, RecipeError, TargetError
 from edgekit.value import nearest
 
 Kind = Literal["recipes", "targets", "hosts"]
-_ERRORS: dict[Kind, type[EdgekitError]] = {"recipes": RecipeError, "targets": TargetError, "hosts": HostError}
+_ERRORS: dict[Kind, type[EdgekitError]] = {
+    "recipes": RecipeError,
+    "targets": TargetError,
+    "hosts": HostError,
+}
 
 
 def folder(kind: Kind) -> pathlib.Path:
@@ -43,10 +49,15 @@ def find(kind: Kind, name: str) -> pathlib.Path:
         shipped = folder(kind) / f"{path.stem}.yaml"
         if path.parent.name == kind and shipped.is_file():
             return shipped
-        raise error(f"There is no file {name}.", fix=f"'edgekit {kind}' lists what is shipped")
+        raise error(
+            f"There is no file {name}.", fix=f"'edgekit {kind}' lists what is shipped"
+        )
     if name in names(kind):
         own = own_hosts() / f"{name}.yaml"
         return own if kind == "hosts" and own.is_file() else folder(kind) / f"{name}.yaml"
     if pathlib.Path(name).is_file():
         return pathlib.Path(name)
-    raise error(f"No {kind[:-1]} is called {name!r}; {nearest(name, names(kind))}.", fix=f"'edgekit {kind}' lists them; a path to a YAML file works too")
+    raise error(
+        f"No {kind[:-1]} is called {name!r}; {nearest(name, names(kind))}.",
+        fix=f"'edgekit {kind}' lists them; a path to a YAML file works too",
+    )

@@ -1,4 +1,6 @@
-"""The narrow interfaces of the plug-in points: Step, Runner, Host, Audit, and what they are handed."""
+"""The narrow interfaces of the plug-in points: Step, Runner, Host, Audit, and what they are
+handed.
+"""
 
 import dataclasses
 import pathlib
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a step is handed beside the artifact: an empty folder to fill, the data, and the way to make fresh networks."""
+    """What a step is handed beside the artifact: an empty folder to fill, the data, and the
+    way to make fresh networks.
+    """
 
     folder: pathlib.Path
     networks: "Networks"
@@ -36,14 +40,18 @@ class Context:
 
 
 class Step(Protocol):
-    """Artifact to Artifact. A frozen dataclass whose fields are its parameters (JSON values)."""
+    """Artifact to Artifact.
+
+    A frozen dataclass whose fields are its parameters (JSON values).
+    """
 
     takes: ClassVar[tuple[FormatName, ...]]
     gives: ClassVar[FormatName]
-    #: Raised when the step's own work changes, so that old cache entries are not used. (For a step in edgekit's own folders the
-    #: hash of their code does this.)
+    #: Raised when the step's own work changes, so that old cache entries are not used. (For
+    #: a step in edgekit's own folders the hash of their code does this.)
     version: ClassVar[int]
-    #: Distribution names whose versions are part of the cache key; ``tool:NAME`` stands for a program on the PATH.
+    #: Distribution names whose versions are part of the cache key; ``tool:NAME`` stands for
+    #: a program on the PATH.
     packages: ClassVar[tuple[str, ...]]
     #: The splits of the task that the step reads.
     reads: ClassVar[tuple[SplitName, ...]]
@@ -60,7 +68,10 @@ class Step(Protocol):
 
 
 class Runner(Protocol):
-    """An opened artifact. A context manager; runs outside edgekit's own process unless it is torch."""
+    """An opened artifact.
+
+    A context manager; runs outside edgekit's own process unless it is torch.
+    """
 
     #: Where results are taken, for the report: ``local: onnxruntime 1.31.1, 1 thread``.
     where: str
@@ -68,7 +79,9 @@ class Runner(Protocol):
     def __enter__(self) -> "Runner": ...
     def __exit__(self, *details: object) -> None: ...
     def infer(self, feeds: "Feeds") -> dict[str, "Array"]:
-        """The last part's outputs, as real numbers in the task's layout, for any number of samples."""
+        """The last part's outputs, as real numbers in the task's layout, for any number of
+        samples.
+        """
         ...
 
 
@@ -76,8 +89,9 @@ class Runner(Protocol):
 class BenchProtocol:
     """How latency is taken: files in turns in one process, batch 1, the median over rounds.
 
-    A round times every file once, in shuffled order, loaded anew where that is quick (two loaded copies of one file differ by
-    1 to 2 %). One timing is the median of as many calls as last ``round_ms`` milliseconds.
+    A round times every file once, in shuffled order, loaded anew where that is quick (two
+    loaded copies of one file differ by 1 to 2 %). One timing is the median of as many calls
+    as last ``round_ms`` milliseconds.
     """
 
     rounds: int = 60
@@ -89,7 +103,10 @@ class BenchProtocol:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Raw times of one file: nanoseconds for one inference, the median of a round's calls. Round k of all files was taken together."""
+    """Raw times of one file: nanoseconds for one inference, the median of a round's calls.
+
+    Round k of all files was taken together.
+    """
 
     nanoseconds: tuple[float, ...]
 
@@ -98,27 +115,42 @@ class Host(Protocol):
     """Where files run."""
 
     def open(self, artifact: Artifact, options: Mapping[str, Any] | None = None) -> Runner:
-        """Load the artifact. ``options`` are the runtime's own, such as ``{"optimize": False}``."""
+        """Load the artifact.
+
+        ``options`` are the runtime's own, such as ``{"optimize": False}``.
+        """
         ...
 
-    def race(self, artifacts: Mapping[str, Artifact], feeds: "Feeds", protocol: BenchProtocol) -> dict[str, Samples]:
+    def race(
+        self, artifacts: Mapping[str, Artifact], feeds: "Feeds", protocol: BenchProtocol
+    ) -> dict[str, Samples]:
         """Time the artifacts in turns on one sample; raw times by the same names."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
-        """What every number that is taken there depends on, in plain data: two hosts that tell the same may share one."""
+        """What every number that is taken there depends on, in plain data: two hosts that
+        tell the same may share one.
+        """
         ...
 
 
 class HostKind(Protocol):
-    """One way to have a Python somewhere: made from a host file, as data (``edgekit.host.HostFile``)."""
+    """One way to have a Python somewhere: made from a host file, as data
+    (``edgekit.host.HostFile``).
+    """
 
     def problem(self, environment: str) -> tuple[str, str] | None:
-        """What is known to be missing, and the way out. Quick: makes no connection and starts nothing."""
+        """What is known to be missing, and the way out.
+
+        Quick: makes no connection and starts nothing.
+        """
         ...
 
     def setup(self, progress: Progress) -> None:
-        """Make every environment of the host ready; what is ready is left alone. Raises HostError and leaves nothing half made."""
+        """Make every environment of the host ready; what is ready is left alone.
+
+        Raises HostError and leaves nothing half made.
+        """
         ...
 
     def host(self, environment: str) -> Any:
@@ -128,7 +160,9 @@ class HostKind(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What a runtime will really execute: the rows of its graph and the numbers drawn from them."""
+    """What a runtime will really execute: the rows of its graph and the numbers drawn from
+    them.
+    """
 
     measurements: Sequence[Measurement]
     #: One row an operator: op, name, dtype, macs, module.

@@ -1,4 +1,6 @@
-"""Every error that a user can mend. Anything else that escapes is a bug in edgekit and shows its traceback.
+"""Every error that a user can mend.
+
+Anything else that escapes is a bug in edgekit and shows its traceback.
 
 * EdgekitError
   - RecipeError       a recipe file is wrong

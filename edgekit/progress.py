@@ -1,4 +1,7 @@
-"""How long work tells that it goes on. The command line draws bars; a pipe gets lines; the default says nothing."""
+"""How long work tells that it goes on.
+
+The command line draws bars; a pipe gets lines; the default says nothing.
+"""
 
 from typing import Protocol
 

@@ -58,7 +58,8 @@ class Quantize(Written):
     """Quantize: ``auto`` races the schemes of each target; a name asks for that one only."""
 
     scheme: str = "auto"
-    #: How much time may be spent where int8 loses too much: see ``edgekit.planning.remedies``.
+    #: How much time may be spent where int8 loses too much: see
+    #: ``edgekit.planning.remedies``.
     effort: Effort = "normal"
     #: How many calibration samples are used.
     samples: int = pydantic.Field(256, ge=1)
@@ -69,7 +70,9 @@ class Quantize(Written):
         if name != "auto" and name not in SCHEMES:
             if (reason := refused(name)) is not None:
                 raise ValueError(reason)
-            raise ValueError(f"no scheme is called {name!r}; {nearest(name, ('auto', *SCHEMES))}")
+            raise ValueError(
+                f"no scheme is called {name!r}; {nearest(name, ('auto', *SCHEMES))}"
+            )
         return name
 
 
@@ -98,7 +101,9 @@ class Intent(Written):
     @pydantic.model_validator(mode="after")
     def _one_key(self) -> "Intent":
         if len(self.model_fields_set) != 1:
-            raise ValueError(f"an entry holds exactly one of {', '.join(type(self).model_fields)}")
+            raise ValueError(
+                f"an entry holds exactly one of {', '.join(type(self).model_fields)}"
+            )
         return self
 
     @property
@@ -117,7 +122,8 @@ class Gates(Written):
 
     #: At most this much lost, in the metric's own unit (0.02 = 2 points of top-1).
     accuracy_drop: float | None = pydantic.Field(None, ge=0)
-    #: At least this many times as fast as the float file of the network before pruning, in the same runtime.
+    #: At least this many times as fast as the float file of the network before pruning, in
+    #: the same runtime.
     speedup: float | None = pydantic.Field(None, gt=0)
     #: At least this many times smaller than that file.
     size_ratio: float | None = pydantic.Field(None, gt=0)
@@ -128,7 +134,8 @@ class Gates(Written):
     float_ops: int | None = pydantic.Field(None, ge=0)
     transposes: int | None = pydantic.Field(None, ge=0)
     tpu_mapped_share: float | None = pydantic.Field(None, ge=0, le=1)
-    #: At most this long on an Ethos-U, as Vela estimates it; operators on the CPU are not in it.
+    #: At most this long on an Ethos-U, as Vela estimates it; operators on the CPU are not
+    #: in it.
     npu_time_ms: float | None = pydantic.Field(None, gt=0)
     #: At most so many operators that an Ethos-U leaves to the CPU.
     cpu_ops: int | None = pydantic.Field(None, ge=0)
@@ -136,7 +143,9 @@ class Gates(Written):
 
     def over(self, base: "Gates") -> "Gates":
         """These gates where they are set (None included), else those of ``base``."""
-        return Gates(**{**base.model_dump(exclude_unset=True), **self.model_dump(exclude_unset=True)})
+        return Gates(
+            **{**base.model_dump(exclude_unset=True), **self.model_dump(exclude_unset=True)}
+        )
 
 
 class Recipe(Written):
@@ -163,7 +172,9 @@ class Recipe(Written):
     def _order(self) -> "Recipe":
         kinds = [intent.kind for intent in self.compress]
         if "quantize" in kinds[:-1]:
-            raise ValueError("compress: quantize must be the last entry (a quantized network cannot be trained or pruned)")
+            raise ValueError(
+                "compress: quantize must be the last entry (a quantized network cannot be trained or pruned)"
+            )
         if kinds.count("distill") > 1:
             raise ValueError("compress: only one distill entry is possible")
         if len(set(self.targets)) != len(self.targets):
@@ -178,7 +189,8 @@ class Recipe(Written):
 def load(path: pathlib.Path, assignments: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or raise one RecipeError that lists everything wrong with it.
 
-    ``assignments`` are ``key=value`` texts of the command line, such as ``train.epochs=3`` or ``gates.speedup=2``.
+    ``assignments`` are ``key=value`` texts of the command line, such as ``train.epochs=3``
+    or ``gates.speedup=2``.
     """
     data = read_yaml(path, RecipeError)
     for text in assignments:
@@ -189,20 +201,32 @@ def load(path: pathlib.Path, assignments: Sequence[str] = ()) -> Recipe:
 def _assign(data: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise RecipeError(f"--set {text!r} is not of the format key=value.", fix="for example --set train.epochs=3")
+        raise RecipeError(
+            f"--set {text!r} is not of the format key=value.",
+            fix="for example --set train.epochs=3",
+        )
     place: Any = data
     parts = key.split(".")
     if parts[0] in Intent.model_fields:
         place, parts = _intent(data, parts[0], text), parts[1:]
     for part in parts[:-1]:
-        place = place[int(part)] if isinstance(place, list) and part.isdigit() and int(part) < len(place) else (
-            place.setdefault(part, {}) if isinstance(place, dict) else None)  # fmt: skip
+        place = (
+            place[int(part)]
+            if isinstance(place, list) and part.isdigit() and int(part) < len(place)
+            else (place.setdefault(part, {}) if isinstance(place, dict) else None)
+        )
     if not isinstance(place, dict) or not parts:
-        raise RecipeError(f"--set {text!r}: the recipe has no place called {key!r}.", fix="name a key of the recipe, such as gates.speedup")
+        raise RecipeError(
+            f"--set {text!r}: the recipe has no place called {key!r}.",
+            fix="name a key of the recipe, such as gates.speedup",
+        )
     try:
         place[parts[-1]] = load_yaml(value)
     except yaml.YAMLError as problem:
-        raise RecipeError(f"--set {text!r}: the value cannot be read as YAML.", fix="check its brackets and quotes") from problem
+        raise RecipeError(
+            f"--set {text!r}: the value cannot be read as YAML.",
+            fix="check its brackets and quotes",
+        ) from problem
 
 
 def _intent(data: dict[str, Any], kind: str, text: str) -> Any:
@@ -213,4 +237,7 @@ def _intent(data: dict[str, Any], kind: str, text: str) -> Any:
             settings = entry.get(kind) if isinstance(entry, dict) else None
             entries[index] = {kind: settings or {}}
             return entries[index][kind]
-    raise RecipeError(f"--set {text!r}: the recipe has no {kind!r} entry under compress.", fix=f"add '- {kind}: {{}}' to the recipe")
+    raise RecipeError(
+        f"--set {text!r}: the recipe has no {kind!r} entry under compress.",
+        fix=f"add '- {kind}: {{}}' to the recipe",
+    )

@@ -1,4 +1,7 @@
-"""The report: everything that a run found out, as one value. The table, Markdown and HTML are drawn from it."""
+"""The report: everything that a run found out, as one value.
+
+The table, Markdown and HTML are drawn from it.
+"""
 
 import json
 import pathlib
@@ -19,7 +22,10 @@ FILE_NAME = "report.json"
 
 
 class ShippedFile(Value):
-    """One file of a candidate. ``path`` is relative to the report, None where the file was not shipped."""
+    """One file of a candidate.
+
+    ``path`` is relative to the report, None where the file was not shipped.
+    """
 
     part: str
     role: str
@@ -39,7 +45,10 @@ class ArtifactReport(Value):
 
 
 class CandidateReport(Value):
-    """One scheme on one target. ``status``: ``raced``, ``dropped: <reason>`` or ``failed: <error>``."""
+    """One scheme on one target.
+
+    ``status``: ``raced``, ``dropped: <reason>`` or ``failed: <error>``.
+    """
 
     scheme: str
     status: str
@@ -48,7 +57,8 @@ class CandidateReport(Value):
     warnings: tuple[str, ...] = ()
     #: Why it was tried, where it is a remedy.
     why: str = ""
-    #: How long building and verifying it took when it was done; steps that were cached then took no time.
+    #: How long building and verifying it took when it was done; steps that were cached then
+    #: took no time.
     seconds: float = 0.0
 
     def find(self, name: MeasurementName) -> Measurement | None:
@@ -57,7 +67,10 @@ class CandidateReport(Value):
 
 
 class GateReport(Value):
-    """One gate of the winner. A gate that is not required does not change the verdict; ``why`` says why not."""
+    """One gate of the winner.
+
+    A gate that is not required does not change the verdict; ``why`` says why not.
+    """
 
     name: MeasurementName
     limit: float
@@ -87,9 +100,11 @@ class EvidenceReport(Value):
     measurements: tuple[Measurement, ...] = ()
     #: Why nothing was measured.
     error: str = ""
-    #: Looked at fewer samples than there are for this host, or took no times where it could have.
+    #: Looked at fewer samples than there are for this host, or took no times where it could
+    #: have.
     partial: bool = False
-    #: True where the host has no runtime for files of this format, so that nothing was tried.
+    #: True where the host has no runtime for files of this format, so that nothing was
+    #: tried.
     skipped: bool = False
 
     @property
@@ -113,12 +128,14 @@ class TargetReport(Value):
     winner: str | None
     #: Why this candidate won, or why none did.
     chosen: str
-    #: The float file of the network before pruning, in the same runtime: what speed and accuracy are compared with.
+    #: The float file of the network before pruning, in the same runtime: what speed and
+    #: accuracy are compared with.
     reference: CandidateReport | None = None
     candidates: tuple[CandidateReport, ...] = ()
     gates: tuple[GateReport, ...] = ()
     notes: tuple[str, ...] = ()
-    #: What was wrong with the first calibrated candidate that lost too much, where remedies were tried.
+    #: What was wrong with the first calibrated candidate that lost too much, where remedies
+    #: were tried.
     diagnosis: Diagnosis | None = None
     #: The winner on other hosts: 'edgekit verify BUNDLE --on HOST'.
     evidence: tuple[EvidenceReport, ...] = ()
@@ -158,26 +175,55 @@ class Report(Value):
 
     def to_json(self) -> str:
         """The text of ``report.json``."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return (
+            json.dumps(
+                self.model_dump(mode="json", by_alias=True),
+                indent=1,
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+            + "\n"
+        )
 
 
 def load(path: pathlib.Path) -> Report:
-    """Read a report from its folder or file, or raise a ReportError that says what is wrong with it."""
+    """Read a report from its folder or file, or raise a ReportError that says what is wrong
+    with it.
+    """
     file = path / FILE_NAME if path.is_dir() else path
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ReportError(f"{path} holds no {FILE_NAME}.", fix="name the folder given to 'edgekit run --out'") from None
+        raise ReportError(
+            f"{path} holds no {FILE_NAME}.",
+            fix="name the folder given to 'edgekit run --out'",
+        ) from None
     except (OSError, ValueError, RecursionError) as problem:
-        raise ReportError(f"{file} cannot be read: {problem}.", fix="run the recipe again; what is cached is not computed twice") from problem
+        raise ReportError(
+            f"{file} cannot be read: {problem}.",
+            fix="run the recipe again; what is cached is not computed twice",
+        ) from problem
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise ReportError(f"{file} has schema {found!r}; this edgekit reads schema {SCHEMA}.", fix="use the edgekit that wrote it, or run again")
+        raise ReportError(
+            f"{file} has schema {found!r}; this edgekit reads schema {SCHEMA}.",
+            fix="use the edgekit that wrote it, or run again",
+        )
     return parse(Report, data, str(file), ReportError)
 
 
 def describe(artifact: Artifact) -> ArtifactReport:
     """What the report says of an artifact, before any of its files is shipped."""
-    files = tuple(ShippedFile(part=part.name, role=role, sha256=file.sha256, bytes=file.bytes) for part in artifact.parts for role, file in part.files.items())
+    files = tuple(
+        ShippedFile(part=part.name, role=role, sha256=file.sha256, bytes=file.bytes)
+        for part in artifact.parts
+        for role, file in part.files.items()
+    )
     signatures = {part.name: part.signature for part in artifact.parts}
-    return ArtifactReport(key=artifact.key, bytes=artifact.size_bytes, files=files, signatures=signatures, notes=artifact.notes)
+    return ArtifactReport(
+        key=artifact.key,
+        bytes=artifact.size_bytes,
+        files=files,
+        signatures=signatures,
+        notes=artifact.notes,
+    )

@@ -1,7 +1,9 @@
-"""A model's named inputs and outputs, and how the task's float arrays become what a file really takes.
+"""A model's named inputs and outputs, and how the task's float arrays become what a file
+really takes.
 
-A file may want its images channel-last, or its numbers as int8. The signature carries both facts, so that every runner
-feeds the same data: ``TensorSpec.encode`` turns the task's array into the file's, ``decode`` turns an output back.
+A file may want its images channel-last, or its numbers as int8. The signature carries both
+facts, so that every runner feeds the same data: ``TensorSpec.encode`` turns the task's
+array into the file's, ``decode`` turns an output back.
 """
 
 from collections.abc import Mapping
@@ -26,14 +28,18 @@ BATCH = "batch"
 
 
 class Quantization(Value):
-    """Affine quantization of one tensor: real = scale * (stored - zero_point)  (Jacob et al. 2018, eq. 1)."""
+    """Affine quantization of one tensor: real = scale * (stored - zero_point)  (Jacob et
+    al. 2018, eq. 1).
+    """
 
     scale: float = pydantic.Field(gt=0)
     zero_point: int
 
 
 class TensorSpec(Value):
-    """One named tensor: dtype, dims (a number or a name), and how the task's array maps to it."""
+    """One named tensor: dtype, dims (a number or a name), and how the task's array maps to
+    it.
+    """
 
     name: str
     dtype: DType
@@ -41,7 +47,8 @@ class TensorSpec(Value):
     #: The file's axis k is the task's axis axes[k]; None where both have the same order.
     axes: tuple[int, ...] | None = None
     quantization: Quantization | None = None
-    #: Integers are drawn from [low, high), floats uniformly where both are set, else from a standard normal.
+    #: Integers are drawn from [low, high), floats uniformly where both are set, else from a
+    #: standard normal.
     low: float | None = None
     high: float | None = None
 
@@ -56,7 +63,9 @@ class TensorSpec(Value):
         return first if isinstance(first, int) else None
 
     def sample(self, batch: int, seed: int = 0) -> "Array":
-        """Draw an input of this kind, in the file's own layout and dtype before quantization."""
+        """Draw an input of this kind, in the file's own layout and dtype before
+        quantization.
+        """
         import numpy
 
         random = numpy.random.default_rng(seed)
@@ -71,7 +80,9 @@ class TensorSpec(Value):
         return random.standard_normal(shape).astype("float32")
 
     def encode(self, array: "Array") -> "Array":
-        """The task's array as the file takes it: axes in the file's order, quantized where the file is, in its dtype."""
+        """The task's array as the file takes it: axes in the file's order, quantized where
+        the file is, in its dtype.
+        """
         from edgekit.device_worker import tensors
 
         return tensors.encode(array, self.dtype, self.axes, self._affine())
@@ -86,11 +97,19 @@ class TensorSpec(Value):
         """What the file takes, made from the task's array, in words."""
         steps = [] if self.axes is None else [f"axes in the order {list(self.axes)}"]
         if self.quantization is not None:
-            steps.append(f"divided by {self.quantization.scale:.9g}, rounded to even, plus {self.quantization.zero_point}, cut to the range of {self.dtype}")
-        return f"{self.dtype} {list(self.dims)}: the task's array" + (f" with {'; '.join(steps)}" if steps else " as it is")
+            steps.append(
+                f"divided by {self.quantization.scale:.9g}, rounded to even, plus {self.quantization.zero_point}, cut to the range of {self.dtype}"
+            )
+        return f"{self.dtype} {list(self.dims)}: the task's array" + (
+            f" with {'; '.join(steps)}" if steps else " as it is"
+        )
 
     def _affine(self) -> tuple[float, int] | None:
-        return None if self.quantization is None else (self.quantization.scale, self.quantization.zero_point)
+        return (
+            None
+            if self.quantization is None
+            else (self.quantization.scale, self.quantization.zero_point)
+        )
 
 
 class Signature(Value):
@@ -104,13 +123,24 @@ class Signature(Value):
         missing = [spec.name for spec in self.inputs if spec.name not in feeds]
         if missing:
             have = ", ".join(feeds) or "nothing"
-            raise ModelError(f"{where} needs the inputs {', '.join(missing)}; the data has {have}.", fix="name the arrays of the task after the model's inputs")
+            raise ModelError(
+                f"{where} needs the inputs {', '.join(missing)}; the data has {have}.",
+                fix="name the arrays of the task after the model's inputs",
+            )
         for spec in self.inputs:
-            wanted = spec.dims if spec.axes is None else tuple(spec.dims[spec.axes.index(k)] for k in range(len(spec.axes)))
+            wanted = (
+                spec.dims
+                if spec.axes is None
+                else tuple(spec.dims[spec.axes.index(k)] for k in range(len(spec.axes)))
+            )
             given = feeds[spec.name].shape
-            if len(given) != len(wanted) or any(isinstance(w, int) and k > 0 and w != g for k, (w, g) in enumerate(zip(wanted, given, strict=True))):
+            if len(given) != len(wanted) or any(
+                isinstance(w, int) and k > 0 and w != g
+                for k, (w, g) in enumerate(zip(wanted, given, strict=True))
+            ):
                 raise ModelError(
-                    f"{where} takes {spec.name} of shape {list(wanted)}; the data has {list(given)}.", fix="resize the data, or take another model"
+                    f"{where} takes {spec.name} of shape {list(wanted)}; the data has {list(given)}.",
+                    fix="resize the data, or take another model",
                 )
 
     def draw(self, batch: int, seed: int = 0) -> dict[str, "Array"]:
@@ -120,5 +150,9 @@ class Signature(Value):
         drawn = {}
         for spec in self.inputs:
             array = spec.sample(batch, seed)
-            drawn[spec.name] = array if spec.axes is None else numpy.transpose(array, numpy.argsort(spec.axes))
+            drawn[spec.name] = (
+                array
+                if spec.axes is None
+                else numpy.transpose(array, numpy.argsort(spec.axes))
+            )
         return drawn

@@ -1,4 +1,7 @@
-"""A task: data and what they mean. The splits are fixed when the task is made, and calibration never sees test data."""
+"""A task: data and what they mean.
+
+The splits are fixed when the task is made, and calibration never sees test data.
+"""
 
 import dataclasses
 import hashlib
@@ -23,14 +26,17 @@ LOSSES = ("cross_entropy", "mse", "l1", "bce_with_logits")
 METRICS = ("top1", "top5", "negative_mse", "negative_l1", "binary_accuracy")
 #: Kinds of arrays that hold numbers: truth values, integers, real numbers.
 NUMBERS = "biuf"
-#: Real data hold doubles. Calibration samples that are also test samples are left out; where more than this share of a split
-#: is also in the test data, the split is taken for a mistake and refused.
+#: Real data hold doubles. Calibration samples that are also test samples are left out;
+#: where more than this share of a split is also in the test data, the split is taken for a
+#: mistake and refused.
 MAX_SHARED = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Samples: named input arrays whose first axis is the sample, and the labels where there are any."""
+    """Samples: named input arrays whose first axis is the sample, and the labels where
+    there are any.
+    """
 
     inputs: Mapping[str, "Array"]
     labels: "Array | None"
@@ -39,27 +45,36 @@ class Split:
         return len(next(iter(self.inputs.values())))
 
     def draw(self, count: int, seed: int) -> "Split":
-        """``count`` samples in random order (all of them where there are fewer): data are often sorted by class."""
+        """``count`` samples in random order (all of them where there are fewer): data are
+        often sorted by class.
+        """
         import numpy
 
         return self.rows(numpy.random.default_rng(seed).permutation(len(self))[:count])
 
     def rows(self, index: Any) -> "Split":
         """The samples of an index or a mask."""
-        return Split({name: array[index] for name, array in self.inputs.items()}, None if self.labels is None else self.labels[index])
+        return Split(
+            {name: array[index] for name, array in self.inputs.items()},
+            None if self.labels is None else self.labels[index],
+        )
 
     def take(self, count: int) -> "Split":
         """The first ``count`` samples."""
-        return Split({name: array[:count] for name, array in self.inputs.items()}, None if self.labels is None else self.labels[:count])
+        return Split(
+            {name: array[:count] for name, array in self.inputs.items()},
+            None if self.labels is None else self.labels[:count],
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """Data, loss and metric.
 
-    ``train`` and ``test`` are ``(inputs, labels)`` or an iterable of such batches; ``calibration`` is inputs only, and
-    where it is None the first training samples are used. ``inputs`` is an array whose first axis is the sample, or a
-    dict of such arrays. ``loss`` is a name or ``f(outputs, labels) -> scalar tensor``; ``metric`` is a name or
+    ``train`` and ``test`` are ``(inputs, labels)`` or an iterable of such batches;
+    ``calibration`` is inputs only, and where it is None the first training samples are
+    used. ``inputs`` is an array whose first axis is the sample, or a dict of such arrays.
+    ``loss`` is a name or ``f(outputs, labels) -> scalar tensor``; ``metric`` is a name or
     ``f(outputs, labels) -> one score a sample``, higher is better.
     """
 
@@ -77,10 +92,14 @@ class Task:
         splits: dict[SplitName, Split | None] = {
             "train": _labelled(self.train, f"Task {self.name!r}, train"),
             "test": _labelled(self.test, f"Task {self.name!r}, test"),
-            "calibration": _unlabelled(self.calibration, f"Task {self.name!r}, calibration"),
+            "calibration": _unlabelled(
+                self.calibration, f"Task {self.name!r}, calibration"
+            ),
         }
         if splits["test"] is None:
-            raise TaskError(f"Task {self.name!r} has no test data.", fix="give test=(inputs, labels)")
+            raise TaskError(
+                f"Task {self.name!r} has no test data.", fix="give test=(inputs, labels)"
+            )
         if splits["calibration"] is None and splits["train"] is not None:
             splits["calibration"] = Split(splits["train"].inputs, None)
         object.__setattr__(self, "_splits", splits)
@@ -97,18 +116,27 @@ class Task:
         found = self.split(name)
         if found is None:
             raise TaskError(
-                f"Task {self.name!r} has no {name} data, and {why} needs them.", fix=f"give the task {name}=..., or take that entry out of the recipe"
+                f"Task {self.name!r} has no {name} data, and {why} needs them.",
+                fix=f"give the task {name}=..., or take that entry out of the recipe",
             )
         return found
 
     def describe(self) -> dict[str, Any]:
         """What the report records: sizes, hashes and origin of the splits."""
         splits = {
-            name: None if split is None else {"samples": len(split), "sha256": fingerprint(split)}
+            name: None
+            if split is None
+            else {"samples": len(split), "sha256": fingerprint(split)}
             for name, split in self._splits.items()  # type: ignore[attr-defined]
         }
-        return {"name": self.name, "loss": _named(self.loss), "metric": _named(self.metric), "splits": splits,
-                "also_in_test": self._shared, "origin": dict(self.origin)}  # type: ignore[attr-defined]  # fmt: skip
+        return {
+            "name": self.name,
+            "loss": _named(self.loss),
+            "metric": _named(self.metric),
+            "splits": splits,
+            "also_in_test": self._shared,  # type: ignore[attr-defined]
+            "origin": dict(self.origin),
+        }
 
     @property
     def classes(self) -> int | None:
@@ -116,31 +144,59 @@ class Task:
         import numpy
 
         test = self.split("test")
-        labels = [s.labels for s in (test, self.split("train")) if s is not None and s.labels is not None]
-        if not labels or not all(numpy.issubdtype(part.dtype, numpy.integer) and part.ndim == 1 for part in labels):
+        labels = [
+            s.labels
+            for s in (test, self.split("train"))
+            if s is not None and s.labels is not None
+        ]
+        if not labels or not all(
+            numpy.issubdtype(part.dtype, numpy.integer) and part.ndim == 1
+            for part in labels
+        ):
             return None
         return int(max(part.max() for part in labels)) + 1
 
     def _refuse_words(self) -> None:
-        """Names and notes that could not be used or reported, told before the data are looked at."""
-        for what, given, known in (("loss", self.loss, LOSSES), ("metric", self.metric, METRICS)):
+        """Names and notes that could not be used or reported, told before the data are
+        looked at.
+        """
+        for what, given, known in (
+            ("loss", self.loss, LOSSES),
+            ("metric", self.metric, METRICS),
+        ):
             if isinstance(given, str) and given not in known:
-                raise TaskError(f"Task {self.name!r}: no {what} is called {given!r}; {nearest(given, known)}", fix=f"give a known name or a function as {what}")
+                raise TaskError(
+                    f"Task {self.name!r}: no {what} is called {given!r}; {nearest(given, known)}",
+                    fix=f"give a known name or a function as {what}",
+                )
             if not isinstance(given, str) and not callable(given):
-                raise TaskError(f"Task {self.name!r}: the {what} is of type {type(given).__name__}.", fix=f"give a known name or a function as {what}")
+                raise TaskError(
+                    f"Task {self.name!r}: the {what} is of type {type(given).__name__}.",
+                    fix=f"give a known name or a function as {what}",
+                )
         try:
             noted = json.loads(json.dumps(dict(self.origin), default=str, allow_nan=False))
         except (TypeError, ValueError) as problem:
-            raise TaskError(f"Task {self.name!r}: origin cannot be reported: {problem}.", fix="give a dict of texts and finite numbers") from problem
+            raise TaskError(
+                f"Task {self.name!r}: origin cannot be reported: {problem}.",
+                fix="give a dict of texts and finite numbers",
+            ) from problem
         object.__setattr__(self, "origin", noted)
 
     def _same_labels(self) -> None:
-        """Training and test labels mean the same: classes in both, or values of one shape in both."""
+        """Training and test labels mean the same: classes in both, or values of one shape
+        in both.
+        """
         train, test = self.split("train"), self.need("test", "verification")
         if train is None or train.labels is None or test.labels is None:
             return
-        told = [f"{labels.dtype}[n{''.join(f', {size}' for size in labels.shape[1:])}]" for labels in (train.labels, test.labels)]
-        if (train.labels.dtype.kind == "f") != (test.labels.dtype.kind == "f") or train.labels.ndim != test.labels.ndim:
+        told = [
+            f"{labels.dtype}[n{''.join(f', {size}' for size in labels.shape[1:])}]"
+            for labels in (train.labels, test.labels)
+        ]
+        if (train.labels.dtype.kind == "f") != (
+            test.labels.dtype.kind == "f"
+        ) or train.labels.ndim != test.labels.ndim:
             raise TaskError(
                 f"Task {self.name!r}: the training labels are {told[0]}, the test labels {told[1]}.",
                 fix="give both the same kind: whole numbers for classes, real numbers for values",
@@ -151,8 +207,12 @@ class Task:
         for name, split in self._splits.items():  # type: ignore[attr-defined]
             if split is None:
                 continue
-            shapes = {key: (array.shape[1:], array.dtype) for key, array in split.inputs.items()}
-            wanted = {key: (array.shape[1:], array.dtype) for key, array in test.inputs.items()}
+            shapes = {
+                key: (array.shape[1:], array.dtype) for key, array in split.inputs.items()
+            }
+            wanted = {
+                key: (array.shape[1:], array.dtype) for key, array in test.inputs.items()
+            }
             if shapes != wanted:
                 raise TaskError(
                     f"Task {self.name!r}: the {name} inputs are {_told(shapes)}, the test inputs {_told(wanted)}.",
@@ -160,7 +220,9 @@ class Task:
                 )
 
     def _kept_apart(self) -> dict[str, int]:
-        """Leave test samples out of the calibration data; how many samples of each split are also test samples."""
+        """Leave test samples out of the calibration data; how many samples of each split
+        are also test samples.
+        """
         seen, found = set(_rows(self.need("test", "verification"))), {}
         for name in ("train", "calibration"):
             split: Split | None = self._splits[name]  # type: ignore[attr-defined]
@@ -182,7 +244,10 @@ class Task:
 def fingerprint(split: Split) -> str:
     """A hash of the samples: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
-    arrays = {**split.inputs, **({} if split.labels is None else {"<labels>": split.labels})}
+    arrays = {
+        **split.inputs,
+        **({} if split.labels is None else {"<labels>": split.labels}),
+    }
     for name, array in sorted(arrays.items()):
         digest.update(f"{name}:{array.dtype}:{array.shape}".encode())
         digest.update(array.tobytes())
@@ -190,9 +255,11 @@ def fingerprint(split: Split) -> str:
 
 
 def identity(what: str | Callable[..., Any]) -> str:
-    """A text that changes when a loss or a metric does: its name, or a user's function with its source, defaults and closure.
+    """A text that changes when a loss or a metric does: its name, or a user's function with
+    its source, defaults and closure.
 
-    What such a function calls is not seen here; a task from a file has the hash of its code in ``origin``.
+    What such a function calls is not seen here; a task from a file has the hash of its code
+    in ``origin``.
     """
     if isinstance(what, str):
         return what
@@ -202,7 +269,9 @@ def identity(what: str | Callable[..., Any]) -> str:
         source = inspect.getsource(what)
     except (OSError, TypeError):
         source = repr(what)
-    return "\n".join([getattr(what, "__qualname__", type(what).__name__), source, *bound, *cells])
+    return "\n".join(
+        [getattr(what, "__qualname__", type(what).__name__), source, *bound, *cells]
+    )
 
 
 def _named(what: str | Callable[..., Any]) -> str:
@@ -216,7 +285,9 @@ def _rows(split: Split) -> Iterable[bytes]:
 
 
 def _told(shapes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in shapes.items())
+    return ", ".join(
+        f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in shapes.items()
+    )
 
 
 def _named_arrays(inputs: Any, where: str) -> dict[str, "Array"]:
@@ -225,19 +296,39 @@ def _named_arrays(inputs: Any, where: str) -> dict[str, "Array"]:
     given = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
     arrays = {str(name): _as_numpy(array) for name, array in given.items()}
     if not arrays:
-        raise TaskError(f"{where}: there are no inputs.", fix="give an array, or a dict with at least one")
+        raise TaskError(
+            f"{where}: there are no inputs.",
+            fix="give an array, or a dict with at least one",
+        )
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) == 0:
-            raise TaskError(f"{where}: {name} has no samples.", fix="give arrays whose first axis is the sample")
+            raise TaskError(
+                f"{where}: {name} has no samples.",
+                fix="give arrays whose first axis is the sample",
+            )
         if array.dtype == object:
-            raise TaskError(f"{where}: {name} holds Python objects, not numbers.", fix="make one array with one shape for all samples")
+            raise TaskError(
+                f"{where}: {name} holds Python objects, not numbers.",
+                fix="make one array with one shape for all samples",
+            )
         if array.dtype.kind not in NUMBERS:
-            raise TaskError(f"{where}: {name} holds {array.dtype}, not numbers.", fix="give float32, or an integer type")
+            raise TaskError(
+                f"{where}: {name} holds {array.dtype}, not numbers.",
+                fix="give float32, or an integer type",
+            )
         if array.dtype.kind == "f" and not numpy.isfinite(array).all():
-            raise TaskError(f"{where}: {name} holds NaN or infinite values.", fix="clean the data first")
+            raise TaskError(
+                f"{where}: {name} holds NaN or infinite values.", fix="clean the data first"
+            )
     if len({len(array) for array in arrays.values()}) > 1:
-        raise TaskError(f"{where}: the inputs have different numbers of samples ({_lengths(arrays)}).", fix="give each input one row a sample")
-    return {name: array.astype("float32") if array.dtype == numpy.float64 else array for name, array in arrays.items()}
+        raise TaskError(
+            f"{where}: the inputs have different numbers of samples ({_lengths(arrays)}).",
+            fix="give each input one row a sample",
+        )
+    return {
+        name: array.astype("float32") if array.dtype == numpy.float64 else array
+        for name, array in arrays.items()
+    }
 
 
 def _labelled(data: Any, where: str) -> Split | None:
@@ -245,16 +336,26 @@ def _labelled(data: Any, where: str) -> Split | None:
 
     if data is None or isinstance(data, Split):
         return data
-    if not (isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple)):
+    if not (
+        isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple)
+    ):
         data = _joined(data, where)
     inputs, labels = _named_arrays(data[0], where), _as_numpy(data[1])
     samples = len(next(iter(inputs.values())))
     if labels.ndim == 0 or len(labels) != samples:
-        raise TaskError(f"{where}: {samples} samples but {labels.shape or 'no'} labels.", fix="give one label a sample")
+        raise TaskError(
+            f"{where}: {samples} samples but {labels.shape or 'no'} labels.",
+            fix="give one label a sample",
+        )
     if labels.dtype.kind not in NUMBERS:
-        raise TaskError(f"{where}: the labels hold {labels.dtype}, not numbers.", fix="number the classes from 0")
+        raise TaskError(
+            f"{where}: the labels hold {labels.dtype}, not numbers.",
+            fix="number the classes from 0",
+        )
     if labels.dtype.kind == "f" and not numpy.isfinite(labels).all():
-        raise TaskError(f"{where}: the labels hold NaN or infinite values.", fix="clean the data first")
+        raise TaskError(
+            f"{where}: the labels hold NaN or infinite values.", fix="clean the data first"
+        )
     return Split(inputs, labels)
 
 
@@ -269,23 +370,37 @@ def _joined(batches: Any, where: str) -> tuple[Any, Any]:
     import numpy
 
     try:
-        pairs = [(_named_arrays(inputs, where), _as_numpy(labels)) for inputs, labels in batches]
+        pairs = [
+            (_named_arrays(inputs, where), _as_numpy(labels)) for inputs, labels in batches
+        ]
     except (TypeError, ValueError) as problem:
-        raise TaskError(f"{where}: expected (inputs, labels) or batches of them, got {type(batches).__name__}.", fix="see edgekit.Task") from problem
+        raise TaskError(
+            f"{where}: expected (inputs, labels) or batches of them, got {type(batches).__name__}.",
+            fix="see edgekit.Task",
+        ) from problem
     if not pairs:
         raise TaskError(f"{where}: no batches.", fix="give at least one batch")
     names = pairs[0][0].keys()
     try:
-        return {name: numpy.concatenate([inputs[name] for inputs, _ in pairs]) for name in names}, numpy.concatenate([labels for _, labels in pairs])
+        return {
+            name: numpy.concatenate([inputs[name] for inputs, _ in pairs]) for name in names
+        }, numpy.concatenate([labels for _, labels in pairs])
     except (KeyError, ValueError) as problem:
-        raise TaskError(f"{where}: the batches do not fit together: {problem}.", fix="give every batch the same inputs and shapes") from problem
+        raise TaskError(
+            f"{where}: the batches do not fit together: {problem}.",
+            fix="give every batch the same inputs and shapes",
+        ) from problem
 
 
 def _as_numpy(array: Any) -> "Array":
-    """An array, or a torch tensor as one (without importing torch), in this machine's byte order."""
+    """An array, or a torch tensor as one (without importing torch), in this machine's byte
+    order.
+    """
     import numpy
 
-    found = numpy.asarray(array.detach().cpu().numpy() if hasattr(array, "detach") else array)
+    found = numpy.asarray(
+        array.detach().cpu().numpy() if hasattr(array, "detach") else array
+    )
     return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
 
 

@@ -1,4 +1,7 @@
-"""Public fakes and tiny data for tests of your own steps, runners and recipes. No framework is imported before it is used."""
+"""Public fakes and tiny data for tests of your own steps, runners and recipes.
+
+No framework is imported before it is used.
+"""
 
 import dataclasses
 import shutil
@@ -22,7 +25,9 @@ FEATURES, CLASSES, SIDE = 8, 3, 8
 
 @dataclasses.dataclass(frozen=True)
 class FakeStep:
-    """A step from torch to torch that copies what it is given; it can be told to break each part of its contract."""
+    """A step from torch to torch that copies what it is given; it can be told to break each
+    part of its contract.
+    """
 
     #: Noted in the artifact, so that two fakes differ.
     mark: str = "fake"
@@ -40,7 +45,10 @@ class FakeStep:
     def requires(self, artifact: Artifact) -> None:
         """Refuse a wrong format, and everything if told so."""
         if artifact.format not in self.takes or self.refuses:
-            raise StepError(f"{self.mark}: {self.refuses or f'cannot take the format {artifact.format}'}.", fix="give the fake what it takes")
+            raise StepError(
+                f"{self.mark}: {self.refuses or f'cannot take the format {artifact.format}'}.",
+                fix="give the fake what it takes",
+            )
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Copy every file into the new folder."""
@@ -50,7 +58,12 @@ class FakeStep:
                 path = artifact.path(part, role)
                 shutil.copyfile(path, context.folder / path.name)
         context.progress.advance()
-        return Artifact(format=self.gives, parts=artifact.parts, notes={"mark": self.mark}, folder=context.folder)
+        return Artifact(
+            format=self.gives,
+            parts=artifact.parts,
+            notes={"mark": self.mark},
+            folder=context.folder,
+        )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Break the promise if told so."""
@@ -70,9 +83,13 @@ def fake_step(takes: FormatName, gives: FormatName) -> type[FakeStep]:
 
 
 class FakeRunner:
-    """A runner whose outputs are a function of its inputs; ``closed`` tells whether its context was left."""
+    """A runner whose outputs are a function of its inputs; ``closed`` tells whether its
+    context was left.
+    """
 
-    def __init__(self, call: "Callable[[Feeds], Mapping[str, Array]]", where: str = "fake: numpy") -> None:
+    def __init__(
+        self, call: "Callable[[Feeds], Mapping[str, Array]]", where: str = "fake: numpy"
+    ) -> None:
         self.where, self.closed = where, False
         self._call = call
 
@@ -94,19 +111,25 @@ def tiny_task(seed: int = 0, samples: int = 300) -> Task:
     random = numpy.random.default_rng(seed)
     labels = numpy.arange(samples) % CLASSES
     centres = 3 * numpy.eye(FEATURES, dtype="float32")[:CLASSES]
-    points = (centres[labels] + 0.5 * random.standard_normal((samples, FEATURES))).astype("float32")
+    points = (centres[labels] + 0.5 * random.standard_normal((samples, FEATURES))).astype(
+        "float32"
+    )
     return _split("tiny", points, labels, seed)
 
 
 def tiny_images(seed: int = 0, samples: int = 300) -> Task:
-    """One-channel 8x8 images of three kinds (a bright top, a bright left side, a bright middle), 2/3 for training."""
+    """One-channel 8x8 images of three kinds (a bright top, a bright left side, a bright
+    middle), 2/3 for training.
+    """
     import numpy
 
     random = numpy.random.default_rng(seed)
     labels = numpy.arange(samples) % CLASSES
     kinds = numpy.zeros((CLASSES, 1, SIDE, SIDE), dtype="float32")
     kinds[0, :, : SIDE // 2], kinds[1, :, :, : SIDE // 2], kinds[2, :, 2:-2, 2:-2] = 1, 1, 1
-    images = (kinds[labels] + 0.2 * random.standard_normal((samples, 1, SIDE, SIDE))).astype("float32")
+    images = (
+        kinds[labels] + 0.2 * random.standard_normal((samples, 1, SIDE, SIDE))
+    ).astype("float32")
     return _split("tiny_images", images, labels, seed)
 
 
@@ -116,7 +139,9 @@ def tiny_network(seed: int = 0) -> "torch.nn.Module":
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return torch.nn.Sequential(torch.nn.Linear(FEATURES, 16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES))
+        return torch.nn.Sequential(
+            torch.nn.Linear(FEATURES, 16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)
+        )
 
 
 def tiny_convolution(seed: int = 0) -> "torch.nn.Module":
@@ -125,10 +150,25 @@ def tiny_convolution(seed: int = 0) -> "torch.nn.Module":
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        convolutions = (torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, stride=2, padding=1), torch.nn.ReLU())
-        return torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, CLASSES))
+        convolutions = (
+            torch.nn.Conv2d(1, 8, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(8, 8, 3, stride=2, padding=1),
+            torch.nn.ReLU(),
+        )
+        return torch.nn.Sequential(
+            *convolutions,
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Linear(8, CLASSES),
+        )
 
 
 def _split(name: str, inputs: "Array", labels: "Array", seed: int) -> Task:
     cut = 2 * len(labels) // 3
-    return Task(name, train=(inputs[:cut], labels[:cut]), test=(inputs[cut:], labels[cut:]), origin={"generator": name, "seed": seed})
+    return Task(
+        name,
+        train=(inputs[:cut], labels[:cut]),
+        test=(inputs[cut:], labels[cut:]),
+        origin={"generator": name, "seed": seed},
+    )

@@ -1,7 +1,9 @@
-"""A user's own Python: finding a function in ``file.py:function`` or ``package.module:function`` and calling it.
+"""A user's own Python: finding a function in ``file.py:function`` or
+``package.module:function`` and calling it.
 
-This runs the user's code by design. A file's neighbours can be imported from it, as if it were started with ``python file.py``;
-nothing is written beside it and ``sys.path`` is left as it was.
+This runs the user's code by design. A file's neighbours can be imported from it, as if it
+were started with ``python file.py``; nothing is written beside it and ``sys.path`` is left
+as it was.
 """
 
 import ast
@@ -34,7 +36,8 @@ def is_function_spec(spec: str) -> bool:
 def load_function(spec: str, error: ErrorKind) -> Callable[[], Any]:
     """Import what ``spec`` names and give a function without arguments that calls it.
 
-    Whatever goes wrong in the user's file, now or at the call, is raised as ``error`` with the file and line.
+    Whatever goes wrong in the user's file, now or at the call, is raised as ``error`` with
+    the file and line.
     """
     where, name = _split(spec, error)
     files = module_files(spec, error)
@@ -42,9 +45,16 @@ def load_function(spec: str, error: ErrorKind) -> Callable[[], Any]:
         module = _import(where, files[0])
     function = getattr(module, name, None)
     if function is None:
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        known = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_")
+        ]
         hint = f"; {nearest(name, known)}" if known else "; it defines no function"
-        raise error(f"{where} has no function {name!r}{hint}", fix="name a function of that file after the colon")
+        raise error(
+            f"{where} has no function {name!r}{hint}",
+            fix="name a function of that file after the colon",
+        )
     _takes_no_arguments(function, spec, error)
 
     def call() -> Any:
@@ -55,7 +65,8 @@ def load_function(spec: str, error: ErrorKind) -> Callable[[], Any]:
 
 
 def module_files(spec: str, error: ErrorKind) -> tuple[pathlib.Path, ...]:
-    """The files that the result depends on: the named one first, then the neighbours that it imports, however deep.
+    """The files that the result depends on: the named one first, then the neighbours that
+    it imports, however deep.
 
     For ``package.module:function`` only that module's file.
     """
@@ -64,9 +75,16 @@ def module_files(spec: str, error: ErrorKind) -> tuple[pathlib.Path, ...]:
         return (_find_module(where, error),)
     first = pathlib.Path(where).expanduser().resolve()
     if not first.is_file():
-        around = [path.name for path in first.parent.glob("*.py")] if first.parent.is_dir() else []
+        around = (
+            [path.name for path in first.parent.glob("*.py")]
+            if first.parent.is_dir()
+            else []
+        )
         hint = f"; {nearest(first.name, around)}" if around else ""
-        raise error(f"There is no file {where}{hint}", fix="give the path of a Python file, then a colon and a function's name")
+        raise error(
+            f"There is no file {where}{hint}",
+            fix="give the path of a Python file, then a colon and a function's name",
+        )
     found, waiting = [first], [first]
     while waiting:
         for path in _neighbours(waiting.pop(), first.parent):
@@ -77,7 +95,9 @@ def module_files(spec: str, error: ErrorKind) -> tuple[pathlib.Path, ...]:
 
 
 def fingerprint(files: Sequence[pathlib.Path]) -> str:
-    """A hash of the names and the bytes of some files; the folder that they lie in does not matter."""
+    """A hash of the names and the bytes of some files; the folder that they lie in does not
+    matter.
+    """
     digest = hashlib.sha256()
     for path in files:
         content = path.read_bytes()
@@ -89,27 +109,43 @@ def fingerprint(files: Sequence[pathlib.Path]) -> str:
 def _split(spec: str, error: ErrorKind) -> tuple[str, str]:
     where, colon, name = spec.rpartition(":")
     if not colon or not where or not name.isidentifier():
-        raise error(f"{spec!r} does not name a function.", fix="write file.py:function or package.module:function")
+        raise error(
+            f"{spec!r} does not name a function.",
+            fix="write file.py:function or package.module:function",
+        )
     return where, name
 
 
 def _find_module(name: str, error: ErrorKind) -> pathlib.Path:
-    """The file of ``package.module``; the folder where edgekit was started counts as a place to look."""
+    """The file of ``package.module``; the folder where edgekit was started counts as a
+    place to look.
+    """
     try:
         with _as_started_there(name, (), fresh=False):
             spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         spec = None
-    except (Exception, SystemExit) as problem:  # looking for a module imports the packages that it lies in
+    except (
+        Exception,
+        SystemExit,
+    ) as problem:  # looking for a module imports the packages that it lies in
         last = traceback.extract_tb(problem.__traceback__)[-1]
-        raise error(f"{_short(last.filename)}:{last.lineno}: {type(problem).__name__}: {problem}", fix=f"{name} must be imported without an error") from problem
+        raise error(
+            f"{_short(last.filename)}:{last.lineno}: {type(problem).__name__}: {problem}",
+            fix=f"{name} must be imported without an error",
+        ) from problem
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        raise error(f"There is no Python module {name!r}.", fix="install its package, or give the path of a file: file.py:function")
+        raise error(
+            f"There is no Python module {name!r}.",
+            fix="install its package, or give the path of a file: file.py:function",
+        )
     return pathlib.Path(spec.origin)
 
 
 def _neighbours(path: pathlib.Path, root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The .py files (or packages' __init__.py) that ``path`` imports from ``root``, its own folder, or one above it by dots."""
+    """The .py files (or packages' __init__.py) that ``path`` imports from ``root``, its own
+    folder, or one above it by dots.
+    """
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
@@ -117,16 +153,33 @@ def _neighbours(path: pathlib.Path, root: pathlib.Path) -> Iterator[pathlib.Path
     names: set[tuple[pathlib.Path, str]] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names.update((base, alias.name) for alias in node.names for base in (root, path.parent))
+            names.update(
+                (base, alias.name) for alias in node.names for base in (root, path.parent)
+            )
         elif isinstance(node, ast.ImportFrom):
             prefix = f"{node.module}." if node.module else ""
-            bases = (path.parents[min(node.level, len(path.parents)) - 1],) if node.level else (root, path.parent)
-            names.update((base, name) for base in bases for name in (node.module or "", *(prefix + alias.name for alias in node.names)))
+            bases = (
+                (path.parents[min(node.level, len(path.parents)) - 1],)
+                if node.level
+                else (root, path.parent)
+            )
+            names.update(
+                (base, name)
+                for base in bases
+                for name in (
+                    node.module or "",
+                    *(prefix + alias.name for alias in node.names),
+                )
+            )
     for base, name in sorted(names):
         words = name.split(".") if name else []
         for count in range(1, len(words) + 1):
             stem = base.joinpath(*words[:count])
-            yield from (file.resolve() for file in (stem.with_name(stem.name + ".py"), stem / "__init__.py") if file.is_file())
+            yield from (
+                file.resolve()
+                for file in (stem.with_name(stem.name + ".py"), stem / "__init__.py")
+                if file.is_file()
+            )
 
 
 def _import(where: str, path: pathlib.Path) -> types.ModuleType:
@@ -148,14 +201,25 @@ def _import(where: str, path: pathlib.Path) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _as_started_there(where: str, files: Sequence[pathlib.Path], fresh: bool) -> Iterator[None]:
-    """Let imports find the neighbours of the user's file, write no .pyc, and put everything back.
+def _as_started_there(
+    where: str, files: Sequence[pathlib.Path], fresh: bool
+) -> Iterator[None]:
+    """Let imports find the neighbours of the user's file, write no .pyc, and put everything
+    back.
 
-    Modules of other places that have a neighbour's name are set aside meanwhile. ``fresh``: neighbours are read again.
+    Modules of other places that have a neighbour's name are set aside meanwhile. ``fresh``:
+    neighbours are read again.
     """
     folder = str(files[0].parent if where.endswith(".py") else pathlib.Path.cwd())
-    neighbours = {path.parent.name if path.name == "__init__.py" else path.stem: path for path in files[1:]}
-    aside = {name: sys.modules.pop(name) for name, path in neighbours.items() if name in sys.modules and _file_of(sys.modules[name]) != path}
+    neighbours = {
+        path.parent.name if path.name == "__init__.py" else path.stem: path
+        for path in files[1:]
+    }
+    aside = {
+        name: sys.modules.pop(name)
+        for name, path in neighbours.items()
+        if name in sys.modules and _file_of(sys.modules[name]) != path
+    }
     if fresh:
         for name in neighbours:
             sys.modules.pop(name, None)
@@ -193,14 +257,25 @@ def _told_as(error: ErrorKind, spec: str, files: Sequence[pathlib.Path]) -> Iter
         fix = f"install the package that holds {problem.name!r}, or put {problem.name}.py beside the file"
         raise error(f"{_place(problem, files)}: {problem.msg}", fix=fix) from problem
     except (Exception, SystemExit) as problem:  # the user's code may raise anything
-        raise error(f"{_place(problem, files)}: {type(problem).__name__}: {problem}", fix=f"{spec} must run without an error") from problem
+        raise error(
+            f"{_place(problem, files)}: {type(problem).__name__}: {problem}",
+            fix=f"{spec} must run without an error",
+        ) from problem
 
 
 def _place(problem: BaseException, files: Sequence[pathlib.Path]) -> str:
     """``file:line`` of the deepest frame that lies in the user's files."""
     own = {str(path) for path in files}
-    frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if str(pathlib.Path(frame.filename).resolve()) in own]
-    return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else _short(str(files[0]))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if str(pathlib.Path(frame.filename).resolve()) in own
+    ]
+    return (
+        f"{_short(frames[-1].filename)}:{frames[-1].lineno}"
+        if frames
+        else _short(str(files[0]))
+    )
 
 
 def _short(file: str) -> str:
@@ -210,11 +285,16 @@ def _short(file: str) -> str:
 
 def _takes_no_arguments(function: Any, spec: str, error: ErrorKind) -> None:
     if not callable(function):
-        raise error(f"{spec} is of type {type(function).__name__}, not a function.", fix="name a function that takes no arguments")
+        raise error(
+            f"{spec} is of type {type(function).__name__}, not a function.",
+            fix="name a function that takes no arguments",
+        )
     try:
         inspect.signature(function).bind()
     except TypeError as problem:
         fix = "give every argument a default, or write a function without arguments that calls it"
-        raise error(f"{spec} is called without arguments, but: {problem}.", fix=fix) from problem
+        raise error(
+            f"{spec} is called without arguments, but: {problem}.", fix=fix
+        ) from problem
     except ValueError:
         return  # a built-in without a signature

@@ -1,4 +1,6 @@
-"""What every test gets: one thread, fixed seeds, a cache of its own, and the checkout's folder."""
+"""What every test gets: one thread, fixed seeds, a cache of its own, and the checkout's
+folder.
+"""
 
 import os
 import pathlib
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Before any framework is imported: two cores are shared by all that a test starts, and one thread gives the same numbers every time.
+# Before any framework is imported: two cores are shared by all that a test starts, and one
+# thread gives the same numbers every time.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
-# A shell that starts the tests in the background makes them deaf to Ctrl-C, and what they start with them.
+# A shell that starts the tests in the background makes them deaf to Ctrl-C, and what they
+# start with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -30,20 +34,28 @@ def root() -> pathlib.Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    """A cache that begins empty and is shared by the tests of one run; the user's own is not touched."""
+    """A cache that begins empty and is shared by the tests of one run; the user's own is
+    not touched.
+    """
     folder = tmp_path_factory.mktemp("cache")
     given = os.environ.get("EDGEKIT_CACHE")
     with pytest.MonkeyPatch.context() as patch:
         if given:
-            patch.setenv("EDGEKIT_DEMO_CACHE", given)  # tests/test_demo.py shares the work of `make demo`
+            patch.setenv(
+                "EDGEKIT_DEMO_CACHE", given
+            )  # tests/test_demo.py shares the work of `make demo`
         patch.setenv("EDGEKIT_CACHE", str(folder))
         yield folder
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    """Where hosts are made, shared by the tests of one run: ``$EDGEKIT_HOSTS`` where it is given, else a folder that begins empty."""
-    folder = pathlib.Path(os.environ.get("EDGEKIT_HOSTS") or tmp_path_factory.mktemp("hosts"))
+    """Where hosts are made, shared by the tests of one run: ``$EDGEKIT_HOSTS`` where it is
+    given, else a folder that begins empty.
+    """
+    folder = pathlib.Path(
+        os.environ.get("EDGEKIT_HOSTS") or tmp_path_factory.mktemp("hosts")
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEKIT_HOSTS", str(folder))
         yield folder
@@ -51,7 +63,9 @@ def own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path
 
 @pytest.fixture(scope="session")
 def ready_host(own_hosts: pathlib.Path) -> "Callable[[str], WorkerHost]":
-    """Sets a shipped host up (once in a run: pip and apt really work) and reaches it; an environment may stand behind a slash."""
+    """Sets a shipped host up (once in a run: pip and apt really work) and reaches it; an
+    environment may stand behind a slash.
+    """
     from edgekit.hosts import lookup as reach
     from edgekit.progress import Silent
 
@@ -77,7 +91,9 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The results of a real run: int8 for ONNX Runtime and for LiteRT, trained on the digits, with bundles. Not to be changed: copy it."""
+    """The results of a real run: int8 for ONNX Runtime and for LiteRT, trained on the
+    digits, with bundles. Not to be changed: copy it.
+    """
     from edgekit import catalog as shelf
     from edgekit import recipe, target
     from edgekit.pipeline.run import Options, run
@@ -87,14 +103,28 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         "name": "shipped",
         "model": "zoo:cnn",
         "task": "digits",
-        "compress": [{"train": {"epochs": 4}}, {"prune": {"ratio": 0.3}}, {"finetune": {"epochs": 1}}, {"quantize": {"scheme": "w8a8-static", "samples": 64}}],
+        "compress": [
+            {"train": {"epochs": 4}},
+            {"prune": {"ratio": 0.3}},
+            {"finetune": {"epochs": 1}},
+            {"quantize": {"scheme": "w8a8-static", "samples": 64}},
+        ],
         "targets": ["cpu-onnx", "mobile-tflite"],
         "gates": {"accuracy_drop": 0.1, "speedup": 0.01},
     }
-    wanted, folder = recipe.Recipe.model_validate(settings), tmp_path_factory.mktemp("shipped")
+    wanted, folder = (
+        recipe.Recipe.model_validate(settings),
+        tmp_path_factory.mktemp("shipped"),
+    )
     # Chosen by rule, so that int8 is shipped on a busy machine too.
-    untimed = {"latency": "unmeasured", "latency_note": "the winner of this test is chosen by rule"}
-    found = [target.load(shelf.find("targets", name)).model_copy(update=untimed) for name in wanted.targets]
+    untimed = {
+        "latency": "unmeasured",
+        "latency_note": "the winner of this test is chosen by rule",
+    }
+    found = [
+        target.load(shelf.find("targets", name)).model_copy(update=untimed)
+        for name in wanted.targets
+    ]
     planned = plan.plan(wanted, found)
     run(planned, Options(folder / "out", folder / "cache"))
     return folder / "out"

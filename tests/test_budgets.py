@@ -1,4 +1,7 @@
-"""The budgets of the house: 400 lines a file, 50 a function, 6 parameters. Each rule is also shown to fail."""
+"""The budgets of the house: 400 lines a file, 50 a function, 6 parameters.
+
+Each rule is also shown to fail.
+"""
 
 import ast
 import pathlib
@@ -22,13 +25,19 @@ def over_budget(path: pathlib.Path) -> Iterator[str]:
         length = (node.end_lineno or node.lineno) - node.lineno + 1
         if length > LINES_A_FUNCTION:
             yield f"{path}:{node.lineno}: {node.name} has {length} lines, at most {LINES_A_FUNCTION}"
-        arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
+        arguments = [
+            a.arg
+            for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            if a.arg not in ("self", "cls")
+        ]
         if len(arguments) > PARAMETERS:
             yield f"{path}:{node.lineno}: {node.name} has {len(arguments)} parameters, at most {PARAMETERS}"
 
 
 def wrong_names(path: pathlib.Path) -> Iterator[str]:
-    """One line for each word that the design keeps out of the names of files, classes and functions."""
+    """One line for each word that the design keeps out of the names of files, classes and
+    functions.
+    """
     named = [(1, path.stem)]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -40,27 +49,40 @@ def wrong_names(path: pathlib.Path) -> Iterator[str]:
 
 
 def test_every_file_and_function_keeps_its_budget(root: pathlib.Path) -> None:
-    """No file of edgekit or of its tests is longer, and no function longer or wider, than the design allows."""
+    """No file of edgekit or of its tests is longer, and no function longer or wider, than
+    the design allows.
+    """
     paths = [*root.glob("edgekit/**/*.py"), *root.glob("tests/**/*.py")]
     assert len(paths) > 20
     assert [line for path in sorted(paths) for line in over_budget(path)] == []
 
 
 def test_the_words_that_say_nothing_are_kept_out(root: pathlib.Path) -> None:
-    """No module, class or function of edgekit is called a manager, a handler, a factory or the like."""
-    assert [line for path in sorted(root.glob("edgekit/**/*.py")) for line in wrong_names(path)] == []
+    """No module, class or function of edgekit is called a manager, a handler, a factory or
+    the like.
+    """
+    assert [
+        line for path in sorted(root.glob("edgekit/**/*.py")) for line in wrong_names(path)
+    ] == []
 
 
 def test_there_is_no_drawer_for_everything(root: pathlib.Path) -> None:
     """No file is called utils.py, base.py, common.py or helpers.py."""
-    assert [path for path in root.glob("edgekit/**/*.py") if path.stem in ("utils", "base", "common", "helpers", "misc")] == []
+    assert [
+        path
+        for path in root.glob("edgekit/**/*.py")
+        if path.stem in ("utils", "base", "common", "helpers", "misc")
+    ] == []
 
 
 @pytest.mark.parametrize(
     ("source", "said"),
     [
         ("x = 1\n" * (LINES_A_FILE + 1), "401 lines, at most 400"),
-        ("def work():\n" + "    x = 1\n" * LINES_A_FUNCTION, "work has 51 lines, at most 50"),
+        (
+            "def work():\n" + "    x = 1\n" * LINES_A_FUNCTION,
+            "work has 51 lines, at most 50",
+        ),
         ("def work(a, b, c, *, d, e, f, g): ...\n", "work has 7 parameters, at most 6"),
     ],
 )

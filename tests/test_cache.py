@@ -10,7 +10,15 @@ import sys
 import pytest
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.cache import Cache, _own_name, default_root, digest, file_digest, write_text, writing
+from edgekit.cache import (
+    Cache,
+    _own_name,
+    default_root,
+    digest,
+    file_digest,
+    write_text,
+    writing,
+)
 from edgekit.errors import CacheError
 from edgekit.signature import Signature, TensorSpec
 
@@ -25,7 +33,9 @@ def make(text: str):
 
     def work(folder: pathlib.Path) -> Artifact:
         (folder / "main.onnx").write_text(text)
-        part = Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")})
+        part = Part(
+            name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}
+        )
         return Artifact(format="onnx", parts=(part,), notes={"text": text}, folder=folder)
 
     return work
@@ -66,7 +76,9 @@ def test_a_failed_step_leaves_nothing(cache: Cache) -> None:
 
 @pytest.mark.parametrize("victim", ["main.onnx", "manifest.json"])
 def test_an_entry_changed_by_hand_is_removed_and_told(cache: Cache, victim: str) -> None:
-    """A changed byte in a file or in the manifest makes the entry unusable, and the user is told."""
+    """A changed byte in a file or in the manifest makes the entry unusable, and the user is
+    told.
+    """
     cache.build("k1", None, "train", make("weights"))
     path = cache.root / "k1" / victim
     path.write_text(path.read_text().replace("weights", "weightz"))
@@ -126,8 +138,15 @@ def test_a_measurement_is_taken_once_unless_fresh(cache: Cache) -> None:
 
 
 def test_what_a_killed_run_left_is_swept(cache: Cache) -> None:
-    """A temporary folder of a dead process goes; that of a living one, or of another machine on the same cache, stays."""
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
+    """A temporary folder of a dead process goes; that of a living one, or of another
+    machine on the same cache, stays.
+    """
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     own = _own_name().split("-")
     names = [f"{dead}-{own[1]}-x", f"{own[0]}-{own[1]}-y", f"{dead}-0123456789ab-z"]
     for name in names:
@@ -138,10 +157,15 @@ def test_what_a_killed_run_left_is_swept(cache: Cache) -> None:
 
 @pytest.mark.parametrize(
     ("problem", "word"),
-    [(OSError(errno.ENOSPC, "No space left on device"), "disk is full"), (ValueError("write: No space left on device"), "disk is full"),
-     (PermissionError(errno.EACCES, "Permission denied"), "cannot be written")],
-)  # fmt: skip
-def test_what_the_disk_refuses_is_told(tmp_path: pathlib.Path, problem: Exception, word: str) -> None:
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
+        (ValueError("write: No space left on device"), "disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be written"),
+    ],
+)
+def test_what_the_disk_refuses_is_told(
+    tmp_path: pathlib.Path, problem: Exception, word: str
+) -> None:
     """A full or read-only disk gives a CacheError with the way out."""
     with pytest.raises(CacheError, match=word) as caught, writing(tmp_path):
         raise problem
@@ -149,7 +173,9 @@ def test_what_the_disk_refuses_is_told(tmp_path: pathlib.Path, problem: Exceptio
 
 
 def test_a_really_full_disk_gives_the_error(cache: Cache) -> None:
-    """/dev/full refuses every byte, as a full disk does: the error is clear and no entry stays."""
+    """/dev/full refuses every byte, as a full disk does: the error is clear and no entry
+    stays.
+    """
 
     def full(folder: pathlib.Path) -> Artifact:
         with pathlib.Path("/dev/full").open("wb", buffering=0) as stream:
@@ -171,7 +197,9 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_the_environment_names_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+def test_the_environment_names_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
     """EDGEKIT_CACHE wins over the user's cache folder."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
     assert default_root() == tmp_path
@@ -187,7 +215,9 @@ def test_a_key_does_not_depend_on_the_order_of_parameters() -> None:
 
 @pytest.mark.parametrize("edit", ["file", "folder", "deep"])
 def test_stronger_edits_by_hand_are_damage_too(cache: Cache, edit: str) -> None:
-    """A file in the entry's place, a folder in the manifest's, or a manifest of a hundred thousand brackets: built again."""
+    """A file in the entry's place, a folder in the manifest's, or a manifest of a hundred
+    thousand brackets: built again.
+    """
     cache.build("k1", None, "train", make("weights"))
     manifest = cache.root / "k1" / "manifest.json"
     if edit == "deep":

@@ -1,4 +1,6 @@
-"""The contracts: what steps, runners and hosts are handed, and that the shipped ones keep them."""
+"""The contracts: what steps, runners and hosts are handed, and that the shipped ones keep
+them.
+"""
 
 import dataclasses
 import inspect
@@ -13,7 +15,9 @@ from edgekit.progress import Silent
 from edgekit.task import Task
 
 
-def test_a_context_says_nothing_and_teaches_nothing_unless_told(tmp_path: pathlib.Path) -> None:
+def test_a_context_says_nothing_and_teaches_nothing_unless_told(
+    tmp_path: pathlib.Path,
+) -> None:
     """The defaults are silent, seeded with 0 and without a teacher, and cannot be changed."""
     task = Task(name="t", test=(numpy.zeros((2, 3), "float32"), numpy.zeros(2, "int64")))
     context = Context(folder=tmp_path, networks=dict, task=task)
@@ -24,7 +28,9 @@ def test_a_context_says_nothing_and_teaches_nothing_unless_told(tmp_path: pathli
 
 
 def test_latency_is_taken_on_one_thread_unless_told() -> None:
-    """The protocol that a report's numbers are taken with is one thread, warmed up, in many rounds."""
+    """The protocol that a report's numbers are taken with is one thread, warmed up, in many
+    rounds.
+    """
     protocol = BenchProtocol()
     assert protocol.threads == 1
     assert protocol.warmup > 0
@@ -37,7 +43,9 @@ def test_a_steps_methods_have_the_contracts_parameters(name: str) -> None:
     step = registry.STEPS.load(name)
     for method in ("requires", "run", "ensures"):
         wanted = list(inspect.signature(getattr(Step, method)).parameters)
-        assert list(inspect.signature(getattr(step, method)).parameters) == wanted, f"{name}.{method}"
+        assert list(inspect.signature(getattr(step, method)).parameters) == wanted, (
+            f"{name}.{method}"
+        )
 
 
 @pytest.mark.parametrize("name", list(registry.RUNTIMES))
@@ -46,13 +54,19 @@ def test_a_host_opens_and_races(name: str) -> None:
     host = registry.RUNTIMES.load(name)
     for method in ("open", "race"):
         wanted = list(inspect.signature(getattr(Host, method)).parameters)
-        assert list(inspect.signature(getattr(host, method)).parameters)[: len(wanted)] == wanted
+        assert (
+            list(inspect.signature(getattr(host, method)).parameters)[: len(wanted)]
+            == wanted
+        )
 
 
 @pytest.mark.parametrize("name", list(registry.AUDITS))
 def test_an_audit_takes_an_artifact_and_limits(name: str) -> None:
     """Each format's audit is a function of an artifact and the target's limits."""
-    assert list(inspect.signature(registry.AUDITS.load(name)).parameters) == ["artifact", "limits"]
+    assert list(inspect.signature(registry.AUDITS.load(name)).parameters) == [
+        "artifact",
+        "limits",
+    ]
 
 
 def test_the_quiet_progress_takes_everything() -> None:

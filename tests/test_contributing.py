@@ -1,4 +1,6 @@
-"""CONTRIBUTING.md shows code that is true: its target loads and is planned, its scheme fits, its step keeps the contract and works."""
+"""CONTRIBUTING.md shows code that is true: its target loads and is planned, its scheme
+fits, its step keeps the contract and works.
+"""
 
 import dataclasses
 import inspect
@@ -24,28 +26,53 @@ from edgekit.testing import tiny_network, tiny_task
 @pytest.fixture(scope="module")
 def document(root: pathlib.Path) -> str:
     """The text of CONTRIBUTING.md, its indented blocks moved to the margin."""
-    return re.sub(r"^   (?=\S| )", "", (root / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.sub(
+        r"^   (?=\S| )",
+        "",
+        (root / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
 
 
 def block(document: str, language: str, holding: str) -> str:
     """The one fenced block that holds a text."""
-    found = [text for text in re.findall(rf"^```{language}\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL) if holding in text]
+    found = [
+        text
+        for text in re.findall(
+            rf"^```{language}\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL
+        )
+        if holding in text
+    ]
     assert len(found) == 1, holding
     return found[0]
 
 
-def test_the_target_of_the_document_is_planned(document: str, tmp_path: pathlib.Path) -> None:
+def test_the_target_of_the_document_is_planned(
+    document: str, tmp_path: pathlib.Path
+) -> None:
     """The file that is shown loads and takes part in a plan, with its own gate."""
     path = tmp_path / "my-board.yaml"
     path.write_text(block(document, "yaml", "My board"))
-    recipe = Recipe.model_validate({"model": "zoo:cnn", "task": "digits", "compress": ["train", {"quantize": {}}], "gates": {"accuracy_drop": 0.02}})
+    recipe = Recipe.model_validate(
+        {
+            "model": "zoo:cnn",
+            "task": "digits",
+            "compress": ["train", {"quantize": {}}],
+            "gates": {"accuracy_drop": 0.02},
+        }
+    )
     found = plan(recipe, [targets.load(path)], lambda module: True)
     found.require_possible()
-    assert (found.targets[0].gates.size_bytes, found.targets[0].gates.accuracy_drop) == (2000000, 0.02)
+    assert (found.targets[0].gates.size_bytes, found.targets[0].gates.accuracy_drop) == (
+        2000000,
+        0.02,
+    )
 
 
 def test_the_scheme_of_the_document_is_one(document: str) -> None:
-    """The row that is shown makes a scheme, and the quantizer has the function that is shown."""
+    """The row that is shown makes a scheme, and the quantizer has the function that is
+    shown.
+    """
     from ai_edge_quantizer.quantizer import Quantizer
 
     scheme = eval(block(document, "python", "Scheme("), {"Scheme": Scheme})  # noqa: S307 (our own document)
@@ -54,8 +81,12 @@ def test_the_scheme_of_the_document_is_one(document: str) -> None:
     assert all(hasattr(Quantizer, name) for name in called)
 
 
-def test_the_step_of_the_document_keeps_the_contract_and_works(document: str, tmp_path: pathlib.Path) -> None:
-    """The step that is shown clips an outlier, leaves the old artifact alone, and refuses what it cannot do."""
+def test_the_step_of_the_document_keeps_the_contract_and_works(
+    document: str, tmp_path: pathlib.Path
+) -> None:
+    """The step that is shown clips an outlier, leaves the old artifact alone, and refuses
+    what it cannot do.
+    """
     path = tmp_path / "clip_weights.py"
     path.write_text(block(document, "python", "class ClipWeights"))
     module = types.ModuleType("clip_weights")
@@ -67,7 +98,9 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(document: str, tm
     step = module.ClipWeights(sigmas=3.0)
     assert dataclasses.is_dataclass(step)
     for method in ("requires", "run", "ensures"):
-        assert list(inspect.signature(getattr(type(step), method)).parameters) == list(inspect.signature(getattr(Step, method)).parameters)
+        assert list(inspect.signature(getattr(type(step), method)).parameters) == list(
+            inspect.signature(getattr(Step, method)).parameters
+        )
 
     task, network = tiny_task(), tiny_network()
     with torch.no_grad():
@@ -75,23 +108,42 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(document: str, tm
     folders = [tmp_path / "before", tmp_path / "after"]
     for folder in folders:
         folder.mkdir()
-    before = torch_storage.save({"main": network}, torch_signatures.find({"main": network}, task.need("test", "a test")), folders[0], {})
+    before = torch_storage.save(
+        {"main": network},
+        torch_signatures.find({"main": network}, task.need("test", "a test")),
+        folders[0],
+        {},
+    )
     step.requires(before)
-    after = step.run(before, Context(folder=folders[1], networks=lambda: {"main": tiny_network(1)}, task=task))
+    after = step.run(
+        before,
+        Context(folder=folders[1], networks=lambda: {"main": tiny_network(1)}, task=task),
+    )
     step.ensures(before, after)
     assert after.notes["clipped"] >= 1
     clipped = torch_storage.load(after, {"main": tiny_network(1)})["main"]
     assert float(clipped[0].weight.detach().abs().max()) < 100
-    assert float(torch_storage.load(before, {"main": tiny_network(1)})["main"][0].weight.detach().max()) == 100
+    assert (
+        float(
+            torch_storage.load(before, {"main": tiny_network(1)})["main"][0]
+            .weight.detach()
+            .max()
+        )
+        == 100
+    )
     with pytest.raises(StepError, match="cannot be clipped"):
         module.ClipWeights(sigmas=0.0).requires(before)
 
 
 def test_a_runtime_of_the_worker_has_what_the_document_says(document: str) -> None:
-    """The class that is shown takes what the worker gives and has what it uses, like those that run on a processor."""
+    """The class that is shown takes what the worker gives and has what it uses, like those
+    that run on a processor.
+    """
     shown = block(document, "python", "class OpenvinoModel")
     for model in (runtimes.RUNTIMES["onnxruntime"], runtimes.RUNTIMES["litert"]):
-        assert f"def __init__{inspect.signature(model.__init__)}:".replace("'", "") in shown.replace("'", "")
+        assert f"def __init__{inspect.signature(model.__init__)}:".replace(
+            "'", ""
+        ) in shown.replace("'", "")
         for name in ("runtime", "inputs", "outputs"):
             assert f"self.{name}" in shown
             assert f"self.{name}" in inspect.getsource(model)

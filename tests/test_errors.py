@@ -21,15 +21,31 @@ def test_an_error_without_a_way_out_is_its_message() -> None:
 
 
 def test_every_error_is_an_edgekit_error_and_in_the_drawn_tree() -> None:
-    """Whatever a user can mend can be caught by one name, and the tree at the top of errors.py is complete."""
+    """Whatever a user can mend can be caught by one name, and the tree at the top of
+    errors.py is complete.
+    """
     found = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
     assert len(found) > 8
     for error in found:
         assert issubclass(error, EdgekitError)
-        assert error.__name__ in (errors.__doc__ or ""), f"{error.__name__} is missing in the tree"
+        assert error.__name__ in (errors.__doc__ or ""), (
+            f"{error.__name__} is missing in the tree"
+        )
 
 
-@pytest.mark.parametrize("name", ["RecipeError", "TargetError", "TaskError", "ModelError", "PlanError", "StepError", "RunnerError", "CacheError"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RecipeError",
+        "TargetError",
+        "TaskError",
+        "ModelError",
+        "PlanError",
+        "StepError",
+        "RunnerError",
+        "CacheError",
+    ],
+)
 def test_an_error_can_be_raised_with_a_fix(name: str) -> None:
     """Every kind takes the same two things."""
     with pytest.raises(EdgekitError, match="Fix: this"):

@@ -18,8 +18,14 @@ def write(folder: pathlib.Path, text: str) -> pathlib.Path:
 
 def test_a_host_has_one_environment_by_default(tmp_path: pathlib.Path) -> None:
     """A few lines are enough for a board."""
-    found = host.load(write(tmp_path, "title: my board\nkind: ssh\naddress: pi@board.local\n"))
-    assert (found.name, found.address, list(found.environments)) == ("board", "pi@board.local", ["main"])
+    found = host.load(
+        write(tmp_path, "title: my board\nkind: ssh\naddress: pi@board.local\n")
+    )
+    assert (found.name, found.address, list(found.environments)) == (
+        "board",
+        "pi@board.local",
+        ["main"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,9 +37,18 @@ def test_a_host_has_one_environment_by_default(tmp_path: pathlib.Path) -> None:
         ("title: x\nkind: ssh\naddress: pi@-oProxyCommand=x\n", "no address"),
         ("title: x\nkind: ssh\naddress: pi@-v\n", "no address"),
         ("title: x\nkind: venv\n", "main lists no packages"),
-        ("title: x\nkind: venv\nenvironments: {main: {packages: [numpy]}}\n", "names no version"),
-        ("title: x\nkind: venv\nenvironments: {main: {packages: ['-e .']}}\n", "names no version"),
-        ("title: x\nkind: venv\nenvironments: {../up: {packages: [numpy==1.0]}}\n", "cannot be called"),
+        (
+            "title: x\nkind: venv\nenvironments: {main: {packages: [numpy]}}\n",
+            "names no version",
+        ),
+        (
+            "title: x\nkind: venv\nenvironments: {main: {packages: ['-e .']}}\n",
+            "names no version",
+        ),
+        (
+            "title: x\nkind: venv\nenvironments: {../up: {packages: [numpy==1.0]}}\n",
+            "cannot be called",
+        ),
         ("title: x\nkind: shh\n", "did you mean 'ssh'"),
     ],
 )
@@ -44,7 +59,9 @@ def test_a_mistake_is_told(tmp_path: pathlib.Path, text: str, said: str) -> None
 
 
 def test_short_names_need_no_file() -> None:
-    """``ssh:`` and ``adb:`` reach a machine without a file; an environment stands behind a slash."""
+    """``ssh:`` and ``adb:`` reach a machine without a file; an environment stands behind a
+    slash.
+    """
     assert reach.find("ssh:pi@board").address == "pi@board"
     assert reach.split("qemu-arm64/litert") == ("qemu-arm64", "litert")
     assert reach.split("./hosts/board.yaml") == ("./hosts/board.yaml", None)

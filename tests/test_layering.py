@@ -1,4 +1,7 @@
-"""Imports point down, frameworks stay in the leaves, and the quick commands import none. Each rule is also shown to fail."""
+"""Imports point down, frameworks stay in the leaves, and the quick commands import none.
+
+Each rule is also shown to fail.
+"""
 
 import ast
 import pathlib
@@ -8,36 +11,65 @@ from collections.abc import Iterator
 
 import pytest
 
-#: The floors of the house, lowest first: a file may import what lies on a lower floor only. docs/architecture.md draws them.
-FLOORS: tuple[frozenset[str], ...] = tuple(
-    frozenset(floor.split())
-    for floor in (
+#: The levels of the package, lowest first: a module may import what is on a lower level only.
+#: A name covers everything below it, unless a longer name says otherwise.
+#: docs/explanation/architecture.md draws them.
+LEVELS: tuple[frozenset[str], ...] = tuple(
+    frozenset(level.split())
+    for level in (
         "errors device_worker",
         "value",
-        "signature measurement progress task tflite_names nvidia",
-        "artifact trtexec",
+        "signature measurement progress task formats.tensorrt.nvidia formats.tflite.names",
+        "artifact formats.tensorrt.trtexec",
         "scheme",
         "recipe diagnosis",
         "target host",
-        "contracts report latency_table",
-        "registry shelf user_code cache verdict code_identity",
-        "routes bundle remedies vela",
-        "shipping",
-        "plan",
+        "contracts report estimates.table",
+        "registry catalog user_code cache pipeline.verdict pipeline.code_identity",
+        "planning.routes planning.remedies bundles.bundle formats.ethosu.vela",
+        "bundles.shipping",
+        "planning.plan",
         "sources tasks quantization hosts checks rendering",
         "steps",
-        "evidence",
-        "build device_evidence",
+        "formats.runtime_size",
+        "formats.onnx formats.tflite",
+        "formats.ort formats.tensorrt formats.edgetpu formats.ethosu formats.neural_compressor",
+        "bundles.evidence",
+        "bundles.device_evidence pipeline.build",
         "estimates",
-        "entries",
-        "verification heats proving",
-        "race",
-        "run",
+        "pipeline.candidate",
+        "pipeline.verification pipeline.timing pipeline.bundle_contents",
+        "pipeline.race",
+        "pipeline.run",
         "testing",
         "cli",
     )
 )
-ROOMS = ("device_worker", "sources", "tasks", "quantization", "hosts", "checks", "rendering", "steps", "estimates", "cli")
+#: Packages whose modules import each other.
+PACKAGES = (
+    "device_worker",
+    "sources",
+    "tasks",
+    "quantization",
+    "hosts",
+    "checks",
+    "rendering",
+    "steps",
+    "estimates",
+    "cli",
+    *(
+        f"formats.{name}"
+        for name in (
+            "onnx",
+            "tflite",
+            "ort",
+            "tensorrt",
+            "edgetpu",
+            "ethosu",
+            "neural_compressor",
+        )
+    ),
+)
 FRAMEWORKS = frozenset(
     (
         "torch",
@@ -56,29 +88,62 @@ FRAMEWORKS = frozenset(
         "tensorrt",
         "tensorrt_rtx",
         "neural_compressor",
+        "openvino",
         "jax",
         "sklearn",
         "scipy",
         "safetensors",
     )
 )
-#: The only floors where a framework may be imported: the leaves, and the fakes for tests, which are tiny networks among others.
-LEAVES = frozenset(("device_worker", "sources", "tasks", "quantization", "hosts", "checks", "steps", "estimates"))
+#: The only packages where a framework may be imported: the leaves, and the fakes for tests,
+#: which are tiny networks among others.
+LEAVES = frozenset(
+    (
+        "device_worker",
+        "sources",
+        "tasks",
+        "quantization",
+        "hosts",
+        "checks",
+        "steps",
+        "formats",
+        "estimates",
+    )
+)
 WITH_FRAMEWORKS = LEAVES | {"testing"}
 
 
-def floor_of(name: str) -> int | None:
-    """The number of the floor on which a file or a room lies."""
-    return next((number for number, names in enumerate(FLOORS) if name in names), None)
+def level_name(module: str) -> str | None:
+    """The entry of LEVELS that covers a module, given without ``edgekit.``: the longest one."""
+    words = module.split(".")
+    names = [".".join(words[:count]) for count in range(len(words), 0, -1)]
+    return next((name for name in names if any(name in level for level in LEVELS)), None)
+
+
+def level_of(module: str) -> int | None:
+    """The number of the level on which a module is."""
+    covering = level_name(module)
+    return next((number for number, names in enumerate(LEVELS) if covering in names), None)
+
+
+def package_of(module: str) -> str | None:
+    """The package of PACKAGES that a module is in."""
+    return next(
+        (name for name in PACKAGES if module == name or module.startswith(f"{name}.")), None
+    )
 
 
 def imports(path: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
-    """Line, full name and whether it is for annotations only, of every import of a file, also inside functions."""
+    """Line, full name and whether it is for annotations only, of every import of a file,
+    also inside functions.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     quoted = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
         for statement in node.body
         for inner in ast.walk(statement)
     }
@@ -88,7 +153,9 @@ def imports(path: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
                 yield node.lineno, alias.name, id(node) in quoted
         elif isinstance(node, ast.ImportFrom):
             # What runs on a device is loaded there under another name than here.
-            assert node.level == (1 if node.level and path.parent.name == "device_worker" else 0), f"{path}:{node.lineno}: write the whole name of a module, not dots"
+            assert node.level == (
+                1 if node.level and path.parent.name == "device_worker" else 0
+            ), f"{path}:{node.lineno}: write the whole name of a module, not dots"
             module = f"edgekit.device_worker.{node.module}" if node.level else node.module
             for alias in node.names:
                 yield node.lineno, f"{module}.{alias.name}", id(node) in quoted
@@ -98,36 +165,45 @@ def broken_rules(package: pathlib.Path) -> Iterator[str]:
     """One line for each import that breaks a rule, with its file and line."""
     for path in sorted(package.glob("**/*.py")):
         parts = path.relative_to(package).with_suffix("").parts
-        here = parts[0]
-        if here in ("__init__", "__main__"):
+        module = ".".join(parts).removesuffix(".__init__")
+        if module in ("__init__", "__main__") or path.name == "__init__.py":
             continue
-        mine = floor_of(here)
-        if mine is None:
-            yield f"{path}:1: {here} has no floor; give it one in tests/test_layering.py"
+        level = level_of(module)
+        if level is None:
+            yield f"{path}:1: {module} has no level; add it to LEVELS in tests/test_layering.py"
             continue
         for line, name, quoted in imports(path):
             top, _, rest = name.partition(".")
-            problem = _edgekit_rule(parts, rest, mine) if top == "edgekit" else _foreign_rule(here, top, quoted)
+            if top == "edgekit":
+                problem = _edgekit_rule(module, rest, level)
+            else:
+                problem = _foreign_rule(parts[0], top, quoted)
             if problem:
                 yield f"{path}:{line}: {problem}"
 
 
-def _edgekit_rule(parts: tuple[str, ...], imported: str, mine: int) -> str | None:
+def _edgekit_rule(module: str, imported: str, level: int) -> str | None:
     other = imported.partition(".")[0]
-    if parts[0] == "device_worker":
-        return None if other == "device_worker" else "device_worker is sent to devices and may import nothing of edgekit"
+    if module.startswith("device_worker."):
+        if other == "device_worker":
+            return None
+        return "device_worker is sent to devices and may import nothing of edgekit"
     if other in ("", "__version__"):
         return None
-    theirs = floor_of(other)
-    if theirs is None:
-        return f"edgekit.{other} is not a module with a floor"
-    if other == parts[0] and other in ROOMS:
+    imported_level = level_of(imported)
+    if imported_level is None:
+        return f"edgekit.{imported} is not a module with a level"
+    if package_of(module) is not None and package_of(module) == package_of(imported):
         return None
-    if other == "hosts" and parts[0] == "steps":
-        return "leaves do not import each other"
-    if parts[0] == "steps" and other in LEAVES - {"quantization"}:
-        return "a step may import no other leaf than edgekit.quantization"
-    return None if theirs < mine else f"{parts[0]} (floor {mine}) imports {other} (floor {theirs}); imports point down"
+    if module.startswith("steps."):
+        if other == "hosts":
+            return "leaves do not import each other"
+        if other in LEAVES - {"quantization", "device_worker"}:
+            return "a step may import no other leaf than edgekit.quantization"
+    if imported_level < level:
+        return None
+    here, there = level_name(module), level_name(imported)
+    return f"{here} (level {level}) imports {there} (level {imported_level}); imports point down"
 
 
 def _foreign_rule(here: str, top: str, quoted: bool) -> str | None:
@@ -140,8 +216,12 @@ def _foreign_rule(here: str, top: str, quoted: bool) -> str | None:
 
 def imported_by(code: str, watched: frozenset[str]) -> set[str]:
     """Which of the watched packages are loaded in a fresh Python after ``code``."""
-    script = f"import sys\n{code}\nprint('LOADED', *sorted({set(watched)!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    script = (
+        f"import sys\n{code}\nprint('LOADED', *sorted({set(watched)!r} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rpartition("LOADED")[2].split())
 
@@ -152,31 +232,50 @@ def command(*words: str) -> str:
 
 
 def test_imports_point_down_and_frameworks_stay_in_the_leaves(root: pathlib.Path) -> None:
-    """No file of edgekit imports from its own floor or above, and no framework outside the leaves."""
+    """No file of edgekit imports from its own floor or above, and no framework outside the
+    leaves.
+    """
     assert list(broken_rules(root / "edgekit")) == []
 
 
-def test_every_room_is_a_package(root: pathlib.Path) -> None:
-    """Each room has an __init__.py with a sentence that says what is in it."""
-    for room in ROOMS:
-        tree = ast.parse((root / "edgekit" / room / "__init__.py").read_text(encoding="utf-8"))
-        assert ast.get_docstring(tree), f"edgekit/{room}/__init__.py has no docstring"
+def test_every_package_has_a_docstring(root: pathlib.Path) -> None:
+    """Each package has an __init__.py with a sentence that says what is in it."""
+    for name in PACKAGES:
+        tree = ast.parse(
+            root.joinpath("edgekit", *name.split("."), "__init__.py").read_text(
+                encoding="utf-8"
+            )
+        )
+        assert ast.get_docstring(tree), f"edgekit/{name}/__init__.py has no docstring"
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ("--help",), ("--version",), ("plan", "recipes/digits.yaml"), ("targets",), ("hosts",), ("recipes",), ("models",), ("schemes",),
+        ("--help",),
+        ("--version",),
+        ("plan", "recipes/digits.yaml"),
+        ("targets",),
+        ("hosts",),
+        ("recipes",),
+        ("models",),
+        ("schemes",),
     ],
     ids=" ".join,
-)  # fmt: skip
-def test_the_quick_commands_import_no_framework(words: tuple[str, ...], root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`edgekit --help`, `plan` and the lists answer without importing torch or any other framework."""
+)
+def test_the_quick_commands_import_no_framework(
+    words: tuple[str, ...], root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`edgekit --help`, `plan` and the lists answer without importing torch or any other
+    framework.
+    """
     monkeypatch.chdir(root)
     assert imported_by(command(*words), FRAMEWORKS) == set()
 
 
-def test_help_imports_not_even_numpy(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_imports_not_even_numpy(
+    root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`edgekit --help` is quick because nothing heavy is imported for it."""
     monkeypatch.chdir(root)
     assert imported_by(command("--help"), FRAMEWORKS | {"numpy", "jinja2"}) == set()
@@ -185,24 +284,56 @@ def test_help_imports_not_even_numpy(root: pathlib.Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("file", "source", "said"),
     [
-        ("errors.py", "from edgekit.value import Value\n", "errors (floor 0) imports value (floor 1)"),
-        ("recipe.py", "from edgekit import plan\n", "recipe (floor 5) imports plan"),
-        ("recipe.py", "def f():\n    from edgekit.cli import main\n", "recipe (floor 5) imports cli"),
-        ("checks/size.py", "from edgekit.hosts import local\n", "checks (floor 12) imports hosts (floor 12)"),
-        ("steps/train.py", "from edgekit.sources import resnet\n", "a step may import no other leaf"),
-        ("steps/train.py", "from edgekit import run\n", "imports point down"),
-        ("device_worker/worker.py", "from edgekit.errors import EdgekitError\n", "may import nothing of edgekit"),
-        ("plan.py", "import torch.nn\n", "torch is a framework"),
+        (
+            "errors.py",
+            "from edgekit.value import Value\n",
+            "errors (level 0) imports value (level 1)",
+        ),
+        (
+            "recipe.py",
+            "from edgekit.planning import plan\n",
+            "recipe (level 5) imports planning.plan",
+        ),
+        (
+            "recipe.py",
+            "def f():\n    from edgekit.cli import main\n",
+            "recipe (level 5) imports cli",
+        ),
+        (
+            "checks/size.py",
+            "from edgekit.hosts import local\n",
+            "checks (level 12) imports hosts (level 12)",
+        ),
+        (
+            "steps/train.py",
+            "from edgekit.sources import resnet\n",
+            "a step may import no other leaf",
+        ),
+        ("steps/train.py", "from edgekit.pipeline import run\n", "imports point down"),
+        (
+            "device_worker/worker.py",
+            "from edgekit.errors import EdgekitError\n",
+            "may import nothing of edgekit",
+        ),
+        ("planning/plan.py", "import torch.nn\n", "torch is a framework"),
         ("rendering/table.py", "def f():\n    import onnx\n", "onnx is a framework"),
-        ("run.py", "from click import echo\n", "click is for edgekit/cli only"),
-        ("manager.py", "", "manager has no floor"),
-        ("run.py", "from edgekit import nothing\n", "edgekit.nothing is not a module with a floor"),
+        ("pipeline/run.py", "from click import echo\n", "click is for edgekit/cli only"),
+        ("manager.py", "", "manager has no level"),
+        (
+            "pipeline/run.py",
+            "from edgekit import nothing\n",
+            "edgekit.nothing is not a module with a level",
+        ),
     ],
 )
-def test_a_wrong_import_is_told_with_its_line(tmp_path: pathlib.Path, file: str, source: str, said: str) -> None:
-    """The layering test fails on a file that imports upwards, sideways, or a framework in the wrong place."""
+def test_a_wrong_import_is_told_with_its_line(
+    tmp_path: pathlib.Path, file: str, source: str, said: str
+) -> None:
+    """The layering test fails on a file that imports upwards, sideways, or a framework in
+    the wrong place.
+    """
     path = tmp_path / file
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source)
     (line,) = broken_rules(tmp_path)
     assert said in line
@@ -212,15 +343,26 @@ def test_a_wrong_import_is_told_with_its_line(tmp_path: pathlib.Path, file: str,
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("plan.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"),
-        ("steps/prune.py", "import torch\nfrom edgekit.quantization import placement\nfrom edgekit.steps import torch_storage\n"),
-        ("checks/size.py", "from edgekit import __version__\nfrom edgekit.report import Report\n"),
+        (
+            "planning/plan.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n",
+        ),
+        (
+            "steps/prune.py",
+            "import torch\nfrom edgekit.quantization import placement\nfrom edgekit.steps import torch_storage\n",
+        ),
+        (
+            "checks/size.py",
+            "from edgekit import __version__\nfrom edgekit.report import Report\n",
+        ),
     ],
 )
 def test_a_right_import_is_not_told(tmp_path: pathlib.Path, file: str, source: str) -> None:
-    """Annotations may name a framework, a step may use quantization, and anyone may import from below."""
+    """Annotations may name a framework, a step may use quantization, and anyone may import
+    from below.
+    """
     path = tmp_path / file
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source)
     assert list(broken_rules(tmp_path)) == []
 

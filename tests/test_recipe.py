@@ -36,7 +36,9 @@ def refusal(folder: pathlib.Path, text: str, *assignments: str) -> str:
 
 
 def test_every_mistake_of_a_recipe_is_told_at_once(tmp_path: pathlib.Path) -> None:
-    """Seven mistakes give one error, each line with its place and, where there is one, the nearest right word."""
+    """Seven mistakes give one error, each line with its place and, where there is one, the
+    nearest right word.
+    """
     said = refusal(tmp_path, WRONG)
     assert "mine.yaml has 7 mistakes" in said
     for line in (
@@ -55,7 +57,10 @@ def test_every_mistake_of_a_recipe_is_told_at_once(tmp_path: pathlib.Path) -> No
     ("text", "said"),
     [
         ("compress:\n  - quantize\n  - train\n", "quantize must be the last entry"),
-        ("compress:\n  - distill: {teacher: a}\n  - distill: {teacher: b}\n", "only one distill entry"),
+        (
+            "compress:\n  - distill: {teacher: a}\n  - distill: {teacher: b}\n",
+            "only one distill entry",
+        ),
         ("compress:\n  - {train: {}, prune: {}}\n", "holds exactly one of train, distill"),
         ("compress:\n  - {}\n", "holds exactly one of"),
         ("compress:\n  - distill: {}\n", "compress.0.distill.teacher: this key is missing"),
@@ -81,7 +86,16 @@ def test_short_forms_mean_the_defaults(tmp_path: pathlib.Path) -> None:
 
 def test_set_changes_a_recipe_from_the_command_line() -> None:
     """--set reaches intents by their name, gates by their path, and the top by its key."""
-    recipe = load(shelf.find("recipes", "digits"), ["train.epochs=3", "distill.teacher=zoo:cnn", "gates.speedup=2", "targets=[cpu-onnx]", "seed=7"])
+    recipe = load(
+        shelf.find("recipes", "digits"),
+        [
+            "train.epochs=3",
+            "distill.teacher=zoo:cnn",
+            "gates.speedup=2",
+            "targets=[cpu-onnx]",
+            "seed=7",
+        ],
+    )
     assert recipe.find("train").epochs == 3
     assert recipe.find("distill").teacher == "zoo:cnn"
     assert (recipe.gates.speedup, recipe.targets, recipe.seed) == (2, ("cpu-onnx",), 7)
@@ -89,7 +103,10 @@ def test_set_changes_a_recipe_from_the_command_line() -> None:
 
 def test_set_reaches_an_entry_by_its_number(tmp_path: pathlib.Path) -> None:
     """Two entries of one kind are told apart by their place."""
-    recipe = load(write(tmp_path, "compress:\n  - train: {epochs: 1}\n  - train: {epochs: 2}\n"), ["compress.1.train.epochs=9"])
+    recipe = load(
+        write(tmp_path, "compress:\n  - train: {epochs: 1}\n  - train: {epochs: 2}\n"),
+        ["compress.1.train.epochs=9"],
+    )
     assert [intent.value.epochs for intent in recipe.compress] == [1, 9]
 
 
@@ -119,7 +136,9 @@ def test_gates_of_a_target_are_laid_over_the_recipes() -> None:
 
 def test_a_recipe_can_be_written_in_python() -> None:
     """The same values are made without a file."""
-    recipe = Recipe.model_validate({"model": "zoo:cnn", "compress": ["train", {"distill": {"teacher": "zoo:resnet8"}}]})
+    recipe = Recipe.model_validate(
+        {"model": "zoo:cnn", "compress": ["train", {"distill": {"teacher": "zoo:resnet8"}}]}
+    )
     assert isinstance(recipe.find("distill"), Distill)
     assert Recipe.model_validate(recipe.model_dump(exclude_unset=True)) == recipe
 
@@ -130,17 +149,29 @@ def test_a_recipe_can_be_written_in_python() -> None:
         ("name: ../../elsewhere", "name: a folder cannot be called '../../elsewhere'"),
         ("seed: 99999999999999999999", "seed: input should be less than 4294967296"),
         ("gates: {speedup: .inf}", "gates.speedup: input should be a finite number"),
-        ("compress: [train: {epochs: yes}]", "compress.0.train.epochs: there is no yes or no here"),
+        (
+            "compress: [train: {epochs: yes}]",
+            "compress.0.train.epochs: there is no yes or no here",
+        ),
         ("compress: [quantize, train]", "\n  compress: quantize must be the last entry"),
     ],
 )
-def test_a_value_that_would_fail_later_is_refused(tmp_path: pathlib.Path, line: str, said: str) -> None:
-    """A name that leaves the results' folder, a seed of too many bits, an endless gate and a bare yes are told when the file is read."""
+def test_a_value_that_would_fail_later_is_refused(
+    tmp_path: pathlib.Path, line: str, said: str
+) -> None:
+    """A name that leaves the results' folder, a seed of too many bits, an endless gate and
+    a bare yes are told when the file is read.
+    """
     assert said in refusal(tmp_path, f"model: zoo:cnn\n{line}\n")
 
 
-def test_a_scheme_that_neural_compressor_cannot_make_is_told_with_its_reason(tmp_path: pathlib.Path) -> None:
+def test_a_scheme_that_neural_compressor_cannot_make_is_told_with_its_reason(
+    tmp_path: pathlib.Path,
+) -> None:
     """The recipe is refused before anything is planned, with the reason and what to use."""
     said = refusal(tmp_path, "compress: [{quantize: {scheme: w4-weight-gptq}}]")
-    assert "w4-weight-gptq: neural-compressor 3.10 cannot: its GPTQ asks for the name of a model on a hub" in said
+    assert (
+        "w4-weight-gptq: neural-compressor 3.10 cannot: its GPTQ asks for the name of a model on a hub"
+        in said
+    )
     assert "use w4-weight" in said

@@ -1,4 +1,6 @@
-"""The registry: literal tables that name code which exists, and installs that mend what is missing."""
+"""The registry: literal tables that name code which exists, and installs that mend what is
+missing.
+"""
 
 import ast
 import dataclasses
@@ -12,28 +14,50 @@ from edgekit.errors import EdgekitError, MissingBackend
 from edgekit.planning import routes
 from edgekit.registry import Entry, Registry
 
-TABLES = {"steps": registry.STEPS, "sources": registry.SOURCES, "tasks": registry.TASKS, "runtimes": registry.RUNTIMES, "audits": registry.AUDITS}
-ENTRIES = [pytest.param(table.entry(name), id=f"{kind}/{name}") for kind, table in TABLES.items() for name in table]
+TABLES = {
+    "steps": registry.STEPS,
+    "sources": registry.SOURCES,
+    "tasks": registry.TASKS,
+    "runtimes": registry.RUNTIMES,
+    "audits": registry.AUDITS,
+}
+ENTRIES = [
+    pytest.param(table.entry(name), id=f"{kind}/{name}")
+    for kind, table in TABLES.items()
+    for name in table
+]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_entry_names_code_that_exists(entry: Entry, root: pathlib.Path) -> None:
-    """The module of each entry lies in the checkout and defines what the entry names; told without importing it."""
+    """The module of each entry lies in the checkout and defines what the entry names; told
+    without importing it.
+    """
     module, _, attribute = entry.where.partition(":")
     path = root / f"{module.replace('.', '/')}.py"
     assert path.is_file(), f"{entry.where}: there is no {path.relative_to(root)}"
-    defined = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined = {
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
     assert attribute in defined
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_entrys_extra_brings_what_it_needs(entry: Entry, root: pathlib.Path) -> None:
-    """The command that is told for a missing package would install it: the extra is in pyproject.toml and lists it."""
+    """The command that is told for a missing package would install it: the extra is in
+    pyproject.toml and lists it.
+    """
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     if not entry.needs:
         return
     brought = distributions(entry.extra, project["optional-dependencies"])
-    names = {"sklearn": "scikit-learn", "tensorrt_rtx": "tensorrt-rtx", "ethosu.vela": "ethos-u-vela"}
+    names = {
+        "sklearn": "scikit-learn",
+        "tensorrt_rtx": "tensorrt-rtx",
+        "ethosu.vela": "ethos-u-vela",
+    }
     for need in entry.needs:
         wanted = {names.get(module, module.replace("_", "-")) for module in need.split("|")}
         assert wanted & brought, f"edgekit[{entry.extra}] does not bring {need}"
@@ -53,12 +77,16 @@ def distributions(extra: str, extras: dict[str, list[str]]) -> set[str]:
 
 def test_every_step_of_every_route_is_known() -> None:
     """The plan names no step that the registry lacks."""
-    assert {step for route in routes.ROUTES.values() for step in route} <= set(registry.STEPS)
+    assert {step for route in routes.ROUTES.values() for step in route} <= set(
+        registry.STEPS
+    )
 
 
 @pytest.mark.parametrize("name", list(registry.STEPS))
 def test_every_step_keeps_the_contract(name: str) -> None:
-    """Each step is a frozen dataclass with the class variables of contracts.Step, and takes what it is planned with."""
+    """Each step is a frozen dataclass with the class variables of contracts.Step, and takes
+    what it is planned with.
+    """
     step = registry.STEPS.load(name)
     assert dataclasses.is_dataclass(step)
     assert step.__dataclass_params__.frozen  # type: ignore[attr-defined]
@@ -67,15 +95,20 @@ def test_every_step_keeps_the_contract(name: str) -> None:
         assert isinstance(getattr(step, variable), tuple), variable
     assert isinstance(step.gives, str)
     assert set(step.reads) <= {"train", "calibration", "test"}
-    # load_model reads the test data's shapes only, so that a task without training data can be verified.
-    assert name == "load_model" or "test" not in step.reads, "a step that reads the test data makes their numbers worthless"
+    # load_model reads the test data's shapes only, so that a task without training data can
+    # be verified.
+    assert name == "load_model" or "test" not in step.reads, (
+        "a step that reads the test data makes their numbers worthless"
+    )
     assert all(callable(getattr(step, method)) for method in ("requires", "run", "ensures"))
     assert (step.__doc__ or "").strip()
 
 
 def test_a_missing_package_is_told_with_the_command_that_installs_it() -> None:
     """Loading code whose package is not installed is a MissingBackend, not an ImportError."""
-    table = Registry("step", {"x": Entry("edgekit_test_no_such_package.module:Thing", extra="onnx")})
+    table = Registry(
+        "step", {"x": Entry("edgekit_test_no_such_package.module:Thing", extra="onnx")}
+    )
     with pytest.raises(MissingBackend) as caught:
         table.load("x")
     assert "edgekit_test_no_such_package" in str(caught.value)

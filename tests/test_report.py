@@ -14,20 +14,61 @@ from edgekit.report import CandidateReport, GateReport, Report, StageReport, Tar
 from edgekit.signature import Signature, TensorSpec
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 4)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 2)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 4)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 2)),),
 )
-ACCURACY = Measurement(name="accuracy", value=0.98, low=0.97, high=0.99, unit="top1", n=719, where="local", how="all test samples", verdict="pass")
+ACCURACY = Measurement(
+    name="accuracy",
+    value=0.98,
+    low=0.97,
+    high=0.99,
+    unit="top1",
+    n=719,
+    where="local",
+    how="all test samples",
+    verdict="pass",
+)
 
 
 def example() -> Report:
     """A small whole report."""
-    part = Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx", sha256="ab", bytes=7)})
-    artifact = report.describe(Artifact(format="onnx", parts=(part,), key="k", notes={"opset": 20}))
-    candidate = CandidateReport(scheme="float", status="raced", artifact=artifact, measurements=(ACCURACY,))
-    gate = GateReport(name="accuracy_drop", limit=0.02, value=0.0, unit="score", where="local", verdict="pass")
-    target = TargetReport(name="cpu-onnx", title="t", format="onnx", runtime="onnxruntime", verdict="pass", winner="float", chosen="the fastest",
-                          candidates=(candidate,), gates=(gate,))  # fmt: skip
-    return Report(edgekit="0.1.0", recipe={"model": "zoo:cnn"}, verdict="pass", targets=(target,), stages=(StageReport(name="train", step="train", key="a"),))
+    part = Part(
+        name="main",
+        signature=SIGNATURE,
+        files={"model": File(path="main.onnx", sha256="ab", bytes=7)},
+    )
+    artifact = report.describe(
+        Artifact(format="onnx", parts=(part,), key="k", notes={"opset": 20})
+    )
+    candidate = CandidateReport(
+        scheme="float", status="raced", artifact=artifact, measurements=(ACCURACY,)
+    )
+    gate = GateReport(
+        name="accuracy_drop",
+        limit=0.02,
+        value=0.0,
+        unit="score",
+        where="local",
+        verdict="pass",
+    )
+    target = TargetReport(
+        name="cpu-onnx",
+        title="t",
+        format="onnx",
+        runtime="onnxruntime",
+        verdict="pass",
+        winner="float",
+        chosen="the fastest",
+        candidates=(candidate,),
+        gates=(gate,),
+    )
+    return Report(
+        edgekit="0.1.0",
+        recipe={"model": "zoo:cnn"},
+        verdict="pass",
+        targets=(target,),
+        stages=(StageReport(name="train", step="train", key="a"),),
+    )
 
 
 def test_a_report_is_read_back_as_it_was_written(tmp_path: pathlib.Path) -> None:
@@ -35,7 +76,9 @@ def test_a_report_is_read_back_as_it_was_written(tmp_path: pathlib.Path) -> None
     written = example()
     (tmp_path / "report.json").write_text(written.to_json())
     assert report.load(tmp_path) == report.load(tmp_path / "report.json") == written
-    assert {"schema", "edgekit", "recipe", "verdict", "targets", "stages"} <= set(json.loads(written.to_json()))
+    assert {"schema", "edgekit", "recipe", "verdict", "targets", "stages"} <= set(
+        json.loads(written.to_json())
+    )
     assert json.loads(written.to_json())["schema"] == 2
 
 
@@ -63,10 +106,15 @@ def test_a_report_holds_no_number_that_json_lacks() -> None:
         ("{", "cannot be read"),
         ("[]", "has schema 'list'"),
         ('{"schema": 1}', "has schema 1; this edgekit reads schema 2"),
-        ('{"schema": 2, "edgekit": "0", "recipe": {}, "verdict": "passed", "targets": [{}]}', "'passed' is not one of pass, fail"),
+        (
+            '{"schema": 2, "edgekit": "0", "recipe": {}, "verdict": "passed", "targets": [{}]}',
+            "'passed' is not one of pass, fail",
+        ),
     ],
 )
-def test_a_damaged_report_is_told(tmp_path: pathlib.Path, text: str | None, said: str) -> None:
+def test_a_damaged_report_is_told(
+    tmp_path: pathlib.Path, text: str | None, said: str
+) -> None:
     """A missing, cut off, foreign or edited report is a clear error with a way out."""
     if text is not None:
         (tmp_path / "report.json").write_text(text)

@@ -9,7 +9,13 @@ from hypothesis.extra import numpy as arrays
 from edgekit.errors import ModelError
 from edgekit.signature import Quantization, Signature, TensorSpec
 
-NHWC = TensorSpec(name="input", dtype="int8", dims=(1, 8, 6, 3), axes=(0, 2, 3, 1), quantization=Quantization(scale=0.05, zero_point=-7))
+NHWC = TensorSpec(
+    name="input",
+    dtype="int8",
+    dims=(1, 8, 6, 3),
+    axes=(0, 2, 3, 1),
+    quantization=Quantization(scale=0.05, zero_point=-7),
+)
 FLOAT = TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 6))
 OUT = TensorSpec(name="output", dtype="float32", dims=("batch", 10))
 
@@ -19,30 +25,63 @@ stored = st.sampled_from(("int8", "uint8", "int16"))
 
 @given(
     array=arrays.arrays("float32", (2, 3, 4, 5), elements=st.floats(-100, 100, width=32)),
-    axes=axes_of_four, dtype=stored, scale=st.floats(0.001, 1.0), share=st.floats(0, 1),
-)  # fmt: skip
-def test_what_is_encoded_comes_back_to_within_half_a_step(array: numpy.ndarray, axes: tuple[int, ...], dtype: str, scale: float, share: float) -> None:
-    """decode(encode(x)) is x, clipped to what the dtype can hold, to within half a quantization step; in the same layout."""
+    axes=axes_of_four,
+    dtype=stored,
+    scale=st.floats(0.001, 1.0),
+    share=st.floats(0, 1),
+)
+def test_what_is_encoded_comes_back_to_within_half_a_step(
+    array: numpy.ndarray, axes: tuple[int, ...], dtype: str, scale: float, share: float
+) -> None:
+    """decode(encode(x)) is x, clipped to what the dtype can hold, to within half a
+    quantization step; in the same layout.
+    """
     info = numpy.iinfo(dtype)
     zero = int(info.min + share * (info.max - info.min))
-    spec = TensorSpec(name="x", dtype=dtype, dims=("batch", 3, 4, 5), axes=axes, quantization=Quantization(scale=scale, zero_point=zero))
+    spec = TensorSpec(
+        name="x",
+        dtype=dtype,
+        dims=("batch", 3, 4, 5),
+        axes=axes,
+        quantization=Quantization(scale=scale, zero_point=zero),
+    )
     encoded = spec.encode(array)
     assert encoded.dtype == dtype
     assert encoded.shape == tuple(array.shape[k] for k in axes)
     low, high = (info.min - zero) * scale, (info.max - zero) * scale
     wanted = numpy.clip(array, low, high)
-    assert numpy.abs(spec.decode(encoded) - wanted).max() <= scale / 2 + 1e-4 * max(1.0, float(numpy.abs(wanted).max()))
+    assert numpy.abs(spec.decode(encoded) - wanted).max() <= scale / 2 + 1e-4 * max(
+        1.0, float(numpy.abs(wanted).max())
+    )
 
 
-@given(array=arrays.arrays("int8", (2, 3, 4, 5)), axes=axes_of_four, scale=st.floats(0.001, 1.0), zero=st.integers(-128, 127))
-def test_stored_numbers_survive_a_round_trip_exactly(array: numpy.ndarray, axes: tuple[int, ...], scale: float, zero: int) -> None:
+@given(
+    array=arrays.arrays("int8", (2, 3, 4, 5)),
+    axes=axes_of_four,
+    scale=st.floats(0.001, 1.0),
+    zero=st.integers(-128, 127),
+)
+def test_stored_numbers_survive_a_round_trip_exactly(
+    array: numpy.ndarray, axes: tuple[int, ...], scale: float, zero: int
+) -> None:
     """encode(decode(q)) is q: no step is lost on the way through real numbers."""
-    spec = TensorSpec(name="x", dtype="int8", dims=("batch", 3, 4, 5), axes=axes, quantization=Quantization(scale=scale, zero_point=zero))
+    spec = TensorSpec(
+        name="x",
+        dtype="int8",
+        dims=("batch", 3, 4, 5),
+        axes=axes,
+        quantization=Quantization(scale=scale, zero_point=zero),
+    )
     assert numpy.array_equal(spec.encode(spec.decode(array)), array)
 
 
-@given(array=arrays.arrays("float32", (2, 3, 4, 5), elements=st.floats(-1e6, 1e6, width=32)), axes=st.none() | axes_of_four)
-def test_a_float_file_gets_the_numbers_as_they_are(array: numpy.ndarray, axes: tuple[int, ...] | None) -> None:
+@given(
+    array=arrays.arrays("float32", (2, 3, 4, 5), elements=st.floats(-1e6, 1e6, width=32)),
+    axes=st.none() | axes_of_four,
+)
+def test_a_float_file_gets_the_numbers_as_they_are(
+    array: numpy.ndarray, axes: tuple[int, ...] | None
+) -> None:
     """Where nothing is quantized only the layout changes, and back."""
     spec = TensorSpec(name="x", dtype="float32", dims=("batch", 3, 4, 5), axes=axes)
     encoded = spec.encode(array)
@@ -51,7 +90,9 @@ def test_a_float_file_gets_the_numbers_as_they_are(array: numpy.ndarray, axes: t
 
 
 def test_an_image_becomes_channel_last_int8() -> None:
-    """One pixel of one channel lands where TFLite looks for it, in its own steps, rounded half to even."""
+    """One pixel of one channel lands where TFLite looks for it, in its own steps, rounded
+    half to even.
+    """
     image = numpy.zeros((1, 3, 8, 6), "float32")
     image[0, 2, 4, 5] = 0.525
     encoded = NHWC.encode(image)
@@ -81,13 +122,21 @@ def test_a_batch_may_be_free_or_fixed() -> None:
 @pytest.mark.parametrize(
     ("feeds", "said"),
     [
-        ({"image": numpy.zeros((2, 3, 8, 6), "float32")}, "needs the inputs input; the data has image"),
+        (
+            {"image": numpy.zeros((2, 3, 8, 6), "float32")},
+            "needs the inputs input; the data has image",
+        ),
         ({}, "the data has nothing"),
-        ({"input": numpy.zeros((2, 1, 8, 6), "float32")}, "takes input of shape ['batch', 3, 8, 6]; the data has [2, 1, 8, 6]"),
+        (
+            {"input": numpy.zeros((2, 1, 8, 6), "float32")},
+            "takes input of shape ['batch', 3, 8, 6]; the data has [2, 1, 8, 6]",
+        ),
         ({"input": numpy.zeros((2, 3, 8), "float32")}, "the data has [2, 3, 8]"),
     ],
 )
-def test_data_that_do_not_fit_are_refused(feeds: dict[str, numpy.ndarray], said: str) -> None:
+def test_data_that_do_not_fit_are_refused(
+    feeds: dict[str, numpy.ndarray], said: str
+) -> None:
     """A wrong name, a wrong size or a missing axis is told with both shapes."""
     with pytest.raises(ModelError) as caught:
         Signature(inputs=(FLOAT,), outputs=(OUT,)).check_feeds(feeds, "net.py:model")
@@ -96,8 +145,12 @@ def test_data_that_do_not_fit_are_refused(feeds: dict[str, numpy.ndarray], said:
 
 
 def test_any_number_of_samples_fits_in_the_tasks_layout() -> None:
-    """A channel-last file of batch 1 is still fed the task's channel-first arrays, however many."""
-    Signature(inputs=(NHWC,), outputs=(OUT,)).check_feeds({"input": numpy.zeros((7, 3, 8, 6), "float32")}, "file")
+    """A channel-last file of batch 1 is still fed the task's channel-first arrays, however
+    many.
+    """
+    Signature(inputs=(NHWC,), outputs=(OUT,)).check_feeds(
+        {"input": numpy.zeros((7, 3, 8, 6), "float32")}, "file"
+    )
 
 
 def test_drawn_inputs_fit_and_repeat() -> None:
@@ -106,7 +159,11 @@ def test_drawn_inputs_fit_and_repeat() -> None:
     mask = TensorSpec(name="mask", dtype="bool", dims=("batch", 12))
     unit = TensorSpec(name="u", dtype="float32", dims=("batch", 4), low=0, high=1)
     signature = Signature(inputs=(NHWC, tokens, mask, unit), outputs=(OUT,))
-    first, again, other = signature.draw(3, seed=1), signature.draw(3, seed=1), signature.draw(3, seed=2)
+    first, again, other = (
+        signature.draw(3, seed=1),
+        signature.draw(3, seed=1),
+        signature.draw(3, seed=2),
+    )
     assert all(numpy.array_equal(first[name], again[name]) for name in first)
     assert not numpy.array_equal(first["ids"], other["ids"])
     assert first["ids"].min() >= 0

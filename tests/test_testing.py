@@ -13,7 +13,17 @@ from edgekit.contracts import Context, Runner, Step
 from edgekit.errors import StepError
 from edgekit.signature import BATCH, Signature, TensorSpec
 from edgekit.task import Task
-from edgekit.testing import CLASSES, FEATURES, FakeRunner, FakeStep, fake_step, tiny_convolution, tiny_images, tiny_network, tiny_task
+from edgekit.testing import (
+    CLASSES,
+    FEATURES,
+    FakeRunner,
+    FakeStep,
+    fake_step,
+    tiny_convolution,
+    tiny_images,
+    tiny_network,
+    tiny_task,
+)
 
 
 def artifact(folder: pathlib.Path) -> Artifact:
@@ -21,25 +31,35 @@ def artifact(folder: pathlib.Path) -> Artifact:
     folder.mkdir()
     (folder / "main.safetensors").write_bytes(b"weights")
     spec = TensorSpec(name="input", dtype="float32", dims=(BATCH, FEATURES))
-    part = Part(name="main", signature=Signature(inputs=(spec,), outputs=(spec,)), files={"weights": File(path="main.safetensors")})
+    part = Part(
+        name="main",
+        signature=Signature(inputs=(spec,), outputs=(spec,)),
+        files={"weights": File(path="main.safetensors")},
+    )
     return Artifact(format="torch", parts=(part,), folder=folder)
 
 
 def context(folder: pathlib.Path) -> Context:
     """A context with an empty folder."""
     folder.mkdir()
-    return Context(folder=folder, networks=lambda: {"main": tiny_network()}, task=tiny_task())
+    return Context(
+        folder=folder, networks=lambda: {"main": tiny_network()}, task=tiny_task()
+    )
 
 
 def test_the_fake_step_is_a_step(tmp_path: pathlib.Path) -> None:
-    """It copies the files into the new folder, leaves the old ones alone, and notes its mark."""
+    """It copies the files into the new folder, leaves the old ones alone, and notes its
+    mark.
+    """
     step: Step = FakeStep(mark="one")
     before = artifact(tmp_path / "a")
     step.requires(before)
     after = step.run(before, context(tmp_path / "b"))
     step.ensures(before, after)
     assert after.format == "torch" and after.notes == {"mark": "one"}
-    assert (tmp_path / "b" / "main.safetensors").read_bytes() == (tmp_path / "a" / "main.safetensors").read_bytes()
+    assert (tmp_path / "b" / "main.safetensors").read_bytes() == (
+        tmp_path / "a" / "main.safetensors"
+    ).read_bytes()
 
 
 def test_the_fake_step_breaks_what_it_is_told_to(tmp_path: pathlib.Path) -> None:
@@ -56,8 +76,14 @@ def test_the_fake_step_breaks_what_it_is_told_to(tmp_path: pathlib.Path) -> None
 def test_a_fake_step_between_other_forms(tmp_path: pathlib.Path) -> None:
     """``fake_step`` makes a class between any two formats without changing FakeStep."""
     made = fake_step("torch", "onnx")
-    assert made.__name__ == "FakeTorchToOnnx" and (FakeStep.takes, FakeStep.gives) == (("torch",), "torch")
-    assert made(mark="x").run(artifact(tmp_path / "a"), context(tmp_path / "b")).format == "onnx"
+    assert made.__name__ == "FakeTorchToOnnx" and (FakeStep.takes, FakeStep.gives) == (
+        ("torch",),
+        "torch",
+    )
+    assert (
+        made(mark="x").run(artifact(tmp_path / "a"), context(tmp_path / "b")).format
+        == "onnx"
+    )
 
 
 def test_the_fake_runner_is_a_runner() -> None:
@@ -65,18 +91,24 @@ def test_the_fake_runner_is_a_runner() -> None:
     fake = FakeRunner(lambda feeds: {"output": 2 * feeds["input"]})
     runner: Runner = fake
     with runner:
-        assert numpy.array_equal(runner.infer({"input": numpy.ones(3)})["output"], [2, 2, 2])
+        assert numpy.array_equal(
+            runner.infer({"input": numpy.ones(3)})["output"], [2, 2, 2]
+        )
         assert not fake.closed
     assert fake.closed
 
 
 @pytest.mark.parametrize("make", [tiny_task, tiny_images])
 def test_tiny_tasks_are_separable_and_repeatable(make: Callable[[int], Task]) -> None:
-    """The nearest class mean of the training data is right on 95 % of the test data; the same seed gives the same data."""
+    """The nearest class mean of the training data is right on 95 % of the test data; the
+    same seed gives the same data.
+    """
     task, same, other = make(1), make(1), make(2)
     train, test = task.need("train", "the test"), task.need("test", "the test")
     known, new = (split.inputs["input"].reshape(len(split), -1) for split in (train, test))
-    means = numpy.stack([known[train.labels == kind].mean(axis=0) for kind in range(CLASSES)])
+    means = numpy.stack(
+        [known[train.labels == kind].mean(axis=0) for kind in range(CLASSES)]
+    )
     nearest = ((new[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
     assert (nearest == test.labels).mean() > 0.95
     assert task.describe() == same.describe() != other.describe()
@@ -84,19 +116,30 @@ def test_tiny_tasks_are_separable_and_repeatable(make: Callable[[int], Task]) ->
 
 
 def test_tiny_networks_fit_the_tiny_tasks() -> None:
-    """Each network takes its task's samples, is the same for the same seed, and leaves torch's random state alone."""
+    """Each network takes its task's samples, is the same for the same seed, and leaves
+    torch's random state alone.
+    """
     import torch
 
     state = torch.random.get_rng_state()
     for make, task in ((tiny_network, tiny_task()), (tiny_convolution, tiny_images())):
         values = torch.from_numpy(task.need("test", "the test").inputs["input"][:2])
         assert make()(values).shape == (2, CLASSES)
-        assert torch.equal(make(3)(values), make(3)(values)) and not torch.equal(make(3)(values), make(4)(values))
+        assert torch.equal(make(3)(values), make(3)(values)) and not torch.equal(
+            make(3)(values), make(4)(values)
+        )
     assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_importing_the_fakes_imports_no_framework() -> None:
     """``import edgekit.testing`` brings neither torch nor a runtime."""
     program = "import sys, edgekit.testing; print([m for m in ('torch', 'onnxruntime', 'onnx', 'ai_edge_litert', 'scipy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60, cwd=pathlib.Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=pathlib.Path(__file__).parent.parent,
+    )
     assert done.stdout.strip() == "[]"

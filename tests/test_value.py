@@ -1,4 +1,6 @@
-"""Values: frozen, strict, and every mistake of a file told at once with the nearest right word."""
+"""Values: frozen, strict, and every mistake of a file told at once with the nearest right
+word.
+"""
 
 import pathlib
 from typing import Literal
@@ -35,7 +37,13 @@ def mistakes(data: object) -> str:
 
 def test_all_mistakes_are_told_at_once_with_their_places() -> None:
     """Four mistakes in one file give one error with four lines."""
-    said = mistakes({"colur": "blue", "wheels": [{"radius": 1}, {"radius": -1, "material": "woood"}], "spare": {"radus": 3}})
+    said = mistakes(
+        {
+            "colur": "blue",
+            "wheels": [{"radius": 1}, {"radius": -1, "material": "woood"}],
+            "spare": {"radus": 3},
+        }
+    )
     assert said.startswith("cart.yaml has 6 mistakes:")
     for line in (
         "colur: no such key; did you mean 'colour'?",
@@ -50,7 +58,9 @@ def test_all_mistakes_are_told_at_once_with_their_places() -> None:
 
 def test_one_mistake_is_called_one() -> None:
     """The count is in words that fit."""
-    assert mistakes({"name": 3}).startswith("cart.yaml has one mistake:\n  name: input should be a valid string (given: 3)")
+    assert mistakes({"name": 3}).startswith(
+        "cart.yaml has one mistake:\n  name: input should be a valid string (given: 3)"
+    )
 
 
 def test_a_word_with_no_near_one_gets_the_whole_list() -> None:
@@ -79,14 +89,21 @@ def test_a_value_cannot_be_changed() -> None:
         (b"", "holds NoneType, not a mapping"),
         (b"\xff\xfe\x00", "not a text file (UTF-8)"),
         (b"a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
-        (b"a: 1\nb: {c: 2, c: 3}\n", "line 2, column 11: not valid YAML: the key 'c' is written twice"),
+        (
+            b"a: 1\nb: {c: 2, c: 3}\n",
+            "line 2, column 11: not valid YAML: the key 'c' is written twice",
+        ),
         (b"a: 2020-13-45\n", "not valid YAML: month must be in 1..12"),
         (b"a: !!bool x\n", "not valid YAML"),
         (b"a: " + b"[" * 5000, "nested too deep"),
     ],
 )
-def test_a_file_that_is_no_yaml_mapping_is_told_with_its_line(tmp_path: pathlib.Path, content: bytes, said: str) -> None:
-    """Broken syntax, other kinds of data, binary files and YAML that would run code are one clear error."""
+def test_a_file_that_is_no_yaml_mapping_is_told_with_its_line(
+    tmp_path: pathlib.Path, content: bytes, said: str
+) -> None:
+    """Broken syntax, other kinds of data, binary files and YAML that would run code are one
+    clear error.
+    """
     path = tmp_path / "r.yaml"
     path.write_bytes(content)
     with pytest.raises(RecipeError) as caught:
@@ -124,7 +141,9 @@ class Setting(Written):
     ],
 )
 def test_what_a_person_writes_is_read_strictly(data: object, said: str) -> None:
-    """Infinity is no limit, a bare yes is no number, and a list or a mapping is called by these names."""
+    """Infinity is no limit, a bare yes is no number, and a list or a mapping is called by
+    these names.
+    """
     with pytest.raises(RecipeError) as caught:
         parse(Setting, data, "setting.yaml", RecipeError)
     assert said in caught.value.message
@@ -136,8 +155,12 @@ def test_a_usual_name_can_be_a_folder(name: str) -> None:
     assert folder_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "..\\x", "a\nb", "\x1b[2J", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "/", "..\\x", "a\nb", "\x1b[2J", "x" * 200]
+)
 def test_a_name_that_leads_elsewhere_is_no_folder(name: str) -> None:
-    """A name that would leave the folder, or that no folder can have, is refused: folders of that name are removed and replaced."""
+    """A name that would leave the folder, or that no folder can have, is refused: folders
+    of that name are removed and replaced.
+    """
     with pytest.raises(ValueError, match="a folder cannot be called"):
         folder_name(name)

@@ -1,4 +1,6 @@
-"""The folder a user takes away: a folder a target with the winner's files and manifest, and report.json last of all."""
+"""The folder a user takes away: a folder a target with the winner's files and manifest, and
+report.json last of all.
+"""
 
 import functools
 import json
@@ -17,8 +19,11 @@ from edgekit.errors import CacheError
 from edgekit.report import FILE_NAME, ArtifactReport, Report, TargetReport, describe
 
 
-def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path, proof: Proof | None = None) -> ArtifactReport:
-    """Put a winner's files, what proves them, and the manifest into ``out/<target>``, whole or not at all; its entry with the paths filled in.
+def ship(
+    artifact: Artifact, target: TargetReport, out: pathlib.Path, proof: Proof | None = None
+) -> ArtifactReport:
+    """Put a winner's files, what proves them, and the manifest into ``out/<target>``, whole
+    or not at all; its entry with the paths filled in.
 
     Evidence that other hosts gave for the same artifact stays.
     """
@@ -30,9 +35,19 @@ def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path, proof: Pro
             for part in artifact.parts:
                 for file in part.files.values():
                     shutil.copyfile(artifact.folder / file.path, partial / file.path)
-            facts = None if proof is None else add(proof, artifact, partial).model_dump(mode="json", by_alias=True)
-            manifest = {"target": target.name, "format": artifact.format, "runtime": target.runtime, "scheme": target.winner, **entry.model_dump(mode="json"),
-                        "bundle": facts}  # fmt: skip
+            facts = (
+                None
+                if proof is None
+                else add(proof, artifact, partial).model_dump(mode="json", by_alias=True)
+            )
+            manifest = {
+                "target": target.name,
+                "format": artifact.format,
+                "runtime": target.runtime,
+                "scheme": target.winner,
+                **entry.model_dump(mode="json"),
+                "bundle": facts,
+            }
             if _shipped_key(final) == artifact.key and (final / EVIDENCE).is_dir():
                 shutil.copytree(final / EVIDENCE, partial / EVIDENCE)
             write_text(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
@@ -44,12 +59,19 @@ def ship(artifact: Artifact, target: TargetReport, out: pathlib.Path, proof: Pro
 
 def placed(entry: ArtifactReport, artifact: Artifact, folder: str) -> ArtifactReport:
     """An artifact's entry with the path of each file, inside the results."""
-    files = tuple(file.model_copy(update={"path": f"{folder}/{artifact.part(file.part).files[file.role].path}"}) for file in entry.files)
+    files = tuple(
+        file.model_copy(
+            update={"path": f"{folder}/{artifact.part(file.part).files[file.role].path}"}
+        )
+        for file in entry.files
+    )
     return entry.model_copy(update={"files": files})
 
 
 def prepare(out: pathlib.Path) -> None:
-    """Make a results folder ready: no old report beside new files, and nothing left of a killed run."""
+    """Make a results folder ready: no old report beside new files, and nothing left of a
+    killed run.
+    """
     with writing(out):
         (out / FILE_NAME).unlink(missing_ok=True)
         for left in (*out.glob(".*.partial"), *out.glob(".*.old")):
@@ -57,14 +79,19 @@ def prepare(out: pathlib.Path) -> None:
 
 
 def require_usable(out: pathlib.Path, targets: Sequence[str]) -> None:
-    """Raise CacheError, before any work, where the results could not be written or would take the place of someone's folder."""
+    """Raise CacheError, before any work, where the results could not be written or would
+    take the place of someone's folder.
+    """
     make_folder(out)
     with writing(out):
         write_text(out / ".edgekit", "")
         (out / ".edgekit").unlink()
     for name in targets:
         if (out / name).exists() and not _shipped_before(out / name, name):
-            raise CacheError(f"{out / name} was not made by edgekit, and the files for {name} would take its place.", fix="give another folder with --out")
+            raise CacheError(
+                f"{out / name} was not made by edgekit, and the files for {name} would take its place.",
+                fix="give another folder with --out",
+            )
 
 
 def withdraw(name: str, out: pathlib.Path) -> None:
@@ -93,21 +120,33 @@ def environment(packages: dict[str, str]) -> dict[str, Any]:
 
 @functools.cache
 def machine() -> tuple[str | int | None, ...]:
-    """What a number that was measured here depends on: a cache that is carried to another machine holds none for it."""
-    flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "")
+    """What a number that was measured here depends on: a cache that is carried to another
+    machine holds none for it.
+    """
+    flags = next(
+        (line for line in _cpuinfo() if line.startswith(("flags", "Features"))), ""
+    )
     return platform.machine(), processor(), os.cpu_count(), platform.system(), digest(flags)
 
 
 def processor() -> str:
     """The processor's own name where the system tells it."""
     named = next((line for line in _cpuinfo() if line.startswith("model name")), None)
-    return platform.processor() or "unknown" if named is None else named.partition(":")[2].strip()
+    return (
+        platform.processor() or "unknown"
+        if named is None
+        else named.partition(":")[2].strip()
+    )
 
 
 def _cpuinfo() -> list[str]:
     """What Linux tells of the processor; nothing elsewhere."""
     info = pathlib.Path("/proc/cpuinfo")
-    return info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    return (
+        info.read_text(encoding="utf-8", errors="replace").splitlines()
+        if info.is_file()
+        else []
+    )
 
 
 def _shipped_before(folder: pathlib.Path, target: str) -> bool:
@@ -129,7 +168,9 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _replace(partial: pathlib.Path, final: pathlib.Path) -> None:
-    """Put a folder in the place of another in two moves; the old one is removed after the new one stands."""
+    """Put a folder in the place of another in two moves; the old one is removed after the
+    new one stands.
+    """
     old = partial.with_suffix(".old")
     if final.exists():
         final.rename(old)

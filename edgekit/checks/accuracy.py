@@ -1,4 +1,6 @@
-"""How often a candidate is right, what it loses against its reference on the same samples, and how often both agree."""
+"""How often a candidate is right, what it loses against its reference on the same samples,
+and how often both agree.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -7,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from edgekit.checks.metrics import metric_name, scores, single
-from edgekit.checks.statistics import Interval, mean_interval, paired_mean_difference, paired_share_difference, share_interval
+from edgekit.checks.statistics import (
+    Interval,
+    mean_interval,
+    paired_mean_difference,
+    paired_share_difference,
+    share_interval,
+)
 from edgekit.contracts import Runner
 from edgekit.errors import RunnerError, TaskError
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
@@ -34,28 +42,46 @@ class Answers:
 
     def take(self, count: int) -> "Answers":
         """The first ``count`` samples."""
-        return Answers({name: array[:count] for name, array in self.outputs.items()}, self.scores[:count], self.where)
+        return Answers(
+            {name: array[:count] for name, array in self.outputs.items()},
+            self.scores[:count],
+            self.where,
+        )
 
 
 def answer(runner: Runner, split: Split, metric: Metric) -> Answers:
-    """Run a split once and score it. Raises TaskError where the split has no labels or the metric does not fit."""
+    """Run a split once and score it.
+
+    Raises TaskError where the split has no labels or the metric does not fit.
+    """
     if split.labels is None:
-        raise TaskError("Samples without labels cannot be scored.", fix="take the test split")
+        raise TaskError(
+            "Samples without labels cannot be scored.", fix="take the test split"
+        )
     return scored(outputs_of(runner, split), split, metric, runner.where)
 
 
 def outputs_of(runner: Runner, split: Split) -> Mapping[str, "Array"]:
     """Run a split once, or raise RunnerError where the outputs are not one row a sample."""
     outputs, n = runner.infer(split.inputs), len(split)
-    wrong = {name: list(array.shape) for name, array in outputs.items() if array.shape[:1] != (n,)}
+    wrong = {
+        name: list(array.shape)
+        for name, array in outputs.items()
+        if array.shape[:1] != (n,)
+    }
     if wrong or not outputs:
         said = f"{runner.where}: the outputs are not one row for each of {n} samples: {wrong or 'none'}."
         raise RunnerError(said, fix="export the model with the sample axis first")
     return outputs
 
 
-def scored(outputs: Mapping[str, "Array"], split: Split, metric: Metric, where: str) -> Answers:
-    """Outputs for the samples of a split with their scores. Raises TaskError where the metric does not fit."""
+def scored(
+    outputs: Mapping[str, "Array"], split: Split, metric: Metric, where: str
+) -> Answers:
+    """Outputs for the samples of a split with their scores.
+
+    Raises TaskError where the metric does not fit.
+    """
     assert split.labels is not None
     return Answers(outputs, scores(outputs, split.labels, metric), where)
 
@@ -63,16 +89,24 @@ def scored(outputs: Mapping[str, "Array"], split: Split, metric: Metric, where: 
 def check(candidate: Runner, reference: Runner, task: Task) -> list[Measurement]:
     """accuracy, accuracy_drop and agreement of the candidate on the task's test data."""
     split = task.need("test", "accuracy")
-    return measure(answer(candidate, split, task.metric), answer(reference, split, task.metric), task.metric)
+    return measure(
+        answer(candidate, split, task.metric),
+        answer(reference, split, task.metric),
+        task.metric,
+    )
 
 
 def measure(candidate: Answers, reference: Answers, metric: Metric) -> list[Measurement]:
-    """accuracy, accuracy_drop and agreement from answers to the same samples in the same order.
+    """accuracy, accuracy_drop and agreement from answers to the same samples in the same
+    order.
 
     ``agreement`` is left out where the output is no class score (see ``predictions``).
     """
     if len(candidate.scores) != len(reference.scores):
-        raise RunnerError(f"{len(candidate.scores)} answers cannot be paired with {len(reference.scores)}.", fix="run both on the same samples")
+        raise RunnerError(
+            f"{len(candidate.scores)} answers cannot be paired with {len(reference.scores)}.",
+            fix="run both on the same samples",
+        )
     found = [accuracy(candidate, metric), accuracy_drop(candidate, reference, metric)]
     agreed = agreement(candidate, reference, metric)
     return found if agreed is None else [*found, agreed]
@@ -82,11 +116,18 @@ def accuracy(answers: Answers, metric: Metric) -> Measurement:
     """The mean score with its 95 % interval."""
     values, unit = answers.scores, metric_name(metric)
     interval, how = _mean(values)
-    return _measurement("accuracy", float(values.mean()), interval, (unit, answers, f"mean {unit} of {len(values)} test samples; {how}"))
+    return _measurement(
+        "accuracy",
+        float(values.mean()),
+        interval,
+        (unit, answers, f"mean {unit} of {len(values)} test samples; {how}"),
+    )
 
 
 def accuracy_drop(candidate: Answers, reference: Answers, metric: Metric) -> Measurement:
-    """What the candidate loses: mean score of the reference minus the candidate's, on the same samples, with its interval."""
+    """What the candidate loses: mean score of the reference minus the candidate's, on the
+    same samples, with its interval.
+    """
     theirs, ours, unit = reference.scores, candidate.scores, metric_name(metric)
     interval: Interval | None
     if _is_binary(theirs) and _is_binary(ours):
@@ -95,14 +136,20 @@ def accuracy_drop(candidate: Answers, reference: Answers, metric: Metric) -> Mea
         interval, how = paired_mean_difference(theirs, ours), BOOTSTRAP
     drop = float(theirs.mean() - ours.mean())
     said = f"against {reference.where}, {len(ours)} test samples; {how}"
-    detail = {"reference": float(theirs.mean()), "worse": int((ours < theirs).sum()), "better": int((ours > theirs).sum())}
+    detail = {
+        "reference": float(theirs.mean()),
+        "worse": int((ours < theirs).sum()),
+        "better": int((ours > theirs).sum()),
+    }
     return _measurement("accuracy_drop", drop, interval, (unit, candidate, said), detail)
 
 
 def agreement(candidate: Answers, reference: Answers, metric: Metric) -> Measurement | None:
-    """The share of samples with the same prediction, whatever the label; None where there are no predictions to compare.
+    """The share of samples with the same prediction, whatever the label; None where there
+    are no predictions to compare.
 
-    A sample with several predictions (pixels, labels) counts with the share that is the same.
+    A sample with several predictions (pixels, labels) counts with the share that is the
+    same.
     """
     ours, theirs = predictions(candidate, metric), predictions(reference, metric)
     if ours is None or theirs is None or ours.shape != theirs.shape:
@@ -111,13 +158,21 @@ def agreement(candidate: Answers, reference: Answers, metric: Metric) -> Measure
     same = ((ours == theirs) & (ours >= 0)).reshape(len(ours), -1).mean(axis=1)
     interval, how = _mean(same)
     said = f"same prediction as {reference.where}, {len(same)} test samples; {how}"
-    return _measurement("agreement", float(same.mean()), interval, ("share", candidate, said), {"different": int((same < 1).sum())})
+    return _measurement(
+        "agreement",
+        float(same.mean()),
+        interval,
+        ("share", candidate, said),
+        {"different": int((same < 1).sum())},
+    )
 
 
 def predictions(answers: Answers, metric: Metric) -> "Array | None":
-    """What the answers predict, as integers: the class (axis 1) for top1 and top5, the sign for binary_accuracy.
+    """What the answers predict, as integers: the class (axis 1) for top1 and top5, the sign
+    for binary_accuracy.
 
-    -1 where an output is NaN. None for any other metric: real outputs have no prediction that could be the same.
+    -1 where an output is NaN. None for any other metric: real outputs have no prediction
+    that could be the same.
     """
     if metric not in ("top1", "top5", "binary_accuracy"):
         return None
@@ -139,11 +194,27 @@ def _mean(values: "Array") -> tuple[Interval | None, str]:
 
 
 def _measurement(
-    name: MeasurementName, value: float, interval: Interval | None, said: tuple[str, Answers, str], detail: Mapping[str, Any] | None = None
+    name: MeasurementName,
+    value: float,
+    interval: Interval | None,
+    said: tuple[str, Answers, str],
+    detail: Mapping[str, Any] | None = None,
 ) -> Measurement:
-    """The measurement, or an unmeasured one where there is no interval: without one no gate can be judged."""
+    """The measurement, or an unmeasured one where there is no interval: without one no gate
+    can be judged.
+    """
     unit, answers, how = said
     n, where = len(answers.scores), answers.where
     if interval is None:
         return unmeasured(name, unit, where, "one sample with a real score has no interval")
-    return Measurement(name=name, value=value, low=interval[0], high=interval[1], unit=unit, n=n, where=where, how=how, detail=dict(detail or {}))
+    return Measurement(
+        name=name,
+        value=value,
+        low=interval[0],
+        high=interval[1],
+        unit=unit,
+        n=n,
+        where=where,
+        how=how,
+        detail=dict(detail or {}),
+    )

@@ -12,9 +12,16 @@ def size_bytes(artifact: Artifact) -> Measurement:
     """The bytes that are shipped: the model file of every part."""
     if artifact.size_bytes == 0:
         return unmeasured("size_bytes", "bytes", WHERE, UNSEALED)
-    # An engine also holds its kernels' text, so its own size says nothing about the compressed network.
-    how = "bytes of the Q/DQ or float graph that the engine is built from" if artifact.format == "tensorrt" else HOW
-    return Measurement(name="size_bytes", value=artifact.size_bytes, unit="bytes", where=WHERE, how=how)
+    # An engine also holds its kernels' text, so its own size says nothing about the
+    # compressed network.
+    how = (
+        "bytes of the Q/DQ or float graph that the engine is built from"
+        if artifact.format == "tensorrt"
+        else HOW
+    )
+    return Measurement(
+        name="size_bytes", value=artifact.size_bytes, unit="bytes", where=WHERE, how=how
+    )
 
 
 def size_ratio(reference: Artifact, candidate: Artifact) -> Measurement:
@@ -23,4 +30,11 @@ def size_ratio(reference: Artifact, candidate: Artifact) -> Measurement:
         return unmeasured("size_ratio", "x", WHERE, UNSEALED)
     how = size_bytes(candidate).how
     detail = {"reference_bytes": reference.size_bytes, "bytes": candidate.size_bytes}
-    return Measurement(name="size_ratio", value=reference.size_bytes / candidate.size_bytes, unit="x", where=WHERE, how=how, detail=detail)
+    return Measurement(
+        name="size_ratio",
+        value=reference.size_bytes / candidate.size_bytes,
+        unit="x",
+        where=WHERE,
+        how=how,
+        detail=detail,
+    )

@@ -1,6 +1,7 @@
 """95 % intervals: of a share, of a mean, of a paired difference, and of a median.
 
-Each function is pure, takes raw numbers and returns ``(low, high)``, or None where the numbers are too few to say anything.
+Each function is pure, takes raw numbers and returns ``(low, high)``, or None where the
+numbers are too few to say anything.
 """
 
 import math
@@ -12,7 +13,13 @@ import scipy.stats
 
 from edgekit.device_worker.intervals import median_interval, paired_share_difference
 
-__all__ = ["mean_interval", "median_interval", "paired_mean_difference", "paired_share_difference", "share_interval"]
+__all__ = [
+    "mean_interval",
+    "median_interval",
+    "paired_mean_difference",
+    "paired_share_difference",
+    "share_interval",
+]
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -26,7 +33,8 @@ RESAMPLES = 9999
 SMALLEST_BOOTSTRAP = 30
 #: Numbers that differ by less than this share of their size differ by rounding alone.
 ROUNDING = 1e-12
-#: Above this number of samples the correction of BCa, which is of order 1/n, is left out; its cost grows with n squared.
+#: Above this number of samples the correction of BCa, which is of order 1/n, is left out;
+#: its cost grows with n squared.
 LARGEST_BCA = 2000
 #: At most this many numbers are held at once while resampling.
 LARGEST_BLOCK = 10_000_000
@@ -35,8 +43,8 @@ LARGEST_BLOCK = 10_000_000
 def share_interval(successes: int, n: int) -> Interval:
     """The interval of a share: Wilson's score interval.
 
-    ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``  (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212).
-    Holds for 0 and n successes too, where it is one-sided.
+    ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``  (Wilson 1927, J. Am.
+    Stat. Assoc. 22, 209-212). Holds for 0 and n successes too, where it is one-sided.
     """
     found = scipy.stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
@@ -50,37 +58,62 @@ def mean_interval(values: "Array") -> Interval | None:
     n = len(values)
     if n < 2:
         return None
-    half = float(scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * float(numpy.std(values, ddof=1)) / math.sqrt(n)
+    half = (
+        float(scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+        * float(numpy.std(values, ddof=1))
+        / math.sqrt(n)
+    )
     mean = float(numpy.mean(values))
     return mean - half, mean + half
 
 
-def paired_mean_difference(first: "Array", second: "Array", seed: int = 0) -> Interval | None:
-    """The interval of ``mean(first - second)`` for real scores of the same samples: the bootstrap with a fixed seed.
+def paired_mean_difference(
+    first: "Array", second: "Array", seed: int = 0
+) -> Interval | None:
+    """The interval of ``mean(first - second)`` for real scores of the same samples: the
+    bootstrap with a fixed seed.
 
-    Bias-corrected and accelerated (Efron 1987, J. Am. Stat. Assoc. 82, 171-185), percentile above 2,000 samples; the
-    differences are resampled, so what both share cancels. Below 30 samples the bootstrap is too narrow, and Student's
-    interval of the differences is given. None for one sample; where all differences are equal the interval is that number.
+    Bias-corrected and accelerated (Efron 1987, J. Am. Stat. Assoc. 82, 171-185), percentile
+    above 2,000 samples; the differences are resampled, so what both share cancels. Below 30
+    samples the bootstrap is too narrow, and Student's interval of the differences is given.
+    None for one sample; where all differences are equal the interval is that number.
     """
-    differences = numpy.asarray(first, dtype="float64") - numpy.asarray(second, dtype="float64")
-    n, mean, spread = len(differences), float(differences.mean()), float(numpy.ptp(differences))
+    differences = numpy.asarray(first, dtype="float64") - numpy.asarray(
+        second, dtype="float64"
+    )
+    n, mean, spread = (
+        len(differences),
+        float(differences.mean()),
+        float(numpy.ptp(differences)),
+    )
     if n < SMALLEST_BOOTSTRAP:
         return mean_interval(differences)
-    if spread <= ROUNDING * float(numpy.max(numpy.abs(differences))):  # BCa would divide by zero.
+    if spread <= ROUNDING * float(
+        numpy.max(numpy.abs(differences))
+    ):  # BCa would divide by zero.
         return mean, mean
     scaled = (differences - mean) / spread
     low, high = _bootstrap(scaled, "BCa" if n <= LARGEST_BCA else "percentile", seed)
-    # The corrected interval of a few odd samples can miss the mean itself by a hair; such an interval is of no use.
+    # The corrected interval of a few odd samples can miss the mean itself by a hair; such
+    # an interval is of no use.
     return min(mean, mean + spread * low), max(mean, mean + spread * high)
 
 
 def _bootstrap(values: "Array", method: str, seed: int) -> Interval:
     with warnings.catch_warnings():
-        # Where the correction cannot be computed scipy warns and gives NaN; the percentile interval can always be.
+        # Where the correction cannot be computed scipy warns and gives NaN; the percentile
+        # interval can always be.
         warnings.filterwarnings("ignore", category=scipy.stats.DegenerateDataWarning)
         found = scipy.stats.bootstrap(
-            (values,), numpy.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method=method,
-            batch=max(1, LARGEST_BLOCK // len(values)), rng=numpy.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
+            (values,),
+            numpy.mean,
+            confidence_level=CONFIDENCE,
+            n_resamples=RESAMPLES,
+            method=method,
+            batch=max(1, LARGEST_BLOCK // len(values)),
+            rng=numpy.random.default_rng(seed),
+        ).confidence_interval
     low, high = float(found.low), float(found.high)
-    return (low, high) if math.isfinite(low + high) else _bootstrap(values, "percentile", seed)
+    return (
+        (low, high) if math.isfinite(low + high) else _bootstrap(values, "percentile", seed)
+    )

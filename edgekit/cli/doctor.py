@@ -22,7 +22,10 @@ from edgekit.registry import Registry
 from edgekit.target import Target
 
 #: Modules whose distribution has another name.
-_DISTRIBUTIONS: Mapping[str, str] = {"sklearn": "scikit-learn", "ethosu.vela": "ethos-u-vela"}
+_DISTRIBUTIONS: Mapping[str, str] = {
+    "sklearn": "scikit-learn",
+    "ethosu.vela": "ethos-u-vela",
+}
 _CORE = ("click", "jinja2", "numpy", "platformdirs", "pydantic", "pyyaml", "rich")
 #: Programs that edgekit uses where they are there -> what they are for.
 _TOOLS: Mapping[str, str] = {
@@ -30,13 +33,21 @@ _TOOLS: Mapping[str, str] = {
     "trtexec": "NVIDIA's own timing of an engine; edgekit does not need it",
     "nvidia-smi": "tells whether there is an NVIDIA GPU; without one TensorRT latency is unmeasured",
 }
-_TABLES: tuple[Registry, ...] = (registry.STEPS, registry.SOURCES, registry.TASKS, registry.RUNTIMES, registry.AUDITS)
+_TABLES: tuple[Registry, ...] = (
+    registry.STEPS,
+    registry.SOURCES,
+    registry.TASKS,
+    registry.RUNTIMES,
+    registry.AUDITS,
+)
 
 
 @click.command()
 @output.as_json_option
 def doctor(*, as_json: bool) -> None:
-    """Show what is installed, and what each step and target still needs, with the command that installs it."""
+    """Show what is installed, and what each step and target still needs, with the command
+    that installs it.
+    """
     found = examine()
     if as_json:
         output.show_json(found)
@@ -55,7 +66,10 @@ def examine() -> dict[str, Any]:
         "parts": [row for table in _TABLES for row in _parts(table)],
         "targets": [_target(find_target(name)) for name in shelf.names("targets")],
         "hosts": hosts.examine(),
-        "tools": [{"name": name, "path": shutil.which(name), "for": purpose} for name, purpose in _TOOLS.items()],
+        "tools": [
+            {"name": name, "path": shutil.which(name), "for": purpose}
+            for name, purpose in _TOOLS.items()
+        ],
         "gpus": _gpus(),
     }
 
@@ -67,7 +81,9 @@ def _packages() -> list[dict[str, Any]]:
         for name in table:
             for need in table.entry(name).needs:
                 either = need.split("|")
-                for module in [module for module in either if registry.installed(module)] or either[:1]:
+                for module in [
+                    module for module in either if registry.installed(module)
+                ] or either[:1]:
                     extras.setdefault(module, table.entry(name).extra)
     core = [{"name": name, "version": _version(name), "install": None} for name in _CORE]
     rest = [
@@ -82,7 +98,9 @@ def _packages() -> list[dict[str, Any]]:
 
 
 def _version(module: str) -> str:
-    """The version of an installed package; a module that no distribution owns is there all the same."""
+    """The version of an installed package; a module that no distribution owns is there all
+    the same.
+    """
     try:
         return importlib.metadata.version(_DISTRIBUTIONS.get(module, module))
     except importlib.metadata.PackageNotFoundError:
@@ -92,20 +110,34 @@ def _version(module: str) -> str:
 def _parts(table: Registry) -> list[dict[str, Any]]:
     rows = []
     for name in table:
-        missing = [need.replace("|", " or ") for need in table.missing(name, registry.installed)]
-        rows.append({"kind": table.kind, "name": name, "missing": missing, "install": registry.install(table.entry(name).extra) if missing else None})
+        missing = [
+            need.replace("|", " or ") for need in table.missing(name, registry.installed)
+        ]
+        rows.append(
+            {
+                "kind": table.kind,
+                "name": name,
+                "missing": missing,
+                "install": registry.install(table.entry(name).extra) if missing else None,
+            }
+        )
     return rows
 
 
 def _target(target: Target) -> dict[str, Any]:
-    """What the whole way to a target needs, and why its latency cannot be taken where that is so."""
+    """What the whole way to a target needs, and why its latency cannot be taken where that
+    is so.
+    """
     uses: Sequence[tuple[Registry, Sequence[str]]] = (
         (registry.STEPS, ROUTES[target.format]),
         (registry.RUNTIMES, (target.runtime,)),
         (registry.AUDITS, (target.format,)),
     )
     lacking = [
-        (need.replace("|", " or "), table.entry(name).extra) for table, names in uses for name in names for need in table.missing(name, registry.installed)
+        (need.replace("|", " or "), table.entry(name).extra)
+        for table, names in uses
+        for name in names
+        for need in table.missing(name, registry.installed)
     ]
     return {
         "name": target.name,
@@ -122,36 +154,92 @@ def _gpus() -> list[str]:
     if tool is None:
         return []
     try:
-        asked = subprocess.run([tool, "--query-gpu=name,compute_cap", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=True)
+        asked = subprocess.run(
+            [tool, "--query-gpu=name,compute_cap", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in asked.stdout.splitlines() if line.strip()]
 
 
 def _drawn(found: Mapping[str, Any]) -> list[RenderableType]:
-    packages, targets, tools = output.grid("package", "version", ""), output.grid("target", "ready", "", ""), output.grid("tool", "where", "for")
+    packages, targets, tools = (
+        output.grid("package", "version", ""),
+        output.grid("target", "ready", "", ""),
+        output.grid("tool", "where", "for"),
+    )
     places = output.grid("host", "ready", "")
     for row in found["packages"]:
-        packages.add_row(row["name"], _told(row["version"] or "missing", good=bool(row["version"])), row["install"] or "")
+        packages.add_row(
+            row["name"],
+            _told(row["version"] or "missing", good=bool(row["version"])),
+            row["install"] or "",
+        )
     for row in found["targets"]:
-        note = "" if row["latency"] == "measured" else f"latency unmeasured: {row['latency_note']}"
-        needs = f"needs {', '.join(row['missing'])}: {' and '.join(row['install'])}" if row["missing"] else ""
-        targets.add_row(row["name"], _told("no" if row["missing"] else "yes", good=not row["missing"]), needs, Text(note, "dim"))
+        note = (
+            ""
+            if row["latency"] == "measured"
+            else f"latency unmeasured: {row['latency_note']}"
+        )
+        needs = (
+            f"needs {', '.join(row['missing'])}: {' and '.join(row['install'])}"
+            if row["missing"]
+            else ""
+        )
+        targets.add_row(
+            row["name"],
+            _told("no" if row["missing"] else "yes", good=not row["missing"]),
+            needs,
+            Text(note, "dim"),
+        )
     for row in found["hosts"]:
-        places.add_row(row["name"], _told("yes" if row["ready"] else "no", good=row["ready"]), hosts.needs(row))
+        places.add_row(
+            row["name"],
+            _told("yes" if row["ready"] else "no", good=row["ready"]),
+            hosts.needs(row),
+        )
     for row in found["tools"]:
-        tools.add_row(row["name"], Text(row["path"] or "not found", "" if row["path"] else "dim"), Text(row["for"], "dim"))
+        tools.add_row(
+            row["name"],
+            Text(row["path"] or "not found", "" if row["path"] else "dim"),
+            Text(row["for"], "dim"),
+        )
     lacking = [row for row in found["parts"] if row["missing"]]
     parts: list[RenderableType] = [
-        output.facts([("edgekit", found["edgekit"]), ("python", f"{found['python']} ({found['executable']})"), ("cache", found["cache"]),
-                      ("GPU", "; ".join(found["gpus"]) or "no NVIDIA GPU found")]),
-        Text(), packages, Text(), targets, Text(), places, Text(), tools, Text(),
-    ]  # fmt: skip
+        output.facts(
+            [
+                ("edgekit", found["edgekit"]),
+                ("python", f"{found['python']} ({found['executable']})"),
+                ("cache", found["cache"]),
+                ("GPU", "; ".join(found["gpus"]) or "no NVIDIA GPU found"),
+            ]
+        ),
+        Text(),
+        packages,
+        Text(),
+        targets,
+        Text(),
+        places,
+        Text(),
+        tools,
+        Text(),
+    ]
     if not lacking:
-        return [*parts, Text(f"All {len(found['parts'])} steps, networks, tasks, runtimes and audits have what they need.")]
+        return [
+            *parts,
+            Text(
+                f"All {len(found['parts'])} steps, networks, tasks, runtimes and audits have what they need."
+            ),
+        ]
     missing = output.grid("cannot be used yet", "needs", "install with")
     for row in lacking:
-        missing.add_row(f"{row['kind']} {row['name']}", ", ".join(row["missing"]), row["install"])
+        missing.add_row(
+            f"{row['kind']} {row['name']}", ", ".join(row["missing"]), row["install"]
+        )
     return [*parts, missing]
 
 

@@ -1,4 +1,6 @@
-"""``edgekit hosts``: the places where files are run; making them ready, trying them, removing what was made."""
+"""``edgekit hosts``: the places where files are run; making them ready, trying them,
+removing what was made.
+"""
 
 import dataclasses
 import time
@@ -27,10 +29,18 @@ from edgekit.rendering.words import size
 def _find(name: str) -> dict[str, Any]:
     file = reach.find(name)
     made = places.root() / file.name
-    problems = [known for known in (_problem(file, environment, name) for environment in file.environments) if known]
+    problems = [
+        known
+        for known in (
+            _problem(file, environment, name) for environment in file.environments
+        )
+        if known
+    ]
     return {
         **file.model_dump(mode="json"),
-        "file": "" if name.partition(":")[0] in reach.SHORT else str(shelf.find("hosts", name)),
+        "file": ""
+        if name.partition(":")[0] in reach.SHORT
+        else str(shelf.find("hosts", name)),
         "made_in": str(made) if made.is_dir() else "",
         "ready": not problems,
         "problems": problems,
@@ -43,17 +53,30 @@ def _row(name: str) -> dict[str, Any]:
         return _find(name)
     except EdgekitError as error:
         problem = {"environment": "", "what": error.message, "fix": error.fix or ""}
-        return {"name": name, "kind": "", "title": "", "file": str(shelf.find("hosts", name)), "ready": False, "problems": [problem]}
+        return {
+            "name": name,
+            "kind": "",
+            "title": "",
+            "file": str(shelf.find("hosts", name)),
+            "ready": False,
+            "problems": [problem],
+        }
 
 
 def _problem(file: HostFile, environment: str, asked: str) -> dict[str, str] | None:
     known = reach.known(file, environment, asked)
-    return None if known is None else {"environment": environment, "what": known[0], "fix": known[1]}
+    return (
+        None
+        if known is None
+        else {"environment": environment, "what": known[0], "fix": known[1]}
+    )
 
 
 def needs(row: Mapping[str, Any]) -> str:
     """What a host still needs, in a few words; empty where it is ready."""
-    return "; ".join(dict.fromkeys(problem["fix"] or problem["what"] for problem in row["problems"]))
+    return "; ".join(
+        dict.fromkeys(problem["fix"] or problem["what"] for problem in row["problems"])
+    )
 
 
 def examine() -> list[dict[str, Any]]:
@@ -61,27 +84,31 @@ def examine() -> list[dict[str, Any]]:
     return [_row(name) for name in shelf.names("hosts")]
 
 
-hosts = listing(Listing(
-    word="hosts",
-    about="List the places where files are run. A host of your own is a YAML file in edgekit/hosts of your configuration folder, or a path.",
-    names=lambda: shelf.names("hosts"),
-    find=_find,
-    row=_row,
-    columns={
-        "name": lambda row: str(row["name"]),
-        "kind": lambda row: str(row["kind"]),
-        "ready": lambda row: "yes" if row["ready"] else f"no: {needs(row)}",
-        "title": lambda row: str(row["title"]),
-    },
-    below="edgekit hosts setup NAME makes one ready, check NAME tries it with real files. No file needed: ssh:ADDRESS, adb:SERIAL.",
-))  # fmt: skip
+hosts = listing(
+    Listing(
+        word="hosts",
+        about="List the places where files are run. A host of your own is a YAML file in edgekit/hosts of your configuration folder, or a path.",
+        names=lambda: shelf.names("hosts"),
+        find=_find,
+        row=_row,
+        columns={
+            "name": lambda row: str(row["name"]),
+            "kind": lambda row: str(row["kind"]),
+            "ready": lambda row: "yes" if row["ready"] else f"no: {needs(row)}",
+            "title": lambda row: str(row["title"]),
+        },
+        below="edgekit hosts setup NAME makes one ready, check NAME tries it with real files. No file needed: ssh:ADDRESS, adb:SERIAL.",
+    )
+)
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @output.as_json_option
 def setup(names: tuple[str, ...], *, as_json: bool) -> None:
-    """Make hosts ready: packages and an emulated machine are fetched into edgekit's own folder. What is ready is left alone."""
+    """Make hosts ready: packages and an emulated machine are fetched into edgekit's own
+    folder. What is ready is left alone.
+    """
     files = [reach.find(name) for name in dict.fromkeys(names)]
     rows = []
     with progress.shown() as told:
@@ -89,32 +116,67 @@ def setup(names: tuple[str, ...], *, as_json: bool) -> None:
             began = time.monotonic()
             reach.kind_of(file).setup(told)
             took = time.monotonic() - began
-            rows += [{"host": file.name, "environment": environment, **_made(file, environment, took)} for environment in file.environments]
+            rows += [
+                {
+                    "host": file.name,
+                    "environment": environment,
+                    **_made(file, environment, took),
+                }
+                for environment in file.environments
+            ]
     if as_json:
         output.show_json(rows)
         return
-    drawn = output.grid("host", "environment", "python", "machine", "packages", "made in", "size")
+    drawn = output.grid(
+        "host", "environment", "python", "machine", "packages", "made in", "size"
+    )
     for row in rows:
-        packages = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
-        drawn.add_row(row["host"], row["environment"], row["python"], row["machine"], packages,
-                      f"{row['seconds']:.1f} s", size(row["bytes"]) if row["bytes"] else "")  # fmt: skip
+        packages = ", ".join(
+            f"{name} {version}" for name, version in row["versions"].items()
+        )
+        drawn.add_row(
+            row["host"],
+            row["environment"],
+            row["python"],
+            row["machine"],
+            packages,
+            f"{row['seconds']:.1f} s",
+            size(row["bytes"]) if row["bytes"] else "",
+        )
     output.show(drawn)
 
 
 def _made(file: HostFile, environment: str, took: float) -> dict[str, Any]:
-    """What an environment holds: as the setup has noted it, or on a device as the device tells it."""
-    noted = [facts for path in places.older(file.name, environment) if (facts := places.told(path))]
+    """What an environment holds: as the setup has noted it, or on a device as the device
+    tells it.
+    """
+    noted = [
+        facts
+        for path in places.older(file.name, environment)
+        if (facts := places.told(path))
+    ]
     if noted:
-        return {**noted[0]["hello"], "seconds": noted[0]["seconds"], "bytes": noted[0]["bytes"]}
+        return {
+            **noted[0]["hello"],
+            "seconds": noted[0]["seconds"],
+            "bytes": noted[0]["bytes"],
+        }
     hello = reach.kind_of(file).host(environment).hello()
-    return {**{key: hello[key] for key in ("python", "machine", "system", "versions")}, "seconds": round(took, 1), "bytes": 0}
+    return {
+        **{key: hello[key] for key in ("python", "machine", "system", "versions")},
+        "seconds": round(took, 1),
+        "bytes": 0,
+    }
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @output.as_json_option
 def check(names: tuple[str, ...], *, as_json: bool) -> None:
-    """Start each environment of hosts and run tiny real files there. Ends with 1 where one does not answer or gives other numbers."""
+    """Start each environment of hosts and run tiny real files there.
+
+    Ends with 1 where one does not answer or gives other numbers.
+    """
     rows = []
     with progress.shown() as told:
         for name in dict.fromkeys(names):
@@ -133,7 +195,14 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
 
 
 def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"host": file.name, "environment": environment, "good": False, "error": "", "fix": "", "files": []}
+    row: dict[str, Any] = {
+        "host": file.name,
+        "environment": environment,
+        "good": False,
+        "error": "",
+        "fix": "",
+        "files": [],
+    }
     problem = _problem(file, environment, asked)
     if problem is not None:
         return {**row, "error": problem["what"], "fix": problem["fix"]}
@@ -145,37 +214,73 @@ def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
     trials = [trial.run(host, name) for name in trial.names(row["versions"])]
     if not trials:
         fix = f"install one of {', '.join(PACKAGES)} for that Python"
-        return {**row, "error": "Python answers, and there is no runtime that could run a file.", "fix": fix}
+        return {
+            **row,
+            "error": "Python answers, and there is no runtime that could run a file.",
+            "fix": fix,
+        }
     files = [{**dataclasses.asdict(done), "good": done.good} for done in trials]
-    return {**row, "good": all(done.good for done in trials), "untimed": host.untimed, "files": files}
+    return {
+        **row,
+        "good": all(done.good for done in trials),
+        "untimed": host.untimed,
+        "files": files,
+    }
 
 
 def _answers(host: WorkerHost) -> dict[str, Any]:
-    """What a worker tells of itself, how long it takes to start, and how long one answer takes after that."""
+    """What a worker tells of itself, how long it takes to start, and how long one answer
+    takes after that.
+    """
     began = time.monotonic()
     process = host.connect()
     try:
         started = time.monotonic()
-        hello, _ = process.ask(f"asking {host.name}", {"command": "hello", "folder": host.folder})
+        hello, _ = process.ask(
+            f"asking {host.name}", {"command": "hello", "folder": host.folder}
+        )
         answered = time.monotonic()
     finally:
         process.close()
-    times = {"start_ms": round(1000 * (started - began), 1), "answer_ms": round(1000 * (answered - started), 2)}
-    return {**{key: hello[key] for key in ("python", "machine", "system", "versions")}, **times}
+    times = {
+        "start_ms": round(1000 * (started - began), 1),
+        "answer_ms": round(1000 * (answered - started), 2),
+    }
+    return {
+        **{key: hello[key] for key in ("python", "machine", "system", "versions")},
+        **times,
+    }
 
 
 def _drawn(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     drawn: list[RenderableType] = []
     for row in rows:
-        head = Text.assemble((f"{row['host']}/{row['environment']}", "bold"), "  ", ("ok" if row["good"] else "not ok", "green" if row["good"] else "red"))
+        head = Text.assemble(
+            (f"{row['host']}/{row['environment']}", "bold"),
+            "  ",
+            ("ok" if row["good"] else "not ok", "green" if row["good"] else "red"),
+        )
         drawn += [*([Text()] if drawn else []), head]
         if row["error"]:
-            drawn.append(Text(f"  {row['error']}" + (f"\n  Fix: {row['fix']}" if row["fix"] else "")))
+            drawn.append(
+                Text(f"  {row['error']}" + (f"\n  Fix: {row['fix']}" if row["fix"] else ""))
+            )
             continue
-        packages = ", ".join(f"{name} {version}" for name, version in row["versions"].items()) or "no runtime"
-        drawn.append(Text(f"  Python {row['python']} on {row['machine']} {row['system']}: {packages}"))
+        packages = (
+            ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+            or "no runtime"
+        )
+        drawn.append(
+            Text(
+                f"  Python {row['python']} on {row['machine']} {row['system']}: {packages}"
+            )
+        )
         note = f" ({row['untimed']})" if row["untimed"] else ""
-        drawn.append(Text(f"  starts in {row['start_ms']:.0f} ms, answers in {row['answer_ms']:.2g} ms{note}"))
+        drawn.append(
+            Text(
+                f"  starts in {row['start_ms']:.0f} ms, answers in {row['answer_ms']:.2g} ms{note}"
+            )
+        )
         drawn.append(_files(row["files"]))
     return drawn
 
@@ -186,8 +291,16 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> Table:
         if row["error"]:
             drawn.add_row(f"  {row['file']}", "", "", "", "", Text(row["error"], "red"))
         else:
-            told = Text("ok" if row["good"] else "other numbers than where it was made", "green" if row["good"] else "red")
-            numbers = (f"{row['right']} of {row['samples']}", f"{row['difference']:.3g}", f"{row['allowed']:.3g}", f"{row['seconds']:.1f}")
+            told = Text(
+                "ok" if row["good"] else "other numbers than where it was made",
+                "green" if row["good"] else "red",
+            )
+            numbers = (
+                f"{row['right']} of {row['samples']}",
+                f"{row['difference']:.3g}",
+                f"{row['allowed']:.3g}",
+                f"{row['seconds']:.1f}",
+            )
             drawn.add_row(f"  {row['file']}", *numbers, told)
     return drawn
 
@@ -196,7 +309,9 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> Table:
 @click.argument("name")
 @output.as_json_option
 def clean(name: str, *, as_json: bool) -> None:
-    """Remove what 'setup' made for a host, and on a device the model files that were copied there."""
+    """Remove what 'setup' made for a host, and on a device the model files that were copied
+    there.
+    """
     file = reach.find(name)
     folders = count = removed = 0
     if file.kind in ("venv", "qemu"):
@@ -214,10 +329,16 @@ def clean(name: str, *, as_json: bool) -> None:
                 process.close()
             count, removed = int(reply["files"]), int(reply["bytes"])
     if as_json:
-        output.show_json({"host": file.name, "folders": folders, "files": count, "bytes": removed})
+        output.show_json(
+            {"host": file.name, "folders": folders, "files": count, "bytes": removed}
+        )
     else:
         what = f"{folders} folders" if folders else f"{count} files"
-        output.write(f"{file.name}: removed {what}, {size(removed)}" if removed else f"{file.name}: there was nothing to remove")
+        output.write(
+            f"{file.name}: removed {what}, {size(removed)}"
+            if removed
+            else f"{file.name}: there was nothing to remove"
+        )
 
 
 #: The commands below ``edgekit hosts``, beside the list and ``show``.

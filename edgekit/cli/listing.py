@@ -1,4 +1,6 @@
-"""The shape that ``targets``, ``recipes``, ``models`` and ``schemes`` share: a table of all, and ``show NAME`` for one."""
+"""The shape that ``targets``, ``recipes``, ``models`` and ``schemes`` share: a table of
+all, and ``show NAME`` for one.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,7 +15,9 @@ from edgekit.rendering.words import flat
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What is listed: its word, its names, one as JSON values, and the columns of the table."""
+    """What is listed: its word, its names, one as JSON values, and the columns of the
+    table.
+    """
 
     word: str
     about: str
@@ -47,22 +51,49 @@ def listing(of: Listing) -> click.Group:
         if as_json:
             output.show_json(found)
         else:
-            output.show(output.facts([(key, value) for key, value in flat(found) if value not in ("none", "")]))
+            output.show(
+                output.facts(
+                    [
+                        (key, value)
+                        for key, value in flat(found)
+                        if value not in ("none", "")
+                    ]
+                )
+            )
 
-    group = _Listed(of.word, callback=every, invoke_without_command=True, help=of.about, params=[_json()])
-    group.add_command(click.Command("show", callback=show, help=f"Show one of the {of.word} in full.", params=[click.Argument(["name"]), _json()]))
+    group = _Listed(
+        of.word,
+        callback=every,
+        invoke_without_command=True,
+        help=of.about,
+        params=[_json()],
+    )
+    group.add_command(
+        click.Command(
+            "show",
+            callback=show,
+            help=f"Show one of the {of.word} in full.",
+            params=[click.Argument(["name"]), _json()],
+        )
+    )
     return group
 
 
 class _Listed(click.Group):
     """``targets NAME`` is a slip for ``targets show NAME``."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find ``show``, or say how one name is shown."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            ctx.fail(f"'edgekit {self.name}' has no command {args[0]!r}; to see one in full: edgekit {self.name} show {args[0]}")
+            ctx.fail(
+                f"'edgekit {self.name}' has no command {args[0]!r}; to see one in full: edgekit {self.name} show {args[0]}"
+            )
         return super().resolve_command(ctx, args)
 
 
 def _json() -> click.Option:
-    return click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table.")
+    return click.Option(
+        ["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."
+    )

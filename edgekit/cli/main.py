@@ -1,4 +1,7 @@
-"""The ``edgekit`` command. A command's own file is imported when that command is used, so that ``--help`` stays quick."""
+"""The ``edgekit`` command.
+
+A command's own file is imported when that command is used, so that ``--help`` stays quick.
+"""
 
 import contextlib
 import difflib
@@ -16,22 +19,47 @@ from edgekit.errors import EdgekitError
 
 #: Name -> where it is, and its line in the help.
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "run": ("edgekit.cli.run:run", "Compress, convert, race, verify and ship: the whole way."),
-    "plan": ("edgekit.cli.plan:plan", "Show what 'run' would do, what is missing and what cannot work."),
-    "inspect": ("edgekit.cli.inspect:inspect", "Show what a runtime executes in an .onnx, .tflite or .engine."),
-    "verify": ("edgekit.cli.verify:verify", "Run a shipped folder's evidence again, here or on another host."),
-    "estimate": ("edgekit.cli.estimate:estimate", "Estimate a file's latency on a device that is not here."),
-    "report": ("edgekit.cli.report:report", "Draw a finished run again: table, Markdown, HTML or JSON."),
+    "run": (
+        "edgekit.cli.run:run",
+        "Compress, convert, race, verify and ship: the whole way.",
+    ),
+    "plan": (
+        "edgekit.cli.plan:plan",
+        "Show what 'run' would do, what is missing and what cannot work.",
+    ),
+    "inspect": (
+        "edgekit.cli.inspect:inspect",
+        "Show what a runtime executes in an .onnx, .tflite or .engine.",
+    ),
+    "verify": (
+        "edgekit.cli.verify:verify",
+        "Run a shipped folder's evidence again, here or on another host.",
+    ),
+    "estimate": (
+        "edgekit.cli.estimate:estimate",
+        "Estimate a file's latency on a device that is not here.",
+    ),
+    "report": (
+        "edgekit.cli.report:report",
+        "Draw a finished run again: table, Markdown, HTML or JSON.",
+    ),
     "targets": ("edgekit.cli.targets:targets", "List the devices that edgekit knows."),
-    "hosts": ("edgekit.cli.hosts:hosts", "List, set up and check the places where files are run."),
+    "hosts": (
+        "edgekit.cli.hosts:hosts",
+        "List, set up and check the places where files are run.",
+    ),
     "recipes": ("edgekit.cli.recipes:recipes", "List the recipes that come with edgekit."),
     "models": ("edgekit.cli.models:models", "List the networks that come with edgekit."),
     "schemes": ("edgekit.cli.schemes:schemes", "List the ways to quantize."),
-    "doctor": ("edgekit.cli.doctor:doctor", "Show what is installed, and what each target still needs."),
+    "doctor": (
+        "edgekit.cli.doctor:doctor",
+        "Show what is installed, and what each target still needs.",
+    ),
 }
 #: Exit codes after Ctrl-C and after a polite kill, as shells count them.
 INTERRUPTED, TERMINATED = 130, 143
-#: What the system says of a path that is too long or turns in circles, wherever it is first looked at; and how much of it is told.
+#: What the system says of a path that is too long or turns in circles, wherever it is first
+#: looked at; and how much of it is told.
 _NAMES, _SHOWN = (errno.ENAMETOOLONG, errno.ELOOP), 60
 
 
@@ -40,7 +68,9 @@ class _Terminated(KeyboardInterrupt):
 
 
 class Commands(click.Group):
-    """The table of commands; turns a user's mistake into a message, and lets our own bugs show their traceback."""
+    """The table of commands; turns a user's mistake into a message, and lets our own bugs
+    show their traceback.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order in which a user meets them."""
@@ -54,11 +84,20 @@ class Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or name the nearest one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"No command is called {args[0]!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}."))
+            ctx.fail(
+                f"No command is called {args[0]!r}; "
+                + (
+                    f"did you mean {near[0]!r}?"
+                    if near
+                    else f"known: {', '.join(COMMANDS)}."
+                )
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -76,9 +115,15 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno not in _NAMES:
                 raise
-            raise click.ClickException(f"{str(error.filename)[:_SHOWN]}...: {error.strerror}.\n  Fix: give a shorter path") from error
+            raise click.ClickException(
+                f"{str(error.filename)[:_SHOWN]}...: {error.strerror}.\n  Fix: give a shorter path"
+            ) from error
         except KeyboardInterrupt as stop:
-            goes_on = " What is finished is kept: the same command goes on after the last finished step." if ctx.invoked_subcommand == "run" else ""
+            goes_on = (
+                " What is finished is kept: the same command goes on after the last finished step."
+                if ctx.invoked_subcommand == "run"
+                else ""
+            )
             click.echo(f"Stopped.{goes_on}", err=True)
             ctx.exit(TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED)
 
@@ -100,7 +145,10 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise _Terminated
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(edgekit.__version__, "-V", "--version", message="edgekit %(version)s")
 def main() -> None:
     """Make a trained PyTorch network small and fast, and prove it on each target."""

@@ -9,18 +9,30 @@ from edgekit.cli.listing import Listing, listing
 def _find(name: str) -> dict[str, Any]:
     entry = registry.SOURCES.entry(name)
     missing = registry.SOURCES.missing(name, registry.installed)
-    return {"name": name, "title": entry.title, "code": entry.where, "missing": list(missing), "install": registry.install(entry.extra) if missing else None}
+    return {
+        "name": name,
+        "title": entry.title,
+        "code": entry.where,
+        "missing": list(missing),
+        "install": registry.install(entry.extra) if missing else None,
+    }
 
 
-models = listing(Listing(
-    word="models",
-    about="List the networks that come with edgekit. One of your own is file.py:function or package.module:function.",
-    names=lambda: list(registry.SOURCES),
-    find=_find,
-    columns={
-        "name": lambda row: str(row["name"]),
-        "title": lambda row: str(row["title"]),
-        "": lambda row: f"needs {', '.join(row['missing'])}: {row['install']}" if row["missing"] else "",
-    },
-    below="A network of your own: --model file.py:function or --model package.module:function.",
-))  # fmt: skip
+models = listing(
+    Listing(
+        word="models",
+        about="List the networks that come with edgekit. One of your own is file.py:function or package.module:function.",
+        names=lambda: list(registry.SOURCES),
+        find=_find,
+        columns={
+            "name": lambda row: str(row["name"]),
+            "title": lambda row: str(row["title"]),
+            "": lambda row: (
+                f"needs {', '.join(row['missing'])}: {row['install']}"
+                if row["missing"]
+                else ""
+            ),
+        },
+        below="A network of your own: --model file.py:function or --model package.module:function.",
+    )
+)

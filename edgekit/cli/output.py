@@ -19,15 +19,27 @@ READER_GONE = 141
 #: The width in a pipe, and the widest that is still good to read.
 _PIPE_WIDTH, _MOST_WIDTH = 120, 140
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+as_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
+)
 
 
 def show(*drawn: RenderableType) -> None:
     """Draw tables and texts on stdout; colours on a terminal only."""
     terminal = is_terminal(sys.stdout)
-    width = min(shutil.get_terminal_size().columns, _MOST_WIDTH) if terminal else _PIPE_WIDTH
+    width = (
+        min(shutil.get_terminal_size().columns, _MOST_WIDTH) if terminal else _PIPE_WIDTH
+    )
     page = io.StringIO()
-    console = Console(file=page, width=width, force_terminal=terminal, markup=False, emoji=False, highlight=False, legacy_windows=False)
+    console = Console(
+        file=page,
+        width=width,
+        force_terminal=terminal,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+    )
     console.print(*drawn, sep="\n")
     write("\n".join(line.rstrip() for line in page.getvalue().splitlines()))
 
@@ -38,15 +50,24 @@ def show_json(value: Any) -> None:
 
 
 def write(text: str) -> None:
-    """Print text. A reader that has gone (``| head``) ends the command without a word; what stdout cannot spell becomes ``?``."""
+    """Print text.
+
+    A reader that has gone (``| head``) ends the command without a word; what stdout cannot
+    spell becomes ``?``.
+    """
     spelling = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         click.echo(text.encode(spelling, "replace").decode(spelling))
     except OSError as problem:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python can flush at its end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # so that Python can flush at its end
         if isinstance(problem, BrokenPipeError):
             raise click.exceptions.Exit(READER_GONE) from None
-        raise EdgekitError(f"The result cannot be printed: {problem.strerror}.", fix="send it to another file") from problem
+        raise EdgekitError(
+            f"The result cannot be printed: {problem.strerror}.",
+            fix="send it to another file",
+        ) from problem
 
 
 def is_terminal(stream: Any) -> bool:

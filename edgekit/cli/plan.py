@@ -1,4 +1,7 @@
-"""``edgekit plan``: what would be done, what is missing, what cannot work. Needs no framework."""
+"""``edgekit plan``: what would be done, what is missing, what cannot work.
+
+Needs no framework.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +24,10 @@ _INDENT = (0, 0, 0, 2)
 @recipe_options
 @output.as_json_option
 def plan(wanted: Wanted, *, as_json: bool) -> None:
-    """Show what 'edgekit run RECIPE' would do, what is missing and what cannot work. Ends with 1 where there are problems."""
+    """Show what 'edgekit run RECIPE' would do, what is missing and what cannot work.
+
+    Ends with 1 where there are problems.
+    """
     planned = wanted.plan()
     if as_json:
         output.show_json(as_data(planned))
@@ -38,7 +44,10 @@ def as_data(planned: Plan) -> dict[str, Any]:
         "shared": [_step_data(step) for step in planned.shared],
         "baseline": planned.baseline,
         "targets": [_target_data(target) for target in planned.targets],
-        "problems": [{"where": problem.where, "what": problem.what, "fix": problem.fix} for problem in planned.problems],
+        "problems": [
+            {"where": problem.where, "what": problem.what, "fix": problem.fix}
+            for problem in planned.problems
+        ],
     }
 
 
@@ -53,7 +62,10 @@ def _target_data(planned: PlannedTarget) -> dict[str, Any]:
 
 
 def _candidate_data(candidate: PlannedCandidate) -> dict[str, Any]:
-    return {"scheme": candidate.scheme, "steps": [_step_data(step) for step in candidate.steps]}
+    return {
+        "scheme": candidate.scheme,
+        "steps": [_step_data(step) for step in candidate.steps],
+    }
 
 
 def _step_data(step: PlannedStep) -> dict[str, Any]:
@@ -62,16 +74,28 @@ def _step_data(step: PlannedStep) -> dict[str, Any]:
 
 def _drawn(planned: Plan) -> list[RenderableType]:
     recipe = planned.recipe
-    parts: list[RenderableType] = [Text.assemble((recipe.name, "bold"), f"  {recipe.title}"), Text(f"model {recipe.model or '?'}, task {recipe.task or '?'}")]
+    parts: list[RenderableType] = [
+        Text.assemble((recipe.name, "bold"), f"  {recipe.title}"),
+        Text(f"model {recipe.model or '?'}, task {recipe.task or '?'}"),
+    ]
     if planned.teacher:
         parts += [Text(), output.title("Teacher"), _steps(planned.teacher)]
-    parts += [Text(), output.title("The network, once for all targets"), _steps(planned.shared, planned.baseline)]
+    parts += [
+        Text(),
+        output.title("The network, once for all targets"),
+        _steps(planned.shared, planned.baseline),
+    ]
     for target in planned.targets:
         parts += [Text(), *_target(target)]
     if planned.problems:
         parts += [Text(), Text(f"Problems: {len(planned.problems)}", "bold red")]
         for problem in planned.problems:
-            parts.append(Padding(Text.assemble(f"{problem.where}: {problem.what}\n  Fix: {problem.fix}"), _INDENT))
+            parts.append(
+                Padding(
+                    Text.assemble(f"{problem.where}: {problem.what}\n  Fix: {problem.fix}"),
+                    _INDENT,
+                )
+            )
     return parts
 
 
@@ -81,24 +105,45 @@ def _steps(steps: Sequence[PlannedStep], baseline: int | None = None) -> Rendera
     drawn.show_header = False
     for number, step in enumerate(steps, 1):
         mark = "<- compared with" if number == baseline else ""
-        drawn.add_row(str(number), step.intent, Text(_parameters(step.parameters)), Text(mark, "dim"))
+        drawn.add_row(
+            str(number), step.intent, Text(_parameters(step.parameters)), Text(mark, "dim")
+        )
     return Padding(drawn, _INDENT)
 
 
 def _target(planned: PlannedTarget) -> list[RenderableType]:
     target = planned.target
-    gates = ", ".join(f"{name} {limit:g}" for name, limit in planned.gates.model_dump(exclude_none=True).items()) or "none"
+    gates = (
+        ", ".join(
+            f"{name} {limit:g}"
+            for name, limit in planned.gates.model_dump(exclude_none=True).items()
+        )
+        or "none"
+    )
     drawn = output.grid("scheme", "steps")
     drawn.add_row("reference", _route(planned.reference))
     for candidate in planned.candidates:
         drawn.add_row(candidate.scheme, _route(candidate))
     for scheme, reason in planned.left_out.items():
         drawn.add_row(Text(scheme, "dim"), Text(f"left out: {reason}", "dim"))
-    head = Text.assemble((target.name, "bold"), f"  {target.title} ({target.format}, {target.runtime})")
-    notes: list[RenderableType] = (
-        [Padding(Text(f"latency will be unmeasured: {target.latency_note}", "dim"), _INDENT)] if target.latency == "unmeasured" else []
+    head = Text.assemble(
+        (target.name, "bold"), f"  {target.title} ({target.format}, {target.runtime})"
     )
-    return [head, Padding(Text(f"gates: {gates}", "dim"), _INDENT), Padding(drawn, _INDENT), *notes]
+    notes: list[RenderableType] = (
+        [
+            Padding(
+                Text(f"latency will be unmeasured: {target.latency_note}", "dim"), _INDENT
+            )
+        ]
+        if target.latency == "unmeasured"
+        else []
+    )
+    return [
+        head,
+        Padding(Text(f"gates: {gates}", "dim"), _INDENT),
+        Padding(drawn, _INDENT),
+        *notes,
+    ]
 
 
 def _route(candidate: PlannedCandidate) -> str:
@@ -106,4 +151,8 @@ def _route(candidate: PlannedCandidate) -> str:
 
 
 def _parameters(parameters: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {plain(value)}" for key, value in parameters.items() if value not in (None, [], ()))
+    return ", ".join(
+        f"{key} {plain(value)}"
+        for key, value in parameters.items()
+        if value not in (None, [], ())
+    )

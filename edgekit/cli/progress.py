@@ -1,4 +1,6 @@
-"""Tells on stderr that work goes on: bars on a terminal, one plain line at each start and end in a pipe."""
+"""Tells on stderr that work goes on: bars on a terminal, one plain line at each start and
+end in a pipe.
+"""
 
 import contextlib
 import sys
@@ -7,7 +9,14 @@ from collections.abc import Iterator
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Live
 from rich.text import Text
 
@@ -52,7 +61,13 @@ class Bars:
 
     def start(self, name: str) -> None:
         """A bar appears; until a total is expected it only moves."""
-        self._open.append((name, time.monotonic(), self._live.add_task("  " * len(self._open) + name, total=None, note="")))
+        self._open.append(
+            (
+                name,
+                time.monotonic(),
+                self._live.add_task("  " * len(self._open) + name, total=None, note=""),
+            )
+        )
 
     def expect(self, total: int) -> None:
         """The youngest bar has an end."""
@@ -84,7 +99,14 @@ def shown() -> Iterator[Progress]:
         yield Lines()
         return
     note = TextColumn("{task.fields[note]}", markup=False)
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), note)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        note,
+    )
     with Live(*columns, console=console, transient=True) as live:
         yield Bars(live)
 

@@ -1,4 +1,6 @@
-"""``edgekit hosts record``: time the operators of a device, so that the latency of any file there can be estimated."""
+"""``edgekit hosts record``: time the operators of a device, so that the latency of any file
+there can be estimated.
+"""
 
 import os
 import pathlib
@@ -19,42 +21,93 @@ if TYPE_CHECKING:
     from edgekit.estimates.table import Table
 
 #: Who records with files of each format.
-RECORDERS = Registry("format", {
-    "onnx": Entry("edgekit.estimates.recording:record", ("onnx", "onnxruntime", "torch", "scipy"), "onnx"),
-    "tflite": Entry("edgekit.estimates.recording:record", ("ai_edge_litert", "litert_torch", "torch", "scipy"), "tflite"),
-})  # fmt: skip
+RECORDERS = Registry(
+    "format",
+    {
+        "onnx": Entry(
+            "edgekit.estimates.recording:record",
+            ("onnx", "onnxruntime", "torch", "scipy"),
+            "onnx",
+        ),
+        "tflite": Entry(
+            "edgekit.estimates.recording:record",
+            ("ai_edge_litert", "litert_torch", "torch", "scipy"),
+            "tflite",
+        ),
+    },
+)
 SUFFIX_FORMATS = ("onnx", "tflite")
 
 
 @click.command()
 @click.argument("host")
-@click.option("--format", "--form", "format", type=click.Choice(SUFFIX_FORMATS), default="onnx", show_default=True, help="Which files: ONNX in ONNX Runtime, TFLite in LiteRT.")
-@click.option("--out", "-o", type=click.Path(dir_okay=False, path_type=pathlib.Path), metavar="FILE", help="Where the table goes.  [default: your settings]")
-@click.option("--quick", is_flag=True, help="A few networks only: a minute less, and a table that knows fewer operators.")
+@click.option(
+    "--format",
+    "--form",
+    "format",
+    type=click.Choice(SUFFIX_FORMATS),
+    default="onnx",
+    show_default=True,
+    help="Which files: ONNX in ONNX Runtime, TFLite in LiteRT.",
+)
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    metavar="FILE",
+    help="Where the table goes.  [default: your settings]",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="A few networks only: a minute less, and a table that knows fewer operators.",
+)
 @output.as_json_option
-def record(host: str, format: str, out: pathlib.Path | None, *, quick: bool, as_json: bool) -> None:
-    """Time the operators of HOST, so that 'edgekit estimate' can tell the latency of any file there. One thread, batch 1."""
+def record(
+    host: str, format: str, out: pathlib.Path | None, *, quick: bool, as_json: bool
+) -> None:
+    """Time the operators of HOST, so that 'edgekit estimate' can tell the latency of any
+    file there. One thread, batch 1.
+    """
     # Threads that wait sleep instead of spinning; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     file = reach.find(host)
     if file.kind == "qemu":
-        raise HostError(f"Times on {host} say nothing: it is emulated.", fix="record on the device itself")
+        raise HostError(
+            f"Times on {host} say nothing: it is emulated.",
+            fix="record on the device itself",
+        )
     name = f"{file.name}-{format}"
     path = out or latency_table.folder() / f"{name}.json"
     place = reach.reach(host)
     caches.make_folder(path.parent)
     recorder = RECORDERS.load(format)
     with progress.shown() as told:
-        table: Table = recorder(place, format, name, caches.Cache(caches.default_root()), quick, told)
+        table: Table = recorder(
+            place, format, name, caches.Cache(caches.default_root()), quick, told
+        )
     with caches.writing(path.parent):
         caches.write_text(path, table.model_dump_json(by_alias=True) + "\n")
     if as_json:
-        output.show_json({"file": str(path), **table.model_dump(mode="json", by_alias=True, exclude={"rows"})})
+        output.show_json(
+            {
+                "file": str(path),
+                **table.model_dump(mode="json", by_alias=True, exclude={"rows"}),
+            }
+        )
         return
     drawn = output.grid("held-out network", "scheme", "measured", "estimated", "off by")
     says = words.Wording(share=False)
     for row in table.held_out:
         lacks = f", {row.unknown} unknown" if row.unknown else ""
-        drawn.add_row(row.network, row.scheme, *(says.number("latency_ms", ns / 1e6) for ns in (row.ns, row.estimated)), f"{100 * row.error:.0f} %{lacks}")
+        drawn.add_row(
+            row.network,
+            row.scheme,
+            *(says.number("latency_ms", ns / 1e6) for ns in (row.ns, row.estimated)),
+            f"{100 * row.error:.0f} %{lacks}",
+        )
     output.show(drawn, Text(), Text(table.told))
-    click.echo(f"Written to {path}; estimate with: edgekit estimate FILE --device {path if out else name}", err=True)
+    click.echo(
+        f"Written to {path}; estimate with: edgekit estimate FILE --device {path if out else name}",
+        err=True,
+    )

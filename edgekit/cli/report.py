@@ -13,7 +13,15 @@ from edgekit.rendering.table import table
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=pathlib.Path))
-@click.option("--format", "-f", "kind", type=click.Choice(["table", "md", "html", "json"]), default="table", show_default=True, help="How to draw it.")
+@click.option(
+    "--format",
+    "-f",
+    "kind",
+    type=click.Choice(["table", "md", "html", "json"]),
+    default="table",
+    show_default=True,
+    help="How to draw it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def report(folder: pathlib.Path, kind: str, *, as_json: bool) -> None:
     """Draw the finished run in DIR again. Nothing is measured."""

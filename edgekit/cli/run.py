@@ -17,22 +17,53 @@ from edgekit.rendering.markdown import markdown
 from edgekit.rendering.table import table
 from edgekit.report import FILE_NAME, Report
 
-EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "unmeasured": 3}
+EXIT_CODES: Mapping[Verdict, int] = {
+    "pass": 0,
+    "fail": 1,
+    "inconclusive": 3,
+    "unmeasured": 3,
+}
 
 
 @click.command()
 @recipe_options
-@click.option("--out", "-o", type=click.Path(file_okay=False, path_type=pathlib.Path), metavar="DIR", help="Where the results go.  [default: runs/<recipe>]")
 @click.option(
-    "--cache", type=click.Path(file_okay=False, path_type=pathlib.Path), metavar="DIR", help="Where finished steps are kept.  [default: $EDGEKIT_CACHE]"
+    "--out",
+    "-o",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    metavar="DIR",
+    help="Where the results go.  [default: runs/<recipe>]",
 )
-@click.option("--on", "hosts", multiple=True, metavar="HOST", help="Verify every shipped file on this host too; may be repeated.")
-@click.option("--fresh", is_flag=True, help="Take all measurements again, also those in the cache.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    metavar="DIR",
+    help="Where finished steps are kept.  [default: $EDGEKIT_CACHE]",
+)
+@click.option(
+    "--on",
+    "hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Verify every shipped file on this host too; may be repeated.",
+)
+@click.option(
+    "--fresh", is_flag=True, help="Take all measurements again, also those in the cache."
+)
 @output.as_json_option
-def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *, hosts: Sequence[str], fresh: bool, as_json: bool) -> None:
+def run(
+    wanted: Wanted,
+    out: pathlib.Path | None,
+    cache: pathlib.Path | None,
+    *,
+    hosts: Sequence[str],
+    fresh: bool,
+    as_json: bool,
+) -> None:
     """Compress, convert, race, verify and ship what RECIPE (a name or a file) asks for.
 
-    Ends with 0 where every gate holds, 1 where one fails, 3 where a required gate is inconclusive or unmeasured.
+    Ends with 0 where every gate holds, 1 where one fails, 3 where a required gate is
+    inconclusive or unmeasured.
     """
     plan = wanted.plan()
     plan.require_possible()
@@ -41,20 +72,36 @@ def run(wanted: Wanted, out: pathlib.Path | None, cache: pathlib.Path | None, *,
 
         for host in hosts:
             find(host)  # a slip in a name is told before any work
-    # Threads that wait sleep instead of spinning: on a busy machine training is 10 to 20 times faster so. Read when torch is imported.
+    # Threads that wait sleep instead of spinning: on a busy machine training is 10 to 20
+    # times faster so. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from edgekit.pipeline import run as execution  # imports torch: only now is it known to be there, and the plan to be sound
+    from edgekit.pipeline import (
+        run as execution,
+    )  # imports torch: only now is it known to be there, and the plan to be sound
 
     folder = out or pathlib.Path("runs") / plan.recipe.name
-    # What a user's own file prints goes to stderr: stdout is the report's alone (--json must stay JSON).
+    # What a user's own file prints goes to stderr: stdout is the report's alone (--json
+    # must stay JSON).
     with progress.shown() as told, contextlib.redirect_stdout(sys.stderr):
-        report = execution.run(plan, execution.Options(out=folder, cache=cache or caches.default_root(), progress=told, fresh=fresh, on=tuple(hosts)))
+        report = execution.run(
+            plan,
+            execution.Options(
+                out=folder,
+                cache=cache or caches.default_root(),
+                progress=told,
+                fresh=fresh,
+                on=tuple(hosts),
+            ),
+        )
     draw(report, folder)
     if as_json:
         output.write(report.to_json().rstrip("\n"))
     else:
         output.show(table(report))
-    click.echo(f"Written to {folder}: {FILE_NAME}, report.md, report.html{_shipped(report)}", err=True)
+    click.echo(
+        f"Written to {folder}: {FILE_NAME}, report.md, report.html{_shipped(report)}",
+        err=True,
+    )
     click.get_current_context().exit(EXIT_CODES[report.verdict])
 
 

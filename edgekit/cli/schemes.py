@@ -10,16 +10,18 @@ def _find(name: str) -> dict[str, Any]:
     return scheme.find(name).model_dump(mode="json")
 
 
-schemes = listing(Listing(
-    word="schemes",
-    about="List the ways to quantize, and the formats that can have them.",
-    names=lambda: list(scheme.SCHEMES),
-    find=_find,
-    columns={
-        "name": lambda row: str(row["name"]),
-        "bits": lambda row: f"{row['weight_bits']}/{row['activation_bits']}",
-        "formats": lambda row: ", ".join(row["formats"]),
-        "title": lambda row: str(row["title"]),
-    },
-    below="bits: of weights/activations.",
-))  # fmt: skip
+schemes = listing(
+    Listing(
+        word="schemes",
+        about="List the ways to quantize, and the formats that can have them.",
+        names=lambda: list(scheme.SCHEMES),
+        find=_find,
+        columns={
+            "name": lambda row: str(row["name"]),
+            "bits": lambda row: f"{row['weight_bits']}/{row['activation_bits']}",
+            "formats": lambda row: ", ".join(row["formats"]),
+            "title": lambda row: str(row["title"]),
+        },
+        below="bits: of weights/activations.",
+    )
+)

@@ -22,33 +22,73 @@ from edgekit.report import FILE_NAME, EvidenceReport, TargetReport
 
 @click.command()
 @click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=pathlib.Path))
-@click.option("--on", "hosts", multiple=True, metavar="HOST", help="Where: a host's name or file, ssh:ADDRESS, adb:SERIAL; may be repeated.  [default: local]")
-@click.option("--results", "carried", metavar="[NAME=]PATH", help="Read back what a device gave: the file of 'verify.py --json', or the folder with "
-              "trtexec's files. NAME is what reports call the device.")  # fmt: skip
-@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Look at the first N samples only.")
+@click.option(
+    "--on",
+    "hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Where: a host's name or file, ssh:ADDRESS, adb:SERIAL; may be repeated.  [default: local]",
+)
+@click.option(
+    "--results",
+    "carried",
+    metavar="[NAME=]PATH",
+    help="Read back what a device gave: the file of 'verify.py --json', or the folder with "
+    "trtexec's files. NAME is what reports call the device.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Look at the first N samples only.",
+)
 @click.option("--no-times", is_flag=True, help="Do not time.")
 @output.as_json_option
-def verify(folder: pathlib.Path, hosts: Sequence[str], carried: str | None, samples: int | None, *, no_times: bool, as_json: bool) -> None:
-    """Run the evidence of BUNDLE again: a folder that 'run' has shipped, or its whole results folder.
+def verify(
+    folder: pathlib.Path,
+    hosts: Sequence[str],
+    carried: str | None,
+    samples: int | None,
+    *,
+    no_times: bool,
+    as_json: bool,
+) -> None:
+    """Run the evidence of BUNDLE again: a folder that 'run' has shipped, or its whole
+    results folder.
 
-    Ends with 0 where all holds, 1 where something fails, 3 where something could not be measured.
+    Ends with 0 where all holds, 1 where something fails, 3 where something could not be
+    measured.
     """
     from edgekit.hosts.lookup import find
 
     for host in hosts:
         find(host)  # a slip in a name is told before any work
-    results: dict[pathlib.Path, list[EvidenceReport]] = {path: [] for path in _bundles(folder)}
+    results: dict[pathlib.Path, list[EvidenceReport]] = {
+        path: [] for path in _bundles(folder)
+    }
     if carried is not None:
         _read_back(carried, results)
-    _run_again(hosts or (() if carried is not None else ("local",)), samples, results, timed=not no_times)
+    _run_again(
+        hosts or (() if carried is not None else ("local",)),
+        samples,
+        results,
+        timed=not no_times,
+    )
     for path in results:
         _into_report(path)
     if as_json:
-        output.show_json({path.name: [found.model_dump(mode="json") for found in rows] for path, rows in results.items()})
+        output.show_json(
+            {
+                path.name: [found.model_dump(mode="json") for found in rows]
+                for path, rows in results.items()
+            }
+        )
     else:
         for path, rows in results.items():
             output.show(*_drawn(path, rows))
-    click.get_current_context().exit(EXIT_CODES[worst(_counted([found for rows in results.values() for found in rows]))])
+    click.get_current_context().exit(
+        EXIT_CODES[worst(_counted([found for rows in results.values() for found in rows]))]
+    )
 
 
 def _read_back(carried: str, results: dict[pathlib.Path, list[EvidenceReport]]) -> None:
@@ -58,13 +98,31 @@ def _read_back(carried: str, results: dict[pathlib.Path, list[EvidenceReport]]) 
     name, equals, rest = carried.partition("=")
     path = pathlib.Path(rest if equals and not pathlib.Path(carried).exists() else carried)
     if len(results) != 1:
-        raise BundleError(f"{path} is of one bundle, and there are {len(results)}.", fix=f"name the one, such as {next(iter(results))}")
+        raise BundleError(
+            f"{path} is of one bundle, and there are {len(results)}.",
+            fix=f"name the one, such as {next(iter(results))}",
+        )
     ((folder, rows),) = results.items()
-    rows.append(device_evidence.take(folder, path, name if str(path) == rest and name else device_evidence.default_name(path)))
+    rows.append(
+        device_evidence.take(
+            folder,
+            path,
+            name if str(path) == rest and name else device_evidence.default_name(path),
+        )
+    )
 
 
-def _run_again(hosts: Sequence[str], samples: int | None, results: dict[pathlib.Path, list[EvidenceReport]], *, timed: bool) -> None:
-    """Every bundle on every host. One of several bundles that is not whole is told, and the others are verified."""
+def _run_again(
+    hosts: Sequence[str],
+    samples: int | None,
+    results: dict[pathlib.Path, list[EvidenceReport]],
+    *,
+    timed: bool,
+) -> None:
+    """Every bundle on every host.
+
+    One of several bundles that is not whole is told, and the others are verified.
+    """
     from edgekit.bundles import evidence
 
     with progress.shown() as told:
@@ -72,22 +130,40 @@ def _run_again(hosts: Sequence[str], samples: int | None, results: dict[pathlib.
             for host in hosts:
                 told.start(f"verify {path.name} on {host}")
                 try:
-                    for found in evidence.verify(path, host, samples, timed=timed, progress=told):
+                    for found in evidence.verify(
+                        path, host, samples, timed=timed, progress=told
+                    ):
                         told.say(f"{found.host}: {found.error or found.verdict}")
                         rows.append(found)
                 except BundleError as error:
                     if len(results) == 1:
                         raise
-                    rows.append(EvidenceReport(host=host, key="", when=evidence.now(), verdict="unmeasured", error=str(error)))
+                    rows.append(
+                        EvidenceReport(
+                            host=host,
+                            key="",
+                            when=evidence.now(),
+                            verdict="unmeasured",
+                            error=str(error),
+                        )
+                    )
                 told.finish()
 
 
 def _counted(rows: Sequence[EvidenceReport]) -> list[Verdict]:
-    """The verdicts that count. A host without a runtime for one of several bundles has said what it can with the others."""
+    """The verdicts that count.
+
+    A host without a runtime for one of several bundles has said what it can with the
+    others.
+    """
     from edgekit.hosts.lookup import split
 
     ran = {split(found.host)[0] for found in rows if not found.skipped}
-    return [found.verdict for found in rows if not found.skipped or split(found.host)[0] not in ran]
+    return [
+        found.verdict
+        for found in rows
+        if not found.skipped or split(found.host)[0] not in ran
+    ]
 
 
 def _bundles(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -96,12 +172,17 @@ def _bundles(folder: pathlib.Path) -> list[pathlib.Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob(f"*/{bundles.MANIFEST}"))
     if not found:
-        raise BundleError(f"{folder} holds no {bundles.MANIFEST}, and no folder in it does.", fix="name a folder that 'edgekit run' has shipped")
+        raise BundleError(
+            f"{folder} holds no {bundles.MANIFEST}, and no folder in it does.",
+            fix="name a folder that 'edgekit run' has shipped",
+        )
     return found
 
 
 def _into_report(folder: pathlib.Path) -> None:
-    """Tell the run's report beside the bundle what was found, and draw it again; a bundle that was taken away has none."""
+    """Tell the run's report beside the bundle what was found, and draw it again; a bundle
+    that was taken away has none.
+    """
     from edgekit.bundles import evidence
 
     folder = folder.resolve()
@@ -112,8 +193,13 @@ def _into_report(folder: pathlib.Path) -> None:
         report, manifest = reports.load(path), bundles.load(folder)
     except BundleError:
         return  # told before, in its own line
-    targets = tuple(evidence.with_evidence(row, folder) if _is_of(manifest, row, folder) else row for row in report.targets)
-    report = report.model_copy(update={"targets": targets, "verdict": worst(row.verdict for row in targets)})
+    targets = tuple(
+        evidence.with_evidence(row, folder) if _is_of(manifest, row, folder) else row
+        for row in report.targets
+    )
+    report = report.model_copy(
+        update={"targets": targets, "verdict": worst(row.verdict for row in targets)}
+    )
     write_text(path, report.to_json())
     draw(report, folder.parent)
 
@@ -129,17 +215,35 @@ def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[Rendera
     try:
         manifest = bundles.load(folder)
     except BundleError:
-        return [line for found in rows for line in (Text(f"{plain(folder.name)} on {found.host}", "bold"), Text(found.error, "dim"), Text())]
+        return [
+            line
+            for found in rows
+            for line in (
+                Text(f"{plain(folder.name)} on {found.host}", "bold"),
+                Text(found.error, "dim"),
+                Text(),
+            )
+        ]
     says = words.Wording(share=words.is_share(manifest.facts.metric))
     shipped = {row.name: row for row in manifest.facts.shipped}
     for found in rows:
-        head = Text.assemble((plain(f"{manifest.target} ({manifest.scheme}) on {found.host}"), "bold"), "  ", styled(found.verdict))
+        head = Text.assemble(
+            (plain(f"{manifest.target} ({manifest.scheme}) on {found.host}"), "bold"),
+            "  ",
+            styled(found.verdict),
+        )
         drawn += [head, Text(found.error or found.place, "dim")]
         if not found.error:
             table = output.grid("check", "shipped", "here", "verdict", "how")
             for row in found.measurements:
                 old = shipped.get(row.name)
-                cells = (words.HEADINGS[row.name].lower(), says.bracketed(old), says.bracketed(row), row.verdict or "", plain(row.how, 1000))
+                cells = (
+                    words.HEADINGS[row.name].lower(),
+                    says.bracketed(old),
+                    says.bracketed(row),
+                    row.verdict or "",
+                    plain(row.how, 1000),
+                )
                 table.add_row(*cells[:-1], Text(cells[-1], "dim"))
             drawn.append(table)
         drawn.append(Text())

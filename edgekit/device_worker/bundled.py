@@ -1,4 +1,6 @@
-"""The samples of a bundle, read with care: its folder may come from anywhere, and a device has little memory."""
+"""The samples of a bundle, read with care: its folder may come from anywhere, and a device
+has little memory.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,12 @@ _NUMBERS = "biuf"
 
 
 def samples(path: str, facts: Mapping[str, Any]) -> dict[str, Array]:
-    """``input:name``, ``expected:name``, ``reference:name`` and ``labels``. Nothing is ever executed.
+    """``input:name``, ``expected:name``, ``reference:name`` and ``labels``.
 
-    Raises ValueError with everything that is wrong, one line each, before memory is taken for arrays that are too large.
+    Nothing is ever executed.
+
+    Raises ValueError with everything that is wrong, one line each, before memory is taken
+    for arrays that are too large.
     """
     try:
         _require_small(path)
@@ -41,7 +46,11 @@ def samples(path: str, facts: Mapping[str, Any]) -> dict[str, Array]:
 
 def group(arrays: Mapping[str, Array], kind: str) -> dict[str, Array]:
     """The arrays called ``kind:name``, by name."""
-    return {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith(kind + ":")}
+    return {
+        name.partition(":")[2]: array
+        for name, array in arrays.items()
+        if name.startswith(kind + ":")
+    }
 
 
 def _require_small(path: str) -> None:
@@ -52,7 +61,11 @@ def _require_small(path: str) -> None:
                 version = npy.read_magic(member)
                 if version not in ((1, 0), (2, 0)):
                     raise ValueError(f"{name} has the format {version}")
-                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                read = (
+                    npy.read_array_header_1_0
+                    if version == (1, 0)
+                    else npy.read_array_header_2_0
+                )
                 shape, _, dtype = read(member)
             if dtype.kind not in _NUMBERS:
                 raise ValueError(f"{name} holds {dtype}, which are no numbers")
@@ -62,19 +75,28 @@ def _require_small(path: str) -> None:
 
 
 def _wrong_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> list[str]:
-    """Every array has a row a sample; the float file gives what the shipped one gives, in the same shapes."""
+    """Every array has a row a sample; the float file gives what the shipped one gives, in
+    the same shapes.
+    """
     count, wrong = facts["samples"], []
     for name, array in arrays.items():
         if name != "labels" and name.partition(":")[0] not in KINDS:
             wrong.append(f"samples.npz: {name!r} is no array of a bundle")
         elif array.ndim == 0 or len(array) != count or count < 1:
-            wrong.append(f"samples.npz: {name} has the shape {list(array.shape)} where there are {count} samples")
+            wrong.append(
+                f"samples.npz: {name} has the shape {list(array.shape)} where there are {count} samples"
+            )
     expected, reference = group(arrays, "expected"), group(arrays, "reference")
     if not expected or not group(arrays, "input"):
         wrong.append("samples.npz holds no inputs, or no expected outputs")
-    shapes = [{name: array.shape for name, array in some.items()} for some in (expected, reference)]
+    shapes = [
+        {name: array.shape for name, array in some.items()}
+        for some in (expected, reference)
+    ]
     if shapes[0] != shapes[1]:
-        wrong.append(f"samples.npz: the float file's outputs are {shapes[1]}, not {shapes[0]}")
+        wrong.append(
+            f"samples.npz: the float file's outputs are {shapes[1]}, not {shapes[0]}"
+        )
     return wrong
 
 
@@ -84,13 +106,25 @@ def _wrong_facts(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> list[
     for name in group(arrays, "expected"):
         step = facts["steps"].get(name)
         if not _number(step) or step <= 0:
-            wrong.append(f"manifest.json: the step of the output {name!r} is {step!r}, and must be above 0")
+            wrong.append(
+                f"manifest.json: the step of the output {name!r} is {step!r}, and must be above 0"
+            )
     limits = {"parity_steps": facts["parity_steps"], **facts["gates"]}
-    wrong += [f"manifest.json: {name} is {value!r}, and must be a number" for name, value in limits.items() if not _number(value)]
+    wrong += [
+        f"manifest.json: {name} is {value!r}, and must be a number"
+        for name, value in limits.items()
+        if not _number(value)
+    ]
     if _number(facts["parity_steps"]) and facts["parity_steps"] < 0:
-        wrong.append(f"manifest.json: parity_steps is {facts['parity_steps']}, and must not be below 0")
+        wrong.append(
+            f"manifest.json: parity_steps is {facts['parity_steps']}, and must not be below 0"
+        )
     return wrong
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )

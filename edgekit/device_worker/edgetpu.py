@@ -1,10 +1,12 @@
-"""Edge TPUs that are plugged in here, and the library that a TFLite interpreter needs to use one. The standard library only.
+"""Edge TPUs that are plugged in here, and the library that a TFLite interpreter needs to
+use one. The standard library only.
 
     found = sticks()                                  # empty: none is here
     with_it = delegate(interpreter_module.load_delegate)
     Interpreter(model_path="main_edgetpu.tflite", experimental_delegates=[with_it])
 
-Where the ids and paths come from: coral.ai, "Get started with the USB Accelerator" and "... M.2 or Mini PCIe Accelerator".
+Where the ids and paths come from: coral.ai, "Get started with the USB Accelerator" and "...
+M.2 or Mini PCIe Accelerator".
 """
 
 from __future__ import annotations
@@ -16,11 +18,16 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-#: A USB stick has the first id (Global Unichip) until libedgetpu has sent it its program for the first time, then Google's.
+#: A USB stick has the first id (Global Unichip) until libedgetpu has sent it its program
+#: for the first time, then Google's.
 USB_IDS = {"1a6e:089a": "not used since it was plugged in", "18d1:9302": "ready"}
 #: Its PCIe driver makes these, the Dev Board's too.
 PCIE_DEVICES = "apex_*"
-LIBRARIES = {"linux": "libedgetpu.so.1", "darwin": "libedgetpu.1.dylib", "win32": "edgetpu.dll"}
+LIBRARIES = {
+    "linux": "libedgetpu.so.1",
+    "darwin": "libedgetpu.1.dylib",
+    "win32": "edgetpu.dll",
+}
 INSTALL = (
     "install libedgetpu1-std from Google's own package archive (coral.ai/software), or build google-coral/libedgetpu; "
     "the packages of that name elsewhere are not it"
@@ -32,14 +39,20 @@ class EdgeTpuError(Exception):
 
 
 def sticks(root: str | os.PathLike[str] = "/") -> list[str]:
-    """What Edge TPUs are here, one line each, found in ``root``'s /sys and /dev (Linux). Empty elsewhere, and where there is none."""
+    """What Edge TPUs are here, one line each, found in ``root``'s /sys and /dev (Linux).
+
+    Empty elsewhere, and where there is none.
+    """
     base = pathlib.Path(root)
     found = []
     for device in _listed(base / "sys/bus/usb/devices", "*"):
         name = ":".join(_read(device / part) for part in ("idVendor", "idProduct"))
         if name in USB_IDS:
             found.append(f"usb {device.name} ({name}, {USB_IDS[name]})")
-    found += [f"pcie {device.name} ({_temperature(base, device.name)})" for device in _listed(base / "dev", PCIE_DEVICES)]
+    found += [
+        f"pcie {device.name} ({_temperature(base, device.name)})"
+        for device in _listed(base / "dev", PCIE_DEVICES)
+    ]
     return found
 
 
@@ -59,11 +72,17 @@ def library() -> str | None:
 
 
 def delegate(
-    load_delegate: Callable[..., Any], options: Mapping[str, str] | None = None, *, find: Callable[[], str | None] = library, found: list[str] | None = None
+    load_delegate: Callable[..., Any],
+    options: Mapping[str, str] | None = None,
+    *,
+    find: Callable[[], str | None] = library,
+    found: list[str] | None = None,
 ) -> Any:
-    """The delegate for a TFLite interpreter: ``load_delegate`` is the runtime's own function (ai_edge_litert.interpreter, tflite_runtime.interpreter).
+    """The delegate for a TFLite interpreter: ``load_delegate`` is the runtime's own
+    function (ai_edge_litert.interpreter, tflite_runtime.interpreter).
 
-    ``options`` go to libedgetpu: ``{"device": "usb:0"}`` or ``{"device": "pci:1"}`` where there are several. Raises EdgeTpuError.
+    ``options`` go to libedgetpu: ``{"device": "usb:0"}`` or ``{"device": "pci:1"}`` where
+    there are several. Raises EdgeTpuError.
     """
     name = find()
     if name is None:
@@ -75,7 +94,12 @@ def delegate(
         )
     try:
         return load_delegate(name, dict(options or {}))
-    except (ValueError, RuntimeError, OSError, AttributeError) as error:  # AttributeError: the library is something else
+    except (
+        ValueError,
+        RuntimeError,
+        OSError,
+        AttributeError,
+    ) as error:  # AttributeError: the library is something else
         raise EdgeTpuError(
             f"libedgetpu gives no delegate for {', '.join(here) or 'this device'}: {str(error).strip() or 'it says no more'}. Fix: {_way_out(here)}"
         ) from error
@@ -106,4 +130,8 @@ def _read(path: pathlib.Path) -> str:
 def _temperature(base: pathlib.Path, name: str) -> str:
     """The PCIe driver tells the chip's temperature, in thousandths of a degree."""
     told = _read(base / "sys/class/apex" / name / "temp")
-    return f"{int(told) / 1000:.0f} degrees Celsius" if told.lstrip("-").isdigit() else "temperature not told"
+    return (
+        f"{int(told) / 1000:.0f} degrees Celsius"
+        if told.lstrip("-").isdigit()
+        else "temperature not told"
+    )

@@ -18,11 +18,13 @@ Z = 1.959963984540054
 
 
 def paired_share_difference(first: Array, second: Array) -> Interval:
-    """The interval of the difference of two shares, ``mean(first) - mean(second)``, from 0/1 scores of the same samples.
+    """The interval of the difference of two shares, ``mean(first) - mean(second)``, from
+    0/1 scores of the same samples.
 
-    With b samples right in the first only, c in the second only, and half a sample added to each of the four cells
-    (b' = b + 1/2, c' = c + 1/2, n' = n + 2):  ``d +- z sqrt(b' + c' - (b' - c')^2 / n') / n'``, d = (b' - c') / n'.
-    Agresti and Min 2005, Statistics in Medicine 24, 729-740. Cut to [-1, 1].
+    With b samples right in the first only, c in the second only, and half a sample added to
+    each of the four cells (b' = b + 1/2, c' = c + 1/2, n' = n + 2):  ``d +- z sqrt(b' + c'
+    - (b' - c')^2 / n') / n'``, d = (b' - c') / n'. Agresti and Min 2005, Statistics in
+    Medicine 24, 729-740. Cut to [-1, 1].
     """
     n = len(first) + 2
     only_first = float(numpy.sum((first == 1) & (second == 0))) + 0.5
@@ -33,10 +35,11 @@ def paired_share_difference(first: Array, second: Array) -> Interval:
 
 
 def median_interval(values: Array) -> Interval | None:
-    """The interval of a median, whatever the distribution: from the k-th smallest to the k-th largest number.
+    """The interval of a median, whatever the distribution: from the k-th smallest to the
+    k-th largest number.
 
-    k is the largest rank with ``P(Binomial(n, 1/2) < k) <= 2.5 %``  (Thompson 1936, Ann. Math. Stat. 7, 122-128). None
-    below 6 numbers, where no rank has that.
+    k is the largest rank with ``P(Binomial(n, 1/2) < k) <= 2.5 %``  (Thompson 1936, Ann.
+    Math. Stat. 7, 122-128). None below 6 numbers, where no rank has that.
     """
     n = len(values)
     k = _rank(n)

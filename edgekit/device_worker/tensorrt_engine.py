@@ -1,11 +1,15 @@
-"""A TensorRT engine on the machine with the GPU: loading, inference, and timing by trtexec's method.
+"""A TensorRT engine on the machine with the GPU: loading, inference, and timing by
+trtexec's method.
 
-It needs Python 3.9, numpy, ``tensorrt`` (10, 11) or ``tensorrt_rtx``, and CUDA's runtime library, which is called through
-ctypes: a JetPack has all of these and nothing must be installed. Everything that speaks to the GPU is in ``Cuda``, and the
-rest is tested with a device that is not one. **The CUDA part has not run: no machine with such a GPU was at hand.**
+It needs Python 3.9, numpy, ``tensorrt`` (10, 11) or ``tensorrt_rtx``, and CUDA's runtime
+library, which is called through ctypes: a JetPack has all of these and nothing must be
+installed. Everything that speaks to the GPU is in ``Cuda``, and the rest is tested with a
+device that is not one. **The CUDA part has not run: no machine with such a GPU was at
+hand.**
 
-The timing is trtexec 11.1's (samples/common/sampleInference.cpp, sampleReporting.cpp): CUDA events around the enqueue, 200 ms of
-warm-up, then 10 queries or more and 3 seconds or more, a CUDA graph that is captured after one enqueue where it can be.
+The timing is trtexec 11.1's (samples/common/sampleInference.cpp, sampleReporting.cpp): CUDA
+events around the enqueue, 200 ms of warm-up, then 10 queries or more and 3 seconds or more,
+a CUDA graph that is captured after one enqueue where it can be.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ MODULES = ("tensorrt", "tensorrt_rtx")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0/ctrl")
 LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 WARM_UP_MS, LEAST_QUERIES, LEAST_S = 200.0, 10, 3.0
-#: trtexec warns above these: enqueue by GPU compute time, and the standard deviation by the mean.
+#: trtexec warns above these: enqueue by GPU compute time, and the standard deviation by the
+#: mean.
 ENQUEUE_BOUND, UNSTABLE = 0.8, 0.01
 _TO_DEVICE, _TO_HOST, _THREAD_LOCAL, _NON_BLOCKING = 1, 2, 1, 1
 
@@ -47,13 +52,19 @@ class Cuda:
     def __init__(self) -> None:
         self._library = _library()
         self.stream = ctypes.c_void_p()
-        self._do("cudaStreamCreateWithFlags", ctypes.byref(self.stream), ctypes.c_uint(_NON_BLOCKING))
+        self._do(
+            "cudaStreamCreateWithFlags",
+            ctypes.byref(self.stream),
+            ctypes.c_uint(_NON_BLOCKING),
+        )
 
     def _do(self, name: str, *arguments: Any) -> None:
         code = int(getattr(self._library, name)(*arguments))
         if code:
             self._library.cudaGetErrorString.restype = ctypes.c_char_p
-            raise EngineError(f"{name}: CUDA error {code}: {self._library.cudaGetErrorString(ctypes.c_int(code)).decode()}")
+            raise EngineError(
+                f"{name}: CUDA error {code}: {self._library.cudaGetErrorString(ctypes.c_int(code)).decode()}"
+            )
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
@@ -78,7 +89,14 @@ class Cuda:
         self._copy(array.ctypes.data, address, array.nbytes, _TO_HOST)
 
     def _copy(self, to: int, where_from: int, count: int, kind: int) -> None:
-        self._do("cudaMemcpyAsync", ctypes.c_void_p(to), ctypes.c_void_p(where_from), ctypes.c_size_t(count), ctypes.c_int(kind), self.stream)
+        self._do(
+            "cudaMemcpyAsync",
+            ctypes.c_void_p(to),
+            ctypes.c_void_p(where_from),
+            ctypes.c_size_t(count),
+            ctypes.c_int(kind),
+            self.stream,
+        )
 
     def wait(self) -> None:
         """Until all that was asked of the stream is done."""
@@ -111,11 +129,17 @@ class Cuda:
         except EngineError:
             failed = True
         finally:  # the capture must end, or the stream stays unusable
-            ended = int(self._library.cudaStreamEndCapture(self.stream, ctypes.byref(graph)))
+            ended = int(
+                self._library.cudaStreamEndCapture(self.stream, ctypes.byref(graph))
+            )
         if failed or ended or not graph.value:
             self._library.cudaGetLastError()  # a failed capture leaves its error behind
             return None
-        code = int(self._library.cudaGraphInstantiateWithFlags(ctypes.byref(running), graph, ctypes.c_ulonglong(0)))
+        code = int(
+            self._library.cudaGraphInstantiateWithFlags(
+                ctypes.byref(running), graph, ctypes.c_ulonglong(0)
+            )
+        )
         if code:
             self._library.cudaGetLastError()
             return None
@@ -133,9 +157,19 @@ def _library() -> Any:
 
 
 class TensorrtModel:
-    """An engine file in TensorRT, on the GPU; inputs go by name. ``threads`` and ``optimize`` mean nothing here, they were used when it was built."""
+    """An engine file in TensorRT, on the GPU; inputs go by name.
 
-    def __init__(self, path: str, threads: int, optimize: bool, device: Any = None, library: Any = None) -> None:
+    ``threads`` and ``optimize`` mean nothing here, they were used when it was built.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        threads: int,
+        optimize: bool,
+        device: Any = None,
+        library: Any = None,
+    ) -> None:
         self._library = _tensorrt() if library is None else library
         self._engine, self._log = _opened(self._library, path)
         self._device = Cuda() if device is None else device
@@ -143,19 +177,34 @@ class TensorrtModel:
         if self._context is None:
             raise EngineError(_refusal("no execution context", self._log))
         self.runtime = f"{self._library.__name__} {self._library.__version__}"
-        names = [self._engine.get_tensor_name(k) for k in range(self._engine.num_io_tensors)]
+        names = [
+            self._engine.get_tensor_name(k) for k in range(self._engine.num_io_tensors)
+        ]
         mode = self._library.TensorIOMode
-        self.inputs = [self._row(name) for name in names if self._engine.get_tensor_mode(name) == mode.INPUT]
-        self.outputs = [self._row(name) for name in names if self._engine.get_tensor_mode(name) == mode.OUTPUT]
+        self.inputs = [
+            self._row(name)
+            for name in names
+            if self._engine.get_tensor_mode(name) == mode.INPUT
+        ]
+        self.outputs = [
+            self._row(name)
+            for name in names
+            if self._engine.get_tensor_mode(name) == mode.OUTPUT
+        ]
         self._addresses: dict[str, tuple[int, int]] = {}
 
     def _row(self, name: str) -> dict[str, Any]:
-        shape = [None if int(dim) < 0 else int(dim) for dim in self._engine.get_tensor_shape(name)]
+        shape = [
+            None if int(dim) < 0 else int(dim)
+            for dim in self._engine.get_tensor_shape(name)
+        ]
         dtype = numpy.dtype(self._library.nptype(self._engine.get_tensor_dtype(name))).name
         return {"name": name, "dtype": dtype, "shape": shape, "quantization": None}
 
     def bind(self, arrays: dict[str, Array]) -> Call:
-        """One inference on these arrays, copies to the GPU and back included, ready to be called again and again."""
+        """One inference on these arrays, copies to the GPU and back included, ready to be
+        called again and again.
+        """
         given, made, enqueue = self._bound(arrays)
 
         def call() -> list[Array]:
@@ -178,16 +227,35 @@ class TensorrtModel:
         self._device.wait()
         return measure(enqueue, self._device, graph)
 
-    def _bound(self, arrays: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array], Callable[[], None]]:
-        """The inputs as the engine takes them, room for the outputs, and the call that starts an inference."""
+    def _bound(
+        self, arrays: dict[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Array], Callable[[], None]]:
+        """The inputs as the engine takes them, room for the outputs, and the call that
+        starts an inference.
+        """
         missing = [row["name"] for row in self.inputs if row["name"] not in arrays]
         if missing:
-            raise EngineError(f"the inputs {', '.join(missing)} are missing; given: {', '.join(arrays) or 'none'}")
-        given = {row["name"]: numpy.ascontiguousarray(arrays[row["name"]], dtype=row["dtype"]) for row in self.inputs}
+            raise EngineError(
+                f"the inputs {', '.join(missing)} are missing; given: {', '.join(arrays) or 'none'}"
+            )
+        given = {
+            row["name"]: numpy.ascontiguousarray(arrays[row["name"]], dtype=row["dtype"])
+            for row in self.inputs
+        }
         for name, array in given.items():
             if not self._context.set_input_shape(name, tuple(array.shape)):
-                raise EngineError(_refusal(f"{name} cannot have the shape {list(array.shape)}; the engine's profiles leave it out", self._log))
-        made = {row["name"]: numpy.empty(tuple(self._context.get_tensor_shape(row["name"])), row["dtype"]) for row in self.outputs}
+                raise EngineError(
+                    _refusal(
+                        f"{name} cannot have the shape {list(array.shape)}; the engine's profiles leave it out",
+                        self._log,
+                    )
+                )
+        made = {
+            row["name"]: numpy.empty(
+                tuple(self._context.get_tensor_shape(row["name"])), row["dtype"]
+            )
+            for row in self.outputs
+        }
         for name, array in {**given, **made}.items():
             self._place(name, array.nbytes)
 
@@ -206,12 +274,14 @@ class TensorrtModel:
                 self._device.free(address)
             self._addresses[name] = (self._device.allocate(count), count)
         if not self._context.set_tensor_address(name, self._addresses[name][0]):
-            raise EngineError(_refusal(f"the engine does not take an address for {name}", self._log))
+            raise EngineError(
+                _refusal(f"the engine does not take an address for {name}", self._log)
+            )
 
 
 def present() -> bool:
     """Whether the system shows an NVIDIA GPU: a card's driver, or a Jetson's own devices."""
-    return any(os.path.exists(path) for path in GPU_DEVICES)  # noqa: PTH110
+    return any(os.path.exists(path) for path in GPU_DEVICES)
 
 
 def _tensorrt() -> Any:
@@ -238,10 +308,15 @@ def _opened(library: Any, path: str) -> tuple[Any, list[str]]:
                 log.append(message)
 
     runtime = library.Runtime(Logger())
-    with open(path, "rb") as stream:  # noqa: PTH123
+    with open(path, "rb") as stream:
         engine = runtime.deserialize_cuda_engine(stream.read())
     if engine is None:
-        raise EngineError(_refusal(f"{path} cannot be loaded: it runs only on the kind of GPU and the TensorRT that it was built for", log))
+        raise EngineError(
+            _refusal(
+                f"{path} cannot be loaded: it runs only on the kind of GPU and the TensorRT that it was built for",
+                log,
+            )
+        )
     return engine, log
 
 
@@ -255,7 +330,9 @@ def _handle(stream: Any) -> int:
 
 
 def measure(enqueue: Callable[[], None], device: Any, graph: bool = True) -> dict[str, Any]:
-    """GPU compute time, host enqueue time and host latency of one inference, in milliseconds, with the flags that they were taken with."""
+    """GPU compute time, host enqueue time and host latency of one inference, in
+    milliseconds, with the flags that they were taken with.
+    """
     launch = None
     if graph:
         enqueue()  # what is done once, or compiled at first use, must not happen inside the capture
@@ -283,11 +360,22 @@ def measure(enqueue: Callable[[], None], device: Any, graph: bool = True) -> dic
         host.append((device.now() - first) * 1e3)
     wall = device.now() - begin
     found = {
-        "gpu_compute_ms": summary(compute), "enqueue_ms": summary(started), "host_ms": summary(host), "queries_per_s": len(compute) / wall,
-        "flags": {"warm_up_ms": WARM_UP_MS, "warm_up_queries": warm, "least_queries": LEAST_QUERIES, "least_s": LEAST_S,
-                  "cuda_graph": launch is not None, "transfers": False, "streams": 1, "queries_in_flight": 1},
+        "gpu_compute_ms": summary(compute),
+        "enqueue_ms": summary(started),
+        "host_ms": summary(host),
+        "queries_per_s": len(compute) / wall,
+        "flags": {
+            "warm_up_ms": WARM_UP_MS,
+            "warm_up_queries": warm,
+            "least_queries": LEAST_QUERIES,
+            "least_s": LEAST_S,
+            "cuda_graph": launch is not None,
+            "transfers": False,
+            "streams": 1,
+            "queries_in_flight": 1,
+        },
         "raw_ms": compute,
-    }  # fmt: skip
+    }
     return {**found, "warnings": _warnings(found)}
 
 
@@ -295,20 +383,38 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     compute, enqueue = found["gpu_compute_ms"], found["enqueue_ms"]
     told = []
     if enqueue["median"] > ENQUEUE_BOUND * compute["median"]:
-        told.append("the time to start an inference is near its time on the GPU, so the GPU may have waited for the processor")
+        told.append(
+            "the time to start an inference is near its time on the GPU, so the GPU may have waited for the processor"
+        )
     if compute["deviation"] > UNSTABLE * compute["mean"]:
-        told.append("the times on the GPU differ by more than 1 %; lock its clocks (on a Jetson: jetson_clocks)")
+        told.append(
+            "the times on the GPU differ by more than 1 %; lock its clocks (on a Jetson: jetson_clocks)"
+        )
     return told
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Smallest, largest, mean, median, standard deviation and the 90th, 95th and 99th percentile."""
+    """Smallest, largest, mean, median, standard deviation and the 90th, 95th and 99th
+    percentile.
+    """
     ordered = sorted(values)
-    found = {"n": float(len(ordered)), "min": ordered[0], "max": ordered[-1], "mean": statistics.fmean(ordered), "median": statistics.median(ordered)}
-    return {**found, "deviation": statistics.pstdev(ordered), **{f"p{percent}": percentile(ordered, percent) for percent in (90, 95, 99)}}
+    found = {
+        "n": float(len(ordered)),
+        "min": ordered[0],
+        "max": ordered[-1],
+        "mean": statistics.fmean(ordered),
+        "median": statistics.median(ordered),
+    }
+    return {
+        **found,
+        "deviation": statistics.pstdev(ordered),
+        **{f"p{percent}": percentile(ordered, percent) for percent in (90, 95, 99)},
+    }
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
-    """trtexec's: with n numbers, (100 - percent) % of n are above, rounded down, in whole numbers (in doubles 10 % of 10 is 0.99...)."""
+    """trtexec's: with n numbers, (100 - percent) % of n are above, rounded down, in whole
+    numbers (in doubles 10 % of 10 is 0.99...).
+    """
     above = (100 - percent) * len(ordered) // 100
     return ordered[max(len(ordered) - 1 - above, 0)]

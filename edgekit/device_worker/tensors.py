@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
     Array = numpy.typing.NDArray[Any]
     Axes = Sequence[int] | None
-    #: Scale and zero point: real = scale * (stored - zero_point)  (Jacob et al. 2018, eq. 1).
+    #: Scale and zero point: real = scale * (stored - zero_point)  (Jacob et al. 2018, eq.
+    #: 1).
     Affine = tuple[float, int] | None
 
 
 def encode(array: Array, dtype: str, axes: Axes, affine: Affine) -> Array:
-    """Axes in the file's order (its axis k is the task's axis axes[k]), quantized where the file is, in its dtype."""
+    """Axes in the file's order (its axis k is the task's axis axes[k]), quantized where the
+    file is, in its dtype.
+    """
     if axes is not None:
         array = numpy.transpose(array, axes)
     if affine is not None:

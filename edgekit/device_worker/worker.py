@@ -1,15 +1,18 @@
-"""Loads model files and runs them for edgekit, on this machine or on a device, for Python 3.9 and later.
+"""Loads model files and runs them for edgekit, on this machine or on a device, for Python
+3.9 and later.
 
-The room ``device_worker`` needs the standard library, numpy and one runtime (onnxruntime, ai_edge_litert or tflite_runtime), and
-nothing of edgekit: its text is sent to a Python on the device (hosts/process.py), which answers on stdout what it is asked on
-stdin, one frame for one frame (see ``frames``).
+The room ``device_worker`` needs the standard library, numpy and one runtime (onnxruntime,
+ai_edge_litert or tflite_runtime), and nothing of edgekit: its text is sent to a Python on
+the device (hosts/process.py), which answers on stdout what it is asked on stdin, one frame
+for one frame (see ``frames``).
 
-Commands: hello, have, put, clean, load, infer, warm, bench, close (see ``Worker``). A failure is answered with the header
-``{"error": kind, "message": text}``; kinds: request, missing, load, infer, store, full, damaged.
+Commands: hello, have, put, clean, load, infer, warm, bench, close (see ``Worker``). A
+failure is answered with the header ``{"error": kind, "message": text}``; kinds: request,
+missing, load, infer, store, full, damaged.
 
-A header's ``limit_s`` is how long the answer is waited for over there: some seconds later this process ends itself, so that
-nothing is left running on a device whose connection was lost. For the same reason a race looks after each round whether
-its input is still open.
+A header's ``limit_s`` is how long the answer is waited for over there: some seconds later
+this process ends itself, so that nothing is left running on a device whose connection was
+lost. For the same reason a race looks after each round whether its input is still open.
 """
 
 from __future__ import annotations
@@ -41,7 +44,14 @@ if TYPE_CHECKING:
 COMMANDS = ("hello", "have", "put", "clean", "load", "infer", "warm", "bench")
 #: How long after the other side has stopped waiting this process ends itself.
 LATE_S = 10.0
-DISTRIBUTIONS = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "tensorrt", "tensorrt-rtx")
+DISTRIBUTIONS = (
+    "numpy",
+    "onnxruntime",
+    "ai-edge-litert",
+    "tflite-runtime",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 
 
 class Worker:
@@ -65,7 +75,9 @@ class Worker:
         try:
             result = getattr(self, command)(arrays, **asked)
         except (TypeError, KeyError) as error:
-            raise WorkerError("request", f"{command}: {type(error).__name__}: {error}") from error
+            raise WorkerError(
+                "request", f"{command}: {type(error).__name__}: {error}"
+            ) from error
         return result  # type: ignore[no-any-return]
 
     def hello(self, arrays: dict[str, Array], *, folder: str = "") -> Reply:
@@ -83,7 +95,9 @@ class Worker:
         }, {}
 
     def have(self, arrays: dict[str, Array], *, name: str) -> Reply:
-        """How many bytes of a file are in the store, whether it is whole, and whether a damaged one was removed."""
+        """How many bytes of a file are in the store, whether it is whole, and whether a
+        damaged one was removed.
+        """
         count, whole, damaged = self._store.have(name)
         return {"bytes": count, "whole": whole, "damaged": damaged}, {}
 
@@ -97,13 +111,26 @@ class Worker:
         files, count = self._store.clean()
         return {"files": files, "bytes": count}, {}
 
-    def load(self, arrays: dict[str, Array], *, name: str, path: str, runtime: str, threads: int, options: dict[str, Any]) -> Reply:
-        """Load a file under a name; tells the runtime's version and the file's inputs and outputs. With ``stored`` the path is a name in the store."""
+    def load(
+        self,
+        arrays: dict[str, Array],
+        *,
+        name: str,
+        path: str,
+        runtime: str,
+        threads: int,
+        options: dict[str, Any],
+    ) -> Reply:
+        """Load a file under a name; tells the runtime's version and the file's inputs and
+        outputs. With ``stored`` the path is a name in the store.
+        """
         unknown = set(options) - {"optimize", "stored"}
         if runtime not in RUNTIMES or unknown:
-            raise WorkerError("request", f"unknown runtime or options: {runtime} {sorted(unknown)}")
+            raise WorkerError(
+                "request", f"unknown runtime or options: {runtime} {sorted(unknown)}"
+            )
         path = self._store.path(path) if options.get("stored") else path
-        if not os.path.isfile(path):  # noqa: PTH113
+        if not os.path.isfile(path):
             raise WorkerError("load", f"there is no file {path}")
 
         def make() -> Any:
@@ -116,10 +143,16 @@ class Worker:
 
         model = self._models[name] = make()
         self._makers[name] = make
-        return {"runtime": model.runtime, "inputs": model.inputs, "outputs": model.outputs}, {}
+        return {
+            "runtime": model.runtime,
+            "inputs": model.inputs,
+            "outputs": model.outputs,
+        }, {}
 
     def infer(self, arrays: dict[str, Array], *, name: str) -> Reply:
-        """Run a loaded file on any number of samples; the outputs are named and ordered as ``load`` told them."""
+        """Run a loaded file on any number of samples; the outputs are named and ordered as
+        ``load`` told them.
+        """
         model = self._models[name]
         names = [row["name"] for row in model.outputs]
 
@@ -130,24 +163,47 @@ class Worker:
         shape = model.inputs[0]["shape"]
         return {}, in_slices(arrays, shape[0] if shape else None, call)
 
-    def warm(self, arrays: dict[str, Array], *, name: str, models: list[str], warmup: int, round_ms: float) -> Reply:
-        """Prepare a track on fixed arrays, named ``<number of the file>:<input>``, and choose its repetitions.
+    def warm(
+        self,
+        arrays: dict[str, Array],
+        *,
+        name: str,
+        models: list[str],
+        warmup: int,
+        round_ms: float,
+    ) -> Reply:
+        """Prepare a track on fixed arrays, named ``<number of the file>:<input>``, and
+        choose its repetitions.
 
         It is loaded anew for each round where that takes little; large files are not.
         """
         parts = []
         for k, model in enumerate(models):
             prefix = f"{k}:"
-            own = {key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)}
+            own = {
+                key[len(prefix) :]: array
+                for key, array in arrays.items()
+                if key.startswith(prefix)
+            }
             parts.append((self._makers[model], own))
         track = self._tracks[name] = Track(parts)
         loading = track.fresh(random.Random(0))
         once = max(track.time(max(1, warmup)), 1.0)
-        track.inner, track.reload = max(1, -int(-round_ms * 1e6 // once)), loading <= LARGEST_RELOAD_NS
-        return {"inner": track.inner, "nanoseconds": once, "reload": track.reload, "round_ns": once * track.inner + loading}, {}
+        track.inner, track.reload = (
+            max(1, -int(-round_ms * 1e6 // once)),
+            loading <= LARGEST_RELOAD_NS,
+        )
+        return {
+            "inner": track.inner,
+            "nanoseconds": once,
+            "reload": track.reload,
+            "round_ns": once * track.inner + loading,
+        }, {}
 
     def bench(self, arrays: dict[str, Array], *, rounds: int, seed: int) -> Reply:
-        """Time all tracks in turns, in shuffled order in each round; nanoseconds for one inference, a number a round."""
+        """Time all tracks in turns, in shuffled order in each round; nanoseconds for one
+        inference, a number a round.
+        """
         chance, order = random.Random(seed), sorted(self._tracks)
         times: dict[str, list[float]] = {name: [] for name in order}
         gc.collect()
@@ -157,11 +213,17 @@ class Worker:
                 if self._gone():
                     raise WorkerError("request", "the connection has ended")
                 chance.shuffle(order)
-                for track in [self._tracks[name] for name in order if self._tracks[name].reload]:
+                for track in [
+                    self._tracks[name] for name in order if self._tracks[name].reload
+                ]:
                     track.fresh(chance)
                 for name in order:
                     track = self._tracks[name]
-                    if track.inner > 1:  # One call that does not count: the file before has filled the caches with its own.
+                    if (
+                        track.inner > 1
+                        # One call that does not count: the file before has filled the caches
+                        # with its own.
+                    ):
                         track.time(1)
                     times[name].append(track.time(track.inner))
         finally:
@@ -191,7 +253,9 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 def _ended(requests: BinaryIO) -> bool:
-    """Whether the pipe was closed over there: asked while nothing is sent, so anything to be read is its end."""
+    """Whether the pipe was closed over there: asked while nothing is sent, so anything to
+    be read is its end.
+    """
     return bool(select.select([requests], [], [], 0)[0])
 
 

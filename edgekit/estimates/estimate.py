@@ -1,4 +1,6 @@
-"""How long a file would take on a device that is not here: from its operators, and a table that was recorded there."""
+"""How long a file would take on a device that is not here: from its operators, and a table
+that was recorded there.
+"""
 
 import dataclasses
 import functools
@@ -26,7 +28,9 @@ _FEWEST = 3
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One operator's part of the time; ``ms`` is None where the table has no operator of its kind."""
+    """One operator's part of the time; ``ms`` is None where the table has no operator of
+    its kind.
+    """
 
     operator: Operator
     ms: float | None
@@ -35,7 +39,9 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Milliseconds of one call, 95 % of the held-out errors inside ``low`` and ``high``; None where too few were held out."""
+    """Milliseconds of one call, 95 % of the held-out errors inside ``low`` and ``high``;
+    None where too few were held out.
+    """
 
     ms: float
     low: float | None
@@ -47,29 +53,56 @@ class Estimate:
 
     @property
     def unknown(self) -> dict[str, int]:
-        """How many operators of each kind the table does not know. The estimate is a lower bound where there are any."""
-        return dict(Counter(f"{line.operator.cost.kind} ({line.operator.cost.dtype})" for line in self.lines if line.ms is None))
+        """How many operators of each kind the table does not know.
+
+        The estimate is a lower bound where there are any.
+        """
+        return dict(
+            Counter(
+                f"{line.operator.cost.kind} ({line.operator.cost.dtype})"
+                for line in self.lines
+                if line.ms is None
+            )
+        )
 
     def measurement(self) -> Measurement:
         """The same for a report."""
         how = self.told
         if self.unknown:
             how += f"; a lower bound, {sum(self.unknown.values())} operators are not in the table: {', '.join(self.unknown)}"
-        return Measurement(name="latency_estimate_ms", value=self.ms, low=self.low, high=self.high, unit="ms", where=self.told, how=how,
-                           detail={"unknown": self.unknown})  # fmt: skip
+        return Measurement(
+            name="latency_estimate_ms",
+            value=self.ms,
+            low=self.low,
+            high=self.high,
+            unit="ms",
+            where=self.told,
+            how=how,
+            detail={"unknown": self.unknown},
+        )
 
 
 def of_file(path: pathlib.Path, format: FormatName, table: Table) -> Estimate:
-    """The estimate for one file. Raises EstimateError where the table is of another runtime."""
+    """The estimate for one file.
+
+    Raises EstimateError where the table is of another runtime.
+    """
     _require_format(format, table)
     return _estimate(operators.read_all([path], format), table)
 
 
 def of_artifact(artifact: Artifact, name: str) -> Estimate:
-    """The estimate for all parts of an artifact, run one after another; ``name`` is a table's name or path."""
+    """The estimate for all parts of an artifact, run one after another; ``name`` is a
+    table's name or path.
+    """
     table = _table(latency_table.find(name))
     _require_format(artifact.format, table)
-    return _estimate(operators.read_all([artifact.path(part) for part in artifact.parts], artifact.format), table)
+    return _estimate(
+        operators.read_all(
+            [artifact.path(part) for part in artifact.parts], artifact.format
+        ),
+        table,
+    )
 
 
 @functools.cache
@@ -80,23 +113,43 @@ def _table(path: pathlib.Path) -> Table:
 def _require_format(format: FormatName, table: Table) -> None:
     if RUNTIMES.get(format) == table.runtime:
         return
-    fix = f"edgekit hosts record {table.host} --format {format}" if format in ("onnx", "tflite") else "take an .onnx or .tflite file"
-    raise EstimateError(f"The table {table.name} was recorded with {table.runtime}, which does not run files of the format {format}.", fix=fix)
+    fix = (
+        f"edgekit hosts record {table.host} --format {format}"
+        if format in ("onnx", "tflite")
+        else "take an .onnx or .tflite file"
+    )
+    raise EstimateError(
+        f"The table {table.name} was recorded with {table.runtime}, which does not run files of the format {format}.",
+        fix=fix,
+    )
 
 
 def _estimate(parts: Sequence[Sequence[Operator]], table: Table) -> Estimate:
     fitted = fitting.fit(table.rows)
     known = [operator for part in parts for operator in part]
-    times = [fitted.operator(operator.cost) / NS_IN_MS if fitted.knows(operator.cost) else None for operator in known]
-    call = sum(fitted.call(operators.ends([operator.cost for operator in part])) for part in parts) / NS_IN_MS
+    times = [
+        fitted.operator(operator.cost) / NS_IN_MS if fitted.knows(operator.cost) else None
+        for operator in known
+    ]
+    call = (
+        sum(
+            fitted.call(operators.ends([operator.cost for operator in part]))
+            for part in parts
+        )
+        / NS_IN_MS
+    )
     total = call + sum(time or 0.0 for time in times)
-    lines = tuple(Line(operator, time, (time or 0.0) / total if total else 0.0) for operator, time in zip(known, times, strict=True))
+    lines = tuple(
+        Line(operator, time, (time or 0.0) / total if total else 0.0)
+        for operator, time in zip(known, times, strict=True)
+    )
     low, high = interval(total, table)
     return Estimate(total, low, high, call, lines, table.told)
 
 
 def interval(value: float, table: Table) -> tuple[float | None, float | None]:
-    """Where one more file would lie, by the held-out ones: the 95 % prediction interval of the logarithm of measured by estimated.
+    """Where one more file would lie, by the held-out ones: the 95 % prediction interval of
+    the logarithm of measured by estimated.
 
     Errors of a kind (all too low) move the interval, not the value.
     """
@@ -104,6 +157,12 @@ def interval(value: float, table: Table) -> tuple[float | None, float | None]:
     if len(ratios) < _FEWEST:
         return None, None
     middle, spread = float(ratios.mean()), float(ratios.std(ddof=1))
-    reach = float(scipy.stats.t.ppf(0.975, len(ratios) - 1)) * spread * math.sqrt(1 + 1 / len(ratios))
+    reach = (
+        float(scipy.stats.t.ppf(0.975, len(ratios) - 1))
+        * spread
+        * math.sqrt(1 + 1 / len(ratios))
+    )
     # The value itself always lies inside.
-    return value * math.exp(min(middle - reach, 0.0)), value * math.exp(max(middle + reach, 0.0))
+    return value * math.exp(min(middle - reach, 0.0)), value * math.exp(
+        max(middle + reach, 0.0)
+    )

@@ -1,4 +1,6 @@
-"""From timed files to the cost of an operator: non-negative least squares on what each kind of operator computes and moves."""
+"""From timed files to the cost of an operator: non-negative least squares on what each kind
+of operator computes and moves.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +20,9 @@ _NOISE = 0.02
 
 
 def features(cost: Cost) -> tuple[float, ...]:
-    """What a kind's time is a sum of: the operator itself, its arithmetic, activations in and out, weights."""
+    """What a kind's time is a sum of: the operator itself, its arithmetic, activations in
+    and out, weights.
+    """
     return 1.0, float(cost.macs), float(cost.read), float(cost.written), float(cost.weights)
 
 
@@ -34,7 +38,11 @@ class Fit:
 
     def operator(self, cost: Cost) -> float:
         """Nanoseconds of one operator; 0 where none of its kind was timed."""
-        return float(numpy.dot(self.coefficients[cost.key], features(cost))) if cost.key in self.coefficients else 0.0
+        return (
+            float(numpy.dot(self.coefficients[cost.key], features(cost)))
+            if cost.key in self.coefficients
+            else 0.0
+        )
 
     def call(self, ends: int) -> float:
         """Nanoseconds of a call in which nothing is computed."""
@@ -47,7 +55,9 @@ class Fit:
 
 
 def fit(rows: Sequence[Row]) -> Fit:
-    """The fit with the least sum of squared relative errors, over the files and over the differences of consecutive cuts."""
+    """The fit with the least sum of squared relative errors, over the files and over the
+    differences of consecutive cuts.
+    """
     keys = sorted({cost.key for row in rows for cost in row.operators})
     columns = {(CALL, 0): 0, (CALL, 1): 1}
     width = len(features(rows[0].operators[0])) if rows and rows[0].operators else 5
@@ -57,11 +67,23 @@ def fit(rows: Sequence[Row]) -> Fit:
     scale = numpy.abs(lines).max(axis=0)
     scale[scale == 0] = 1
     solved = scipy.optimize.nnls(lines / scale, times, maxiter=50 * len(columns))[0] / scale
-    return Fit({key: tuple(float(solved[columns[key, number]]) for number in range(2 if key == CALL else width)) for key in (CALL, *keys)})
+    return Fit(
+        {
+            key: tuple(
+                float(solved[columns[key, number]])
+                for number in range(2 if key == CALL else width)
+            )
+            for key in (CALL, *keys)
+        }
+    )
 
 
-def _equations(rows: Sequence[Row], columns: Mapping[tuple[Key, int], int]) -> tuple[Array, Array]:
-    """One line a file and one a difference, each divided by its time, so that all count alike."""
+def _equations(
+    rows: Sequence[Row], columns: Mapping[tuple[Key, int], int]
+) -> tuple[Array, Array]:
+    """One line a file and one a difference, each divided by its time, so that all count
+    alike.
+    """
     lines, times = [], []
     before: Row | None = None
     for row in rows:

@@ -1,6 +1,8 @@
-"""The networks behind a latency table: some are cut into files that are timed, others are held out and tell what estimates are worth.
+"""The networks behind a latency table: some are cut into files that are timed, others are
+held out and tell what estimates are worth.
 
-All have random weights. They become files by edgekit's own steps, so the operators are those of the files that edgekit ships.
+All have random weights. They become files by edgekit's own steps, so the operators are
+those of the files that edgekit ships.
 """
 
 import itertools
@@ -28,24 +30,39 @@ SAMPLES = 32
 
 
 class Separable(nn.Module):
-    """Depthwise and pointwise convolutions by turns (Howard et al. 2017), hard-tailed with ReLU6 as on phones."""
+    """Depthwise and pointwise convolutions by turns (Howard et al. 2017), hard-tailed with
+    ReLU6 as on phones.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 2, 1), nn.ReLU6()]
         for wide, stride in ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1)):
-            before = next(layer.out_channels for layer in reversed(layers) if isinstance(layer, nn.Conv2d))
-            layers += [nn.Conv2d(before, before, 3, stride, 1, groups=before), nn.ReLU6(), nn.Conv2d(before, wide * width, 1), nn.ReLU6()]
+            before = next(
+                layer.out_channels
+                for layer in reversed(layers)
+                if isinstance(layer, nn.Conv2d)
+            )
+            layers += [
+                nn.Conv2d(before, before, 3, stride, 1, groups=before),
+                nn.ReLU6(),
+                nn.Conv2d(before, wide * width, 1),
+                nn.ReLU6(),
+            ]
         self.layers, self.head = nn.Sequential(*layers), nn.Linear(8 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, 3, h, w] to logits [n, 10]."""
-        logits: Tensor = self.head(functional.adaptive_avg_pool2d(self.layers(x), 1).flatten(1))
+        logits: Tensor = self.head(
+            functional.adaptive_avg_pool2d(self.layers(x), 1).flatten(1)
+        )
         return logits
 
 
 class Encoder(nn.Module):
-    """A transformer's blocks (Vaswani et al. 2017, norm first), then the mean over the sequence and a linear layer."""
+    """A transformer's blocks (Vaswani et al. 2017, norm first), then the mean over the
+    sequence and a linear layer.
+    """
 
     def __init__(self, width: int, blocks: int, heads: int = 4) -> None:
         super().__init__()
@@ -53,14 +70,24 @@ class Encoder(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * blocks))
         self.mixes = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(blocks))
         self.ends = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
-        self.wide = nn.ModuleList(nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) for _ in range(blocks))
+        self.wide = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            )
+            for _ in range(blocks)
+        )
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sequences [n, t, 16] to logits [n, 10]."""
         x = self.start(x)
-        for k, (mix, end, wide) in enumerate(zip(self.mixes, self.ends, self.wide, strict=True)):
-            q, key, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in mix(self.norms[2 * k](x)).chunk(3, 2))
+        for k, (mix, end, wide) in enumerate(
+            zip(self.mixes, self.ends, self.wide, strict=True)
+        ):
+            q, key, v = (
+                part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+                for part in mix(self.norms[2 * k](x)).chunk(3, 2)
+            )
             mixed = (q @ key.transpose(2, 3) / q.shape[3] ** 0.5).softmax(-1) @ v
             x = x + end(mixed.transpose(1, 2).flatten(2))
             x = x + wide(self.norms[2 * k + 1](x))
@@ -82,39 +109,110 @@ class Recurrent(nn.Module):
 
 
 def _convolutions(layers: Sequence[tuple[int, int, int, int]], channels: int) -> nn.Module:
-    """(channels out, kernel, stride, 1 or 0 for depthwise) layer by layer, each with a ReLU."""
+    """(channels out, kernel, stride, 1 or 0 for depthwise) layer by layer, each with a
+    ReLU.
+    """
     made: list[nn.Module] = []
     for wide, kernel, stride, depthwise in layers:
-        made += [nn.Conv2d(channels, wide, kernel, stride, kernel // 2, groups=channels if depthwise else 1), nn.ReLU()]
+        made += [
+            nn.Conv2d(
+                channels,
+                wide,
+                kernel,
+                stride,
+                kernel // 2,
+                groups=channels if depthwise else 1,
+            ),
+            nn.ReLU(),
+        ]
         channels = wide
     return nn.Sequential(*made)
 
 
 def dense_small() -> nn.Module:
     """3x3 convolutions of 12 to 160 channels, images of 40 to 5."""
-    return _convolutions([(12, 3, 1, 0), (24, 3, 1, 0), (24, 3, 2, 0), (24, 3, 1, 0), (48, 3, 1, 0), (96, 3, 2, 0), (96, 3, 1, 0), (160, 3, 2, 0)], 3)
+    return _convolutions(
+        [
+            (12, 3, 1, 0),
+            (24, 3, 1, 0),
+            (24, 3, 2, 0),
+            (24, 3, 1, 0),
+            (48, 3, 1, 0),
+            (96, 3, 2, 0),
+            (96, 3, 1, 0),
+            (160, 3, 2, 0),
+        ],
+        3,
+    )
 
 
 def dense_wide() -> nn.Module:
     """3x3 convolutions of 48 to 256 channels, images of 12 to 2."""
-    return _convolutions([(48, 3, 1, 0), (80, 3, 1, 0), (128, 3, 2, 0), (128, 3, 1, 0), (192, 3, 2, 0), (192, 3, 1, 0), (256, 3, 2, 0)], 1)
+    return _convolutions(
+        [
+            (48, 3, 1, 0),
+            (80, 3, 1, 0),
+            (128, 3, 2, 0),
+            (128, 3, 1, 0),
+            (192, 3, 2, 0),
+            (192, 3, 1, 0),
+            (256, 3, 2, 0),
+        ],
+        1,
+    )
 
 
 def dense_tiny() -> nn.Module:
-    """3x3 convolutions of 8 to 64 channels, images of 10 to 2; then the mean and a linear layer."""
-    layers = [(8, 3, 1, 0), (16, 3, 1, 0), (16, 3, 2, 0), (32, 3, 1, 0), (32, 3, 1, 0), (48, 3, 2, 0), (64, 3, 1, 0), (64, 3, 2, 0)]
-    return nn.Sequential(_convolutions(layers, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20))
+    """3x3 convolutions of 8 to 64 channels, images of 10 to 2; then the mean and a linear
+    layer.
+    """
+    layers = [
+        (8, 3, 1, 0),
+        (16, 3, 1, 0),
+        (16, 3, 2, 0),
+        (32, 3, 1, 0),
+        (32, 3, 1, 0),
+        (48, 3, 2, 0),
+        (64, 3, 1, 0),
+        (64, 3, 2, 0),
+    ]
+    return nn.Sequential(
+        _convolutions(layers, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20)
+    )
 
 
 def pointwise() -> nn.Module:
     """1x1 convolutions, one of stride 2."""
-    return _convolutions([(24, 3, 2, 0), (48, 1, 1, 0), (24, 1, 1, 0), (96, 1, 1, 0), (96, 1, 2, 0), (192, 1, 1, 0), (64, 1, 1, 0), (320, 1, 1, 0)], 3)
+    return _convolutions(
+        [
+            (24, 3, 2, 0),
+            (48, 1, 1, 0),
+            (24, 1, 1, 0),
+            (96, 1, 1, 0),
+            (96, 1, 2, 0),
+            (192, 1, 1, 0),
+            (64, 1, 1, 0),
+            (320, 1, 1, 0),
+        ],
+        3,
+    )
 
 
 def depthwise() -> nn.Module:
     """Depthwise convolutions of 24 to 192 channels, of stride 1 and 2, kernels of 3 and 5."""
-    layers = [(24, 3, 2, 0), (24, 3, 1, 1), (48, 1, 1, 0), (48, 3, 2, 1), (48, 3, 1, 1), (96, 1, 1, 0), (96, 3, 1, 1), (96, 5, 1, 1), (192, 1, 1, 0),
-              (192, 3, 2, 1), (192, 3, 1, 1)]  # fmt: skip
+    layers = [
+        (24, 3, 2, 0),
+        (24, 3, 1, 1),
+        (48, 1, 1, 0),
+        (48, 3, 2, 1),
+        (48, 3, 1, 1),
+        (96, 1, 1, 0),
+        (96, 3, 1, 1),
+        (96, 5, 1, 1),
+        (192, 1, 1, 0),
+        (192, 3, 2, 1),
+        (192, 3, 1, 1),
+    ]
     return _convolutions(layers, 3)
 
 
@@ -131,7 +229,9 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, 3, h, w] to [n, 100]."""
-        made: Tensor = self.head(functional.adaptive_avg_pool2d(self.blocks(self.stem(x)), 1).flatten(1))
+        made: Tensor = self.head(
+            functional.adaptive_avg_pool2d(self.blocks(self.stem(x)), 1).flatten(1)
+        )
         return made
 
 
@@ -143,9 +243,19 @@ def blocks() -> nn.Module:
 def pools() -> nn.Module:
     """Maxima and means of 2x2 and 3x3 between convolutions."""
     return nn.Sequential(
-        nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(24, 48, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 1), nn.AvgPool2d(2),
-        nn.Conv2d(48, 64, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 4, 40),
-    )  # fmt: skip
+        nn.Conv2d(3, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(24, 48, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 1),
+        nn.AvgPool2d(2),
+        nn.Conv2d(48, 64, 1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 4, 40),
+    )
 
 
 def layers() -> nn.Module:
@@ -176,7 +286,9 @@ class Elements(nn.Module):
 
 
 def elements() -> nn.Module:
-    """Operators on single elements, 24 x 48 x 32 of them, and a quarter; a convolution in front, for what has no weights is not quantized."""
+    """Operators on single elements, 24 x 48 x 32 of them, and a quarter; a convolution in
+    front, for what has no weights is not quantized.
+    """
     return nn.Sequential(nn.Conv2d(8, 24, 1), Elements(), nn.MaxPool2d(2), Elements())
 
 
@@ -240,14 +352,24 @@ def pooled() -> nn.Module:
     layers: list[nn.Module] = []
     before = 3
     for wide in (16, 32, 64):
-        layers += [nn.Conv2d(before, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [
+            nn.Conv2d(before, wide, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(wide, wide, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
         before = wide
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, 10))
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, 10)
+    )
 
 
 def plain_layers() -> nn.Module:
     """Linear layers only."""
-    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    return nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
 
 
 def small_encoder() -> nn.Module:
@@ -267,34 +389,78 @@ def recurrent() -> nn.Module:
 
 #: The function of each network that is cut, and the shape of one sample.
 PROBES: Mapping[str, tuple[int, ...]] = {
-    "dense_small": (3, 40, 40), "dense_tiny": (1, 10, 10), "dense_wide": (1, 12, 12), "pointwise": (3, 48, 48), "depthwise": (3, 56, 56),
-    "blocks": (3, 24, 24), "pools": (3, 24, 24), "layers": (32,), "small_layers": (48,), "elements": (8, 48, 32), "narrow_tokens": (96, 16),
-    "wide_tokens": (24, 16), "short_tokens": (16, 16), "few_units": (8, 16), "many_units": (6, 16),
-}  # fmt: skip
+    "dense_small": (3, 40, 40),
+    "dense_tiny": (1, 10, 10),
+    "dense_wide": (1, 12, 12),
+    "pointwise": (3, 48, 48),
+    "depthwise": (3, 56, 56),
+    "blocks": (3, 24, 24),
+    "pools": (3, 24, 24),
+    "layers": (32,),
+    "small_layers": (48,),
+    "elements": (8, 48, 32),
+    "narrow_tokens": (96, 16),
+    "wide_tokens": (24, 16),
+    "short_tokens": (16, 16),
+    "few_units": (8, 16),
+    "many_units": (6, 16),
+}
 #: The same of those that are held out.
 HELD_OUT: Mapping[str, tuple[int, ...]] = {
-    "cnn": (1, 8, 8), "residual": (1, 8, 8), "narrow_residual": (3, 32, 32), "deep_residual": (3, 16, 16), "narrow_separable": (3, 48, 48),
-    "wide_separable": (3, 96, 96), "pooled": (3, 32, 32), "plain_layers": (64,), "small_encoder": (32, 16), "encoder": (64, 16), "recurrent": (12, 16),
-}  # fmt: skip
+    "cnn": (1, 8, 8),
+    "residual": (1, 8, 8),
+    "narrow_residual": (3, 32, 32),
+    "deep_residual": (3, 16, 16),
+    "narrow_separable": (3, 48, 48),
+    "wide_separable": (3, 96, 96),
+    "pooled": (3, 32, 32),
+    "plain_layers": (64,),
+    "small_encoder": (32, 16),
+    "encoder": (64, 16),
+    "recurrent": (12, 16),
+}
 #: The few that a quick table is made of.
-QUICK_PROBES, QUICK_HELD_OUT = ("dense_small", "dense_tiny", "blocks", "small_layers"), ("cnn", "narrow_residual", "plain_layers")
+QUICK_PROBES, QUICK_HELD_OUT = (
+    ("dense_small", "dense_tiny", "blocks", "small_layers"),
+    ("cnn", "narrow_residual", "plain_layers"),
+)
 SHAPES: Mapping[str, tuple[int, ...]] = {**PROBES, **HELD_OUT}
 #: float, and what edgekit ships for these two.
 SCHEMES = ("float", "w8a8-static")
 
 
 def build(name: str, format: FormatName, cache: Cache) -> dict[str, Artifact]:
-    """One network's files by scheme, made with edgekit's own steps; read from the cache where they were made before.
+    """One network's files by scheme, made with edgekit's own steps; read from the cache
+    where they were made before.
 
     A scheme that cannot be made is left out.
     """
     drawn = _drawn(name)
-    task = Task(name=f"random {name}", test=({name: drawn[:SAMPLES]}, numpy.arange(SAMPLES) % 10), calibration={name: drawn[SAMPLES:]})
+    task = Task(
+        name=f"random {name}",
+        test=({name: drawn[:SAMPLES]}, numpy.arange(SAMPLES) % 10),
+        calibration={name: drawn[SAMPLES:]},
+    )
     way, model = Build(task, cache, Silent(), seed=0), f"{__name__}:{name}"
-    target = Target(name="estimates", title="held-out networks", format=format, runtime=RUNTIMES[format], schemes=SCHEMES)
-    start = way.follow(model, None, [PlannedStep("load", "load_model", {"model": model, "weights": None})])[-1]
-    made = {scheme: try_follow(way, model, start, candidate(scheme, target, SAMPLES).steps) for scheme in SCHEMES}
-    return {scheme: artifact for scheme, artifact in made.items() if isinstance(artifact, Artifact)}
+    target = Target(
+        name="estimates",
+        title="held-out networks",
+        format=format,
+        runtime=RUNTIMES[format],
+        schemes=SCHEMES,
+    )
+    start = way.follow(
+        model, None, [PlannedStep("load", "load_model", {"model": model, "weights": None})]
+    )[-1]
+    made = {
+        scheme: try_follow(way, model, start, candidate(scheme, target, SAMPLES).steps)
+        for scheme in SCHEMES
+    }
+    return {
+        scheme: artifact
+        for scheme, artifact in made.items()
+        if isinstance(artifact, Artifact)
+    }
 
 
 def feeds(name: str) -> dict[str, Array]:
@@ -303,5 +469,9 @@ def feeds(name: str) -> dict[str, Array]:
 
 
 def _drawn(name: str) -> Array:
-    made: Array = numpy.random.default_rng(0).standard_normal((2 * SAMPLES, *SHAPES[name])).astype("float32")
+    made: Array = (
+        numpy.random.default_rng(0)
+        .standard_normal((2 * SAMPLES, *SHAPES[name]))
+        .astype("float32")
+    )
     return made

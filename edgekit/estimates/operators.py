@@ -1,7 +1,8 @@
-"""The operators of a file with what decides their cost, as the audits read it; and files cut short after some of them.
+"""The operators of a file with what decides their cost, as the audits read it; and files
+cut short after some of them.
 
-The difference of two cuts is the time of what lies between: what each operator costs is learned from files that were made as
-all others are, in which runtimes fuse what they fuse.
+The difference of two cuts is the time of what lies between: what each operator costs is
+learned from files that were made as all others are, in which runtimes fuse what they fuse.
 """
 
 import dataclasses
@@ -15,14 +16,26 @@ from edgekit.estimates.table import Cost
 from edgekit.registry import Entry, Registry
 from edgekit.signature import Signature, TensorSpec
 
-READERS = Registry("format", {
-    "onnx": Entry("edgekit.estimates.onnx_files:read_all", ("onnx", "onnxruntime"), "onnx"),
-    "tflite": Entry("edgekit.estimates.tflite_files:read_all", ("ai_edge_litert",), "tflite"),
-})  # fmt: skip
-CUTTERS = Registry("format", {
-    "onnx": Entry("edgekit.estimates.onnx_files:cut", ("onnx", "onnxruntime"), "onnx"),
-    "tflite": Entry("edgekit.estimates.tflite_files:cut", ("ai_edge_litert",), "tflite"),
-})  # fmt: skip
+READERS = Registry(
+    "format",
+    {
+        "onnx": Entry(
+            "edgekit.estimates.onnx_files:read_all", ("onnx", "onnxruntime"), "onnx"
+        ),
+        "tflite": Entry(
+            "edgekit.estimates.tflite_files:read_all", ("ai_edge_litert",), "tflite"
+        ),
+    },
+)
+CUTTERS = Registry(
+    "format",
+    {
+        "onnx": Entry("edgekit.estimates.onnx_files:cut", ("onnx", "onnxruntime"), "onnx"),
+        "tflite": Entry(
+            "edgekit.estimates.tflite_files:cut", ("ai_edge_litert",), "tflite"
+        ),
+    },
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +54,28 @@ def read_all(paths: Sequence[pathlib.Path], format: FormatName) -> list[list[Ope
 
 
 def cut(artifact: Artifact, most: int, folder: pathlib.Path) -> list[Artifact]:
-    """At most ``most`` files in an empty folder, from the shortest to the whole network; each is an artifact of its own."""
+    """At most ``most`` files in an empty folder, from the shortest to the whole network;
+    each is an artifact of its own.
+    """
     part, cutter = artifact.parts[0], CUTTERS.load(artifact.format)
     make: Callable[..., list[tuple[pathlib.Path, TensorSpec]]] = cutter
-    return [_artifact(artifact.format, part, path, spec) for path, spec in make(artifact.path(part), most, folder)]
+    return [
+        _artifact(artifact.format, part, path, spec)
+        for path, spec in make(artifact.path(part), most, folder)
+    ]
 
 
-def _artifact(format: FormatName, part: Part, path: pathlib.Path, spec: TensorSpec) -> Artifact:
+def _artifact(
+    format: FormatName, part: Part, path: pathlib.Path, spec: TensorSpec
+) -> Artifact:
     signature = Signature(inputs=part.signature.inputs, outputs=(spec,))
-    return Artifact(format=format, parts=(Part(name=MAIN, signature=signature, files={"model": File(path=path.name)}),), folder=path.parent)
+    return Artifact(
+        format=format,
+        parts=(
+            Part(name=MAIN, signature=signature, files={"model": File(path=path.name)}),
+        ),
+        folder=path.parent,
+    )
 
 
 def spread(found: Sequence[Any], most: int) -> list[Any]:
@@ -61,9 +87,17 @@ def spread(found: Sequence[Any], most: int) -> list[Any]:
 
 def variant(kernel: Sequence[int], depthwise: bool) -> str:
     """How a convolution is computed: its kernel's kind."""
-    return " depthwise" if depthwise else " pointwise" if math.prod(kernel) == 1 else " spatial"
+    return (
+        " depthwise"
+        if depthwise
+        else " pointwise"
+        if math.prod(kernel) == 1
+        else " spatial"
+    )
 
 
 def ends(costs: Sequence[Cost]) -> int:
-    """Bytes that a call takes in and gives out, as far as the first and the last operator tell."""
+    """Bytes that a call takes in and gives out, as far as the first and the last operator
+    tell.
+    """
     return costs[0].read + costs[-1].written if costs else 0

@@ -1,4 +1,6 @@
-"""What a device's operators cost: times that were taken there on files cut from networks, and the error of what follows from them."""
+"""What a device's operators cost: times that were taken there on files cut from networks,
+and the error of what follows from them.
+"""
 
 import json
 import os
@@ -17,7 +19,9 @@ SCHEMA = 2
 
 
 class Cost(Value, allow_inf_nan=False):
-    """All that decides how long one operator runs, and in a user's file where it comes from."""
+    """All that decides how long one operator runs, and in a user's file where it comes
+    from.
+    """
 
     #: The operator and what it computes in: ``QLinearConv pointwise``, ``uint8``.
     kind: str = pydantic.Field(min_length=1)
@@ -46,7 +50,8 @@ class Row(Value, allow_inf_nan=False):
     ns: float = pydantic.Field(gt=0)
     low: float = pydantic.Field(gt=0)
     high: float = pydantic.Field(gt=0)
-    #: How much longer than the row before it (the median over rounds of the difference in each); None for a network's first row.
+    #: How much longer than the row before it (the median over rounds of the difference in
+    #: each); None for a network's first row.
     added: float | None = None
     #: The length of that difference's interval.
     added_spread: float = pydantic.Field(0, ge=0)
@@ -105,7 +110,9 @@ class Table(Value, allow_inf_nan=False):
     @property
     def told(self) -> str:
         """Where the numbers come from and what they are worth, in one sentence."""
-        origin = f"estimate, from {self.name} recorded on {self.recorded[:10]} at {self.host}"
+        origin = (
+            f"estimate, from {self.name} recorded on {self.recorded[:10]} at {self.host}"
+        )
         if not self.held_out:
             return f"{origin}; its error was not measured"
         errors = sorted(row.error for row in self.held_out)
@@ -114,9 +121,15 @@ class Table(Value, allow_inf_nan=False):
 
 
 def folder() -> pathlib.Path:
-    """``$EDGEKIT_CONFIG``/latency, else ``latency`` in edgekit's folder among the user's settings."""
+    """``$EDGEKIT_CONFIG``/latency, else ``latency`` in edgekit's folder among the user's
+    settings.
+    """
     given = os.environ.get("EDGEKIT_CONFIG")
-    root = pathlib.Path(given) if given else pathlib.Path(platformdirs.user_config_dir("edgekit", appauthor=False))
+    root = (
+        pathlib.Path(given)
+        if given
+        else pathlib.Path(platformdirs.user_config_dir("edgekit", appauthor=False))
+    )
     return root / "latency"
 
 
@@ -131,11 +144,17 @@ def find(name: str) -> pathlib.Path:
         path = pathlib.Path(name)
         if path.is_file():
             return path
-        raise EstimateError(f"There is no file {name}.", fix="name a table that 'edgekit hosts record' wrote")
+        raise EstimateError(
+            f"There is no file {name}.",
+            fix="name a table that 'edgekit hosts record' wrote",
+        )
     if name in names():
         return folder() / f"{name}.json"
     hint = f"; {nearest(name, names())}" if names() else ""
-    raise EstimateError(f"No latency table is called {name!r}{hint}.", fix="record one on the device: edgekit hosts record HOST; a path to a table works too")
+    raise EstimateError(
+        f"No latency table is called {name!r}{hint}.",
+        fix="record one on the device: edgekit hosts record HOST; a path to a table works too",
+    )
 
 
 def load(path: pathlib.Path) -> Table:
@@ -143,9 +162,17 @@ def load(path: pathlib.Path) -> Table:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise EstimateError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+        raise EstimateError(
+            f"{path} cannot be read: {problem.strerror or problem}."
+        ) from problem
     except (ValueError, RecursionError) as problem:
-        raise EstimateError(f"{path} is no JSON file: {problem}.", fix="name a table that 'edgekit hosts record' wrote") from problem
+        raise EstimateError(
+            f"{path} is no JSON file: {problem}.",
+            fix="name a table that 'edgekit hosts record' wrote",
+        ) from problem
     if not isinstance(data, dict):
-        raise EstimateError(f"{path} holds {type(data).__name__}, not a table.", fix="name a table that 'edgekit hosts record' wrote")
+        raise EstimateError(
+            f"{path} holds {type(data).__name__}, not a table.",
+            fix="name a table that 'edgekit hosts record' wrote",
+        )
     return parse(Table, data, str(path), EstimateError)

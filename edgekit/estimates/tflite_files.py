@@ -14,29 +14,48 @@ from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.formats.tflite.graph import Tensor
 from edgekit.signature import Quantization, TensorSpec
 
-_SIZES: Mapping[str, float] = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "bool": 1, "int16": 2, "int64": 8, "float64": 8}
+_SIZES: Mapping[str, float] = {
+    "float32": 4,
+    "float16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+    "int16": 2,
+    "int64": 8,
+    "float64": 8,
+}
 _CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
-_TENSOR_TYPES: Mapping[int, Any] = {schema.TensorType.FLOAT32: "float32", schema.TensorType.INT8: "int8"}
+_TENSOR_TYPES: Mapping[int, Any] = {
+    schema.TensorType.FLOAT32: "float32",
+    schema.TensorType.INT8: "int8",
+}
 
 
 def read_all(paths: Sequence[pathlib.Path]) -> list[list[Operator]]:
     """The operators of each file."""
-    return [[_operator(operator) for operator in tflite_graph.read(path).operators] for path in paths]
+    return [
+        [_operator(operator) for operator in tflite_graph.read(path).operators]
+        for path in paths
+    ]
 
 
 def _operator(operator: tflite_graph.Operator) -> Operator:
     weights = operator.weights
     kind = operator.op
     if operator.op in _CONVOLUTIONS and weights is not None:
-        # With one channel to read the converter writes a depthwise convolution for a plain one.
+        # With one channel to read the converter writes a depthwise convolution for a plain
+        # one.
         depthwise = operator.op.startswith("DEPTHWISE") and operator.input(0).shape[-1] > 1
         kind += variant(weights.shape[1:3], depthwise)
     tensors = [tensor for tensor in operator.inputs if tensor is not None]
     cost = Cost(
-        kind=kind, dtype=audit_tflite.arithmetic(operator), macs=operator.macs,
-        read=sum(_bytes(tensor) for tensor in tensors if not tensor.stored), written=sum(map(_bytes, operator.outputs)),
+        kind=kind,
+        dtype=audit_tflite.arithmetic(operator),
+        macs=operator.macs,
+        read=sum(_bytes(tensor) for tensor in tensors if not tensor.stored),
+        written=sum(map(_bytes, operator.outputs)),
         weights=sum(tensor.bytes for tensor in tensors if tensor.stored),
-    )  # fmt: skip
+    )
     name = operator.outputs[0].name if operator.outputs else operator.op
     return Operator(cost, name, audit_tflite.module(operator))
 
@@ -45,14 +64,20 @@ def _bytes(tensor: Tensor) -> int:
     return int(tensor.size * _SIZES.get(tensor.dtype, 4))
 
 
-def cut(path: pathlib.Path, most: int, folder: pathlib.Path) -> list[tuple[pathlib.Path, TensorSpec]]:
+def cut(
+    path: pathlib.Path, most: int, folder: pathlib.Path
+) -> list[tuple[pathlib.Path, TensorSpec]]:
     """At most ``most`` files and their outputs, from the shortest to the whole."""
     made: list[tuple[pathlib.Path, TensorSpec]] = []
     count = len(flatbuffer_utils.read_model(str(path)).subgraphs[0].operators)
     for position in spread(range(count), most):
         model = flatbuffer_utils.read_model(str(path))
         graph = model.subgraphs[0]
-        end = int(graph.operators[position].outputs[0]) if position < count - 1 else int(graph.outputs[0])
+        end = (
+            int(graph.operators[position].outputs[0])
+            if position < count - 1
+            else int(graph.outputs[0])
+        )
         tensor = graph.tensors[end]
         if tensor.type not in _TENSOR_TYPES or int(tensor.shape[0]) != 1:
             continue
@@ -71,6 +96,15 @@ def cut(path: pathlib.Path, most: int, folder: pathlib.Path) -> list[tuple[pathl
 def _spec(tensor: Any) -> TensorSpec:
     given = tensor.quantization
     scales = [] if given is None or given.scale is None else list(given.scale)
-    quantization = Quantization(scale=float(scales[0]), zero_point=int(given.zeroPoint[0])) if len(scales) == 1 else None
-    name, dims = (tensor.name or b"").decode("utf-8", "replace"), tuple(int(size) for size in tensor.shape)
-    return TensorSpec(name=name, dtype=_TENSOR_TYPES[tensor.type], dims=dims, quantization=quantization)
+    quantization = (
+        Quantization(scale=float(scales[0]), zero_point=int(given.zeroPoint[0]))
+        if len(scales) == 1
+        else None
+    )
+    name, dims = (
+        (tensor.name or b"").decode("utf-8", "replace"),
+        tuple(int(size) for size in tensor.shape),
+    )
+    return TensorSpec(
+        name=name, dtype=_TENSOR_TYPES[tensor.type], dims=dims, quantization=quantization
+    )

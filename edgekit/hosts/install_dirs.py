@@ -4,8 +4,8 @@
     $EDGEKIT_HOSTS/<host>/partial-*                what a setup is filling, or what a killed one has left
     $EDGEKIT_HOSTS/<host>.lock                     held by the setup that is at work
 
-``key`` is the hash of all that the folder is made of, so that other pins are another folder. A folder gets its name only when it
-is finished: there is never half of one.
+``key`` is the hash of all that the folder is made of, so that other pins are another
+folder. A folder gets its name only when it is finished: there is never half of one.
 """
 
 import contextlib
@@ -32,7 +32,11 @@ def root() -> pathlib.Path:
     """``$EDGEKIT_HOSTS``, else edgekit's folder in the user's data folder."""
     given = os.environ.get("EDGEKIT_HOSTS")
     # Absolute: a worker may be started from any folder.
-    return pathlib.Path(given).absolute() if given else pathlib.Path(platformdirs.user_data_path("edgekit", appauthor=False)) / "hosts"
+    return (
+        pathlib.Path(given).absolute()
+        if given
+        else pathlib.Path(platformdirs.user_data_path("edgekit", appauthor=False)) / "hosts"
+    )
 
 
 def place(host: str, name: str, made_of: Mapping[str, Any]) -> pathlib.Path:
@@ -42,7 +46,9 @@ def place(host: str, name: str, made_of: Mapping[str, Any]) -> pathlib.Path:
 
 
 def told(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What the setup has noted of a finished folder; None where there is no such folder, or none that counts."""
+    """What the setup has noted of a finished folder; None where there is no such folder, or
+    none that counts.
+    """
     try:
         noted = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -52,11 +58,17 @@ def told(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def older(host: str, name: str) -> list[pathlib.Path]:
     """Every folder of one name, whatever it was made of."""
-    return sorted(path for path in (root() / host).glob(f"{name}-*") if len(path.name) == len(name) + 13)
+    return sorted(
+        path
+        for path in (root() / host).glob(f"{name}-*")
+        if len(path.name) == len(name) + 13
+    )
 
 
 def retire(host: str, name: str, *kept: pathlib.Path) -> None:
-    """Remove the folders of one name that were made of something else; only whoever holds the host's lock may."""
+    """Remove the folders of one name that were made of something else; only whoever holds
+    the host's lock may.
+    """
     for path in older(host, name):
         if path not in kept:
             path.rename(path.parent / f"partial-{path.name}")
@@ -65,7 +77,9 @@ def retire(host: str, name: str, *kept: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def filling(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty folder that becomes ``target`` where the block ends well, and is removed where it does not."""
+    """An empty folder that becomes ``target`` where the block ends well, and is removed
+    where it does not.
+    """
     partial = target.parent / f"partial-{uuid.uuid4().hex}"
     try:
         with writing(target):
@@ -86,7 +100,9 @@ def sweep(folder: pathlib.Path) -> None:
 
 def note(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
     """Write the marker, as the last file."""
-    (folder / MARKER).write_text(json.dumps({**facts, "bytes": size(folder)}, indent=1), encoding="utf-8")
+    (folder / MARKER).write_text(
+        json.dumps({**facts, "bytes": size(folder)}, indent=1), encoding="utf-8"
+    )
 
 
 def remove(host: str) -> tuple[int, int]:
@@ -102,7 +118,11 @@ def remove(host: str) -> tuple[int, int]:
 
 def size(folder: pathlib.Path) -> int:
     """The bytes of all files in a folder; links are not followed."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sum(
+        path.lstat().st_size
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    )
 
 
 @contextlib.contextmanager
@@ -114,9 +134,15 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full() from problem
         told_by = problem.strerror or str(problem)
-        raise HostError(f"{problem.filename or path} cannot be written: {told_by}.", fix="check that folder, or set EDGEKIT_HOSTS to another one") from problem
+        raise HostError(
+            f"{problem.filename or path} cannot be written: {told_by}.",
+            fix="check that folder, or set EDGEKIT_HOSTS to another one",
+        ) from problem
 
 
 def disk_full() -> HostError:
     """The error for a full disk."""
-    return HostError(f"The disk is full: there is no room left at {root()}.", fix="make room, or set EDGEKIT_HOSTS to a folder on another disk")
+    return HostError(
+        f"The disk is full: there is no room left at {root()}.",
+        fix="make room, or set EDGEKIT_HOSTS to a folder on another disk",
+    )

@@ -1,4 +1,6 @@
-"""This machine as a host: files run in a worker process of their own, so that a runtime's crash is an error and no more."""
+"""This machine as a host: files run in a worker process of their own, so that a runtime's
+crash is an error and no more.
+"""
 
 import dataclasses
 import sys
@@ -38,4 +40,10 @@ class Local:
         """This machine."""
         python = self.file.environments[environment].python
         start = Start(python) if python else _this_python()
-        return LocalHost(self.file.name, start, self.file.threads, self.file.timeout_s, untimed=self.file.untimed)
+        return LocalHost(
+            self.file.name,
+            start,
+            self.file.threads,
+            self.file.timeout_s,
+            untimed=self.file.untimed,
+        )

@@ -1,4 +1,6 @@
-"""From a host's name to the host: a shipped file, a file of the user's, ``ssh:address`` or ``adb:serial``."""
+"""From a host's name to the host: a shipped file, a file of the user's, ``ssh:address`` or
+``adb:serial``.
+"""
 
 from edgekit import catalog as shelf
 from edgekit import registry
@@ -14,7 +16,9 @@ SHORT = ("ssh", "adb")
 
 
 def split(name: str) -> tuple[str, str | None]:
-    """``qemu-arm64/litert`` and ``./my-board.yaml/litert`` as host and environment; a path to a YAML file alone is no environment."""
+    """``qemu-arm64/litert`` and ``./my-board.yaml/litert`` as host and environment; a path
+    to a YAML file alone is no environment.
+    """
     host, slash, environment = name.rpartition("/")
     is_path = host.startswith((".", "/")) and not host.endswith(_FILES)
     if slash and not name.endswith(_FILES) and not is_path:
@@ -23,11 +27,18 @@ def split(name: str) -> tuple[str, str | None]:
 
 
 def find(name: str) -> HostFile:
-    """The host of a name, a path, ``ssh:address`` or ``adb:serial``; an environment behind a slash is not looked at."""
+    """The host of a name, a path, ``ssh:address`` or ``adb:serial``; an environment behind
+    a slash is not looked at.
+    """
     name, _ = split(name)
     kind, colon, address = name.partition(":")
     if colon and kind in SHORT:
-        data = {"name": f"{kind}-{address}".replace(":", "-"), "title": f"{address} over {kind}", "kind": kind, "address": address}
+        data = {
+            "name": f"{kind}-{address}".replace(":", "-"),
+            "title": f"{address} over {kind}",
+            "kind": kind,
+            "address": address,
+        }
         return parse(HostFile, data, name, HostError)
     return load(shelf.find("hosts", name))
 
@@ -39,23 +50,42 @@ def kind_of(file: HostFile) -> HostKind:
 
 
 def environments(name: str) -> list[str]:
-    """The names of a host's environments, each as ``reach`` takes it; the one that is named, where one is."""
+    """The names of a host's environments, each as ``reach`` takes it; the one that is
+    named, where one is.
+    """
     if split(name)[1] is not None:
         return [name]
     file = find(name)
-    return [name] if len(file.environments) == 1 else [f"{name}/{environment}" for environment in file.environments]
+    return (
+        [name]
+        if len(file.environments) == 1
+        else [f"{name}/{environment}" for environment in file.environments]
+    )
 
 
 def problem(name: str) -> tuple[str, str] | None:
-    """Why a host cannot be used now, and the way out; None where nothing is known against it. Makes no connection."""
+    """Why a host cannot be used now, and the way out; None where nothing is known against
+    it. Makes no connection.
+    """
     file = find(name)
     return known(file, _environment(file, split(name)[1]), name)
 
 
 def known(file: HostFile, environment: str, asked: str) -> tuple[str, str] | None:
-    """What is known against an environment of a host; the way out names the host as it was asked for, which may be a path."""
+    """What is known against an environment of a host; the way out names the host as it was
+    asked for, which may be a path.
+    """
     found = kind_of(file).problem(environment)
-    return None if found is None else (found[0], found[1].replace(f"edgekit hosts setup {file.name}", f"edgekit hosts setup {split(asked)[0]}"))
+    return (
+        None
+        if found is None
+        else (
+            found[0],
+            found[1].replace(
+                f"edgekit hosts setup {file.name}", f"edgekit hosts setup {split(asked)[0]}"
+            ),
+        )
+    )
 
 
 def reach(name: str) -> WorkerHost:
@@ -73,5 +103,8 @@ def _environment(file: HostFile, name: str | None) -> str:
     if name is None:
         return MAIN if MAIN in file.environments else next(iter(file.environments))
     if name not in file.environments:
-        raise HostError(f"The host {file.name} has no environment {name!r}; {nearest(name, file.environments)}.", fix=f"edgekit hosts show {file.name}")
+        raise HostError(
+            f"The host {file.name} has no environment {name!r}; {nearest(name, file.environments)}.",
+            fix=f"edgekit hosts show {file.name}",
+        )
     return name

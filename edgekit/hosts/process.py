@@ -1,7 +1,8 @@
-"""A worker that is running: a Python somewhere whose stdin and stdout reach us, and which was sent the code of ``device_worker``.
+"""A worker that is running: a Python somewhere whose stdin and stdout reach us, and which
+was sent the code of ``device_worker``.
 
-Nothing is installed there and no file name is part of a command line: the command starts a bare Python with a text of our own
-(``BOOT``), which reads the worker's source from stdin.
+Nothing is installed there and no file name is part of a command line: the command starts a
+bare Python with a text of our own (``BOOT``), which reads the worker's source from stdin.
 """
 
 import base64
@@ -32,13 +33,24 @@ if TYPE_CHECKING:
     Feeds = Mapping[str, Array]
 
 #: The files of the worker, each after those that it imports.
-MODULES = ("frames", "batches", "store", "edgetpu", "tensorrt_engine", "runtimes", "timing", "worker")
-#: The first line that our own text prints over there. What comes before it is a login script's.
+MODULES = (
+    "frames",
+    "batches",
+    "store",
+    "edgetpu",
+    "tensorrt_engine",
+    "runtimes",
+    "timing",
+    "worker",
+)
+#: The first line that our own text prints over there. What comes before it is a login
+#: script's.
 MAGIC = b"edgekit-worker 1\n"
 #: The most that may come before it.
 NOISE_BYTES = 1 << 16
-#: What the Python over there runs: it reads the worker's modules from stdin and starts the last one. Its first lines are
-#: for any Python, so that an old one can say that it is old; what cannot be imported is answered like a runtime that is missing.
+#: What the Python over there runs: it reads the worker's modules from stdin and starts the
+#: last one. Its first lines are for any Python, so that an old one can say that it is old;
+#: what cannot be imported is answered like a runtime that is missing.
 BOOT = """
 import json, struct, sys, types
 out, read = [getattr(stream, "buffer", stream) for stream in (sys.stdout, sys.stdin)]
@@ -71,8 +83,11 @@ except ImportError as error:
     refuse("missing", "numpy cannot be imported: " + str(error).splitlines()[0])
 module.main()
 """
-#: The same as one line without a quote that a shell would read: csh takes no line break between quotes.
-_LINE = f'import base64;exec(base64.b64decode("{base64.b64encode(BOOT.encode()).decode()}"))'
+#: The same as one line without a quote that a shell would read: csh takes no line break
+#: between quotes.
+_LINE = (
+    f'import base64;exec(base64.b64decode("{base64.b64encode(BOOT.encode()).decode()}"))'
+)
 #: How long a Python may take to begin, and a connection to it to stand.
 START_S = 60.0
 #: How long a worker may take to end by itself once it is asked to.
@@ -85,7 +100,8 @@ TAIL = 1500
 class Start:
     """How a Python is started somewhere: words for the system, never for a shell of ours."""
 
-    #: What comes before Python's own words: the interpreter, or ``ssh address`` and the like with the interpreter behind it.
+    #: What comes before Python's own words: the interpreter, or ``ssh address`` and the
+    #: like with the interpreter behind it.
     command: tuple[str, ...]
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
     #: The words of Python are read by a shell on the other side (ssh, adb).
@@ -98,32 +114,57 @@ class Start:
     def words(self) -> list[str]:
         """The whole command. On the other side of a shell Python's words are quoted."""
         python = ["-I", "-c", _LINE]
-        return [*self.command, *(shlex.quote(word) if self.shell else word for word in python)]
+        return [
+            *self.command,
+            *(shlex.quote(word) if self.shell else word for word in python),
+        ]
 
 
 @functools.cache
 def sources(paths: tuple[str, ...] = (), user: bool = False) -> bytes:
-    """The worker's modules as one block, as ``BOOT`` reads it: its length, then JSON. ``user``: with the packages of ``pip install --user``."""
+    """The worker's modules as one block, as ``BOOT`` reads it: its length, then JSON.
+
+    ``user``: with the packages of ``pip install --user``.
+    """
     folder = pathlib.Path(device_worker.__file__).parent
-    modules = [[name, (folder / f"{name}.py").read_text(encoding="utf-8")] for name in MODULES]
+    modules = [
+        [name, (folder / f"{name}.py").read_text(encoding="utf-8")] for name in MODULES
+    ]
     text = json.dumps({"paths": paths, "user": user, "modules": modules}).encode()
     return struct.pack("<I", len(text)) + text
 
 
 class WorkerProcess:
-    """A running worker. Every answer is waited for at most ``timeout_s`` seconds; then the process is killed.
+    """A running worker.
 
-    It is in a process group of its own: Ctrl-C reaches edgekit alone, which ends the worker.
+    Every answer is waited for at most ``timeout_s`` seconds; then the process is killed.
+
+    It is in a process group of its own: Ctrl-C reaches edgekit alone, which ends the
+    worker.
     """
 
     def __init__(self, start: Start, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._start, self._started, self._noise = start, False, b""
-        command, environ, pipe = start.words(), {**os.environ, **start.environ}, subprocess.PIPE
+        command, environ, pipe = (
+            start.words(),
+            {**os.environ, **start.environ},
+            subprocess.PIPE,
+        )
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=environ)
+            self._process = subprocess.Popen(
+                command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                start_new_session=True,
+                env=environ,
+            )
         except OSError as error:
-            raise RunnerError(f"The worker cannot be started: {error}.", fix=f"check that {command[0]} can be run") from error
+            raise RunnerError(
+                f"The worker cannot be started: {error}.",
+                fix=f"check that {command[0]} can be run",
+            ) from error
         self._said = _Said(self._process)
         self._end = weakref.finalize(self, _end, self._process, self._said)
 
@@ -132,22 +173,37 @@ class WorkerProcess:
         """The process's number."""
         return self._process.pid
 
-    def ask(self, doing: str, header: Mapping[str, Any], arrays: "Feeds | None" = None, timeout_s: float | None = None, largest: int = 0) -> "frames.Reply":
-        """Send one frame and wait for its answer; ``doing`` says in an error what was going on.
+    def ask(
+        self,
+        doing: str,
+        header: Mapping[str, Any],
+        arrays: "Feeds | None" = None,
+        timeout_s: float | None = None,
+        largest: int = 0,
+    ) -> "frames.Reply":
+        """Send one frame and wait for its answer; ``doing`` says in an error what was going
+        on.
 
-        ``largest``: how many bytes the arrays of the answer may have. Raises MissingBackend where the runtime cannot be
-        imported, HostError where another machine cannot be reached, RunnerError for all else. After a crash or a timeout
-        the process is gone.
+        ``largest``: how many bytes the arrays of the answer may have. Raises MissingBackend
+        where the runtime cannot be imported, HostError where another machine cannot be
+        reached, RunnerError for all else. After a crash or a timeout the process is gone.
         """
         if not self._end.alive:
-            raise RunnerError(f"The worker has ended, so it cannot go on {doing}.", fix="open the artifact again")
+            raise RunnerError(
+                f"The worker has ended, so it cannot go on {doing}.",
+                fix="open the artifact again",
+            )
         limit = self._timeout_s if timeout_s is None else timeout_s
         try:
             if not self._started:
                 with _within(self._process, min(limit, START_S)):
                     self._greet()
             with _within(self._process, limit):
-                frames.write_frame(_pipe(self._process.stdin), {**header, "limit_s": limit}, dict(arrays or {}))
+                frames.write_frame(
+                    _pipe(self._process.stdin),
+                    {**header, "limit_s": limit},
+                    dict(arrays or {}),
+                )
                 reply, outputs = frames.read_frame(_pipe(self._process.stdout), largest)
         except (OSError, EOFError, ValueError) as error:
             raise self._failed(doing, error) from error
@@ -155,7 +211,9 @@ class WorkerProcess:
             self._end()
             raise
         if "error" in reply:
-            raise failures.translated(self._start.place, doing, str(reply["error"]), str(reply.get("message")))
+            raise failures.translated(
+                self._start.place, doing, str(reply["error"]), str(reply.get("message"))
+            )
         return reply, outputs
 
     def close(self) -> None:
@@ -172,7 +230,9 @@ class WorkerProcess:
             self._end()
 
     def _greet(self) -> None:
-        """Send the worker's text, and read up to the line with which it begins; what a login script has printed before is kept for an error."""
+        """Send the worker's text, and read up to the line with which it begins; what a
+        login script has printed before is kept for an error.
+        """
         _pipe(self._process.stdin).write(sources(self._start.paths, self._start.shell))
         _pipe(self._process.stdin).flush()
         while True:
@@ -202,7 +262,16 @@ class WorkerProcess:
             return failures.late(place, doing, error.limit_s, self._started)
         if isinstance(error, ValueError):
             return failures.garbled(place, doing, str(error))
-        return failures.ended(place, failures.Ended(doing, code, said, self._noise[-TAIL:].decode(errors="replace").strip(), self._started))
+        return failures.ended(
+            place,
+            failures.Ended(
+                doing,
+                code,
+                said,
+                self._noise[-TAIL:].decode(errors="replace").strip(),
+                self._started,
+            ),
+        )
 
 
 class _Late(OSError):
@@ -215,7 +284,9 @@ class _Late(OSError):
 
 @contextlib.contextmanager
 def _within(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[None]:
-    """Kill the process after ``limit_s`` seconds, which ends every wait for it; raises _Late where this was done."""
+    """Kill the process after ``limit_s`` seconds, which ends every wait for it; raises
+    _Late where this was done.
+    """
     with ending.deadline(process, limit_s) as late:
         try:
             yield
@@ -223,7 +294,9 @@ def _within(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[None
             if late.is_set():
                 raise _Late(limit_s) from error
             raise
-    if late.is_set():  # The answer came in the same moment; the process is gone all the same.
+    if (
+        late.is_set()
+    ):  # The answer came in the same moment; the process is gone all the same.
         raise _Late(limit_s)
 
 
@@ -232,7 +305,9 @@ class _Said:
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._kept = bytearray()
-        self._reader = threading.Thread(target=_keep, args=(_pipe(process.stderr), self._kept), daemon=True)
+        self._reader = threading.Thread(
+            target=_keep, args=(_pipe(process.stderr), self._kept), daemon=True
+        )
         self._reader.start()
 
     def tail(self) -> str:

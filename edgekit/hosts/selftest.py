@@ -1,4 +1,5 @@
-"""Tries a host with four tiny real files: a network of handwritten digits, float and int8, in ONNX and TFLite, and what they gave here.
+"""Tries a host with four tiny real files: a network of handwritten digits, float and int8,
+in ONNX and TFLite, and what they gave here.
 
 The files lie in ``tiny``; ``tests/hosts/make_tiny.py`` made them.
 """
@@ -33,7 +34,8 @@ class Trial:
     #: Of 8 digits, how many are told right.
     right: int = 0
     samples: int = 0
-    #: The largest difference to what the file gave where it was made, and how much of it is a runtime's own affair.
+    #: The largest difference to what the file gave where it was made, and how much of it is
+    #: a runtime's own affair.
     difference: float = 0.0
     allowed: float = 0.0
     #: Loading and all samples; a time for the user's patience, not a latency.
@@ -47,13 +49,21 @@ class Trial:
 
 def names(versions: Mapping[str, str]) -> list[str]:
     """The files that a host with these packages can run."""
-    return [name for name, facts in _written()["files"].items() if runs(facts["format"], versions)]
+    return [
+        name
+        for name, facts in _written()["files"].items()
+        if runs(facts["format"], versions)
+    ]
 
 
 def artifact(name: str) -> Artifact:
     """One of the files."""
     facts = _written()["files"][name]
-    part = Part(name="main", signature=Signature.model_validate(facts["signature"]), files={"model": File(path=name)})
+    part = Part(
+        name="main",
+        signature=Signature.model_validate(facts["signature"]),
+        files={"model": File(path=name)},
+    )
     return Artifact(format=facts["format"], parts=(part,), folder=FOLDER)
 
 
@@ -80,21 +90,40 @@ def run(host: WorkerHost, name: str) -> Trial:
     labels = numpy.asarray(_written()["labels"])
     far = float(numpy.abs(outputs - expected(name)).max())
     right = int((outputs.argmax(axis=1) == labels).sum())
-    return Trial(name, where, "", right, len(labels), far, float(_written()["files"][name]["allowed"]), time.monotonic() - began)
+    return Trial(
+        name,
+        where,
+        "",
+        right,
+        len(labels),
+        far,
+        float(_written()["files"][name]["allowed"]),
+        time.monotonic() - began,
+    )
 
 
 def proven(host: WorkerHost, wanted: Sequence[str]) -> dict[str, Any]:
-    """What a new environment says of itself, once it has run every file that it should; HostError where it does not."""
+    """What a new environment says of itself, once it has run every file that it should;
+    HostError where it does not.
+    """
     fix = "other versions in the host's file may help"
     try:
         hello = host.hello()
     except EdgekitError as error:
-        raise HostError(f"{', '.join(wanted)} were installed, and Python does not start with them: {error.message}", fix=fix) from error
+        raise HostError(
+            f"{', '.join(wanted)} were installed, and Python does not start with them: {error.message}",
+            fix=fix,
+        ) from error
     for name in names(hello["versions"]):
         done = run(host, name)
         if done.error:
-            raise HostError(f"{', '.join(wanted)} were installed, and a tiny file does not run with them: {done.error}", fix=fix)
-    return {"hello": {key: hello[key] for key in ("python", "machine", "system", "versions")}}
+            raise HostError(
+                f"{', '.join(wanted)} were installed, and a tiny file does not run with them: {done.error}",
+                fix=fix,
+            )
+    return {
+        "hello": {key: hello[key] for key in ("python", "machine", "system", "versions")}
+    }
 
 
 @functools.cache

@@ -1,4 +1,6 @@
-"""What a setup works with: the host's lock, other programs that end in time, and a word to the user about each stage."""
+"""What a setup works with: the host's lock, other programs that end in time, and a word to
+the user about each stage.
+"""
 
 import contextlib
 import dataclasses
@@ -34,7 +36,9 @@ class Failed(Exception):
 
     def tail(self) -> str:
         """Its last words."""
-        return "\n".join(line for line in self.text.splitlines()[-LAST_LINES:])[-LONGEST:].strip()
+        return "\n".join(line for line in self.text.splitlines()[-LAST_LINES:])[
+            -LONGEST:
+        ].strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +49,17 @@ class Workshop:
     progress: Progress
     lock: int
 
-    def run(self, words: Sequence[str], environ: Mapping[str, str] | None = None, seen: Callable[[str], None] | None = None, limit_s: float = LIMIT_S) -> str:
+    def run(
+        self,
+        words: Sequence[str],
+        environ: Mapping[str, str] | None = None,
+        seen: Callable[[str], None] | None = None,
+        limit_s: float = LIMIT_S,
+    ) -> str:
         """Run a program to its end and give what it printed, line by line also to ``seen``.
 
-        Raises Failed where it ends with an error, HostError where it cannot be started, takes too long or finds the disk full.
+        Raises Failed where it ends with an error, HostError where it cannot be started,
+        takes too long or finds the disk full.
         """
         lines: list[str] = []
         with self._started(words, environ, limit_s, subprocess.STDOUT) as (process, late):
@@ -61,8 +72,13 @@ class Workshop:
         return _judged(words[0], code, "".join(lines), limit_s if late.is_set() else None)
 
     @contextlib.contextmanager
-    def reading(self, words: Sequence[str], limit_s: float = LIMIT_S) -> Iterator[IO[bytes]]:
-        """A program's output as a stream. What it says of errors is not kept; the same errors as ``run``."""
+    def reading(
+        self, words: Sequence[str], limit_s: float = LIMIT_S
+    ) -> Iterator[IO[bytes]]:
+        """A program's output as a stream.
+
+        What it says of errors is not kept; the same errors as ``run``.
+        """
         with self._started(words, None, limit_s, subprocess.DEVNULL) as (process, late):
             assert process.stdout is not None
             yield process.stdout
@@ -80,17 +96,32 @@ class Workshop:
 
     @contextlib.contextmanager
     def _started(
-        self, words: Sequence[str], environ: Mapping[str, str] | None, limit_s: float, errors: int
+        self,
+        words: Sequence[str],
+        environ: Mapping[str, str] | None,
+        limit_s: float,
+        errors: int,
     ) -> Iterator[tuple["subprocess.Popen[bytes]", threading.Event]]:
-        """A process group of its own: Ctrl-C reaches edgekit alone, which ends it. It holds the lock too, and so keeps
-        the folder to itself also where edgekit is killed before it."""
+        """A process group of its own: Ctrl-C reaches edgekit alone, which ends it. It holds
+        the lock too, and so keeps the folder to itself also where edgekit is killed
+        before it.
+        """
         given = {**os.environ, "LC_ALL": "C", **(environ or {})}
         try:
             process = subprocess.Popen(
-                list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, env=given, pass_fds=(self.lock,)
+                list(words),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                env=given,
+                pass_fds=(self.lock,),
             )
         except OSError as problem:
-            raise HostError(f"{words[0]} cannot be started: {problem.strerror}.", fix=f"check that {words[0]} can be run") from problem
+            raise HostError(
+                f"{words[0]} cannot be started: {problem.strerror}.",
+                fix=f"check that {words[0]} can be run",
+            ) from problem
 
         try:
             with ending.deadline(process, limit_s) as late:
@@ -104,7 +135,9 @@ class Workshop:
 
 @contextlib.contextmanager
 def workshop(host: str, progress: Progress) -> Iterator[Workshop]:
-    """Wait until no other setup of this host is at work, remove what a killed one has left, and work alone."""
+    """Wait until no other setup of this host is at work, remove what a killed one has left,
+    and work alone.
+    """
     folder = places.root()
     with places.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,13 +161,19 @@ def _wait(lock: int, host: str, progress: Progress) -> None:
                 progress.say(f"another edgekit is setting up {host}; waiting for it")
             said = True
         if time.monotonic() > until:
-            raise HostError(f"Another edgekit has been setting up {host} for {PATIENCE_S / 60:.0f} minutes.", fix="end it, then run the same command again")
+            raise HostError(
+                f"Another edgekit has been setting up {host} for {PATIENCE_S / 60:.0f} minutes.",
+                fix="end it, then run the same command again",
+            )
         time.sleep(0.2)
 
 
 def _judged(program: str, code: int, text: str, limit_s: float | None) -> str:
     if limit_s is not None:
-        raise HostError(f"{program} was ended: it took longer than {limit_s:g} s.", fix="check the network, then run the same command again")
+        raise HostError(
+            f"{program} was ended: it took longer than {limit_s:g} s.",
+            fix="check the network, then run the same command again",
+        )
     if code and _FULL.search(text):
         raise places.disk_full()
     if code:

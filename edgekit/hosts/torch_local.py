@@ -1,4 +1,6 @@
-"""The torch reference: the networks themselves, float or with simulated quantization, in edgekit's own process."""
+"""The torch reference: the networks themselves, float or with simulated quantization, in
+edgekit's own process.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +21,18 @@ if TYPE_CHECKING:
 
 
 class TorchRunner:
-    """Runs networks by part name as a Runner: one thread, evaluation mode, no gradients, slices of at most 256 samples."""
+    """Runs networks by part name as a Runner: one thread, evaluation mode, no gradients,
+    slices of at most 256 samples.
+    """
 
-    def __init__(self, networks: Mapping[str, torch.nn.Module], parts: Sequence[Part]) -> None:
+    def __init__(
+        self, networks: Mapping[str, torch.nn.Module], parts: Sequence[Part]
+    ) -> None:
         missing = [part.name for part in parts if part.name not in networks]
         if missing or not parts:
-            raise ModelError(f"There is no network for the part {', '.join(missing) or '(none)'}; there are {', '.join(networks) or 'none'}.")
+            raise ModelError(
+                f"There is no network for the part {', '.join(missing) or '(none)'}; there are {', '.join(networks) or 'none'}."
+            )
         self.where = f"local: torch {torch.__version__}, 1 thread"
         self._networks, self._parts = networks, tuple(parts)
 
@@ -35,7 +43,9 @@ class TorchRunner:
         pass
 
     def infer(self, feeds: "Feeds") -> "dict[str, Array]":
-        """The last part's outputs, as real numbers in the task's layout, for any number of samples."""
+        """The last part's outputs, as real numbers in the task's layout, for any number of
+        samples.
+        """
         self._parts[0].signature.check_feeds(feeds, f"Part {self._parts[0].name!r}")
         with _one_thread(), torch.no_grad():
             return chain(self._parts, self._part, feeds)
@@ -45,23 +55,43 @@ class TorchRunner:
         network, signature = self._networks[part.name], part.signature
 
         def call(cut: "dict[str, Array]") -> "dict[str, Array]":
-            # A copy: torch warns of arrays that must not be written to, such as those of another runner.
-            tensors = [torch.from_numpy(spec.encode(cut[spec.name]).copy()) for spec in signature.inputs]
+            # A copy: torch warns of arrays that must not be written to, such as those of
+            # another runner.
+            tensors = [
+                torch.from_numpy(spec.encode(cut[spec.name]).copy())
+                for spec in signature.inputs
+            ]
             try:
-                outputs = _named(network(*tensors), [spec.name for spec in signature.outputs])
+                outputs = _named(
+                    network(*tensors), [spec.name for spec in signature.outputs]
+                )
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                raise RunnerError(f"The network of part {part.name!r} failed: {error}", fix="check that the task's inputs fit the network") from error
-            return {spec.name: spec.decode(outputs[spec.name].numpy()) for spec in signature.outputs}
+                raise RunnerError(
+                    f"The network of part {part.name!r} failed: {error}",
+                    fix="check that the task's inputs fit the network",
+                ) from error
+            return {
+                spec.name: spec.decode(outputs[spec.name].numpy())
+                for spec in signature.outputs
+            }
 
         with _evaluating(network):
             try:
-                return in_slices({spec.name: feeds[spec.name] for spec in signature.inputs}, signature.inputs[0].static_batch, call)
+                return in_slices(
+                    {spec.name: feeds[spec.name] for spec in signature.inputs},
+                    signature.inputs[0].static_batch,
+                    call,
+                )
             except WorkerError as error:
-                raise RunnerError(f"Part {part.name!r}: {error}.", fix="give each input one row a sample") from error
+                raise RunnerError(
+                    f"Part {part.name!r}: {error}.", fix="give each input one row a sample"
+                ) from error
 
 
 def _named(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """A network's result by output name: a tensor, a tuple in the signature's order, or a mapping by name."""
+    """A network's result by output name: a tensor, a tuple in the signature's order, or a
+    mapping by name.
+    """
     if isinstance(result, torch.Tensor):
         result = (result,)
     if isinstance(result, Mapping):
@@ -85,7 +115,10 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while. A graph of torch.export has no modes and refuses both calls; it is left as it is."""
+    """Evaluation mode for a while.
+
+    A graph of torch.export has no modes and refuses both calls; it is left as it is.
+    """
     modes = {module: module.training for module in network.modules()}
     try:
         network.eval()

@@ -20,7 +20,8 @@ from edgekit.planning.plan import PlannedTarget
 from edgekit.planning.routes import PlannedCandidate
 from edgekit.report import CandidateReport, describe
 
-#: The modules that take measurements. With everything that they import, they are part of each measurement's key.
+#: The modules that take measurements. With everything that they import, they are part of
+#: each measurement's key.
 MEASURING = ("edgekit.pipeline.verification", "edgekit.pipeline.timing")
 #: The distributions on which measurements depend.
 RUNTIME_PACKAGES = ("onnxruntime", "ai-edge-litert", "torch", "numpy")
@@ -49,9 +50,14 @@ class Entry:
         """The candidate's line in the report."""
         artifact = None if self.artifact is None else describe(self.artifact)
         return CandidateReport(
-            scheme=self.scheme, status=self.status, artifact=artifact, measurements=tuple(self.measurements), warnings=self.warnings, why=self.why,
+            scheme=self.scheme,
+            status=self.status,
+            artifact=artifact,
+            measurements=tuple(self.measurements),
+            warnings=self.warnings,
+            why=self.why,
             seconds=self.seconds,
-        )  # fmt: skip
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +96,9 @@ def built(ground: Ground, planned: PlannedCandidate, start: Artifact) -> Entry:
 
 
 def guarded(entry: Entry, work: Callable[[Entry], None]) -> None:
-    """Do one check; a runtime that refuses or crashes, or a file that cannot be read, fails this candidate only."""
+    """Do one check; a runtime that refuses or crashes, or a file that cannot be read, fails
+    this candidate only.
+    """
     if entry.status != verdict.RACED:
         return
     try:
@@ -100,21 +108,35 @@ def guarded(entry: Entry, work: Callable[[Entry], None]) -> None:
 
 
 def failed(error: EdgekitError) -> str:
-    """The status of a candidate that an error has stopped, with the way out where there is one."""
+    """The status of a candidate that an error has stopped, with the way out where there is
+    one.
+    """
     if isinstance(error, NothingToDo):
         return f"dropped: {error.message}"
     return f"failed: {error.message}" + (f" Fix: {error.fix}" if error.fix else "")
 
 
-def torch_runner(build: Build, model: str, artifact: Artifact, *, quantized: bool = True) -> Runner:
-    """The torch network of an artifact as a runner: quantized as in its file where it is and ``quantized`` asks for it."""
+def torch_runner(
+    build: Build, model: str, artifact: Artifact, *, quantized: bool = True
+) -> Runner:
+    """The torch network of an artifact as a runner: quantized as in its file where it is
+    and ``quantized`` asks for it.
+    """
     quantized = quantized and any("quantization" in part.files for part in artifact.parts)
     load = registry.REFERENCES.load("quantized" if quantized else "float")
     return TorchRunner(load(artifact, build.networks(model)()), artifact.parts)
 
 
 def key_of(what: str, *facts: Any) -> str:
-    """The key of a measurement: what it is taken of, with which code and runtimes, and on which machine."""
+    """The key of a measurement: what it is taken of, with which code and runtimes, and on
+    which machine.
+    """
     return digest(
-        {"check": what, "facts": list(facts), "code": code_digest(*MEASURING), "packages": versions(RUNTIME_PACKAGES), "machine": machine()}
+        {
+            "check": what,
+            "facts": list(facts),
+            "code": code_digest(*MEASURING),
+            "packages": versions(RUNTIME_PACKAGES),
+            "machine": machine(),
+        }
     )

@@ -1,13 +1,14 @@
 """Which of edgekit's own code a cached result depends on, found from the import graph.
 
-A cache key holds the digest of every module that could change the result: the module that does the work, and
-everything that it imports, however deep. An import counts wherever it is written (also inside a function), and so
-does a module that is loaded by its name from a table (``"edgekit.steps.prune:Prune"``) or started as a script
-(``"build.py"``). A package that is imported as an object counts with all its modules, because its files are
-then read as data: the worker's source is sent to other machines that way.
+A cache key holds the digest of every module that could change the result: the module that
+does the work, and everything that it imports, however deep. An import counts wherever it is
+written (also inside a function), and so does a module that is loaded by its name from a
+table (``"edgekit.steps.prune:Prune"``) or started as a script (``"build.py"``). A package
+that is imported as an object counts with all its modules, because its files are then read
+as data: the worker's source is sent to other machines that way.
 
-The sources are searched with regular expressions, because parsing all of them takes a second of every run. A test
-compares the result with Python's own parser.
+The sources are searched with regular expressions, because parsing all of them takes a
+second of every run. A test compares the result with Python's own parser.
 """
 
 import functools
@@ -19,7 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import edgekit
 
 PACKAGE = "edgekit"
-_FROM = re.compile(r"^[ \t]*from[ \t]+(\.*[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE)
+_FROM = re.compile(
+    r"^[ \t]*from[ \t]+(\.*[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE
+)
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+([^\n]*)", re.MULTILINE)
 _BY_NAME = re.compile(rf"""["']({PACKAGE}(?:\.\w+)+)(?::\w+)?["']""")
 _SCRIPT = re.compile(r"""["'](\w+)\.py["']""")
@@ -32,7 +35,9 @@ class ImportGraph:
     """The modules of one copy of edgekit and what each of them imports."""
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Find the modules below ``root``, the folder of the package; nothing is imported or executed."""
+        """Find the modules below ``root``, the folder of the package; nothing is imported
+        or executed.
+        """
         self._root = root
         self._files = {_module_name(path, root): path for path in root.rglob("*.py")}
 
@@ -65,7 +70,9 @@ class ImportGraph:
         return frozenset(reached)
 
     def digest(self, modules: Iterable[str]) -> str:
-        """The SHA-256 of the names and sources of everything reachable from the given modules."""
+        """The SHA-256 of the names and sources of everything reachable from the given
+        modules.
+        """
         total = hashlib.sha256()
         for name in sorted(self.reachable(modules)):
             content = self._files[name].read_bytes()
@@ -91,7 +98,9 @@ class ImportGraph:
             yield from self._resolve(f"{self._package_of(name)}.{stem}")
 
     def _resolve(self, name: str, *, as_object: bool = False) -> Iterator[str]:
-        """The modules that importing ``name`` executes, and a whole package if it is imported ``as_object``."""
+        """The modules that importing ``name`` executes, and a whole package if it is
+        imported ``as_object``.
+        """
         words = name.split(".")
         for count in range(1, len(words) + 1):
             module = ".".join(words[:count])
@@ -119,7 +128,8 @@ class ImportGraph:
 def code_digest(*modules: str) -> str:
     """The digest of this edgekit's code reachable from some modules.
 
-    A module from outside edgekit, such as a step of another package, adds nothing: its ``version`` is in the key.
+    A module from outside edgekit, such as a step of another package, adds nothing: its
+    ``version`` is in the key.
     """
     return _own_digest(tuple(name for name in modules if name.partition(".")[0] == PACKAGE))
 

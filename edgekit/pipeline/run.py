@@ -1,4 +1,6 @@
-"""Carries out a plan: the shared steps once, then the race of each target, then the folder that the user takes away."""
+"""Carries out a plan: the shared steps once, then the race of each target, then the folder
+that the user takes away.
+"""
 
 import dataclasses
 import datetime
@@ -11,7 +13,14 @@ from typing import Any
 import edgekit
 from edgekit.artifact import Artifact
 from edgekit.bundles.evidence import now, verify, with_evidence
-from edgekit.bundles.shipping import environment, prepare, require_usable, ship, withdraw, write_report
+from edgekit.bundles.shipping import (
+    environment,
+    prepare,
+    require_usable,
+    ship,
+    withdraw,
+    write_report,
+)
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError, TaskError
@@ -31,9 +40,20 @@ from edgekit.tasks.loader import load as load_task
 
 #: The distributions whose versions the report tells.
 PACKAGES = (
-    "torch", "torchao", "numpy", "onnx", "onnxscript", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
-    "tensorrt-rtx", "tensorrt", "torch-pruning", "ethos-u-vela",
-)  # fmt: skip
+    "torch",
+    "torchao",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "tensorrt-rtx",
+    "tensorrt",
+    "torch-pruning",
+    "ethos-u-vela",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +70,9 @@ class Options:
 
 
 def run(plan: Plan, options: Options) -> Report:
-    """Do everything that the plan says, ship the winners to ``options.out`` and give the report."""
+    """Do everything that the plan says, ship the winners to ``options.out`` and give the
+    report.
+    """
     plan.require_possible()
     started, began = datetime.datetime.now(datetime.UTC), time.monotonic()
     recipe = plan.recipe
@@ -59,31 +81,54 @@ def run(plan: Plan, options: Options) -> Report:
     require_usable(options.out, [planned.target.name for planned in plan.targets])
     task = load_task(recipe.task)
     _require_enough(task)
-    build = Build(task, Cache(options.cache, options.progress.say), options.progress, recipe.seed)
+    build = Build(
+        task, Cache(options.cache, options.progress.say), options.progress, recipe.seed
+    )
     first = build.follow(recipe.model, None, plan.shared[:1])
-    # The data, the labels and the metric are tried on the untrained network, so that a mistake in them is told before any training.
+    # The data, the labels and the metric are tried on the untrained network, so that a
+    # mistake in them is told before any training.
     _stage_accuracy(build, recipe.model, first[0], options.fresh)
     taught = build.teach(_teacher_of(plan), plan.teacher) if plan.teacher else []
     shared = [*first, *build.follow(recipe.model, first[0], plan.shared[1:])]
     stages = [
-        *_stages(build, _teacher_of(plan), zip(plan.teacher, taught, strict=True), options.fresh),
+        *_stages(
+            build, _teacher_of(plan), zip(plan.teacher, taught, strict=True), options.fresh
+        ),
         *_stages(build, recipe.model, zip(plan.shared, shared, strict=True), options.fresh),
     ]
     targets = []
     prepare(options.out)
     for planned in plan.targets:
         try:
-            ground = Ground(build, recipe.model, planned, shared[plan.baseline - 1], shared[-1], reach(planned.target.host), options.fresh)
+            ground = Ground(
+                build,
+                recipe.model,
+                planned,
+                shared[plan.baseline - 1],
+                shared[-1],
+                reach(planned.target.host),
+                options.fresh,
+            )
             shipped = _shipped(ground, race(ground), options.out)
         except (HostError, MissingBackend, RunnerError) as error:
             targets.append(_unreached(planned.target, error))
             continue
-        targets.append(_elsewhere(shipped, dict.fromkeys((*planned.target.also_on, *options.on)), options))
+        targets.append(
+            _elsewhere(
+                shipped, dict.fromkeys((*planned.target.also_on, *options.on)), options
+            )
+        )
     report = Report(
-        edgekit=edgekit.__version__, recipe=recipe.model_dump(mode="json", exclude_none=True), verdict=worst(row.verdict for row in targets),
-        targets=tuple(targets), stages=tuple(stages), task=build.described, environment=environment(versions(PACKAGES)),
-        started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - began, 1),
-    )  # fmt: skip
+        edgekit=edgekit.__version__,
+        recipe=recipe.model_dump(mode="json", exclude_none=True),
+        verdict=worst(row.verdict for row in targets),
+        targets=tuple(targets),
+        stages=tuple(stages),
+        task=build.described,
+        environment=environment(versions(PACKAGES)),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 1),
+    )
     write_report(report, options.out)
     return report
 
@@ -91,7 +136,10 @@ def run(plan: Plan, options: Options) -> Report:
 def _require_enough(task: Task) -> None:
     need = sum(parity.BATCHES)
     if len(task.need("test", "verification")) < need:
-        raise TaskError(f"Task {task.name!r} has fewer than {need} test samples, and verification needs {need}.", fix="give more; an interval wants hundreds")
+        raise TaskError(
+            f"Task {task.name!r} has fewer than {need} test samples, and verification needs {need}.",
+            fix="give more; an interval wants hundreds",
+        )
 
 
 def _teacher_of(plan: Plan) -> str:
@@ -100,30 +148,53 @@ def _teacher_of(plan: Plan) -> str:
 
 
 def _shipped(ground: Ground, result: Result, out: pathlib.Path) -> TargetReport:
-    """The target's report with the paths of the shipped files filled in, and what other hosts said of them before."""
+    """The target's report with the paths of the shipped files filled in, and what other
+    hosts said of them before.
+    """
     report = result.report
     if result.winner is None:
         withdraw(report.name, out)
         return report
     assert result.winner.artifact is not None
-    entry = ship(result.winner.artifact, report, out, gather(ground, result.winner, result.reference))
-    rows = tuple(row.model_copy(update={"artifact": entry}) if row.scheme == report.winner else row for row in report.candidates)
+    entry = ship(
+        result.winner.artifact, report, out, gather(ground, result.winner, result.reference)
+    )
+    rows = tuple(
+        row.model_copy(update={"artifact": entry}) if row.scheme == report.winner else row
+        for row in report.candidates
+    )
     return with_evidence(report.model_copy(update={"candidates": rows}), out / report.name)
 
 
 def _unreached(target: Target, error: EdgekitError) -> TargetReport:
-    """A target whose host went away: the others are raced all the same, and the same command goes on later. What was shipped before stays."""
+    """A target whose host went away: the others are raced all the same, and the same
+    command goes on later. What was shipped before stays.
+    """
     why = f"its host {target.host} failed: {error}"
-    return TargetReport(name=target.name, title=target.title, format=target.format, runtime=target.runtime, verdict="unmeasured", winner=None, chosen=why)
+    return TargetReport(
+        name=target.name,
+        title=target.title,
+        format=target.format,
+        runtime=target.runtime,
+        verdict="unmeasured",
+        winner=None,
+        chosen=why,
+    )
 
 
-def _elsewhere(report: TargetReport, hosts: Iterable[str], options: Options) -> TargetReport:
-    """The target's report with the evidence of other hosts; what they said before of the same bundle is not asked again."""
+def _elsewhere(
+    report: TargetReport, hosts: Iterable[str], options: Options
+) -> TargetReport:
+    """The target's report with the evidence of other hosts; what they said before of the
+    same bundle is not asked again.
+    """
     winner = report.candidate(report.winner)
     if winner is None or winner.artifact is None:
         return report
     folder, progress = options.out / report.name, options.progress
-    known = set() if options.fresh else {row.host for row in report.evidence if not row.partial}
+    known = (
+        set() if options.fresh else {row.host for row in report.evidence if not row.partial}
+    )
     asked: list[EvidenceReport] = []
     for host in hosts:
         progress.start(f"verify {report.name} on {host}")
@@ -132,30 +203,61 @@ def _elsewhere(report: TargetReport, hosts: Iterable[str], options: Options) -> 
             for name in environments(host):
                 rows += () if name in known else verify(folder, name, progress=progress)
         except EdgekitError as error:
-            rows.append(EvidenceReport(host=host, key=winner.artifact.key, when=now(), verdict="unmeasured", error=str(error)))
+            rows.append(
+                EvidenceReport(
+                    host=host,
+                    key=winner.artifact.key,
+                    when=now(),
+                    verdict="unmeasured",
+                    error=str(error),
+                )
+            )
         ran = [row for row in rows if not row.skipped]
         asked += ran
-        progress.finish("known" if not rows else rows[-1].error or ", ".join(row.verdict for row in ran))
+        progress.finish(
+            "known" if not rows else rows[-1].error or ", ".join(row.verdict for row in ran)
+        )
     return with_evidence(report, folder, asked)
 
 
-def _stages(build: Build, model: str, steps: Iterable[tuple[PlannedStep, Artifact]], fresh: bool) -> list[StageReport]:
-    """One row a step: what it noted, and the accuracy of its network, so that each stage's share of the loss is seen."""
+def _stages(
+    build: Build, model: str, steps: Iterable[tuple[PlannedStep, Artifact]], fresh: bool
+) -> list[StageReport]:
+    """One row a step: what it noted, and the accuracy of its network, so that each stage's
+    share of the loss is seen.
+    """
     rows = []
     for step, artifact in steps:
         measured = _stage_accuracy(build, model, artifact, fresh)
-        rows.append(StageReport(name=step.intent, step=step.step, key=artifact.key, measurements=measured, notes=_told(artifact.notes)))
+        rows.append(
+            StageReport(
+                name=step.intent,
+                step=step.step,
+                key=artifact.key,
+                measurements=measured,
+                notes=_told(artifact.notes),
+            )
+        )
     return rows
 
 
-def _stage_accuracy(build: Build, model: str, artifact: Artifact, fresh: bool) -> tuple[Measurement, ...]:
+def _stage_accuracy(
+    build: Build, model: str, artifact: Artifact, fresh: bool
+) -> tuple[Measurement, ...]:
     task = build.task
     test = task.need("test", "a stage's accuracy")
-    key = key_of("stage", artifact.key, build.described["splits"]["test"], identities(task, task.metric))
+    key = key_of(
+        "stage",
+        artifact.key,
+        build.described["splits"]["test"],
+        identities(task, task.metric),
+    )
 
     def measure() -> Any:
         with torch_runner(build, model, artifact) as runner:
-            return accuracy.accuracy(accuracy.answer(runner, test, task.metric), task.metric).model_dump(mode="json")
+            return accuracy.accuracy(
+                accuracy.answer(runner, test, task.metric), task.metric
+            ).model_dump(mode="json")
 
     return (Measurement.model_validate(build.cache.record(key, measure, fresh=fresh)),)
 

@@ -1,4 +1,7 @@
-"""Which steps make which scheme for which format, and with which parameters. Literal tables; imports no framework."""
+"""Which steps make which scheme for which format, and with which parameters.
+
+Literal tables; imports no framework.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,13 +11,46 @@ from edgekit.artifact import FormatName
 from edgekit.scheme import SCHEMES, Provider, Scheme, Tuning
 from edgekit.target import Target
 
-#: What follows the torch-side steps, by the format the target runs. A step that the scheme does not need is left out.
+#: What follows the torch-side steps, by the format the target runs. A step that the scheme
+#: does not need is left out.
 ROUTES: Mapping[FormatName, tuple[str, ...]] = {
-    "onnx": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx"),
-    "ort": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_ort"),
-    "tensorrt": ("quantize_torch", "train_quantized", "torch_to_onnx", "lower_onnx", "quantize_onnx", "onnx_to_tensorrt"),
-    "tflite": ("quantize_torch", "train_quantized", "torch_to_tflite", "calibrate_tflite", "tune_tflite", "quantize_tflite"),
-    "edgetpu": ("quantize_torch", "train_quantized", "torch_to_tflite", "quantize_tflite", "tflite_to_edgetpu"),
+    "onnx": (
+        "quantize_torch",
+        "train_quantized",
+        "torch_to_onnx",
+        "lower_onnx",
+        "quantize_onnx",
+    ),
+    "ort": (
+        "quantize_torch",
+        "train_quantized",
+        "torch_to_onnx",
+        "lower_onnx",
+        "quantize_onnx",
+        "onnx_to_ort",
+    ),
+    "tensorrt": (
+        "quantize_torch",
+        "train_quantized",
+        "torch_to_onnx",
+        "quantize_onnx",
+        "onnx_to_tensorrt",
+    ),
+    "tflite": (
+        "quantize_torch",
+        "train_quantized",
+        "torch_to_tflite",
+        "calibrate_tflite",
+        "tune_tflite",
+        "quantize_tflite",
+    ),
+    "edgetpu": (
+        "quantize_torch",
+        "train_quantized",
+        "torch_to_tflite",
+        "quantize_tflite",
+        "tflite_to_edgetpu",
+    ),
     "ethosu": ("quantize_torch", "train_quantized", "torch_to_tflite", "tflite_to_ethosu"),
 }
 #: Schemes that go another way than their method tells.
@@ -22,7 +58,8 @@ _OWN_WAYS: Mapping[tuple[FormatName, str], tuple[str, ...]] = {
     ("tensorrt", "fp8"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
     ("tensorrt", "w4-weight"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
 }
-#: The schemes' methods for which a step has work to do; a step that is not named always has.
+#: The schemes' methods for which a step has work to do; a step that is not named always
+#: has.
 _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "quantize_torch": ("static",),
     "train_quantized": ("static",),
@@ -34,16 +71,23 @@ _WORKS_FOR: Mapping[str, tuple[str, ...]] = {
     "tflite_to_edgetpu": ("static",),
     "tflite_to_ethosu": ("static",),
 }
-#: The steps that another provider's step stands for: it takes the float network and gives the quantized file.
+#: The steps that another provider's step stands for: it takes the float network and gives
+#: the quantized file.
 _INSTEAD: Mapping[Provider, tuple[str, tuple[str, ...]]] = {
-    "neural-compressor": ("neural_compressor_to_onnx", ("quantize_torch", "torch_to_onnx", "quantize_onnx")),
+    "neural-compressor": (
+        "neural_compressor_to_onnx",
+        ("quantize_torch", "torch_to_onnx", "quantize_onnx"),
+    ),
 }
 _PLAIN = Tuning()
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedStep:
-    """A step and its parameters. ``intent`` is the recipe's word for it, or the step's own name."""
+    """A step and its parameters.
+
+    ``intent`` is the recipe's word for it, or the step's own name.
+    """
 
     intent: str
     step: str
@@ -58,47 +102,94 @@ class PlannedCandidate:
     steps: tuple[PlannedStep, ...]
 
 
-def candidate(name: str, target: Target, samples: int, tuning: Tuning = _PLAIN) -> PlannedCandidate:
-    """One scheme's steps for a target; ``tuning`` is what a remedy changes, and is told in the candidate's name."""
+def candidate(
+    name: str, target: Target, samples: int, tuning: Tuning = _PLAIN
+) -> PlannedCandidate:
+    """One scheme's steps for a target; ``tuning`` is what a remedy changes, and is told in
+    the candidate's name.
+    """
     told = tuning.describe()
-    return PlannedCandidate(f"{name}+{told}" if told else name, _route(SCHEMES[name], target, samples, tuning))
+    return PlannedCandidate(
+        f"{name}+{told}" if told else name, _route(SCHEMES[name], target, samples, tuning)
+    )
 
 
-def _route(scheme: Scheme, target: Target, samples: int, tuning: Tuning) -> tuple[PlannedStep, ...]:
+def _route(
+    scheme: Scheme, target: Target, samples: int, tuning: Tuning
+) -> tuple[PlannedStep, ...]:
     limits = target.limits
-    tuned = {"tuning": tuning.model_dump(mode="json", exclude_defaults=True)} if tuning != _PLAIN else {}
+    tuned = (
+        {"tuning": tuning.model_dump(mode="json", exclude_defaults=True)}
+        if tuning != _PLAIN
+        else {}
+    )
     kept = {"keep": list(tuning.keep)} if tuning.keep else {}
     symmetric = scheme.symmetric or limits.activations == "symmetric"
-    engine = {"compute_capabilities": list(limits.compute_capabilities), "max_batch": limits.max_batch, "opt_batch": limits.opt_batch,
-              "profiles": [list(row) for row in limits.profiles]}  # fmt: skip
+    engine = {
+        "compute_capabilities": list(limits.compute_capabilities),
+        "max_batch": limits.max_batch,
+        "opt_batch": limits.opt_batch,
+        "profiles": [list(row) for row in limits.profiles],
+    }
     parameters: Mapping[str, Mapping[str, Any]] = {
-        "quantize_torch": {"scheme": scheme.name, "runtime": target.runtime, "symmetric": symmetric, "samples": samples, **tuned},
-        "lower_onnx": {"runtime": target.runtime},
+        "quantize_torch": {
+            "scheme": scheme.name,
+            "runtime": target.runtime,
+            "symmetric": symmetric,
+            "samples": samples,
+            **tuned,
+        },
         "quantize_onnx": {"scheme": scheme.name, **kept},
-        "torch_to_tflite": {"batches": list(limits.batches)} if len(limits.batches) > 1 else {},
+        "torch_to_tflite": {"batches": list(limits.batches)}
+        if len(limits.batches) > 1
+        else {},
         "calibrate_tflite": {"scheme": scheme.name, "samples": samples, **kept},
         "tune_tflite": {"samples": samples, **kept},
         "quantize_tflite": {"scheme": scheme.name, **kept},
         "neural_compressor_to_onnx": {"scheme": scheme.name, "samples": samples},
-        "quantize_tensorrt": {"scheme": scheme.name, "compute_capabilities": list(limits.compute_capabilities), "samples": samples, **kept},
+        "quantize_tensorrt": {
+            "scheme": scheme.name,
+            "compute_capabilities": list(limits.compute_capabilities),
+            "samples": samples,
+            **kept,
+        },
         "onnx_to_tensorrt": engine,
         "onnx_to_engine_recipe": {**engine, "parity_steps": scheme.parity_steps},
         "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
         "tflite_to_ethosu": {
-            "accelerator": limits.accelerator, "system_config": limits.system_config, "memory_mode": limits.memory_mode, "sram_bytes": limits.sram_bytes,
+            "accelerator": limits.accelerator,
+            "system_config": limits.system_config,
+            "memory_mode": limits.memory_mode,
+            "sram_bytes": limits.sram_bytes,
         },
-    }  # fmt: skip
+    }
     # Tuning changes one graph and the weights that all signatures share.
     skipped = ("tune_tflite",) if len(limits.batches) > 1 else ()
     names = _on_target(_steps(scheme, target.format), scheme, target)
-    return tuple(PlannedStep(name, name, parameters.get(name, {})) for name in names if name not in skipped)
+    return tuple(
+        PlannedStep(name, name, parameters.get(name, {}))
+        for name in names
+        if name not in skipped
+    )
 
 
 def _on_target(names: tuple[str, ...], scheme: Scheme, target: Target) -> tuple[str, ...]:
-    """The steps with those of the device. What it refuses (the float reference of a GPU without float products) stays an ONNX file."""
+    """The steps with those of the device.
+
+    What it refuses (the float reference of a GPU without float products) stays an ONNX
+    file.
+    """
     if target.format != "tensorrt":
         return names
-    last = () if target.refuses(scheme.name) else ("onnx_to_engine_recipe" if target.limits.build == "on device" else "onnx_to_tensorrt",)
+    last = (
+        ()
+        if target.refuses(scheme.name)
+        else (
+            "onnx_to_engine_recipe"
+            if target.limits.build == "on device"
+            else "onnx_to_tensorrt",
+        )
+    )
     return (*(name for name in names if name != "onnx_to_tensorrt"), *last)
 
 
@@ -114,8 +205,15 @@ def _steps(scheme: Scheme, format: FormatName) -> tuple[str, ...]:
 
 
 def _has_work(step: str, scheme: Scheme) -> bool:
-    """Whether a step has something to do for a scheme: 16-bit activations are calibrated on the TFLite file, rows are tuned for."""
+    """Whether a step has something to do for a scheme: 16-bit activations are calibrated on
+    the TFLite file, rows are tuned for.
+    """
     if scheme.method not in _WORKS_FOR.get(step, (scheme.method,)):
         return False
     sixteen = scheme.activation_bits == 16 and scheme.calibrated
-    return {"quantize_torch": not sixteen, "train_quantized": scheme.trained, "calibrate_tflite": sixteen, "tune_tflite": scheme.per_row}.get(step, True)
+    return {
+        "quantize_torch": not sixteen,
+        "train_quantized": scheme.trained,
+        "calibrate_tflite": sixteen,
+        "tune_tflite": scheme.per_row,
+    }.get(step, True)

@@ -1,4 +1,7 @@
-"""What calibration finds, as plain data: ranges as JSON, changed weights as safetensors. No pickle, no code."""
+"""What calibration finds, as plain data: ranges as JSON, changed weights as safetensors.
+
+No pickle, no code.
+"""
 
 import json
 import pathlib
@@ -14,18 +17,24 @@ from edgekit.errors import StepError
 from edgekit.quantization.settings import Settings
 from edgekit.value import Value, parse
 
-#: Tensors of the rewritten graph (weights, biases) by the name of the attribute that holds them.
+#: Tensors of the rewritten graph (weights, biases) by the name of the attribute that holds
+#: them.
 Constants = Mapping[str, torch.Tensor]
-#: Gives the calibration batches from the first one on, each time it is called; a batch is a tuple in the signature's order.
+#: Gives the calibration batches from the first one on, each time it is called; a batch is a
+#: tuple in the signature's order.
 Rows = Callable[[], Iterator[tuple[torch.Tensor, ...]]]
 
 
 class Observed(Value):
-    """The quantization of one tensor, or of several that share it: real = scale * (stored - zero_point)."""
+    """The quantization of one tensor, or of several that share it: real = scale * (stored -
+    zero_point).
+    """
 
-    #: The graph's tensors, in the order in which they are computed; the first gives the key in ``Calibration``.
+    #: The graph's tensors, in the order in which they are computed; the first gives the key
+    #: in ``Calibration``.
     nodes: tuple[str, ...]
-    #: The PyTorch module that makes the first of them; the empty string is the network itself.
+    #: The PyTorch module that makes the first of them; the empty string is the network
+    #: itself.
     module: str
     dtype: Literal["int8", "int16"] = "int8"
     quant_min: int
@@ -54,17 +63,25 @@ class Calibration(Value):
     left_float: tuple[LeftFloat, ...] = ()
     #: The scale of each output of the network, in order; None where an output is float.
     output_scales: tuple[float | None, ...] = ()
-    #: How weights were changed before they were quantized, in words; the changed ones lie beside this file.
+    #: How weights were changed before they were quantized, in words; the changed ones lie
+    #: beside this file.
     changes: tuple[str, ...] = ()
 
 
-def write(calibration: Calibration, constants: Constants, path: pathlib.Path) -> list[pathlib.Path]:
-    """Write a calibration to ``path`` and changed constants, where there are any, beside it; the files that were written."""
+def write(
+    calibration: Calibration, constants: Constants, path: pathlib.Path
+) -> list[pathlib.Path]:
+    """Write a calibration to ``path`` and changed constants, where there are any, beside
+    it; the files that were written.
+    """
     path.write_text(calibration.model_dump_json(), encoding="utf-8")
     if not constants:
         return [path]
     beside = constants_path(path)
-    safetensors.torch.save_file({name: value.detach().clone().contiguous() for name, value in constants.items()}, beside)
+    safetensors.torch.save_file(
+        {name: value.detach().clone().contiguous() for name, value in constants.items()},
+        beside,
+    )
     return [path, beside]
 
 
@@ -73,19 +90,25 @@ def read(path: pathlib.Path) -> Calibration:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StepError(f"{path} is not a calibration: {error}.", fix="quantize again") from error
+        raise StepError(
+            f"{path} is not a calibration: {error}.", fix="quantize again"
+        ) from error
     return parse(Calibration, data, str(path), StepError)
 
 
 def read_constants(path: pathlib.Path) -> Constants:
-    """The changed constants that lie beside the calibration at ``path``; empty where nothing was changed."""
+    """The changed constants that lie beside the calibration at ``path``; empty where
+    nothing was changed.
+    """
     beside = constants_path(path)
     if not beside.exists():
         return {}
     try:
         found: Constants = safetensors.torch.load_file(beside)
     except (OSError, SafetensorError) as error:
-        raise StepError(f"{beside} cannot be read: {error}.", fix="quantize again") from error
+        raise StepError(
+            f"{beside} cannot be read: {error}.", fix="quantize again"
+        ) from error
     return found
 
 

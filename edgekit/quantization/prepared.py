@@ -1,7 +1,8 @@
-"""A network as the graph that is quantized: traced, rewritten, some constants changed, and its tensors observed.
+"""A network as the graph that is quantized: traced, rewritten, some constants changed, and
+its tensors observed.
 
-Everything that quantizes starts here, so that names of tensors and constants are the same in calibration, in
-training and in every export.
+Everything that quantizes starts here, so that names of tensors and constants are the same
+in calibration, in training and in every export.
 """
 
 from collections.abc import Iterator
@@ -19,8 +20,12 @@ from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature
 
 
-def rewritten(network: torch.nn.Module, signature: Signature, constants: Constants | None = None) -> GraphModule:
-    """The float graph of a network with batch normalizations folded, and ``constants`` in place of its own. The network is unchanged."""
+def rewritten(
+    network: torch.nn.Module, signature: Signature, constants: Constants | None = None
+) -> GraphModule:
+    """The float graph of a network with batch normalizations folded, and ``constants`` in
+    place of its own. The network is unchanged.
+    """
     graph = capture(network, signature).module(check_guards=False)
     assert isinstance(graph, GraphModule)
     with quiet(), torch.no_grad():
@@ -30,7 +35,9 @@ def rewritten(network: torch.nn.Module, signature: Signature, constants: Constan
 
 
 def change(graph: GraphModule, constants: Constants) -> None:
-    """Set constants of a graph by name, or raise StepError where one is not there or has another shape."""
+    """Set constants of a graph by name, or raise StepError where one is not there or has
+    another shape.
+    """
     for name, value in constants.items():
         owner, _, attribute = name.rpartition(".")
         try:
@@ -38,24 +45,37 @@ def change(graph: GraphModule, constants: Constants) -> None:
         except AttributeError:
             now = None
         if not isinstance(now, torch.Tensor) or now.shape != value.shape:
-            raise StepError(f"The network does not match its quantization: it has no constant {name} of shape {list(value.shape)}.", fix="quantize again")
-        setattr(graph.get_submodule(owner), attribute, torch.nn.Parameter(value.detach().clone(), requires_grad=False))
+            raise StepError(
+                f"The network does not match its quantization: it has no constant {name} of shape {list(value.shape)}.",
+                fix="quantize again",
+            )
+        setattr(
+            graph.get_submodule(owner),
+            attribute,
+            torch.nn.Parameter(value.detach().clone(), requires_grad=False),
+        )
 
 
 def prepare(graph: GraphModule, settings: Settings) -> tuple[GraphModule, Int8Quantizer]:
-    """The graph with observers where its tensors are quantized, or StepError where nothing can be."""
+    """The graph with observers where its tensors are quantized, or StepError where nothing
+    can be.
+    """
     quantizer = Int8Quantizer(settings)
     with quiet(), torch.no_grad():
         prepared = prepare_pt2e(graph, quantizer)
     if not quantizer.quantized:
-        raise NothingToDo("Nothing in this network can be quantized to int8: it has no convolution, linear layer or matrix product of float tensors.",
-                        fix="take the scheme 'float' or 'fp16'")  # fmt: skip
+        raise NothingToDo(
+            "Nothing in this network can be quantized to int8: it has no convolution, linear layer or matrix product of float tensors.",
+            fix="take the scheme 'float' or 'fp16'",
+        )
     assert isinstance(prepared, GraphModule)
     return prepared, quantizer
 
 
 def groups(prepared: GraphModule) -> Iterator[tuple[str, list[Node]]]:
-    """The observer calls of the graph, those that share one observer together, by a name that is the same in every rebuild."""
+    """The observer calls of the graph, those that share one observer together, by a name
+    that is the same in every rebuild.
+    """
     found: dict[int, list[Node]] = {}
     for node in prepared.graph.nodes:
         if node.op == "call_module":
@@ -70,13 +90,22 @@ def groups(prepared: GraphModule) -> Iterator[tuple[str, list[Node]]]:
 
 
 def constant_of(graph: GraphModule, node: object) -> tuple[str, torch.Tensor] | None:
-    """The name and value of a constant that a node reads, through an observer or not; None where it is computed."""
+    """The name and value of a constant that a node reads, through an observer or not; None
+    where it is computed.
+    """
     while isinstance(node, Node) and node.op == "call_module" and node.args:
         node = node.args[0]
     value = constant(graph, node)
-    return None if value is None or not isinstance(node, Node) else (str(node.target), value)
+    return (
+        None if value is None or not isinstance(node, Node) else (str(node.target), value)
+    )
 
 
 def readers(graph: GraphModule, name: str) -> list[Node]:
     """The operators that read the constant called ``name``."""
-    return [user for node in graph.graph.nodes if node.op == "get_attr" and node.target == name for user in node.users]
+    return [
+        user
+        for node in graph.graph.nodes
+        if node.op == "get_attr" and node.target == name
+        for user in node.users
+    ]

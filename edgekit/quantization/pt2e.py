@@ -1,4 +1,6 @@
-"""What edgekit uses of torchao's PT2E, imported without torchao's notes about kernels for hardware that is not here."""
+"""What edgekit uses of torchao's PT2E, imported without torchao's notes about kernels for
+hardware that is not here.
+"""
 
 import logging
 import warnings
@@ -29,6 +31,17 @@ finally:
     logging.disable(_before)
 
 __all__ = [
-    "FixedQParamsQuantizationSpec", "HistogramObserver", "MinMaxObserver", "MovingAverageMinMaxObserver", "ObserverBase", "PerChannelMinMaxObserver",
-    "QuantizationAnnotation", "QuantizationSpec", "QuantizationSpecBase", "Quantizer", "SharedQuantizationSpec", "convert_pt2e", "prepare_pt2e",
-]  # fmt: skip
+    "FixedQParamsQuantizationSpec",
+    "HistogramObserver",
+    "MinMaxObserver",
+    "MovingAverageMinMaxObserver",
+    "ObserverBase",
+    "PerChannelMinMaxObserver",
+    "QuantizationAnnotation",
+    "QuantizationSpec",
+    "QuantizationSpecBase",
+    "Quantizer",
+    "SharedQuantizationSpec",
+    "convert_pt2e",
+    "prepare_pt2e",
+]

@@ -37,7 +37,11 @@ class Site:
             return new_constant(self.graph, self.node, what, value)
 
     def number(self, value: float) -> Node:
-        """A plain number as a constant that can be quantized. Of an image's rank for the Edge TPU: beside any other TFLite's converter transposes the image."""
+        """A plain number as a constant that can be quantized.
+
+        Of an image's rank for the Edge TPU: beside any other TFLite's converter transposes
+        the image.
+        """
         first = self.args[0].meta["val"].dim() if isinstance(self.args[0], Node) else 1
         rank = first if self.settings.runtime == "edgetpu" and first == _IMAGE else 1
         return self.store("number", torch.full([1] * rank, value, dtype=torch.float32))
@@ -51,6 +55,10 @@ class Site:
             return [self._fake(inner) for inner in item]
         value = item.meta["val"] if isinstance(item, Node) else item
         if isinstance(value, torch.Tensor) and not hasattr(value, "fake_mode"):
-            first = next(node.meta["val"] for node in self.graph.graph.nodes if hasattr(node.meta.get("val"), "fake_mode"))
+            first = next(
+                node.meta["val"]
+                for node in self.graph.graph.nodes
+                if hasattr(node.meta.get("val"), "fake_mode")
+            )
             return first.fake_mode.from_tensor(value)
         return value

@@ -1,4 +1,6 @@
-"""What the page shows of one target: its winner's figures, its gates, its candidates, its pictures, all as plain values."""
+"""What the page shows of one target: its winner's figures, its gates, its candidates, its
+pictures, all as plain values.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,13 @@ from edgekit.report import CandidateReport, GateReport, ShippedFile, TargetRepor
 
 #: The winner's numbers that stand in large type, and those in the table of all targets.
 _FIGURES: tuple[MeasurementName, ...] = ("accuracy", "speedup", "latency_ms", "size_bytes")
-GLANCE: tuple[MeasurementName, ...] = ("accuracy", "accuracy_drop", "speedup", "latency_ms", "size_bytes")
+GLANCE: tuple[MeasurementName, ...] = (
+    "accuracy",
+    "accuracy_drop",
+    "speedup",
+    "latency_ms",
+    "size_bytes",
+)
 #: A picture: its title, the drawing, and what is said where there is nothing to draw.
 Plot = tuple[str, Markup | None, str]
 #: Name, class of the style sheet, candidate.
@@ -23,13 +31,16 @@ Marks = Mapping[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One number as it is shown: text, interval, the mark of the place where it was taken, and whether it was taken at all."""
+    """One number as it is shown: text, interval, the mark of the place where it was taken,
+    and whether it was taken at all.
+    """
 
     text: str
     interval: str = ""
     mark: str = ""
     where: str = ""
-    #: Where it was taken; empty for what is true of a file wherever it lies, such as its size.
+    #: Where it was taken; empty for what is true of a file wherever it lies, such as its
+    #: size.
     place: str = ""
     how: str = ""
     #: taken, unmeasured or absent.
@@ -102,9 +113,16 @@ class Card:
 def card(target: TargetReport, says: Wording, anchor: str) -> Card:
     """Everything that is shown of one target."""
     winner, named = target.candidate(target.winner), _named(target)
-    taken = [found for _, _, row in named for name in words.COLUMNS if (found := words.measured(row, name)) is not None]
+    taken = [
+        found
+        for _, _, row in named
+        for name in words.COLUMNS
+        if (found := words.measured(row, name)) is not None
+    ]
     places = words.wheres(taken)
-    marks = {where: _mark(index) if len(places) > 1 else "" for index, where in enumerate(places)}
+    marks = {
+        where: _mark(index) if len(places) > 1 else "" for index, where in enumerate(places)
+    }
     return Card(
         target=target,
         anchor=anchor,
@@ -114,11 +132,17 @@ def card(target: TargetReport, says: Wording, anchor: str) -> Card:
         plots=_plots(named, says, target.name),
         rows=tuple(_row(row, kind, says, marks) for _, kind, row in named),
         places=marks,
-        warnings=tuple((name, warning) for name, _, row in named for warning in row.warnings),
+        warnings=tuple(
+            (name, warning) for name, _, row in named for warning in row.warnings
+        ),
         foretold=tuple(words.predicted(target, says)),
         findings=tuple(filter(None, (*words.findings(target, says), words.tried(target)))),
-        numbers=tuple(_line(name, found, says) for name, _, row in named for found in row.measurements),
-        files=tuple(file for file in winner.artifact.files if file.path is not None) if winner is not None and winner.artifact is not None else (),
+        numbers=tuple(
+            _line(name, found, says) for name, _, row in named for found in row.measurements
+        ),
+        files=tuple(file for file in winner.artifact.files if file.path is not None)
+        if winner is not None and winner.artifact is not None
+        else (),
     )
 
 
@@ -129,13 +153,27 @@ def cell(measured: Measurement | GateReport | None, says: Wording, marks: Marks)
     ends = says.interval(measured)
     how = measured.how if isinstance(measured, Measurement) else ""
     if measured.value is None:
-        return Cell(text=says.value(measured), where=measured.where, how=how, kind="unmeasured")
+        return Cell(
+            text=says.value(measured), where=measured.where, how=how, kind="unmeasured"
+        )
     place = "" if measured.name in words.OF_THE_FILE else measured.where
-    return Cell(says.value(measured), f"{ends[0]} to {ends[1]}" if ends else "", marks.get(place, ""), measured.where, place, how)
+    return Cell(
+        says.value(measured),
+        f"{ends[0]} to {ends[1]}" if ends else "",
+        marks.get(place, ""),
+        measured.where,
+        place,
+        how,
+    )
 
 
 def _line(name: str, found: Measurement, says: Wording) -> Line:
-    return Line(name, words.HEADINGS[found.name], cell(found, says, {}), "" if found.n is None else f"{found.n:,}")
+    return Line(
+        name,
+        words.HEADINGS[found.name],
+        cell(found, says, {}),
+        "" if found.n is None else f"{found.n:,}",
+    )
 
 
 def _mark(index: int) -> str:
@@ -145,12 +183,21 @@ def _mark(index: int) -> str:
 
 
 def _named(target: TargetReport) -> Named:
-    """The candidates, the winner first, and the reference last; each with its name in a picture and its class."""
+    """The candidates, the winner first, and the reference last; each with its name in a
+    picture and its class.
+    """
     named = []
     for row in words.rows(target):
         status = words.split_status(row.status)[0]
         named.append((row.scheme, "winner" if row.scheme == target.winner else status, row))
-    return [*named, *([("float before", "reference", target.reference)] if target.reference is not None else [])]
+    return [
+        *named,
+        *(
+            [("float before", "reference", target.reference)]
+            if target.reference is not None
+            else []
+        ),
+    ]
 
 
 def _row(candidate: CandidateReport, kind: str, says: Wording, marks: Marks) -> Row:
@@ -162,7 +209,9 @@ def _row(candidate: CandidateReport, kind: str, says: Wording, marks: Marks) -> 
     return Row(candidate.scheme, kind, status, reason, cells)
 
 
-def _figures(winner: CandidateReport, reference: CandidateReport | None, says: Wording) -> tuple[Figure, ...]:
+def _figures(
+    winner: CandidateReport, reference: CandidateReport | None, says: Wording
+) -> tuple[Figure, ...]:
     lost = words.measured(winner, "accuracy_drop")
     below: dict[MeasurementName, str] = {"speedup": "against float before pruning"}
     if lost is not None:
@@ -171,28 +220,60 @@ def _figures(winner: CandidateReport, reference: CandidateReport | None, says: W
         before = words.measured(reference, name)
         if before is not None and before.value is not None:
             below[name] = f"float before: {says.value(before)}"
-    return tuple(Figure(words.HEADINGS[name], cell(words.measured(winner, name), says, {}), below.get(name, "")) for name in _FIGURES)
+    return tuple(
+        Figure(
+            words.HEADINGS[name],
+            cell(words.measured(winner, name), says, {}),
+            below.get(name, ""),
+        )
+        for name in _FIGURES
+    )
 
 
 def _gate(gate: GateReport, says: Wording) -> Gate:
-    return Gate(words.HEADINGS[gate.name], says.limit(gate), cell(gate, says, {}), gate.verdict, "" if gate.required else gate.why or "no reason given")
+    return Gate(
+        words.HEADINGS[gate.name],
+        says.limit(gate),
+        cell(gate, says, {}),
+        gate.verdict,
+        "" if gate.required else gate.why or "no reason given",
+    )
 
 
 def _plots(named: Named, says: Wording, target: str) -> tuple[Plot, ...]:
-    """Three pictures, two where nothing could be timed; none where no candidate became a file."""
-    if all(kind == "reference" or words.measured(row, "size_bytes") is None for _, kind, row in named):
+    """Three pictures, two where nothing could be timed; none where no candidate became a
+    file.
+    """
+    if all(
+        kind == "reference" or words.measured(row, "size_bytes") is None
+        for _, kind, row in named
+    ):
         return ()
-    unmeasured = (row for _, _, row in named if (found := row.find("latency_ms")) is not None and found.value is None)
-    why = next((found.how for row in unmeasured if (found := row.find("latency_ms")) is not None), "no file was timed")
+    unmeasured = (
+        row
+        for _, _, row in named
+        if (found := row.find("latency_ms")) is not None and found.value is None
+    )
+    why = next(
+        (found.how for row in unmeasured if (found := row.find("latency_ms")) is not None),
+        "no file was timed",
+    )
     sizes = _bars(named, "size_bytes", says, target)
     points, times = _scatter(named, says, target), _bars(named, "latency_ms", says, target)
     if points is None and times is None:
         return (("Latency and speedup", None, why), ("Size of the files", sizes, ""))
-    return (("Accuracy against speedup", points, why), ("Latency of one sample", times, why), ("Size of the files", sizes, ""))
+    return (
+        ("Accuracy against speedup", points, why),
+        ("Latency of one sample", times, why),
+        ("Size of the files", sizes, ""),
+    )
 
 
 def _scatter(named: Named, says: Wording, target: str) -> Markup | None:
-    """Accuracy against speedup; the reference is 1 by definition. None where nothing but the reference is known."""
+    """Accuracy against speedup; the reference is 1 by definition.
+
+    None where nothing but the reference is known.
+    """
     points, scale = [], 100 if says.share else 1
     for name, kind, row in named:
         accuracy, speedup = row.find("accuracy"), row.find("speedup")
@@ -202,21 +283,49 @@ def _scatter(named: Named, says: Wording, target: str) -> Markup | None:
         if ends is None:
             continue
         value, low, high = _ends(accuracy) or (accuracy.value,) * 3
-        points.append(Point(name, _colour(kind), ends[0], scale * value, ends[1:], (scale * low, scale * high)))
+        points.append(
+            Point(
+                name,
+                _colour(kind),
+                ends[0],
+                scale * value,
+                ends[1:],
+                (scale * low, scale * high),
+            )
+        )
     if all(point.kind == "reference" for point in points):
         return None
-    titles = ("speedup against float before pruning", "accuracy, %" if says.share else "accuracy")
-    return scatter(points, titles, f"Accuracy against speedup of {len(points)} files on {target}")
+    titles = (
+        "speedup against float before pruning",
+        "accuracy, %" if says.share else "accuracy",
+    )
+    return scatter(
+        points, titles, f"Accuracy against speedup of {len(points)} files on {target}"
+    )
 
 
-def _bars(named: Named, measure: MeasurementName, says: Wording, target: str) -> Markup | None:
+def _bars(
+    named: Named, measure: MeasurementName, says: Wording, target: str
+) -> Markup | None:
     drawn = []
     for name, kind, row in named:
         found = words.measured(row, measure)
         ends = _ends(found)
         if found is not None and ends is not None:
-            drawn.append(Bar(name, _colour(kind), ends[0], says.value(found), ends[1:] if found.low is not None else None))
-    return bars(drawn, f"{words.HEADINGS[measure]} of {len(drawn)} files on {target}") if drawn else None
+            drawn.append(
+                Bar(
+                    name,
+                    _colour(kind),
+                    ends[0],
+                    says.value(found),
+                    ends[1:] if found.low is not None else None,
+                )
+            )
+    return (
+        bars(drawn, f"{words.HEADINGS[measure]} of {len(drawn)} files on {target}")
+        if drawn
+        else None
+    )
 
 
 def _colour(kind: str) -> str:
@@ -227,4 +336,8 @@ def _ends(measured: Measurement | None) -> tuple[float, float, float] | None:
     """Value, low and high; None where it was not measured."""
     if measured is None or measured.value is None:
         return None
-    return measured.value, measured.value if measured.low is None else measured.low, measured.value if measured.high is None else measured.high
+    return (
+        measured.value,
+        measured.value if measured.low is None else measured.low,
+        measured.value if measured.high is None else measured.high,
+    )

@@ -1,4 +1,6 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no picture from anywhere. Text from outside is escaped."""
+"""The report as one HTML page that needs nothing else: no script, no font, no picture from
+anywhere. Text from outside is escaped.
+"""
 
 import functools
 import pathlib
@@ -20,36 +22,69 @@ def html(report: Report) -> str:
     """The page's text."""
     says = words.wording(report)
     name, title = words.heading(report)
-    columns = list(dict.fromkeys(row.name for stage in report.stages for row in stage.measurements))
+    columns = list(
+        dict.fromkeys(row.name for stage in report.stages for row in stage.measurements)
+    )
     return _template().render(
-        style=_style(), report=report, name=name, title=title, summary=words.summary(report), duration=words.duration(report.seconds),
+        style=_style(),
+        report=report,
+        name=name,
+        title=title,
+        summary=words.summary(report),
+        duration=words.duration(report.seconds),
         started=words.moment(report.started),
-        cards=[cards.card(target, says, f"target-{number}") for number, target in enumerate(report.targets, 1)],
-        elsewhere=[elsewhere.rows(target, says) for target in report.targets], elsewhere_columns=elsewhere.COLUMNS,
-        columns=[words.HEADINGS[column] for column in words.COLUMNS], glance_columns=[words.HEADINGS[column] for column in cards.GLANCE],
-        stages=[_stage(stage, columns, says) for stage in report.stages], stage_columns=[words.HEADINGS[column] for column in columns],
-        splits=report.task.get("splits") or {}, task=words.flat({key: value for key, value in report.task.items() if key != "splits"}),
-        environment=words.flat(report.environment), size=words.size,
-    )  # fmt: skip
+        cards=[
+            cards.card(target, says, f"target-{number}")
+            for number, target in enumerate(report.targets, 1)
+        ],
+        elsewhere=[elsewhere.rows(target, says) for target in report.targets],
+        elsewhere_columns=elsewhere.COLUMNS,
+        columns=[words.HEADINGS[column] for column in words.COLUMNS],
+        glance_columns=[words.HEADINGS[column] for column in cards.GLANCE],
+        stages=[_stage(stage, columns, says) for stage in report.stages],
+        stage_columns=[words.HEADINGS[column] for column in columns],
+        splits=report.task.get("splits") or {},
+        task=words.flat(
+            {key: value for key, value in report.task.items() if key != "splits"}
+        ),
+        environment=words.flat(report.environment),
+        size=words.size,
+    )
 
 
 @functools.cache
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
-    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return page.get_template("report.html.j2")
 
 
 @functools.cache
 def _style() -> Markup:
-    return Markup((pathlib.Path(__file__).parent / "report.css").read_text(encoding="utf-8"))  # our own file
+    return Markup(
+        (pathlib.Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    )  # our own file
 
 
-def _stage(stage: StageReport, columns: list[MeasurementName], says: Wording) -> Mapping[str, object]:
-    """One step on the PyTorch side: its numbers, what changed, its loss, and the rest of its notes."""
+def _stage(
+    stage: StageReport, columns: list[MeasurementName], says: Wording
+) -> Mapping[str, object]:
+    """One step on the PyTorch side: its numbers, what changed, its loss, and the rest of
+    its notes.
+    """
     found = {row.name: row for row in stage.measurements}
     cells: list[Cell] = [cell(found.get(name), says, {}) for name in columns]
-    epochs, widths, sizes = losses(stage.notes), channels(stage.notes), changes(stage.notes, says)
+    epochs, widths, sizes = (
+        losses(stage.notes),
+        channels(stage.notes),
+        changes(stage.notes, says),
+    )
     told = {"loss", "channels", *(change.name for change in sizes)}
     lines = facts(stage.notes, says)
     return {
@@ -60,11 +95,21 @@ def _stage(stage: StageReport, columns: list[MeasurementName], says: Wording) ->
         "channels": [_shared(change) for change in widths],
         "spark": sparkline(epochs) if epochs else None,
         "loss": dict(lines).get("loss", ""),
-        "facts": [(key, text) for key, text in lines if key not in told or (key == "loss" and not epochs)],
+        "facts": [
+            (key, text)
+            for key, text in lines
+            if key not in told or (key == "loss" and not epochs)
+        ],
     }
 
 
 def _shared(change: Change) -> Mapping[str, object]:
-    """A change with the share that is left, in percent, for its bar; None where nothing was there before."""
-    share = None if not change.before else round(min(100.0, 100 * change.after / change.before), 1)
+    """A change with the share that is left, in percent, for its bar; None where nothing was
+    there before.
+    """
+    share = (
+        None
+        if not change.before
+        else round(min(100.0, 100 * change.after / change.before), 1)
+    )
     return {"name": change.name, "text": change.text, "share": share}

@@ -1,4 +1,7 @@
-"""The report as Markdown: for a pull request, a wiki, a README. Everything that comes from outside is escaped."""
+"""The report as Markdown: for a pull request, a wiki, a README.
+
+Everything that comes from outside is escaped.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +10,10 @@ from edgekit.rendering.stages import facts
 from edgekit.rendering.words import Wording
 from edgekit.report import CandidateReport, Report, StageReport, TargetReport
 
-_MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]|#~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "})
+_MARKS = str.maketrans(
+    {mark: f"\\{mark}" for mark in "\\`*_[]|#~"}
+    | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
+)
 
 
 class _Bold(str):
@@ -20,19 +26,36 @@ def markdown(report: Report) -> str:
     """The whole report as Markdown text."""
     says = words.wording(report)
     name, title = words.heading(report)
-    blocks = [f"# edgekit: {_safe(title or name)}", f"**Verdict: {report.verdict}.** {_safe(words.summary(report))}", _about(report)]
+    blocks = [
+        f"# edgekit: {_safe(title or name)}",
+        f"**Verdict: {report.verdict}.** {_safe(words.summary(report))}",
+        _about(report),
+    ]
     blocks += [_overview(report, says)]
     for target in report.targets:
         blocks += _target(target, says)
-    blocks += [*_stages(report.stages, says), *_task(report), *_facts("Environment", words.flat(report.environment))]
-    blocks.append("*[low, high] is the 95 % interval. pt: points of accuracy. unmeasured: it could not be taken. -: nobody tried to take it.*")
+    blocks += [
+        *_stages(report.stages, says),
+        *_task(report),
+        *_facts("Environment", words.flat(report.environment)),
+    ]
+    blocks.append(
+        "*[low, high] is the 95 % interval. pt: points of accuracy. unmeasured: it could not be taken. -: nobody tried to take it.*"
+    )
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def _about(report: Report) -> str:
     recipe = report.recipe
-    facts = [("recipe", words.heading(report)[0]), ("model", recipe.get("model")), ("weights", recipe.get("weights")), ("task", recipe.get("task")),
-             ("started", words.moment(report.started)), ("took", words.duration(report.seconds)), ("edgekit", report.edgekit)]  # fmt: skip
+    facts = [
+        ("recipe", words.heading(report)[0]),
+        ("model", recipe.get("model")),
+        ("weights", recipe.get("weights")),
+        ("task", recipe.get("task")),
+        ("started", words.moment(report.started)),
+        ("took", words.duration(report.seconds)),
+        ("edgekit", report.edgekit),
+    ]
     return ", ".join(f"{key}: {_safe(str(value))}" for key, value in facts if value)
 
 
@@ -40,33 +63,84 @@ def _overview(report: Report, says: Wording) -> str:
     lines = []
     for target in report.targets:
         winner = target.candidate(target.winner)
-        numbers = [says.bracketed(words.measured(winner, name)) for name in ("accuracy", "accuracy_drop", "speedup")]
-        lines.append([target.name, _Bold(target.verdict), target.winner or "nothing", *numbers, says.value(words.measured(winner, "size_bytes"))])
-    return _table(("target", "verdict", "ships", "accuracy", "accuracy lost", "speedup", "size"), lines)
+        numbers = [
+            says.bracketed(words.measured(winner, name))
+            for name in ("accuracy", "accuracy_drop", "speedup")
+        ]
+        lines.append(
+            [
+                target.name,
+                _Bold(target.verdict),
+                target.winner or "nothing",
+                *numbers,
+                says.value(words.measured(winner, "size_bytes")),
+            ]
+        )
+    return _table(
+        ("target", "verdict", "ships", "accuracy", "accuracy lost", "speedup", "size"),
+        lines,
+    )
 
 
 def _target(target: TargetReport, says: Wording) -> list[str]:
     ships = f"ships {target.winner}" if target.winner else "ships nothing"
     head = f"## {_safe(target.name)}: {target.verdict}"
-    blocks = [head, f"{_safe(target.title)} ({target.format}, {target.runtime}); {_safe(ships)}: {_safe(target.chosen)}."]
+    blocks = [
+        head,
+        f"{_safe(target.title)} ({target.format}, {target.runtime}); {_safe(ships)}: {_safe(target.chosen)}.",
+    ]
     blocks += [_bullets(f"**Note:** {_safe(note)}" for note in target.notes)]
     candidates = [*words.rows(target)]
-    lines = [_candidate(row, says, winner=row.scheme == target.winner) for row in candidates]
+    lines = [
+        _candidate(row, says, winner=row.scheme == target.winner) for row in candidates
+    ]
     if target.reference is not None:
         lines.append(["before (float)", "reference", *_numbers(target.reference, says)])
-    blocks.append(_table(("scheme", "status", *(words.HEADINGS[name].lower() for name in words.COLUMNS)), lines))
+    blocks.append(
+        _table(
+            ("scheme", "status", *(words.HEADINGS[name].lower() for name in words.COLUMNS)),
+            lines,
+        )
+    )
     gates = [
-        [gate.name, says.limit(gate), says.bracketed(gate), _Bold(gate.verdict), gate.where, "" if gate.required else f"not required: {gate.why}"]
+        [
+            gate.name,
+            says.limit(gate),
+            says.bracketed(gate),
+            _Bold(gate.verdict),
+            gate.where,
+            "" if gate.required else f"not required: {gate.why}",
+        ]
         for gate in target.gates
     ]
     if gates:
         blocks.append(_table(("gate", "asked", "found", "verdict", "where", ""), gates))
     if target.evidence:
         blocks.append("The shipped file on other hosts:")
-        blocks.append(_table(elsewhere.COLUMNS, [[host, _Bold(verdict), *cells] for host, verdict, cells in elsewhere.rows(target, says)]))
-    warnings = [f"{_safe(row.scheme)}: {_safe(warning)}" for row in candidates for warning in row.warnings]
-    findings = [*words.findings(target, says), *filter(None, [words.tried(target)]), *words.predicted(target, says)]
-    blocks += [_bullets(warnings), _bullets(_safe(line) for line in findings), _where(target)]
+        blocks.append(
+            _table(
+                elsewhere.COLUMNS,
+                [
+                    [host, _Bold(verdict), *cells]
+                    for host, verdict, cells in elsewhere.rows(target, says)
+                ],
+            )
+        )
+    warnings = [
+        f"{_safe(row.scheme)}: {_safe(warning)}"
+        for row in candidates
+        for warning in row.warnings
+    ]
+    findings = [
+        *words.findings(target, says),
+        *filter(None, [words.tried(target)]),
+        *words.predicted(target, says),
+    ]
+    blocks += [
+        _bullets(warnings),
+        _bullets(_safe(line) for line in findings),
+        _where(target),
+    ]
     return blocks
 
 
@@ -84,32 +158,63 @@ def _where(target: TargetReport) -> str:
     for row in (target.reference, *target.candidates):
         for measured in row.measurements if row is not None else ():
             if measured.value is not None:
-                taken.setdefault(measured.where, []).append(words.HEADINGS[measured.name].lower())
-    return _bullets(f"Taken at *{_safe(where)}*: {', '.join(dict.fromkeys(names))}" for where, names in taken.items())
+                taken.setdefault(measured.where, []).append(
+                    words.HEADINGS[measured.name].lower()
+                )
+    return _bullets(
+        f"Taken at *{_safe(where)}*: {', '.join(dict.fromkeys(names))}"
+        for where, names in taken.items()
+    )
 
 
 def _stages(stages: Sequence[StageReport], says: Wording) -> list[str]:
     if not stages:
         return []
-    names = list(dict.fromkeys(measured.name for stage in stages for measured in stage.measurements))
+    names = list(
+        dict.fromkeys(measured.name for stage in stages for measured in stage.measurements)
+    )
     lines = []
     for stage in stages:
         found = {measured.name: measured for measured in stage.measurements}
         notes = "; ".join(f"{key}: {text}" for key, text in facts(stage.notes, says))
-        lines.append([stage.name, stage.step, *(says.bracketed(found.get(name)) for name in names), notes])
-    return ["## Stages", _table(("stage", "step", *(words.HEADINGS[name].lower() for name in names), "notes"), lines)]
+        lines.append(
+            [
+                stage.name,
+                stage.step,
+                *(says.bracketed(found.get(name)) for name in names),
+                notes,
+            ]
+        )
+    return [
+        "## Stages",
+        _table(
+            ("stage", "step", *(words.HEADINGS[name].lower() for name in names), "notes"),
+            lines,
+        ),
+    ]
 
 
 def _task(report: Report) -> list[str]:
     splits = report.task.get("splits") or {}
-    lines = [[name, str(split.get("samples")), str(split.get("sha256"))[:12]] if split else [name, "none", ""] for name, split in splits.items()]
-    facts = words.flat({key: value for key, value in report.task.items() if key != "splits"})
+    lines = [
+        [name, str(split.get("samples")), str(split.get("sha256"))[:12]]
+        if split
+        else [name, "none", ""]
+        for name, split in splits.items()
+    ]
+    facts = words.flat(
+        {key: value for key, value in report.task.items() if key != "splits"}
+    )
     table = [_table(("split", "samples", "sha256"), lines)] if lines else []
     return [*_facts("Task", facts), *table]
 
 
 def _facts(title: str, facts: Sequence[tuple[str, str]]) -> list[str]:
-    return [f"## {title}", _bullets(f"{_safe(key)}: {_safe(text)}" for key, text in facts)] if facts else []
+    return (
+        [f"## {title}", _bullets(f"{_safe(key)}: {_safe(text)}" for key, text in facts)]
+        if facts
+        else []
+    )
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -118,7 +223,13 @@ def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return "---" if text == "---" else f"**{_safe(text)}**" if isinstance(text, _Bold) else _safe(text)
+    return (
+        "---"
+        if text == "---"
+        else f"**{_safe(text)}**"
+        if isinstance(text, _Bold)
+        else _safe(text)
+    )
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -1,4 +1,6 @@
-"""The report for a terminal: a heading, a table and the open questions of each target, then the verdict. Fits 100 columns."""
+"""The report for a terminal: a heading, a table and the open questions of each target, then
+the verdict. Fits 100 columns.
+"""
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -10,7 +12,12 @@ from edgekit.rendering import elsewhere, words
 from edgekit.rendering.words import Wording
 from edgekit.report import CandidateReport, Report, TargetReport
 
-_STYLES: dict[Verdict, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow", "unmeasured": "bold"}
+_STYLES: dict[Verdict, str] = {
+    "pass": "bold green",
+    "fail": "bold red",
+    "inconclusive": "bold yellow",
+    "unmeasured": "bold",
+}
 _STATUS_STYLES = {"raced": "", "reference": "dim", "dropped": "yellow", "failed": "red"}
 
 
@@ -21,7 +28,9 @@ def table(report: Report) -> Group:
     parts: list[RenderableType] = [Text.assemble((name, "bold"), f"  {title}"), Text()]
     for target in report.targets:
         parts += [*_target(target, says), Text()]
-    parts.append(Text.assemble("Verdict: ", styled(report.verdict), f"  {words.summary(report)}"))
+    parts.append(
+        Text.assemble("Verdict: ", styled(report.verdict), f"  {words.summary(report)}")
+    )
     return Group(*parts)
 
 
@@ -32,13 +41,26 @@ def styled(verdict: Verdict) -> Text:
 
 def _target(target: TargetReport, says: Wording) -> list[RenderableType]:
     ships = f"ships {target.winner}" if target.winner else "ships nothing"
-    parts: list[RenderableType] = [Text.assemble((target.name, "bold"), "  ", styled(target.verdict), f"  {ships}: {target.chosen}")]
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (target.name, "bold"),
+            "  ",
+            styled(target.verdict),
+            f"  {ships}: {target.chosen}",
+        )
+    ]
     parts.append(_candidates(target, says))
     if target.gates:
         parts.append(Padding(_gates(target, says), (1, 0, 0, 2)))
     if target.evidence:
         parts.append(Padding(_elsewhere(target, says), (1, 0, 0, 2)))
-    lines = [*_reasons(target), *words.findings(target, says), *words.predicted(target, says), *_places(target), *target.notes]
+    lines = [
+        *_reasons(target),
+        *words.findings(target, says),
+        *words.predicted(target, says),
+        *_places(target),
+        *target.notes,
+    ]
     if lines:
         parts.append(Padding(_hanging(lines), (1, 0, 0, 2)))
     return parts
@@ -48,12 +70,23 @@ def _candidates(target: TargetReport, says: Wording) -> Table:
     drawn = _grid()
     drawn.add_column("  scheme", no_wrap=True, overflow="fold")
     drawn.add_column("status", no_wrap=True, min_width=7)
-    for heading in ("accuracy", "lost, pt" if says.share else "lost", "speedup", "latency", "size", "int8"):
+    for heading in (
+        "accuracy",
+        "lost, pt" if says.share else "lost",
+        "speedup",
+        "latency",
+        "size",
+        "int8",
+    ):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in words.rows(target):
         status = words.split_status(row.status)[0]
         style = "bold" if row.scheme == target.winner else ""
-        drawn.add_row(Text(f"{'*' if style else ' '} {row.scheme}", style), Text(status, _STATUS_STYLES.get(status, "")), *_cells(row, says))
+        drawn.add_row(
+            Text(f"{'*' if style else ' '} {row.scheme}", style),
+            Text(status, _STATUS_STYLES.get(status, "")),
+            *_cells(row, says),
+        )
     if target.reference is not None:
         drawn.add_row("  before", "float", *_cells(target.reference, says), style="dim")
     return drawn
@@ -61,8 +94,16 @@ def _candidates(target: TargetReport, says: Wording) -> Table:
 
 def _cells(row: CandidateReport, says: Wording) -> list[str]:
     lost = says.bracketed(row.find("accuracy_drop")).replace(" pt", "")
-    after = (says.value(words.shown(row, name)) for name in ("latency_ms", "size_bytes", "int8_mac_share"))
-    return [says.value(row.find("accuracy")), lost, says.bracketed(row.find("speedup")), *after]
+    after = (
+        says.value(words.shown(row, name))
+        for name in ("latency_ms", "size_bytes", "int8_mac_share")
+    )
+    return [
+        says.value(row.find("accuracy")),
+        lost,
+        says.bracketed(row.find("speedup")),
+        *after,
+    ]
 
 
 def _gates(target: TargetReport, says: Wording) -> Table:
@@ -70,7 +111,13 @@ def _gates(target: TargetReport, says: Wording) -> Table:
     for gate in target.gates:
         foretold = gate.where if gate.name in words.FORETOLD else ""
         note = foretold if gate.required else f"not required: {gate.why}"
-        drawn.add_row(words.HEADINGS[gate.name].lower(), says.limit(gate), says.bracketed(gate), styled(gate.verdict), note)
+        drawn.add_row(
+            words.HEADINGS[gate.name].lower(),
+            says.limit(gate),
+            says.bracketed(gate),
+            styled(gate.verdict),
+            note,
+        )
     return drawn
 
 
@@ -96,7 +143,13 @@ def _reasons(target: TargetReport) -> list[str]:
 def _places(target: TargetReport) -> list[str]:
     """Where accuracy and latency were taken."""
     rows = (target.reference, *target.candidates)
-    shown = [found for row in rows if row is not None for name in ("accuracy", "latency_ms") if (found := row.find(name)) is not None]
+    shown = [
+        found
+        for row in rows
+        if row is not None
+        for name in ("accuracy", "latency_ms")
+        if (found := row.find(name)) is not None
+    ]
     return [f"taken at {where}" for where in words.wheres(shown)]
 
 

@@ -1,4 +1,6 @@
-"""How numbers, intervals, gates and verdicts are told; the table, Markdown and HTML all say the same words."""
+"""How numbers, intervals, gates and verdicts are told; the table, Markdown and HTML all say
+the same words.
+"""
 
 import dataclasses
 import datetime
@@ -11,43 +13,106 @@ from edgekit.pipeline.verdict import AT_MOST
 from edgekit.report import CandidateReport, GateReport, Report, TargetReport
 from edgekit.task import METRICS
 
-#: A measurement that should be there and could not be taken; and one that nobody tried to take.
+#: A measurement that should be there and could not be taken; and one that nobody tried to
+#: take.
 UNMEASURED = "unmeasured"
 NOT_TAKEN = "-"
 #: Metrics whose score is a share of right answers, told in percent.
 _SHARE_METRICS = ("top1", "top5", "binary_accuracy")
-_SHARES: tuple[MeasurementName, ...] = ("agreement", "int8_mac_share", "tpu_mapped_share", "bit_equal")
+_SHARES: tuple[MeasurementName, ...] = (
+    "agreement",
+    "int8_mac_share",
+    "tpu_mapped_share",
+    "bit_equal",
+)
 _RATIOS: tuple[MeasurementName, ...] = ("speedup", "size_ratio")
 _TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms")
-_BYTES: tuple[MeasurementName, ...] = ("size_bytes", "peak_memory_bytes", "sram_bytes", "flash_bytes", "tpu_weight_bytes")
-_COUNTS: tuple[MeasurementName, ...] = ("float_ops", "transposes", "qdq_pairs", "casts", "parameters", "cpu_ops")
+_BYTES: tuple[MeasurementName, ...] = (
+    "size_bytes",
+    "peak_memory_bytes",
+    "sram_bytes",
+    "flash_bytes",
+    "tpu_weight_bytes",
+)
+_COUNTS: tuple[MeasurementName, ...] = (
+    "float_ops",
+    "transposes",
+    "qdq_pairs",
+    "casts",
+    "parameters",
+    "cpu_ops",
+)
 
 #: What is true of a file wherever it lies.
 OF_THE_FILE: tuple[MeasurementName, ...] = ("size_bytes", "size_ratio")
 
 HEADINGS: Mapping[MeasurementName, str] = {
-    "accuracy": "Accuracy", "accuracy_drop": "Accuracy lost", "agreement": "Agreement", "parity": "Parity", "latency_ms": "Latency", "speedup": "Speedup",
-    "size_bytes": "Size", "size_ratio": "Size ratio", "peak_memory_bytes": "Peak memory", "int8_mac_share": "int8 share", "float_ops": "Float ops",
-    "transposes": "Transposes", "qdq_pairs": "Q/DQ pairs", "casts": "Casts", "tpu_mapped_share": "On the TPU", "npu_time_ms": "NPU time (estimate)",
-    "parameters": "Parameters", "macs": "MACs", "loss": "Loss", "sram_bytes": "SRAM", "flash_bytes": "Flash, DRAM", "cpu_ops": "Ops on the CPU",
-    "bit_equal": "Bit-equal", "latency_estimate_ms": "Latency, estimated", "tpu_weight_bytes": "Weights for the TPU",
-}  # fmt: skip
+    "accuracy": "Accuracy",
+    "accuracy_drop": "Accuracy lost",
+    "agreement": "Agreement",
+    "parity": "Parity",
+    "latency_ms": "Latency",
+    "speedup": "Speedup",
+    "size_bytes": "Size",
+    "size_ratio": "Size ratio",
+    "peak_memory_bytes": "Peak memory",
+    "int8_mac_share": "int8 share",
+    "float_ops": "Float ops",
+    "transposes": "Transposes",
+    "qdq_pairs": "Q/DQ pairs",
+    "casts": "Casts",
+    "tpu_mapped_share": "On the TPU",
+    "npu_time_ms": "NPU time (estimate)",
+    "parameters": "Parameters",
+    "macs": "MACs",
+    "loss": "Loss",
+    "sram_bytes": "SRAM",
+    "flash_bytes": "Flash, DRAM",
+    "cpu_ops": "Ops on the CPU",
+    "bit_equal": "Bit-equal",
+    "latency_estimate_ms": "Latency, estimated",
+    "tpu_weight_bytes": "Weights for the TPU",
+}
 #: What a compiler, an estimate or published rules say of a device that was not there.
-FORETOLD: frozenset[MeasurementName] = frozenset(("npu_time_ms", "sram_bytes", "flash_bytes", "cpu_ops", "tpu_mapped_share", "tpu_weight_bytes"))
+FORETOLD: frozenset[MeasurementName] = frozenset(
+    (
+        "npu_time_ms",
+        "sram_bytes",
+        "flash_bytes",
+        "cpu_ops",
+        "tpu_mapped_share",
+        "tpu_weight_bytes",
+    )
+)
 #: The columns of the candidates' tables.
-COLUMNS: tuple[MeasurementName, ...] = ("accuracy", "accuracy_drop", "speedup", "latency_ms", "size_bytes", "int8_mac_share", "float_ops", "transposes")
+COLUMNS: tuple[MeasurementName, ...] = (
+    "accuracy",
+    "accuracy_drop",
+    "speedup",
+    "latency_ms",
+    "size_bytes",
+    "int8_mac_share",
+    "float_ops",
+    "transposes",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """How this report's numbers are told; ``share`` where its accuracy is a share of right answers."""
+    """How this report's numbers are told; ``share`` where its accuracy is a share of right
+    answers.
+    """
 
     share: bool
 
     def number(self, name: MeasurementName, value: float, unit: str = "") -> str:
         """A value with its unit, as a person reads it."""
         if name in ("accuracy", "accuracy_drop") and self.share:
-            return f"{_fixed(100 * value, 1)} %" if name == "accuracy" else f"{_fixed(100 * value, 2)} pt"
+            return (
+                f"{_fixed(100 * value, 1)} %"
+                if name == "accuracy"
+                else f"{_fixed(100 * value, 2)} pt"
+            )
         if name in _SHARES:
             return f"{_percent(value)} %"
         if name in _RATIOS:
@@ -66,16 +131,30 @@ class Wording:
         return f"{value:.4g}" + (f" {unit}" if name == "parity" and unit else "")
 
     def value(self, measured: Measurement | GateReport | None) -> str:
-        """The measured value; ``unmeasured`` where it could not be taken, ``-`` where nobody tried."""
+        """The measured value; ``unmeasured`` where it could not be taken, ``-`` where
+        nobody tried.
+        """
         if measured is None:
             return NOT_TAKEN
-        return UNMEASURED if measured.value is None else self.number(measured.name, measured.value, measured.unit)
+        return (
+            UNMEASURED
+            if measured.value is None
+            else self.number(measured.name, measured.value, measured.unit)
+        )
 
     def interval(self, measured: Measurement | GateReport | None) -> tuple[str, str] | None:
         """The ends of the 95 % interval, without the unit; None where there is no interval."""
-        if measured is None or measured.value is None or measured.low is None or measured.high is None:
+        if (
+            measured is None
+            or measured.value is None
+            or measured.low is None
+            or measured.high is None
+        ):
             return None
-        low, high = (self.number(measured.name, end).partition(" ")[0].rstrip("x") for end in (measured.low, measured.high))
+        low, high = (
+            self.number(measured.name, end).partition(" ")[0].rstrip("x")
+            for end in (measured.low, measured.high)
+        )
         return low, high
 
     def bracketed(self, measured: Measurement | GateReport | None) -> str:
@@ -89,11 +168,22 @@ class Wording:
 
 
 def wording(report: Report) -> Wording:
-    """How this report's numbers are told. A metric of the user's is a share too where every score is 0 or 1, which Wilson's interval tells."""
-    taken = [row.find("accuracy") for target in report.targets for row in (target.reference, *target.candidates) if row is not None]
+    """How this report's numbers are told.
+
+    A metric of the user's is a share too where every score is 0 or 1, which Wilson's
+    interval tells.
+    """
+    taken = [
+        row.find("accuracy")
+        for target in report.targets
+        for row in (target.reference, *target.candidates)
+        if row is not None
+    ]
     binary = [found for found in taken if found is not None and "Wilson" in found.how]
     metric = report.task.get("metric")
-    return Wording(share=metric in _SHARE_METRICS or (metric not in METRICS and bool(binary)))
+    return Wording(
+        share=metric in _SHARE_METRICS or (metric not in METRICS and bool(binary))
+    )
 
 
 def is_share(metric: str) -> bool:
@@ -111,7 +201,11 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def heading(report: Report) -> tuple[str, str]:
@@ -129,17 +223,37 @@ def moment(text: str) -> str:
 
 
 def summary(report: Report) -> str:
-    """The verdict explained: which targets fail, could not be decided, pass, or pass with something unmeasured."""
-    groups: dict[str, list[str]] = {"Fails": [], "Lacks a required measurement": [], "Inconclusive": [], "Passes, with a measurement missing": [], "Passes": []}
-    heads: Mapping[Verdict, str] = {"fail": "Fails", "unmeasured": "Lacks a required measurement", "inconclusive": "Inconclusive", "pass": "Passes"}
+    """The verdict explained: which targets fail, could not be decided, pass, or pass with
+    something unmeasured.
+    """
+    groups: dict[str, list[str]] = {
+        "Fails": [],
+        "Lacks a required measurement": [],
+        "Inconclusive": [],
+        "Passes, with a measurement missing": [],
+        "Passes": [],
+    }
+    heads: Mapping[Verdict, str] = {
+        "fail": "Fails",
+        "unmeasured": "Lacks a required measurement",
+        "inconclusive": "Inconclusive",
+        "pass": "Passes",
+    }
     for row in report.targets:
         missing = row.verdict == "pass" and open_gates(row)
-        groups["Passes, with a measurement missing" if missing else heads[row.verdict]].append(row.name)
-    return " ".join(f"{head}: {', '.join(names)}." for head, names in groups.items() if names) or "No target was run."
+        groups[
+            "Passes, with a measurement missing" if missing else heads[row.verdict]
+        ].append(row.name)
+    return (
+        " ".join(f"{head}: {', '.join(names)}." for head, names in groups.items() if names)
+        or "No target was run."
+    )
 
 
 def open_gates(target: TargetReport) -> list[GateReport]:
-    """The gates that were not measured and are not required: a pass that says nothing about them."""
+    """The gates that were not measured and are not required: a pass that says nothing about
+    them.
+    """
     return [gate for gate in target.gates if gate.verdict != "pass" and not gate.required]
 
 
@@ -152,59 +266,105 @@ def split_status(status: str) -> tuple[str, str]:
 def rows(target: TargetReport) -> list[CandidateReport]:
     """The candidates, the winner first, those that raced before those that did not."""
     rank = {"raced": 1, "dropped": 2}
-    return sorted(target.candidates, key=lambda row: 0 if row.scheme == target.winner else rank.get(split_status(row.status)[0], 3))
+    return sorted(
+        target.candidates,
+        key=lambda row: (
+            0 if row.scheme == target.winner else rank.get(split_status(row.status)[0], 3)
+        ),
+    )
 
 
 def findings(target: TargetReport, says: Wording) -> list[str]:
-    """The diagnosis, the loudest layers, and what each remedy gained and cost, one line each; empty where nothing was ill."""
+    """The diagnosis, the loudest layers, and what each remedy gained and cost, one line
+    each; empty where nothing was ill.
+    """
     if target.diagnosis is None:
         return []
     lines = [f"diagnosis: {target.diagnosis.words()}"]
-    loudest = [f"{layer.module or 'the top'} {layer.sqnr_db:.1f} dB" for layer in target.diagnosis.layers[:5]]
+    loudest = [
+        f"{layer.module or 'the top'} {layer.sqnr_db:.1f} dB"
+        for layer in target.diagnosis.layers[:5]
+    ]
     if loudest:
         lines.append(f"loudest layers: {', '.join(loudest)}")
     for row in target.candidates:
         if not row.why:
             continue
-        before, after = target.candidate(row.scheme.partition("+")[0]), row.find("accuracy_drop")
-        was = before.find("accuracy_drop") if before is not None and before is not row else None
-        gained = f" where {before.scheme} lost {says.value(was)}" if before is not None and was is not None else ""
+        before, after = (
+            target.candidate(row.scheme.partition("+")[0]),
+            row.find("accuracy_drop"),
+        )
+        was = (
+            before.find("accuracy_drop")
+            if before is not None and before is not row
+            else None
+        )
+        gained = (
+            f" where {before.scheme} lost {says.value(was)}"
+            if before is not None and was is not None
+            else ""
+        )
         lost = f"lost {says.value(after)}{gained}" if after is not None else row.status
         lines.append(f"remedy {row.scheme} ({row.why}): {lost}; {duration(row.seconds)}")
     return lines
 
 
 def predicted(target: TargetReport, says: Wording) -> list[str]:
-    """What is foretold of the winner on a device that was not there, one line for each that foretells."""
+    """What is foretold of the winner on a device that was not there, one line for each that
+    foretells.
+    """
     winner = target.candidate(target.winner)
     told: dict[str, list[str]] = {}
     for found in () if winner is None else winner.measurements:
         if found.name in FORETOLD and found.value is not None:
-            told.setdefault(found.where, []).append(f"{HEADINGS[found.name]} {says.bracketed(found)}")
-    return [f"Foretold, not measured ({where}): {', '.join(numbers)}." for where, numbers in told.items()]
+            told.setdefault(found.where, []).append(
+                f"{HEADINGS[found.name]} {says.bracketed(found)}"
+            )
+    return [
+        f"Foretold, not measured ({where}): {', '.join(numbers)}."
+        for where, numbers in told.items()
+    ]
 
 
 def tried(target: TargetReport) -> str:
     """What was tried and what it cost."""
     built = [row for row in target.candidates if row.artifact is not None]
     count = "1 candidate was" if len(built) == 1 else f"{len(built)} candidates were"
-    return f"{count} built and verified in {duration(sum(row.seconds for row in built))}" if any(row.seconds for row in built) else ""
+    return (
+        f"{count} built and verified in {duration(sum(row.seconds for row in built))}"
+        if any(row.seconds for row in built)
+        else ""
+    )
 
 
-def measured(candidate: CandidateReport | None, name: MeasurementName) -> Measurement | None:
+def measured(
+    candidate: CandidateReport | None, name: MeasurementName
+) -> Measurement | None:
     """A candidate's measurement; its size is known from its files, measured or not."""
     if candidate is None:
         return None
     found = candidate.find(name)
     if found is None and name == "size_bytes" and candidate.artifact is not None:
-        return Measurement(name="size_bytes", value=candidate.artifact.bytes, unit="bytes", where="this host", how="the files' bytes")
+        return Measurement(
+            name="size_bytes",
+            value=candidate.artifact.bytes,
+            unit="bytes",
+            where="this host",
+            how="the files' bytes",
+        )
     return found
 
 
 def shown(candidate: CandidateReport | None, name: MeasurementName) -> Measurement | None:
-    """What stands in a table's cell: the measurement, or where latency is unmeasured its estimate, which says that it is one."""
+    """What stands in a table's cell: the measurement, or where latency is unmeasured its
+    estimate, which says that it is one.
+    """
     found = measured(candidate, name)
-    if name == "latency_ms" and candidate is not None and (found is None or found.value is None):
+    if (
+        name == "latency_ms"
+        and candidate is not None
+        and (found is None or found.value is None)
+    ):
         estimate = candidate.find("latency_estimate_ms")
         return found if estimate is None or estimate.value is None else estimate
     return found
@@ -212,7 +372,13 @@ def shown(candidate: CandidateReport | None, name: MeasurementName) -> Measureme
 
 def wheres(measurements: Sequence[Measurement]) -> list[str]:
     """The different places where numbers were taken, in the order of the numbers."""
-    return list(dict.fromkeys(row.where for row in measurements if row.value is not None and row.name not in OF_THE_FILE))
+    return list(
+        dict.fromkeys(
+            row.where
+            for row in measurements
+            if row.value is not None and row.name not in OF_THE_FILE
+        )
+    )
 
 
 def flat(notes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -251,17 +417,24 @@ def _fixed(value: float, digits: int) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share in percent. What is not the whole never reads 100, what is something never reads 0."""
+    """A share in percent.
+
+    What is not the whole never reads 100, what is something never reads 0.
+    """
     if share in (0, 1):
         return f"{100 * share:.0f}"
-    return f"{min(max(100 * share, 0.1), 99.9):.1f}" if 0 < share < 1 else f"{100 * share:.1f}"
+    return (
+        f"{min(max(100 * share, 0.1), 99.9):.1f}" if 0 < share < 1 else f"{100 * share:.1f}"
+    )
 
 
 def _significant(value: float, digits: int = 3) -> str:
     """A number with three significant digits and no exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    power = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 0.9996 is 1.00
+    power = int(
+        f"{value:.{digits - 1}e}".partition("e")[2]
+    )  # of the rounded value: 0.9996 is 1.00
     return f"{value:.{max(0, digits - 1 - power)}f}"
 
 
@@ -269,4 +442,6 @@ def _thousands(value: float, units: Sequence[str]) -> str:
     power = 0
     while abs(value) >= 999.5 and power < len(units) - 1:
         value, power = value / 1000, power + 1
-    return f"{value:.0f}{units[0]}" if power == 0 else f"{_significant(value)}{units[power]}"
+    return (
+        f"{value:.0f}{units[0]}" if power == 0 else f"{_significant(value)}{units[power]}"
+    )

@@ -1,11 +1,15 @@
-"""Small residual networks for small images (He et al. 2016, section 4.2, with wider stages)."""
+"""Small residual networks for small images (He et al. 2016, section 4.2, with wider
+stages).
+"""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the shortcut is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut; the shortcut is a 1x1 convolution where the
+    shape changes.
+    """
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -14,7 +18,13 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
         same = stride == 1 and channels == width
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(
+                nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, channels, h, w] to [n, width, h / stride, w / stride]."""
@@ -23,7 +33,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem and three stages of blocks, of widths w, 2w and 4w and strides 1, 2 and 2; then the mean and a linear layer."""
+    """A stem and three stages of blocks, of widths w, 2w and 4w and strides 1, 2 and 2;
+    then the mean and a linear layer.
+    """
 
     def __init__(self, channels: int, classes: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -32,7 +44,9 @@ class ResNet(nn.Module):
         stages, before = [], width
         for wide, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
             first = Block(before, wide, stride)
-            stages.append(nn.Sequential(first, *(Block(wide, wide, 1) for _ in range(blocks - 1))))
+            stages.append(
+                nn.Sequential(first, *(Block(wide, wide, 1) for _ in range(blocks - 1)))
+            )
             before = wide
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(before, classes)
@@ -45,7 +59,9 @@ class ResNet(nn.Module):
 
 
 def resnet8(channels: int, classes: int, width: int = 64) -> nn.Module:
-    """A residual network with 1 block in each of 3 stages: 7 convolutions deep, and a linear layer."""
+    """A residual network with 1 block in each of 3 stages: 7 convolutions deep, and a
+    linear layer.
+    """
     return ResNet(channels, classes, width, blocks=1)
 
 

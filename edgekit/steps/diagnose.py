@@ -1,4 +1,6 @@
-"""What is wrong with a quantized artifact: the noise of its layers, and what would make it quieter."""
+"""What is wrong with a quantized artifact: the noise of its layers, and what would make it
+quieter.
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,13 @@ from edgekit.task import Split
 SAMPLES = 128
 
 
-def diagnose(artifact: Artifact, networks: Mapping[str, torch.nn.Module], split: Split, seed: int, trials: Sequence[Tuning]) -> Diagnosis:
+def diagnose(
+    artifact: Artifact,
+    networks: Mapping[str, torch.nn.Module],
+    split: Split,
+    seed: int,
+    trials: Sequence[Tuning],
+) -> Diagnosis:
     """Diagnose every part of a calibrated artifact; the loudest part's diagnosis is given."""
     loaded = torch_storage.load(artifact, networks)
     order = drawn(split, SAMPLES, seed)
@@ -27,5 +35,13 @@ def diagnose(artifact: Artifact, networks: Mapping[str, torch.nn.Module], split:
     for place, part in enumerate(artifact.parts):
         path = artifact.path(part, QUANTIZATION)
         rows = functools.partial(rows_of, split, order, artifact.parts[: place + 1], loaded)
-        found.append(diagnose_part(loaded[part.name].eval(), part.signature, rows, (read(path), read_constants(path)), trials))
+        found.append(
+            diagnose_part(
+                loaded[part.name].eval(),
+                part.signature,
+                rows,
+                (read(path), read_constants(path)),
+                trials,
+            )
+        )
     return min(found, key=lambda diagnosis: diagnosis.sqnr_db)

@@ -17,10 +17,11 @@ from edgekit.value import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Prune:
-    """Remove a share ``ratio`` of the channels of every layer that can lose some; channels stay in multiples of ``multiple``.
+    """Remove a share ``ratio`` of the channels of every layer that can lose some; channels
+    stay in multiples of ``multiple``.
 
-    Each part is pruned alone and keeps its inputs and outputs. ``skip`` names modules by path (``part.path`` where there are
-    several parts) that keep all their output channels.
+    Each part is pruned alone and keeps its inputs and outputs. ``skip`` names modules by
+    path (``part.path`` where there are several parts) that keep all their output channels.
     """
 
     ratio: float = 0.5
@@ -63,53 +64,105 @@ class Prune:
             wanted = {spec.name: list(spec.dims[1:]) for spec in part.signature.outputs}
             if told[part.name]["outputs"] != wanted:
                 now = told[part.name]["outputs"]
-                raise StepError(f"Pruning changed the outputs of {part.name}: {now} instead of {wanted}.", fix="name the last layers under skip")
+                raise StepError(
+                    f"Pruning changed the outputs of {part.name}: {now} instead of {wanted}.",
+                    fix="name the last layers under skip",
+                )
 
     def _prune(self, network: nn.Module, part: Part) -> dict[str, Any]:
         """Prune one part in place, and tell what was done."""
-        trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        trained = {
+            name
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad
+        }
         sample = torch_counting.drawn(part.signature, 1)
-        before = (torch_counting.parameters(network), torch_counting.macs(network, sample), channels.widths(network))
-        channels.remove(network, torch_counting.drawn(part.signature, 2), self.ratio, self.multiple, self._skipped(network, part.name))
+        before = (
+            torch_counting.parameters(network),
+            torch_counting.macs(network, sample),
+            channels.widths(network),
+        )
+        channels.remove(
+            network,
+            torch_counting.drawn(part.signature, 2),
+            self.ratio,
+            self.multiple,
+            self._skipped(network, part.name),
+        )
         network.eval()
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in trained)
         outputs = _outputs(network, part)
-        after = (torch_counting.parameters(network), torch_counting.macs(network, sample), channels.widths(network))
+        after = (
+            torch_counting.parameters(network),
+            torch_counting.macs(network, sample),
+            channels.widths(network),
+        )
         return {
             "parameters": [before[0], after[0]],
             "macs": [before[1], after[1]],
-            "channels": {path: [width, after[2][path]] for path, width in before[2].items()},
+            "channels": {
+                path: [width, after[2][path]] for path, width in before[2].items()
+            },
             "outputs": outputs,
         }
 
     def _skipped(self, network: nn.Module, part: str) -> set[nn.Module]:
-        wanted = {name if part == MAIN else name.removeprefix(f"{part}.") for name in self.skip if part == MAIN or name.startswith(f"{part}.")}
-        return {inner for path, module in network.named_modules() if path in wanted for inner in module.modules()}
+        wanted = {
+            name if part == MAIN else name.removeprefix(f"{part}.")
+            for name in self.skip
+            if part == MAIN or name.startswith(f"{part}.")
+        }
+        return {
+            inner
+            for path, module in network.named_modules()
+            if path in wanted
+            for inner in module.modules()
+        }
 
     def _refuse_unknown(self, networks: Mapping[str, nn.Module]) -> None:
         """Raise StepError for a recurrent layer, and for a skip that names no module."""
         for part, network in networks.items():
-            recurrent = [path or part for path, module in network.named_modules() if isinstance(module, nn.RNNBase | nn.RNNCellBase)]
+            recurrent = [
+                path or part
+                for path, module in network.named_modules()
+                if isinstance(module, nn.RNNBase | nn.RNNCellBase)
+            ]
             if recurrent:
                 raise StepError(
                     f"Recurrent layers cannot be pruned ({part}: {', '.join(recurrent)}): torch-pruning breaks LSTM and leaves GRU as it is, without a word.",
                     fix="take prune out of the recipe, or build the network with a smaller hidden size",
                 )
         single = list(networks) == [MAIN]
-        known = {path if single else f"{part}.{path}" for part, network in networks.items() for path, _ in network.named_modules() if path}
+        known = {
+            path if single else f"{part}.{path}"
+            for part, network in networks.items()
+            for path, _ in network.named_modules()
+            if path
+        }
         wrong = [name for name in self.skip if name not in known]
         if wrong:
             lines = "; ".join(f"{name!r}: {nearest(name, known)}" for name in wrong)
-            raise StepError(f"skip names no module of the network: {lines}", fix="name modules as network.named_modules() does")
+            raise StepError(
+                f"skip names no module of the network: {lines}",
+                fix="name modules as network.named_modules() does",
+            )
 
 
 def _outputs(network: nn.Module, part: Part) -> dict[str, list[int]]:
     """Run the pruned network: the shape of each output, without the sample axis."""
-    feeds = dict(zip((spec.name for spec in part.signature.inputs), torch_counting.drawn(part.signature, 2), strict=True))
+    feeds = dict(
+        zip(
+            (spec.name for spec in part.signature.inputs),
+            torch_counting.drawn(part.signature, 2),
+            strict=True,
+        )
+    )
     try:
         with torch.no_grad():
-            outputs = torch_chain.call(network, part.signature, feeds, f"The part {part.name}")
+            outputs = torch_chain.call(
+                network, part.signature, feeds, f"The part {part.name}"
+            )
     except ModelError:
         raise
     except Exception as problem:  # the boundary to the user's network

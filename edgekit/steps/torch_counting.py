@@ -16,11 +16,17 @@ def parameters(network: nn.Module) -> int:
 
 
 def macs(network: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Multiply-accumulates of one call, as PyTorch counts them (convolutions, matrix products and attention; 1 MAC = 2 FLOP).
+    """Multiply-accumulates of one call, as PyTorch counts them (convolutions, matrix
+    products and attention; 1 MAC = 2 FLOP).
 
-    Gradients stay on, and attention takes its plain path: the counter does not see into the fused ones of the CPU.
+    Gradients stay on, and attention takes its plain path: the counter does not see into the
+    fused ones of the CPU.
     """
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        torch.enable_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
         network(*inputs)
     return int(counter.get_total_flops()) // 2
 

@@ -16,13 +16,22 @@ if TYPE_CHECKING:
 QUANTIZATION = "quantization"
 
 
-def simulated(artifact: Artifact, networks: "Mapping[str, torch.nn.Module]") -> dict[str, torch.nn.Module]:
+def simulated(
+    artifact: Artifact, networks: "Mapping[str, torch.nn.Module]"
+) -> dict[str, torch.nn.Module]:
     """The networks by part name, each quantized by its stored calibration."""
     floats = torch_storage.load(artifact, networks)
-    return {part.name: rebuilt(artifact, part, floats[part.name], fold=True) for part in artifact.parts}
+    return {
+        part.name: rebuilt(artifact, part, floats[part.name], fold=True)
+        for part in artifact.parts
+    }
 
 
-def rebuilt(artifact: Artifact, part: Part, network: torch.nn.Module, *, fold: bool) -> torch.nn.Module:
+def rebuilt(
+    artifact: Artifact, part: Part, network: torch.nn.Module, *, fold: bool
+) -> torch.nn.Module:
     """The quantized graph of one part, from its float network and what is stored beside it."""
     path = artifact.path(part, QUANTIZATION)
-    return simulate(network, part.signature, read(path), fold=fold, constants=read_constants(path))
+    return simulate(
+        network, part.signature, read(path), fold=fold, constants=read_constants(path)
+    )

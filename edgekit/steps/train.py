@@ -38,13 +38,19 @@ class Train:
         networks = torch_storage.load(artifact, context.networks())
         loss = losses.resolve(context.task.loss)
 
-        def objective(feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        def objective(
+            feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor], labels: Tensor
+        ) -> Tensor:
             return loss(outputs, labels)
 
         context.progress.expect(self.epochs)
-        history = training.fit(Chain(networks, artifact.parts), split, objective, self, context)
+        history = training.fit(
+            Chain(networks, artifact.parts), split, objective, self, context
+        )
         signatures = {part.name: part.signature for part in artifact.parts}
-        return torch_storage.save(networks, signatures, context.folder, {"samples": len(split), "loss": history})
+        return torch_storage.save(
+            networks, signatures, context.folder, {"samples": len(split), "loss": history}
+        )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Inputs and outputs are what they were."""

@@ -1,7 +1,9 @@
-"""Quantization-aware training: the calibrated network is trained with its quantizers in the forward pass (Jacob et al. 2018).
+"""Quantization-aware training: the calibrated network is trained with its quantizers in the
+forward pass (Jacob et al. 2018).
 
-Batch normalizations are folded already and activation ranges stay as calibrated; weights move, and their scales with them. The float
-network is the teacher, whatever the recipe's teacher was: the aim is to lose nothing against it.
+Batch normalizations are folded already and activation ranges stay as calibrated; weights
+move, and their scales with them. The float network is the teacher, whatever the recipe's
+teacher was: the aim is to lose nothing against it.
 """
 
 import dataclasses
@@ -14,7 +16,13 @@ from torch import Tensor, nn
 from edgekit.artifact import Artifact, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.quantization.calibration import Calibration, Constants, Observed, read, read_constants
+from edgekit.quantization.calibration import (
+    Calibration,
+    Constants,
+    Observed,
+    read,
+    read_constants,
+)
 from edgekit.quantization.capture import in_order
 from edgekit.quantization.simulator import Simulator, simulator
 from edgekit.signature import Signature
@@ -28,7 +36,10 @@ from edgekit.task import SplitName
 
 @dataclasses.dataclass(frozen=True)
 class TrainQuantized:
-    """Train a calibrated network. ``alpha`` of the loss is the float network's answer, the rest the labels'."""
+    """Train a calibrated network.
+
+    ``alpha`` of the loss is the float network's answer, the rest the labels'.
+    """
 
     epochs: int = 3
     batch_size: int = 64
@@ -50,53 +61,107 @@ class TrainQuantized:
         """A calibrated network."""
         missing = [part.name for part in artifact.parts if QUANTIZATION not in part.files]
         if missing:
-            raise StepError(f"Quantization-aware training needs a calibrated network; {', '.join(missing)} has no calibration.", fix="run quantize_torch first")
+            raise StepError(
+                f"Quantization-aware training needs a calibrated network; {', '.join(missing)} has no calibration.",
+                fix="run quantize_torch first",
+            )
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """Train the constants of every part together and store them beside the calibrations, whose weight scales follow."""
+        """Train the constants of every part together and store them beside the
+        calibrations, whose weight scales follow.
+        """
         split = context.task.need("train", "quantization-aware training")
-        teacher = Chain(torch_storage.load(artifact, context.networks()), artifact.parts).eval()
-        students = {part.name: _Student(teacher.networks[index], artifact, part) for index, part in enumerate(artifact.parts)}
+        teacher = Chain(
+            torch_storage.load(artifact, context.networks()), artifact.parts
+        ).eval()
+        students = {
+            part.name: _Student(teacher.networks[index], artifact, part)
+            for index, part in enumerate(artifact.parts)
+        }
         loss = losses.resolve(context.task.loss)
         probabilities = context.task.loss == "cross_entropy"
 
-        def objective(feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        def objective(
+            feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor], labels: Tensor
+        ) -> Tensor:
             with torch.no_grad():
                 answers = teacher(feeds)
-            taught = softened(outputs, answers, self.temperature) if probabilities else squared(outputs, answers)
-            return self.alpha * taught if self.alpha == 1 else (1 - self.alpha) * loss(outputs, labels) + self.alpha * taught
+            taught = (
+                softened(outputs, answers, self.temperature)
+                if probabilities
+                else squared(outputs, answers)
+            )
+            return (
+                self.alpha * taught
+                if self.alpha == 1
+                else (1 - self.alpha) * loss(outputs, labels) + self.alpha * taught
+            )
 
         context.progress.expect(self.epochs)
-        history = training.fit(Chain(students, artifact.parts), split, objective, self, context)
-        parts = tuple(copied(artifact, part, students[part.name].results(), context) for part in artifact.parts)
-        return Artifact(format="torch", parts=parts, notes={**artifact.notes, "trained": {"samples": len(split), "loss": history}}, folder=context.folder)
+        history = training.fit(
+            Chain(students, artifact.parts), split, objective, self, context
+        )
+        parts = tuple(
+            copied(artifact, part, students[part.name].results(), context)
+            for part in artifact.parts
+        )
+        return Artifact(
+            format="torch",
+            parts=parts,
+            notes={**artifact.notes, "trained": {"samples": len(split), "loss": history}},
+            folder=context.folder,
+        )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Activations keep their scales, and some weight changed."""
         for part in after.parts:
             path = after.path(part, QUANTIZATION)
             old, new = read(before.path(before.part(part.name), QUANTIZATION)), read(path)
-            if old.settings != new.settings or old.tensors.keys() != new.tensors.keys() or not read_constants(path):
-                raise StepError(f"Training did not change {part.name} as it promised.", fix="report this as a bug")
+            if (
+                old.settings != new.settings
+                or old.tensors.keys() != new.tensors.keys()
+                or not read_constants(path)
+            ):
+                raise StepError(
+                    f"Training did not change {part.name} as it promised.",
+                    fix="report this as a bug",
+                )
 
 
 class _Student(nn.Module):
-    """The simulated network of one part, its constants trainable. ``train`` and ``eval`` change nothing in the graph, which was traced in eval mode."""
+    """The simulated network of one part, its constants trainable.
+
+    ``train`` and ``eval`` change nothing in the graph, which was traced in eval mode.
+    """
 
     def __init__(self, network: nn.Module, artifact: Artifact, part: Part) -> None:
         super().__init__()
         path = artifact.path(part, QUANTIZATION)
         self.calibration = read(path)
         self.constants = dict(read_constants(path))
-        self.simulated: Simulator = simulator(network, part.signature, self.calibration, self.constants)
+        self.simulated: Simulator = simulator(
+            network, part.signature, self.calibration, self.constants
+        )
         self.signature: Signature = part.signature
-        # Not a submodule: the graph refuses train(). Its trainable constants are held by name instead.
-        names = sorted({name for operator in self.simulated.operators for name in (operator.weight_name, operator.bias_name) if name is not None})
+        # Not a submodule: the graph refuses train(). Its trainable constants are held by
+        # name instead.
+        names = sorted(
+            {
+                name
+                for operator in self.simulated.operators
+                for name in (operator.weight_name, operator.bias_name)
+                if name is not None
+            }
+        )
         self.names = names
         self.trained = nn.ParameterList()
         for name in names:
             owner, _, attribute = name.rpartition(".")
-            parameter = nn.Parameter(getattr(self.simulated.graph.get_submodule(owner), attribute).detach().clone())
+            parameter = nn.Parameter(
+                getattr(self.simulated.graph.get_submodule(owner), attribute)
+                .detach()
+                .clone()
+            )
             setattr(self.simulated.graph.get_submodule(owner), attribute, parameter)
             self.trained.append(parameter)
         for operator in self.simulated.operators:
@@ -108,15 +173,29 @@ class _Student(nn.Module):
 
     def results(self) -> tuple[Calibration, Constants]:
         """The calibration with the trained weights' scales, and all changed constants."""
-        constants = {**self.constants, **{name: parameter.detach() for name, parameter in zip(self.names, self.trained, strict=True)}}
+        constants = {
+            **self.constants,
+            **{
+                name: parameter.detach()
+                for name, parameter in zip(self.names, self.trained, strict=True)
+            },
+        }
         scales = {}
         with torch.no_grad():
             for operator in self.simulated.operators:
                 operator.weight.rounded(constants[operator.weight_name])
-                scales[id(operator.weight)] = tuple(float(value) for value in operator.weight.scale)
+                scales[id(operator.weight)] = tuple(
+                    float(value) for value in operator.weight.scale
+                )
         tensors: dict[str, Observed] = {
-            key: tensor.model_copy(update={"scale": scales[id(self.simulated.switches[key])]}) if id(self.simulated.switches[key]) in scales else tensor
+            key: tensor.model_copy(
+                update={"scale": scales[id(self.simulated.switches[key])]}
+            )
+            if id(self.simulated.switches[key]) in scales
+            else tensor
             for key, tensor in self.calibration.tensors.items()
         }
         changes = (*self.calibration.changes, f"trained: {len(self.names)} tensors")
-        return self.calibration.model_copy(update={"tensors": tensors, "changes": changes}), constants
+        return self.calibration.model_copy(
+            update={"tensors": tensors, "changes": changes}
+        ), constants

@@ -14,14 +14,18 @@ WHITE = 16
 
 
 def digits() -> Task:
-    """1,797 handwritten digits of 8x8 pixels: 60 % train, 40 % test, each with the same share of every digit.
+    """1,797 handwritten digits of 8x8 pixels: 60 % train, 40 % test, each with the same
+    share of every digit.
 
-    Images are float32 [n, 1, 8, 8] from 0 to 1, labels int64 [n]. Calibration samples are training samples.
+    Images are float32 [n, 1, 8, 8] from 0 to 1, labels int64 [n]. Calibration samples are
+    training samples.
     """
     data = load_digits()
     images = (data.images[:, None] / WHITE).astype("float32")
     labels = data.target.astype("int64")
-    train, test = train_test_split(numpy.arange(len(labels)), test_size=TEST_SHARE, random_state=SEED, stratify=labels)
+    train, test = train_test_split(
+        numpy.arange(len(labels)), test_size=TEST_SHARE, random_state=SEED, stratify=labels
+    )
     return Task(
         name="digits",
         train=(images[train], labels[train]),
@@ -29,5 +33,10 @@ def digits() -> Task:
         calibration=images[train],
         loss="cross_entropy",
         metric="top1",
-        origin={"source": "sklearn.datasets.load_digits", "split": "stratified", "seed": SEED, "test_share": TEST_SHARE},
+        origin={
+            "source": "sklearn.datasets.load_digits",
+            "split": "stratified",
+            "seed": SEED,
+            "test_share": TEST_SHARE,
+        },
     )

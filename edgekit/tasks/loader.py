@@ -30,36 +30,68 @@ def load(spec: str) -> Task:
     if user_code.is_function_spec(spec):
         return _from_function(spec)
     if spec.endswith(".py"):
-        raise TaskError(f"{spec!r} names a file, but no function in it.", fix=f"write {spec}:function")
-    raise TaskError(f"No task is called {spec!r}; {nearest(spec, TASKS)}", fix="write a known name, data.npz or file.py:function")
+        raise TaskError(
+            f"{spec!r} names a file, but no function in it.", fix=f"write {spec}:function"
+        )
+    raise TaskError(
+        f"No task is called {spec!r}; {nearest(spec, TASKS)}",
+        fix="write a known name, data.npz or file.py:function",
+    )
 
 
 def _from_function(spec: str) -> Task:
     task = user_code.load_function(spec, TaskError)()
     code = user_code.fingerprint(user_code.module_files(spec, TaskError))
     if not isinstance(task, Task):
-        raise TaskError(f"{spec} gave {type(task).__name__}, not an edgekit.Task.", fix="return edgekit.Task(name=..., train=..., test=...)")
+        raise TaskError(
+            f"{spec} gave {type(task).__name__}, not an edgekit.Task.",
+            fix="return edgekit.Task(name=..., train=..., test=...)",
+        )
     # What the loss and the metric call may have changed although their own text did not.
-    train, calibration, test = task.split("train"), task.split("calibration"), task.split("test")
-    return dataclasses.replace(task, train=train, calibration=calibration, test=test, origin={**task.origin, "code": code})
+    train, calibration, test = (
+        task.split("train"),
+        task.split("calibration"),
+        task.split("test"),
+    )
+    return dataclasses.replace(
+        task,
+        train=train,
+        calibration=calibration,
+        test=test,
+        origin={**task.origin, "code": code},
+    )
 
 
 def _from_npz(path: pathlib.Path) -> Task:
-    """A task from arrays ``x_train y_train x_test y_test`` and, if wanted, ``x_calibration``; several inputs as ``x_train.NAME``.
+    """A task from arrays ``x_train y_train x_test y_test`` and, if wanted,
+    ``x_calibration``; several inputs as ``x_train.NAME``.
 
-    Whole-number labels mean classes (cross entropy, top-1), others mean regression (mean squared error).
+    Whole-number labels mean classes (cross entropy, top-1), others mean regression (mean
+    squared error).
     """
     arrays = _read(path)
     inputs = {key: _inputs(arrays, key) for key in _INPUTS}
-    unknown = [key for key in arrays if key.partition(".")[0] not in _INPUTS and key not in _KEYS]
+    unknown = [
+        key for key in arrays if key.partition(".")[0] not in _INPUTS and key not in _KEYS
+    ]
     have = {key for key in _KEYS if key in arrays or inputs.get(key)}
-    # Data without training samples are enough for a trained model, where there is something to calibrate on.
-    required = ("x_test", "y_test") if "x_calibration" in have and not {"x_train", "y_train"} & have else _REQUIRED
+    # Data without training samples are enough for a trained model, where there is something
+    # to calibrate on.
+    required = (
+        ("x_test", "y_test")
+        if "x_calibration" in have and not {"x_train", "y_train"} & have
+        else _REQUIRED
+    )
     missing = [key for key in required if key not in have]
     if missing or unknown:
-        lines = [f"{key}: this array is missing" for key in missing] + [f"{key}: no such array; {nearest(key, _KEYS)}" for key in unknown]
+        lines = [f"{key}: this array is missing" for key in missing] + [
+            f"{key}: no such array; {nearest(key, _KEYS)}" for key in unknown
+        ]
         listing = "\n  ".join(lines)
-        raise TaskError(f"{path} does not hold a task:\n  {listing}", fix="numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)")
+        raise TaskError(
+            f"{path} does not hold a task:\n  {listing}",
+            fix="numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)",
+        )
     labels = arrays["y_test"]
     classes = numpy.issubdtype(labels.dtype, numpy.integer)
     return Task(
@@ -81,17 +113,44 @@ def _read(path: pathlib.Path) -> Arrays:
         with path.open("rb") as file:
             data = numpy.load(file, allow_pickle=False)
             if not isinstance(data, numpy.lib.npyio.NpzFile):
-                raise TaskError(f"{path} holds one array, not several.", fix="write it with numpy.savez")
+                raise TaskError(
+                    f"{path} holds one array, not several.", fix="write it with numpy.savez"
+                )
             return {name: data[name] for name in data.files}
-    except (ValueError, OSError, EOFError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile) as problem:
-        # numpy takes whatever it does not know for a pickle, and tells how to load one all the same; nobody should.
-        said = "it is neither an .npz archive nor an array" if "allow_pickle=" in str(problem) else problem
-        raise TaskError(f"{path} cannot be read as plain arrays: {said}.", fix="write it with numpy.savez, without arrays of Python objects") from problem
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        MemoryError,
+        NotImplementedError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as problem:
+        # numpy takes whatever it does not know for a pickle, and tells how to load one all
+        # the same; nobody should.
+        said = (
+            "it is neither an .npz archive nor an array"
+            if "allow_pickle=" in str(problem)
+            else problem
+        )
+        raise TaskError(
+            f"{path} cannot be read as plain arrays: {said}.",
+            fix="write it with numpy.savez, without arrays of Python objects",
+        ) from problem
 
 
-def _inputs(arrays: Arrays, key: str) -> "numpy.typing.NDArray[numpy.generic] | Arrays | None":
-    named = {name.removeprefix(f"{key}."): array for name, array in arrays.items() if name.startswith(f"{key}.")}
+def _inputs(
+    arrays: Arrays, key: str
+) -> "numpy.typing.NDArray[numpy.generic] | Arrays | None":
+    named = {
+        name.removeprefix(f"{key}."): array
+        for name, array in arrays.items()
+        if name.startswith(f"{key}.")
+    }
     if named and key in arrays:
         both = ", ".join(f"{key}.{name}" for name in named)
-        raise TaskError(f"The data hold both {key} and {both}.", fix=f"name every input as {key}.NAME, or give one array")
+        raise TaskError(
+            f"The data hold both {key} and {both}.",
+            fix=f"name every input as {key}.NAME, or give one array",
+        )
     return named or arrays.get(key)

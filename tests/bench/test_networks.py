@@ -1,4 +1,6 @@
-"""The bench's networks: they build, give logits of the right shape, train the same way twice, and export."""
+"""The bench's networks: they build, give logits of the right shape, train the same way
+twice, and export.
+"""
 
 import pathlib
 
@@ -27,7 +29,9 @@ def test_a_network_takes_its_task_and_gives_ten_logits(name: str) -> None:
 
 
 def test_the_sentence_encoder_gives_unit_vectors() -> None:
-    """The published weights load, and an embedding has length 1; it needs transformers and the weights' package."""
+    """The published weights load, and an embedding has length 1; it needs transformers and
+    the weights' package.
+    """
     pytest.importorskip("transformers")
     try:
         from bench import minilm
@@ -35,7 +39,9 @@ def test_the_sentence_encoder_gives_unit_vectors() -> None:
         network = minilm.model()
     except SystemExit as missing:
         pytest.skip(str(missing))
-    rows = minilm.tokens(["A sentence about nothing.", "Another one, which is longer than the first."])
+    rows = minilm.tokens(
+        ["A sentence about nothing.", "Another one, which is longer than the first."]
+    )
     with torch.no_grad():
         made = network(*(torch.from_numpy(array) for array in rows.values()))
     assert made.shape == (2, 384)
@@ -45,17 +51,30 @@ def test_the_sentence_encoder_gives_unit_vectors() -> None:
 def test_training_is_the_same_twice_and_learns() -> None:
     """One epoch from one seed gives the same weights, and fewer mistakes than guessing."""
     split = NETWORKS["lstm"].task().need("train", "this test").take(1500)
-    made = [train(NETWORKS["lstm"]._fresh(), split, Training(epochs=1, learning_rate=5e-3)) for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(made[0].parameters(), made[1].parameters(), strict=True))
+    made = [
+        train(NETWORKS["lstm"]._fresh(), split, Training(epochs=1, learning_rate=5e-3))
+        for _ in range(2)
+    ]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(made[0].parameters(), made[1].parameters(), strict=True)
+    )
     with torch.no_grad():
-        right = made[0](torch.from_numpy(split.inputs["input"])).argmax(1).numpy() == split.labels
+        right = (
+            made[0](torch.from_numpy(split.inputs["input"])).argmax(1).numpy()
+            == split.labels
+        )
     assert right.mean() > 0.3
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "tflite"])
 @pytest.mark.filterwarnings("ignore")
-def test_the_plain_export_computes_the_network(runtime: timing.Runtime, tmp_path: pathlib.Path) -> None:
-    """The float file, wrapped as an artifact and run sample by sample, gives what torch gives."""
+def test_the_plain_export_computes_the_network(
+    runtime: timing.Runtime, tmp_path: pathlib.Path
+) -> None:
+    """The float file, wrapped as an artifact and run sample by sample, gives what torch
+    gives.
+    """
     network = NETWORKS["resnet"]
     task = network.task()
     test = task.need("test", "this test").take(5)

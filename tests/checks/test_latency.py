@@ -23,11 +23,22 @@ def noisy(median: float, seed: int, rounds: int = 60) -> Samples:
 
 @hypothesis.given(TIMES)
 def test_latency_is_the_median_in_milliseconds(times: list[float]) -> None:
-    """Nanoseconds become milliseconds; the interval holds the median; protocol and threads are told."""
+    """Nanoseconds become milliseconds; the interval holds the median; protocol and threads
+    are told.
+    """
     found = latency(Samples(tuple(times)), WHERE, PROTOCOL)
-    assert found.value == pytest.approx(numpy.median(times) / 1e6) and found.low is not None and found.high is not None
+    assert (
+        found.value == pytest.approx(numpy.median(times) / 1e6)
+        and found.low is not None
+        and found.high is not None
+    )
     assert found.low <= found.value <= found.high
-    assert found.unit == "ms" and "1 thread" in found.how and "batch 1" in found.how and found.where == WHERE
+    assert (
+        found.unit == "ms"
+        and "1 thread" in found.how
+        and "batch 1" in found.how
+        and found.where == WHERE
+    )
 
 
 @hypothesis.given(TIMES)
@@ -40,25 +51,38 @@ def test_a_file_is_exactly_as_fast_as_itself(times: list[float]) -> None:
 
 
 def test_a_slow_machine_cancels_in_the_ratio() -> None:
-    """Where the whole machine becomes 3 times slower in the middle, the paired ratio still is 2 within 3 %."""
+    """Where the whole machine becomes 3 times slower in the middle, the paired ratio still
+    is 2 within 3 %.
+    """
     drift = numpy.repeat([1.0, 3.0], 30)
-    reference, candidate = (numpy.array(noisy(median, seed).nanoseconds) * drift for median, seed in ((2e6, 1), (1e6, 2)))
+    reference, candidate = (
+        numpy.array(noisy(median, seed).nanoseconds) * drift
+        for median, seed in ((2e6, 1), (1e6, 2))
+    )
     found = speedup(Samples(tuple(reference)), Samples(tuple(candidate)), WHERE, PROTOCOL)
     assert found.low is not None and found.high is not None
     assert 1.94 < found.low < 2 < found.high < 2.06
 
 
 def test_noise_alone_does_not_separate() -> None:
-    """Of 200 races of a file against itself at most 8 % look separated; a file 1.1 times as fast always does."""
+    """Of 200 races of a file against itself at most 8 % look separated; a file 1.1 times as
+    fast always does.
+    """
     apart = [separated(noisy(1e6, 2 * k), noisy(1e6, 2 * k + 1)) for k in range(200)]
     assert sum(apart) <= 16
     assert all(separated(noisy(1.1e6, 2 * k), noisy(1e6, 2 * k + 1)) for k in range(50))
 
 
 def test_too_few_rounds_are_unmeasured() -> None:
-    """Five rounds have no interval, so neither number can pass a gate; nothing is separated by them."""
+    """Five rounds have no interval, so neither number can pass a gate; nothing is separated
+    by them.
+    """
     fast, slow = Samples((1e6,) * 5), Samples((9e6,) * 5)
-    assert latency(fast, WHERE, PROTOCOL).verdict == speedup(slow, fast, WHERE, PROTOCOL).verdict == "unmeasured"
+    assert (
+        latency(fast, WHERE, PROTOCOL).verdict
+        == speedup(slow, fast, WHERE, PROTOCOL).verdict
+        == "unmeasured"
+    )
     assert not separated(slow, fast)
 
 

@@ -1,4 +1,6 @@
-"""Parity lets a right file pass and catches each injected fault, in a real runtime against torch."""
+"""Parity lets a right file pass and catches each injected fault, in a real runtime against
+torch.
+"""
 
 import pathlib
 import re
@@ -20,7 +22,8 @@ from edgekit.signature import BATCH, Quantization, Signature, TensorSpec
 from edgekit.testing import FakeRunner, tiny_convolution, tiny_images
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=(BATCH, 1, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=(BATCH, 3)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=(BATCH, 1, 8, 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=(BATCH, 3)),),
 )
 OUTPUTS = SIGNATURE.outputs
 TOLERANCE = SCHEMES["float"].parity_steps
@@ -29,30 +32,66 @@ Weights = dict[str, Any]
 
 def weights() -> Weights:
     """The convolution's weights by name."""
-    return {name: tensor.numpy().copy() for name, tensor in tiny_convolution().state_dict().items()}
+    return {
+        name: tensor.numpy().copy()
+        for name, tensor in tiny_convolution().state_dict().items()
+    }
 
 
-def write(folder: pathlib.Path, values: Weights, nodes_before: tuple[Any, ...] = ()) -> Artifact:
+def write(
+    folder: pathlib.Path, values: Weights, nodes_before: tuple[Any, ...] = ()
+) -> Artifact:
     """tiny_convolution as an ONNX file with these weights."""
     nodes = [
         *nodes_before,
-        helper.make_node("Conv", ["seen" if nodes_before else "input", "0.weight", "0.bias"], ["a"], pads=[1] * 4), helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("Conv", ["b", "2.weight", "2.bias"], ["c"], pads=[1] * 4, strides=[2, 2]), helper.make_node("Relu", ["c"], ["d"]),
-        helper.make_node("GlobalAveragePool", ["d"], ["e"]), helper.make_node("Flatten", ["e"], ["f"]),
+        helper.make_node(
+            "Conv",
+            ["seen" if nodes_before else "input", "0.weight", "0.bias"],
+            ["a"],
+            pads=[1] * 4,
+        ),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node(
+            "Conv", ["b", "2.weight", "2.bias"], ["c"], pads=[1] * 4, strides=[2, 2]
+        ),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"]),
+        helper.make_node("Flatten", ["e"], ["f"]),
         helper.make_node("Gemm", ["f", "6.weight", "6.bias"], ["output"], transB=1),
-    ]  # fmt: skip
+    ]
     given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [BATCH, 1, 8, 8])
     result = helper.make_tensor_value_info("output", TensorProto.FLOAT, [BATCH, 3])
-    graph = helper.make_graph(nodes, "g", [given], [result], [numpy_helper.from_array(array, name) for name, array in values.items()])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "main.onnx")
-    return Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [given],
+        [result],
+        [numpy_helper.from_array(array, name) for name, array in values.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9),
+        folder / "main.onnx",
+    )
+    return Artifact(
+        format="onnx",
+        parts=(
+            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+        ),
+        folder=folder,
+    )
 
 
 def parity(artifact: Artifact) -> Any:
     """Parity of the file with torch on the test images."""
     reference = TorchRunner({"main": tiny_convolution()}, artifact.parts)
     with LocalHost(timeout_s=60).open(artifact) as candidate:
-        return check(candidate, reference, tiny_images().need("test", "the test").inputs, OUTPUTS, TOLERANCE)
+        return check(
+            candidate,
+            reference,
+            tiny_images().need("test", "the test").inputs,
+            OUTPUTS,
+            TOLERANCE,
+        )
 
 
 def swap_channels(values: Weights) -> None:
@@ -62,7 +101,10 @@ def swap_channels(values: Weights) -> None:
 
 def swap_classes(values: Weights) -> None:
     """Two classes change places."""
-    values["6.weight"], values["6.bias"] = values["6.weight"][[1, 0, 2]], values["6.bias"][[1, 0, 2]]
+    values["6.weight"], values["6.bias"] = (
+        values["6.weight"][[1, 0, 2]],
+        values["6.bias"][[1, 0, 2]],
+    )
 
 
 def scale(values: Weights) -> None:
@@ -81,7 +123,9 @@ def turn(values: Weights) -> None:
 
 
 def test_a_right_file_passes(tmp_path: pathlib.Path) -> None:
-    """The untouched file is within a twentieth of a step; the detail holds both batches, the step and the tolerance."""
+    """The untouched file is within a twentieth of a step; the detail holds both batches,
+    the step and the tolerance.
+    """
     found = parity(write(tmp_path, weights()))
     assert found.verdict == "pass" and found.value < TOLERANCE and found.n == 6
     assert set(found.detail) == {"batch 1", "batch 5", "step", "tolerance"}
@@ -89,8 +133,12 @@ def test_a_right_file_passes(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [swap_channels, swap_classes, scale, drop_bias, turn])
-def test_an_injected_fault_is_caught(tmp_path: pathlib.Path, fault: Callable[[Weights], None]) -> None:
-    """Swapped channels or classes, a wrong scale, a dropped bias and a wrong layout each fail."""
+def test_an_injected_fault_is_caught(
+    tmp_path: pathlib.Path, fault: Callable[[Weights], None]
+) -> None:
+    """Swapped channels or classes, a wrong scale, a dropped bias and a wrong layout each
+    fail.
+    """
     values = weights()
     fault(values)
     found = parity(write(tmp_path, values))
@@ -98,14 +146,25 @@ def test_an_injected_fault_is_caught(tmp_path: pathlib.Path, fault: Callable[[We
 
 
 def test_a_file_that_is_right_for_one_sample_only_is_caught(tmp_path: pathlib.Path) -> None:
-    """A graph that takes the mean over the samples away and adds it again from the first one is right at batch 1, wrong at 5."""
-    values = {**weights(), "zero": numpy.array([0], "int64"), "axis": numpy.array([0], "int64")}
+    """A graph that takes the mean over the samples away and adds it again from the first
+    one is right at batch 1, wrong at 5.
+    """
+    values = {
+        **weights(),
+        "zero": numpy.array([0], "int64"),
+        "axis": numpy.array([0], "int64"),
+    }
     nodes = (
-        helper.make_node("ReduceMean", ["input", "axis"], ["mean"]), helper.make_node("Sub", ["input", "mean"], ["rest"]),
-        helper.make_node("Gather", ["input", "zero"], ["first"], axis=0), helper.make_node("Add", ["rest", "first"], ["seen"]),
-    )  # fmt: skip
+        helper.make_node("ReduceMean", ["input", "axis"], ["mean"]),
+        helper.make_node("Sub", ["input", "mean"], ["rest"]),
+        helper.make_node("Gather", ["input", "zero"], ["first"], axis=0),
+        helper.make_node("Add", ["rest", "first"], ["seen"]),
+    )
     found = parity(write(tmp_path, values, nodes))
-    assert found.detail["batch 1"] < TOLERANCE < found.detail["batch 5"] and found.verdict == "fail"
+    assert (
+        found.detail["batch 1"] < TOLERANCE < found.detail["batch 5"]
+        and found.verdict == "fail"
+    )
 
 
 def runner(add: float = 0.0, scaled: float = 1.0, **change: Any) -> FakeRunner:
@@ -115,7 +174,12 @@ def runner(add: float = 0.0, scaled: float = 1.0, **change: Any) -> FakeRunner:
 
 def quantized(step: float) -> TensorSpec:
     """An int8 output."""
-    return TensorSpec(name="output", dtype="int8", dims=(BATCH, 3), quantization=Quantization(scale=step, zero_point=0))
+    return TensorSpec(
+        name="output",
+        dtype="int8",
+        dims=(BATCH, 3),
+        quantization=Quantization(scale=step, zero_point=0),
+    )
 
 
 VALUES = {"input": numpy.linspace(-1, 1.55, 18, dtype="float32").reshape(6, 3)}
@@ -130,20 +194,39 @@ VALUES = {"input": numpy.linspace(-1, 1.55, 18, dtype="float32").reshape(6, 3)}
         (OUTPUTS[0], None, 2.0, "1/255 of the range"),
     ],
 )
-def test_a_step_is_the_files_own_or_the_last_or_a_share_of_the_range(spec: TensorSpec, step: float | None, steps: float, said: str) -> None:
-    """A difference of 0.02 in steps of the output's scale, else of the given step, else of 1/255 of the range 2.55."""
+def test_a_step_is_the_files_own_or_the_last_or_a_share_of_the_range(
+    spec: TensorSpec, step: float | None, steps: float, said: str
+) -> None:
+    """A difference of 0.02 in steps of the output's scale, else of the given step, else of
+    1/255 of the range 2.55.
+    """
     scales = {} if step is None else {"output": step}
     found = check(runner(add=0.02), runner(), VALUES, (spec,), 2.01, scales)
-    assert found.value == pytest.approx(steps, rel=1e-3) and found.verdict == "pass" and said in found.how
-    assert check(runner(add=0.02), runner(), VALUES, (spec,), steps / 2, scales).verdict == "fail"
+    assert (
+        found.value == pytest.approx(steps, rel=1e-3)
+        and found.verdict == "pass"
+        and said in found.how
+    )
+    assert (
+        check(runner(add=0.02), runner(), VALUES, (spec,), steps / 2, scales).verdict
+        == "fail"
+    )
 
 
 def test_each_output_has_its_own_step() -> None:
     """A small output that is wrong is not hidden by the large scale of another."""
-    both = tuple(TensorSpec(name=name, dtype="float32", dims=(BATCH, 3)) for name in ("large", "small"))
+    both = tuple(
+        TensorSpec(name=name, dtype="float32", dims=(BATCH, 3))
+        for name in ("large", "small")
+    )
 
     def two(sign: float) -> FakeRunner:
-        return FakeRunner(lambda feeds: {"large": feeds["input"] * 100, "small": feeds["input"] * sign * 1e-3})
+        return FakeRunner(
+            lambda feeds: {
+                "large": feeds["input"] * 100,
+                "small": feeds["input"] * sign * 1e-3,
+            }
+        )
 
     scales = {"large": 3.0, "small": 3e-5}
     assert check(two(1), two(1), VALUES, both, 2, scales).verdict == "pass"
@@ -152,7 +235,9 @@ def test_each_output_has_its_own_step() -> None:
 
 def test_a_wrong_output_scale_is_caught() -> None:
     """An output that is read with a scale 10 % too large fails at two steps."""
-    assert check(runner(scaled=1.1), runner(), VALUES, (quantized(0.02),), 2).verdict == "fail"
+    assert (
+        check(runner(scaled=1.1), runner(), VALUES, (quantized(0.02),), 2).verdict == "fail"
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,12 +245,17 @@ def test_a_wrong_output_scale_is_caught() -> None:
     [
         (runner(add=numpy.nan), "output is not finite"),
         (runner(add=numpy.inf), "output is not finite"),
-        (FakeRunner(lambda feeds: {"output": feeds["input"][:, :2]}), r"has shape \[1, 2\], not \[1, 3\]"),
+        (
+            FakeRunner(lambda feeds: {"output": feeds["input"][:, :2]}),
+            r"has shape \[1, 2\], not \[1, 3\]",
+        ),
         (FakeRunner(lambda feeds: {"other": feeds["input"]}), "no output 'output'"),
     ],
 )
 def test_outputs_that_cannot_be_compared_fail(candidate: FakeRunner, said: str) -> None:
-    """NaN, infinity, another shape or name are a fail with the fault named, not a pass by default."""
+    """NaN, infinity, another shape or name are a fail with the fault named, not a pass by
+    default.
+    """
     found = check(candidate, runner(), VALUES, OUTPUTS, 2)
     assert found.verdict == "fail" and found.value is None
     assert re.search(said, found.how)
@@ -173,14 +263,20 @@ def test_outputs_that_cannot_be_compared_fail(candidate: FakeRunner, said: str) 
 
 def test_infinities_of_a_mask_are_equal() -> None:
     """Where both give minus infinity, as masks do, there is no difference."""
-    masked = FakeRunner(lambda feeds: {"output": numpy.where(feeds["input"] > 0, feeds["input"], -numpy.inf)})
+    masked = FakeRunner(
+        lambda feeds: {
+            "output": numpy.where(feeds["input"] > 0, feeds["input"], -numpy.inf)
+        }
+    )
     assert check(masked, masked, VALUES, OUTPUTS, 0).value == 0
 
 
 def test_an_output_that_never_changes_has_a_step() -> None:
     """A constant or zero output has no range; an equal one passes, another one fails."""
     for constant in (0.0, 3.0):
-        fixed = FakeRunner(lambda feeds, constant=constant: {"output": 0 * feeds["input"] + constant})
+        fixed = FakeRunner(
+            lambda feeds, constant=constant: {"output": 0 * feeds["input"] + constant}
+        )
         assert check(fixed, fixed, VALUES, OUTPUTS, 0).verdict == "pass"
         assert check(runner(), fixed, VALUES, OUTPUTS, 2).verdict == "fail"
 
@@ -200,7 +296,11 @@ def test_too_few_samples_are_told() -> None:
 
 
 def test_the_quantizations_own_error_is_told_in_the_same_steps() -> None:
-    """A quantized network that is 0.5 away from its float one is 25 steps of 0.02 away; answers that cannot be compared count as nothing."""
+    """A quantized network that is 0.5 away from its float one is 25 steps of 0.02 away;
+    answers that cannot be compared count as nothing.
+    """
     scales = {"output": 0.02}
-    assert own_error(runner(add=0.5), runner(), VALUES, OUTPUTS, scales) == pytest.approx(25, rel=0.05)
+    assert own_error(runner(add=0.5), runner(), VALUES, OUTPUTS, scales) == pytest.approx(
+        25, rel=0.05
+    )
     assert own_error(FakeRunner(lambda feeds: {}), runner(), VALUES, OUTPUTS, scales) == 0

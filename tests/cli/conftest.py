@@ -17,7 +17,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="session")
 def sample(root: pathlib.Path) -> Callable[..., Report]:
     """Makes the report of ``tests/rendering/sample_report.py``."""
-    spec = importlib.util.spec_from_file_location("sample_report_of_cli", root / "tests" / "rendering" / "sample_report.py")
+    spec = importlib.util.spec_from_file_location(
+        "sample_report_of_cli", root / "tests" / "rendering" / "sample_report.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -38,8 +40,14 @@ def finished(sample: Callable[..., Report], tmp_path: pathlib.Path) -> pathlib.P
 
 @pytest.fixture(scope="session")
 def environment(root: pathlib.Path) -> dict[str, str]:
-    """What a process needs to find this checkout; nothing that changes how tables are drawn."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
+    """What a process needs to find this checkout; nothing that changes how tables are
+    drawn.
+    """
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
+    }
     return {**kept, "PYTHONPATH": str(root)}
 
 
@@ -49,6 +57,14 @@ def edgekit(environment: dict[str, str], tmp_path: pathlib.Path) -> Run:
 
     def run(*words: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "edgekit", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=300,
+            check=False,
+        )
 
     return run

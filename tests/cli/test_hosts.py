@@ -1,4 +1,6 @@
-"""``edgekit hosts``: what there is, what is ready, setting up, checking and cleaning, as tables and as JSON."""
+"""``edgekit hosts``: what there is, what is ready, setting up, checking and cleaning, as
+tables and as JSON.
+"""
 
 import json
 import pathlib
@@ -37,39 +39,65 @@ def nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.
 
 
 def test_the_list_tells_what_is_ready_and_what_to_do(nothing: pathlib.Path) -> None:
-    """This machine is ready; what edgekit would make has its command; --json tells the same."""
+    """This machine is ready; what edgekit would make has its command; --json tells the
+    same.
+    """
     done = hosts()
     assert done.exit_code == 0, done.output
     assert "no: edgekit hosts setup qemu-arm64" in done.stdout
     rows = {row["name"]: row for row in json.loads(hosts("--json").stdout)}
     assert rows["local"]["ready"] and rows["local"]["problems"] == []
     assert rows["tflite-runtime"]["problems"] == [
-        {"environment": "main", "what": "the host tflite-runtime is not set up", "fix": "edgekit hosts setup tflite-runtime"}
+        {
+            "environment": "main",
+            "what": "the host tflite-runtime is not set up",
+            "fix": "edgekit hosts setup tflite-runtime",
+        }
     ]
-    assert [problem["environment"] for problem in rows["qemu-arm64"]["problems"]] == ["main", "tflite-runtime"]
+    assert [problem["environment"] for problem in rows["qemu-arm64"]["problems"]] == [
+        "main",
+        "tflite-runtime",
+    ]
     assert not nothing.exists()
 
 
-def test_a_users_own_host_is_listed_and_a_broken_one_hides_nothing(nothing: pathlib.Path, own: pathlib.Path) -> None:
-    """Files of the configuration folder are among the others; one that cannot be read is told in its line, and in full by ``show``."""
+def test_a_users_own_host_is_listed_and_a_broken_one_hides_nothing(
+    nothing: pathlib.Path, own: pathlib.Path
+) -> None:
+    """Files of the configuration folder are among the others; one that cannot be read is
+    told in its line, and in full by ``show``.
+    """
     (own / "board.yaml").write_text(BOARD)
     (own / "broken.yaml").write_text("title: x\nkind: shh\n")
     rows = {row["name"]: row for row in json.loads(hosts("--json").stdout)}
-    assert rows["board"]["file"] == str(own / "board.yaml") and rows["board"]["title"] == "my board"
-    assert not rows["broken"]["ready"] and "did you mean 'ssh'?" in rows["broken"]["problems"][0]["what"]
+    assert (
+        rows["board"]["file"] == str(own / "board.yaml")
+        and rows["board"]["title"] == "my board"
+    )
+    assert (
+        not rows["broken"]["ready"]
+        and "did you mean 'ssh'?" in rows["broken"]["problems"][0]["what"]
+    )
     assert hosts().exit_code == 0 and "qemu-arm64" in hosts().stdout
     shown = hosts("show", "broken")
     assert shown.exit_code == 1 and "did you mean 'ssh'?" in shown.stderr
 
 
 def test_this_machine_is_checked_with_real_files() -> None:
-    """Python, machine, packages, how long an answer takes, and four files with the numbers that they should give."""
+    """Python, machine, packages, how long an answer takes, and four files with the numbers
+    that they should give.
+    """
     done = hosts("check", "local")
     assert done.exit_code == 0, done.output
     assert "local/main  ok" in done.stdout and "answers in" in done.stdout
     (row,) = json.loads(hosts("check", "local", "--json").stdout)
     assert row["good"] and row["start_ms"] > row["answer_ms"] > 0
-    assert sorted(found["file"] for found in row["files"]) == ["float.onnx", "float.tflite", "int8.onnx", "int8.tflite"]
+    assert sorted(found["file"] for found in row["files"]) == [
+        "float.onnx",
+        "float.tflite",
+        "int8.onnx",
+        "int8.tflite",
+    ]
     assert all(found["good"] and found["right"] == 7 for found in row["files"])
 
 
@@ -83,12 +111,23 @@ def test_a_host_that_cannot_be_used_fails_its_check(nothing: pathlib.Path) -> No
     assert [(row["environment"], row["good"]) for row in rows] == [("main", False)]
 
 
-@pytest.mark.parametrize("words", [("check", "nope"), ("setup", "nope"), ("clean", "nope"), ("show", "nope"), ("check", "local/nope")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "nope"),
+        ("setup", "nope"),
+        ("clean", "nope"),
+        ("show", "nope"),
+        ("check", "local/nope"),
+    ],
+)
 def test_a_name_that_no_host_has_is_told(words: tuple[str, ...]) -> None:
     """Exit 1, what there is, no traceback."""
     done = hosts(*words)
     assert done.exit_code == 1
-    assert "nope" in done.stderr and "Fix:" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "nope" in done.stderr and "Fix:" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 def test_other_numbers_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,24 +135,38 @@ def test_other_numbers_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit.hosts import selftest as trial
 
     right = trial.expected
-    monkeypatch.setattr(trial, "expected", lambda name: right(name) + (1 if name == "int8.onnx" else 0))
+    monkeypatch.setattr(
+        trial, "expected", lambda name: right(name) + (1 if name == "int8.onnx" else 0)
+    )
     done = hosts("check", "local")
     assert done.exit_code == 1
-    assert "local/main  not ok" in done.stdout and done.stdout.count("other numbers than where it was made") == 1
+    assert (
+        "local/main  not ok" in done.stdout
+        and done.stdout.count("other numbers than where it was made") == 1
+    )
 
 
 @pytest.mark.slow
-def test_a_host_is_set_up_shown_checked_and_cleaned(nothing: pathlib.Path, own: pathlib.Path) -> None:
-    """The whole life of a host of the user's own: made, told with its versions and size, found ready at once, and removed."""
+def test_a_host_is_set_up_shown_checked_and_cleaned(
+    nothing: pathlib.Path, own: pathlib.Path
+) -> None:
+    """The whole life of a host of the user's own: made, told with its versions and size,
+    found ready at once, and removed.
+    """
     (own / "board.yaml").write_text(BOARD)
     made = json.loads(hosts("setup", "board", "--json").stdout)
-    assert [(row["host"], row["environment"], row["versions"]) for row in made] == [("board", "main", {"numpy": "2.2.6"})]
+    assert [(row["host"], row["environment"], row["versions"]) for row in made] == [
+        ("board", "main", {"numpy": "2.2.6"})
+    ]
     assert made[0]["bytes"] > 10**7 and made[0]["seconds"] > 0
     again = hosts("setup", "board", "local")
     assert again.exit_code == 0 and "board: main is ready" in again.stderr
     assert json.loads(hosts("show", "board", "--json").stdout)["ready"]
     checked = hosts("check", "board")
-    assert checked.exit_code == 1 and "there is no runtime that could run a file" in checked.stdout
+    assert (
+        checked.exit_code == 1
+        and "there is no runtime that could run a file" in checked.stdout
+    )
     cleaned = json.loads(hosts("clean", "board", "--json").stdout)
     assert (cleaned["folders"], cleaned["bytes"] > 10**7) == (1, True)
     assert not (places.root() / "board").exists()
@@ -122,7 +175,9 @@ def test_a_host_is_set_up_shown_checked_and_cleaned(nothing: pathlib.Path, own: 
     assert "there was nothing to remove" in hosts("clean", "local").stdout
 
 
-def test_a_plan_and_a_run_tell_a_host_that_is_not_set_up(nothing: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_plan_and_a_run_tell_a_host_that_is_not_set_up(
+    nothing: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The plan ends with 1 and names the command; a run ends before any work."""
     (tmp_path / "on-arm.yaml").write_text(
         "title: x\nform: tflite\nruntime: litert\nhost: qemu-arm64\nschemes: [w8a8-static, float]\nlimits: {shapes: static}\n"
@@ -130,13 +185,18 @@ def test_a_plan_and_a_run_tell_a_host_that_is_not_set_up(nothing: pathlib.Path, 
     words = ["digits", "--target", str(tmp_path / "on-arm.yaml")]
     done = CliRunner().invoke(main, ["plan", *words])
     assert done.exit_code == 1
-    assert "on-arm: the host qemu-arm64 is not set up\n    Fix: edgekit hosts setup qemu-arm64" in done.stdout
+    assert (
+        "on-arm: the host qemu-arm64 is not set up\n    Fix: edgekit hosts setup qemu-arm64"
+        in done.stdout
+    )
     run = CliRunner().invoke(main, ["run", *words, "--out", str(tmp_path / "out")])
     assert run.exit_code == 1 and "Fix: edgekit hosts setup qemu-arm64" in run.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_host_of_a_path_is_told_by_its_path(nothing: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_host_of_a_path_is_told_by_its_path(
+    nothing: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The way out is a command that works: it has the path, not the bare name."""
     path = tmp_path / "board.yaml"
     path.write_text(BOARD)

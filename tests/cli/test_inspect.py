@@ -25,14 +25,20 @@ def model(tmp_path: pathlib.Path) -> pathlib.Path:
     helper = onnx.helper
     weight = helper.make_tensor("w", onnx.TensorProto.FLOAT, [4, 3], [0.5] * 12)
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["input", "w"], ["product"], name="product"), helper.make_node("Relu", ["product"], ["output"], name="relu")],
+        [
+            helper.make_node("MatMul", ["input", "w"], ["product"], name="product"),
+            helper.make_node("Relu", ["product"], ["output"], name="relu"),
+        ],
         "small",
         [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["batch", 4])],
         [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["batch", 3])],
         [weight],
     )
     path = tmp_path / "small.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        path,
+    )
     return path
 
 
@@ -46,14 +52,18 @@ def test_an_onnx_file_is_audited(model: pathlib.Path) -> None:
     audit = audit_onnx.read(model)
     assert data["format"] == "onnx"
     assert data["bytes"] == model.stat().st_size
-    assert {row["name"]: row["value"] for row in data["measurements"]} == {row.name: row.value for row in audit.measurements}
+    assert {row["name"]: row["value"] for row in data["measurements"]} == {
+        row.name: row.value for row in audit.measurements
+    }
     assert data["rows"] == [dict(row) for row in audit.rows]
 
 
 def test_rows_lists_every_operator(model: pathlib.Path) -> None:
     """--rows adds one line an operator."""
     data = json.loads(inspect(model, "--json").stdout)
-    assert len(inspect(model, "--rows").stdout.splitlines()) == len(inspect(model).stdout.splitlines()) + 2 + len(data["rows"])
+    assert len(inspect(model, "--rows").stdout.splitlines()) == len(
+        inspect(model).stdout.splitlines()
+    ) + 2 + len(data["rows"])
 
 
 @pytest.mark.parametrize(
@@ -65,8 +75,12 @@ def test_rows_lists_every_operator(model: pathlib.Path) -> None:
         ("main.engine", ["main.log.json", "Fix:"]),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told(tmp_path: pathlib.Path, name: str, words: list[str]) -> None:
-    """Another kind of file, noise in place of a model, an engine without its log: exit 1 and a message."""
+def test_a_file_that_cannot_be_read_is_told(
+    tmp_path: pathlib.Path, name: str, words: list[str]
+) -> None:
+    """Another kind of file, noise in place of a model, an engine without its log: exit 1
+    and a message.
+    """
     (tmp_path / name).write_bytes(b"\x00\x01not a model" * 7)
     done = inspect(tmp_path / name)
     assert done.exit_code == 1, done.output
@@ -89,19 +103,40 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: pathlib.Path) -> No
 
 def test_an_engine_is_read_from_its_log(tmp_path: pathlib.Path) -> None:
     """An engine's audit comes from the build log beside it, without a GPU."""
-    layer = {"kind": "conv", "type": "conv", "name": "c", "dtype": "Int8", "macs": 100, "nodes": ["stem"], "origins": [], "transposes": False}
-    log = {"layers": [layer], "module": "tensorrt_rtx", "version": "1.7.1", "compute_capabilities": ["SM89"], "memory": {}, "quantized": True, "uncounted": []}
+    layer = {
+        "kind": "conv",
+        "type": "conv",
+        "name": "c",
+        "dtype": "Int8",
+        "macs": 100,
+        "nodes": ["stem"],
+        "origins": [],
+        "transposes": False,
+    }
+    log = {
+        "layers": [layer],
+        "module": "tensorrt_rtx",
+        "version": "1.7.1",
+        "compute_capabilities": ["SM89"],
+        "memory": {},
+        "quantized": True,
+        "uncounted": [],
+    }
     (tmp_path / "main.engine").write_bytes(b"engine")
     (tmp_path / "main.log.json").write_text(json.dumps(log))
     data = json.loads(inspect(tmp_path / "main.engine", "--json").stdout)
-    assert {row["name"]: row["value"] for row in data["measurements"]}["int8_mac_share"] == 1
+    assert {row["name"]: row["value"] for row in data["measurements"]}[
+        "int8_mac_share"
+    ] == 1
     done = inspect(tmp_path / "main.engine", "--target", "rtx-tensorrt")
     assert "warning:" in done.stdout
     assert "SM120" in done.stdout
 
 
 def test_an_int8_file_is_held_against_an_ethos_u(tmp_path: pathlib.Path) -> None:
-    """Vela compiles it for the target: its estimates, and a row an operator; a file that Vela has made is told."""
+    """Vela compiles it for the target: its estimates, and a row an operator; a file that
+    Vela has made is told.
+    """
     pytest.importorskip("ethosu.vela")
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
     path = tmp_path / "pool.tflite"
@@ -115,15 +150,27 @@ def test_an_int8_file_is_held_against_an_ethos_u(tmp_path: pathlib.Path) -> None
     done = inspect(path, "--target", "ethos-u85-256")
     assert "npu time (estimate)" in done.stdout
     assert "Vela 5" in done.stdout
-    vela.compiled(path, vela.Setting(accelerator="ethos-u55-32", system_config="Ethos_U55_Deep_Embedded", memory_mode="Sram_Only"), tmp_path / "made.tflite")
+    vela.compiled(
+        path,
+        vela.Setting(
+            accelerator="ethos-u55-32",
+            system_config="Ethos_U55_Deep_Embedded",
+            memory_mode="Sram_Only",
+        ),
+        tmp_path / "made.tflite",
+    )
     done = inspect(tmp_path / "made.tflite", "--target", "ethos-u55-256")
     assert (done.exit_code, "compiled for an Ethos-U already" in done.stderr) == (1, True)
     assert "CUSTOM:ethos-u" in inspect(tmp_path / "made.tflite").stdout
 
 
-def test_without_vela_the_extra_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vela_the_extra_is_told(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command that installs it."""
-    write_pool(pytest.importorskip("ai_edge_litert.schema_py_generated"), tmp_path / "pool.tflite")
+    write_pool(
+        pytest.importorskip("ai_edge_litert.schema_py_generated"), tmp_path / "pool.tflite"
+    )
     monkeypatch.setattr(vela, "MODULE", "no_such_package.vela")
     done = inspect(tmp_path / "pool.tflite", "--target", "ethos-u55-256")
     assert done.exit_code == 1
@@ -136,39 +183,74 @@ def write_pool(schema: Any, path: pathlib.Path) -> None:
 
     def tensor(name: bytes, side: int) -> Any:
         made = schema.TensorT()
-        made.name, made.shape, made.type, made.buffer = name, [1, side, side, 8], schema.TensorType.INT8, 0
+        made.name, made.shape, made.type, made.buffer = (
+            name,
+            [1, side, side, 8],
+            schema.TensorType.INT8,
+            0,
+        )
         made.quantization = schema.QuantizationParametersT()
         made.quantization.scale, made.quantization.zeroPoint = [0.5], [0]
         return made
 
-    pool, code, graph, model = schema.OperatorT(), schema.OperatorCodeT(), schema.SubGraphT(), schema.ModelT()
+    pool, code, graph, model = (
+        schema.OperatorT(),
+        schema.OperatorCodeT(),
+        schema.SubGraphT(),
+        schema.ModelT(),
+    )
     pool.inputs, pool.outputs, pool.opcodeIndex = [0], [1], 0
-    pool.builtinOptionsType, pool.builtinOptions = schema.BuiltinOptions.Pool2DOptions, schema.Pool2DOptionsT()
+    pool.builtinOptionsType, pool.builtinOptions = (
+        schema.BuiltinOptions.Pool2DOptions,
+        schema.Pool2DOptionsT(),
+    )
     options = pool.builtinOptions
     options.strideW = options.strideH = options.filterWidth = options.filterHeight = 2
     options.padding = schema.Padding.VALID
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MAX_POOL_2D
     code.version = 2
-    graph.tensors, graph.inputs, graph.outputs, graph.operators = [tensor(b"image", 8), tensor(b"pooled", 4)], [0], [1], [pool]
-    model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, [code], [graph], [schema.BufferT()]
+    graph.tensors, graph.inputs, graph.outputs, graph.operators = (
+        [tensor(b"image", 8), tensor(b"pooled", 4)],
+        [0],
+        [1],
+        [pool],
+    )
+    model.version, model.operatorCodes, model.subgraphs, model.buffers = (
+        3,
+        [code],
+        [graph],
+        [schema.BufferT()],
+    )
     path.write_bytes(flatbuffer.convert_object_to_bytearray(model))
 
 
-def test_a_missing_runtime_is_told_with_its_command(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_runtime_is_told_with_its_command(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the package that reads the file, the message says how to install it."""
-    monkeypatch.setattr("edgekit.cli.inspect.READERS", Registry("kind of file", {"onnx": Entry("no_such_runtime.audit:read", ("no_such_runtime",), "onnx")}))
+    monkeypatch.setattr(
+        "edgekit.cli.inspect.READERS",
+        Registry(
+            "kind of file",
+            {"onnx": Entry("no_such_runtime.audit:read", ("no_such_runtime",), "onnx")},
+        ),
+    )
     done = inspect(model)
     assert done.exit_code == 1
     assert "pip install 'edgekit[onnx]'" in done.stderr
 
 
-def test_an_ending_in_capitals_is_the_same_ending(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_an_ending_in_capitals_is_the_same_ending(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """Files from other systems are called MODEL.ONNX."""
     (tmp_path / "MODEL.ONNX").write_bytes(model.read_bytes())
     assert inspect(tmp_path / "MODEL.ONNX").exit_code == 0
 
 
-def test_a_name_that_is_not_utf8_is_told(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_name_that_is_not_utf8_is_told(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The runtimes take no such name, so nothing is opened."""
     odd = tmp_path / "\udcff.onnx"
     odd.write_bytes(model.read_bytes())

@@ -28,15 +28,24 @@ def test_a_list_names_everything(word: str) -> None:
     """The table and --json tell the same names, in the same order."""
     done = edgekit(word)
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines() if line.split() and line.split()[0] in NAMES[word]] == NAMES[word]
-    assert [row["name"] for row in json.loads(edgekit(word, "--json").stdout)] == NAMES[word]
+    assert [
+        line.split()[0]
+        for line in done.stdout.splitlines()
+        if line.split() and line.split()[0] in NAMES[word]
+    ] == NAMES[word]
+    assert [row["name"] for row in json.loads(edgekit(word, "--json").stdout)] == NAMES[
+        word
+    ]
 
 
 @pytest.mark.parametrize("word", list(NAMES))
 def test_show_tells_one_in_full(word: str) -> None:
     """``show NAME`` prints every set value, and --json the same values."""
     name = NAMES[word][0]
-    done, data = edgekit(word, "show", name), json.loads(edgekit(word, "show", name, "--json").stdout)
+    done, data = (
+        edgekit(word, "show", name),
+        json.loads(edgekit(word, "show", name, "--json").stdout),
+    )
     assert done.exit_code == 0, done.output
     assert data["name"] == name
     assert name in done.stdout
@@ -46,29 +55,44 @@ def test_a_targets_limits_are_told() -> None:
     """The values shown are the file's."""
     data = json.loads(edgekit("targets", "show", "coral-edgetpu", "--json").stdout)
     path, verified = data.pop("file"), data.pop("verified")
-    assert data == values.load(shelf.find("targets", "coral-edgetpu")).model_dump(mode="json")
+    assert data == values.load(shelf.find("targets", "coral-edgetpu")).model_dump(
+        mode="json"
+    )
     assert path.endswith("coral-edgetpu.yaml")
     assert verified.startswith("accuracy: on the host local")
 
 
 @pytest.mark.parametrize("name", NAMES["targets"])
 def test_show_tells_what_can_be_verified_from_here(name: str) -> None:
-    """Both accuracy and latency, each with its host or the word unmeasured and the reason, in the text as in --json."""
+    """Both accuracy and latency, each with its host or the word unmeasured and the reason,
+    in the text as in --json.
+    """
     target = values.load(shelf.find("targets", name))
     told = json.loads(edgekit("targets", "show", name, "--json").stdout)["verified"]
     accuracy, _, latency = told.partition("; latency: ")
     assert f"on the host {target.host}" in accuracy
     assert target.accuracy_note in accuracy
     assert target.latency_note in latency
-    assert latency.startswith("unmeasured" if target.latency == "unmeasured" else f"measured on the host {target.host}")
+    assert latency.startswith(
+        "unmeasured"
+        if target.latency == "unmeasured"
+        else f"measured on the host {target.host}"
+    )
     assert "verified" in edgekit("targets", "show", name).stdout
 
 
 @pytest.mark.parametrize(
     ("word", "wrong", "right"),
-    [("targets", "cpu-onx", "cpu-onnx"), ("recipes", "digit", "digits"), ("models", "zoo:resnet9", "zoo:resnet8"), ("schemes", "flaot", "float")],
+    [
+        ("targets", "cpu-onx", "cpu-onnx"),
+        ("recipes", "digit", "digits"),
+        ("models", "zoo:resnet9", "zoo:resnet8"),
+        ("schemes", "flaot", "float"),
+    ],
 )
-def test_a_wrong_name_is_answered_with_the_nearest(word: str, wrong: str, right: str) -> None:
+def test_a_wrong_name_is_answered_with_the_nearest(
+    word: str, wrong: str, right: str
+) -> None:
     """Exit 1, the nearest name, no traceback."""
     done = edgekit(word, "show", wrong)
     assert done.exit_code == 1
@@ -76,12 +100,16 @@ def test_a_wrong_name_is_answered_with_the_nearest(word: str, wrong: str, right:
     assert done.stdout == ""
 
 
-def test_a_network_whose_package_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_whose_package_is_missing_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The list tells what to install."""
     monkeypatch.setattr(registry, "installed", lambda module: False)
     done = edgekit("models")
     assert "needs torch" in " ".join(done.stdout.split())
-    assert json.loads(edgekit("models", "--json").stdout)[0]["install"] == registry.install("torch")
+    assert json.loads(edgekit("models", "--json").stdout)[0]["install"] == registry.install(
+        "torch"
+    )
 
 
 @pytest.mark.parametrize("word", list(NAMES))

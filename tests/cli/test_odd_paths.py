@@ -1,4 +1,6 @@
-"""A file's name is a name: whatever it holds, no command that edgekit starts reads it as anything else."""
+"""A file's name is a name: whatever it holds, no command that edgekit starts reads it as
+anything else.
+"""
 
 import pathlib
 import subprocess
@@ -8,13 +10,23 @@ import pytest
 
 from tests.device_worker.test_worker import graph
 
-EVIL = ["-oX;touch CANARY", "--help", "a'b\"c;touch CANARY;'", "a$(touch CANARY)`touch CANARY`", "a b\ntouch CANARY\n", "|touch CANARY|", "-c"]
+EVIL = [
+    "-oX;touch CANARY",
+    "--help",
+    "a'b\"c;touch CANARY;'",
+    "a$(touch CANARY)`touch CANARY`",
+    "a b\ntouch CANARY\n",
+    "|touch CANARY|",
+    "-c",
+]
 
 
 @pytest.mark.parametrize("evil", EVIL)
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
 def test_inspect_takes_any_name(tmp_path: pathlib.Path, evil: str, ending: str) -> None:
-    """An ONNX file under such a name, in such a folder, is read; noise under it is an error in words; nothing is run."""
+    """An ONNX file under such a name, in such a folder, is read; noise under it is an error
+    in words; nothing is run.
+    """
     folder = tmp_path / evil
     folder.mkdir()
     path = folder / f"{evil}.{ending}"
@@ -22,7 +34,16 @@ def test_inspect_takes_any_name(tmp_path: pathlib.Path, evil: str, ending: str) 
         pathlib.Path(graph(tmp_path / "good.onnx", "batch")).rename(path)
     else:
         path.write_bytes(b"noise" * 100)
-    done = subprocess.run([sys.executable, "-m", "edgekit", "inspect", "--", path.name], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", "inspect", "--", path.name],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == (0 if ending == "onnx" else 1), done.stderr
     assert "Traceback" not in done.stderr
-    assert [found for found in tmp_path.rglob("*CANARY*") if found not in (folder, path)] == []
+    assert [
+        found for found in tmp_path.rglob("*CANARY*") if found not in (folder, path)
+    ] == []

@@ -15,11 +15,23 @@ from edgekit.cli import output
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.mark.parametrize("words", [["report", "{}", "--format", "html"], ["report", "{}"], ["targets"], ["schemes", "--json"]])
-def test_a_reader_that_has_gone_sees_no_traceback(environment: dict[str, str], finished: pathlib.Path, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "{}", "--format", "html"],
+        ["report", "{}"],
+        ["targets"],
+        ["schemes", "--json"],
+    ],
+)
+def test_a_reader_that_has_gone_sees_no_traceback(
+    environment: dict[str, str], finished: pathlib.Path, words: list[str]
+) -> None:
     """``| head`` ends the command quietly, as it ends any tool."""
     command = [sys.executable, "-m", "edgekit", *(word.format(finished) for word in words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -27,8 +39,12 @@ def test_a_reader_that_has_gone_sees_no_traceback(environment: dict[str, str], f
     assert process.returncode == output.READER_GONE
 
 
-def test_a_pipe_gets_plain_text_in_100_columns(edgekit: Run, finished: pathlib.Path) -> None:
-    """Without a terminal there are no colours, no line is longer than 120 and none ends in blanks."""
+def test_a_pipe_gets_plain_text_in_100_columns(
+    edgekit: Run, finished: pathlib.Path
+) -> None:
+    """Without a terminal there are no colours, no line is longer than 120 and none ends in
+    blanks.
+    """
     done = edgekit("report", str(finished))
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
@@ -36,13 +52,20 @@ def test_a_pipe_gets_plain_text_in_100_columns(edgekit: Run, finished: pathlib.P
     assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
 
 
-def test_a_terminal_gets_colours(environment: dict[str, str], finished: pathlib.Path) -> None:
+def test_a_terminal_gets_colours(
+    environment: dict[str, str], finished: pathlib.Path
+) -> None:
     """On a terminal the verdicts are coloured, unless NO_COLOR is set."""
 
     def drawn(**more: str) -> str:
         main, side = pty.openpty()
         command = [sys.executable, "-m", "edgekit", "report", str(finished)]
-        with subprocess.Popen(command, stdout=side, stderr=subprocess.PIPE, env={**environment, "TERM": "xterm-256color", **more}) as process:
+        with subprocess.Popen(
+            command,
+            stdout=side,
+            stderr=subprocess.PIPE,
+            env={**environment, "TERM": "xterm-256color", **more},
+        ) as process:
             os.close(side)
             text = b""
             try:
@@ -66,11 +89,26 @@ def test_text_from_outside_is_not_markup(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "name\n[red]x[/red] :smiley:\n[b]\n[i]\n"
 
 
-@pytest.mark.parametrize(("shell", "code", "said"), [(">/dev/full", 1, "cannot be printed: No space left on device"), (">&-", 0, ""), (">&- 2>&-", 0, "")])
-def test_an_output_that_takes_nothing_is_no_traceback(environment: dict[str, str], shell: str, code: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        (">/dev/full", 1, "cannot be printed: No space left on device"),
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_traceback(
+    environment: dict[str, str], shell: str, code: int, said: str
+) -> None:
     """A full disk behind the output is one sentence; a closed output is nobody's loss."""
     command = f"{sys.executable} -m edgekit schemes {shell}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -79,5 +117,11 @@ def test_an_output_that_takes_nothing_is_no_traceback(environment: dict[str, str
 def test_what_the_output_cannot_spell_is_replaced(environment: dict[str, str]) -> None:
     """An old terminal that knows ASCII only gets question marks, not a crash."""
     code = r"from edgekit.cli import output; output.write('caf\u00e9 \udcff')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**environment, "PYTHONIOENCODING": "ascii:strict"}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONIOENCODING": "ascii:strict"},
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "caf? ?\n", "")

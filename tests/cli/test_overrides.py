@@ -8,15 +8,33 @@ from edgekit.cli.overrides import Wanted, find_target
 from edgekit.errors import EdgekitError, PlanError, RecipeError, TargetError
 
 
-def wanted(recipe: str = "digits", targets: tuple[str, ...] = (), assignments: tuple[str, ...] = (), model: str | None = None) -> Wanted:
-    return Wanted(recipe=recipe, model=model, weights=None, task=None, targets=targets, effort=None, assignments=assignments)
+def wanted(
+    recipe: str = "digits",
+    targets: tuple[str, ...] = (),
+    assignments: tuple[str, ...] = (),
+    model: str | None = None,
+) -> Wanted:
+    return Wanted(
+        recipe=recipe,
+        model=model,
+        weights=None,
+        task=None,
+        targets=targets,
+        effort=None,
+        assignments=assignments,
+    )
 
 
 def test_nothing_given_leaves_the_recipe_as_it_is() -> None:
     """Without options the recipe's own words count."""
     plan = wanted().plan()
     assert plan.recipe.model == "zoo:resnet8"
-    assert [row.target.name for row in plan.targets] == ["cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt"]
+    assert [row.target.name for row in plan.targets] == [
+        "cpu-onnx",
+        "mobile-tflite",
+        "coral-edgetpu",
+        "rtx-tensorrt",
+    ]
 
 
 def test_a_target_on_the_command_line_replaces_the_recipes() -> None:
@@ -36,9 +54,15 @@ def test_model_and_settings_replace_the_recipes() -> None:
 
 def test_a_recipe_and_a_target_may_be_paths(tmp_path: pathlib.Path) -> None:
     """A YAML file of the user's own works wherever a name does."""
-    (tmp_path / "mine.yaml").write_text("model: zoo:cnn\ntask: digits\ncompress: [train, quantize]\n")
-    (tmp_path / "board.yaml").write_text("title: A board\nform: onnx\nruntime: onnxruntime\nschemes: [float]\n")
-    plan = wanted(str(tmp_path / "mine.yaml"), targets=(str(tmp_path / "board.yaml"),)).plan()
+    (tmp_path / "mine.yaml").write_text(
+        "model: zoo:cnn\ntask: digits\ncompress: [train, quantize]\n"
+    )
+    (tmp_path / "board.yaml").write_text(
+        "title: A board\nform: onnx\nruntime: onnxruntime\nschemes: [float]\n"
+    )
+    plan = wanted(
+        str(tmp_path / "mine.yaml"), targets=(str(tmp_path / "board.yaml"),)
+    ).plan()
     assert (plan.recipe.name, plan.targets[0].target.name) == ("mine", "board")
 
 
@@ -47,13 +71,25 @@ def test_a_recipe_and_a_target_may_be_paths(tmp_path: pathlib.Path) -> None:
     [
         (wanted("digts"), RecipeError, ["'digts'", "did you mean 'digits'?"]),
         (wanted("no/such.yaml"), RecipeError, ["no/such.yaml"]),
-        (wanted(targets=("cpu-onx", "mobil-tflite")), PlanError, ["did you mean 'cpu-onnx'?", "did you mean 'mobile-tflite'?"]),
-        (wanted(assignments=("train.epoch=3",)), RecipeError, ["train.epoch", "did you mean 'epochs'?"]),
+        (
+            wanted(targets=("cpu-onx", "mobil-tflite")),
+            PlanError,
+            ["did you mean 'cpu-onnx'?", "did you mean 'mobile-tflite'?"],
+        ),
+        (
+            wanted(assignments=("train.epoch=3",)),
+            RecipeError,
+            ["train.epoch", "did you mean 'epochs'?"],
+        ),
         (wanted(assignments=("train.epochs",)), RecipeError, ["key=value"]),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_right_one(given: Wanted, error: type[EdgekitError], words: list[str]) -> None:
-    """A wrong recipe, target or setting is an error that names the nearest; all wrong targets are told at once."""
+def test_a_wrong_word_is_answered_with_the_right_one(
+    given: Wanted, error: type[EdgekitError], words: list[str]
+) -> None:
+    """A wrong recipe, target or setting is an error that names the nearest; all wrong
+    targets are told at once.
+    """
     with pytest.raises(error) as caught:
         given.plan()
     for word in words:

@@ -46,47 +46,78 @@ def test_the_whole_way_is_shown(edgekit: Run) -> None:
 def test_json_holds_the_same_plan() -> None:
     """--json parses, and tells the same steps in the same order."""
     data = json.loads(plan("digits", "--target", "coral-edgetpu", "--json").stdout)
-    assert [step["intent"] for step in data["shared"]] == ["load", "train", "distill", "prune", "finetune"]
+    assert [step["intent"] for step in data["shared"]] == [
+        "load",
+        "train",
+        "distill",
+        "prune",
+        "finetune",
+    ]
     assert data["baseline"] == 3
     assert data["problems"] == []
     target = data["targets"][0]
     assert target["target"]["name"] == "coral-edgetpu"
     assert [row["scheme"] for row in target["candidates"]] == ["w8a8-static"]
-    assert [step["step"] for step in target["candidates"][0]["steps"]] == ["quantize_torch", "torch_to_tflite", "tflite_to_edgetpu"]
+    assert [step["step"] for step in target["candidates"][0]["steps"]] == [
+        "quantize_torch",
+        "torch_to_tflite",
+        "tflite_to_edgetpu",
+    ]
     assert target["gates"] == {"accuracy_drop": 0.02, "speedup": 1.0}
 
 
 def test_everything_that_is_missing_is_told_at_once() -> None:
-    """A recipe without model, task and target ends with 1 and three problems, each with its way out."""
+    """A recipe without model, task and target ends with 1 and three problems, each with its
+    way out.
+    """
     done = plan("int8")
     assert done.exit_code == 1
     assert "Problems: 3" in done.stdout
     assert done.stdout.count("Fix: give --") == 3
-    assert [row["where"] for row in json.loads(plan("int8", "--json").stdout)["problems"]] == ["model", "task", "targets"]
+    assert [
+        row["where"] for row in json.loads(plan("int8", "--json").stdout)["problems"]
+    ] == ["model", "task", "targets"]
 
 
 def test_a_scheme_that_is_left_out_is_told_with_its_reason() -> None:
-    """What a target cannot run is shown as left out, and is a problem where the recipe asks for it."""
+    """What a target cannot run is shown as left out, and is a problem where the recipe asks
+    for it.
+    """
     done = plan("digits", "--target", "cpu-onnx", "--set", "quantize.scheme=w8a16-static")
     assert done.exit_code == 1
     assert "left out: " in done.stdout
 
 
-def test_a_recipe_with_many_mistakes_is_answered_with_all_of_them(tmp_path: pathlib.Path) -> None:
+def test_a_recipe_with_many_mistakes_is_answered_with_all_of_them(
+    tmp_path: pathlib.Path,
+) -> None:
     """Each mistake has its place and the nearest right word; nothing is on stdout."""
     wrong = tmp_path / "wrong.yaml"
-    wrong.write_text("modle: zoo:cnn\ncompress:\n  - prune: {ratoi: 0.5}\n  - quantize: {scheme: w8a8-statik}\ngates: {speedup: fast}\n")
+    wrong.write_text(
+        "modle: zoo:cnn\ncompress:\n  - prune: {ratoi: 0.5}\n  - quantize: {scheme: w8a8-statik}\ngates: {speedup: fast}\n"
+    )
     done = plan(str(wrong))
     assert done.exit_code == 1
     assert done.stdout == ""
-    for word in ("4 mistakes", "did you mean 'model'?", "compress.0.prune.ratoi", "did you mean 'ratio'?", "did you mean 'w8a8-static'?", "gates.speedup"):
+    for word in (
+        "4 mistakes",
+        "did you mean 'model'?",
+        "compress.0.prune.ratoi",
+        "did you mean 'ratio'?",
+        "did you mean 'w8a8-static'?",
+        "gates.speedup",
+    ):
         assert word in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_package_is_a_problem_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_a_problem_with_its_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Without torch the plan still answers, and says how to install it."""
-    monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: module != "torch",))
+    monkeypatch.setattr(
+        "edgekit.planning.plan.plan.__defaults__", (lambda module: module != "torch",)
+    )
     done = plan("digits", "--target", "cpu-onnx")
     assert done.exit_code == 1
     assert "missing package: torch" in done.stdout
@@ -96,5 +127,7 @@ def test_a_missing_package_is_a_problem_with_its_command(monkeypatch: pytest.Mon
 def test_brackets_in_a_title_are_not_markup(tmp_path: pathlib.Path) -> None:
     """A title is shown as it was written."""
     recipe = tmp_path / "r.yaml"
-    recipe.write_text('title: "[red]a[/red] [/nothing]"\nmodel: zoo:cnn\ntask: digits\ncompress: [train]\ntargets: [cpu-onnx]\n')
+    recipe.write_text(
+        'title: "[red]a[/red] [/nothing]"\nmodel: zoo:cnn\ntask: digits\ncompress: [train]\ntargets: [cpu-onnx]\n'
+    )
     assert "[red]a[/red] [/nothing]" in plan(str(recipe)).stdout

@@ -11,7 +11,9 @@ from rich.progress import TextColumn
 from edgekit.cli.progress import Bars, Lines, shown
 
 
-def test_a_pipe_gets_a_line_at_each_start_and_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_a_line_at_each_start_and_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Nested work is told by name, time and note, on stderr only."""
     with shown() as told:
         assert isinstance(told, Lines)
@@ -25,8 +27,12 @@ def test_a_pipe_gets_a_line_at_each_start_and_end(capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     assert out == ""
     assert re.sub(r"\d+\.\d s", "T", err).splitlines() == [
-        "start: train", "start: epochs", "done: epochs (T)", "a damaged entry is rebuilt", "done: train (T) cached",
-    ]  # fmt: skip
+        "start: train",
+        "start: epochs",
+        "done: epochs (T)",
+        "a damaged entry is rebuilt",
+        "done: train (T) cached",
+    ]
 
 
 def test_a_finish_too_many_does_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,10 +44,16 @@ def test_a_finish_too_many_does_no_harm(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_terminal_gets_bars_that_become_lines() -> None:
-    """A bar shows name and note while work goes on; when it is done, a line stays. Names are not markup."""
+    """A bar shows name and note while work goes on; when it is done, a line stays.
+
+    Names are not markup.
+    """
     page = io.StringIO()
     console = Console(file=page, force_terminal=True, width=80)
-    columns = (TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", markup=False))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     with Live(*columns, console=console, transient=True, auto_refresh=False) as live:
         told = Bars(live)
         told.start("train [b]")

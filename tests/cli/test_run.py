@@ -21,8 +21,12 @@ Seen = list[tuple[Plan, Options]]
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch, sample: Callable[..., Report], tmp_path: pathlib.Path) -> Callable[..., Seen]:
-    """Lets the work end with a given report, so that every verdict can be tried; what it was asked is kept."""
+def answers(
+    monkeypatch: pytest.MonkeyPatch, sample: Callable[..., Report], tmp_path: pathlib.Path
+) -> Callable[..., Seen]:
+    """Lets the work end with a given report, so that every verdict can be tried; what it
+    was asked is kept.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: True,))
 
@@ -47,8 +51,12 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(main, ["run", "digits", *words])
 
 
-@pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 3), ("unmeasured", 3)])
-def test_the_verdict_is_the_exit_code(answers: Callable[..., Seen], verdict: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("verdict", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 3), ("unmeasured", 3)]
+)
+def test_the_verdict_is_the_exit_code(
+    answers: Callable[..., Seen], verdict: str, code: int
+) -> None:
     """0 pass, 1 a gate failed, 3 undecided or unmeasured."""
     answers(verdict=verdict)
     done = run()
@@ -56,29 +64,58 @@ def test_the_verdict_is_the_exit_code(answers: Callable[..., Seen], verdict: str
     assert f"Verdict: {verdict}" in done.stdout
 
 
-def test_the_report_is_written_beside_its_json_and_told(answers: Callable[..., Seen], sample: Callable[..., Report]) -> None:
-    """report.json, .md and .html lie in runs/<recipe>, readable as any file, and no temporary file is left."""
+def test_the_report_is_written_beside_its_json_and_told(
+    answers: Callable[..., Seen], sample: Callable[..., Report]
+) -> None:
+    """report.json, .md and .html lie in runs/<recipe>, readable as any file, and no
+    temporary file is left.
+    """
     answers()
     done = run()
     folder = pathlib.Path("runs/digits")
-    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.glob("report.*")}
     assert len(modes) == 1
-    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert (
+        (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    )
     assert sample().targets[0].title in (folder / "report.md").read_text(encoding="utf-8")
     assert "cpu-onnx" in done.stdout
     assert done.stderr.splitlines()[0] == "start: train"
     assert done.stderr.splitlines()[1].startswith("done: train (")
     assert done.stderr.splitlines()[1].endswith(" cached")
-    assert f"Written to {folder}: report.json, report.md, report.html; files to ship in cpu-onnx{os.sep}, " in done.stderr
+    assert (
+        f"Written to {folder}: report.json, report.md, report.html; files to ship in cpu-onnx{os.sep}, "
+        in done.stderr
+    )
 
 
-def test_options_reach_the_work(answers: Callable[..., Seen], tmp_path: pathlib.Path) -> None:
+def test_options_reach_the_work(
+    answers: Callable[..., Seen], tmp_path: pathlib.Path
+) -> None:
     """--out, --cache, --fresh, --target and --set arrive where they belong."""
     seen = answers()
-    run("--out", "there", "--cache", str(tmp_path / "cache"), "--fresh", "--target", "cpu-onnx", "--set", "train.epochs=2")
+    run(
+        "--out",
+        "there",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--fresh",
+        "--target",
+        "cpu-onnx",
+        "--set",
+        "train.epochs=2",
+    )
     plan, options = seen[0]
-    assert (options.out, options.cache, options.fresh) == (pathlib.Path("there"), tmp_path / "cache", True)
+    assert (options.out, options.cache, options.fresh) == (
+        pathlib.Path("there"),
+        tmp_path / "cache",
+        True,
+    )
     assert [row.target.name for row in plan.targets] == ["cpu-onnx"]
     assert plan.shared[1].parameters["epochs"] == 2
     assert pathlib.Path("there/report.md").is_file()
@@ -92,13 +129,17 @@ def test_the_cache_is_the_users_own_unless_named(answers: Callable[..., Seen]) -
     assert not seen[0][1].fresh
 
 
-def test_json_is_the_report_itself(answers: Callable[..., Seen], sample: Callable[..., Report]) -> None:
+def test_json_is_the_report_itself(
+    answers: Callable[..., Seen], sample: Callable[..., Report]
+) -> None:
     """--json prints what report.json holds, and nothing else on stdout."""
     answers()
     assert run("--json").stdout == sample().to_json()
 
 
-def test_a_plan_with_problems_is_refused_before_any_work(answers: Callable[..., Seen]) -> None:
+def test_a_plan_with_problems_is_refused_before_any_work(
+    answers: Callable[..., Seen],
+) -> None:
     """Nothing is written and nothing is run where something is missing."""
     seen = answers()
     done = CliRunner().invoke(main, ["run", "int8", "--out", "out"])
@@ -116,18 +157,27 @@ def test_a_folder_that_is_a_file_is_a_usage_error(answers: Callable[..., Seen]) 
 
 
 def test_a_report_that_cannot_be_written_is_a_message(answers: Callable[..., Seen]) -> None:
-    """A folder in the report's place is told with the way out, and leaves no temporary file."""
+    """A folder in the report's place is told with the way out, and leaves no temporary
+    file.
+    """
     answers()
     pathlib.Path("out/report.md").mkdir(parents=True)
     done = run("--out", "out")
     assert done.exit_code == 1
     assert "report.md cannot be written" in done.stderr
     assert "--out" in done.stderr
-    assert sorted(path.name for path in pathlib.Path("out").iterdir()) == ["report.json", "report.md"]
+    assert sorted(path.name for path in pathlib.Path("out").iterdir()) == [
+        "report.json",
+        "report.md",
+    ]
 
 
-def test_a_real_run_ends_with_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """A small network is trained, exported, verified and timed for real: one target passes, and `report` draws it again."""
+def test_a_real_run_ends_with_a_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """A small network is trained, exported, verified and timed for real: one target passes,
+    and `report` draws it again.
+    """
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(
@@ -143,7 +193,9 @@ def test_a_real_run_ends_with_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert again.stdout == done.stdout
 
 
-def test_what_a_users_file_prints_is_not_in_the_report(answers: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_users_file_prints_is_not_in_the_report(
+    answers: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A network that prints in forward() leaves --json JSON; its words are on stderr."""
     answers()
     work = importlib.import_module("edgekit.pipeline.run").run

@@ -1,4 +1,6 @@
-"""Samples of a bundle that comes from anywhere: everything wrong is told, and no memory is taken for it."""
+"""Samples of a bundle that comes from anywhere: everything wrong is told, and no memory is
+taken for it.
+"""
 
 import io
 import pathlib
@@ -11,11 +13,19 @@ import pytest
 
 from edgekit.device_worker import bundled
 
-FACTS: dict[str, Any] = {"samples": 4, "steps": {"output": 0.5}, "parity_steps": 2.0, "gates": {"accuracy_drop": 0.02}, "metric": "top1"}
+FACTS: dict[str, Any] = {
+    "samples": 4,
+    "steps": {"output": 0.5},
+    "parity_steps": 2.0,
+    "gates": {"accuracy_drop": 0.02},
+    "metric": "top1",
+}
 ARRAYS = {
-    "input:x": numpy.zeros((4, 2), "float32"), "expected:output": numpy.zeros((4, 3), "float32"), "reference:output": numpy.zeros((4, 3), "float32"),
+    "input:x": numpy.zeros((4, 2), "float32"),
+    "expected:output": numpy.zeros((4, 3), "float32"),
+    "reference:output": numpy.zeros((4, 3), "float32"),
     "labels": numpy.zeros(4, "int64"),
-}  # fmt: skip
+}
 
 
 def written(folder: pathlib.Path, arrays: dict[str, Any]) -> str:
@@ -35,14 +45,31 @@ def test_what_edgekit_writes_is_read(tmp_path: pathlib.Path) -> None:
         (lambda arrays: arrays.pop("expected:output"), "no expected outputs"),
         (lambda arrays: arrays.pop("input:x"), "holds no inputs"),
         (lambda arrays: arrays.pop("reference:output"), "the float file's outputs are {}"),
-        (lambda arrays: arrays.update({"reference:output": numpy.zeros((4, 5))}), "the float file's outputs are"),
-        (lambda arrays: arrays.update(labels=numpy.zeros(3)), "labels has the shape [3] where there are 4 samples"),
-        (lambda arrays: arrays.update({"input:x": numpy.float32(3)}), "input:x has the shape []"),
-        (lambda arrays: arrays.update({"expected:output": numpy.array(["a"] * 4)}), "which are no numbers"),
-        (lambda arrays: arrays.update(more=numpy.zeros(4)), "'more' is no array of a bundle"),
+        (
+            lambda arrays: arrays.update({"reference:output": numpy.zeros((4, 5))}),
+            "the float file's outputs are",
+        ),
+        (
+            lambda arrays: arrays.update(labels=numpy.zeros(3)),
+            "labels has the shape [3] where there are 4 samples",
+        ),
+        (
+            lambda arrays: arrays.update({"input:x": numpy.float32(3)}),
+            "input:x has the shape []",
+        ),
+        (
+            lambda arrays: arrays.update({"expected:output": numpy.array(["a"] * 4)}),
+            "which are no numbers",
+        ),
+        (
+            lambda arrays: arrays.update(more=numpy.zeros(4)),
+            "'more' is no array of a bundle",
+        ),
     ],
 )
-def test_arrays_that_do_not_fit_are_told(change: Callable[[dict[str, Any]], Any], said: str, tmp_path: pathlib.Path) -> None:
+def test_arrays_that_do_not_fit_are_told(
+    change: Callable[[dict[str, Any]], Any], said: str, tmp_path: pathlib.Path
+) -> None:
     """Missing, misshapen, of another kind or of another name."""
     arrays: dict[str, Any] = dict(ARRAYS)
     change(arrays)
@@ -54,13 +81,22 @@ def test_arrays_that_do_not_fit_are_told(change: Callable[[dict[str, Any]], Any]
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"steps": {}}, "step of the output 'output' is None"), ({"steps": {"output": 0.0}}, "must be above 0"), ({"steps": {"output": -1}}, "must be above 0"),
-        ({"steps": {"output": float("nan")}}, "must be above 0"), ({"parity_steps": -1.0}, "must not be below 0"), ({"parity_steps": True}, "must be a number"),
-        ({"gates": {"speedup": float("inf")}}, "speedup is inf"), ({"samples": 0}, "where there are 0 samples"),
+        ({"steps": {}}, "step of the output 'output' is None"),
+        ({"steps": {"output": 0.0}}, "must be above 0"),
+        ({"steps": {"output": -1}}, "must be above 0"),
+        ({"steps": {"output": float("nan")}}, "must be above 0"),
+        ({"parity_steps": -1.0}, "must not be below 0"),
+        ({"parity_steps": True}, "must be a number"),
+        ({"gates": {"speedup": float("inf")}}, "speedup is inf"),
+        ({"samples": 0}, "where there are 0 samples"),
     ],
-)  # fmt: skip
-def test_facts_that_no_number_can_be_held_against_are_told(facts: dict[str, Any], said: str, tmp_path: pathlib.Path) -> None:
-    """A step of 0 would make every difference infinite, one below 0 every difference a pass."""
+)
+def test_facts_that_no_number_can_be_held_against_are_told(
+    facts: dict[str, Any], said: str, tmp_path: pathlib.Path
+) -> None:
+    """A step of 0 would make every difference infinite, one below 0 every difference a
+    pass.
+    """
     with pytest.raises(ValueError) as error:
         bundled.samples(written(tmp_path, ARRAYS), {**FACTS, **facts})
     assert said in str(error.value)
@@ -69,7 +105,9 @@ def test_facts_that_no_number_can_be_held_against_are_told(facts: dict[str, Any]
 def huge() -> bytes:
     """An archive of some hundred bytes whose only array says that it has 40 TB."""
     header, archive = io.BytesIO(), io.BytesIO()
-    numpy.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**13,)})
+    numpy.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
+    )
     with zipfile.ZipFile(archive, "w") as made:
         made.writestr("input:x.npy", header.getvalue() + bytes(100))
     return archive.getvalue()
@@ -84,9 +122,16 @@ def plain() -> bytes:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "File is not a zip file"), (b"PK\x03\x04junk" * 9, "File is not a zip file"), (plain(), "not a zip"), (huge(), "40000000000000 bytes")],
+    [
+        (b"", "File is not a zip file"),
+        (b"PK\x03\x04junk" * 9, "File is not a zip file"),
+        (plain(), "not a zip"),
+        (huge(), "40000000000000 bytes"),
+    ],
 )
-def test_what_is_no_archive_or_too_large_is_told_before_it_is_read(content: bytes, said: str, tmp_path: pathlib.Path) -> None:
+def test_what_is_no_archive_or_too_large_is_told_before_it_is_read(
+    content: bytes, said: str, tmp_path: pathlib.Path
+) -> None:
     """Nothing, noise, a bare array, and one that would need more memory than there is."""
     (tmp_path / "samples.npz").write_bytes(content)
     with pytest.raises(ValueError) as error:

@@ -22,12 +22,17 @@ def plug_in(root: pathlib.Path, place: str, vendor: str, product: str) -> None:
 
 
 def test_usb_sticks_before_and_after_their_first_use(tmp_path: pathlib.Path) -> None:
-    """Both ids of a stick are known; other devices, and ports without ids, are not taken for one."""
+    """Both ids of a stick are known; other devices, and ports without ids, are not taken
+    for one.
+    """
     plug_in(tmp_path, "1-1", "1a6e", "089a")
     plug_in(tmp_path, "2-1", "18d1", "9302")
     plug_in(tmp_path, "2-2", "18d1", "4ee7")
     (tmp_path / "sys/bus/usb/devices/1-0:1.0").mkdir()
-    assert sticks(tmp_path) == ["usb 1-1 (1a6e:089a, not used since it was plugged in)", "usb 2-1 (18d1:9302, ready)"]
+    assert sticks(tmp_path) == [
+        "usb 1-1 (1a6e:089a, not used since it was plugged in)",
+        "usb 2-1 (18d1:9302, ready)",
+    ]
 
 
 def test_pcie_cards(tmp_path: pathlib.Path) -> None:
@@ -37,7 +42,10 @@ def test_pcie_cards(tmp_path: pathlib.Path) -> None:
         (tmp_path / "dev" / name).touch()
     (tmp_path / "sys/class/apex/apex_0").mkdir(parents=True)
     (tmp_path / "sys/class/apex/apex_0/temp").write_text("46300\n")
-    assert sticks(tmp_path) == ["pcie apex_0 (46 degrees Celsius)", "pcie apex_1 (temperature not told)"]
+    assert sticks(tmp_path) == [
+        "pcie apex_0 (46 degrees Celsius)",
+        "pcie apex_1 (temperature not told)",
+    ]
 
 
 def test_nothing_is_here(tmp_path: pathlib.Path) -> None:
@@ -54,7 +62,10 @@ def test_this_machine_has_none() -> None:
 
 def test_a_missing_library_is_told() -> None:
     """The error names the library and where it comes from."""
-    with pytest.raises(EdgeTpuError, match=r"libedgetpu is not installed here\. Fix: install libedgetpu1-std from Google's own package archive"):
+    with pytest.raises(
+        EdgeTpuError,
+        match=r"libedgetpu is not installed here\. Fix: install libedgetpu1-std from Google's own package archive",
+    ):
         delegate(_no_delegate, find=lambda: None)
 
 
@@ -66,10 +77,17 @@ def test_a_missing_stick_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("stick", "told"),
-    [("usb 1-1 (1a6e:089a, not used since it was plugged in)", "/dev/bus/usb"), ("pcie apex_0 (46 degrees Celsius)", "group plugdev or apex")],
+    [
+        ("usb 1-1 (1a6e:089a, not used since it was plugged in)", "/dev/bus/usb"),
+        ("pcie apex_0 (46 degrees Celsius)", "group plugdev or apex"),
+    ],
 )
-def test_a_library_that_gives_no_delegate(stick: str, told: str, tmp_path: pathlib.Path) -> None:
-    """LiteRT's own load_delegate on a library that refuses, as libedgetpu does without the right to the device: an error with the way out."""
+def test_a_library_that_gives_no_delegate(
+    stick: str, told: str, tmp_path: pathlib.Path
+) -> None:
+    """LiteRT's own load_delegate on a library that refuses, as libedgetpu does without the
+    right to the device: an error with the way out.
+    """
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     compiler = shutil.which("gcc")
     if compiler is None:
@@ -79,7 +97,10 @@ def test_a_library_that_gives_no_delegate(stick: str, told: str, tmp_path: pathl
         "void *tflite_plugin_create_delegate(char **k, char **v, int n, void *e) { return 0; }\nvoid tflite_plugin_destroy_delegate(void *d) {}\n"
     )
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source)], check=True)
-    with pytest.raises(EdgeTpuError, match=rf"libedgetpu gives no delegate for {re.escape(stick)}: .*{told}"):
+    with pytest.raises(
+        EdgeTpuError,
+        match=rf"libedgetpu gives no delegate for {re.escape(stick)}: .*{told}",
+    ):
         delegate(interpreter.load_delegate, find=lambda: str(made), found=[stick])
 
 
@@ -95,7 +116,12 @@ def test_a_runtime_that_cannot_load_is_told() -> None:
 
 def test_what_reaches_the_runtime() -> None:
     """The library's name and the options, as libedgetpu reads them."""
-    got = delegate(lambda name, options: (name, options), {"device": "usb:0"}, find=lambda: "libedgetpu.so.1", found=["usb"])
+    got = delegate(
+        lambda name, options: (name, options),
+        {"device": "usb:0"},
+        find=lambda: "libedgetpu.so.1",
+        found=["usb"],
+    )
     assert got == ("libedgetpu.so.1", {"device": "usb:0"})
 
 
@@ -104,7 +130,9 @@ def test_a_library_that_the_loader_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(edgetpu.LIBRARIES, sys.platform, "libc.so.6")
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
     assert library() == "libc.so.6"
-    monkeypatch.setitem(edgetpu.LIBRARIES, sys.platform, "libedgetpu_that_is_not_there.so.1")
+    monkeypatch.setitem(
+        edgetpu.LIBRARIES, sys.platform, "libedgetpu_that_is_not_there.so.1"
+    )
     assert library() is None
 
 
@@ -113,7 +141,18 @@ def test_it_runs_alone(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['sticks'](sys.argv[2]))"
     plug_in(tmp_path, "1-1", "18d1", "9302")
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, str(root / "edgekit/device_worker/edgetpu.py"), str(tmp_path)], capture_output=True, text=True, check=True
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            code,
+            str(root / "edgekit/device_worker/edgetpu.py"),
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "['usb 1-1 (18d1:9302, ready)']"
 

@@ -1,4 +1,6 @@
-"""``python verify.py`` on a device: numpy and the runtime alone, and every file under its hash."""
+"""``python verify.py`` on a device: numpy and the runtime alone, and every file under its
+hash.
+"""
 
 import json
 import os
@@ -14,25 +16,50 @@ from edgekit.device_worker import evidence
 
 
 @pytest.fixture(params=["cpu-onnx", "mobile-tflite"])
-def bundle(request: pytest.FixtureRequest, shipped: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+def bundle(
+    request: pytest.FixtureRequest, shipped: pathlib.Path, tmp_path: pathlib.Path
+) -> pathlib.Path:
     """A copy of a shipped bundle."""
     return pathlib.Path(shutil.copytree(shipped / request.param, tmp_path / "taken away"))
 
 
-def script(bundle: pathlib.Path, *words: str, python: tuple[str, ...] = (sys.executable,)) -> "subprocess.CompletedProcess[str]":
+def script(
+    bundle: pathlib.Path, *words: str, python: tuple[str, ...] = (sys.executable,)
+) -> "subprocess.CompletedProcess[str]":
     """What a user starts on the device."""
-    return subprocess.run([*python, str(bundle / "verify.py"), *words], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [*python, str(bundle / "verify.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
-def test_it_passes_where_it_was_made_and_needs_nothing_of_edgekit(bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The script ends with 0 and tells old and new side by side, in a Python that cannot import edgekit, torch or onnx."""
-    blocked = "import sys, runpy; sys.modules.update(edgekit=None, torch=None, onnx=None, scipy=None, pydantic=None); sys.argv = sys.argv[1:]; " \
-              "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
-    done = script(bundle, "--json", str(tmp_path / "found.json"), python=(sys.executable, "-c", blocked))
+def test_it_passes_where_it_was_made_and_needs_nothing_of_edgekit(
+    bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The script ends with 0 and tells old and new side by side, in a Python that cannot
+    import edgekit, torch or onnx.
+    """
+    blocked = (
+        "import sys, runpy; sys.modules.update(edgekit=None, torch=None, onnx=None, scipy=None, pydantic=None); sys.argv = sys.argv[1:]; "
+        "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = script(
+        bundle,
+        "--json",
+        str(tmp_path / "found.json"),
+        python=(sys.executable, "-c", blocked),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     rows = {row["name"]: row for row in found["measurements"]}
-    assert (found["verdict"], rows["parity"]["value"], rows["bit_equal"]["value"]) == ("pass", 0.0, 1.0)
+    assert (found["verdict"], rows["parity"]["value"], rows["bit_equal"]["value"]) == (
+        "pass",
+        0.0,
+        1.0,
+    )
     assert rows["speedup"]["low"] <= rows["speedup"]["value"] <= rows["speedup"]["high"]
     assert "shipped" in done.stdout and "verdict: pass" in done.stdout
 
@@ -54,14 +81,18 @@ def test_a_changed_file_is_refused(bundle: pathlib.Path) -> None:
 
 
 def test_a_file_that_computes_something_else_fails(bundle: pathlib.Path) -> None:
-    """Other expected outputs than the file gives (as on a device with a broken kernel) end with 1."""
+    """Other expected outputs than the file gives (as on a device with a broken kernel) end
+    with 1.
+    """
     with numpy.load(bundle / "samples.npz") as stored:
         arrays = {name: stored[name] for name in stored.files}
     for name in [key for key in arrays if key.startswith(("expected:", "reference:"))]:
         arrays[name] = numpy.roll(arrays[name], 1, axis=0)
     numpy.savez(bundle / "samples.npz", **arrays)  # type: ignore[arg-type]
     manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["bundle"]["sha256"]["samples.npz"] = evidence.sha256(str(bundle / "samples.npz"))
+    manifest["bundle"]["sha256"]["samples.npz"] = evidence.sha256(
+        str(bundle / "samples.npz")
+    )
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     done = script(bundle, "--no-times")
     assert done.returncode == 1 and "verdict: fail" in done.stdout
@@ -74,8 +105,18 @@ def test_a_runtime_that_is_missing_is_told(bundle: pathlib.Path) -> None:
         f"sys.path.insert(0, {os.fspath(bundle)!r}); sys.argv = ['verify.py']\n"
         f"from device_worker.evidence import main; sys.exit(main({os.fspath(bundle)!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 3 and "cannot be run here" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (
+        done.returncode == 3
+        and "cannot be run here" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_fewer_samples_can_be_looked_at(bundle: pathlib.Path) -> None:
@@ -85,14 +126,23 @@ def test_fewer_samples_can_be_looked_at(bundle: pathlib.Path) -> None:
     assert found["verdict"] == "pass"
 
 
-def test_an_engine_counts_only_where_its_log_is_of_this_graph(tmp_path: pathlib.Path) -> None:
+def test_an_engine_counts_only_where_its_log_is_of_this_graph(
+    tmp_path: pathlib.Path,
+) -> None:
     """Built from another graph, changed since, or without a log: not this bundle's."""
     (tmp_path / "main.onnx").write_bytes(b"graph")
     (tmp_path / "main.engine").write_bytes(b"engine")
-    graph, engine = (evidence.sha256(str(tmp_path / name)) for name in ("main.onnx", "main.engine"))
+    graph, engine = (
+        evidence.sha256(str(tmp_path / name)) for name in ("main.onnx", "main.engine")
+    )
     path, model = str(tmp_path / "main"), str(tmp_path / "main.onnx")
     assert evidence._built(path, model) is None
-    for log, found in (({"onnx_sha256": graph, "engine_sha256": engine}, f"{path}.engine"), ({"onnx_sha256": graph}, None), ([], None),
-                       ({"onnx_sha256": "0", "engine_sha256": engine}, None), ({"onnx_sha256": graph, "engine_sha256": "0"}, None)):  # fmt: skip
+    for log, found in (
+        ({"onnx_sha256": graph, "engine_sha256": engine}, f"{path}.engine"),
+        ({"onnx_sha256": graph}, None),
+        ([], None),
+        ({"onnx_sha256": "0", "engine_sha256": engine}, None),
+        ({"onnx_sha256": graph, "engine_sha256": "0"}, None),
+    ):
         (tmp_path / "main.log.json").write_text(json.dumps(log))
         assert evidence._built(path, model) == found

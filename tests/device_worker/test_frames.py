@@ -44,7 +44,9 @@ def frame(header: Any, payload: bytes = b"") -> bytes:
     ],
 )
 def test_a_wrong_header_is_refused(header: Any) -> None:
-    """Other kinds of values, dtypes that are no numbers, and sizes that nobody has are ValueErrors, not crashes."""
+    """Other kinds of values, dtypes that are no numbers, and sizes that nobody has are
+    ValueErrors, not crashes.
+    """
     with pytest.raises(ValueError, match="."):
         frames.read_frame(io.BytesIO(frame(header, bytes(64))))
 
@@ -66,7 +68,9 @@ def test_noise_is_never_more_than_an_error(noise: bytes) -> None:
 def test_more_than_is_expected_is_refused() -> None:
     """Arrays of more bytes than the reader expects are refused; exactly as many are read."""
     stream = io.BytesIO()
-    frames.write_frame(stream, {}, {"a": numpy.ones(5, "float32"), "b": numpy.ones(5, "int8")})
+    frames.write_frame(
+        stream, {}, {"a": numpy.ones(5, "float32"), "b": numpy.ones(5, "int8")}
+    )
     with pytest.raises(ValueError, match="25 bytes are announced where at most 24"):
         frames.read_frame(io.BytesIO(stream.getvalue()), 24)
     assert list(frames.read_frame(io.BytesIO(stream.getvalue()), 25)[1]) == ["a", "b"]
@@ -74,7 +78,12 @@ def test_more_than_is_expected_is_refused() -> None:
 
 def test_memory_is_taken_as_bytes_arrive() -> None:
     """3 GB that are announced and do not come take a few megabytes."""
-    stream = cast(BinaryIO, io.BufferedReader(io.BytesIO(frame({"arrays": [["a", "|u1", [3_000_000_000]]]}, bytes(1000)))))  # type: ignore[arg-type]
+    stream = cast(
+        BinaryIO,
+        io.BufferedReader(
+            io.BytesIO(frame({"arrays": [["a", "|u1", [3_000_000_000]]]}, bytes(1000)))
+        ),
+    )  # type: ignore[arg-type]
     tracemalloc.start()
     with pytest.raises(EOFError):
         frames.read_frame(stream)

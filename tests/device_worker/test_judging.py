@@ -10,7 +10,13 @@ from edgekit.device_worker import judging
 
 REFERENCE = {"output": numpy.array([[1.0, 2.0], [3.0, 0.0]], "float32")}
 EXPECTED = {"output": numpy.array([[1.0, 2.5], [3.0, 0.5]], "float32")}
-FACTS: dict[str, Any] = {"steps": {"output": 0.5}, "parity_steps": 2.0, "where": "there", "metric": "top1", "gates": {"accuracy_drop": 0.02, "speedup": 1.0}}
+FACTS: dict[str, Any] = {
+    "steps": {"output": 0.5},
+    "parity_steps": 2.0,
+    "where": "there",
+    "metric": "top1",
+    "gates": {"accuracy_drop": 0.02, "speedup": 1.0},
+}
 
 
 def moved(by: float) -> dict[str, Any]:
@@ -25,15 +31,24 @@ def named(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in rows}
 
 
-@pytest.mark.parametrize(("by", "verdict", "equal"), [(0.0, "pass", 1.0), (1.0, "pass", 0.75), (1.5, "fail", 0.75)])
+@pytest.mark.parametrize(
+    ("by", "verdict", "equal"),
+    [(0.0, "pass", 1.0), (1.0, "pass", 0.75), (1.5, "fail", 0.75)],
+)
 def test_parity_is_counted_in_steps(by: float, verdict: str, equal: float) -> None:
     """Two steps pass, three do not; the share of equal numbers is told beside."""
     rows = named(judging.parity(moved(by), EXPECTED, REFERENCE, FACTS, "here"))
-    assert (rows["parity"]["verdict"], rows["parity"]["value"], rows["bit_equal"]["value"]) == (verdict, by / 0.5, equal)
+    assert (
+        rows["parity"]["verdict"],
+        rows["parity"]["value"],
+        rows["bit_equal"]["value"],
+    ) == (verdict, by / 0.5, equal)
 
 
 def test_less_than_quantization_itself_moves_is_the_same_network() -> None:
-    """A difference of three steps passes where the file is four steps away from float anyway, and the row says so."""
+    """A difference of three steps passes where the file is four steps away from float
+    anyway, and the row says so.
+    """
     far = {"output": REFERENCE["output"] - 2.0}
     row = judging.parity(moved(1.5), EXPECTED, far, FACTS, "here")[0]
     assert row["verdict"] == "pass" and "quantization itself" in row["how"]
@@ -41,7 +56,11 @@ def test_less_than_quantization_itself_moves_is_the_same_network() -> None:
 
 @pytest.mark.parametrize(
     ("ours", "said"),
-    [({}, "there is no output"), ({"output": numpy.ones((2, 3))}, "has shape"), ({"output": numpy.full((2, 2), numpy.nan)}, "is not finite")],
+    [
+        ({}, "there is no output"),
+        ({"output": numpy.ones((2, 3))}, "has shape"),
+        ({"output": numpy.full((2, 2), numpy.nan)}, "is not finite"),
+    ],
 )
 def test_other_outputs_fail(ours: dict[str, Any], said: str) -> None:
     """A missing output, another shape and NaN fail with the reason."""
@@ -53,48 +72,100 @@ def test_other_outputs_fail(ours: dict[str, Any], said: str) -> None:
 def test_scores_are_those_of_the_full_check(metric: str) -> None:
     """The metrics here give the same scores as edgekit's own, ties and NaN included."""
     random = numpy.random.default_rng(0)
-    outputs, labels = random.integers(0, 4, (300, 9)).astype("float32"), random.integers(0, 9, 300)
+    outputs, labels = (
+        random.integers(0, 4, (300, 9)).astype("float32"),
+        random.integers(0, 9, 300),
+    )
     outputs[5, 3] = numpy.nan
-    assert numpy.array_equal(judging.SCORES[metric](outputs, labels), metrics.METRICS[metric](outputs, labels))
+    assert numpy.array_equal(
+        judging.SCORES[metric](outputs, labels), metrics.METRICS[metric](outputs, labels)
+    )
 
 
 def test_a_drop_is_judged_by_its_whole_interval() -> None:
-    """Chance against a perfect reference fails, an equal one passes, few samples stay open; an unknown metric gives no row."""
+    """Chance against a perfect reference fails, an equal one passes, few samples stay open;
+    an unknown metric gives no row.
+    """
     labels = numpy.arange(400) % 10
     right = {"output": numpy.eye(10, dtype="float32")[labels]}
     wrong = {"output": numpy.roll(right["output"], 1, axis=1)}
-    assert named(judging.accuracy(wrong, right, labels, FACTS, "here"))["accuracy_drop"]["verdict"] == "fail"
-    assert named(judging.accuracy(right, right, labels, FACTS, "here"))["accuracy_drop"]["verdict"] == "pass"
+    assert (
+        named(judging.accuracy(wrong, right, labels, FACTS, "here"))["accuracy_drop"][
+            "verdict"
+        ]
+        == "fail"
+    )
+    assert (
+        named(judging.accuracy(right, right, labels, FACTS, "here"))["accuracy_drop"][
+            "verdict"
+        ]
+        == "pass"
+    )
     few = {"output": right["output"][:20]}
-    assert named(judging.accuracy(few, few, labels[:20], FACTS, "here"))["accuracy_drop"]["verdict"] == "inconclusive"
-    assert judging.accuracy(right, right, labels, {**FACTS, "metric": "cosine"}, "here") == []
+    assert (
+        named(judging.accuracy(few, few, labels[:20], FACTS, "here"))["accuracy_drop"][
+            "verdict"
+        ]
+        == "inconclusive"
+    )
+    assert (
+        judging.accuracy(right, right, labels, {**FACTS, "metric": "cosine"}, "here") == []
+    )
 
 
 def test_speed_is_judged_by_the_paired_ratio() -> None:
-    """Twice as fast passes a gate of 1; half as fast fails; the verdict of all is the worst."""
+    """Twice as fast passes a gate of 1; half as fast fails; the verdict of all is the
+    worst.
+    """
     quick, slow = [1e6 + k for k in range(40)], [2e6 + k for k in range(40)]
     assert named(judging.times(quick, slow, FACTS, "here"))["speedup"]["verdict"] == "pass"
-    rows = [*judging.parity(EXPECTED, EXPECTED, REFERENCE, FACTS, "here"), *judging.times(slow, quick, FACTS, "here")]
+    rows = [
+        *judging.parity(EXPECTED, EXPECTED, REFERENCE, FACTS, "here"),
+        *judging.times(slow, quick, FACTS, "here"),
+    ]
     assert judging.verdict(rows) == "fail"
     assert judging.verdict([]) == "unmeasured"
 
 
 def test_an_open_accuracy_does_not_undo_equal_outputs() -> None:
-    """A file that computes the same keeps the accuracy it was judged with; one that is further apart must show it."""
+    """A file that computes the same keeps the accuracy it was judged with; one that is
+    further apart must show it.
+    """
     same = {"name": "parity", "verdict": "pass", "value": 1.0, "detail": {"tolerance": 2.0}}
     further = {**same, "value": 40.0}
-    assert judging.verdict([same, {"name": "accuracy_drop", "verdict": "inconclusive"}]) == "pass"
-    assert judging.verdict([further, {"name": "accuracy_drop", "verdict": "inconclusive"}]) == "inconclusive"
-    assert judging.verdict([further, {"name": "accuracy_drop", "verdict": "pass"}]) == judging.verdict([further]) == "pass"
+    assert (
+        judging.verdict([same, {"name": "accuracy_drop", "verdict": "inconclusive"}])
+        == "pass"
+    )
+    assert (
+        judging.verdict([further, {"name": "accuracy_drop", "verdict": "inconclusive"}])
+        == "inconclusive"
+    )
+    assert (
+        judging.verdict([further, {"name": "accuracy_drop", "verdict": "pass"}])
+        == judging.verdict([further])
+        == "pass"
+    )
     assert judging.verdict([same, {"name": "accuracy_drop", "verdict": "fail"}]) == "fail"
 
 
 @pytest.mark.parametrize("verdict", ["unmeasured", "inconclusive", None])
 def test_nothing_passes_where_nothing_was_compared(verdict: str | None) -> None:
     """A parity that was not taken is no pass, whatever else holds."""
-    rows = [{"name": "parity", "verdict": verdict, "value": None, "detail": {}}, {"name": "speedup", "verdict": "pass", "value": 2.0, "detail": {}}]
+    rows = [
+        {"name": "parity", "verdict": verdict, "value": None, "detail": {}},
+        {"name": "speedup", "verdict": "pass", "value": 2.0, "detail": {}},
+    ]
     assert judging.verdict(rows) == "unmeasured"
-    assert judging.verdict([*rows, {"name": "accuracy_drop", "verdict": "fail", "value": 0.5, "detail": {}}]) == "fail"
+    assert (
+        judging.verdict(
+            [
+                *rows,
+                {"name": "accuracy_drop", "verdict": "fail", "value": 0.5, "detail": {}},
+            ]
+        )
+        == "fail"
+    )
 
 
 @pytest.mark.parametrize("labels", [[5, 0], [-1, 0], [0.0, 1.0], [0]])

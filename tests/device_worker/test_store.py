@@ -1,4 +1,6 @@
-"""The folder on a device: what was cut off goes on, what is damaged goes, and a full disk costs nothing that was there."""
+"""The folder on a device: what was cut off goes on, what is damaged goes, and a full disk
+costs nothing that was there.
+"""
 
 import contextlib
 import hashlib
@@ -23,14 +25,20 @@ def put(store: Store, offset: int, data: bytes) -> tuple[int, bool]:
     return store.put(NAME, offset, numpy.frombuffer(data, "uint8"), len(DATA))
 
 
-def test_a_file_comes_in_blocks_and_goes_on_in_another_process(tmp_path: pathlib.Path) -> None:
-    """Half of a file is no file; another store goes on behind it, and the whole has the right bytes."""
+def test_a_file_comes_in_blocks_and_goes_on_in_another_process(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Half of a file is no file; another store goes on behind it, and the whole has the
+    right bytes.
+    """
     assert Store(str(tmp_path)).have(NAME) == (0, False, False)
     assert put(Store(str(tmp_path)), 0, DATA[:1000]) == (1000, False)
     assert Store(str(tmp_path)).have(NAME) == (1000, False, False)
     assert put(Store(str(tmp_path)), 1000, DATA[1000:]) == (len(DATA), True)
     assert Store(str(tmp_path)).have(NAME) == (len(DATA), True, False)
-    assert (tmp_path / NAME).read_bytes() == DATA and [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert (tmp_path / NAME).read_bytes() == DATA and [
+        path.name for path in tmp_path.iterdir()
+    ] == [NAME]
 
 
 def test_a_block_at_another_place_is_not_taken(tmp_path: pathlib.Path) -> None:
@@ -51,7 +59,9 @@ def test_two_that_copy_the_same_file_end_with_one(tmp_path: pathlib.Path) -> Non
 
 
 def test_a_file_with_another_hash_is_removed(tmp_path: pathlib.Path) -> None:
-    """A bit that was flipped on the way is told and leaves nothing; one on the disk too, with the next look."""
+    """A bit that was flipped on the way is told and leaves nothing; one on the disk too,
+    with the next look.
+    """
     store = Store(str(tmp_path))
     with pytest.raises(WorkerError, match="arrived with the hash") as raised:
         put(store, 0, b"x" + DATA[1:])
@@ -61,7 +71,18 @@ def test_a_file_with_another_hash_is_removed(tmp_path: pathlib.Path) -> None:
     assert store.have(NAME) == (0, False, True) and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../x.onnx", "x.onnx", NAME + "\n", NAME[:-5] + ".sh", "/etc/passwd", "", NAME + ".part"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.onnx",
+        "x.onnx",
+        NAME + "\n",
+        NAME[:-5] + ".sh",
+        "/etc/passwd",
+        "",
+        NAME + ".part",
+    ],
+)
 def test_a_name_that_is_no_hash_is_refused(tmp_path: pathlib.Path, name: str) -> None:
     """No path leads out of the folder."""
     with pytest.raises(WorkerError, match="no name of a file"):
@@ -82,8 +103,13 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No file of this process may become larger: the system then writes what fits and refuses the rest, as a quota does."""
-    before, old = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    """No file of this process may become larger: the system then writes what fits and
+    refuses the rest, as a quota does.
+    """
+    before, old = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
@@ -92,8 +118,12 @@ def largest_file(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, old)
 
 
-def test_a_limit_that_no_one_told_of_costs_nothing_that_is_there(tmp_path: pathlib.Path) -> None:
-    """The disk seems free and the write fails in the middle: told as full, the part is no file, and the copy goes on later."""
+def test_a_limit_that_no_one_told_of_costs_nothing_that_is_there(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The disk seems free and the write fails in the middle: told as full, the part is no
+    file, and the copy goes on later.
+    """
     store = Store(str(tmp_path))
     (tmp_path / "other").write_text("mine")
     with largest_file(100_000), pytest.raises(WorkerError, match="no room for") as raised:
@@ -109,7 +139,11 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file system of 512 KiB. Needs root."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "edgekit-test", str(folder)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "edgekit-test", str(folder)],
+        capture_output=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip("this user may not mount a small file system")
     try:
@@ -120,16 +154,25 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def test_a_full_disk_is_told_before_a_byte_is_written(small_disk: pathlib.Path) -> None:
     """1 MiB does not fit in 512 KiB; the free space is told."""
-    with pytest.raises(WorkerError, match=r"the disk is full: \d+ bytes are free") as raised:
+    with pytest.raises(
+        WorkerError, match=r"the disk is full: \d+ bytes are free"
+    ) as raised:
         put(Store(str(small_disk)), 0, DATA[:1000])
     assert raised.value.kind == "full" and list(small_disk.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told(small_disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's own word (ENOSPC) counts where the free space was told wrong; the part stays for later and is no file."""
+def test_a_disk_that_fills_up_meanwhile_is_told(
+    small_disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's own word (ENOSPC) counts where the free space was told wrong; the part
+    stays for later and is no file.
+    """
     import shutil
 
-    monkeypatch.setattr("edgekit.device_worker.store.shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(1 << 40, 0, 1 << 40))  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        "edgekit.device_worker.store.shutil.disk_usage",
+        lambda folder: shutil._ntuple_diskusage(1 << 40, 0, 1 << 40),
+    )  # type: ignore[attr-defined]
     store = Store(str(small_disk))
     with pytest.raises(WorkerError, match="no room for") as raised:
         put(store, 0, DATA)

@@ -1,4 +1,6 @@
-"""An engine on a GPU, tested without one: a device whose clock and memory are ours, and what a machine with no GPU answers."""
+"""An engine on a GPU, tested without one: a device whose clock and memory are ours, and
+what a machine with no GPU answers.
+"""
 
 import pathlib
 import types
@@ -9,12 +11,20 @@ import numpy
 import pytest
 
 from edgekit.device_worker import tensorrt_engine
-from edgekit.device_worker.tensorrt_engine import EngineError, TensorrtModel, measure, percentile, summary
+from edgekit.device_worker.tensorrt_engine import (
+    EngineError,
+    TensorrtModel,
+    measure,
+    percentile,
+    summary,
+)
 from edgekit.formats.tensorrt import build as tensorrt_build
 
 
 class Device:
-    """A GPU of a dictionary: a copy or a kernel is done when the stream is waited for; the clock goes on by what each call costs."""
+    """A GPU of a dictionary: a copy or a kernel is done when the stream is waited for; the
+    clock goes on by what each call costs.
+    """
 
     stream = 7
 
@@ -27,7 +37,9 @@ class Device:
         return self.clock
 
     def spend(self, host_s: float, gpu_s: float) -> None:
-        """The processor is busy for ``host_s``; the GPU works beside it and has ``gpu_s`` more to do."""
+        """The processor is busy for ``host_s``; the GPU works beside it and has ``gpu_s``
+        more to do.
+        """
         self.clock += host_s
         self.pending = max(self.pending - host_s, 0) + gpu_s
 
@@ -46,7 +58,9 @@ class Device:
         self.memory[address] = array.tobytes()
 
     def to_host(self, array: Any, address: int) -> None:
-        array[...] = numpy.frombuffer(self.memory[address], array.dtype, array.size).reshape(array.shape)
+        array[...] = numpy.frombuffer(
+            self.memory[address], array.dtype, array.size
+        ).reshape(array.shape)
 
     def event(self) -> list[float]:
         return [0.0]
@@ -64,20 +78,32 @@ class Device:
 
 
 def test_the_method_is_trtexecs() -> None:
-    """A kernel of 2 ms and 0.1 ms to start it: 200 ms of warm-up, 3 s of queries, the compute time of the events."""
+    """A kernel of 2 ms and 0.1 ms to start it: 200 ms of warm-up, 3 s of queries, the
+    compute time of the events.
+    """
     device = Device(capturable=False)
     found = measure(lambda: device.spend(1e-4, 2e-3), device)
-    assert found["gpu_compute_ms"]["median"] == pytest.approx(2.1)  # as trtexec's: the event is recorded before the enqueue begins
-    assert found["enqueue_ms"]["median"] == pytest.approx(0.1) and found["host_ms"]["median"] == pytest.approx(2.1)
+    assert found["gpu_compute_ms"]["median"] == pytest.approx(
+        2.1
+    )  # as trtexec's: the event is recorded before the enqueue begins
+    assert found["enqueue_ms"]["median"] == pytest.approx(0.1) and found["host_ms"][
+        "median"
+    ] == pytest.approx(2.1)
     assert found["flags"]["warm_up_queries"] >= 95 and found["gpu_compute_ms"]["n"] >= 1400
     assert found["flags"]["cuda_graph"] is False and found["warnings"] == []
-    assert found["queries_per_s"] == pytest.approx(1 / 2.1e-3, rel=0.01) and len(found["raw_ms"]) == found["gpu_compute_ms"]["n"]
+    assert (
+        found["queries_per_s"] == pytest.approx(1 / 2.1e-3, rel=0.01)
+        and len(found["raw_ms"]) == found["gpu_compute_ms"]["n"]
+    )
 
 
 def test_a_slow_inference_is_asked_ten_times() -> None:
     """Where one takes 2 s the ten queries decide, not the 3 seconds."""
     device = Device()
-    assert measure(lambda: device.spend(1e-4, 2.0), device, graph=False)["gpu_compute_ms"]["n"] == 10
+    assert (
+        measure(lambda: device.spend(1e-4, 2.0), device, graph=False)["gpu_compute_ms"]["n"]
+        == 10
+    )
     assert device.captured == 0
 
 
@@ -85,7 +111,9 @@ def test_a_graph_is_captured_after_one_enqueue_and_launched_from_then_on() -> No
     """The first enqueue does what is done once; after the capture only the graph runs."""
     device, enqueued = Device(), []
     found = measure(lambda: (enqueued.append(1), device.spend(1e-4, 2e-3))[1], device)
-    assert len(enqueued) == 1 and device.captured == 1 and found["flags"]["cuda_graph"] is True
+    assert (
+        len(enqueued) == 1 and device.captured == 1 and found["flags"]["cuda_graph"] is True
+    )
     assert found["enqueue_ms"]["median"] == pytest.approx(0.005)
 
 
@@ -95,11 +123,16 @@ def test_a_gpu_that_waits_for_the_processor_is_told() -> None:
     (told,) = measure(lambda: device.spend(1e-3, 1e-4), device, graph=False)["warnings"]
     assert "may have waited for the processor" in told
     durations = iter([2e-3, 3e-3] * 2000)
-    (told,) = measure(lambda: device.spend(1e-5, next(durations)), device, graph=False)["warnings"]
+    (told,) = measure(lambda: device.spend(1e-5, next(durations)), device, graph=False)[
+        "warnings"
+    ]
     assert "differ by more than 1 %" in told
 
 
-@pytest.mark.parametrize(("n", "percent", "rank"), [(100, 99, 99), (10, 90, 9), (10, 99, 10), (1, 90, 1), (1000, 95, 950), (20, 95, 19)])
+@pytest.mark.parametrize(
+    ("n", "percent", "rank"),
+    [(100, 99, 99), (10, 90, 9), (10, 99, 10), (1, 90, 1), (1000, 95, 950), (20, 95, 19)],
+)
 def test_percentiles_are_exact(n: int, percent: int, rank: int) -> None:
     """With doubles the 90th of 10 numbers would be the tenth."""
     assert percentile(list(range(1, n + 1)), percent) == rank
@@ -134,11 +167,18 @@ class Context:
 
 
 def library(device: Device, opens: bool = True) -> Any:
-    """The names of TensorRT that a model uses; the contract test holds them against the real ones."""
+    """The names of TensorRT that a model uses; the contract test holds them against the
+    real ones.
+    """
     names = ["x", "y"]
     engine = types.SimpleNamespace(
-        num_io_tensors=2, get_tensor_name=lambda k: names[k], get_tensor_mode=lambda name: {"x": "in", "y": "out"}[name],
-        get_tensor_shape=lambda name: (-1, 3), get_tensor_dtype=lambda name: "FLOAT", create_execution_context=lambda: Context(device, 4))  # fmt: skip
+        num_io_tensors=2,
+        get_tensor_name=lambda k: names[k],
+        get_tensor_mode=lambda name: {"x": "in", "y": "out"}[name],
+        get_tensor_shape=lambda name: (-1, 3),
+        get_tensor_dtype=lambda name: "FLOAT",
+        create_execution_context=lambda: Context(device, 4),
+    )
 
     class Logger:
         pass
@@ -155,17 +195,26 @@ def library(device: Device, opens: bool = True) -> Any:
 
     mode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
     return types.SimpleNamespace(
-        ILogger=Logger, Runtime=Runtime, TensorIOMode=mode, nptype=lambda dtype: numpy.float32, __name__="tensorrt", __version__="10.3.0"
+        ILogger=Logger,
+        Runtime=Runtime,
+        TensorIOMode=mode,
+        nptype=lambda dtype: numpy.float32,
+        __name__="tensorrt",
+        __version__="10.3.0",
     )
 
 
 def test_a_model_runs_on_what_it_is_given(tmp_path: pathlib.Path) -> None:
-    """Rows as the other runtimes tell them, one inference a call, and more room where the batch grows."""
+    """Rows as the other runtimes tell them, one inference a call, and more room where the
+    batch grows.
+    """
     (tmp_path / "x.engine").write_bytes(b"engine")
     device = Device()
     model = TensorrtModel(str(tmp_path / "x.engine"), 1, True, device, library(device))
     assert model.runtime == "tensorrt 10.3.0"
-    assert model.inputs == [{"name": "x", "dtype": "float32", "shape": [None, 3], "quantization": None}]
+    assert model.inputs == [
+        {"name": "x", "dtype": "float32", "shape": [None, 3], "quantization": None}
+    ]
     assert [row["name"] for row in model.outputs] == ["y"]
     call = model.bind({"x": numpy.float64([[1, 2, 3]])})
     first, second = call()[0], call()[0]
@@ -186,21 +235,33 @@ def test_wrong_inputs_are_told(tmp_path: pathlib.Path) -> None:
         model.bind({"x": numpy.ones((5, 3))})
 
 
-def test_an_engine_for_another_gpu_is_told_with_the_librarys_reason(tmp_path: pathlib.Path) -> None:
+def test_an_engine_for_another_gpu_is_told_with_the_librarys_reason(
+    tmp_path: pathlib.Path,
+) -> None:
     """TensorRT gives None and says why in its log."""
     (tmp_path / "x.engine").write_bytes(b"engine")
     device = Device()
-    with pytest.raises(EngineError, match=r"x\.engine cannot be loaded.*: wrong architecture"):
-        TensorrtModel(str(tmp_path / "x.engine"), 1, True, device, library(device, opens=False))
+    with pytest.raises(
+        EngineError, match=r"x\.engine cannot be loaded.*: wrong architecture"
+    ):
+        TensorrtModel(
+            str(tmp_path / "x.engine"), 1, True, device, library(device, opens=False)
+        )
 
 
 def test_no_library_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each name that was tried, with its reason."""
     monkeypatch.setattr(tensorrt_engine, "MODULES", ("tensorrt_of_nobody",))
     monkeypatch.setattr(tensorrt_engine, "LIBRARIES", ("libcudart_of_nobody.so",))
-    with pytest.raises(EngineError, match="no TensorRT can be imported: tensorrt_of_nobody: No module named"):
+    with pytest.raises(
+        EngineError,
+        match="no TensorRT can be imported: tensorrt_of_nobody: No module named",
+    ):
         tensorrt_engine._tensorrt()
-    with pytest.raises(EngineError, match=r"CUDA's runtime library cannot be loaded: libcudart_of_nobody\.so"):
+    with pytest.raises(
+        EngineError,
+        match=r"CUDA's runtime library cannot be loaded: libcudart_of_nobody\.so",
+    ):
         tensorrt_engine._library()
 
 
@@ -208,7 +269,9 @@ def test_a_machine_without_a_gpu_says_so(tmp_path: pathlib.Path) -> None:
     """The installed TensorRT-RTX, a real engine: opening it tells CUDA's error, not None."""
     library = pytest.importorskip("tensorrt_rtx")
     engine = real_engine(tmp_path)
-    with pytest.raises(EngineError, match=r"cannot be loaded: .*cudaError 35|CUDA") as refusal:
+    with pytest.raises(
+        EngineError, match=r"cannot be loaded: .*cudaError 35|CUDA"
+    ) as refusal:
         TensorrtModel(str(engine), 1, True, Device(), library)
     assert "CUDA" in str(refusal.value)
 
@@ -222,9 +285,31 @@ def real_engine(folder: pathlib.Path) -> pathlib.Path:
     import onnx
     from onnx import TensorProto, helper
 
-    taken, given = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8]) for name in ("x", "y"))
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "graph", [taken], [given])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(folder / "x.onnx"))
-    request = {"module": "tensorrt_rtx", "onnx": str(folder / "x.onnx"), "engine": str(folder / "x.engine"), "compute_capabilities": ["SM86"], "profiles": []}
-    subprocess.run([sys.executable, tensorrt_build.__file__, "-"], input=json.dumps(request), capture_output=True, text=True, check=True)
+    taken, given = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8])
+        for name in ("x", "y")
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "graph", [taken], [given]
+    )
+    onnx.save(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+        ),
+        str(folder / "x.onnx"),
+    )
+    request = {
+        "module": "tensorrt_rtx",
+        "onnx": str(folder / "x.onnx"),
+        "engine": str(folder / "x.engine"),
+        "compute_capabilities": ["SM86"],
+        "profiles": [],
+    }
+    subprocess.run(
+        [sys.executable, tensorrt_build.__file__, "-"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return folder / "x.engine"

@@ -34,12 +34,27 @@ def doubling(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def graph(path: pathlib.Path, batch: int | str, keep: int = 1) -> str:
-    """input [batch, 3] -> output = 2 input; with ``keep`` 0 the sum over all samples, which has no sample axis."""
+    """input [batch, 3] -> output = 2 input; with ``keep`` 0 the sum over all samples, which
+    has no sample axis.
+    """
     nodes = [helper.make_node("Add", ["input", "input"], ["doubled"])]
-    nodes.append(helper.make_node("Identity" if keep else "ReduceSum", ["doubled"], ["output"], **({} if keep else {"keepdims": 0})))
+    nodes.append(
+        helper.make_node(
+            "Identity" if keep else "ReduceSum",
+            ["doubled"],
+            ["output"],
+            **({} if keep else {"keepdims": 0}),
+        )
+    )
     given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3])
-    result = helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, 3] if keep else [])
-    model = helper.make_model(helper.make_graph(nodes, "g", [given], [result]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    result = helper.make_tensor_value_info(
+        "output", TensorProto.FLOAT, [batch, 3] if keep else []
+    )
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [given], [result]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
     onnx.save(model, path)
     return str(path)
 
@@ -47,7 +62,15 @@ def graph(path: pathlib.Path, batch: int | str, keep: int = 1) -> str:
 def loaded(path: str, name: str = "m") -> worker.Worker:
     """A worker in this process with one ONNX file."""
     made = worker.Worker()
-    ask(made, command="load", name=name, path=path, runtime="onnxruntime", threads=1, options={})
+    ask(
+        made,
+        command="load",
+        name=name,
+        path=path,
+        runtime="onnxruntime",
+        threads=1,
+        options={},
+    )
     return made
 
 
@@ -56,20 +79,29 @@ def ask(made: worker.Worker, arrays: Any = None, **header: Any) -> Any:
     return made.answer(header, arrays or {})
 
 
-@hypothesis.given(strategies.sampled_from(DTYPES).flatmap(lambda dtype: arrays_of.arrays(dtype, SHAPES)))
+@hypothesis.given(
+    strategies.sampled_from(DTYPES).flatmap(lambda dtype: arrays_of.arrays(dtype, SHAPES))
+)
 def test_a_frame_comes_back_as_it_was_sent(array: Any) -> None:
-    """Header and arrays of every dtype and shape, empty and 0-d ones too, survive the frame bit by bit."""
+    """Header and arrays of every dtype and shape, empty and 0-d ones too, survive the frame
+    bit by bit.
+    """
     stream = io.BytesIO()
     frames.write_frame(stream, {"command": "x", "n": 3}, {"a": array, "b": array.T})
     stream.seek(0)
     header, arrays = frames.read_frame(stream)
     assert header == {"command": "x", "n": 3}
     assert arrays["a"].dtype == array.dtype and arrays["a"].shape == array.shape
-    assert arrays["a"].tobytes() == array.tobytes() and arrays["b"].tobytes() == array.T.tobytes()
+    assert (
+        arrays["a"].tobytes() == array.tobytes()
+        and arrays["b"].tobytes() == array.T.tobytes()
+    )
 
 
 def test_a_cut_frame_and_noise_are_no_frames() -> None:
-    """A stream that ends in the middle is an EOFError; text instead of a frame is a ValueError, not a huge read."""
+    """A stream that ends in the middle is an EOFError; text instead of a frame is a
+    ValueError, not a huge read.
+    """
     stream = io.BytesIO()
     frames.write_frame(stream, {}, {"a": numpy.ones(5)})
     with pytest.raises(EOFError):
@@ -80,37 +112,70 @@ def test_a_cut_frame_and_noise_are_no_frames() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_is_python_39_and_imports_nothing_of_edgekit(path: pathlib.Path) -> None:
-    """The room parses as Python 3.9 and imports only itself, the standard library, numpy and the runtimes, so a device can run it."""
+    """The room parses as Python 3.9 and imports only itself, the standard library, numpy
+    and the runtimes, so a device can run it.
+    """
     tree = ast.parse(path.read_text(), feature_version=(3, 9))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    names |= {
+        str(node.module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not node.level
+    }
     foreign = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
     assert foreign <= ALLOWED
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_uses_nothing_newer_than_python_39(path: pathlib.Path) -> None:
-    """No ``zip(strict=)``, no match, no union at run time: what a syntax check does not see."""
+    """No ``zip(strict=)``, no match, no union at run time: what a syntax check does not
+    see.
+    """
     tree = ast.parse(path.read_text())
-    keywords = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
+    keywords = {
+        keyword.arg
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+    }
     assert "strict" not in keywords
     assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"]
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "isinstance"
+    ]
     assert not any(isinstance(call.args[1], ast.BinOp) for call in calls)
 
 
-@hypothesis.given(strategies.integers(1, 2000), strategies.one_of(strategies.none(), strategies.integers(1, 40)))
+@hypothesis.given(
+    strategies.integers(1, 2000),
+    strategies.one_of(strategies.none(), strategies.integers(1, 40)),
+)
 def test_slices_cover_every_sample_once(count: int, batch: int | None) -> None:
-    """The slices follow each other, hold every sample once, and are full after the padding where the batch is fixed."""
+    """The slices follow each other, hold every sample once, and are full after the padding
+    where the batch is fixed.
+    """
     cuts = batches.slices(count, batch)
-    assert [index for start, stop, _ in cuts for index in range(start, stop)] == list(range(count))
+    assert [index for start, stop, _ in cuts for index in range(start, stop)] == list(
+        range(count)
+    )
     for start, stop, missing in cuts:
         assert 0 < stop - start <= batches.LARGEST_SLICE or batch is not None
         assert (batch is None and missing == 0) or stop - start + missing == batch
 
 
 @pytest.mark.parametrize("batch", ["batch", 1, 4])
-def test_any_number_of_samples_goes_through_any_batch(tmp_path: pathlib.Path, batch: int | str) -> None:
+def test_any_number_of_samples_goes_through_any_batch(
+    tmp_path: pathlib.Path, batch: int | str
+) -> None:
     """601 samples give 601 right outputs whether the file's batch is free, 1 or 4."""
     made = loaded(graph(tmp_path / "m.onnx", batch))
     values = numpy.arange(601 * 3, dtype="float32").reshape(601, 3)
@@ -126,8 +191,14 @@ def test_an_output_without_a_sample_axis_is_refused(tmp_path: pathlib.Path) -> N
 
 
 def test_inputs_of_different_length_are_refused() -> None:
-    """Two inputs with 2 and 3 samples, none at all, and a number instead of an array are refused before the runtime sees them."""
-    for arrays in ({"a": numpy.ones((2, 1)), "b": numpy.ones((3, 1))}, {"a": numpy.ones((0, 1))}, {"a": numpy.float32(1)}):
+    """Two inputs with 2 and 3 samples, none at all, and a number instead of an array are
+    refused before the runtime sees them.
+    """
+    for arrays in (
+        {"a": numpy.ones((2, 1)), "b": numpy.ones((3, 1))},
+        {"a": numpy.ones((0, 1))},
+        {"a": numpy.float32(1)},
+    ):
         with pytest.raises(frames.WorkerError, match="one row a sample"):
             batches.in_slices(arrays, None, dict)
 
@@ -139,9 +210,42 @@ def test_inputs_of_different_length_are_refused() -> None:
         ({"command": "__init__"}, "request", "no command"),
         ({"command": "infer", "name": "nothing"}, "request", "nothing"),
         ({"command": "infer"}, "request", "TypeError"),
-        ({"command": "load", "name": "m", "path": "/nothing.onnx", "runtime": "onnxruntime", "threads": 1, "options": {}}, "load", "no file"),
-        ({"command": "load", "name": "m", "path": "x", "runtime": "abacus", "threads": 1, "options": {}}, "request", "abacus"),
-        ({"command": "load", "name": "m", "path": "x", "runtime": "litert", "threads": 1, "options": {"turbo": 1}}, "request", "turbo"),
+        (
+            {
+                "command": "load",
+                "name": "m",
+                "path": "/nothing.onnx",
+                "runtime": "onnxruntime",
+                "threads": 1,
+                "options": {},
+            },
+            "load",
+            "no file",
+        ),
+        (
+            {
+                "command": "load",
+                "name": "m",
+                "path": "x",
+                "runtime": "abacus",
+                "threads": 1,
+                "options": {},
+            },
+            "request",
+            "abacus",
+        ),
+        (
+            {
+                "command": "load",
+                "name": "m",
+                "path": "x",
+                "runtime": "litert",
+                "threads": 1,
+                "options": {"turbo": 1},
+            },
+            "request",
+            "turbo",
+        ),
     ],
 )
 def test_a_wrong_request_is_answered(header: dict[str, Any], kind: str, said: str) -> None:
@@ -157,46 +261,85 @@ def test_garbage_is_a_load_error(tmp_path: pathlib.Path, runtime: str) -> None:
     path = tmp_path / "noise"
     path.write_bytes(bytes(range(256)) * 8)
     with pytest.raises(frames.WorkerError) as raised:
-        ask(worker.Worker(), command="load", name="m", path=str(path), runtime=runtime, threads=1, options={})
+        ask(
+            worker.Worker(),
+            command="load",
+            name="m",
+            path=str(path),
+            runtime=runtime,
+            threads=1,
+            options={},
+        )
     assert raised.value.kind == "load"
 
 
 def test_data_of_the_wrong_dtype_are_an_infer_error(doubling: str) -> None:
     """The runtime's own refusal comes back as an infer error with its text."""
     with pytest.raises(frames.WorkerError, match="InvalidArgument") as raised:
-        ask(loaded(doubling), {"input": numpy.ones((1, 3), "int64")}, command="infer", name="m")
+        ask(
+            loaded(doubling),
+            {"input": numpy.ones((1, 3), "int64")},
+            command="infer",
+            name="m",
+        )
     assert raised.value.kind == "infer"
 
 
 def test_a_file_tells_its_inputs_and_outputs(doubling: str) -> None:
-    """load answers with the runtime's version and each input's and output's name, dtype and shape."""
-    reply, _ = ask(worker.Worker(), command="load", name="m", path=doubling, runtime="onnxruntime", threads=1, options={"optimize": False})
+    """load answers with the runtime's version and each input's and output's name, dtype and
+    shape.
+    """
+    reply, _ = ask(
+        worker.Worker(),
+        command="load",
+        name="m",
+        path=doubling,
+        runtime="onnxruntime",
+        threads=1,
+        options={"optimize": False},
+    )
     assert reply["runtime"].startswith("onnxruntime ")
-    assert reply["inputs"] == [{"name": "input", "dtype": "float32", "shape": [None, 3], "quantization": None}]
+    assert reply["inputs"] == [
+        {"name": "input", "dtype": "float32", "shape": [None, 3], "quantization": None}
+    ]
     assert [row["name"] for row in reply["outputs"]] == ["output"]
 
 
 def test_args_10_comes_after_args_2() -> None:
     """TFLite inputs are put in order by their number, not by their letters."""
     names = [f"serving_default_args_{k}" for k in (10, 2, 0, 1)]
-    assert [name for name, _ in sorted(((name, 0) for name in names), key=runtimes._by_number)] == [f"serving_default_args_{k}" for k in (0, 1, 2, 10)]
+    assert [
+        name for name, _ in sorted(((name, 0) for name in names), key=runtimes._by_number)
+    ] == [f"serving_default_args_{k}" for k in (0, 1, 2, 10)]
 
 
 def test_bench_gives_one_time_a_round_and_track(doubling: str) -> None:
-    """Every track is timed once a round; the repetitions are enough for the asked length; the same seed is the same order."""
+    """Every track is timed once a round; the repetitions are enough for the asked length;
+    the same seed is the same order.
+    """
     made, feeds = loaded(doubling), {"0:input": numpy.ones((1, 3), "float32")}
     for name in ("a", "b"):
-        reply, _ = ask(made, feeds, command="warm", name=name, models=["m"], warmup=5, round_ms=0.2)
+        reply, _ = ask(
+            made, feeds, command="warm", name=name, models=["m"], warmup=5, round_ms=0.2
+        )
         assert reply["inner"] * reply["nanoseconds"] >= 0.2e6
     reply, _ = ask(made, command="bench", rounds=7, seed=1)
-    assert {name: len(times) for name, times in reply["nanoseconds"].items()} == {"a": 7, "b": 7}
+    assert {name: len(times) for name, times in reply["nanoseconds"].items()} == {
+        "a": 7,
+        "b": 7,
+    }
     assert all(time > 0 for times in reply["nanoseconds"].values() for time in times)
 
 
 def start(before: str = "") -> "subprocess.Popen[bytes]":
     """The worker as a process, as a host starts it; ``before`` is Python that runs first."""
     *words, boot = Start((sys.executable,)).words()
-    process = subprocess.Popen([*words, f"{before}\n{boot}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*words, f"{before}\n{boot}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdin is not None
     process.stdin.write(sources())
     process.stdin.flush()
@@ -207,22 +350,43 @@ def start(before: str = "") -> "subprocess.Popen[bytes]":
 
 
 def test_it_says_hello_and_ends_with_its_input(doubling: str) -> None:
-    """The process answers hello with its versions and ends by itself, with status 0, when its input ends."""
+    """The process answers hello with its versions and ends by itself, with status 0, when
+    its input ends.
+    """
     with start() as process:
         assert process.stdin is not None and process.stdout is not None
         frames.write_frame(process.stdin, {"command": "hello"})  # type: ignore[arg-type]
         reply, _ = frames.read_frame(process.stdout)  # type: ignore[arg-type]
-        assert reply["pid"] == process.pid and reply["versions"]["numpy"] == numpy.__version__
+        assert (
+            reply["pid"] == process.pid and reply["versions"]["numpy"] == numpy.__version__
+        )
         process.stdin.close()
         assert process.wait(20) == 0
 
 
-def test_what_a_runtime_prints_does_not_reach_the_frames(tmp_path: pathlib.Path, doubling: str) -> None:
-    """Text printed from Python or from C to stdout while a file is loaded lands on stderr, and the frames stay whole."""
-    (tmp_path / "onnxruntime.py").write_text("import os\nprint('from python', flush=True)\nos.write(1, b'from C')\nraise ImportError('noise')\n")
+def test_what_a_runtime_prints_does_not_reach_the_frames(
+    tmp_path: pathlib.Path, doubling: str
+) -> None:
+    """Text printed from Python or from C to stdout while a file is loaded lands on stderr,
+    and the frames stay whole.
+    """
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os\nprint('from python', flush=True)\nos.write(1, b'from C')\nraise ImportError('noise')\n"
+    )
     with start(f"import sys; sys.path.insert(0, {str(tmp_path)!r})") as process:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        header = {"command": "load", "name": "m", "path": doubling, "runtime": "onnxruntime", "threads": 1, "options": {}}
+        assert (
+            process.stdin is not None
+            and process.stdout is not None
+            and process.stderr is not None
+        )
+        header = {
+            "command": "load",
+            "name": "m",
+            "path": doubling,
+            "runtime": "onnxruntime",
+            "threads": 1,
+            "options": {},
+        }
         frames.write_frame(process.stdin, header)  # type: ignore[arg-type]
         reply, _ = frames.read_frame(process.stdout)  # type: ignore[arg-type]
         process.stdin.close()
@@ -232,27 +396,50 @@ def test_what_a_runtime_prints_does_not_reach_the_frames(tmp_path: pathlib.Path,
 
 
 def test_a_runtime_that_is_missing_is_told(tmp_path: pathlib.Path) -> None:
-    """Without any runtime installed a load is answered with the kind ``missing``, not with a crash."""
+    """Without any runtime installed a load is answered with the kind ``missing``, not with
+    a crash.
+    """
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    with start("import sys\nsys.modules.update(onnxruntime=None, ai_edge_litert=None, tflite_runtime=None)") as process:
+    with start(
+        "import sys\nsys.modules.update(onnxruntime=None, ai_edge_litert=None, tflite_runtime=None)"
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
         for runtime in ("onnxruntime", "litert"):
-            header = {"command": "load", "name": "m", "path": os.fspath(path), "runtime": runtime, "threads": 1, "options": {}}
+            header = {
+                "command": "load",
+                "name": "m",
+                "path": os.fspath(path),
+                "runtime": runtime,
+                "threads": 1,
+                "options": {},
+            }
             frames.write_frame(process.stdin, header)  # type: ignore[arg-type]
             assert frames.read_frame(process.stdout)[0]["error"] == "missing"  # type: ignore[arg-type]
         process.stdin.close()
 
 
 def test_every_module_is_sent_and_in_order() -> None:
-    """Each file of the room that is not loaded by name is among those that are sent, after what it imports; the text holds no single quote."""
+    """Each file of the room that is not loaded by name is among those that are sent, after
+    what it imports; the text holds no single quote.
+    """
     from edgekit.hosts import process
 
     seen: set[str] = set()
     for name in MODULES:
         tree = ast.parse((FOLDER / f"{name}.py").read_text())
-        relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-        own = {name for node in relative for name in ([node.module] if node.module else [alias.name for alias in node.names])}
+        relative = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.level
+        ]
+        own = {
+            name
+            for node in relative
+            for name in (
+                [node.module] if node.module else [alias.name for alias in node.names]
+            )
+        }
         assert own <= seen, name
         seen.add(name)
     assert "'" not in process.BOOT

@@ -14,17 +14,42 @@ ADD = Cost(kind="Add", dtype="float", macs=0, read=800, written=400, weights=0)
 
 def table(**changes: object) -> Table:
     """A small table."""
-    row = Row(network="sum", scheme="float", ends=1200, operators=(ADD,), ns=5000, low=4900, high=5100)
+    row = Row(
+        network="sum",
+        scheme="float",
+        ends=1200,
+        operators=(ADD,),
+        ns=5000,
+        low=4900,
+        high=5100,
+    )
     plain: dict[str, object] = {
-        "schema": 2, "name": "board-onnx", "runtime": "onnxruntime", "host": "board", "where": "board: onnxruntime 1.31.1, 1 thread", "machine": "aarch64",
-        "recorded": "2026-11-21T12:00:00+00:00", "edgekit": "0.1.0", "rounds": 15, "rows": (row,),
-    }  # fmt: skip
+        "schema": 2,
+        "name": "board-onnx",
+        "runtime": "onnxruntime",
+        "host": "board",
+        "where": "board: onnxruntime 1.31.1, 1 thread",
+        "machine": "aarch64",
+        "recorded": "2026-11-21T12:00:00+00:00",
+        "edgekit": "0.1.0",
+        "rounds": 15,
+        "rows": (row,),
+    }
     return Table.model_validate({**plain, **changes})
 
 
 def held_out(ns: float, estimated: float) -> HeldOut:
     """A network that took ``ns`` where ``estimated`` was said."""
-    return HeldOut(network="net", scheme="float", ns=ns, low=ns, high=ns, estimated=estimated, ends=1200, operators=(ADD,))
+    return HeldOut(
+        network="net",
+        scheme="float",
+        ns=ns,
+        low=ns,
+        high=ns,
+        estimated=estimated,
+        ends=1200,
+        operators=(ADD,),
+    )
 
 
 def test_a_table_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
@@ -37,7 +62,10 @@ def test_a_table_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
 def test_the_errors_are_told_with_the_origin() -> None:
     """Median and worst of what was held out, when and where it was recorded."""
     told = table(held_out=(held_out(100, 110), held_out(100, 80), held_out(100, 160))).told
-    assert told == "estimate, from board-onnx recorded on 2026-11-21 at board; median error on 3 held-out files: 20 %, worst 60 %"
+    assert (
+        told
+        == "estimate, from board-onnx recorded on 2026-11-21 at board; median error on 3 held-out files: 20 %, worst 60 %"
+    )
     assert "not measured" in table().told
 
 
@@ -48,10 +76,26 @@ def test_all_mistakes_are_told_at_once(tmp_path: pathlib.Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(data))
     with pytest.raises(EstimateError) as caught:
         latency_table.load(tmp_path / "x.json")
-    assert "3 mistakes" in str(caught.value) and "did you mean 'onnxruntime'" in str(caught.value) and "rows.0.ns" in str(caught.value)
+    assert (
+        "3 mistakes" in str(caught.value)
+        and "did you mean 'onnxruntime'" in str(caught.value)
+        and "rows.0.ns" in str(caught.value)
+    )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, '{"rows": []}', '{"schema": 99}', '{"rows": [{"ns": NaN}]}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        "[" * 100_000,
+        '{"rows": []}',
+        '{"schema": 99}',
+        '{"rows": [{"ns": NaN}]}',
+        "\x00",
+    ],
+)
 def test_what_is_no_table_is_refused(tmp_path: pathlib.Path, text: str) -> None:
     """Never a traceback."""
     (tmp_path / "x.json").write_text(text)
@@ -66,8 +110,12 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: pathlib.Path) -> None:
         latency_table.load(tmp_path / "x.json")
 
 
-def test_a_name_finds_a_table_in_the_settings(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nearest name is told for a wrong one; a name that leads elsewhere is a path, and no file is there."""
+def test_a_name_finds_a_table_in_the_settings(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nearest name is told for a wrong one; a name that leads elsewhere is a path, and
+    no file is there.
+    """
     monkeypatch.setenv("EDGEKIT_CONFIG", str(tmp_path))
     with pytest.raises(EstimateError, match="hosts record"):
         latency_table.find("board-onnx")

@@ -6,7 +6,9 @@ from edgekit.formats import runtime_size
 
 
 def test_a_library_that_is_here_is_measured() -> None:
-    """ONNX Runtime's own library: more than a megabyte, with its version, and what is not measured is said."""
+    """ONNX Runtime's own library: more than a megabyte, with its version, and what is not
+    measured is said.
+    """
     found = runtime_size.measured("onnxruntime", "libonnxruntime.so", 7, 300)
     assert found["runtime_bytes"] > 1_000_000
     assert metadata.version("onnxruntime") in found["runtime_is"]
@@ -16,4 +18,7 @@ def test_a_library_that_is_here_is_measured() -> None:
 
 def test_a_library_that_is_not_here_has_no_size() -> None:
     """None, not zero and not a guess."""
-    assert runtime_size.measured("onnxruntime", "libsomething", 7, 300)["runtime_bytes"] is None
+    assert (
+        runtime_size.measured("onnxruntime", "libsomething", 7, 300)["runtime_bytes"]
+        is None
+    )

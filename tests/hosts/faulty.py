@@ -1,14 +1,14 @@
-"""Stands between edgekit and a real worker, and does what a bad cable, a full device or a broken program does.
+"""Stands between edgekit and a real worker, and does what a bad cable, a full device or a
+broken program does.
 
-``python faulty.py LOG FAULT WHERE -- COMMAND...`` passes all bytes through and counts them in LOG (two numbers: to the worker, from it).
-When WHERE bytes have gone by, FAULT happens once:
+``python faulty.py LOG FAULT WHERE -- COMMAND...`` passes all bytes through and counts them
+in LOG (two numbers: to the worker, from it). When WHERE bytes have gone by, FAULT happens
+once:
 
-cut-in, cut-out    the worker is killed, and so the stream ends (counted on what is sent, or on what comes back)
-flip-in, flip-out  one bit of that byte is another one
-stop-out           nothing more comes back, and nothing ends
-flood-out          noise without end comes back
-slow-out           every byte from there on comes a moment later
-none               nothing
+cut-in, cut-out    the worker is killed, and so the stream ends (counted on what is sent, or
+on what comes back) flip-in, flip-out  one bit of that byte is another one stop-out
+nothing more comes back, and nothing ends flood-out          noise without end comes back
+slow-out           every byte from there on comes a moment later none               nothing
 """
 
 import os
@@ -27,15 +27,27 @@ def main() -> None:
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert worker.stdin is not None and worker.stdout is not None
     counts = [0, 0]
-    incoming = threading.Thread(target=pump, args=(0, worker, counts, (fault, int(where)), pathlib.Path(log)), daemon=True)
+    incoming = threading.Thread(
+        target=pump,
+        args=(0, worker, counts, (fault, int(where)), pathlib.Path(log)),
+        daemon=True,
+    )
     incoming.start()
     pump(1, worker, counts, (fault, int(where)), pathlib.Path(log))
     worker.kill()
     sys.exit(worker.wait() and 255)
 
 
-def pump(way: int, worker: "subprocess.Popen[bytes]", counts: list[int], plan: tuple[str, int], log: pathlib.Path) -> None:
-    """Pass bytes on, to the worker (way 0) or from it (way 1), and do the fault when its byte comes."""
+def pump(
+    way: int,
+    worker: "subprocess.Popen[bytes]",
+    counts: list[int],
+    plan: tuple[str, int],
+    log: pathlib.Path,
+) -> None:
+    """Pass bytes on, to the worker (way 0) or from it (way 1), and do the fault when its
+    byte comes.
+    """
     fault, where = plan
     assert worker.stdin is not None and worker.stdout is not None
     source, sink = (0, worker.stdin.fileno()) if way == 0 else (worker.stdout.fileno(), 1)
@@ -57,7 +69,9 @@ def pump(way: int, worker: "subprocess.Popen[bytes]", counts: list[int], plan: t
         worker.stdin.close()
 
 
-def damaged(kind: str, worker: "subprocess.Popen[bytes]", block: bytes, here: int, sink: int) -> bytes:
+def damaged(
+    kind: str, worker: "subprocess.Popen[bytes]", block: bytes, here: int, sink: int
+) -> bytes:
     """The block as the fault leaves it."""
     if kind == "flip":
         return block[:here] + bytes([block[here] ^ 1]) + block[here + 1 :]

@@ -1,7 +1,9 @@
-"""Makes the files of ``edgekit/hosts/tiny``: run it from the checkout's folder, ``python tests/hosts/make_tiny.py``.
+"""Makes the files of ``edgekit/hosts/tiny``: run it from the checkout's folder, ``python
+tests/hosts/make_tiny.py``.
 
-A narrow convolutional network is trained on scikit-learn's digits, and edgekit makes its four files: float and int8, ONNX and TFLite.
-Beside them lie 8 test digits and what the files give for them on this machine.
+A narrow convolutional network is trained on scikit-learn's digits, and edgekit makes its
+four files: float and int8, ONNX and TFLite. Beside them lie 8 test digits and what the
+files give for them on this machine.
 """
 
 import json
@@ -37,8 +39,14 @@ def network() -> torch.nn.Module:
     """Three convolutions of 8, 8 and 16 channels, and a linear layer."""
     layers: list[torch.nn.Module] = []
     for before, width in ((1, 8), (8, 8), (8, 16)):
-        layers += [torch.nn.Conv2d(before, width, 3, 2, 1, bias=False), torch.nn.BatchNorm2d(width), torch.nn.ReLU()]
-    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 10))
+        layers += [
+            torch.nn.Conv2d(before, width, 3, 2, 1, bias=False),
+            torch.nn.BatchNorm2d(width),
+            torch.nn.ReLU(),
+        ]
+    return torch.nn.Sequential(
+        *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 10)
+    )
 
 
 def main() -> None:
@@ -46,7 +54,12 @@ def main() -> None:
     torch.manual_seed(0)
     split = digits().need("test", "the sample files")
     images, labels = split.inputs["input"][:SAMPLES], split.labels[:SAMPLES]
-    written: dict[str, Any] = {"images": images.reshape(SAMPLES, -1).tolist(), "shape": list(images.shape), "labels": labels.tolist(), "files": {}}
+    written: dict[str, Any] = {
+        "images": images.reshape(SAMPLES, -1).tolist(),
+        "shape": list(images.shape),
+        "labels": labels.tolist(),
+        "files": {},
+    }
     for path in FOLDER.glob("*.*"):
         path.unlink()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +67,9 @@ def main() -> None:
         (place / "tiny.yaml").write_text(RECIPE)
         asked = recipe.load(place / "tiny.yaml")
         targets = [target.load(shelf.find("targets", name)) for name in asked.targets]
-        run.run(plan.plan(asked, targets), run.Options(out=place / "out", cache=place / "cache"))
+        run.run(
+            plan.plan(asked, targets), run.Options(out=place / "out", cache=place / "cache")
+        )
         cache = Cache(place / "cache")
         for entry in sorted((place / "cache").iterdir()):
             made = cache.find(entry.name) if any(entry.glob("main.*")) else None
@@ -64,7 +79,9 @@ def main() -> None:
 
 
 def add(written: dict[str, Any], made: Artifact, images: Any) -> None:
-    """Copy one file and note its outputs; of ONNX's int8 files the one for x86 is taken, which runs everywhere."""
+    """Copy one file and note its outputs; of ONNX's int8 files the one for x86 is taken,
+    which runs everywhere.
+    """
     (part,) = made.parts
     path, spec = made.path(part), part.signature.outputs[0]
     int8 = spec.dtype == "int8" or made.step == "lower_onnx"
@@ -78,7 +95,11 @@ def add(written: dict[str, Any], made: Artifact, images: Any) -> None:
     largest = float(abs(outputs).max())
     step = spec.quantization.scale if spec.quantization else largest / 127
     signature = part.signature.model_dump(mode="json")
-    facts = {"outputs": outputs.tolist(), "made_with": where, "allowed": 2 * step if int8 else 1e-4 * largest}
+    facts = {
+        "outputs": outputs.tolist(),
+        "made_with": where,
+        "allowed": 2 * step if int8 else 1e-4 * largest,
+    }
     written["files"][name] = {"format": made.format, "signature": signature, **facts}
 
 

@@ -1,4 +1,6 @@
-"""adb: its failures from the real program without a phone, and the way through with a stand-in that starts a shell. No phone was at hand."""
+"""adb: its failures from the real program without a phone, and the way through with a
+stand-in that starts a shell. No phone was at hand.
+"""
 
 import os
 import pathlib
@@ -21,7 +23,14 @@ from tests.hosts import sshd
 from tests.hosts.test_local import artifact, linear
 
 #: Debian's adb and the libraries that it alone uses.
-PACKAGES = ("adb", "android-libbase", "android-libboringssl", "android-libcutils", "android-liblog", "libusb-1.0-0")
+PACKAGES = (
+    "adb",
+    "android-libbase",
+    "android-libboringssl",
+    "android-libcutils",
+    "android-liblog",
+    "libusb-1.0-0",
+)
 VALUES = numpy.ones((3, 4), "float32")
 
 
@@ -32,9 +41,18 @@ def real(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     if shutil.which("adb") is None:
         if not folder.is_dir():
             sshd.fetch(PACKAGES, folder)
-        libraries = [str(path) for path in (*folder.glob("usr/lib/*-linux-gnu*"), *folder.glob("usr/lib/*-linux-gnu*/android"))]
+        libraries = [
+            str(path)
+            for path in (
+                *folder.glob("usr/lib/*-linux-gnu*"),
+                *folder.glob("usr/lib/*-linux-gnu*/android"),
+            )
+        ]
         monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join(libraries))
-        monkeypatch.setenv("PATH", f"{folder / 'usr/lib/android-sdk/platform-tools'}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv(
+            "PATH",
+            f"{folder / 'usr/lib/android-sdk/platform-tools'}{os.pathsep}{os.environ['PATH']}",
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
@@ -47,7 +65,10 @@ def test_no_phone_is_told_by_the_real_adb(real: None) -> None:
     """Without a serial number, and with one that is not there."""
     with pytest.raises(HostError, match=r"There is no phone for phone(.|\n)*USB debugging"):
         Adb(HostFile(name="phone", title="x", kind="adb")).host("main").hello()
-    with pytest.raises(HostError, match=r"no phone with the serial number ABC123(.|\n)*those that are there: none"):
+    with pytest.raises(
+        HostError,
+        match=r"no phone with the serial number ABC123(.|\n)*those that are there: none",
+    ):
         reach.reach("adb:ABC123").hello()
 
 
@@ -62,69 +83,144 @@ shift 4
 """
 
 
-def phone(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, does: str = 'exec /bin/sh -c "$*"', *python: str) -> HostFile:
+def phone(
+    folder: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    does: str = 'exec /bin/sh -c "$*"',
+    *python: str,
+) -> HostFile:
     """A phone behind a stand-in for adb."""
     program = folder / "bin" / "adb"
     program.parent.mkdir(exist_ok=True)
     program.write_text(STAND_IN.format(folder=folder, does=does))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    return HostFile(name="phone", title="x", kind="adb", address="ABC", folder=str(folder / "store"), timeout_s=60,
-                    environments={"main": Environment(python=python or (sys.executable,))})  # fmt: skip
+    return HostFile(
+        name="phone",
+        title="x",
+        kind="adb",
+        address="ABC",
+        folder=str(folder / "store"),
+        timeout_s=60,
+        environments={"main": Environment(python=python or (sys.executable,))},
+    )
 
 
-def test_a_file_runs_and_is_raced_through_the_stand_in(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The words that adb is given, an odd path among them, start a Python; the file is copied, run and timed."""
+def test_a_file_runs_and_is_raced_through_the_stand_in(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words that adb is given, an odd path among them, start a Python; the file is
+    copied, run and timed.
+    """
     odd = tmp_path / "a b;c'd\"e$(f)"
     odd.mkdir()
     (odd / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (odd / "python").chmod(0o755)
-    host = Adb(phone(tmp_path, monkeypatch, 'exec /bin/sh -c "$*"', "/usr/bin/env", str(odd / "python"))).host("main")
+    host = Adb(
+        phone(
+            tmp_path,
+            monkeypatch,
+            'exec /bin/sh -c "$*"',
+            "/usr/bin/env",
+            str(odd / "python"),
+        )
+    ).host("main")
     made = artifact(tmp_path, linear(tmp_path))
     with host.open(made) as runner:
-        assert runner.infer({"input": VALUES})["output"].shape == (3, 3) and runner.where.startswith("phone: onnxruntime")
-    assert len(host.race({"a": made}, {"input": VALUES}, BenchProtocol(rounds=5, warmup=2, round_ms=0.1))["a"].nanoseconds) == 5
-    assert (tmp_path / "words").read_text().startswith("-s ABC shell -e none -T exec /usr/bin/env ")
+        assert runner.infer({"input": VALUES})["output"].shape == (
+            3,
+            3,
+        ) and runner.where.startswith("phone: onnxruntime")
+    assert (
+        len(
+            host.race(
+                {"a": made},
+                {"input": VALUES},
+                BenchProtocol(rounds=5, warmup=2, round_ms=0.1),
+            )["a"].nanoseconds
+        )
+        == 5
+    )
+    assert (
+        (tmp_path / "words")
+        .read_text()
+        .startswith("-s ABC shell -e none -T exec /usr/bin/env ")
+    )
     assert len(list((tmp_path / "store").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
     ("said", "code", "told"),
     [
-        ("error: more than one device/emulator", 1, "There are: ABC device, DEF unauthorized"),
-        ("error: device unauthorized.\nThis adb server's $ADB_VENDOR_KEYS is not set", 1, "does not trust this computer"),
+        (
+            "error: more than one device/emulator",
+            1,
+            "There are: ABC device, DEF unauthorized",
+        ),
+        (
+            "error: device unauthorized.\nThis adb server's $ADB_VENDOR_KEYS is not set",
+            1,
+            "does not trust this computer",
+        ),
         ("error: device offline", 1, "phone is offline"),
         ("error: device 'ABC' not found", 1, "no phone with the serial number ABC"),
-        ("error: insufficient permissions for device: user in plugdev group; are your udev rules wrong?", 1, "may not speak to the phone"),
+        (
+            "error: insufficient permissions for device: user in plugdev group; are your udev rules wrong?",
+            1,
+            "may not speak to the phone",
+        ),
         ("error: target doesn't support PTY args -Tt", 1, "too old"),
-        ("* failed to start daemon\nerror: cannot connect to daemon", 1, "own server does not run"),
-        ("/system/bin/sh: exec: python3: not found", 127, "Python of phone cannot be started"),
+        (
+            "* failed to start daemon\nerror: cannot connect to daemon",
+            1,
+            "own server does not run",
+        ),
+        (
+            "/system/bin/sh: exec: python3: not found",
+            127,
+            "Python of phone cannot be started",
+        ),
         ("something new", 1, "No Python began on phone"),
     ],
 )
-def test_what_adb_says_is_told_in_words(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, said: str, code: int, told: str) -> None:
+def test_what_adb_says_is_told_in_words(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, said: str, code: int, told: str
+) -> None:
     """adb's own messages, as its source has them, and the shell's."""
     (tmp_path / "said").write_text(said + "\n")
     with pytest.raises(HostError, match=told) as error:
-        Adb(phone(tmp_path, monkeypatch, f'cat "{tmp_path}/said" >&2; exit {code}')).host("main").hello()
+        Adb(phone(tmp_path, monkeypatch, f'cat "{tmp_path}/said" >&2; exit {code}')).host(
+            "main"
+        ).hello()
     assert said.splitlines()[0] in error.value.message
 
 
-def test_a_phone_that_is_unplugged_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phone_that_is_unplugged_is_told(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The stream ends with no status of the program over there."""
     host = Adb(phone(tmp_path, monkeypatch, '/bin/sh -c "$*"; exit 0')).host("main")
     made = artifact(tmp_path, linear(tmp_path))
     with host.open(made) as runner:
         for child in psutil.Process(runner._process.pid).children(recursive=True):
             child.kill()
-        with pytest.raises(HostError, match=r"connection to phone ended while running part 'main'(.|\n)*plug it in"):
+        with pytest.raises(
+            HostError,
+            match=r"connection to phone ended while running part 'main'(.|\n)*plug it in",
+        ):
             runner.infer({"input": VALUES})
 
 
 def test_a_machine_without_adb_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way out is the package."""
     monkeypatch.setenv("PATH", "/nowhere")
-    assert reach.problem("adb:ABC") == ("There is no program adb on the PATH.", "apt-get install adb")
-    assert reach.problem("ssh:board") == ("There is no program ssh on the PATH.", "apt-get install openssh-client")
+    assert reach.problem("adb:ABC") == (
+        "There is no program adb on the PATH.",
+        "apt-get install adb",
+    )
+    assert reach.problem("ssh:board") == (
+        "There is no program ssh on the PATH.",
+        "apt-get install openssh-client",
+    )
     with pytest.raises(HostError, match="no program adb"):
         reach.reach("adb:ABC")

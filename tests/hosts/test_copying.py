@@ -29,10 +29,31 @@ def file(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def line(folder: pathlib.Path, fault: str = "none", where: int = 0, timeout_s: float = 60) -> WorkerHost:
-    """A host whose line has a fault at one byte, counted from the first that is sent or comes back."""
-    start = Start((sys.executable, FAULTY, str(folder / "log"), fault, str(where), "--", sys.executable), place=Place("board"))
-    return WorkerHost("board", start, timeout_s=timeout_s, shares_files=False, folder=str(folder / "store"))
+def line(
+    folder: pathlib.Path, fault: str = "none", where: int = 0, timeout_s: float = 60
+) -> WorkerHost:
+    """A host whose line has a fault at one byte, counted from the first that is sent or
+    comes back.
+    """
+    start = Start(
+        (
+            sys.executable,
+            FAULTY,
+            str(folder / "log"),
+            fault,
+            str(where),
+            "--",
+            sys.executable,
+        ),
+        place=Place("board"),
+    )
+    return WorkerHost(
+        "board",
+        start,
+        timeout_s=timeout_s,
+        shares_files=False,
+        folder=str(folder / "store"),
+    )
 
 
 def copy(host: WorkerHost, path: pathlib.Path) -> tuple[str, list[str]]:
@@ -50,78 +71,133 @@ def passed(folder: pathlib.Path) -> int:
     return int((folder / "log").read_text().split()[0])
 
 
-def test_a_copy_that_was_cut_sends_only_the_rest(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The error names host and file; the second command sends what was missing, and a third one nothing."""
-    with pytest.raises(EdgekitError, match=r"on board crashed \(exit status 255\) while copying large\.onnx to board(.|\n)*the line was cut"):
+def test_a_copy_that_was_cut_sends_only_the_rest(
+    file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The error names host and file; the second command sends what was missing, and a third
+    one nothing.
+    """
+    with pytest.raises(
+        EdgekitError,
+        match=r"on board crashed \(exit status 255\) while copying large\.onnx to board(.|\n)*the line was cut",
+    ):
         copy(line(tmp_path, "cut-in", 3_000_000), file)
     (part,) = (tmp_path / "store").iterdir()
     there = part.stat().st_size
     assert part.suffix == ".part" and there == 2 * copying.BLOCK_BYTES
     name, said = copy(line(tmp_path), file)
-    assert said == [] and SIZE - there < passed(tmp_path) < SIZE - there + len(sources()) + 5_000
+    assert (
+        said == []
+        and SIZE - there < passed(tmp_path) < SIZE - there + len(sources()) + 5_000
+    )
     assert (tmp_path / "store" / name).read_bytes() == file.read_bytes()
     copy(line(tmp_path), file)
     assert passed(tmp_path) < len(sources()) + 5_000
 
 
-def test_a_bit_that_was_flipped_on_the_way_is_told_and_copied_again(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_bit_that_was_flipped_on_the_way_is_told_and_copied_again(
+    file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The hash over there tells; the second copy is right."""
     name, said = copy(line(tmp_path, "flip-in", 3_000_000), file)
     assert len(said) == 1 and "arrived with the hash" in said[0] and "once more" in said[0]
     assert (tmp_path / "store" / name).read_bytes() == file.read_bytes()
 
 
-def test_a_bit_that_was_flipped_on_the_disk_is_told_and_copied_again(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Whole files are looked at anew by each command; a part that was damaged is found when it is whole."""
+def test_a_bit_that_was_flipped_on_the_disk_is_told_and_copied_again(
+    file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Whole files are looked at anew by each command; a part that was damaged is found when
+    it is whole.
+    """
     name, _ = copy(line(tmp_path), file)
     stored = tmp_path / "store" / name
     stored.write_bytes(b"x" + file.read_bytes()[1:])
     _, said = copy(line(tmp_path), file)
-    assert said == ["large.onnx was damaged on board; it was removed and is copied again"] and stored.read_bytes() == file.read_bytes()
+    assert (
+        said == ["large.onnx was damaged on board; it was removed and is copied again"]
+        and stored.read_bytes() == file.read_bytes()
+    )
     stored.unlink()
     stored.with_name(f"{name}.part").write_bytes(b"x" + file.read_bytes()[1:2000])
     _, said = copy(line(tmp_path), file)
-    assert len(said) == 1 and "once more" in said[0] and stored.read_bytes() == file.read_bytes()
+    assert (
+        len(said) == 1
+        and "once more" in said[0]
+        and stored.read_bytes() == file.read_bytes()
+    )
 
 
-def test_a_file_that_is_damaged_twice_is_an_error(file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line that damages every copy is told once the second has failed; nothing is left there."""
+def test_a_file_that_is_damaged_twice_is_an_error(
+    file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that damages every copy is told once the second has failed; nothing is left
+    there.
+    """
     process = line(tmp_path).connect()
     ask = process.ask
 
     def bad(doing: str, header: Any, arrays: Any = None) -> Any:
-        return ask(doing, header, {name: array ^ 1 for name, array in arrays.items()} if arrays else None)
+        return ask(
+            doing,
+            header,
+            {name: array ^ 1 for name, array in arrays.items()} if arrays else None,
+        )
 
     monkeypatch.setattr(process, "ask", bad)
-    with pytest.raises(RunnerError, match=r"Damaged while copying large\.onnx to board(.|\n)*check the cable"):
+    with pytest.raises(
+        RunnerError,
+        match=r"Damaged while copying large\.onnx to board(.|\n)*check the cable",
+    ):
         copying.send(process, file, "board", lambda text: None)
     process.close()
     assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_a_full_device_is_told(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The device takes 2 MB: the error names it and the way out; with more room the copy goes on."""
+    """The device takes 2 MB: the error names it and the way out; with more room the copy
+    goes on.
+    """
     host = line(tmp_path)
-    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2000000,) * 2); exec(sys.argv[-1])"
-    small = dataclasses.replace(host, start=Start((sys.executable, "-c", limited), place=Place("board")))
-    with pytest.raises(RunnerError, match=r"No room on board while copying large\.onnx(.|\n)*edgekit hosts clean board; the copy then goes on"):
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    )
+    limited += (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000000,) * 2); exec(sys.argv[-1])"
+    )
+    small = dataclasses.replace(
+        host, start=Start((sys.executable, "-c", limited), place=Place("board"))
+    )
+    with pytest.raises(
+        RunnerError,
+        match=r"No room on board while copying large\.onnx(.|\n)*edgekit hosts clean board; the copy then goes on",
+    ):
         copy(small, file)
     (part,) = (tmp_path / "store").iterdir()
     there = part.stat().st_size
     assert part.suffix == ".part" and 0 < there <= 2_000_000
     name, _ = copy(host, file)
-    assert passed(tmp_path) < SIZE - there + len(sources()) + 5_000 and (tmp_path / "store" / name).stat().st_size == SIZE
+    assert (
+        passed(tmp_path) < SIZE - there + len(sources()) + 5_000
+        and (tmp_path / "store" / name).stat().st_size == SIZE
+    )
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_told(
+    file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """A file where the folder belongs."""
     (tmp_path / "store").write_text("a file")
-    with pytest.raises(RunnerError, match=r"on board failed while copying(.|\n)*the folder on board can be written to"):
+    with pytest.raises(
+        RunnerError,
+        match=r"on board failed while copying(.|\n)*the folder on board can be written to",
+    ):
         copy(line(tmp_path), file)
 
 
-def test_two_that_copy_the_same_file_help_each_other(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_two_that_copy_the_same_file_help_each_other(
+    file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """Two lines to one device at once end with one whole file and no error."""
     import threading
 
@@ -129,8 +205,14 @@ def test_two_that_copy_the_same_file_help_each_other(file: pathlib.Path, tmp_pat
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    hosts = [dataclasses.replace(line(folder), folder=str(tmp_path / "store")) for folder in folders]
-    threads = [threading.Thread(target=lambda host=host: names.append(copy(host, file)[0])) for host in hosts]
+    hosts = [
+        dataclasses.replace(line(folder), folder=str(tmp_path / "store"))
+        for folder in folders
+    ]
+    threads = [
+        threading.Thread(target=lambda host=host: names.append(copy(host, file)[0]))
+        for host in hosts
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -139,13 +221,22 @@ def test_two_that_copy_the_same_file_help_each_other(file: pathlib.Path, tmp_pat
     assert [path.name for path in (tmp_path / "store").iterdir()] == names[:1]
 
 
-def test_a_device_that_never_takes_a_block_is_given_up(file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers that say 'no bytes here yet' for ever end in an error, and those of nonsense at once."""
+def test_a_device_that_never_takes_a_block_is_given_up(
+    file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that say 'no bytes here yet' for ever end in an error, and those of nonsense
+    at once.
+    """
     process = line(tmp_path).connect()
-    for reply, said in (({"bytes": 0, "whole": False}, "does not take the file"), ({"bytes": 9 * SIZE, "whole": False}, "has 45000000 bytes"),
-                        ({"bytes": -1, "whole": False}, "does not make sense"), ({"bytes": "1", "whole": False}, "does not make sense"),
-                        ({}, "does not make sense"),
-                        ({"bytes": True, "whole": False}, "does not make sense"), ({"bytes": 0, "whole": "no"}, "does not make sense")):  # fmt: skip
+    for reply, said in (
+        ({"bytes": 0, "whole": False}, "does not take the file"),
+        ({"bytes": 9 * SIZE, "whole": False}, "has 45000000 bytes"),
+        ({"bytes": -1, "whole": False}, "does not make sense"),
+        ({"bytes": "1", "whole": False}, "does not make sense"),
+        ({}, "does not make sense"),
+        ({"bytes": True, "whole": False}, "does not make sense"),
+        ({"bytes": 0, "whole": "no"}, "does not make sense"),
+    ):
         monkeypatch.setattr(process, "ask", lambda *given, reply=reply: (reply, {}))
         with pytest.raises(RunnerError, match=said):
             copying.send(process, file, "board", print)
@@ -157,9 +248,12 @@ FEEDS = {"input": numpy.random.default_rng(0).standard_normal((2000, 4)).astype(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["cut-in", "cut-out", "flip-in", "flip-out", "flood-out", "stop-out"])
+@pytest.mark.parametrize(
+    "fault", ["cut-in", "cut-out", "flip-in", "flip-out", "flood-out", "stop-out"]
+)
 def test_no_fault_is_more_than_an_error(tmp_path: pathlib.Path, fault: str) -> None:
-    """Wherever the line breaks, in the greeting, a header or an array: the answers are right, or there is an error with the host's name.
+    """Wherever the line breaks, in the greeting, a header or an array: the answers are
+    right, or there is an error with the host's name.
 
     A bit that is flipped in the numbers themselves cannot be seen here; ssh's own sums do.
     """
@@ -183,11 +277,15 @@ def test_a_slow_line_is_no_fault(tmp_path: pathlib.Path) -> None:
     made = artifact(tmp_path, linear(tmp_path))
     with line(tmp_path, "slow-out", 30).open(made) as runner:
         assert runner.infer(FEEDS)["output"].shape == (2000, 3)
-    times = line(tmp_path, "slow-out", 30).race({"a": made}, FEEDS, BenchProtocol(rounds=5, warmup=2, round_ms=0.2))
+    times = line(tmp_path, "slow-out", 30).race(
+        {"a": made}, FEEDS, BenchProtocol(rounds=5, warmup=2, round_ms=0.2)
+    )
     assert len(times["a"].nanoseconds) == 5
 
 
-def test_the_process_of_a_failed_copy_is_gone(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_process_of_a_failed_copy_is_gone(
+    file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """After a cut nothing can be asked any more, and that is said."""
     process: WorkerProcess = line(tmp_path, "cut-in", 3_000_000).connect()
     with pytest.raises(EdgekitError, match="crashed"):

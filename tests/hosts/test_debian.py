@@ -1,4 +1,6 @@
-"""Debian's packages by the real apt, with its signatures checked, and nothing of the machine changed."""
+"""Debian's packages by the real apt, with its signatures checked, and nothing of the
+machine changed.
+"""
 
 import pathlib
 import shutil
@@ -13,7 +15,8 @@ from edgekit.hosts.setup_steps import Workshop, workshop
 from edgekit.progress import Silent
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("apt-get") is None or not any(path.is_file() for path in debian.KEYRINGS), reason="this machine is no Debian, so there is no apt to try"
+    shutil.which("apt-get") is None or not any(path.is_file() for path in debian.KEYRINGS),
+    reason="this machine is no Debian, so there is no apt to try",
 )
 
 
@@ -25,13 +28,21 @@ def work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wo
         yield made
 
 
-def test_a_foreign_package_comes_with_what_it_needs_and_is_unpacked(work: Workshop, tmp_path: pathlib.Path) -> None:
-    """zlib for ARM brings ARM's C library; both are files of ARM in one folder; one file can be taken alone."""
+def test_a_foreign_package_comes_with_what_it_needs_and_is_unpacked(
+    work: Workshop, tmp_path: pathlib.Path
+) -> None:
+    """zlib for ARM brings ARM's C library; both are files of ARM in one folder; one file
+    can be taken alone.
+    """
     archives = Debian(work, "bookworm", "arm64", tmp_path / "apt").fetch("zlib1g")
     names = {path.name.partition("_")[0] for path in archives}
-    assert {"zlib1g", "libc6"} <= names and all(path.name.endswith("_arm64.deb") for path in archives)
+    assert {"zlib1g", "libc6"} <= names and all(
+        path.name.endswith("_arm64.deb") for path in archives
+    )
     debian.unpack(work, archives, tmp_path / "root")
-    (library,) = (path for path in (tmp_path / "root").rglob("libz.so.*") if not path.is_symlink())
+    (library,) = (
+        path for path in (tmp_path / "root").rglob("libz.so.*") if not path.is_symlink()
+    )
     assert library.read_bytes()[18:20] == b"\xb7\x00"  # e_machine: EM_AARCH64
     (zlib,) = (path for path in archives if path.name.startswith("zlib1g_"))
     debian.take(work, zlib, str(library.relative_to(tmp_path / "root")), tmp_path / "one")
@@ -39,30 +50,48 @@ def test_a_foreign_package_comes_with_what_it_needs_and_is_unpacked(work: Worksh
     with pytest.raises(HostError, match="holds no usr/bin/none"):
         debian.take(work, zlib, "usr/bin/none", tmp_path / "two")
     (tmp_path / "broken.deb").write_bytes(zlib.read_bytes()[:5000])
-    for call in (lambda: debian.take(work, tmp_path / "broken.deb", "x", tmp_path / "two"), lambda: debian.unpack(work, [tmp_path / "broken.deb"], tmp_path)):
+    for call in (
+        lambda: debian.take(work, tmp_path / "broken.deb", "x", tmp_path / "two"),
+        lambda: debian.unpack(work, [tmp_path / "broken.deb"], tmp_path),
+    ):
         with pytest.raises(HostError, match=r"broken\.deb cannot be unpacked"):
             call()
 
 
-def test_packages_that_are_not_signed_by_a_known_key_are_refused(work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a keyring that lacks Debian's keys nothing is fetched, even where apt was told to allow that."""
-    (tmp_path / "apt.conf").write_text('APT::Get::AllowUnauthenticated "true";\nAcquire::AllowInsecureRepositories "true";\n')
+def test_packages_that_are_not_signed_by_a_known_key_are_refused(
+    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a keyring that lacks Debian's keys nothing is fetched, even where apt was told
+    to allow that.
+    """
+    (tmp_path / "apt.conf").write_text(
+        'APT::Get::AllowUnauthenticated "true";\nAcquire::AllowInsecureRepositories "true";\n'
+    )
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     empty = tmp_path / "empty.gpg"
     empty.write_bytes(b"")
     monkeypatch.setattr(debian, "KEYRINGS", (empty,))
-    with pytest.raises(HostError, match=r"not signed by a key that this machine knows(.|\n)*debian-archive-keyring"):
+    with pytest.raises(
+        HostError,
+        match=r"not signed by a key that this machine knows(.|\n)*debian-archive-keyring",
+    ):
         Debian(work, "bookworm", "arm64", tmp_path / "apt").fetch("zlib1g")
     assert not list((tmp_path / "apt" / "archives").glob("*.deb"))
 
 
-def test_a_machine_that_is_no_debian_is_told_the_other_way(work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_no_debian_is_told_the_other_way(
+    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without Debian's keys, without apt, or with a mirror that has no such release."""
     monkeypatch.setattr(debian, "KEYRINGS", (tmp_path / "none",))
-    with pytest.raises(HostError, match=r"are missing here(.|\n)*install qemu-user 10 or newer"):
+    with pytest.raises(
+        HostError, match=r"are missing here(.|\n)*install qemu-user 10 or newer"
+    ):
         Debian(work, "bookworm", "arm64", tmp_path / "a").fetch("zlib1g")
     monkeypatch.undo()
-    with pytest.raises(HostError, match=r"finds no packages of Debian nonesuch(.|\n)*docs/hosts.md"):
+    with pytest.raises(
+        HostError, match=r"finds no packages of Debian nonesuch(.|\n)*docs/hosts.md"
+    ):
         Debian(work, "nonesuch", "arm64", tmp_path / "b").fetch("zlib1g")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match="apt-get, dpkg-deb or Debian's keys"):
@@ -70,9 +99,13 @@ def test_a_machine_that_is_no_debian_is_told_the_other_way(work: Workshop, tmp_p
 
 
 @pytest.mark.slow  # apt asks a few times
-def test_no_network_is_told(work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_is_told(
+    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A mirror behind a proxy that does not answer is not taken for a missing package."""
-    (tmp_path / "apt.conf").write_text('Acquire::http::Proxy "http://127.0.0.1:9/";\nAcquire::https::Proxy "http://127.0.0.1:9/";\n')
+    (tmp_path / "apt.conf").write_text(
+        'Acquire::http::Proxy "http://127.0.0.1:9/";\nAcquire::https::Proxy "http://127.0.0.1:9/";\n'
+    )
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     with pytest.raises(HostError, match="apt cannot reach its mirror"):
         Debian(work, "bookworm", "arm64", tmp_path / "apt").fetch("zlib1g")

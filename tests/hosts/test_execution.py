@@ -1,4 +1,6 @@
-"""The device's own file and runtime where the device is; what stands in for it, and says so, everywhere else."""
+"""The device's own file and runtime where the device is; what stands in for it, and says
+so, everywhere else.
+"""
 
 import pytest
 
@@ -8,9 +10,16 @@ from edgekit.hosts.local import LocalHost
 from edgekit.signature import Signature, TensorSpec
 
 SPEC = TensorSpec(name="x", dtype="uint8", dims=(1, 2))
-FILES = {"model": File(path="m.tflite"), "compiled": File(path="m_edgetpu.tflite"), "engine": File(path="m.engine")}
+FILES = {
+    "model": File(path="m.tflite"),
+    "compiled": File(path="m_edgetpu.tflite"),
+    "engine": File(path="m.engine"),
+}
 PART = Part(name="main", signature=Signature(inputs=(SPEC,), outputs=(SPEC,)), files=FILES)
-STICK = {"devices": {"edgetpu": ["usb 1-2 (18d1:9302, ready)"], "gpu": False}, "versions": {}}
+STICK = {
+    "devices": {"edgetpu": ["usb 1-2 (18d1:9302, ready)"], "gpu": False},
+    "versions": {},
+}
 GPU = {"devices": {"edgetpu": [], "gpu": True}, "versions": {"tensorrt": "10.3.0"}}
 
 
@@ -26,11 +35,17 @@ GPU = {"devices": {"edgetpu": [], "gpu": True}, "versions": {"tensorrt": "10.3.0
         ("tflite", STICK, "model", "litert"),
     ],
 )
-def test_the_way_is_the_devices_own_where_it_is(format: FormatName, told: dict[str, object], role: str, runtime: str) -> None:
-    """A stick takes the compiled file, a GPU with TensorRT the engine; a file that only stands in is told as such."""
+def test_the_way_is_the_devices_own_where_it_is(
+    format: FormatName, told: dict[str, object], role: str, runtime: str
+) -> None:
+    """A stick takes the compiled file, a GPU with TensorRT the engine; a file that only
+    stands in is told as such.
+    """
     found = way(format, PART, told)
     assert (found.role, found.runtime) == (role, runtime)
-    assert bool(found.stands_in) == (format in ("edgetpu", "tensorrt", "ethosu") and role == "model")
+    assert bool(found.stands_in) == (
+        format in ("edgetpu", "tensorrt", "ethosu") and role == "model"
+    )
 
 
 def test_a_part_that_was_not_compiled_stands_in() -> None:

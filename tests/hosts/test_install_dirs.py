@@ -25,7 +25,9 @@ def make(folder: pathlib.Path, text: str = "x") -> None:
 
 
 def test_what_it_is_made_of_is_part_of_a_folders_name() -> None:
-    """Other pins are another folder; the same ones, in any order of their keys, are the same."""
+    """Other pins are another folder; the same ones, in any order of their keys, are the
+    same.
+    """
     first = places.place("board", "main", {"packages": ["a==1"], "version": "3.11"})
     assert first == places.place("board", "main", {"version": "3.11", "packages": ["a==1"]})
     assert first != places.place("board", "main", {"packages": ["a==2"], "version": "3.11"})
@@ -58,7 +60,10 @@ def test_a_folder_without_a_whole_marker_does_not_count(text: str) -> None:
 
 def test_older_folders_of_a_name_are_retired(root: pathlib.Path) -> None:
     """Only those of the same name go; ``main-two`` is another environment than ``main``."""
-    old, new, other = (places.place("board", name, {"made": made}) for name, made in (("main", 1), ("main", 2), ("main-two", 1)))
+    old, new, other = (
+        places.place("board", name, {"made": made})
+        for name, made in (("main", 1), ("main", 2), ("main-two", 1))
+    )
     for folder in (old, new, other):
         make(folder)
     assert places.older("board", "main") == sorted([old, new])
@@ -76,18 +81,30 @@ def test_a_host_is_removed_and_counted(root: pathlib.Path) -> None:
     assert places.remove("board") == (0, 0)
 
 
-def test_what_the_system_says_is_told_with_a_way_out(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_system_says_is_told_with_a_way_out(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full disk, and a folder that is a file."""
-    with pytest.raises(HostError, match=r"The disk is full(.|\n)*EDGEKIT_HOSTS"), places.writing(tmp_path):
+    with (
+        pytest.raises(HostError, match=r"The disk is full(.|\n)*EDGEKIT_HOSTS"),
+        places.writing(tmp_path),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "file"))
-    with pytest.raises(HostError, match="cannot be written: Not a directory"), places.filling(places.place("board", "main", {})):
+    with (
+        pytest.raises(HostError, match="cannot be written: Not a directory"),
+        places.filling(places.place("board", "main", {})),
+    ):
         pass
 
 
-def test_the_folder_is_the_users_own_without_a_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """The data folder of the system's rules; a relative variable is taken from the current folder."""
+def test_the_folder_is_the_users_own_without_a_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """The data folder of the system's rules; a relative variable is taken from the current
+    folder.
+    """
     monkeypatch.delenv("EDGEKIT_HOSTS")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert places.root().name == "hosts" and "edgekit" in places.root().parts

@@ -1,4 +1,6 @@
-"""The local host: real files in a worker of its own, and what happens when that worker crashes, hangs or is killed."""
+"""The local host: real files in a worker of its own, and what happens when that worker
+crashes, hangs or is killed.
+"""
 
 import gc
 import os
@@ -33,18 +35,52 @@ def floats(name: str, *dims: int | str) -> TensorSpec:
     return TensorSpec(name=name, dtype="float32", dims=dims)
 
 
-def save(path: pathlib.Path, nodes: Sequence[Any], signature: Signature, constants: dict[str, Any]) -> None:
+def save(
+    path: pathlib.Path,
+    nodes: Sequence[Any],
+    signature: Signature,
+    constants: dict[str, Any],
+) -> None:
     """Write an ONNX file with the inputs and outputs of a signature."""
     sides = signature.inputs, signature.outputs
-    given, results = ([helper.make_tensor_value_info(spec.name, ONNX_DTYPES[spec.dtype], list(spec.dims)) for spec in side] for side in sides)
-    graph = helper.make_graph(nodes, "g", given, results, [numpy_helper.from_array(numpy.asarray(v), k) for k, v in constants.items()])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    given, results = (
+        [
+            helper.make_tensor_value_info(
+                spec.name, ONNX_DTYPES[spec.dtype], list(spec.dims)
+            )
+            for spec in side
+        ]
+        for side in sides
+    )
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        given,
+        results,
+        [numpy_helper.from_array(numpy.asarray(v), k) for k, v in constants.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9),
+        path,
+    )
 
 
-def linear(folder: pathlib.Path, name: str = "main", batch: int | str = BATCH, wires: tuple[str, str] = ("input", "output")) -> Part:
+def linear(
+    folder: pathlib.Path,
+    name: str = "main",
+    batch: int | str = BATCH,
+    wires: tuple[str, str] = ("input", "output"),
+) -> Part:
     """output = input @ WEIGHT, as an ONNX file."""
-    signature = Signature(inputs=(floats(wires[0], batch, 4),), outputs=(floats(wires[1], batch, 3),))
-    save(folder / f"{name}.onnx", [helper.make_node("MatMul", [wires[0], "w"], [wires[1]])], signature, {"w": WEIGHT})
+    signature = Signature(
+        inputs=(floats(wires[0], batch, 4),), outputs=(floats(wires[1], batch, 3),)
+    )
+    save(
+        folder / f"{name}.onnx",
+        [helper.make_node("MatMul", [wires[0], "w"], [wires[1]])],
+        signature,
+        {"w": WEIGHT},
+    )
     return Part(name=name, signature=signature, files={"model": File(path=f"{name}.onnx")})
 
 
@@ -61,38 +97,77 @@ def one(tmp_path: pathlib.Path) -> Artifact:
 
 @pytest.fixture
 def two(tmp_path: pathlib.Path) -> Artifact:
-    """An encoder and a decoder that takes what the encoder gives and the data's mask: output = mask * relu(input @ WEIGHT)."""
+    """An encoder and a decoder that takes what the encoder gives and the data's mask:
+    output = mask * relu(input @ WEIGHT).
+    """
     encoder = linear(tmp_path, "encoder", wires=("input", "hidden"))
-    signature = Signature(inputs=(floats("hidden", BATCH, 3), floats("mask", BATCH, 3)), outputs=(floats("output", BATCH, 3),))
-    save(tmp_path / "decoder.onnx", [helper.make_node("Relu", ["hidden"], ["r"]), helper.make_node("Mul", ["r", "mask"], ["output"])], signature, {})
-    return artifact(tmp_path, encoder, Part(name="decoder", signature=signature, files={"model": File(path="decoder.onnx")}))
+    signature = Signature(
+        inputs=(floats("hidden", BATCH, 3), floats("mask", BATCH, 3)),
+        outputs=(floats("output", BATCH, 3),),
+    )
+    save(
+        tmp_path / "decoder.onnx",
+        [
+            helper.make_node("Relu", ["hidden"], ["r"]),
+            helper.make_node("Mul", ["r", "mask"], ["output"]),
+        ],
+        signature,
+        {},
+    )
+    return artifact(
+        tmp_path,
+        encoder,
+        Part(
+            name="decoder", signature=signature, files={"model": File(path="decoder.onnx")}
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
 def tflite(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with one small convolution as float.tflite and int8.tflite, channel-last, and two.tflite with two inputs and outputs."""
+    """A folder with one small convolution as float.tflite and int8.tflite, channel-last,
+    and two.tflite with two inputs and outputs.
+    """
     import litert_torch
     import torch
     from ai_edge_quantizer import quantizer, recipe
 
     class Two(torch.nn.Module):
-        def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(
+            self, first: torch.Tensor, second: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             return first - second, first + 2 * second
 
     folder = tmp_path_factory.mktemp("tflite")
-    images = tiny_images().need("train", "the test").inputs["input"][:32].transpose(0, 2, 3, 1)
+    images = (
+        tiny_images().need("train", "the test").inputs["input"][:32].transpose(0, 2, 3, 1)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The converter's own.
         network = litert_torch.to_channel_last_io(tiny_convolution().eval(), args=[0])
-        litert_torch.convert(network, (torch.zeros(1, 8, 8, 1),)).export(str(folder / "float.tflite"))
-        litert_torch.convert(Two().eval(), (torch.zeros(1, 3), torch.zeros(1, 3))).export(str(folder / "two.tflite"))
-        quantize = quantizer.Quantizer(str(folder / "float.tflite"), recipe.static_wi8_ai8())
-        calibrated = quantize.calibrate({"serving_default": [{"args_0": numpy.ascontiguousarray(image[None])} for image in images]})
+        litert_torch.convert(network, (torch.zeros(1, 8, 8, 1),)).export(
+            str(folder / "float.tflite")
+        )
+        litert_torch.convert(Two().eval(), (torch.zeros(1, 3), torch.zeros(1, 3))).export(
+            str(folder / "two.tflite")
+        )
+        quantize = quantizer.Quantizer(
+            str(folder / "float.tflite"), recipe.static_wi8_ai8()
+        )
+        calibrated = quantize.calibrate(
+            {
+                "serving_default": [
+                    {"args_0": numpy.ascontiguousarray(image[None])} for image in images
+                ]
+            }
+        )
         quantize.quantize(calibrated).export_model(str(folder / "int8.tflite"))
     return folder
 
 
-def image_artifact(folder: pathlib.Path, name: str, format: FormatName = "tflite") -> Artifact:
+def image_artifact(
+    folder: pathlib.Path, name: str, format: FormatName = "tflite"
+) -> Artifact:
     """float.tflite or int8.tflite with the signature that its step would give it."""
     ends = [{"dtype": "float32"}, {"dtype": "float32"}]
     if name == "int8":
@@ -100,10 +175,24 @@ def image_artifact(folder: pathlib.Path, name: str, format: FormatName = "tflite
 
         read = Interpreter(str(folder / "int8.tflite"))
         details = read.get_input_details()[0], read.get_output_details()[0]
-        ends = [{"dtype": "int8", "quantization": dict(zip(("scale", "zero_point"), d["quantization"], strict=True))} for d in details]
-    given = TensorSpec.model_validate({"name": "input", "dims": (1, 8, 8, 1), "axes": (0, 2, 3, 1), **ends[0]})
+        ends = [
+            {
+                "dtype": "int8",
+                "quantization": dict(
+                    zip(("scale", "zero_point"), d["quantization"], strict=True)
+                ),
+            }
+            for d in details
+        ]
+    given = TensorSpec.model_validate(
+        {"name": "input", "dims": (1, 8, 8, 1), "axes": (0, 2, 3, 1), **ends[0]}
+    )
     result = TensorSpec.model_validate({"name": "output", "dims": (1, 3), **ends[1]})
-    part = Part(name="main", signature=Signature(inputs=(given,), outputs=(result,)), files={"model": File(path=f"{name}.tflite")})
+    part = Part(
+        name="main",
+        signature=Signature(inputs=(given,), outputs=(result,)),
+        files={"model": File(path=f"{name}.tflite")},
+    )
     return artifact(folder, part, format=format)
 
 
@@ -131,35 +220,57 @@ def gone(process: psutil.Process) -> bool:
 
 
 def test_an_onnx_file_gives_its_numbers_for_any_number_of_samples(one: Artifact) -> None:
-    """600 samples go through in pieces and come back in order; the runner says where it ran."""
+    """600 samples go through in pieces and come back in order; the runner says where it
+    ran.
+    """
     values = numpy.random.default_rng(0).standard_normal((600, 4)).astype("float32")
     with HOST.open(one) as runner:
-        assert numpy.allclose(runner.infer({"input": values})["output"], values @ WEIGHT, atol=1e-6)
+        assert numpy.allclose(
+            runner.infer({"input": values})["output"], values @ WEIGHT, atol=1e-6
+        )
         assert runner.infer({"input": values[:1]})["output"].shape == (1, 3)
-        assert runner.where.startswith("local: onnxruntime ") and runner.where.endswith(", 1 thread")
+        assert runner.where.startswith("local: onnxruntime ") and runner.where.endswith(
+            ", 1 thread"
+        )
 
 
 @pytest.mark.parametrize("batch", [1, 7, 300])
-def test_a_fixed_batch_takes_any_number_of_samples(tmp_path: pathlib.Path, batch: int) -> None:
-    """A file with a fixed batch, larger than a piece too, gives the same numbers for 305 samples."""
+def test_a_fixed_batch_takes_any_number_of_samples(
+    tmp_path: pathlib.Path, batch: int
+) -> None:
+    """A file with a fixed batch, larger than a piece too, gives the same numbers for 305
+    samples.
+    """
     values = numpy.random.default_rng(0).standard_normal((305, 4)).astype("float32")
     with HOST.open(artifact(tmp_path, linear(tmp_path, batch=batch))) as runner:
-        assert numpy.allclose(runner.infer({"input": values})["output"], values @ WEIGHT, atol=1e-6)
+        assert numpy.allclose(
+            runner.infer({"input": values})["output"], values @ WEIGHT, atol=1e-6
+        )
 
 
 def test_samples_can_be_run_one_by_one(one: Artifact) -> None:
-    """What a runtime finds out from a whole batch is then found for each sample; the answers of a fixed network are the same."""
+    """What a runtime finds out from a whole batch is then found for each sample; the
+    answers of a fixed network are the same.
+    """
     values = numpy.random.default_rng(3).normal(size=(5, 4)).astype("float32")
     asked: list[int] = []
     with LocalHost().open(one, {"samples": 1}) as runner, LocalHost().open(one) as together:
         ask = runner._process.ask
-        runner._process.ask = lambda *given, **named: asked.append(1) or ask(*given, **named)  # type: ignore[assignment, func-returns-value, method-assign]
-        numpy.testing.assert_allclose(runner.infer({"input": values})["output"], together.infer({"input": values})["output"], rtol=1e-5)
+        runner._process.ask = lambda *given, **named: (
+            asked.append(1) or ask(*given, **named)
+        )  # type: ignore[assignment, func-returns-value, method-assign]
+        numpy.testing.assert_allclose(
+            runner.infer({"input": values})["output"],
+            together.infer({"input": values})["output"],
+            rtol=1e-5,
+        )
     assert len(asked) == 5
 
 
 def test_parts_are_chained_by_name(two: Artifact) -> None:
-    """A decoder is fed by name from the encoder and from the data, and gives the last outputs only."""
+    """A decoder is fed by name from the encoder and from the data, and gives the last
+    outputs only.
+    """
     values, mask = numpy.ones((5, 4), "float32"), numpy.eye(5, 3, dtype="float32")
     with HOST.open(two) as runner:
         outputs = runner.infer({"input": values, "mask": mask})
@@ -167,32 +278,79 @@ def test_parts_are_chained_by_name(two: Artifact) -> None:
     assert numpy.allclose(outputs["output"], mask * (values @ WEIGHT))
 
 
-def test_int8_files_with_axes_are_fed_and_read_in_real_numbers(tmp_path: pathlib.Path) -> None:
-    """Channel-last int8 inputs and int8 outputs: the runner takes the task's floats and gives real numbers back."""
-    given = TensorSpec(name="input", dtype="int8", dims=(BATCH, 2, 2, 3), axes=(0, 2, 3, 1), quantization=Quantization(scale=0.5, zero_point=3))
-    result = TensorSpec(name="output", dtype="int8", dims=(BATCH, 2, 2, 3), axes=(0, 2, 3, 1), quantization=Quantization(scale=1.0, zero_point=-1))
+def test_int8_files_with_axes_are_fed_and_read_in_real_numbers(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Channel-last int8 inputs and int8 outputs: the runner takes the task's floats and
+    gives real numbers back.
+    """
+    given = TensorSpec(
+        name="input",
+        dtype="int8",
+        dims=(BATCH, 2, 2, 3),
+        axes=(0, 2, 3, 1),
+        quantization=Quantization(scale=0.5, zero_point=3),
+    )
+    result = TensorSpec(
+        name="output",
+        dtype="int8",
+        dims=(BATCH, 2, 2, 3),
+        axes=(0, 2, 3, 1),
+        quantization=Quantization(scale=1.0, zero_point=-1),
+    )
     signature = Signature(inputs=(given,), outputs=(result,))
-    nodes = [helper.make_node("DequantizeLinear", ["input", "s", "z"], ["r"]), helper.make_node("Mul", ["r", "per_channel"], ["m"]),
-             helper.make_node("QuantizeLinear", ["m", "s2", "z2"], ["output"])]  # fmt: skip
-    constants = {"s": numpy.float32(0.5), "z": numpy.int8(3), "per_channel": numpy.array([1, 2, -4], "float32"), "s2": numpy.float32(1), "z2": numpy.int8(-1)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["input", "s", "z"], ["r"]),
+        helper.make_node("Mul", ["r", "per_channel"], ["m"]),
+        helper.make_node("QuantizeLinear", ["m", "s2", "z2"], ["output"]),
+    ]
+    constants = {
+        "s": numpy.float32(0.5),
+        "z": numpy.int8(3),
+        "per_channel": numpy.array([1, 2, -4], "float32"),
+        "s2": numpy.float32(1),
+        "z2": numpy.int8(-1),
+    }
     save(tmp_path / "main.onnx", nodes, signature, constants)
     values = numpy.random.default_rng(0).integers(-8, 8, (9, 3, 2, 2)).astype("float32")
-    with HOST.open(artifact(tmp_path, Part(name="main", signature=signature, files={"model": File(path="main.onnx")}))) as runner:
+    with HOST.open(
+        artifact(
+            tmp_path,
+            Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),
+        )
+    ) as runner:
         found = runner.infer({"input": values})["output"]
-    assert numpy.array_equal(found, values * numpy.array([1, 2, -4], "float32").reshape(1, 3, 1, 1))
+    assert numpy.array_equal(
+        found, values * numpy.array([1, 2, -4], "float32").reshape(1, 3, 1, 1)
+    )
 
 
 def test_a_tflite_file_gives_what_torch_gives(tflite: pathlib.Path) -> None:
-    """A channel-last float TFLite file fed in the task's layout equals torch; with plain kernels too, and it says so."""
+    """A channel-last float TFLite file fed in the task's layout equals torch; with plain
+    kernels too, and it says so.
+    """
     values = images(20)
-    with HOST.open(image_artifact(tflite, "float")) as runner, HOST.open(image_artifact(tflite, "float"), {"optimize": False}) as plain:
-        found, same = runner.infer({"input": values})["output"], plain.infer({"input": values})["output"]
-        assert runner.where.startswith("local: ai-edge-litert ") and plain.where.endswith("1 thread, optimizations off")
-    assert numpy.abs(found - torch_outputs(values)).max() < 1e-5 and numpy.abs(same - found).max() < 1e-5
+    with (
+        HOST.open(image_artifact(tflite, "float")) as runner,
+        HOST.open(image_artifact(tflite, "float"), {"optimize": False}) as plain,
+    ):
+        found, same = (
+            runner.infer({"input": values})["output"],
+            plain.infer({"input": values})["output"],
+        )
+        assert runner.where.startswith("local: ai-edge-litert ") and plain.where.endswith(
+            "1 thread, optimizations off"
+        )
+    assert (
+        numpy.abs(found - torch_outputs(values)).max() < 1e-5
+        and numpy.abs(same - found).max() < 1e-5
+    )
 
 
 def test_an_int8_tflite_file_is_fed_as_by_hand(tflite: pathlib.Path) -> None:
-    """A fully integer TFLite file gives, through its signature, exactly what the interpreter gives when it is fed by hand."""
+    """A fully integer TFLite file gives, through its signature, exactly what the
+    interpreter gives when it is fed by hand.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     made, values = image_artifact(tflite, "int8"), images(20)
@@ -203,77 +361,163 @@ def test_an_int8_tflite_file_is_fed_as_by_hand(tflite: pathlib.Path) -> None:
     given, result = read.get_input_details()[0], read.get_output_details()[0]
     (scale, zero), (out_scale, out_zero) = given["quantization"], result["quantization"]
     for image, output in zip(values, found, strict=True):
-        read.set_tensor(given["index"], numpy.clip(numpy.rint(image.transpose(1, 2, 0)[None] / scale) + zero, -128, 127).astype("int8"))
+        read.set_tensor(
+            given["index"],
+            numpy.clip(
+                numpy.rint(image.transpose(1, 2, 0)[None] / scale) + zero, -128, 127
+            ).astype("int8"),
+        )
         read.invoke()
-        assert numpy.allclose(output, (read.get_tensor(result["index"])[0].astype("float32") - out_zero) * out_scale, rtol=1e-6)
-    # Quantized after training, so it may be some steps off the float network; all of it is far less than the outputs.
+        assert numpy.allclose(
+            output,
+            (read.get_tensor(result["index"])[0].astype("float32") - out_zero) * out_scale,
+            rtol=1e-6,
+        )
+    # Quantized after training, so it may be some steps off the float network; all of it is
+    # far less than the outputs.
     assert numpy.abs(found - torch_outputs(values)).max() < 0.1 * numpy.abs(found).max()
 
 
 def test_tflite_inputs_and_outputs_go_by_order(tflite: pathlib.Path) -> None:
-    """Two inputs and two outputs, whose names the file does not know, are matched by the signature's order."""
-    signature = Signature(inputs=(floats("left", 1, 3), floats("right", 1, 3)), outputs=(floats("less", 1, 3), floats("more", 1, 3)))
-    made = artifact(tflite, Part(name="main", signature=signature, files={"model": File(path="two.tflite")}), format="tflite")
+    """Two inputs and two outputs, whose names the file does not know, are matched by the
+    signature's order.
+    """
+    signature = Signature(
+        inputs=(floats("left", 1, 3), floats("right", 1, 3)),
+        outputs=(floats("less", 1, 3), floats("more", 1, 3)),
+    )
+    made = artifact(
+        tflite,
+        Part(name="main", signature=signature, files={"model": File(path="two.tflite")}),
+        format="tflite",
+    )
     left, right = numpy.random.default_rng(0).standard_normal((2, 6, 3)).astype("float32")
     with HOST.open(made) as runner:
         found = runner.infer({"right": right, "left": left})
-    assert numpy.allclose(found["less"], left - right, atol=1e-6) and numpy.allclose(found["more"], left + 2 * right, atol=1e-6)
+    assert numpy.allclose(found["less"], left - right, atol=1e-6) and numpy.allclose(
+        found["more"], left + 2 * right, atol=1e-6
+    )
 
 
 def test_what_stands_in_for_a_device_says_so(one: Artifact, tflite: pathlib.Path) -> None:
-    """TensorRT, Edge TPU and Ethos-U artifacts run their stand-in, say that the device did not, and are never timed."""
-    engine, stick = one.model_copy(update={"format": "tensorrt"}), image_artifact(tflite, "int8", format="edgetpu")
+    """TensorRT, Edge TPU and Ethos-U artifacts run their stand-in, say that the device did
+    not, and are never timed.
+    """
+    engine, stick = (
+        one.model_copy(update={"format": "tensorrt"}),
+        image_artifact(tflite, "int8", format="edgetpu"),
+    )
     with HOST.open(engine) as runner:
-        assert runner.where.endswith("1 thread, same Q/DQ graph; TensorRT engine not executed")
-        assert numpy.allclose(runner.infer({"input": numpy.ones((1, 4), "float32")})["output"], WEIGHT.sum(0))
+        assert runner.where.endswith(
+            "1 thread, same Q/DQ graph; TensorRT engine not executed"
+        )
+        assert numpy.allclose(
+            runner.infer({"input": numpy.ones((1, 4), "float32")})["output"], WEIGHT.sum(0)
+        )
     npu = image_artifact(tflite, "int8", format="ethosu")
     for made, said in ((stick, "Edge TPU"), (npu, "Ethos-U")):
         with HOST.open(made) as runner:
             assert runner.where.endswith(f"1 thread, CPU; {said} not executed")
-    for made, feeds in ((npu, {"input": images(1)}), (engine, {"input": numpy.ones((1, 4), "float32")}), (stick, {"input": images(1)})):
+    for made, feeds in (
+        (npu, {"input": images(1)}),
+        (engine, {"input": numpy.ones((1, 4), "float32")}),
+        (stick, {"input": images(1)}),
+    ):
         with pytest.raises(RunnerError, match="cannot be taken on this host"):
             HOST.race({"a": made}, feeds, BenchProtocol(rounds=6))
 
 
-def test_the_race_times_every_artifact_in_every_round(one: Artifact, tmp_path: pathlib.Path) -> None:
-    """Each name gets one time a round, and a network with 400 times the work is slower in the median."""
+def test_the_race_times_every_artifact_in_every_round(
+    one: Artifact, tmp_path: pathlib.Path
+) -> None:
+    """Each name gets one time a round, and a network with 400 times the work is slower in
+    the median.
+    """
     folder = tmp_path / "slow"
     folder.mkdir()
-    signature = Signature(inputs=(floats("input", BATCH, 4),), outputs=(floats("output", BATCH, 3),))
-    wide = {"a": numpy.ones((4, 600), "float32"), "b": numpy.ones((600, 600), "float32"), "c": numpy.ones((600, 3), "float32")}
-    nodes = [helper.make_node("MatMul", wires, [result]) for *wires, result in (("input", "a", "h"), ("h", "b", "i"), ("i", "c", "output"))]
+    signature = Signature(
+        inputs=(floats("input", BATCH, 4),), outputs=(floats("output", BATCH, 3),)
+    )
+    wide = {
+        "a": numpy.ones((4, 600), "float32"),
+        "b": numpy.ones((600, 600), "float32"),
+        "c": numpy.ones((600, 3), "float32"),
+    }
+    nodes = [
+        helper.make_node("MatMul", wires, [result])
+        for *wires, result in (("input", "a", "h"), ("h", "b", "i"), ("i", "c", "output"))
+    ]
     save(folder / "main.onnx", nodes, signature, wide)
-    slow = artifact(folder, Part(name="main", signature=signature, files={"model": File(path="main.onnx")}))
-    samples = HOST.race({"fast": one, "slow": slow}, {"input": numpy.ones((3, 4), "float32")}, BenchProtocol(rounds=9, warmup=3, round_ms=0.5))
-    assert {name: len(found.nanoseconds) for name, found in samples.items()} == {"fast": 9, "slow": 9}
-    assert numpy.median(samples["slow"].nanoseconds) > numpy.median(samples["fast"].nanoseconds)
+    slow = artifact(
+        folder,
+        Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),
+    )
+    samples = HOST.race(
+        {"fast": one, "slow": slow},
+        {"input": numpy.ones((3, 4), "float32")},
+        BenchProtocol(rounds=9, warmup=3, round_ms=0.5),
+    )
+    assert {name: len(found.nanoseconds) for name, found in samples.items()} == {
+        "fast": 9,
+        "slow": 9,
+    }
+    assert numpy.median(samples["slow"].nanoseconds) > numpy.median(
+        samples["fast"].nanoseconds
+    )
 
 
 def test_the_race_times_all_parts_of_a_chain(two: Artifact) -> None:
-    """An artifact of two parts has one time a round, taken with the decoder on what the encoder gave."""
+    """An artifact of two parts has one time a round, taken with the decoder on what the
+    encoder gave.
+    """
     feeds = {"input": numpy.ones((2, 4), "float32"), "mask": numpy.ones((2, 3), "float32")}
-    samples = HOST.race({"both": two}, feeds, BenchProtocol(rounds=6, warmup=2, round_ms=0.1))
+    samples = HOST.race(
+        {"both": two}, feeds, BenchProtocol(rounds=6, warmup=2, round_ms=0.1)
+    )
     assert len(samples["both"].nanoseconds) == 6
 
 
 def test_the_race_refuses_a_file_with_a_large_batch(tmp_path: pathlib.Path) -> None:
     """A file that takes 4 samples at once is not timed as if it took one."""
     with pytest.raises(RunnerError, match="takes 4 samples at once"):
-        HOST.race({"four": artifact(tmp_path, linear(tmp_path, batch=4))}, {"input": numpy.ones((1, 4), "float32")}, BenchProtocol())
+        HOST.race(
+            {"four": artifact(tmp_path, linear(tmp_path, batch=4))},
+            {"input": numpy.ones((1, 4), "float32")},
+            BenchProtocol(),
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"inputs": (floats("other", BATCH, 4),)}, "has the inputs or outputs"),
-        ({"outputs": (floats("output", BATCH, 3), floats("second", BATCH, 3))}, "has the inputs or outputs"),
-        ({"inputs": (TensorSpec(name="input", dtype="int8", dims=(BATCH, 4)),)}, "is float32; its signature says int8"),
-        ({"inputs": (TensorSpec(name="input", dtype="float32", dims=(4, BATCH), axes=(1, 0)),)}, "first axis of input is not the sample"),
+        (
+            {"outputs": (floats("output", BATCH, 3), floats("second", BATCH, 3))},
+            "has the inputs or outputs",
+        ),
+        (
+            {"inputs": (TensorSpec(name="input", dtype="int8", dims=(BATCH, 4)),)},
+            "is float32; its signature says int8",
+        ),
+        (
+            {
+                "inputs": (
+                    TensorSpec(name="input", dtype="float32", dims=(4, BATCH), axes=(1, 0)),
+                )
+            },
+            "first axis of input is not the sample",
+        ),
     ],
 )
-def test_a_signature_that_is_not_the_files_is_refused(one: Artifact, change: dict[str, Any], said: str) -> None:
-    """Other names, another number, dtype or sample axis than the file's own are refused when it is opened."""
-    part = one.parts[0].model_copy(update={"signature": one.parts[0].signature.model_copy(update=change)})
+def test_a_signature_that_is_not_the_files_is_refused(
+    one: Artifact, change: dict[str, Any], said: str
+) -> None:
+    """Other names, another number, dtype or sample axis than the file's own are refused
+    when it is opened.
+    """
+    part = one.parts[0].model_copy(
+        update={"signature": one.parts[0].signature.model_copy(update=change)}
+    )
     with pytest.raises(RunnerError, match=said):
         HOST.open(one.model_copy(update={"parts": (part,)}))
 
@@ -282,8 +526,12 @@ def test_a_wrong_scale_in_the_signature_is_refused(tflite: pathlib.Path) -> None
     """A signature whose output scale is not the file's is an error, not a wrong number."""
     made = image_artifact(tflite, "int8")
     signature = made.parts[0].signature
-    wrong = signature.outputs[0].model_copy(update={"quantization": Quantization(scale=0.5, zero_point=0)})
-    part = made.parts[0].model_copy(update={"signature": signature.model_copy(update={"outputs": (wrong,)})})
+    wrong = signature.outputs[0].model_copy(
+        update={"quantization": Quantization(scale=0.5, zero_point=0)}
+    )
+    part = made.parts[0].model_copy(
+        update={"signature": signature.model_copy(update={"outputs": (wrong,)})}
+    )
     with pytest.raises(RunnerError, match="scale and zero point"):
         HOST.open(made.model_copy(update={"parts": (part,)}))
 
@@ -303,14 +551,27 @@ def test_data_that_do_not_fit_are_told(one: Artifact) -> None:
             runner.infer({"input": numpy.ones((1, 5), "float32")})
         with pytest.raises(RunnerError, match="one row a sample"):
             runner.infer({"input": numpy.ones((0, 4), "float32")})
-        assert runner.infer({"input": numpy.ones((1, 4), "float32")})["output"].shape == (1, 3)
+        assert runner.infer({"input": numpy.ones((1, 4), "float32")})["output"].shape == (
+            1,
+            3,
+        )
 
 
-@pytest.mark.parametrize(("format", "name"), [("onnx", "main.onnx"), ("tflite", "main.tflite")])
-def test_a_garbage_file_is_an_error_and_leaves_no_process(tmp_path: pathlib.Path, format: FormatName, name: str) -> None:
+@pytest.mark.parametrize(
+    ("format", "name"), [("onnx", "main.onnx"), ("tflite", "main.tflite")]
+)
+def test_a_garbage_file_is_an_error_and_leaves_no_process(
+    tmp_path: pathlib.Path, format: FormatName, name: str
+) -> None:
     """Noise in place of a model is a RunnerError with the path, and the worker is gone."""
     (tmp_path / name).write_bytes(b"this is no model" * 100)
-    part = Part(name="main", signature=Signature(inputs=(floats("input", 1, 4),), outputs=(floats("output", 1, 3),)), files={"model": File(path=name)})
+    part = Part(
+        name="main",
+        signature=Signature(
+            inputs=(floats("input", 1, 4),), outputs=(floats("output", 1, 3),)
+        ),
+        files={"model": File(path=name)},
+    )
     before = psutil.Process().children()
     with pytest.raises(RunnerError, match=f"(loading|crashed).*{name}"):
         HOST.open(artifact(tmp_path, part, format=format))
@@ -318,12 +579,16 @@ def test_a_garbage_file_is_an_error_and_leaves_no_process(tmp_path: pathlib.Path
 
 
 def test_a_worker_that_is_killed_is_an_error(one: Artifact) -> None:
-    """A worker killed between two calls is told with its signal; calls after that say that it has ended; no zombie is left."""
+    """A worker killed between two calls is told with its signal; calls after that say that
+    it has ended; no zombie is left.
+    """
     feeds = {"input": numpy.ones((1, 4), "float32")}
     with HOST.open(one) as runner:
         process = process_of(runner)
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(RunnerError, match="crashed \\(SIGKILL\\) while running part 'main'"):
+        with pytest.raises(
+            RunnerError, match="crashed \\(SIGKILL\\) while running part 'main'"
+        ):
             runner.infer(feeds)
         with pytest.raises(RunnerError, match="has ended"):
             runner.infer(feeds)
@@ -331,13 +596,17 @@ def test_a_worker_that_is_killed_is_an_error(one: Artifact) -> None:
 
 
 def test_a_worker_that_hangs_is_ended_in_time(one: Artifact) -> None:
-    """A stopped worker is killed after ``timeout_s``; the wait is bounded and nothing is left behind."""
+    """A stopped worker is killed after ``timeout_s``; the wait is bounded and nothing is
+    left behind.
+    """
     runner = LocalHost(timeout_s=20).open(one)
     process = process_of(runner)
     runner._process._timeout_s = 0.3
     os.kill(process.pid, signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(RunnerError, match=r"no answer within 0\.3 s while running part 'main'"):
+    with pytest.raises(
+        RunnerError, match=r"no answer within 0\.3 s while running part 'main'"
+    ):
         runner.infer({"input": numpy.ones((1, 4), "float32")})
     assert time.monotonic() - start < 15
     assert gone(process)
@@ -349,14 +618,25 @@ def test_a_stopped_worker_that_is_sent_much_is_ended_too(one: Artifact) -> None:
     process = process_of(runner)
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(RunnerError, match="no answer within"):
-        runner._process.ask("sending", {"command": "infer", "name": "main"}, {"input": numpy.ones((10**6, 4), "float32")}, timeout_s=0.3)
+        runner._process.ask(
+            "sending",
+            {"command": "infer", "name": "main"},
+            {"input": numpy.ones((10**6, 4), "float32")},
+            timeout_s=0.3,
+        )
     assert gone(process)
 
 
 def test_the_last_words_of_a_crash_are_told() -> None:
-    """What a crashing process printed to stderr is in the error; noise instead of a frame is an error too."""
-    crash = WorkerProcess(Start(("/bin/sh", "-c", "echo 'free(): invalid pointer' >&2; kill -ABRT $$")), 20)
-    with pytest.raises(RunnerError, match=r"crashed \(SIGABRT\) while saying hello(.|\n)*invalid pointer"):
+    """What a crashing process printed to stderr is in the error; noise instead of a frame
+    is an error too.
+    """
+    crash = WorkerProcess(
+        Start(("/bin/sh", "-c", "echo 'free(): invalid pointer' >&2; kill -ABRT $$")), 20
+    )
+    with pytest.raises(
+        RunnerError, match=r"crashed \(SIGABRT\) while saying hello(.|\n)*invalid pointer"
+    ):
         crash.ask("saying hello", {"command": "hello"})
     noise = WorkerProcess(Start(("/bin/sh", "-c", "echo this is only noise; read line")), 2)
     with pytest.raises(RunnerError, match="while saying hello"):
@@ -386,7 +666,9 @@ def test_an_interrupt_ends_the_worker(one: Artifact) -> None:
 
 
 def test_leaving_ends_the_worker_and_leaks_no_descriptor(one: Artifact) -> None:
-    """After ten runners, closed twice or only forgotten, there are no more processes and open files than before."""
+    """After ten runners, closed twice or only forgotten, there are no more processes and
+    open files than before.
+    """
     feeds = {"input": numpy.ones((1, 4), "float32")}
     gc.collect()
     me = psutil.Process()

@@ -36,21 +36,32 @@ def test_this_python_is_the_one_without_a_virtual_environment() -> None:
     assert pathlib.Path(found).is_file()
 
 
-def test_a_python_is_taken_only_if_it_is_one_of_that_version(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name on the PATH that does not work (pyenv's), or that lies, is passed over; with none left the way out is told."""
+def test_a_python_is_taken_only_if_it_is_one_of_that_version(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name on the PATH that does not work (pyenv's), or that lies, is passed over; with
+    none left the way out is told.
+    """
     script(tmp_path / "dead", "python3.10", "exit 127")
     script(tmp_path / "liar", "python3.10", f'exec {sys.executable} "$@"')
     script(tmp_path / "good", "python3.10", "echo /opt/my python/bin/python3.10 3 10")
-    monkeypatch.setenv("PATH", os.pathsep.join(str(tmp_path / name) for name in ("none", "dead", "liar")))
+    monkeypatch.setenv(
+        "PATH", os.pathsep.join(str(tmp_path / name) for name in ("none", "dead", "liar"))
+    )
     assert packages.may_have("3.10") and not packages.may_have("3.9")
-    with pytest.raises(HostError, match=r"There is no Python 3\.10 on this machine(.|\n)*install Python 3\.10"):
+    with pytest.raises(
+        HostError,
+        match=r"There is no Python 3\.10 on this machine(.|\n)*install Python 3\.10",
+    ):
         packages.interpreter("3.10")
     monkeypatch.setenv("PATH", str(tmp_path / "good"), prepend=os.pathsep)
     assert packages.interpreter("3.10") == "/opt/my python/bin/python3.10"
 
 
 def test_packages_are_installed_and_listed(work: Workshop, tmp_path: pathlib.Path) -> None:
-    """The folder holds the pinned wheel and nothing else, whatever edgekit's own Python has."""
+    """The folder holds the pinned wheel and nothing else, whatever edgekit's own Python
+    has.
+    """
     packages.install(work, ["six==1.16.0"], tmp_path / "site", packages.interpreter(""))
     assert packages.listed(tmp_path / "site") == ["six==1.16.0"]
     assert (tmp_path / "site" / "six.py").is_file()
@@ -58,34 +69,53 @@ def test_packages_are_installed_and_listed(work: Workshop, tmp_path: pathlib.Pat
 
 def test_packages_for_arm_are_taken_for_arm(work: Workshop, tmp_path: pathlib.Path) -> None:
     """The libraries are for 64-bit ARM; nothing was compiled by this Python."""
-    packages.install_aarch64(work, ["ml-dtypes==0.5.4", "numpy==2.4.6"], tmp_path / "site", "3.11")
+    packages.install_aarch64(
+        work, ["ml-dtypes==0.5.4", "numpy==2.4.6"], tmp_path / "site", "3.11"
+    )
     libraries = list((tmp_path / "site").rglob("*.so"))
-    assert libraries and all("aarch64" in path.name for path in libraries if "cpython" in path.name)
-    assert all(path.read_bytes()[18:20] == b"\xb7\x00" for path in libraries)  # e_machine: EM_AARCH64
+    assert libraries and all(
+        "aarch64" in path.name for path in libraries if "cpython" in path.name
+    )
+    assert all(
+        path.read_bytes()[18:20] == b"\xb7\x00" for path in libraries
+    )  # e_machine: EM_AARCH64
     assert not list((tmp_path / "site").rglob("*.pyc"))
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
-    [(["six==99.0"], "pip finds no wheel of six==99.0"), (["numpy==1.26.4", "onnxruntime==1.20.1", "numpy==2.0.0"], "exclude each other")],
+    [
+        (["six==99.0"], "pip finds no wheel of six==99.0"),
+        (["numpy==1.26.4", "onnxruntime==1.20.1", "numpy==2.0.0"], "exclude each other"),
+    ],
 )
-def test_packages_that_cannot_be_had_are_told(work: Workshop, tmp_path: pathlib.Path, wanted: list[str], said: str) -> None:
+def test_packages_that_cannot_be_had_are_told(
+    work: Workshop, tmp_path: pathlib.Path, wanted: list[str], said: str
+) -> None:
     """A version that does not exist, and versions that exclude each other."""
     with pytest.raises(HostError, match=said):
         packages.install(work, wanted, tmp_path / "site", packages.interpreter(""))
 
 
-def test_no_network_is_told(work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_is_told(
+    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An index that does not answer is not taken for a package that does not exist."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    for name, value in {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}.items():
+    for name, value in {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(HostError, match="pip cannot reach its package index"):
         packages.install(work, ["six==1.16.0"], tmp_path / "site", packages.interpreter(""))
 
 
-def test_a_python_without_pip_is_told(work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_pip_is_told(
+    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """edgekit's own environment may have been made without pip."""
     monkeypatch.setattr(registry, "installed", lambda module: module != "pip")
     with pytest.raises(HostError, match=r"has no pip(.|\n)*-m ensurepip"):

@@ -27,8 +27,18 @@ from tests.hosts.test_local import artifact, linear
 
 FEEDS = {"input": numpy.ones((3, 4), "float32")}
 ROW = {"dtype": "float32", "shape": [None, 4], "quantization": None}
-HELLO = {"python": "3.11.2", "machine": "x86_64", "system": "Linux", "pid": 1, "versions": {"numpy": "2.0"}}
-LOAD = {"runtime": "onnxruntime 1.0", "inputs": [{"name": "input", **ROW}], "outputs": [{"name": "output", **ROW, "shape": [None, 3]}]}
+HELLO = {
+    "python": "3.11.2",
+    "machine": "x86_64",
+    "system": "Linux",
+    "pid": 1,
+    "versions": {"numpy": "2.0"},
+}
+LOAD = {
+    "runtime": "onnxruntime 1.0",
+    "inputs": [{"name": "input", **ROW}],
+    "outputs": [{"name": "output", **ROW, "shape": [None, 3]}],
+}
 
 
 class Script(Start):
@@ -45,12 +55,20 @@ def script(text: str) -> Script:
 
 
 def answering(*replies: Any, folder: pathlib.Path) -> WorkerHost:
-    """A host that reads frames and answers with these headers and payloads, whatever was asked."""
+    """A host that reads frames and answers with these headers and payloads, whatever was
+    asked.
+    """
     program = folder / "answers.py"
     written = []
     for reply in replies:
         header, payload = reply if isinstance(reply, tuple) else (reply, b"")
-        text = header if isinstance(header, bytes) else json.dumps({"arrays": [], **header} if isinstance(header, dict) else header).encode()
+        text = (
+            header
+            if isinstance(header, bytes)
+            else json.dumps(
+                {"arrays": [], **header} if isinstance(header, dict) else header
+            ).encode()
+        )
         written.append(struct.pack("<I", len(text)) + text + payload)
     program.write_text(f"""
 import json, struct, sys, time
@@ -67,7 +85,9 @@ for frame in {written!r}:
     out.write(frame); out.flush()
 sys.stdin.buffer.read()
 """)
-    return WorkerHost("board", Script((sys.executable, str(program)), place=Place("board")), timeout_s=20)
+    return WorkerHost(
+        "board", Script((sys.executable, str(program)), place=Place("board")), timeout_s=20
+    )
 
 
 @pytest.fixture
@@ -78,24 +98,53 @@ def one(tmp_path: pathlib.Path) -> Artifact:
 
 @pytest.mark.parametrize(
     "reply",
-    [{}, {**HELLO, "versions": 3}, {**HELLO, "versions": {"numpy": 3}}, {**HELLO, "python": "\x1b[31m3"}, {**HELLO, "machine": "x" * 10_000}, [], "text",
-     b"{", b"[" * 90_000, ({"arrays": [["a", "|O", [1]]]}, b"12345678"), ({"arrays": [["a", "|u1", [5]]]}, b"12345"), {"error": 3}, {"error": "missing"},
-     {"error": "load", "message": "\x1b]0;evil\x07" * 9000}],
-)  # fmt: skip
+    [
+        {},
+        {**HELLO, "versions": 3},
+        {**HELLO, "versions": {"numpy": 3}},
+        {**HELLO, "python": "\x1b[31m3"},
+        {**HELLO, "machine": "x" * 10_000},
+        [],
+        "text",
+        b"{",
+        b"[" * 90_000,
+        ({"arrays": [["a", "|O", [1]]]}, b"12345678"),
+        ({"arrays": [["a", "|u1", [5]]]}, b"12345"),
+        {"error": 3},
+        {"error": "missing"},
+        {"error": "load", "message": "\x1b]0;evil\x07" * 9000},
+    ],
+)
 def test_a_wrong_greeting_is_an_error(reply: Any, tmp_path: pathlib.Path) -> None:
-    """Missing and wrong keys, headers that are none, arrays that nobody asked for: an error in words that a terminal may print."""
+    """Missing and wrong keys, headers that are none, arrays that nobody asked for: an error
+    in words that a terminal may print.
+    """
     with pytest.raises(EdgekitError, match=r"board|this machine") as error:
         answering(reply, folder=tmp_path).hello()
-    assert all(letter.isprintable() or letter == "\n" for letter in str(error.value)) and len(str(error.value)) < 5_000
+    assert (
+        all(letter.isprintable() or letter == "\n" for letter in str(error.value))
+        and len(str(error.value)) < 5_000
+    )
 
 
 @pytest.mark.parametrize(
     "reply",
-    [{}, {**LOAD, "runtime": None}, {**LOAD, "inputs": {}}, {**LOAD, "inputs": [3]}, {**LOAD, "inputs": [{"name": "input"}]}, {**LOAD, "outputs": []},
-     {**LOAD, "inputs": [{"name": "input", **ROW, "shape": 3}]}, {**LOAD, "inputs": [{"name": "input", **ROW, "quantization": [1]}]},
-     {**LOAD, "inputs": [{"name": "input", **ROW, "dtype": "object"}]}, {**LOAD, "inputs": [{"name": ["input"], **ROW}]}],
-)  # fmt: skip
-def test_a_wrong_answer_to_load_is_an_error(reply: Any, tmp_path: pathlib.Path, one: Artifact) -> None:
+    [
+        {},
+        {**LOAD, "runtime": None},
+        {**LOAD, "inputs": {}},
+        {**LOAD, "inputs": [3]},
+        {**LOAD, "inputs": [{"name": "input"}]},
+        {**LOAD, "outputs": []},
+        {**LOAD, "inputs": [{"name": "input", **ROW, "shape": 3}]},
+        {**LOAD, "inputs": [{"name": "input", **ROW, "quantization": [1]}]},
+        {**LOAD, "inputs": [{"name": "input", **ROW, "dtype": "object"}]},
+        {**LOAD, "inputs": [{"name": ["input"], **ROW}]},
+    ],
+)
+def test_a_wrong_answer_to_load_is_an_error(
+    reply: Any, tmp_path: pathlib.Path, one: Artifact
+) -> None:
     """The rows of inputs and outputs are read with care."""
     with pytest.raises(RunnerError, match="."):
         answering(HELLO, reply, folder=tmp_path).open(one)
@@ -117,54 +166,108 @@ def array(dtype: str, *shape: int, name: str = "output", payload: int | None = N
         (array("<f4", 9), r"output as float32 \[9\]"),
         (array("|O", 3, 3), "no dtype"),
         (array("<f4", -1, 3), "no shape"),
-        (array("<f4", 1 << 40, 1 << 20, payload=64), "announced where at most 72 are expected"),
+        (
+            array("<f4", 1 << 40, 1 << 20, payload=64),
+            "announced where at most 72 are expected",
+        ),
         (array("<f4", 1 << 30, payload=64), "announced where at most 72 are expected"),
     ],
 )
-def test_a_wrong_answer_to_infer_is_an_error(reply: Any, said: str, tmp_path: pathlib.Path, one: Artifact) -> None:
-    """Another number, shape or dtype than the signature's, and sizes that nobody has: nothing is allocated for them."""
+def test_a_wrong_answer_to_infer_is_an_error(
+    reply: Any, said: str, tmp_path: pathlib.Path, one: Artifact
+) -> None:
+    """Another number, shape or dtype than the signature's, and sizes that nobody has:
+    nothing is allocated for them.
+    """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with answering(HELLO, LOAD, reply, folder=tmp_path).open(one) as runner, pytest.raises(RunnerError, match=said):
+    with (
+        answering(HELLO, LOAD, reply, folder=tmp_path).open(one) as runner,
+        pytest.raises(RunnerError, match=said),
+    ):
         runner.infer(FEEDS)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
 @pytest.mark.parametrize(
     "times",
-    [{}, {"a": [1.0] * 4}, {"a": [1.0] * 6}, {"a": ["1"] * 5}, {"a": [-1.0] * 5}, {"b": [1.0] * 5}, {"a": 3}, [1.0], {"a": [1.0] * 4 + [float("nan")]},
-     {"a": [1.0] * 4 + [float("inf")]}, {"a": [True] * 5}],
-)  # fmt: skip
-def test_wrong_times_are_an_error(times: Any, tmp_path: pathlib.Path, one: Artifact) -> None:
+    [
+        {},
+        {"a": [1.0] * 4},
+        {"a": [1.0] * 6},
+        {"a": ["1"] * 5},
+        {"a": [-1.0] * 5},
+        {"b": [1.0] * 5},
+        {"a": 3},
+        [1.0],
+        {"a": [1.0] * 4 + [float("nan")]},
+        {"a": [1.0] * 4 + [float("inf")]},
+        {"a": [True] * 5},
+    ],
+)
+def test_wrong_times_are_an_error(
+    times: Any, tmp_path: pathlib.Path, one: Artifact
+) -> None:
     """One finite time a round for each name, or none is believed."""
-    replies = [HELLO, LOAD, array("<f4", 1, 3), {"inner": 1, "round_ns": 1e6}, {"nanoseconds": times}]
+    replies = [
+        HELLO,
+        LOAD,
+        array("<f4", 1, 3),
+        {"inner": 1, "round_ns": 1e6},
+        {"nanoseconds": times},
+    ]
     with pytest.raises(RunnerError, match="'bench' that does not make sense"):
-        answering(*replies, folder=tmp_path).race({"a": one}, FEEDS, BenchProtocol(rounds=5))
+        answering(*replies, folder=tmp_path).race(
+            {"a": one}, FEEDS, BenchProtocol(rounds=5)
+        )
 
 
 @pytest.mark.parametrize("round_ns", [None, "1", -1, float("nan"), float("inf")])
-def test_a_wrong_warm_up_is_an_error(round_ns: Any, tmp_path: pathlib.Path, one: Artifact) -> None:
+def test_a_wrong_warm_up_is_an_error(
+    round_ns: Any, tmp_path: pathlib.Path, one: Artifact
+) -> None:
     """How long a round takes sets how long is waited, so it is a finite number."""
     with pytest.raises(RunnerError, match="'warm' that does not make sense"):
-        answering(HELLO, LOAD, array("<f4", 1, 3), {"inner": 1, "round_ns": round_ns}, folder=tmp_path).race({"a": one}, FEEDS, BenchProtocol(rounds=5))
+        answering(
+            HELLO,
+            LOAD,
+            array("<f4", 1, 3),
+            {"inner": 1, "round_ns": round_ns},
+            folder=tmp_path,
+        ).race({"a": one}, FEEDS, BenchProtocol(rounds=5))
 
 
-def test_a_round_that_is_said_to_take_a_year_is_not_waited_for(tmp_path: pathlib.Path, one: Artifact) -> None:
+def test_a_round_that_is_said_to_take_a_year_is_not_waited_for(
+    tmp_path: pathlib.Path, one: Artifact
+) -> None:
     """The wait is bounded by what the warm-up has really taken."""
-    host = answering(HELLO, LOAD, array("<f4", 1, 3), {"inner": 1, "round_ns": 3e16}, folder=tmp_path)
+    host = answering(
+        HELLO, LOAD, array("<f4", 1, 3), {"inner": 1, "round_ns": 3e16}, folder=tmp_path
+    )
     began = time.monotonic()
     with pytest.raises(RunnerError, match="gave no answer within"):
-        WorkerHost("board", host.start, timeout_s=2).race({"a": one}, FEEDS, BenchProtocol(rounds=1))
+        WorkerHost("board", host.start, timeout_s=2).race(
+            {"a": one}, FEEDS, BenchProtocol(rounds=1)
+        )
     assert time.monotonic() - began < 20
 
 
 def test_noise_without_end_is_an_error_at_once() -> None:
-    """A flood on stdout is not read for ever, and one on stderr is neither kept in memory nor on the disk."""
+    """A flood on stdout is not read for ever, and one on stderr is neither kept in memory
+    nor on the disk.
+    """
     began = time.monotonic()
-    with pytest.raises(RunnerError, match="from board while saying hello is no answer: it prints more and more"):
+    with pytest.raises(
+        RunnerError,
+        match="from board while saying hello is no answer: it prints more and more",
+    ):
         WorkerProcess(script("yes noise"), 60).ask("saying hello", {"command": "hello"})
     assert time.monotonic() - began < 30
-    loud = WorkerProcess(script("head -c 50000000 /dev/zero >&2; echo the end >&2; exit 9"), 60)
-    with pytest.raises(HostError, match=r"No Python began on board \(exit status 9\)(.|\n)*the end"):
+    loud = WorkerProcess(
+        script("head -c 50000000 /dev/zero >&2; echo the end >&2; exit 9"), 60
+    )
+    with pytest.raises(
+        HostError, match=r"No Python began on board \(exit status 9\)(.|\n)*the end"
+    ):
         loud.ask("saying hello", {"command": "hello"})
     assert len(loud._said._kept) <= workers.TAIL
 
@@ -175,17 +278,28 @@ def test_a_line_without_end_is_an_error(tmp_path: pathlib.Path) -> None:
         WorkerProcess(script("cat /dev/zero"), 60).ask("saying hello", {"command": "hello"})
 
 
-def test_a_host_where_nothing_begins_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A login that asks a question is given up after a fixed time, however long answers may take."""
+def test_a_host_where_nothing_begins_is_told_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A login that asks a question is given up after a fixed time, however long answers may
+    take.
+    """
     monkeypatch.setattr(workers, "START_S", 0.5)
-    with pytest.raises(HostError, match=r"No Python began on board within 0\.5 s while saying hello"):
-        WorkerProcess(script("exec sleep 600"), 300).ask("saying hello", {"command": "hello"})
+    with pytest.raises(
+        HostError, match=r"No Python began on board within 0\.5 s while saying hello"
+    ):
+        WorkerProcess(script("exec sleep 600"), 300).ask(
+            "saying hello", {"command": "hello"}
+        )
 
 
 def test_a_worker_that_hangs_or_dies_is_told_with_its_host(one: Artifact) -> None:
     """SIGSTOP and SIGKILL on a host that has a name."""
     host = WorkerHost("board", Start((sys.executable,), place=Place("board")), timeout_s=60)
-    for sent, said in ((signal.SIGSTOP, r"runtime on board gave no answer within 0\.5 s"), (signal.SIGKILL, r"runtime on board crashed \(SIGKILL\)")):
+    for sent, said in (
+        (signal.SIGSTOP, r"runtime on board gave no answer within 0\.5 s"),
+        (signal.SIGKILL, r"runtime on board crashed \(SIGKILL\)"),
+    ):
         with host.open(one) as runner:
             runner._process._timeout_s = 0.5
             os.kill(runner._process.pid, sent)
@@ -198,7 +312,9 @@ def test_an_answer_after_the_deadline_is_late(tmp_path: pathlib.Path) -> None:
     program = tmp_path / "late.py"
     text = json.dumps({**HELLO, "arrays": []}).encode()
     frame = struct.pack("<I", len(text)) + text
-    program.write_text(f"import sys, time\nout = sys.stdout.buffer\nout.write({MAGIC!r}); out.flush(); time.sleep(1.5); out.write({frame!r})")
+    program.write_text(
+        f"import sys, time\nout = sys.stdout.buffer\nout.write({MAGIC!r}); out.flush(); time.sleep(1.5); out.write({frame!r})"
+    )
     late = WorkerProcess(Script((sys.executable, str(program)), place=Place("board")), 1)
     with pytest.raises(RunnerError, match="no answer within 1 s"):
         late.ask("saying hello", {"command": "hello"})
@@ -207,13 +323,17 @@ def test_an_answer_after_the_deadline_is_late(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_worker_that_nobody_waits_for_ends_itself(tmp_path: pathlib.Path) -> None:
-    """Over there a call that hangs ends some seconds after its limit, although no signal from here can reach it."""
+    """Over there a call that hangs ends some seconds after its limit, although no signal
+    from here can reach it.
+    """
     hang = "module.LATE_S = 0.5; module.Worker.hello = lambda *a, **k: time.sleep(600); module.main()"
     early = f"import sys, time; exec(sys.argv[1].replace('module.main()', {hang!r}))"
     # Our own text is wrapped once more, so that the stand-in can change it.
     start = Script((sys.executable, "-I", "-c", early, workers.BOOT), place=Place("board"))
     hanging = WorkerProcess(start, 60)
-    with pytest.raises(EdgekitError, match=r"crashed \(exit status 1\) while saying hello(.|\n)*Timeout"):
+    with pytest.raises(
+        EdgekitError, match=r"crashed \(exit status 1\) while saying hello(.|\n)*Timeout"
+    ):
         _unwatched(hanging)
 
 
@@ -244,7 +364,11 @@ def test_forgotten_processes_leave_nothing(tmp_path: pathlib.Path) -> None:
     end = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < end:
         time.sleep(0.05)
-    assert (me.num_fds(), threading.active_count(), [child for child in me.children() if "sleep 600" in shlex.join(child.cmdline())]) == (files, threads, [])
+    assert (
+        me.num_fds(),
+        threading.active_count(),
+        [child for child in me.children() if "sleep 600" in shlex.join(child.cmdline())],
+    ) == (files, threads, [])
 
 
 def test_what_a_script_has_started_is_ended_with_it() -> None:

@@ -1,4 +1,6 @@
-"""An emulated ARM machine, made by the real apt and pip: the numbers are ARM's, and its times are refused."""
+"""An emulated ARM machine, made by the real apt and pip: the numbers are ARM's, and its
+times are refused.
+"""
 
 import pathlib
 import shutil
@@ -22,7 +24,8 @@ from edgekit.progress import Silent
 
 NAME = "qemu-arm64"
 on_debian = pytest.mark.skipif(
-    shutil.which("apt-get") is None or not any(path.is_file() for path in debian.KEYRINGS), reason="this machine is no Debian, which this host is made from"
+    shutil.which("apt-get") is None or not any(path.is_file() for path in debian.KEYRINGS),
+    reason="this machine is no Debian, which this host is made from",
 )
 
 
@@ -41,13 +44,26 @@ def program(folder: pathlib.Path, text: str) -> None:
 
 @on_debian
 @pytest.mark.slow
-def test_it_is_made_from_nothing_in_bounded_time_and_then_found_at_once(ready_host: Callable[[str], WorkerHost]) -> None:
-    """The setup notes its time (measured: 52 s, and 97 s beside seven busy processes on two cores) and size; once made it is found in less than a second."""
+def test_it_is_made_from_nothing_in_bounded_time_and_then_found_at_once(
+    ready_host: Callable[[str], WorkerHost],
+) -> None:
+    """The setup notes its time (measured: 52 s, and 97 s beside seven busy processes on two
+    cores) and size; once made it is found in less than a second.
+    """
     ready_host(NAME)
-    folders = [path for name in ("_userland", "main", "tflite-runtime") for path in places.older(NAME, name)]
+    folders = [
+        path
+        for name in ("_userland", "main", "tflite-runtime")
+        for path in places.older(NAME, name)
+    ]
     noted = [places.told(folder) or {} for folder in folders]
     assert len(noted) == 3
-    print("seconds:", [facts["seconds"] for facts in noted], "bytes:", [facts["bytes"] for facts in noted])
+    print(
+        "seconds:",
+        [facts["seconds"] for facts in noted],
+        "bytes:",
+        [facts["bytes"] for facts in noted],
+    )
     assert 0 < sum(facts["seconds"] for facts in noted) < 600
     assert sum(facts["bytes"] for facts in noted) < 5e8
     began = time.monotonic()
@@ -57,15 +73,27 @@ def test_it_is_made_from_nothing_in_bounded_time_and_then_found_at_once(ready_ho
 
 @on_debian
 @pytest.mark.slow
-def test_the_runtimes_on_arm_give_the_numbers_of_this_machine(ready_host: Callable[[str], WorkerHost]) -> None:
-    """int8 in LiteRT and ONNX Runtime is bit for bit what it is here; float differs by rounding; it is really ARM, and nothing of this machine leaks in."""
+def test_the_runtimes_on_arm_give_the_numbers_of_this_machine(
+    ready_host: Callable[[str], WorkerHost],
+) -> None:
+    """int8 in LiteRT and ONNX Runtime is bit for bit what it is here; float differs by
+    rounding; it is really ARM, and nothing of this machine leaks in.
+    """
     arm, here = ready_host(NAME), LocalHost(timeout_s=60)
     hello = arm.hello()
-    assert (hello["machine"], hello["versions"]) == ("aarch64", {"numpy": "2.4.6", "onnxruntime": "1.31.1", "ai-edge-litert": "2.3.0"})
+    assert (hello["machine"], hello["versions"]) == (
+        "aarch64",
+        {"numpy": "2.4.6", "onnxruntime": "1.31.1", "ai-edge-litert": "2.3.0"},
+    )
     for name in trial.names(hello["versions"]):
-        with arm.open(trial.artifact(name)) as there, here.open(trial.artifact(name)) as own:
+        with (
+            arm.open(trial.artifact(name)) as there,
+            here.open(trial.artifact(name)) as own,
+        ):
             assert there.where.endswith("1 thread, emulated, correctness only")
-            (theirs,), (ours,) = (runner.infer({"input": trial.images()}).values() for runner in (there, own))
+            (theirs,), (ours,) = (
+                runner.infer({"input": trial.images()}).values() for runner in (there, own)
+            )
         if name.startswith("int8"):
             numpy.testing.assert_array_equal(theirs, ours, err_msg=name)
         else:
@@ -74,13 +102,24 @@ def test_the_runtimes_on_arm_give_the_numbers_of_this_machine(ready_host: Callab
 
 @on_debian
 @pytest.mark.slow
-def test_the_old_runtime_on_arm_gives_the_numbers_of_the_old_runtime_here(ready_host: Callable[[str], WorkerHost]) -> None:
+def test_the_old_runtime_on_arm_gives_the_numbers_of_the_old_runtime_here(
+    ready_host: Callable[[str], WorkerHost],
+) -> None:
     """tflite-runtime 2.14: ARM and x86 agree, int8 within one step."""
     arm, here = ready_host(f"{NAME}/tflite-runtime"), ready_host("tflite-runtime")
-    assert arm.hello()["versions"] == here.hello()["versions"] == {"numpy": "1.26.4", "tflite-runtime": "2.14.0"}
+    assert (
+        arm.hello()["versions"]
+        == here.hello()["versions"]
+        == {"numpy": "1.26.4", "tflite-runtime": "2.14.0"}
+    )
     for name in ("float.tflite", "int8.tflite"):
-        with arm.open(trial.artifact(name)) as there, here.open(trial.artifact(name)) as own:
-            (theirs,), (ours,) = (runner.infer({"input": trial.images()}).values() for runner in (there, own))
+        with (
+            arm.open(trial.artifact(name)) as there,
+            here.open(trial.artifact(name)) as own,
+        ):
+            (theirs,), (ours,) = (
+                runner.infer({"input": trial.images()}).values() for runner in (there, own)
+            )
         step = trial.artifact(name).parts[0].signature.outputs[0].quantization
         assert numpy.abs(theirs - ours).max() <= (1.01 * step.scale if step else 1e-4), name
 
@@ -90,16 +129,26 @@ def test_the_old_runtime_on_arm_gives_the_numbers_of_the_old_runtime_here(ready_
 def test_an_emulated_machine_is_not_timed(ready_host: Callable[[str], WorkerHost]) -> None:
     """A race there is refused with the reason."""
     with pytest.raises(RunnerError, match=f"Times on {NAME} say nothing: it is emulated"):
-        ready_host(NAME).race({"a": trial.artifact("int8.onnx")}, {"input": trial.images()}, BenchProtocol(rounds=6))
+        ready_host(NAME).race(
+            {"a": trial.artifact("int8.onnx")},
+            {"input": trial.images()},
+            BenchProtocol(rounds=6),
+        )
 
 
 @on_debian
 @pytest.mark.slow
-def test_files_outside_the_emulated_root_are_found(ready_host: Callable[[str], WorkerHost], tmp_path: pathlib.Path) -> None:
-    """A model file anywhere on this machine is opened by its path, spaces and all, though the emulated machine has a root of its own."""
+def test_files_outside_the_emulated_root_are_found(
+    ready_host: Callable[[str], WorkerHost], tmp_path: pathlib.Path
+) -> None:
+    """A model file anywhere on this machine is opened by its path, spaces and all, though
+    the emulated machine has a root of its own.
+    """
     folder = tmp_path / "a folder"
     shutil.copytree(trial.FOLDER, folder)
-    with ready_host(NAME).open(trial.artifact("int8.tflite").model_copy(update={"folder": folder})) as runner:
+    with ready_host(NAME).open(
+        trial.artifact("int8.tflite").model_copy(update={"folder": folder})
+    ) as runner:
         (outputs,) = runner.infer({"input": trial.images()}).values()
     assert outputs.shape == (8, 10)
 
@@ -107,36 +156,62 @@ def test_files_outside_the_emulated_root_are_found(ready_host: Callable[[str], W
 def test_it_is_not_ready_before_it_is_set_up(root: pathlib.Path) -> None:
     """Neither environment is; the way out is the command."""
     for name in (NAME, f"{NAME}/tflite-runtime"):
-        assert reach.problem(name) == (f"the host {NAME} is not set up", f"edgekit hosts setup {NAME}")
-    with pytest.raises(HostError, match=rf"The host {NAME} is not set up\.\n  Fix: edgekit hosts setup {NAME}"):
+        assert reach.problem(name) == (
+            f"the host {NAME} is not set up",
+            f"edgekit hosts setup {NAME}",
+        )
+    with pytest.raises(
+        HostError,
+        match=rf"The host {NAME} is not set up\.\n  Fix: edgekit hosts setup {NAME}",
+    ):
         reach.reach(NAME)
 
 
-def test_the_machines_own_qemu_is_used_where_it_is_new_enough(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 and later are; 7.2 crashes and is not; one that does not run, or tells nothing, is not."""
+def test_the_machines_own_qemu_is_used_where_it_is_new_enough(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 and later are; 7.2 crashes and is not; one that does not run, or tells nothing, is
+    not.
+    """
     monkeypatch.setenv("PATH", str(tmp_path))
     assert qemu.qemu_on_path() is None
-    for text, good in (("echo qemu-aarch64 version 10.0.13", True), ("echo qemu-aarch64 version 7.2.1", False), ("echo", False), ("exit 1", False)):
+    for text, good in (
+        ("echo qemu-aarch64 version 10.0.13", True),
+        ("echo qemu-aarch64 version 7.2.1", False),
+        ("echo", False),
+        ("exit 1", False),
+    ):
         program(tmp_path, text)
         assert (qemu.qemu_on_path() == str(tmp_path / "qemu-aarch64")) is good, text
 
 
-def test_a_python_that_no_debian_has_is_told(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_python_that_no_debian_has_is_told(
+    root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The versions that can be had are named, before anything is fetched."""
     text = "title: x\nkind: qemu\nenvironments: {main: {packages: [numpy==2.2.6], version: '3.12'}}\n"
     (tmp_path / "arm.yaml").write_text(text)
-    with pytest.raises(HostError, match=r"No release of Debian has Python 3\.12 for this host; there are 3\.11, 3\.13"):
+    with pytest.raises(
+        HostError,
+        match=r"No release of Debian has Python 3\.12 for this host; there are 3\.11, 3\.13",
+    ):
         Qemu(host.load(tmp_path / "arm.yaml")).setup(Silent())
     assert list((root / "arm").glob("*")) == []
 
 
 @on_debian
 @pytest.mark.slow
-def test_a_python_of_your_own_is_used(ready_host: Callable[[str], WorkerHost], own_hosts: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Where the file names the words that start a Python, no Debian is fetched: packages alone are installed."""
+def test_a_python_of_your_own_is_used(
+    ready_host: Callable[[str], WorkerHost], own_hosts: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Where the file names the words that start a Python, no Debian is fetched: packages
+    alone are installed.
+    """
     started = ready_host(NAME).start.command
     words = ", ".join(f'"{word}"' for word in started[:-1])
-    (tmp_path / "arm.yaml").write_text(f"title: x\nkind: qemu\nenvironments: {{main: {{python: [{words}], packages: [numpy==2.2.6], version: '3.11'}}}}\n")
+    (tmp_path / "arm.yaml").write_text(
+        f"title: x\nkind: qemu\nenvironments: {{main: {{python: [{words}], packages: [numpy==2.2.6], version: '3.11'}}}}\n"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
         patch.setattr(debian, "KEYRINGS", ())
@@ -145,11 +220,15 @@ def test_a_python_of_your_own_is_used(ready_host: Callable[[str], WorkerHost], o
         assert own.problem("main") is None
         hello = own.host("main").hello()
     assert (hello["machine"], hello["versions"]) == ("aarch64", {"numpy": "2.2.6"})
-    assert [path.name.partition("-")[0] for path in (tmp_path / "hosts" / "arm").iterdir()] == ["main"]
+    assert [
+        path.name.partition("-")[0] for path in (tmp_path / "hosts" / "arm").iterdir()
+    ] == ["main"]
 
 
 @on_debian
-def test_a_failed_setup_leaves_no_half_machine(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+def test_a_failed_setup_leaves_no_half_machine(
+    root: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
     """Without a signed mirror nothing is left of the userland."""
     empty = tmp_path / "empty.gpg"
     empty.write_bytes(b"")

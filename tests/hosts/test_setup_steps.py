@@ -37,35 +37,59 @@ def test_a_programs_words_come_line_by_line_and_as_a_whole() -> None:
     """stdout and stderr together, in a language that edgekit can read."""
     seen: list[str] = []
     with workshop("board", Silent()) as work:
-        text = work.run(["sh", "-c", "echo one; echo two >&2; echo $LC_ALL $MARK"], {"MARK": "x"}, seen.append)
+        text = work.run(
+            ["sh", "-c", "echo one; echo two >&2; echo $LC_ALL $MARK"],
+            {"MARK": "x"},
+            seen.append,
+        )
     assert text == "one\ntwo\nC x\n" and seen == ["one\n", "two\n", "C x\n"]
 
 
 def test_a_program_that_fails_tells_its_last_words() -> None:
-    """Failed carries them; a full disk is its own error; a program that is not there is told by its name."""
+    """Failed carries them; a full disk is its own error; a program that is not there is
+    told by its name.
+    """
     with workshop("board", Silent()) as work:
         with pytest.raises(Failed) as failed:
             work.run(["sh", "-c", "seq 1 100; exit 3"])
-        assert failed.value.tail().splitlines() == [str(number) for number in range(89, 101)]
+        assert failed.value.tail().splitlines() == [
+            str(number) for number in range(89, 101)
+        ]
         with pytest.raises(HostError, match="The disk is full"):
-            work.run(["sh", "-c", "echo 'OSError: [Errno 28] No space left on device'; exit 1"])
-        with pytest.raises(HostError, match="no-such-program cannot be started: No such file"):
+            work.run(
+                ["sh", "-c", "echo 'OSError: [Errno 28] No space left on device'; exit 1"]
+            )
+        with pytest.raises(
+            HostError, match="no-such-program cannot be started: No such file"
+        ):
             work.run(["no-such-program"])
-        with pytest.raises(Failed), work.reading(["sh", "-c", "echo half; exit 2"]) as stream:
+        with (
+            pytest.raises(Failed),
+            work.reading(["sh", "-c", "echo half; exit 2"]) as stream,
+        ):
             assert stream.read() == b"half\n"
 
 
 def test_a_program_that_takes_too_long_is_ended_with_its_children() -> None:
     """The whole group goes, in time."""
     began = time.monotonic()
-    with workshop("board", Silent()) as work, pytest.raises(HostError, match=r"longer than 0\.3 s"):
+    with (
+        workshop("board", Silent()) as work,
+        pytest.raises(HostError, match=r"longer than 0\.3 s"),
+    ):
         work.run(["sh", "-c", "sleep 60 & sleep 60"], limit_s=0.3)
     assert time.monotonic() - began < 20
-    assert not [child for child in psutil.Process().children(recursive=True) if "sleep" in child.name() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "sleep" in child.name() and child.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def test_two_setups_of_one_host_work_one_after_the_other() -> None:
-    """The second waits, says so, and begins when the first has ended; another host does not wait."""
+    """The second waits, says so, and begins when the first has ended; another host does not
+    wait.
+    """
     order, told, inside = [], Told(), threading.Event()
 
     def second() -> None:
@@ -83,18 +107,30 @@ def test_two_setups_of_one_host_work_one_after_the_other() -> None:
     assert told.lines == ["another edgekit is setting up board; waiting for it"]
 
 
-def test_a_setup_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setup_that_hangs_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """After its patience the second one says what to do."""
     monkeypatch.setattr(workshops, "PATIENCE_S", 0.3)
-    with workshop("board", Silent()), pytest.raises(HostError, match="has been setting up board"), workshop("board", Silent()):
+    with (
+        workshop("board", Silent()),
+        pytest.raises(HostError, match="has been setting up board"),
+        workshop("board", Silent()),
+    ):
         pass
 
 
-def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(root: pathlib.Path) -> None:
-    """edgekit is killed, its pip goes on for a moment: the next setup waits for that too, and then removes what was left."""
+def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(
+    root: pathlib.Path,
+) -> None:
+    """edgekit is killed, its pip goes on for a moment: the next setup waits for that too,
+    and then removes what was left.
+    """
     code = "from edgekit.hosts.setup_steps import workshop\nfrom edgekit.progress import Silent\nwith workshop('board', Silent()) as work:\n"
     code += "    print('in', flush=True)\n    work.run(['sleep', '1.5'])\n"
-    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=dict(os.environ))
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=dict(os.environ)
+    )
     assert first.stdout is not None
     assert first.stdout.readline() == b"in\n"
     while not psutil.Process(first.pid).children():

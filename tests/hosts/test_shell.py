@@ -16,7 +16,15 @@ from edgekit.hosts.process import Start, WorkerProcess
 from tests.hosts import sshd
 
 #: Debian's packages of shells that a machine may lack.
-SHELLS = {"sh": (), "dash": (), "bash": (), "zsh": ("zsh",), "fish": ("fish", "libpcre2-32-0"), "tcsh": ("tcsh",), "busybox": ("busybox",)}
+SHELLS = {
+    "sh": (),
+    "dash": (),
+    "bash": (),
+    "zsh": ("zsh",),
+    "fish": ("fish", "libpcre2-32-0"),
+    "tcsh": ("tcsh",),
+    "busybox": ("busybox",),
+}
 
 
 class AsItStands(Start):
@@ -29,7 +37,13 @@ class AsItStands(Start):
 
 def file(*python: str) -> HostFile:
     """A host whose Python is started with these words."""
-    return HostFile(name="x", title="x", kind="ssh", address="x", environments={"main": Environment(python=python)})
+    return HostFile(
+        name="x",
+        title="x",
+        kind="ssh",
+        address="x",
+        environments={"main": Environment(python=python)},
+    )
 
 
 def shell_of(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -40,20 +54,33 @@ def shell_of(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
     folder = sshd.KEPT.with_name(f"{sshd.KEPT.name}-{name}")
     if not folder.is_dir():
         sshd.fetch(SHELLS[name], folder)
-    path = next(path for path in (folder / "bin" / name, folder / "usr/bin" / name) if path.is_file())
-    return (str(path), *(("sh",) if name == "busybox" else ())), {"LD_LIBRARY_PATH": os.pathsep.join(map(str, folder.glob("**/lib/*-linux-gnu*")))}
+    path = next(
+        path
+        for path in (folder / "bin" / name, folder / "usr/bin" / name)
+        if path.is_file()
+    )
+    return (str(path), *(("sh",) if name == "busybox" else ())), {
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, folder.glob("**/lib/*-linux-gnu*")))
+    }
 
 
 @pytest.mark.parametrize("name", SHELLS)
 def test_any_login_shell_will_do(tmp_path: pathlib.Path, name: str) -> None:
-    """Each reads the words as they are meant, an odd path among them; csh and fish quote unlike the others."""
+    """Each reads the words as they are meant, an odd path among them; csh and fish quote
+    unlike the others.
+    """
     command, environ = shell_of(name)
     odd = tmp_path / "a b;c'd\"e$(f)`g`&*"
     odd.mkdir()
     (odd / "python").symlink_to(sys.executable)
-    words = Start(far.words(file("/usr/bin/env", str(odd / "python")), "main", ()), shell=True).words()
+    words = Start(
+        far.words(file("/usr/bin/env", str(odd / "python")), "main", ()), shell=True
+    ).words()
     # As sshd does: the login shell, -c, and the words with spaces between them.
-    process = WorkerProcess(AsItStands((*command, "-c", " ".join(words)), {"HOME": str(tmp_path), **environ}), 60)
+    process = WorkerProcess(
+        AsItStands((*command, "-c", " ".join(words)), {"HOME": str(tmp_path), **environ}),
+        60,
+    )
     assert process.ask("saying hello", {"command": "hello"})[0]["pid"] == process.pid
     process.close()
 
@@ -66,9 +93,17 @@ def test_a_word_that_shells_read_in_different_ways_is_refused(word: str) -> None
 
 
 @pytest.mark.parametrize("user", [True, False])
-def test_packages_of_the_user_are_found_over_there(tmp_path: pathlib.Path, user: bool) -> None:
-    """``pip install --user``, the usual way on a board, is seen behind a shell although Python is isolated; on this machine it is not."""
-    base = pathlib.Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+def test_packages_of_the_user_are_found_over_there(
+    tmp_path: pathlib.Path, user: bool
+) -> None:
+    """``pip install --user``, the usual way on a board, is seen behind a shell although
+    Python is isolated; on this machine it is not.
+    """
+    base = (
+        pathlib.Path(sys.base_prefix)
+        / "bin"
+        / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    )
     folder = tmp_path / "lib" / base.name / "site-packages"
     folder.mkdir(parents=True)
     for package in ("numpy", "numpy.libs"):
@@ -76,12 +111,26 @@ def test_packages_of_the_user_are_found_over_there(tmp_path: pathlib.Path, user:
     # An isolated Python does not read PYTHONUSERBASE: the home folder counts.
     (tmp_path / ".local").symlink_to(tmp_path)
     (folder / "tflite_runtime-2.14.0.dist-info").mkdir()
-    (folder / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n")
+    (folder / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n"
+    )
     words = " ".join(Start((str(base),), shell=True).words())
-    process = WorkerProcess(AsItStands(("/bin/sh", "-c", words), {"HOME": str(tmp_path)}, shell=user), 60)
+    process = WorkerProcess(
+        AsItStands(("/bin/sh", "-c", words), {"HOME": str(tmp_path)}, shell=user), 60
+    )
     if user:
-        assert process.ask("saying hello", {"command": "hello"})[0]["versions"]["tflite-runtime"] == "2.14.0"
+        assert (
+            process.ask("saying hello", {"command": "hello"})[0]["versions"][
+                "tflite-runtime"
+            ]
+            == "2.14.0"
+        )
     else:
-        with contextlib.suppress(MissingBackend):  # where this machine's own Python has no numpy
-            assert "tflite-runtime" not in process.ask("saying hello", {"command": "hello"})[0]["versions"]
+        with contextlib.suppress(
+            MissingBackend
+        ):  # where this machine's own Python has no numpy
+            assert (
+                "tflite-runtime"
+                not in process.ask("saying hello", {"command": "hello"})[0]["versions"]
+            )
     process.close()

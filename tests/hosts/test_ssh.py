@@ -1,4 +1,6 @@
-"""Files on a machine over a real OpenSSH server: the same numbers as here, and every way in which the connection fails."""
+"""Files on a machine over a real OpenSSH server: the same numbers as here, and every way in
+which the connection fails.
+"""
 
 import contextlib
 import dataclasses
@@ -24,7 +26,7 @@ from edgekit.hosts.runner import WorkerHost
 from edgekit.hosts.ssh import Ssh
 from edgekit.progress import Silent
 from tests.hosts import sshd
-from tests.hosts.test_local import artifact, image_artifact, images, linear, tflite  # noqa: F401
+from tests.hosts.test_local import artifact, image_artifact, images, linear, tflite
 
 VALUES = numpy.random.default_rng(0).standard_normal((300, 4)).astype("float32")
 PROTOCOL = BenchProtocol(rounds=8, warmup=2, round_ms=0.2)
@@ -46,9 +48,13 @@ def server(running: sshd.Server) -> Iterator[sshd.Server]:
     running.configure()
 
 
-def host(server: sshd.Server, store: pathlib.Path | None = None, *python: str, **changes: Any) -> WorkerHost:
+def host(
+    server: sshd.Server, store: pathlib.Path | None = None, *python: str, **changes: Any
+) -> WorkerHost:
     """The server as a host of edgekit."""
-    return Ssh(server.host_file(*python, store=str(store or server.folder / "store"), **changes)).host("main")
+    return Ssh(
+        server.host_file(*python, store=str(store or server.folder / "store"), **changes)
+    ).host("main")
 
 
 def raised(server: sshd.Server, *python: str, **changes: Any) -> str:
@@ -58,32 +64,58 @@ def raised(server: sshd.Server, *python: str, **changes: Any) -> str:
     return str(error.value)
 
 
-def test_an_onnx_file_gives_the_same_numbers_there(server: sshd.Server, tmp_path: pathlib.Path) -> None:
-    """The file is copied under its hash, runs there, and gives bit for bit what it gives here."""
+def test_an_onnx_file_gives_the_same_numbers_there(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
+    """The file is copied under its hash, runs there, and gives bit for bit what it gives
+    here.
+    """
     made, store = artifact(tmp_path, linear(tmp_path)), tmp_path / "store"
     with LocalHost().open(made) as here, host(server, store).open(made) as there:
-        assert numpy.array_equal(here.infer({"input": VALUES})["output"], there.infer({"input": VALUES})["output"])
+        assert numpy.array_equal(
+            here.infer({"input": VALUES})["output"],
+            there.infer({"input": VALUES})["output"],
+        )
         assert there.where.startswith("board: onnxruntime ")
     (copied,) = store.iterdir()
     assert copied.read_bytes() == (tmp_path / "main.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["float", "int8"])
-def test_a_tflite_file_gives_the_same_numbers_there(server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path, name: str) -> None:  # noqa: F811
+def test_a_tflite_file_gives_the_same_numbers_there(
+    server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path, name: str
+) -> None:
     """Float and integer files, fed in the task's layout."""
     made = image_artifact(tflite, name)
-    with LocalHost().open(made) as here, host(server, tmp_path / "store").open(made) as there:
-        assert numpy.array_equal(here.infer({"input": images(20)})["output"], there.infer({"input": images(20)})["output"])
+    with (
+        LocalHost().open(made) as here,
+        host(server, tmp_path / "store").open(made) as there,
+    ):
+        assert numpy.array_equal(
+            here.infer({"input": images(20)})["output"],
+            there.infer({"input": images(20)})["output"],
+        )
 
 
-def test_files_are_raced_there(server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path) -> None:  # noqa: F811
+def test_files_are_raced_there(
+    server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path
+) -> None:
     """Raw times of every round come back."""
-    times = host(server, tmp_path / "store").race({name: image_artifact(tflite, name) for name in ("float", "int8")}, {"input": images(1)}, PROTOCOL)
-    assert {name: len(samples.nanoseconds) for name, samples in times.items()} == {"float": 8, "int8": 8}
+    times = host(server, tmp_path / "store").race(
+        {name: image_artifact(tflite, name) for name in ("float", "int8")},
+        {"input": images(1)},
+        PROTOCOL,
+    )
+    assert {name: len(samples.nanoseconds) for name, samples in times.items()} == {
+        "float": 8,
+        "int8": 8,
+    }
     assert all(time > 100 for samples in times.values() for time in samples.nanoseconds)
 
 
-def test_setting_up_says_what_is_there_and_changes_nothing(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+def test_setting_up_says_what_is_there_and_changes_nothing(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
     """The runtimes are named; no folder is made."""
     said: list[str] = []
 
@@ -93,25 +125,45 @@ def test_setting_up_says_what_is_there_and_changes_nothing(server: sshd.Server, 
 
     kind = Ssh(server.host_file(store=str(tmp_path / "store")))
     kind.setup(Listening())
-    assert kind.problem("main") is None and len(said) == 1 and "onnxruntime" in said[0] and "ai-edge-litert" in said[0]
+    assert (
+        kind.problem("main") is None
+        and len(said) == 1
+        and "onnxruntime" in said[0]
+        and "ai-edge-litert" in said[0]
+    )
     assert not (tmp_path / "store").exists()
 
 
-def test_a_machine_without_numpy_or_runtime_is_told_how_to_get_them(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+def test_a_machine_without_numpy_or_runtime_is_told_how_to_get_them(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
     """The command to type is for that machine."""
-    for hidden, package in (({"numpy"}, "numpy"), ({"onnxruntime", "ai_edge_litert"}, "onnxruntime")):
+    for hidden, package in (
+        ({"numpy"}, "numpy"),
+        ({"onnxruntime", "ai_edge_litert"}, "onnxruntime"),
+    ):
         program = tmp_path / f"without {package}"
         code = f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); exec(sys.argv.pop())"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -c {shlex.quote(code)} "$3"\n')
+        program.write_text(
+            f'#!/bin/sh\nexec {sys.executable} -I -c {shlex.quote(code)} "$3"\n'
+        )
         program.chmod(0o755)
         with pytest.raises(MissingBackend) as error:
-            host(server, tmp_path / "store", str(program)).open(artifact(tmp_path, linear(tmp_path)))
+            host(server, tmp_path / "store", str(program)).open(
+                artifact(tmp_path, linear(tmp_path))
+            )
         assert package in error.value.message and "on board" in error.value.message
-        assert error.value.fix is not None and "ssh -F" in error.value.fix and error.value.fix.endswith(f"-m pip install {package}")
+        assert (
+            error.value.fix is not None
+            and "ssh -F" in error.value.fix
+            and error.value.fix.endswith(f"-m pip install {package}")
+        )
         assert "without" in error.value.fix
 
 
-def test_a_file_that_is_newer_than_the_runtime_is_told(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+def test_a_file_that_is_newer_than_the_runtime_is_told(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
     """An ONNX file of a later version is an error that says to take a newer runtime there."""
     import onnx
 
@@ -119,19 +171,29 @@ def test_a_file_that_is_newer_than_the_runtime_is_told(server: sshd.Server, tmp_
     model = onnx.load(tmp_path / "main.onnx")
     model.ir_version = 99
     onnx.save(model, tmp_path / "main.onnx")
-    with pytest.raises(RunnerError, match=r"on board is older than the file(.|\n)*pip install --upgrade onnxruntime"):
+    with pytest.raises(
+        RunnerError,
+        match=r"on board is older than the file(.|\n)*pip install --upgrade onnxruntime",
+    ):
         host(server, tmp_path / "store").open(made)
 
 
-def test_a_tflite_file_that_is_newer_than_the_runtime_is_told(server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path) -> None:  # noqa: F811
-    """Operators of a version that LiteRT does not know: the way out is a newer LiteRT there."""
+def test_a_tflite_file_that_is_newer_than_the_runtime_is_told(
+    server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path
+) -> None:
+    """Operators of a version that LiteRT does not know: the way out is a newer LiteRT
+    there.
+    """
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(tflite / "float.tflite"))
     for code in model.operatorCodes:
         code.version = 99
     flatbuffer_utils.write_model(model, str(tmp_path / "float.tflite"))
-    with pytest.raises(RunnerError, match=r"on board is older than the file(.|\n)*pip install --upgrade ai-edge-litert"):
+    with pytest.raises(
+        RunnerError,
+        match=r"on board is older than the file(.|\n)*pip install --upgrade ai-edge-litert",
+    ):
         host(server, tmp_path / "store").open(image_artifact(tmp_path, "float"))
 
 
@@ -141,20 +203,38 @@ def test_an_old_python_is_told(server: sshd.Server, tmp_path: pathlib.Path) -> N
     code = "import sys; sys.version_info, sys.version = (3, 6, 9), chr(51) + '.6.9 (old)'; exec(sys.argv.pop())"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -c {shlex.quote(code)} "$3"\n')
     program.chmod(0o755)
-    assert "on board is too old: it is Python 3.6.9, and 3.9 is the oldest" in raised(server, str(program))
+    assert "on board is too old: it is Python 3.6.9, and 3.9 is the oldest" in raised(
+        server, str(program)
+    )
 
 
-def test_what_a_configuration_asks_for_besides_is_left_out(server: sshd.Server, tmp_path: pathlib.Path) -> None:
-    """Terminals, forwardings, commands and master connections of the user's own are for people: none of them is made for a worker."""
+def test_what_a_configuration_asks_for_besides_is_left_out(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
+    """Terminals, forwardings, commands and master connections of the user's own are for
+    people: none of them is made for a worker.
+    """
     canary = tmp_path / "canary"
-    server.configure(RequestTTY="force", RemoteCommand=f"touch {canary}", PermitLocalCommand="yes", LocalCommand=f"touch {canary}", ControlMaster="auto",
-                     ControlPath=tmp_path / "mux", ControlPersist=60, LocalForward=f"{server.port} 127.0.0.1:1", ExitOnForwardFailure="yes",
-                     EscapeChar="E", LogLevel="QUIET")  # fmt: skip
+    server.configure(
+        RequestTTY="force",
+        RemoteCommand=f"touch {canary}",
+        PermitLocalCommand="yes",
+        LocalCommand=f"touch {canary}",
+        ControlMaster="auto",
+        ControlPath=tmp_path / "mux",
+        ControlPersist=60,
+        LocalForward=f"{server.port} 127.0.0.1:1",
+        ExitOnForwardFailure="yes",
+        EscapeChar="E",
+        LogLevel="QUIET",
+    )
     assert host(server).hello()["pid"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_configuration_that_is_not_there_is_a_problem_before_any_connection(server: sshd.Server) -> None:
+def test_a_configuration_that_is_not_there_is_a_problem_before_any_connection(
+    server: sshd.Server,
+) -> None:
     """Its path is in the error."""
     problem = Ssh(server.host_file(config="/nothing/config")).problem("main")
     assert problem is not None and "/nothing/config" in problem[0]
@@ -173,7 +253,9 @@ def test_a_configuration_that_is_not_there_is_a_problem_before_any_connection(se
         ({"ProxyCommand": "'echo not an ssh server; sleep 1'"}, "board"),
     ],
 )
-def test_a_connection_that_cannot_be_made_is_told(server: sshd.Server, options: dict[str, object], said: str) -> None:
+def test_a_connection_that_cannot_be_made_is_told(
+    server: sshd.Server, options: dict[str, object], said: str
+) -> None:
     """Each failure of ssh is a HostError in words, with ssh's own and a way out."""
     server.configure(**options)
     text = raised(server)
@@ -195,59 +277,93 @@ def test_a_server_that_says_nothing_is_not_waited_for_long(server: sshd.Server) 
         silent.listen()
         server.configure(Port=silent.getsockname()[1])
         made = Ssh(server.host_file()).host("main")
-        words = tuple("ConnectTimeout=1" if word.startswith("ConnectTimeout") else word for word in made.start.command)
-        quick = dataclasses.replace(made, start=dataclasses.replace(made.start, command=words))
+        words = tuple(
+            "ConnectTimeout=1" if word.startswith("ConnectTimeout") else word
+            for word in made.start.command
+        )
+        quick = dataclasses.replace(
+            made, start=dataclasses.replace(made.start, command=words)
+        )
         with pytest.raises(HostError, match="did not answer in time|ended the connection"):
             quick.hello()
 
 
 @pytest.mark.parametrize(
-    ("python", "said"), [("/nothing/python3", "cannot be started"), ("/etc/passwd", "cannot be started"), ("true", "No Python began on board")]
+    ("python", "said"),
+    [
+        ("/nothing/python3", "cannot be started"),
+        ("/etc/passwd", "cannot be started"),
+        ("true", "No Python began on board"),
+    ],
 )
-def test_a_python_that_is_not_there_is_told(server: sshd.Server, python: str, said: str) -> None:
+def test_a_python_that_is_not_there_is_told(
+    server: sshd.Server, python: str, said: str
+) -> None:
     """A missing program, a file that is none, and a program that is no Python."""
     assert said in raised(server, python)
 
 
 def test_python_may_be_several_words(server: sshd.Server) -> None:
     """An interpreter under another program, such as an emulator."""
-    assert host(server, None, "/usr/bin/env", "EDGEKIT_X=a b", sys.executable).hello()["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert host(server, None, "/usr/bin/env", "EDGEKIT_X=a b", sys.executable).hello()[
+        "python"
+    ] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_a_login_script_that_prints_is_no_matter(server: sshd.Server, tmp_path: pathlib.Path) -> None:
-    """Lines before the worker's first frame, one without an end too, are passed over; much more than that is told."""
+def test_a_login_script_that_prints_is_no_matter(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
+    """Lines before the worker's first frame, one without an end too, are passed over; much
+    more than that is told.
+    """
     program = tmp_path / "noisy"
-    for noise, good in (("echo Welcome; printf 'no end'", True), ("head -c 60000 /dev/zero", True), ("yes noise", False)):
+    for noise, good in (
+        ("echo Welcome; printf 'no end'", True),
+        ("head -c 60000 /dev/zero", True),
+        ("yes noise", False),
+    ):
         program.write_text(f'#!/bin/sh\n{noise}\nexec {sys.executable} "$@"\n')
         program.chmod(0o755)
         if good:
             assert host(server, None, str(program)).hello()["pid"]
         else:
-            with pytest.raises(HostError, match="What came from board while starting on board is no answer"):
+            with pytest.raises(
+                HostError, match="What came from board while starting on board is no answer"
+            ):
                 host(server, None, str(program)).hello()
 
 
-def test_a_line_that_is_cut_between_two_calls_is_told(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+def test_a_line_that_is_cut_between_two_calls_is_told(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
     """The server's process dies; the error names the host, and a new one can be opened."""
     made = artifact(tmp_path, linear(tmp_path))
     with host(server, tmp_path / "store").open(made) as runner:
         server.cut()
-        with pytest.raises(HostError, match="connection to board ended while running part 'main'"):
+        with pytest.raises(
+            HostError, match="connection to board ended while running part 'main'"
+        ):
             runner.infer({"input": VALUES})
     with host(server, tmp_path / "store").open(made) as runner:
         assert runner.infer({"input": VALUES})["output"].shape == (300, 3)
 
 
 def test_a_copy_that_was_cut_goes_on(server: sshd.Server, tmp_path: pathlib.Path) -> None:
-    """The server's process dies in the middle of 24 MB; what is there stays, and the next copy sends the rest."""
+    """The server's process dies in the middle of 24 MB; what is there stays, and the next
+    copy sends the rest.
+    """
     from edgekit.hosts import copying
 
     path, store = tmp_path / "large.onnx", tmp_path / "store"
     path.write_bytes(numpy.random.default_rng(0).bytes(24_000_000))
     first = host(server, store).connect()
-    cutter = threading.Thread(target=cut_when, args=(server, lambda: parts(store) > 4_000_000))
+    cutter = threading.Thread(
+        target=cut_when, args=(server, lambda: parts(store) > 4_000_000)
+    )
     cutter.start()
-    with pytest.raises(HostError, match=r"connection to board ended while copying large\.onnx to board"):
+    with pytest.raises(
+        HostError, match=r"connection to board ended while copying large\.onnx to board"
+    ):
         copying.send(first, path, "board", print)
     cutter.join()
     there = parts(store)
@@ -256,7 +372,9 @@ def test_a_copy_that_was_cut_goes_on(server: sshd.Server, tmp_path: pathlib.Path
     sent = counted(second)
     name = copying.send(second, path, "board", print)
     second.close()
-    assert sum(sent) == 24_000_000 - there and (store / name).read_bytes() == path.read_bytes()
+    assert (
+        sum(sent) == 24_000_000 - there and (store / name).read_bytes() == path.read_bytes()
+    )
 
 
 def cut_when(server: sshd.Server, come: Any) -> None:
@@ -287,32 +405,53 @@ def counted(process: Any) -> list[int]:
     return sizes
 
 
-def test_a_race_that_was_cut_leaves_no_worker_there(server: sshd.Server, tmp_path: pathlib.Path) -> None:
-    """The error names the host, and the worker over there ends within its round instead of heating the next race."""
+def test_a_race_that_was_cut_leaves_no_worker_there(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
+    """The error names the host, and the worker over there ends within its round instead of
+    heating the next race.
+    """
     made = {"a": artifact(tmp_path, linear(tmp_path))}
     before = {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)}
     began = time.monotonic()
-    cutter = threading.Thread(target=cut_when, args=(server, lambda: time.monotonic() > began + 3))
+    cutter = threading.Thread(
+        target=cut_when, args=(server, lambda: time.monotonic() > began + 3)
+    )
     cutter.start()
     with pytest.raises(HostError, match="connection to board ended while timing"):
-        host(server, tmp_path / "store").race(made, {"input": VALUES}, BenchProtocol(rounds=20_000, warmup=2, round_ms=2))
+        host(server, tmp_path / "store").race(
+            made, {"input": VALUES}, BenchProtocol(rounds=20_000, warmup=2, round_ms=2)
+        )
     cutter.join()
     end = time.monotonic() + 20
-    while time.monotonic() < end and {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)} - before:
+    while (
+        time.monotonic() < end
+        and {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)}
+        - before
+    ):
         time.sleep(0.1)
-    assert not {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)} - before
+    assert (
+        not {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)}
+        - before
+    )
 
 
 def store_of(process: psutil.Process, folder: pathlib.Path) -> bool:
-    """Whether a process has a file of a folder mapped or is a worker that nobody is the parent of."""
+    """Whether a process has a file of a folder mapped or is a worker that nobody is the
+    parent of.
+    """
     with contextlib.suppress(psutil.Error):
         return process.ppid() == 1 and "exec(base64" in " ".join(process.cmdline())
     return False
 
 
-def test_a_worker_that_is_killed_there_is_told_as_such(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+def test_a_worker_that_is_killed_there_is_told_as_such(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
     """The connection stands and the program is gone: the runtime's fault, not the line's."""
-    with host(server, tmp_path / "store").open(artifact(tmp_path, linear(tmp_path))) as runner:
+    with host(server, tmp_path / "store").open(
+        artifact(tmp_path, linear(tmp_path))
+    ) as runner:
         for child in server.process.children(recursive=True):
             if "exec(base64" in " ".join(child.cmdline()):
                 child.kill()
@@ -320,20 +459,47 @@ def test_a_worker_that_is_killed_there_is_told_as_such(server: sshd.Server, tmp_
             runner.infer({"input": VALUES})
 
 
-EVIL = ["a'b", 'a"b', "a b", "a;touch CANARY", "a`touch CANARY`", "a$(touch CANARY)", "a\ntouch CANARY\n", "-oProxyCommand=touch CANARY", "--",
-        "a|touch CANARY", "a&touch CANARY&", "a>CANARY", "~", "*", "a\\'; touch CANARY; '", "!touch CANARY",
-        "a'$(touch CANARY)'b", 'a"$(touch CANARY)"b']  # fmt: skip
+EVIL = [
+    "a'b",
+    'a"b',
+    "a b",
+    "a;touch CANARY",
+    "a`touch CANARY`",
+    "a$(touch CANARY)",
+    "a\ntouch CANARY\n",
+    "-oProxyCommand=touch CANARY",
+    "--",
+    "a|touch CANARY",
+    "a&touch CANARY&",
+    "a>CANARY",
+    "~",
+    "*",
+    "a\\'; touch CANARY; '",
+    "!touch CANARY",
+    "a'$(touch CANARY)'b",
+    'a"$(touch CANARY)"b',
+]
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_no_name_runs_a_command(server: sshd.Server, tmp_path: pathlib.Path, evil: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of hosts, addresses, folders, Pythons, environments, files and parts are refused or taken as they are: nothing is run."""
+def test_no_name_runs_a_command(
+    server: sshd.Server, tmp_path: pathlib.Path, evil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of hosts, addresses, folders, Pythons, environments, files and parts are
+    refused or taken as they are: nothing is run.
+    """
     monkeypatch.chdir(tmp_path)
     canary = tmp_path / "CANARY"
     evil = evil.replace("CANARY", str(canary))
-    attempts: list[dict[str, Any]] = [{"address": evil}, {"name": evil}, {"folder": evil}, {"config": evil},
-                                      {"environments": {evil: {"python": [sys.executable]}}}, {"environments": {"main": {"python": [evil]}}},
-                                      {"environments": {"main": {"python": [sys.executable, evil]}}}]  # fmt: skip
+    attempts: list[dict[str, Any]] = [
+        {"address": evil},
+        {"name": evil},
+        {"folder": evil},
+        {"config": evil},
+        {"environments": {evil: {"python": [sys.executable]}}},
+        {"environments": {"main": {"python": [evil]}}},
+        {"environments": {"main": {"python": [sys.executable, evil]}}},
+    ]
     for change in attempts:
         with contextlib.suppress(EdgekitError, ValueError):
             file = HostFile.model_validate({**server.host_file().model_dump(), **change})
@@ -343,14 +509,26 @@ def test_no_name_runs_a_command(server: sshd.Server, tmp_path: pathlib.Path, evi
     folder = tmp_path / evil.replace("/", "_")
     folder.mkdir(exist_ok=True)
     part = linear(folder).model_copy(update={"name": evil})
-    with contextlib.suppress(EdgekitError), host(server, tmp_path / "store").open(artifact(folder, part)) as runner:
+    with (
+        contextlib.suppress(EdgekitError),
+        host(server, tmp_path / "store").open(artifact(folder, part)) as runner,
+    ):
         runner.infer({"input": VALUES})
-    made = [path for place in (tmp_path, pathlib.Path.home()) for path in place.glob("*CANARY*") if path != folder]
+    made = [
+        path
+        for place in (tmp_path, pathlib.Path.home())
+        for path in place.glob("*CANARY*")
+        if path != folder
+    ]
     assert made == []
 
 
-def test_an_odd_path_to_python_is_taken_as_it_is(server: sshd.Server, tmp_path: pathlib.Path) -> None:
-    """A folder with spaces, quotes, semicolons and dollars holds the interpreter, and it runs."""
+def test_an_odd_path_to_python_is_taken_as_it_is(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
+    """A folder with spaces, quotes, semicolons and dollars holds the interpreter, and it
+    runs.
+    """
     folder = tmp_path / "a b;c'd\"e$(f)`g`&*"
     folder.mkdir()
     (folder / "python").symlink_to(sys.executable)

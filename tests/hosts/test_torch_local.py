@@ -19,7 +19,9 @@ def floats(name: str, *dims: int | str) -> TensorSpec:
     return TensorSpec(name=name, dtype="float32", dims=dims)
 
 
-def part(name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Part:
+def part(
+    name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> Part:
     """A part without files."""
     return Part(name=name, signature=Signature(inputs=inputs, outputs=outputs), files={})
 
@@ -40,15 +42,26 @@ class Pair(torch.nn.Module):
 
 
 def test_it_gives_what_the_network_gives() -> None:
-    """600 samples through the runner equal one call of the network in evaluation mode; where tells torch's version."""
-    network, values = tiny_network(), numpy.random.default_rng(0).standard_normal((600, 8)).astype("float32")
+    """600 samples through the runner equal one call of the network in evaluation mode;
+    where tells torch's version.
+    """
+    network, values = (
+        tiny_network(),
+        numpy.random.default_rng(0).standard_normal((600, 8)).astype("float32"),
+    )
     with TorchRunner({"main": network}, (MAIN,)) as runner, torch.no_grad():
-        assert numpy.allclose(runner.infer({"input": values})["output"], network(torch.from_numpy(values)).numpy(), atol=1e-6)
+        assert numpy.allclose(
+            runner.infer({"input": values})["output"],
+            network(torch.from_numpy(values)).numpy(),
+            atol=1e-6,
+        )
         assert runner.where == f"local: torch {torch.__version__}, 1 thread"
 
 
 def test_it_evaluates_and_puts_things_back() -> None:
-    """Dropout does nothing while it runs; the network's mode and the number of threads are as before."""
+    """Dropout does nothing while it runs; the network's mode and the number of threads are
+    as before.
+    """
     network = torch.nn.Sequential(torch.nn.Dropout(0.9), tiny_network())
     network.train()
     network[1].eval()
@@ -65,27 +78,44 @@ def test_it_evaluates_and_puts_things_back() -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_several_outputs_go_by_order_or_by_name(named: bool) -> None:
-    """A tuple is matched in the signature's order, a mapping by name; what the signature lacks is dropped."""
-    pair = part("main", (floats("left", BATCH, 3), floats("right", BATCH, 3)), (floats("less", BATCH, 3), floats("more", BATCH, 3)))
+    """A tuple is matched in the signature's order, a mapping by name; what the signature
+    lacks is dropped.
+    """
+    pair = part(
+        "main",
+        (floats("left", BATCH, 3), floats("right", BATCH, 3)),
+        (floats("less", BATCH, 3), floats("more", BATCH, 3)),
+    )
     left, right = numpy.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
-    found = TorchRunner({"main": Pair(named)}, (pair,)).infer({"right": right, "left": left})
+    found = TorchRunner({"main": Pair(named)}, (pair,)).infer(
+        {"right": right, "left": left}
+    )
     assert list(found) == ["less", "more"]
-    assert numpy.array_equal(found["less"], left - right) and numpy.array_equal(found["more"], left + right)
+    assert numpy.array_equal(found["less"], left - right) and numpy.array_equal(
+        found["more"], left + right
+    )
 
 
 def test_parts_are_chained() -> None:
     """Two networks run one after the other, fed by name."""
     encoder, decoder = tiny_network(), torch.nn.ReLU()
     hidden = floats("hidden", BATCH, 3)
-    parts = (part("encoder", (floats("input", BATCH, 8),), (hidden,)), part("decoder", (hidden,), (floats("output", BATCH, 3),)))
+    parts = (
+        part("encoder", (floats("input", BATCH, 8),), (hidden,)),
+        part("decoder", (hidden,), (floats("output", BATCH, 3),)),
+    )
     values = numpy.random.default_rng(0).standard_normal((5, 8)).astype("float32")
-    found = TorchRunner({"decoder": decoder, "encoder": encoder}, parts).infer({"input": values})["output"]
+    found = TorchRunner({"decoder": decoder, "encoder": encoder}, parts).infer(
+        {"input": values}
+    )["output"]
     with torch.no_grad():
         assert numpy.allclose(found, torch.relu(encoder(torch.from_numpy(values))).numpy())
 
 
 def test_an_exported_graph_runs_with_its_own_batch(tmp_path: pathlib.Path) -> None:
-    """A graph of torch.export, which refuses ``eval()``, runs; a batch that it has fixed at 4 takes 9 samples."""
+    """A graph of torch.export, which refuses ``eval()``, runs; a batch that it has fixed at
+    4 takes 9 samples.
+    """
     network = tiny_convolution().eval()
     graph = torch.export.export(network, (torch.zeros(4, 1, 8, 8),)).module()
     values = numpy.random.default_rng(0).standard_normal((9, 1, 8, 8)).astype("float32")
@@ -96,17 +126,31 @@ def test_an_exported_graph_runs_with_its_own_batch(tmp_path: pathlib.Path) -> No
 
 
 def test_wrong_data_and_wrong_networks_are_told() -> None:
-    """A missing network, a missing input, a shape that does not fit and a network that fails have clear errors."""
+    """A missing network, a missing input, a shape that does not fit and a network that
+    fails have clear errors.
+    """
     with pytest.raises(ModelError, match="no network for the part main; there are other"):
         TorchRunner({"other": tiny_network()}, (MAIN,))
     with pytest.raises(ModelError, match="no network"):
         TorchRunner({}, ())
     with pytest.raises(ModelError, match="needs the inputs input"):
-        TorchRunner({"main": tiny_network()}, (MAIN,)).infer({"x": numpy.ones((1, 8), "float32")})
+        TorchRunner({"main": tiny_network()}, (MAIN,)).infer(
+            {"x": numpy.ones((1, 8), "float32")}
+        )
     with pytest.raises(RunnerError, match="one row a sample"):
-        TorchRunner({"main": tiny_network()}, (MAIN,)).infer({"input": numpy.ones((0, 8), "float32")})
+        TorchRunner({"main": tiny_network()}, (MAIN,)).infer(
+            {"input": numpy.ones((0, 8), "float32")}
+        )
     with pytest.raises(RunnerError, match="The network of part 'main' failed"):
-        TorchRunner({"main": tiny_convolution()}, (MAIN,)).infer({"input": numpy.ones((2, 8), "float32")})
-    two = part("main", (floats("input", BATCH, 8),), (floats("output", BATCH, 3), floats("more", BATCH, 3)))
+        TorchRunner({"main": tiny_convolution()}, (MAIN,)).infer(
+            {"input": numpy.ones((2, 8), "float32")}
+        )
+    two = part(
+        "main",
+        (floats("input", BATCH, 8),),
+        (floats("output", BATCH, 3), floats("more", BATCH, 3)),
+    )
     with pytest.raises(RunnerError, match="gives 1 outputs, its signature has 2"):
-        TorchRunner({"main": tiny_network()}, (two,)).infer({"input": numpy.ones((2, 8), "float32")})
+        TorchRunner({"main": tiny_network()}, (two,)).infer(
+            {"input": numpy.ones((2, 8), "float32")}
+        )

@@ -1,4 +1,6 @@
-"""Hosts of pinned packages: made by the real pip, whole or not there, and apart from edgekit's own packages."""
+"""Hosts of pinned packages: made by the real pip, whole or not there, and apart from
+edgekit's own packages.
+"""
 
 import importlib.metadata
 import json
@@ -23,7 +25,8 @@ from edgekit.hosts.runner import WorkerHost
 from edgekit.hosts.venv import Venv
 from edgekit.progress import Silent
 
-#: A version that edgekit itself does not run with, in edgekit's own Python: a leak of its packages would be seen.
+#: A version that edgekit itself does not run with, in edgekit's own Python: a leak of its
+#: packages would be seen.
 OTHER = "2.2.6"
 SMALL = f"title: a small one\nkind: venv\nenvironments: {{main: {{packages: [numpy=={OTHER}], python: ['{sys.executable}']}}}}\n"
 
@@ -49,7 +52,13 @@ def made(root: pathlib.Path) -> list[str]:
 def setup(folder: pathlib.Path) -> "subprocess.Popen[str]":
     """``edgekit hosts setup`` in a process of its own."""
     words = [sys.executable, "-m", "edgekit", "hosts", "setup", str(folder / "board.yaml")]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(host.__file__).parent.parent)
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=pathlib.Path(host.__file__).parent.parent,
+    )
 
 
 def wait_for(found: Callable[[], bool]) -> None:
@@ -60,49 +69,80 @@ def wait_for(found: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_host_is_made_from_its_pins_and_kept(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """It is not ready before; then its worker sees the pinned package and none of edgekit's own; a second setup does nothing, at once."""
+def test_a_host_is_made_from_its_pins_and_kept(
+    root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """It is not ready before; then its worker sees the pinned package and none of edgekit's
+    own; a second setup does nothing, at once.
+    """
     venv = kind(tmp_path)
-    assert venv.problem("main") == ("the host board is not set up", "edgekit hosts setup board")
+    assert venv.problem("main") == (
+        "the host board is not set up",
+        "edgekit hosts setup board",
+    )
     venv.setup(Silent())
     assert venv.problem("main") is None
     assert venv.host("main").hello()["versions"] == {"numpy": OTHER}
-    assert importlib.metadata.version("numpy") != OTHER and importlib.metadata.version("onnxruntime")
+    assert importlib.metadata.version("numpy") != OTHER and importlib.metadata.version(
+        "onnxruntime"
+    )
     (noted,) = [places.told(path) for path in places.older("board", "main")]
-    assert noted is not None and noted["installed"] == [f"numpy=={OTHER}"] and noted["bytes"] > 10**7
+    assert (
+        noted is not None
+        and noted["installed"] == [f"numpy=={OTHER}"]
+        and noted["bytes"] > 10**7
+    )
     began = time.monotonic()
     venv.setup(Silent())
     assert time.monotonic() - began < 1
 
 
 @pytest.mark.slow
-def test_other_pins_make_it_anew_and_the_old_ones_go(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A changed file is told by its own words; after the setup only the new packages are there."""
+def test_other_pins_make_it_anew_and_the_old_ones_go(
+    root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """A changed file is told by its own words; after the setup only the new packages are
+    there.
+    """
     kind(tmp_path).setup(Silent())
     changed = kind(tmp_path, SMALL.replace(OTHER, "2.2.5"))
-    assert changed.problem("main") == ("the packages of board have changed since it was set up", "edgekit hosts setup board")
+    assert changed.problem("main") == (
+        "the packages of board have changed since it was set up",
+        "edgekit hosts setup board",
+    )
     changed.setup(Silent())
     assert made(root) == ["main"]
     assert changed.host("main").hello()["versions"] == {"numpy": "2.2.5"}
 
 
 @pytest.mark.slow
-def test_a_python_that_has_gone_is_noticed_and_mended(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_python_that_has_gone_is_noticed_and_mended(
+    root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """A host whose Python was removed is not ready; its setup takes one that is there."""
     venv = kind(tmp_path)
     venv.setup(Silent())
     (folder,) = places.older("board", "main")
     noted = json.loads((folder / places.MARKER).read_text())
-    (folder / places.MARKER).write_text(json.dumps({**noted, "python": str(tmp_path / "python3.11")}))
-    assert venv.problem("main") == (f"the host board needs {tmp_path / 'python3.11'}, which is gone", "edgekit hosts setup board")
+    (folder / places.MARKER).write_text(
+        json.dumps({**noted, "python": str(tmp_path / "python3.11")})
+    )
+    assert venv.problem("main") == (
+        f"the host board needs {tmp_path / 'python3.11'}, which is gone",
+        "edgekit hosts setup board",
+    )
     venv.setup(Silent())
     assert venv.problem("main") is None and made(root) == ["main"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_setup_that_is_ended_in_the_middle_leaves_nothing_ready(root: pathlib.Path, tmp_path: pathlib.Path, number: int, code: int) -> None:
-    """Killed while pip works, nothing counts as ready; asked to end, nothing is left; the next setup makes it whole."""
+def test_a_setup_that_is_ended_in_the_middle_leaves_nothing_ready(
+    root: pathlib.Path, tmp_path: pathlib.Path, number: int, code: int
+) -> None:
+    """Killed while pip works, nothing counts as ready; asked to end, nothing is left; the
+    next setup makes it whole.
+    """
     venv = kind(tmp_path)
     running = setup(tmp_path)
     wait_for(lambda: any((root / "board").glob("partial-*/site")))
@@ -110,13 +150,18 @@ def test_a_setup_that_is_ended_in_the_middle_leaves_nothing_ready(root: pathlib.
     running.communicate(timeout=60)
     assert running.returncode == code
     assert made(root) == (["partial"] if number == signal.SIGKILL else [])
-    assert venv.problem("main") == ("the host board is not set up", "edgekit hosts setup board")
+    assert venv.problem("main") == (
+        "the host board is not set up",
+        "edgekit hosts setup board",
+    )
     venv.setup(Silent())
     assert venv.problem("main") is None and made(root) == ["main"]
 
 
 @pytest.mark.slow
-def test_two_setups_at_once_make_one_host(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_two_setups_at_once_make_one_host(
+    root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """Both end well; the second waits for the first and finds its work done."""
     kind(tmp_path)
     both = [setup(tmp_path) for _ in range(2)]
@@ -126,7 +171,9 @@ def test_two_setups_at_once_make_one_host(root: pathlib.Path, tmp_path: pathlib.
     assert made(root) == ["main"]
 
 
-def test_a_package_that_does_not_exist_leaves_nothing(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_package_that_does_not_exist_leaves_nothing(
+    root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The error names it; the command ends with 1 and no traceback; no folder is left."""
     kind(tmp_path, SMALL.replace(f"numpy=={OTHER}", "numpy==99.0"))
     running = setup(tmp_path)
@@ -138,25 +185,55 @@ def test_a_package_that_does_not_exist_leaves_nothing(root: pathlib.Path, tmp_pa
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_nothing(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """On a disk of 20 MB, which numpy does not fit, the error says so and nothing half made counts."""
+    """On a disk of 20 MB, which numpy does not fit, the error says so and nothing half made
+    counts.
+    """
     kind(tmp_path)
     root.mkdir()
     code = f"mount -t tmpfs -o size=20m none {root} && {{ {sys.executable} -m edgekit hosts setup {tmp_path / 'board.yaml'}; echo code $?; ls {root}/board; }}"
-    namespace = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"]), "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run([*namespace, f"mount -t tmpfs none {root}"], capture_output=True, check=False).returncode:
+    namespace = [
+        "unshare",
+        "--mount",
+        *([] if os.getuid() == 0 else ["--map-root-user"]),
+        "sh",
+        "-c",
+    ]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(
+            [*namespace, f"mount -t tmpfs none {root}"], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("a small disk cannot be mounted here")
-    done = subprocess.run([*namespace, code], capture_output=True, text=True, check=False, cwd=pathlib.Path(host.__file__).parent.parent, timeout=120)
-    assert "The disk is full" in done.stderr and "EDGEKIT_HOSTS" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [*namespace, code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=pathlib.Path(host.__file__).parent.parent,
+        timeout=120,
+    )
+    assert (
+        "The disk is full" in done.stderr
+        and "EDGEKIT_HOSTS" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert done.stdout == "code 1\n"
 
 
-def test_a_python_that_is_missing_is_told_before_and_in_the_setup(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """tflite-runtime needs Python 3.11: where edgekit runs in another one and there is no python3.11, that is said."""
+def test_a_python_that_is_missing_is_told_before_and_in_the_setup(
+    root: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """tflite-runtime needs Python 3.11: where edgekit runs in another one and there is no
+    python3.11, that is said.
+    """
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(packages, "here", lambda: "3.13")
     found = reach.problem("tflite-runtime")
     assert found is not None
-    assert found[0].startswith("There is no Python 3.11 on this machine") and found[0].endswith("edgekit runs in 3.13")
+    assert found[0].startswith("There is no Python 3.11 on this machine") and found[
+        0
+    ].endswith("edgekit runs in 3.13")
     assert "python3.11 is on the PATH" in found[1]
     with pytest.raises(HostError, match=r"There is no Python 3\.11"):
         reach.kind_of(reach.find("tflite-runtime")).setup(Silent())
@@ -165,12 +242,21 @@ def test_a_python_that_is_missing_is_told_before_and_in_the_setup(root: pathlib.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "versions"),
-    [("tflite-runtime", {"numpy": "1.26.4", "tflite-runtime": "2.14.0"}), ("onnxruntime-oldest", {"numpy": "2.2.6", "onnxruntime": "1.20.1"})],
+    [
+        ("tflite-runtime", {"numpy": "1.26.4", "tflite-runtime": "2.14.0"}),
+        ("onnxruntime-oldest", {"numpy": "2.2.6", "onnxruntime": "1.20.1"}),
+    ],
 )
-def test_the_shipped_hosts_give_the_right_numbers(ready_host: Callable[[str], WorkerHost], name: str, versions: dict[str, str]) -> None:
-    """Old runtimes load edgekit's float and int8 files: float within 1e-4, int8 within the step that is allowed; only their own packages are seen."""
+def test_the_shipped_hosts_give_the_right_numbers(
+    ready_host: Callable[[str], WorkerHost], name: str, versions: dict[str, str]
+) -> None:
+    """Old runtimes load edgekit's float and int8 files: float within 1e-4, int8 within the
+    step that is allowed; only their own packages are seen.
+    """
     reached = ready_host(name)
     assert reached.hello()["versions"] == versions
     trials = [trial.run(reached, file) for file in trial.names(versions)]
     assert len(trials) == 2 and all(done.good for done in trials), trials
-    assert all(done.where.startswith(f"{name}: {name.removesuffix('-oldest')} ") for done in trials)
+    assert all(
+        done.where.startswith(f"{name}: {name.removesuffix('-oldest')} ") for done in trials
+    )

@@ -1,4 +1,6 @@
-"""Carrying out planned steps: each once, in order, under one contract, with keys that change when anything they stand for does."""
+"""Carrying out planned steps: each once, in order, under one contract, with keys that
+change when anything they stand for does.
+"""
 
 import pathlib
 
@@ -35,14 +37,22 @@ class Told(Silent):
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """The registry's steps, replaced by fakes beside the real load_model; the user's file in the working folder."""
-    fakes = {"load_model": registry.STEPS.entry("load_model"), "mark": Entry("edgekit.testing:FakeStep"), "gone": Entry("edgekit_nowhere:Step", extra="prune")}
+    """The registry's steps, replaced by fakes beside the real load_model; the user's file
+    in the working folder.
+    """
+    fakes = {
+        "load_model": registry.STEPS.entry("load_model"),
+        "mark": Entry("edgekit.testing:FakeStep"),
+        "gone": Entry("edgekit_nowhere:Step", extra="prune"),
+    }
     monkeypatch.setattr(registry, "STEPS", Registry("step", fakes))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
 
 
-def build(tmp_path: pathlib.Path, task: Task | None = None, seed: int = 0) -> tuple[Build, Told]:
+def build(
+    tmp_path: pathlib.Path, task: Task | None = None, seed: int = 0
+) -> tuple[Build, Told]:
     told = Told()
     return Build(task or tiny_task(), Cache(tmp_path / "cache"), told, seed), told
 
@@ -63,35 +73,59 @@ def test_steps_are_done_in_order_and_only_once(steps: None, tmp_path: pathlib.Pa
     assert told.lines == ["load cached", "one cached", "two cached"]
 
 
-def test_what_a_step_stands_for_changes_its_key(steps: None, tmp_path: pathlib.Path) -> None:
+def test_what_a_step_stands_for_changes_its_key(
+    steps: None, tmp_path: pathlib.Path
+) -> None:
     """Another parameter, another parent, another seed, another user's file: another entry."""
     keys = set()
-    for way, seed in (([LOAD, mark("a")], 0), ([LOAD, mark("b")], 0), ([LOAD, mark("b"), mark("a")], 0), ([LOAD, mark("a")], 1)):
+    for way, seed in (
+        ([LOAD, mark("a")], 0),
+        ([LOAD, mark("b")], 0),
+        ([LOAD, mark("b"), mark("a")], 0),
+        ([LOAD, mark("a")], 1),
+    ):
         keys.add(build(tmp_path, seed=seed)[0].follow(MODEL, None, way)[-1].key)
     (tmp_path / "net.py").write_text(NET.replace("manual_seed(0)", "manual_seed(7)"))
     keys.add(build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])[-1].key)
     assert len(keys) == 5
 
 
-def test_changed_code_changes_the_key(steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_changes_the_key(
+    steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step whose module, or anything it imports, was modified does its work again."""
     before = build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
-    monkeypatch.setattr("edgekit.pipeline.build.code_digest", lambda module: f"modified {module}" if module == "edgekit.testing" else code_digest(module))
+    monkeypatch.setattr(
+        "edgekit.pipeline.build.code_digest",
+        lambda module: (
+            f"modified {module}" if module == "edgekit.testing" else code_digest(module)
+        ),
+    )
     after = build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
     assert after[0].key == before[0].key
     assert after[1].key != before[1].key
 
 
-def test_only_the_data_that_a_step_reads_change_its_key(steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other calibration data make a calibrating step do its work again, and leave a step that reads none alone."""
+def test_only_the_data_that_a_step_reads_change_its_key(
+    steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other calibration data make a calibrating step do its work again, and leave a step
+    that reads none alone.
+    """
     task = tiny_task()
     train, test = task.split("train"), task.split("test")
     assert train is not None
     other = Task("tiny", train=train, test=test, calibration=train.take(20).inputs)
-    silent = [build(tmp_path, data)[0].follow(MODEL, None, [LOAD, mark("a")])[-1].key for data in (task, other)]
+    silent = [
+        build(tmp_path, data)[0].follow(MODEL, None, [LOAD, mark("a")])[-1].key
+        for data in (task, other)
+    ]
     assert silent[0] == silent[1]
     monkeypatch.setattr(FakeStep, "reads", ("calibration",))
-    reading = [build(tmp_path, data)[0].follow(MODEL, None, [LOAD, mark("a")])[-1].key for data in (task, other)]
+    reading = [
+        build(tmp_path, data)[0].follow(MODEL, None, [LOAD, mark("a")])[-1].key
+        for data in (task, other)
+    ]
     assert reading[0] != reading[1]
 
 
@@ -104,7 +138,9 @@ def test_a_step_that_refuses_does_no_work(steps: None, tmp_path: pathlib.Path) -
 
 
 def test_a_broken_promise_leaves_no_entry(steps: None, tmp_path: pathlib.Path) -> None:
-    """`ensures` is checked before the entry is sealed, so that a wrong artifact is never found again."""
+    """`ensures` is checked before the entry is sealed, so that a wrong artifact is never
+    found again.
+    """
     builder, told = build(tmp_path)
     for _ in range(2):
         with pytest.raises(StepError, match="pruned nothing"):
@@ -112,22 +148,32 @@ def test_a_broken_promise_leaves_no_entry(steps: None, tmp_path: pathlib.Path) -
     assert "a cached" not in told.lines
 
 
-def test_a_wrong_form_is_the_plans_fault(steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_form_is_the_plans_fault(
+    steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step is not given a format that it does not take."""
     monkeypatch.setattr(FakeStep, "takes", ("onnx",))
     with pytest.raises(StepError, match="takes onnx, not torch"):
         build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
 
 
-def test_a_wrong_result_form_is_the_steps_fault(steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_form_is_the_steps_fault(
+    steps: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step that promises one format and gives another is found out."""
-    monkeypatch.setattr(FakeStep, "run", lambda self, artifact, context: artifact.model_copy(update={"format": "onnx"}))
+    monkeypatch.setattr(
+        FakeStep,
+        "run",
+        lambda self, artifact, context: artifact.model_copy(update={"format": "onnx"}),
+    )
     with pytest.raises(StepError, match="promised the format torch and gave onnx"):
         build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
 
 
 def test_one_candidates_failure_is_given_back(steps: None, tmp_path: pathlib.Path) -> None:
-    """`try_follow` gives the error of a step; a missing package is the user's to mend and is raised."""
+    """`try_follow` gives the error of a step; a missing package is the user's to mend and
+    is raised.
+    """
     builder, told = build(tmp_path)
     start = builder.follow(MODEL, None, [LOAD])[0]
     failed = try_follow(builder, MODEL, start, [mark("a", breaks="no")])

@@ -55,7 +55,9 @@ def roots() -> list[str]:
 
 
 def test_every_module_of_a_key_changes_the_key(copy: pathlib.Path) -> None:
-    """A line appended to any module that a step or a check imports gives every key that reaches it another digest."""
+    """A line appended to any module that a step or a check imports gives every key that
+    reaches it another digest.
+    """
     before = ImportGraph(copy)
     digests = {name: before.digest([name]) for name in roots()}
     reached = {name: before.reachable([name]) for name in roots()}
@@ -85,7 +87,11 @@ def test_search_finds_what_the_parser_finds(root: pathlib.Path) -> None:
     for module in sorted(graph.modules):
         path = (root / PACKAGE).joinpath(*module.split(".")[1:])
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        expected = {name for name in parsed_imports(file) if name in graph.modules and name != module}
+        expected = {
+            name
+            for name in parsed_imports(file)
+            if name in graph.modules and name != module
+        }
         assert expected <= graph.imports[module], module
 
 
@@ -105,7 +111,9 @@ def test_search_finds_what_the_parser_finds(root: pathlib.Path) -> None:
     ],
 )
 def test_kinds_of_imports_are_found(tmp_path: pathlib.Path, source: str) -> None:
-    """Nested packages, imports inside functions, relative imports, and modules loaded by name from a table."""
+    """Nested packages, imports inside functions, relative imports, and modules loaded by
+    name from a table.
+    """
     graph = package(tmp_path, top=source, deep__inner__leaf="x = 1\n")
     assert "edgekit.deep.inner.leaf" in graph.reachable(["edgekit.top"])
     assert "edgekit.deep.inner" in graph.reachable(["edgekit.top"])
@@ -113,13 +121,22 @@ def test_kinds_of_imports_are_found(tmp_path: pathlib.Path, source: str) -> None
 
 def test_a_script_started_by_its_file_name_is_found(tmp_path: pathlib.Path) -> None:
     """A neighbouring script that is named by its file counts as imported."""
-    graph = package(tmp_path, deep__top='SCRIPT = Path(__file__).with_name("script.py")\n', deep__script="import edgekit.low\n", low="")
+    graph = package(
+        tmp_path,
+        deep__top='SCRIPT = Path(__file__).with_name("script.py")\n',
+        deep__script="import edgekit.low\n",
+        low="",
+    )
     assert {"edgekit.deep.script", "edgekit.low"} <= graph.reachable(["edgekit.deep.top"])
 
 
 @pytest.mark.parametrize(
     "source",
-    ["from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from edgekit import other\n\nx = 1\n", "# from edgekit import other\n", "x = 1\n"],
+    [
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from edgekit import other\n\nx = 1\n",
+        "# from edgekit import other\n",
+        "x = 1\n",
+    ],
 )
 def test_what_never_runs_is_not_part_of_a_key(tmp_path: pathlib.Path, source: str) -> None:
     """Imports for annotations, and comments, do not count."""
@@ -130,7 +147,11 @@ def test_what_never_runs_is_not_part_of_a_key(tmp_path: pathlib.Path, source: st
 def test_keys_do_not_depend_on_what_is_not_imported() -> None:
     """Rewording the terminal's table does not invalidate a trained network."""
     trained = own_graph().reachable([registry.STEPS.module("train")])
-    assert not [name for name in trained if name.startswith(("edgekit.cli", "edgekit.rendering", "edgekit.formats"))]
+    assert not [
+        name
+        for name in trained
+        if name.startswith(("edgekit.cli", "edgekit.rendering", "edgekit.formats"))
+    ]
 
 
 def test_an_unknown_module_is_an_error() -> None:

@@ -1,4 +1,6 @@
-"""Networks that int8 ruins, on real files in the real runtime: the race ends with a file that passes, and the report names the remedy."""
+"""Networks that int8 ruins, on real files in the real runtime: the race ends with a file
+that passes, and the report names the remedy.
+"""
 
 import collections
 import pathlib
@@ -22,7 +24,8 @@ from edgekit.rendering import words
 from edgekit.target import Target
 from edgekit.task import Task
 
-#: One channel is 2,000 times as large as the others, and the next layer's weight makes up for it: float does not mind.
+#: One channel is 2,000 times as large as the others, and the next layer's weight makes up
+#: for it: float does not mind.
 OUTLIER = """
 import torch
 from torch import nn
@@ -80,7 +83,9 @@ def scores_only(outputs: Any, labels: Any) -> Any:
 
 
 class Timed:
-    """The local host with made-up times, so that a test does not depend on the machine's load: int8 is twice as fast as float."""
+    """The local host with made-up times, so that a test does not depend on the machine's
+    load: int8 is twice as fast as float.
+    """
 
     def open(self, artifact: Artifact, options: Any = None) -> Any:
         return LocalHost().open(artifact, options)
@@ -88,14 +93,25 @@ class Timed:
     def identity(self) -> dict[str, str]:
         return {"host": "timed"}
 
-    def race(self, artifacts: Any, feeds: Any, protocol: BenchProtocol) -> dict[str, Samples]:
+    def race(
+        self, artifacts: Any, feeds: Any, protocol: BenchProtocol
+    ) -> dict[str, Samples]:
         times = collections.defaultdict(lambda: 0.5, {"": 1.0, "float": 1.0, "fp16": 1.2})
-        noise = numpy.random.default_rng(protocol.seed).uniform(0.99, 1.01, (len(artifacts), 30))
-        return {name: Samples(tuple(times[name] * 1e6 * row)) for name, row in zip(artifacts, noise, strict=True)}
+        noise = numpy.random.default_rng(protocol.seed).uniform(
+            0.99, 1.01, (len(artifacts), 30)
+        )
+        return {
+            name: Samples(tuple(times[name] * 1e6 * row))
+            for name, row in zip(artifacts, noise, strict=True)
+        }
 
 
-def raced(folder: pathlib.Path, source: str, effort: str, metric: Any = "top1", **gates: float) -> Result:
-    """A race for ONNX Runtime of a network whose own answers are the labels: float is always right."""
+def raced(
+    folder: pathlib.Path, source: str, effort: str, metric: Any = "top1", **gates: float
+) -> Result:
+    """A race for ONNX Runtime of a network whose own answers are the labels: float is
+    always right.
+    """
     import torch
 
     (folder / "net.py").write_text(source)
@@ -105,8 +121,19 @@ def raced(folder: pathlib.Path, source: str, effort: str, metric: Any = "top1", 
     with torch.no_grad():
         answers = network.eval()(torch.from_numpy(images)).numpy()
     labels = (answers if metric == "top1" else answers[:, 4:]).argmax(1)
-    task = Task(name="own answers", train=(images[:200], labels[:200]), test=(images[200:], labels[200:]), metric=metric)
-    target = Target(name="cpu", title="a processor", format="onnx", runtime="onnxruntime", schemes=("w8a8-static", "float"))
+    task = Task(
+        name="own answers",
+        train=(images[:200], labels[:200]),
+        test=(images[200:], labels[200:]),
+        metric=metric,
+    )
+    target = Target(
+        name="cpu",
+        title="a processor",
+        format="onnx",
+        runtime="onnxruntime",
+        schemes=("w8a8-static", "float"),
+    )
     recipe = Recipe.model_validate(
         {
             "model": f"{folder}/net.py:model",
@@ -118,11 +145,23 @@ def raced(folder: pathlib.Path, source: str, effort: str, metric: Any = "top1", 
     planned = plan(recipe, [target])
     build = Build(task, Cache(folder / "cache"), Silent(), 0)
     shared = build.follow(str(recipe.model), None, planned.shared)
-    return race(Ground(build, str(recipe.model), planned.targets[0], shared[0], shared[0], Timed(), fresh=True))
+    return race(
+        Ground(
+            build,
+            str(recipe.model),
+            planned.targets[0],
+            shared[0],
+            shared[0],
+            Timed(),
+            fresh=True,
+        )
+    )
 
 
 def test_a_layers_outlier_is_equalized(tmp_path: pathlib.Path) -> None:
-    """Plain int8 is dropped for its accuracy; equalization holds, wins, and the report says why it was tried and what it gained."""
+    """Plain int8 is dropped for its accuracy; equalization holds, wins, and the report says
+    why it was tried and what it gained.
+    """
     report = raced(tmp_path, OUTLIER, "normal").report
     plain = report.candidate("w8a8-static")
     assert plain is not None
@@ -137,7 +176,9 @@ def test_a_layers_outlier_is_equalized(tmp_path: pathlib.Path) -> None:
 
 
 def test_an_output_that_mixes_ranges_is_split(tmp_path: pathlib.Path) -> None:
-    """Scores that share a scale with places a thousand times as large are lost; left apart they hold."""
+    """Scores that share a scale with places a thousand times as large are lost; left apart
+    they hold.
+    """
     report = raced(tmp_path, MIXED, "normal", scores_only).report
     plain = report.candidate("w8a8-static")
     assert plain is not None

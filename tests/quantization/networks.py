@@ -11,7 +11,9 @@ Rows = Callable[[], Iterator[tuple[torch.Tensor, ...]]]
 
 
 class Outlier(nn.Module):
-    """One channel is 500 times as large as the others, and the next layer's weights make up for it."""
+    """One channel is 500 times as large as the others, and the next layer's weights make up
+    for it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +33,9 @@ class Outlier(nn.Module):
 
 
 class Normed(nn.Module):
-    """Layer normalization whose weight makes two channels 100 times as large, read by linear layers whose weights make up for it."""
+    """Layer normalization whose weight makes two channels 100 times as large, read by
+    linear layers whose weights make up for it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,10 +60,12 @@ def dense() -> nn.Module:
 
 
 IMAGE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 VECTOR = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 32)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 32)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 
 
@@ -80,11 +86,17 @@ def normed() -> nn.Module:
 def correlated(seed: int = 0, batches: int = 3) -> Rows:
     """Vectors of 32 numbers that follow from 6: what real activations are like."""
     mixing = torch.randn(6, 32, generator=torch.Generator().manual_seed(99))
-    drawn = [(torch.randn(32, 6, generator=torch.Generator().manual_seed(seed + k)) @ mixing,) for k in range(batches)]
+    drawn = [
+        (torch.randn(32, 6, generator=torch.Generator().manual_seed(seed + k)) @ mixing,)
+        for k in range(batches)
+    ]
     return lambda: iter(drawn)
 
 
 def rows(*shape: int, seed: int = 0, batches: int = 3) -> Rows:
     """Batches of 32 random samples, the same every time."""
-    drawn = [(torch.randn(32, *shape, generator=torch.Generator().manual_seed(seed + k)),) for k in range(batches)]
+    drawn = [
+        (torch.randn(32, *shape, generator=torch.Generator().manual_seed(seed + k)),)
+        for k in range(batches)
+    ]
     return lambda: iter(drawn)

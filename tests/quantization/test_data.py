@@ -1,4 +1,6 @@
-"""Calibration data that would give useless ranges are refused, with the tensor and the sample, and none are kept."""
+"""Calibration data that would give useless ranges are refused, with the tensor and the
+sample, and none are kept.
+"""
 
 import math
 
@@ -9,8 +11,13 @@ from edgekit.errors import StepError
 from edgekit.quantization.data import checked
 from edgekit.signature import Signature, TensorSpec
 
-INPUTS = (TensorSpec(name="image", dtype="float32", dims=("batch", 3)), TensorSpec(name="mask", dtype="bool", dims=("batch", 2)))
-SIGNATURE = Signature(inputs=INPUTS, outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),))
+INPUTS = (
+    TensorSpec(name="image", dtype="float32", dims=("batch", 3)),
+    TensorSpec(name="mask", dtype="bool", dims=("batch", 2)),
+)
+SIGNATURE = Signature(
+    inputs=INPUTS, outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),)
+)
 
 
 def batch(count: int = 4) -> tuple[torch.Tensor, ...]:
@@ -45,8 +52,14 @@ def test_good_data_pass_unchanged_one_batch_at_a_time() -> None:
         ([batch(), batch(0)], "behind sample 4 is empty"),
         ([batch()[:1]], "has 1 tensors; the network takes image, mask"),
         ([(batch(3)[0], batch(4)[1])], "has 3 of image, 4 of mask"),
-        ([(torch.randn(4, 5), batch()[1])], r"shape \[4, 5\] in calibration; the network takes \['batch', 3\]"),
-        ([(torch.zeros(4, 3), batch()[1])] * 2, "constant: image is always 0, mask is always 1 in all 8 samples"),
+        (
+            [(torch.randn(4, 5), batch()[1])],
+            r"shape \[4, 5\] in calibration; the network takes \['batch', 3\]",
+        ),
+        (
+            [(torch.zeros(4, 3), batch()[1])] * 2,
+            "constant: image is always 0, mask is always 1 in all 8 samples",
+        ),
     ],
 )
 def test_bad_data_are_refused(data: list[tuple[torch.Tensor, ...]], message: str) -> None:
@@ -57,5 +70,7 @@ def test_bad_data_are_refused(data: list[tuple[torch.Tensor, ...]], message: str
 
 
 def test_one_input_may_be_constant() -> None:
-    """A mask of ones beside images is no mistake, and neither is a batch that is constant beside others that are not."""
+    """A mask of ones beside images is no mistake, and neither is a batch that is constant
+    beside others that are not.
+    """
     assert len(list(checked([(torch.zeros(4, 3), batch()[1]), batch()], SIGNATURE))) == 2

@@ -1,4 +1,6 @@
-"""Every row of the quantizer's table, in every runtime: the file computes what the torch simulation computes, within two output steps."""
+"""Every row of the quantizer's table, in every runtime: the file computes what the torch
+simulation computes, within two output steps.
+"""
 
 import dataclasses
 import pathlib
@@ -38,19 +40,26 @@ TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "i
 SAMPLES = 6
 #: The int8 kernels that ONNX Runtime must have chosen.
 KERNELS = {
-    "weighted": {"QLinearConv", "QGemm", "MatMulIntegerToFloat"}, "volumes": {"QLinearConv", "QLinearAveragePool", "QLinearGlobalAveragePool"},
-    "joined": {"QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearMatMul"}, "numbers": {"QLinearAdd", "QLinearMul", "QGemm"},
-    "pieces": {"QLinearAdd", "QLinearMul"}, "pooled": {"QLinearAveragePool", "QLinearGlobalAveragePool"},
+    "weighted": {"QLinearConv", "QGemm", "MatMulIntegerToFloat"},
+    "volumes": {"QLinearConv", "QLinearAveragePool", "QLinearGlobalAveragePool"},
+    "joined": {"QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearMatMul"},
+    "numbers": {"QLinearAdd", "QLinearMul", "QGemm"},
+    "pieces": {"QLinearAdd", "QLinearMul"},
+    "pooled": {"QLinearAveragePool", "QLinearGlobalAveragePool"},
     "curved": {"QLinearLeakyRelu", "QLinearSigmoid", "QLinearMul"},
-}  # fmt: skip
+}
 #: Cases of which LiteRT computes everything in int8.
 INTEGER = {"weighted", "pooled", "moved", "reshaped", "units"}
 
 
 class Case(nn.Module):
-    """Layers, and what is done with them: each output is one operator fed by int8 inputs, so that no other operator's step is in its difference."""
+    """Layers, and what is done with them: each output is one operator fed by int8 inputs,
+    so that no other operator's step is in its difference.
+    """
 
-    def __init__(self, layers: dict[str, nn.Module], forward: Callable[..., Any], *inputs: Tensor) -> None:
+    def __init__(
+        self, layers: dict[str, nn.Module], forward: Callable[..., Any], *inputs: Tensor
+    ) -> None:
         super().__init__()
         self.layers, self.work, self.data = nn.ModuleDict(layers), forward, inputs
 
@@ -68,130 +77,326 @@ def features(*dims: int) -> Tensor:
 
 def _weighted() -> Case:
     def work(layer: Any, x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        return layer.wide(x), layer.deep(x).relu(), layer.same(x), layer.line(y), layer.padded(y), layer.head(z), layer.rows(w)
+        return (
+            layer.wide(x),
+            layer.deep(x).relu(),
+            layer.same(x),
+            layer.line(y),
+            layer.padded(y),
+            layer.head(z),
+            layer.rows(w),
+        )
 
-    layers = {"wide": nn.Conv2d(4, 8, 3, padding=1), "deep": nn.Conv2d(4, 4, 3, 2, groups=4), "same": nn.Conv2d(4, 6, 3, padding="same"),
-              "line": nn.Conv1d(4, 6, 3), "padded": nn.Conv1d(4, 6, 3, padding="same"), "head": nn.Linear(16, 10), "rows": nn.Linear(16, 10)}  # fmt: skip
+    layers = {
+        "wide": nn.Conv2d(4, 8, 3, padding=1),
+        "deep": nn.Conv2d(4, 4, 3, 2, groups=4),
+        "same": nn.Conv2d(4, 6, 3, padding="same"),
+        "line": nn.Conv1d(4, 6, 3),
+        "padded": nn.Conv1d(4, 6, 3, padding="same"),
+        "head": nn.Linear(16, 10),
+        "rows": nn.Linear(16, 10),
+    }
     return Case(layers, work, image(), features(4, 16), features(), features(5, 16))
 
 
 def _volumes() -> Case:
-    layers = {"volume": nn.Conv3d(2, 4, 3), "same": nn.Conv3d(2, 4, 3, padding="same"), "head": nn.Linear(16, 4)}
-    return Case(layers, lambda layer, x, y: (layer.volume(x), layer.same(x), functional.max_pool3d(x, 2), functional.avg_pool3d(x, 2),
-                functional.adaptive_avg_pool3d(x, 1), layer.head(y)), torch.randn(32, 2, 4, 4, 4), features())  # fmt: skip
+    layers = {
+        "volume": nn.Conv3d(2, 4, 3),
+        "same": nn.Conv3d(2, 4, 3, padding="same"),
+        "head": nn.Linear(16, 4),
+    }
+    return Case(
+        layers,
+        lambda layer, x, y: (
+            layer.volume(x),
+            layer.same(x),
+            functional.max_pool3d(x, 2),
+            functional.avg_pool3d(x, 2),
+            functional.adaptive_avg_pool3d(x, 1),
+            layer.head(y),
+        ),
+        torch.randn(32, 2, 4, 4, 4),
+        features(),
+    )
 
 
 def _transposed() -> Case:
-    layers = {"up": nn.ConvTranspose2d(4, 6, 4, 2, 1), "twice": nn.ConvTranspose2d(4, 6, 2, 2), "line": nn.ConvTranspose1d(4, 6, 2, 2),
-              "head": nn.Conv2d(4, 4, 1)}  # fmt: skip
-    return Case(layers, lambda layer, x, y: (layer.up(x), layer.twice(x).relu(), layer.line(y), layer.head(x)),
-                image(), features(4, 8))  # fmt: skip
+    layers = {
+        "up": nn.ConvTranspose2d(4, 6, 4, 2, 1),
+        "twice": nn.ConvTranspose2d(4, 6, 2, 2),
+        "line": nn.ConvTranspose1d(4, 6, 2, 2),
+        "head": nn.Conv2d(4, 4, 1),
+    }
+    return Case(
+        layers,
+        lambda layer, x, y: (
+            layer.up(x),
+            layer.twice(x).relu(),
+            layer.line(y),
+            layer.head(x),
+        ),
+        image(),
+        features(4, 8),
+    )
 
 
 def _joined() -> Case:
     def work(layer: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        return (x + y, (x * y).relu(), x - y, torch.maximum(x, y), torch.minimum(x, y), torch.cat([x, 2.0 * y], 1), torch.stack([x, y], 1),
-                torch.matmul(a, b), torch.bmm(a, b), layer.head(x))  # fmt: skip
+        return (
+            x + y,
+            (x * y).relu(),
+            x - y,
+            torch.maximum(x, y),
+            torch.minimum(x, y),
+            torch.cat([x, 2.0 * y], 1),
+            torch.stack([x, y], 1),
+            torch.matmul(a, b),
+            torch.bmm(a, b),
+            layer.head(x),
+        )
 
-    return Case({"head": nn.Conv2d(4, 4, 1)}, work, image(), image() * 3, features(5, 6), features(6, 7))
+    return Case(
+        {"head": nn.Conv2d(4, 4, 1)},
+        work,
+        image(),
+        image() * 3,
+        features(5, 6),
+        features(6, 7),
+    )
 
 
 def _numbers() -> Case:
     def work(layer: Any, x: Tensor) -> tuple[Tensor, ...]:
-        return (x * 2.5, x + 0.5, x - 0.7, x / 3.0, -x, 1.5 - x, x / layer.table.weight[0].abs().add(1.0),
-                torch.addmm(layer.added.bias, x, layer.added.weight.t()), torch.matmul(x, layer.bare.weight.t()), layer.head(x))  # fmt: skip
+        return (
+            x * 2.5,
+            x + 0.5,
+            x - 0.7,
+            x / 3.0,
+            -x,
+            1.5 - x,
+            x / layer.table.weight[0].abs().add(1.0),
+            torch.addmm(layer.added.bias, x, layer.added.weight.t()),
+            torch.matmul(x, layer.bare.weight.t()),
+            layer.head(x),
+        )
 
-    layers = {"head": nn.Linear(16, 10), "added": nn.Linear(16, 10), "bare": nn.Linear(16, 10, bias=False), "table": nn.Embedding(3, 16)}
+    layers = {
+        "head": nn.Linear(16, 10),
+        "added": nn.Linear(16, 10),
+        "bare": nn.Linear(16, 10, bias=False),
+        "table": nn.Embedding(3, 16),
+    }
     return Case(layers, work, features())
 
 
 def _pieces() -> Case:
     def work(layer: Any, x: Tensor) -> tuple[Tensor, ...]:
-        chunks, pieces, sized, rows = x.chunk(2, 1), x.split(8, 1), x.split([4, 12], 1), x.reshape(-1, 2, 8).unbind(1)
-        return chunks[0] * chunks[1], pieces[0] + pieces[1], sized[1] * 0.5, rows[0] + rows[1], layer.head(x)
+        chunks, pieces, sized, rows = (
+            x.chunk(2, 1),
+            x.split(8, 1),
+            x.split([4, 12], 1),
+            x.reshape(-1, 2, 8).unbind(1),
+        )
+        return (
+            chunks[0] * chunks[1],
+            pieces[0] + pieces[1],
+            sized[1] * 0.5,
+            rows[0] + rows[1],
+            layer.head(x),
+        )
 
     return Case({"head": nn.Linear(16, 10)}, work, features())
 
 
 def _pooled() -> Case:
     def work(layer: Any, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-        return (functional.max_pool2d(x, 2), functional.max_pool2d(x, 3, 2, 1), functional.avg_pool2d(x, 2), functional.adaptive_avg_pool2d(x, 4),
-                x.mean((2, 3)), x.mean(1), functional.max_pool1d(y, 2), functional.avg_pool1d(y, 2), functional.adaptive_avg_pool1d(y, 1).squeeze((2,)),
-                layer.head(z))  # fmt: skip
+        return (
+            functional.max_pool2d(x, 2),
+            functional.max_pool2d(x, 3, 2, 1),
+            functional.avg_pool2d(x, 2),
+            functional.adaptive_avg_pool2d(x, 4),
+            x.mean((2, 3)),
+            x.mean(1),
+            functional.max_pool1d(y, 2),
+            functional.avg_pool1d(y, 2),
+            functional.adaptive_avg_pool1d(y, 1).squeeze((2,)),
+            layer.head(z),
+        )
 
     return Case({"head": nn.Linear(16, 4)}, work, image(), features(4, 16), features())
 
 
 def _moved() -> Case:
     def work(layer: Any, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-        return (functional.pixel_shuffle(x, 2), functional.interpolate(x, scale_factor=2, mode="nearest"), functional.pad(x, (1, 0, 2, 1)),
-                x.permute(0, 2, 3, 1), x.transpose(1, 2).contiguous(), x[:, :1].expand(-1, 3, -1, -1), x[:, 1:3, ::2],
-                functional.interpolate(y, scale_factor=2, mode="nearest"), layer.head(z))  # fmt: skip
+        return (
+            functional.pixel_shuffle(x, 2),
+            functional.interpolate(x, scale_factor=2, mode="nearest"),
+            functional.pad(x, (1, 0, 2, 1)),
+            x.permute(0, 2, 3, 1),
+            x.transpose(1, 2).contiguous(),
+            x[:, :1].expand(-1, 3, -1, -1),
+            x[:, 1:3, ::2],
+            functional.interpolate(y, scale_factor=2, mode="nearest"),
+            layer.head(z),
+        )
 
     return Case({"head": nn.Linear(16, 4)}, work, image(), features(4, 16), features())
 
 
 def _reshaped() -> Case:
     def work(layer: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return (x.flatten(1), x.flatten(2).unflatten(2, (4, 16)), y.view(-1, 8, 8), x.reshape(-1, 4, 64), x.select(1, 2).unsqueeze(1).clone(),
-                x[:, :1].squeeze(1), x[:, :1].squeeze().reshape(-1, 64), layer.head(x))  # fmt: skip
+        return (
+            x.flatten(1),
+            x.flatten(2).unflatten(2, (4, 16)),
+            y.view(-1, 8, 8),
+            x.reshape(-1, 4, 64),
+            x.select(1, 2).unsqueeze(1).clone(),
+            x[:, :1].squeeze(1),
+            x[:, :1].squeeze().reshape(-1, 64),
+            layer.head(x),
+        )
 
     return Case({"head": nn.Conv2d(4, 4, 1)}, work, image(), features(4, 16))
 
 
 def _curved() -> Case:
     def work(layer: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return (functional.leaky_relu(x, 0.1), functional.hardswish(x), functional.gelu(x), functional.gelu(y, approximate="tanh"), x.sigmoid(), x.tanh(),
-                y.softmax(-1), functional.silu(x), functional.hardsigmoid(x), layer.head(y))  # fmt: skip
+        return (
+            functional.leaky_relu(x, 0.1),
+            functional.hardswish(x),
+            functional.gelu(x),
+            functional.gelu(y, approximate="tanh"),
+            x.sigmoid(),
+            x.tanh(),
+            y.softmax(-1),
+            functional.silu(x),
+            functional.hardsigmoid(x),
+            layer.head(y),
+        )
 
     return Case({"head": nn.Linear(16, 8)}, work, image() * 2, features() * 2)
 
 
 def _clipped() -> Case:
     def work(layer: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return (x.relu(), functional.relu6(x), functional.hardtanh(x), functional.hardtanh(x, -0.5, 0.7), x.abs(), x.clamp(-0.6, 0.9),
-                functional.relu6(layer.head(y)), functional.hardtanh(layer.other(y)))  # fmt: skip
+        return (
+            x.relu(),
+            functional.relu6(x),
+            functional.hardtanh(x),
+            functional.hardtanh(x, -0.5, 0.7),
+            x.abs(),
+            x.clamp(-0.6, 0.9),
+            functional.relu6(layer.head(y)),
+            functional.hardtanh(layer.other(y)),
+        )
 
-    return Case({"head": nn.Linear(16, 8), "other": nn.Linear(16, 8)}, work, image() * 2, features() * 2)
+    return Case(
+        {"head": nn.Linear(16, 8), "other": nn.Linear(16, 8)},
+        work,
+        image() * 2,
+        features() * 2,
+    )
 
 
 def _units() -> Case:
     """Clips to [0, 1]: behind a layer, behind a sum, of a network's input."""
 
     def work(layer: Any, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-        return layer.wide(x).clamp(0, 1), functional.hardtanh(layer.head(y), 0, 1), (x + z).clamp(0, 1), x.clamp(0, 1)
+        return (
+            layer.wide(x).clamp(0, 1),
+            functional.hardtanh(layer.head(y), 0, 1),
+            (x + z).clamp(0, 1),
+            x.clamp(0, 1),
+        )
 
-    return Case({"wide": nn.Conv2d(4, 8, 3), "head": nn.Linear(16, 8)}, work, image(), features(), image())
+    return Case(
+        {"wide": nn.Conv2d(4, 8, 3), "head": nn.Linear(16, 8)},
+        work,
+        image(),
+        features(),
+        image(),
+    )
 
 
 def _attention() -> Case:
-    def work(layer: Any, query: Tensor, key: Tensor, value: Tensor, index: Tensor) -> tuple[Tensor, ...]:
-        return functional.scaled_dot_product_attention(query, key, value), layer.table(index), layer.head(value)
+    def work(
+        layer: Any, query: Tensor, key: Tensor, value: Tensor, index: Tensor
+    ) -> tuple[Tensor, ...]:
+        return (
+            functional.scaled_dot_product_attention(query, key, value),
+            layer.table(index),
+            layer.head(value),
+        )
 
     parts = [features(2, 5, 8) for _ in range(3)]
-    return Case({"table": nn.Embedding(12, 8), "head": nn.Linear(8, 8)}, work, *parts, torch.randint(0, 12, (32, 5)))
+    return Case(
+        {"table": nn.Embedding(12, 8), "head": nn.Linear(8, 8)},
+        work,
+        *parts,
+        torch.randint(0, 12, (32, 5)),
+    )
 
 
 def _floats() -> Case:
     def work(layer: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return (layer.norm(y), layer.groups(x), layer.root(y), layer.places(x), functional.elu(y), layer.slope(y), functional.log_softmax(y, -1),
-                layer.head(y))  # fmt: skip
+        return (
+            layer.norm(y),
+            layer.groups(x),
+            layer.root(y),
+            layer.places(x),
+            functional.elu(y),
+            layer.slope(y),
+            functional.log_softmax(y, -1),
+            layer.head(y),
+        )
 
-    layers = {"norm": nn.LayerNorm(16), "groups": nn.GroupNorm(2, 4), "places": nn.InstanceNorm1d(4), "root": nn.RMSNorm(16), "slope": nn.PReLU(),
-              "head": nn.Linear(16, 8)}  # fmt: skip
+    layers = {
+        "norm": nn.LayerNorm(16),
+        "groups": nn.GroupNorm(2, 4),
+        "places": nn.InstanceNorm1d(4),
+        "root": nn.RMSNorm(16),
+        "slope": nn.PReLU(),
+        "head": nn.Linear(16, 8),
+    }
     return Case(layers, work, features(4, 8), features())
 
 
 def _recurrent() -> Case:
-    layers = {"lstm": nn.LSTM(4, 6, batch_first=True), "gru": nn.GRU(4, 6, batch_first=True), "rnn": nn.RNN(4, 6, batch_first=True), "head": nn.Linear(4, 3)}
-    return Case(layers, lambda layer, x: (layer.lstm(x)[0], layer.gru(x)[0], layer.rnn(x)[0], layer.head(x)), features(3, 4))
+    layers = {
+        "lstm": nn.LSTM(4, 6, batch_first=True),
+        "gru": nn.GRU(4, 6, batch_first=True),
+        "rnn": nn.RNN(4, 6, batch_first=True),
+        "head": nn.Linear(4, 3),
+    }
+    return Case(
+        layers,
+        lambda layer, x: (
+            layer.lstm(x)[0],
+            layer.gru(x)[0],
+            layer.rnn(x)[0],
+            layer.head(x),
+        ),
+        features(3, 4),
+    )
 
 
 CASES = {
-    "weighted": _weighted, "volumes": _volumes, "transposed": _transposed, "joined": _joined, "numbers": _numbers, "pieces": _pieces,
-    "pooled": _pooled, "moved": _moved, "reshaped": _reshaped, "curved": _curved, "clipped": _clipped, "units": _units,
-    "attention": _attention, "floats": _floats, "recurrent": _recurrent,
-}  # fmt: skip
+    "weighted": _weighted,
+    "volumes": _volumes,
+    "transposed": _transposed,
+    "joined": _joined,
+    "numbers": _numbers,
+    "pieces": _pieces,
+    "pooled": _pooled,
+    "moved": _moved,
+    "reshaped": _reshaped,
+    "curved": _curved,
+    "clipped": _clipped,
+    "units": _units,
+    "attention": _attention,
+    "floats": _floats,
+    "recurrent": _recurrent,
+}
 
 
 @dataclasses.dataclass
@@ -213,12 +418,19 @@ def signed(case: Case) -> Signature:
 
     def spec(label: str, tensor: Tensor) -> TensorSpec:
         drawn = {} if tensor.dtype.is_floating_point else {"low": 0.0, "high": 8.0}
-        return TensorSpec(name=label, dtype=str(tensor.dtype).removeprefix("torch."), dims=("batch", *tensor.shape[1:]), **drawn)
+        return TensorSpec(
+            name=label,
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            dims=("batch", *tensor.shape[1:]),
+            **drawn,
+        )
 
     with torch.no_grad():
         results = case(*case.data)
-    return Signature(inputs=tuple(spec(f"input_{k}", tensor) for k, tensor in enumerate(case.data)),
-                     outputs=tuple(spec(f"output_{k}", tensor) for k, tensor in enumerate(results)))  # fmt: skip
+    return Signature(
+        inputs=tuple(spec(f"input_{k}", tensor) for k, tensor in enumerate(case.data)),
+        outputs=tuple(spec(f"output_{k}", tensor) for k, tensor in enumerate(results)),
+    )
 
 
 def quantized(make: Callable[[], Case], settings: Settings) -> Quantized:
@@ -226,38 +438,70 @@ def quantized(make: Callable[[], Case], settings: Settings) -> Quantized:
     signature = signed(case)
     calibration = calibrate(case, [case.data], signature, settings)
     with torch.no_grad():
-        results = simulate(case, signature, calibration, fold=True)(*(tensor[:SAMPLES] for tensor in case.data))
+        results = simulate(case, signature, calibration, fold=True)(
+            *(tensor[:SAMPLES] for tensor in case.data)
+        )
     return Quantized(case, signature, calibration, [result.numpy() for result in results])
 
 
-def in_onnxruntime(made: Quantized, folder: pathlib.Path) -> tuple[list[numpy.ndarray], Counter[str]]:
+def in_onnxruntime(
+    made: Quantized, folder: pathlib.Path
+) -> tuple[list[numpy.ndarray], Counter[str]]:
     """The outputs, and the operators that ONNX Runtime really runs."""
-    model = export(simulate(made.case, made.signature, made.calibration, fold=True), made.signature)
+    model = export(
+        simulate(made.case, made.signature, made.calibration, fold=True), made.signature
+    )
     lower(model)
     onnx_graph.write(model, folder / "main.onnx")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level, options.optimized_model_filepath = 1, 3, str(folder / "run.onnx")
-    session = onnxruntime.InferenceSession(str(folder / "main.onnx"), options, providers=["CPUExecutionProvider"])
+    (
+        options.intra_op_num_threads,
+        options.log_severity_level,
+        options.optimized_model_filepath,
+    ) = 1, 3, str(folder / "run.onnx")
+    session = onnxruntime.InferenceSession(
+        str(folder / "main.onnx"), options, providers=["CPUExecutionProvider"]
+    )
     names = [spec.name for spec in made.signature.inputs]
     used = {value.name for value in session.get_inputs()}
-    feeds = {label: array for label, array in zip(names, made.feeds, strict=True) if label in used}
-    return session.run(None, feeds), Counter(node.op_type for node in onnx.load(str(folder / "run.onnx")).graph.node)
+    feeds = {
+        label: array
+        for label, array in zip(names, made.feeds, strict=True)
+        if label in used
+    }
+    return session.run(None, feeds), Counter(
+        node.op_type for node in onnx.load(str(folder / "run.onnx")).graph.node
+    )
 
 
-def in_litert(made: Quantized, folder: pathlib.Path) -> tuple[list[numpy.ndarray], Counter[str]]:
+def in_litert(
+    made: Quantized, folder: pathlib.Path
+) -> tuple[list[numpy.ndarray], Counter[str]]:
     """The outputs, and the operators that compute in float."""
     for name_ in ("before", "after"):
         (folder / name_).mkdir()
-    artifact = torch_storage.save({"main": made.case}, {"main": made.signature}, folder / "before", {})
-    (folder / "before" / "main.quantization.json").write_text(made.calibration.model_dump_json())
+    artifact = torch_storage.save(
+        {"main": made.case}, {"main": made.signature}, folder / "before", {}
+    )
+    (folder / "before" / "main.quantization.json").write_text(
+        made.calibration.model_dump_json()
+    )
     part = artifact.parts[0]
-    part = part.model_copy(update={"files": {**part.files, "quantization": File(path="main.quantization.json")}})
+    part = part.model_copy(
+        update={
+            "files": {**part.files, "quantization": File(path="main.quantization.json")}
+        }
+    )
     artifact = artifact.model_copy(update={"parts": (part,)})
-    context = Context(folder=folder / "after", networks=lambda: {"main": made.case}, task=TASK)
+    context = Context(
+        folder=folder / "after", networks=lambda: {"main": made.case}, task=TASK
+    )
     step = TorchToTflite()
     file: Artifact = step.run(artifact, context)
     step.ensures(artifact, file)
-    return _run(file, made.feeds), Counter(dict(tflite_file.arithmetic(file.path(file.parts[0])).float_operators))
+    return _run(file, made.feeds), Counter(
+        dict(tflite_file.arithmetic(file.path(file.parts[0])).float_operators)
+    )
 
 
 def _run(file: Artifact, feeds: list[numpy.ndarray]) -> list[numpy.ndarray]:
@@ -265,7 +509,10 @@ def _run(file: Artifact, feeds: list[numpy.ndarray]) -> list[numpy.ndarray]:
     running = Interpreter(str(file.path(file.parts[0])), num_threads=1)
     running.allocate_tensors()
     by_number = lambda detail: tflite_file.by_number(str(detail["name"]))  # noqa: E731
-    inputs, outputs = (sorted(details, key=by_number) for details in (running.get_input_details(), running.get_output_details()))
+    inputs, outputs = (
+        sorted(details, key=by_number)
+        for details in (running.get_input_details(), running.get_output_details())
+    )
     rows: list[list[numpy.ndarray]] = [[] for _ in outputs]
     for k in range(SAMPLES):
         for detail, spec, array in zip(inputs, signature.inputs, feeds, strict=True):
@@ -276,22 +523,29 @@ def _run(file: Artifact, feeds: list[numpy.ndarray]) -> list[numpy.ndarray]:
     return [numpy.concatenate(row) for row in rows]
 
 
-#: What may stay float on a device without floats: an embedding, and a weight that is unpacked once.
+#: What may stay float on a device without floats: an embedding, and a weight that is
+#: unpacked once.
 ROWS = {"CAST", "EMBEDDING_LOOKUP", "RESHAPE", "MUL", "DEQUANTIZE"}
 RUNTIMES = {"onnxruntime": in_onnxruntime, "litert": in_litert}
 
 
 def differences(made: Quantized, found: list[numpy.ndarray]) -> list[float]:
-    """The largest difference of each output in its steps; where it is float, in 255ths of its range."""
+    """The largest difference of each output in its steps; where it is float, in 255ths of
+    its range.
+    """
     steps = []
-    for got, wanted, scale in zip(found, made.wanted, made.calibration.output_scales, strict=True):
+    for got, wanted, scale in zip(
+        found, made.wanted, made.calibration.output_scales, strict=True
+    ):
         unit = scale or (float(wanted.max() - wanted.min()) / 255)
         steps.append(float(numpy.abs(got - wanted).max()) / unit)
     return steps
 
 
 def test_the_cases_hold_every_operator_of_the_table() -> None:
-    """No row goes without its run in each runtime, but for one that has no format in TFLite, and one whose statistics come from the batch (TFLite's is 1)."""
+    """No row goes without its run in each runtime, but for one that has no format in
+    TFLite, and one whose statistics come from the batch (TFLite's is 1).
+    """
     met = set()
     for make in CASES.values():
         case = make().eval()
@@ -300,11 +554,18 @@ def test_the_cases_hold_every_operator_of_the_table() -> None:
         rewrite(graph)
         decompose(graph, Settings())
         met |= {node.target for node in graph.graph.nodes}
-    assert [name(target) for target in OPERATORS if target not in met] == ["conv_transpose3d.input", "batch_norm"]
+    assert [name(target) for target in OPERATORS if target not in met] == [
+        "conv_transpose3d.input",
+        "batch_norm",
+    ]
 
 
-def agrees(make: Callable[[], Case], runtime: str, settings: Settings, folder: pathlib.Path) -> Counter[str]:
-    """The operators of the file, which was within two steps of the simulation at every output."""
+def agrees(
+    make: Callable[[], Case], runtime: str, settings: Settings, folder: pathlib.Path
+) -> Counter[str]:
+    """The operators of the file, which was within two steps of the simulation at every
+    output.
+    """
     made = quantized(make, settings)
     found, operators = RUNTIMES[runtime](made, folder)
     steps = differences(made, found)
@@ -314,7 +575,9 @@ def agrees(make: Callable[[], Case], runtime: str, settings: Settings, folder: p
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_runtime_computes_what_torch_simulates(runtime: str, case: str, tmp_path: pathlib.Path) -> None:
+def test_a_runtime_computes_what_torch_simulates(
+    runtime: str, case: str, tmp_path: pathlib.Path
+) -> None:
     """Within two steps of each output, for every operator, in int8 where the table says so."""
     operators = agrees(CASES[case], runtime, Settings(runtime=runtime), tmp_path)
     if runtime == "onnxruntime":
@@ -325,27 +588,44 @@ def test_a_runtime_computes_what_torch_simulates(runtime: str, case: str, tmp_pa
 
 @pytest.mark.parametrize("case", ["weighted", "joined", "curved"])
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_symmetric_graphs_that_fit_every_runtime_are_computed_alike(runtime: str, case: str, tmp_path: pathlib.Path) -> None:
+def test_symmetric_graphs_that_fit_every_runtime_are_computed_alike(
+    runtime: str, case: str, tmp_path: pathlib.Path
+) -> None:
     """Zero point 0 everywhere, one scale a weight, placed for no runtime in particular."""
     agrees(CASES[case], runtime, Settings(symmetric=True, per_channel=False), tmp_path)
 
 
 @pytest.mark.parametrize("case", ["attention", "joined", "curved"])
-def test_a_device_without_floats_gets_attention_in_int8(case: str, tmp_path: pathlib.Path) -> None:
+def test_a_device_without_floats_gets_attention_in_int8(
+    case: str, tmp_path: pathlib.Path
+) -> None:
     """What LiteRT computes faster in float is int8 for the Edge TPU, within two steps."""
-    assert agrees(CASES[case], "litert", Settings(runtime="edgetpu"), tmp_path).keys() <= ROWS
+    assert (
+        agrees(CASES[case], "litert", Settings(runtime="edgetpu"), tmp_path).keys() <= ROWS
+    )
 
 
-@pytest.mark.parametrize("case", ["weighted", "joined", "pooled", "reshaped", "curved", "units", "attention"])
+@pytest.mark.parametrize(
+    "case", ["weighted", "joined", "pooled", "reshaped", "curved", "units", "attention"]
+)
 def test_an_ethos_u_runs_what_is_int8(case: str, tmp_path: pathlib.Path) -> None:
-    """Vela leaves to the CPU only what touches a float: the rows of an embedding, and conversions."""
+    """Vela leaves to the CPU only what touches a float: the rows of an embedding, and
+    conversions.
+    """
     pytest.importorskip("ethosu.vela")
     floats = agrees(CASES[case], "litert", Settings(runtime="ethosu"), tmp_path)
     assert floats.keys() <= ROWS
-    setting = vela.Setting(accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram")
+    setting = vela.Setting(
+        accelerator="ethos-u55-128",
+        system_config="Ethos_U55_High_End_Embedded",
+        memory_mode="Shared_Sram",
+    )
     vela.compiled(tmp_path / "after" / "main.tflite", setting, tmp_path / "compiled.tflite")
     model = tflite_file.read(tmp_path / "compiled.tflite")
-    left = Counter(tflite_file.operator_name(model, operator) for operator in model.subgraphs[0].operators)
+    left = Counter(
+        tflite_file.operator_name(model, operator)
+        for operator in model.subgraphs[0].operators
+    )
     assert left.keys() - {"CUSTOM"} <= {*floats, "QUANTIZE"}
 
 
@@ -356,9 +636,19 @@ def test_tensorrt_builds_what_is_placed_for_it(case: str, tmp_path: pathlib.Path
     made = quantized(CASES[case], Settings(symmetric=True, runtime="tensorrt"))
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
-    onnx_graph.write(export(simulate(made.case, made.signature, made.calibration, fold=True), made.signature), tmp_path / "before" / "main.onnx")
-    part = Part(name="main", signature=made.signature, files={"model": File(path="main.onnx")})
+    onnx_graph.write(
+        export(
+            simulate(made.case, made.signature, made.calibration, fold=True), made.signature
+        ),
+        tmp_path / "before" / "main.onnx",
+    )
+    part = Part(
+        name="main", signature=made.signature, files={"model": File(path="main.onnx")}
+    )
     before = Artifact(format="onnx", parts=(part,), folder=tmp_path / "before")
     step = OnnxToTensorrt(compute_capabilities=("SM86",))
     step.requires(before)
-    step.ensures(before, step.run(before, Context(folder=tmp_path / "after", networks=dict, task=TASK)))
+    step.ensures(
+        before,
+        step.run(before, Context(folder=tmp_path / "after", networks=dict, task=TASK)),
+    )

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-#: Calibrates a convolutional network on 32x32 images that are made batch by batch; prints the peak of resident memory in KiB.
+#: Calibrates a convolutional network on 32x32 images that are made batch by batch; prints
+#: the peak of resident memory in KiB.
 PROGRAM = """
 import resource, sys
 import torch
@@ -23,7 +24,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak(samples: int) -> int:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM, str(samples)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(samples)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return int(done.stdout.split()[-1])
 
 

@@ -12,24 +12,34 @@ from edgekit.signature import Signature, TensorSpec
 
 def placed(network: nn.Module, *dims: int) -> list[Placed | Float]:
     spec = TensorSpec(name="input", dtype="float32", dims=("batch", *dims))
-    signature = Signature(inputs=(spec,), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),))
+    signature = Signature(
+        inputs=(spec,),
+        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),),
+    )
     graph = capture(network.eval(), signature).module(check_guards=False)
     rewrite(graph)
     return list(place(graph))
 
 
 def told(network: nn.Module, *dims: int) -> list[tuple[str, str]]:
-    return [(item.node.name, item.kind if isinstance(item, Placed) else item.reason) for item in placed(network, *dims)]
+    return [
+        (item.node.name, item.kind if isinstance(item, Placed) else item.reason)
+        for item in placed(network, *dims)
+    ]
 
 
 def test_an_activation_belongs_to_the_layer_before_it() -> None:
     """A ReLU6 that follows a convolution is no operator of its own."""
     found = placed(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU6()), 1, 8, 8)
-    assert [(item.node.name, item.tail.name) for item in found if isinstance(item, Placed)] in ([("conv2d", "hardtanh")], [("conv2d", "relu6")])
+    assert [
+        (item.node.name, item.tail.name) for item in found if isinstance(item, Placed)
+    ] in ([("conv2d", "hardtanh")], [("conv2d", "relu6")])
 
 
 def test_residuals_are_int8_only_where_both_sides_are() -> None:
-    """Adding a mask to attention scores stays float: an int8 range over -1e9 would wipe out the scores."""
+    """Adding a mask to attention scores stays float: an int8 range over -1e9 would wipe out
+    the scores.
+    """
 
     class Masked(nn.Module):
         def __init__(self) -> None:
@@ -41,13 +51,21 @@ def test_residuals_are_int8_only_where_both_sides_are() -> None:
             return scores + (x > 0).float().log().clamp(min=-1e9)
 
     found = told(Masked(), 8)
-    assert ("add", "joining") in found and any(name.startswith("add") and reason == "one operand is float" for name, reason in found)
+    assert ("add", "joining") in found and any(
+        name.startswith("add") and reason == "one operand is float"
+        for name, reason in found
+    )
 
 
 def test_transposed_convolutions_and_recurrent_layers_say_why_they_are_float() -> None:
     """The reasons are words for the report."""
-    assert told(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [("conv_transpose2d", "no converter makes an int8 transposed convolution of it")]
-    assert ("lstm", "recurrent layers stay float; the scheme w8-dynamic makes their weights int8") in told(Last(nn.LSTM(4, 4, batch_first=True)), 3, 4)
+    assert told(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [
+        ("conv_transpose2d", "no converter makes an int8 transposed convolution of it")
+    ]
+    assert (
+        "lstm",
+        "recurrent layers stay float; the scheme w8-dynamic makes their weights int8",
+    ) in told(Last(nn.LSTM(4, 4, batch_first=True)), 3, 4)
 
 
 def test_padding_with_other_numbers_than_zero_stays_float() -> None:
@@ -62,7 +80,9 @@ def test_padding_with_other_numbers_than_zero_stays_float() -> None:
             return functional.pad(x, (1, 1), value=self.value)
 
     assert told(Pad(0.0), 1, 4, 4) == [("pad", "sharing")]
-    assert told(Pad(3.0), 1, 4, 4) == [("pad", "only padding with zeros is the same in int8")]
+    assert told(Pad(3.0), 1, 4, 4) == [
+        ("pad", "only padding with zeros is the same in int8")
+    ]
 
 
 def test_computed_weights_stay_float() -> None:
@@ -76,7 +96,9 @@ def test_computed_weights_stay_float() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return functional.linear(x, torch.softmax(self.weight, 0))
 
-    assert ("linear", "its weights are computed while the network runs") in told(Computed(), 4)
+    assert ("linear", "its weights are computed while the network runs") in told(
+        Computed(), 4
+    )
 
 
 class Last(nn.Module):

@@ -1,4 +1,6 @@
-"""The rewritten graph computes what the network computes, with every batch normalization folded away."""
+"""The rewritten graph computes what the network computes, with every batch normalization
+folded away.
+"""
 
 import pytest
 import torch
@@ -21,31 +23,70 @@ def rewritten(network: nn.Module, *dims: int) -> tuple[torch.fx.GraphModule, Ten
                 nn.init.uniform_(module.weight, 0.5, 2)
                 nn.init.normal_(module.bias)
     spec = TensorSpec(name="input", dtype="float32", dims=("batch", *dims))
-    signature = Signature(inputs=(spec,), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),))
+    signature = Signature(
+        inputs=(spec,),
+        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),),
+    )
     graph = capture(network.eval(), signature).module(check_guards=False)
     rewrite(graph)
     return graph, torch.randn(5, *dims)
 
 
 def targets(graph: torch.fx.GraphModule) -> list[str]:
-    return [str(node.target).removeprefix("aten.") for node in graph.graph.nodes if node.op == "call_function"]
+    return [
+        str(node.target).removeprefix("aten.")
+        for node in graph.graph.nodes
+        if node.op == "call_function"
+    ]
 
 
 CASES = {
-    "after a convolution": (nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, groups=1), nn.BatchNorm2d(8)), (3, 6, 6), ["conv2d.default"]),
-    "after a linear layer": (nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8)), (6,), ["linear.default"]),
+    "after a convolution": (
+        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, groups=1), nn.BatchNorm2d(8)),
+        (3, 6, 6),
+        ["conv2d.default"],
+    ),
+    "after a linear layer": (
+        nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8)),
+        (6,),
+        ["linear.default"],
+    ),
     "before a grouped, unpadded convolution": (
-        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2)), (4, 6, 6), ["relu.default", "conv2d.default"],
+        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2)),
+        (4, 6, 6),
+        ["relu.default", "conv2d.default"],
     ),
-    "before a linear layer": (nn.Sequential(nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3)), (6,), ["relu.default", "linear.default"]),
+    "before a linear layer": (
+        nn.Sequential(nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3)),
+        (6,),
+        ["relu.default", "linear.default"],
+    ),
     "before a padded convolution": (
-        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)), (3, 6, 6), ["relu.default", "conv2d.default", "conv2d.default"],
+        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)),
+        (3, 6, 6),
+        ["relu.default", "conv2d.default", "conv2d.default"],
     ),
-    "alone, features": (nn.Sequential(nn.ReLU(), nn.BatchNorm1d(6)), (6,), ["relu.default", "view.default", "conv2d.default", "view.default"]),
-    "alone, a sequence": (nn.Sequential(nn.ReLU(), nn.BatchNorm1d(6)), (6, 5), ["relu.default", "conv1d.default"]),
-    "alone, a volume": (nn.Sequential(nn.ReLU(), nn.BatchNorm3d(2)), (2, 3, 4, 5), ["relu.default", "conv3d.default"]),
-    "without weights of its own": (nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False)), (3, 6, 6), ["conv2d.default"]),
-}  # fmt: skip
+    "alone, features": (
+        nn.Sequential(nn.ReLU(), nn.BatchNorm1d(6)),
+        (6,),
+        ["relu.default", "view.default", "conv2d.default", "view.default"],
+    ),
+    "alone, a sequence": (
+        nn.Sequential(nn.ReLU(), nn.BatchNorm1d(6)),
+        (6, 5),
+        ["relu.default", "conv1d.default"],
+    ),
+    "alone, a volume": (
+        nn.Sequential(nn.ReLU(), nn.BatchNorm3d(2)),
+        (2, 3, 4, 5),
+        ["relu.default", "conv3d.default"],
+    ),
+    "without weights of its own": (
+        nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False)),
+        (3, 6, 6),
+        ["conv2d.default"],
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -11,15 +11,21 @@ from tests.quantization.networks import IMAGE, normed, outlier, rows
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_switches_on_is_the_quantized_network_and_off_the_float_one(symmetric: bool) -> None:
-    """The same numbers as the graph that is exported (but for the last float bit), and as the network."""
+def test_switches_on_is_the_quantized_network_and_off_the_float_one(
+    symmetric: bool,
+) -> None:
+    """The same numbers as the graph that is exported (but for the last float bit), and as
+    the network.
+    """
     network, test = outlier(), next(rows(1, 8, 8, seed=9)())[0]
     calibration = calibrate(network, rows(1, 8, 8)(), IMAGE, Settings(symmetric=symmetric))
     simulated = simulator(network, IMAGE, calibration)
     with torch.no_grad():
         step = calibration.output_scales[0]
         assert step is not None
-        difference = (simulated.graph(test) - simulate(network, IMAGE, calibration, fold=True)(test)).abs()
+        difference = (
+            simulated.graph(test) - simulate(network, IMAGE, calibration, fold=True)(test)
+        ).abs()
         assert float(difference.max()) <= 1.001 * step
         assert float((difference > step / 2).float().mean()) < 0.01
         simulated.all(False)
@@ -27,9 +33,14 @@ def test_switches_on_is_the_quantized_network_and_off_the_float_one(symmetric: b
 
 
 def test_operators_know_their_module_their_constants_and_their_cost() -> None:
-    """Each convolution and linear layer is found with its path, its weight's name and its multiplications."""
+    """Each convolution and linear layer is found with its path, its weight's name and its
+    multiplications.
+    """
     calibration = calibrate(outlier(), rows(1, 8, 8)(), IMAGE)
-    found = {operator.module: operator for operator in simulator(outlier(), IMAGE, calibration).operators}
+    found = {
+        operator.module: operator
+        for operator in simulator(outlier(), IMAGE, calibration).operators
+    }
     assert list(found) == ["first", "depthwise", "point", "head"]
     assert found["first"].macs == 16 * 9 * 64
     assert found["head"].macs == 512 * 10
@@ -40,5 +51,12 @@ def test_operators_know_their_module_their_constants_and_their_cost() -> None:
 def test_another_networks_calibration_is_refused() -> None:
     """The tensors must be the same ones."""
     with pytest.raises(StepError, match="does not match its calibration"):
-        simulator(normed(), IMAGE.model_copy(update={"inputs": (IMAGE.inputs[0].model_copy(update={"dims": ("batch", 32)}),)}),
-                  calibrate(outlier(), rows(1, 8, 8)(), IMAGE))  # fmt: skip
+        simulator(
+            normed(),
+            IMAGE.model_copy(
+                update={
+                    "inputs": (IMAGE.inputs[0].model_copy(update={"dims": ("batch", 32)}),)
+                }
+            ),
+            calibrate(outlier(), rows(1, 8, 8)(), IMAGE),
+        )

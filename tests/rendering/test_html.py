@@ -46,7 +46,9 @@ class Page(html.parser.HTMLParser):
 
 
 def test_the_page_is_sound_and_holds_everything(sample: Callable[..., Report]) -> None:
-    """Tags close in order; verdict, targets, candidates, gates, stages, splits, environment and notes are there."""
+    """Tags close in order; verdict, targets, candidates, gates, stages, splits, environment
+    and notes are there.
+    """
     report = sample()
     page = Page(draw(report)).words()
     for target in report.targets:
@@ -69,9 +71,13 @@ def test_the_page_is_sound_and_holds_everything(sample: Callable[..., Report]) -
 
 
 def test_nothing_comes_from_elsewhere(sample: Callable[..., Report]) -> None:
-    """No address, no script, no import, no linked file; links lead to places on the page that exist."""
+    """No address, no script, no import, no linked file; links lead to places on the page
+    that exist.
+    """
     text = draw(sample())
-    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link|<img|<iframe| src=", text)
+    assert not re.search(
+        r"https?:|//[a-z]|url\(|@import|<script|<link|<img|<iframe| src=", text
+    )
     page = Page(text)
     anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
@@ -83,16 +89,54 @@ def test_nothing_comes_from_elsewhere(sample: Callable[..., Report]) -> None:
 def test_text_from_outside_is_escaped_everywhere(sample: Callable[..., Report]) -> None:
     """A hostile title, name, place, reason, note or version is shown as text."""
     target = sample().targets[0]
-    bad = Measurement(name="accuracy", value=0.9, low=0.8, high=0.95, unit=EVIL, where=EVIL, how=EVIL)
-    timed = Measurement(name="speedup", value=2, unit=EVIL, where=EVIL, how=EVIL)
-    row = CandidateReport(scheme=EVIL, status=f"raced: {EVIL}", measurements=(bad, timed), warnings=(EVIL,), artifact=target.candidates[0].artifact)
-    gate = target.gates[0].model_copy(update={"where": EVIL, "why": EVIL, "required": False})
-    hostile = target.model_copy(
-        update={"name": EVIL, "title": EVIL, "format": EVIL, "winner": EVIL, "chosen": EVIL, "candidates": (row,), "gates": (gate,), "notes": (EVIL,)}
+    bad = Measurement(
+        name="accuracy", value=0.9, low=0.8, high=0.95, unit=EVIL, where=EVIL, how=EVIL
     )
-    stage = sample().stages[0].model_copy(update={"name": EVIL, "notes": {EVIL: EVIL, "parts": {EVIL: {"parameters": [2, 1], "channels": {EVIL: [2, 1]}}}}})
-    report = sample(recipe={"name": EVIL, "title": EVIL, "model": EVIL, "task": EVIL}, targets=(hostile,), stages=(stage,), edgekit=EVIL, started=EVIL,
-                    task={"name": EVIL, "splits": {EVIL: {"samples": EVIL, "sha256": EVIL}}}, environment={EVIL: EVIL})  # fmt: skip
+    timed = Measurement(name="speedup", value=2, unit=EVIL, where=EVIL, how=EVIL)
+    row = CandidateReport(
+        scheme=EVIL,
+        status=f"raced: {EVIL}",
+        measurements=(bad, timed),
+        warnings=(EVIL,),
+        artifact=target.candidates[0].artifact,
+    )
+    gate = target.gates[0].model_copy(
+        update={"where": EVIL, "why": EVIL, "required": False}
+    )
+    hostile = target.model_copy(
+        update={
+            "name": EVIL,
+            "title": EVIL,
+            "format": EVIL,
+            "winner": EVIL,
+            "chosen": EVIL,
+            "candidates": (row,),
+            "gates": (gate,),
+            "notes": (EVIL,),
+        }
+    )
+    stage = (
+        sample()
+        .stages[0]
+        .model_copy(
+            update={
+                "name": EVIL,
+                "notes": {
+                    EVIL: EVIL,
+                    "parts": {EVIL: {"parameters": [2, 1], "channels": {EVIL: [2, 1]}}},
+                },
+            }
+        )
+    )
+    report = sample(
+        recipe={"name": EVIL, "title": EVIL, "model": EVIL, "task": EVIL},
+        targets=(hostile,),
+        stages=(stage,),
+        edgekit=EVIL,
+        started=EVIL,
+        task={"name": EVIL, "splits": {EVIL: {"samples": EVIL, "sha256": EVIL}}},
+        environment={EVIL: EVIL},
+    )
     text = draw(report)
     assert "<script" not in text
     assert "<img" not in text
@@ -101,7 +145,9 @@ def test_text_from_outside_is_escaped_everywhere(sample: Callable[..., Report]) 
 
 
 def test_nothing_unmeasured_looks_like_a_pass(sample: Callable[..., Report]) -> None:
-    """The word unmeasured never has the colour of a pass, in figures, gates, tables or the banner."""
+    """The word unmeasured never has the colour of a pass, in figures, gates, tables or the
+    banner.
+    """
     report = sample(targets=(sample().targets[3],), verdict="unmeasured")
     text = draw(report)
     assert 'class="banner unmeasured"' in text
@@ -115,7 +161,9 @@ def test_nothing_unmeasured_looks_like_a_pass(sample: Callable[..., Report]) -> 
 def test_a_number_taken_elsewhere_is_labelled(sample: Callable[..., Report]) -> None:
     """The places are told under the figures, in the gates and by letter in the table."""
     text = Page(draw(sample(targets=(sample().targets[3],)))).words()
-    assert "a taken at local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph" in text
+    assert (
+        "a taken at local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph" in text
+    )
     assert "b taken at tensorrt_rtx 1.7.1" in text
     assert "the engine was not run" in text
     one = Page(draw(sample(targets=(sample().targets[0],)))).words()
@@ -123,14 +171,19 @@ def test_a_number_taken_elsewhere_is_labelled(sample: Callable[..., Report]) -> 
 
 
 def test_pictures_are_drawn_where_there_are_numbers(sample: Callable[..., Report]) -> None:
-    """Three pictures for what was timed, one and a reason for what was not, none where no file was made."""
+    """Three pictures for what was timed, one and a reason for what was not, none where no
+    file was made.
+    """
     report = sample()
 
     def pictures(index: int) -> int:
         return draw(sample(targets=(report.targets[index],), stages=())).count("<svg")
 
     assert [pictures(index) for index in range(4)] == [3, 3, 0, 1]
-    assert "unmeasured: no NVIDIA GPU at this host" in Page(draw(sample(targets=(report.targets[3],)))).words()
+    assert (
+        "unmeasured: no NVIDIA GPU at this host"
+        in Page(draw(sample(targets=(report.targets[3],)))).words()
+    )
 
 
 @pytest.mark.parametrize("metric", ["top1", "negative_mse"])
@@ -141,7 +194,16 @@ def test_scores_keep_their_scale(sample: Callable[..., Report], metric: str) -> 
 
 def test_an_empty_report_is_drawn(sample: Callable[..., Report]) -> None:
     """No target, no stage, no task, no environment."""
-    assert "No target was run." in Page(draw(sample(targets=(), stages=(), task={}, environment={}, recipe={}, started=""))).words()
+    assert (
+        "No target was run."
+        in Page(
+            draw(
+                sample(
+                    targets=(), stages=(), task={}, environment={}, recipe={}, started=""
+                )
+            )
+        ).words()
+    )
 
 
 def test_a_split_that_a_task_lacks_is_told(sample: Callable[..., Report]) -> None:

@@ -27,15 +27,26 @@ def test_the_whole_report_is_there(sample: Callable[..., Report]) -> None:
             assert row.scheme in text
     for stage in report.stages:
         assert f"| {stage.name} |" in text
-    for word in ("at most 2.00 pt", "not required: no NVIDIA GPU", "unmeasured", "test | 450", "onnxruntime: 1.31.1", "74 % less"):
+    for word in (
+        "at most 2.00 pt",
+        "not required: no NVIDIA GPU",
+        "unmeasured",
+        "test | 450",
+        "onnxruntime: 1.31.1",
+        "74 % less",
+    ):
         assert word in text
 
 
-def test_every_row_of_a_table_has_as_many_cells_as_its_head(sample: Callable[..., Report]) -> None:
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(
+    sample: Callable[..., Report],
+) -> None:
     """Also where the text holds bars and line breaks."""
     target = sample().targets[1]
     nasty = target.candidates[2].model_copy(update={"status": "failed: a | b\nc || d"})
-    report = sample(targets=(target.model_copy(update={"candidates": (*target.candidates[:2], nasty)}),))
+    report = sample(
+        targets=(target.model_copy(update={"candidates": (*target.candidates[:2], nasty)}),)
+    )
     found = tables(markdown(report))
     assert len(found) >= 4
     for rows in found:
@@ -44,7 +55,11 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(sample: Callable[...
 
 def test_text_from_outside_is_escaped(sample: Callable[..., Report]) -> None:
     """A title cannot bring HTML, links, pictures or emphasis."""
-    text = markdown(sample(recipe={"name": "x", "title": "<script>a</script> ![p](http://e.vil) **b** `c`"}))
+    text = markdown(
+        sample(
+            recipe={"name": "x", "title": "<script>a</script> ![p](http://e.vil) **b** `c`"}
+        )
+    )
     head = text.splitlines()[0]
     assert "<" not in head
     assert "\\!" in head or "!\\[p\\]" in head
@@ -54,10 +69,15 @@ def test_text_from_outside_is_escaped(sample: Callable[..., Report]) -> None:
 def test_numbers_taken_elsewhere_are_labelled(sample: Callable[..., Report]) -> None:
     """Each target tells where its numbers were taken."""
     text = markdown(sample())
-    assert "Taken at *local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph*: parity, accuracy, accuracy lost" in text
+    assert (
+        "Taken at *local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph*: parity, accuracy, accuracy lost"
+        in text
+    )
     assert "the engine was not run" in text
 
 
 def test_an_empty_report_is_drawn(sample: Callable[..., Report]) -> None:
     """No target, no stage, no task, no environment."""
-    assert "No target was run." in markdown(sample(targets=(), stages=(), task={}, environment={}, recipe={}, started=""))
+    assert "No target was run." in markdown(
+        sample(targets=(), stages=(), task={}, environment={}, recipe={}, started="")
+    )

@@ -4,7 +4,17 @@ from edgekit.rendering.stages import changes, channels, facts, losses
 from edgekit.rendering.words import Wording
 
 SAYS = Wording(share=True)
-PRUNED = {"ratio": 0.5, "multiple": 8, "parts": {"main": {"parameters": [1000, 250], "macs": [4000, 1000], "channels": {"a": [16, 8], "b": [32, 16]}}}}
+PRUNED = {
+    "ratio": 0.5,
+    "multiple": 8,
+    "parts": {
+        "main": {
+            "parameters": [1000, 250],
+            "macs": [4000, 1000],
+            "channels": {"a": [16, 8], "b": [32, 16]},
+        }
+    },
+}
 
 
 def test_pruning_is_told_before_and_after() -> None:
@@ -16,13 +26,19 @@ def test_pruning_is_told_before_and_after() -> None:
         "ratio": "0.5",
         "multiple": "8",
     }
-    assert [(row.name, row.before, row.after) for row in channels(PRUNED)] == [("a", 16, 8), ("b", 32, 16)]
+    assert [(row.name, row.before, row.after) for row in channels(PRUNED)] == [
+        ("a", 16, 8),
+        ("b", 32, 16),
+    ]
 
 
 def test_several_parts_are_told_apart() -> None:
     """The part's name stands before the number."""
     two = {"parts": {name: {"parameters": [10, 5]} for name in ("encoder", "decoder")}}
-    assert [row.name for row in changes(two, SAYS)] == ["encoder: parameters", "decoder: parameters"]
+    assert [row.name for row in changes(two, SAYS)] == [
+        "encoder: parameters",
+        "decoder: parameters",
+    ]
 
 
 def test_the_loss_is_told_by_its_ends() -> None:
@@ -34,6 +50,20 @@ def test_the_loss_is_told_by_its_ends() -> None:
 
 def test_notes_of_any_shape_are_told() -> None:
     """What is not known is told flat, and never raises."""
-    strange = {"parts": "none", "loss": None, "deep": {"er": [True, 1.5]}, "empty": {}, "parameters": [1]}
-    assert facts(strange, SAYS) == [("parts", "none"), ("loss", "none"), ("deep.er", "yes, 1.5"), ("empty", "none"), ("parameters", "1")]
-    assert facts({"parts": {"main": {"parameters": [0, 0]}}}, SAYS) == [("parameters", "0 to 0")]
+    strange = {
+        "parts": "none",
+        "loss": None,
+        "deep": {"er": [True, 1.5]},
+        "empty": {},
+        "parameters": [1],
+    }
+    assert facts(strange, SAYS) == [
+        ("parts", "none"),
+        ("loss", "none"),
+        ("deep.er", "yes, 1.5"),
+        ("empty", "none"),
+        ("parameters", "1"),
+    ]
+    assert facts({"parts": {"main": {"parameters": [0, 0]}}}, SAYS) == [
+        ("parameters", "0 to 0")
+    ]

@@ -11,7 +11,14 @@ from edgekit.report import CandidateReport, Report
 
 def drawn(report: Report, *, terminal: bool = False, width: int = 100) -> str:
     page = io.StringIO()
-    Console(file=page, width=width, force_terminal=terminal, markup=False, highlight=False, color_system="standard" if terminal else None).print(table(report))
+    Console(
+        file=page,
+        width=width,
+        force_terminal=terminal,
+        markup=False,
+        highlight=False,
+        color_system="standard" if terminal else None,
+    ).print(table(report))
     return page.getvalue()
 
 
@@ -20,11 +27,22 @@ def test_it_fits_100_columns_with_nothing_cut_off(sample: Callable[..., Report])
     text = drawn(sample())
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
-    for word in ("* w8a8-static", "0.22 [-0.60, 1.08]", "2.31x [2.27, 2.36]", "0.0412 ms", "31.2 kB", "99.8 %", "at most 2.00 pt", "failed to prepare node 4"):
+    for word in (
+        "* w8a8-static",
+        "0.22 [-0.60, 1.08]",
+        "2.31x [2.27, 2.36]",
+        "0.0412 ms",
+        "31.2 kB",
+        "99.8 %",
+        "at most 2.00 pt",
+        "failed to prepare node 4",
+    ):
         assert word in text
 
 
-def test_every_candidate_every_gate_and_every_note_is_there(sample: Callable[..., Report]) -> None:
+def test_every_candidate_every_gate_and_every_note_is_there(
+    sample: Callable[..., Report],
+) -> None:
     """Nothing disappears from the report."""
     report, text = sample(), " ".join(drawn(sample()).replace("- ", "").split())
     for target in report.targets:
@@ -37,7 +55,10 @@ def test_every_candidate_every_gate_and_every_note_is_there(sample: Callable[...
 
 def test_unmeasured_is_said_and_is_never_green(sample: Callable[..., Report]) -> None:
     """Green is for a passed verdict only."""
-    report = sample(targets=(sample().targets[3].model_copy(update={"verdict": "unmeasured"}),), verdict="unmeasured")
+    report = sample(
+        targets=(sample().targets[3].model_copy(update={"verdict": "unmeasured"}),),
+        verdict="unmeasured",
+    )
     text = drawn(report, terminal=True)
     assert "unmeasured" in text
     assert text.count("\x1b[1;32m") == 1  # the accuracy gate
@@ -51,5 +72,15 @@ def test_a_narrow_window_loses_no_target(sample: Callable[..., Report]) -> None:
 
 def test_a_target_without_anything_is_drawn(sample: Callable[..., Report]) -> None:
     """No reference, no candidate, no gate."""
-    bare = sample().targets[2].model_copy(update={"reference": None, "candidates": (CandidateReport(scheme="x", status="failed"),), "notes": ()})
+    bare = (
+        sample()
+        .targets[2]
+        .model_copy(
+            update={
+                "reference": None,
+                "candidates": (CandidateReport(scheme="x", status="failed"),),
+                "notes": (),
+            }
+        )
+    )
     assert "ships nothing" in drawn(sample(targets=(bare,)))

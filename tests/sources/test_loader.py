@@ -13,7 +13,9 @@ from edgekit.sources import loader
 
 def spec_of(folder: pathlib.Path, body: str) -> str:
     """A file whose function ``model`` has this body."""
-    (folder / "net.py").write_text(f"import torch\nfrom torch import nn\nshared = nn.Linear(2, 2)\ndef model():\n    {body}\n")
+    (folder / "net.py").write_text(
+        f"import torch\nfrom torch import nn\nshared = nn.Linear(2, 2)\ndef model():\n    {body}\n"
+    )
     return f"{folder}/net.py:model"
 
 
@@ -63,7 +65,9 @@ def test_a_users_network_is_called_main(tmp_path: pathlib.Path) -> None:
 
 def test_parts_keep_their_order(tmp_path: pathlib.Path) -> None:
     """A dict gives the parts in running order, whatever their names."""
-    made = loader.networks(spec_of(tmp_path, "return {'z': nn.Linear(2, 3), 'a': nn.Linear(3, 4)}"), None, None)()
+    made = loader.networks(
+        spec_of(tmp_path, "return {'z': nn.Linear(2, 3), 'a': nn.Linear(3, 4)}"), None, None
+    )()
     assert list(made) == ["z", "a"]
 
 
@@ -77,14 +81,18 @@ def test_parts_keep_their_order(tmp_path: pathlib.Path) -> None:
         ("return {'../x': nn.Linear(2, 2)}", "file names"),
     ],
 )
-def test_what_is_no_network_is_refused(tmp_path: pathlib.Path, body: str, message: str) -> None:
+def test_what_is_no_network_is_refused(
+    tmp_path: pathlib.Path, body: str, message: str
+) -> None:
     """Anything but nn.Modules with harmless names is refused."""
     with pytest.raises(ModelError, match=message):
         loader.networks(spec_of(tmp_path, body), None, None)()
 
 
 def test_a_shared_network_is_refused(tmp_path: pathlib.Path) -> None:
-    """A function that gives the same object twice would let one step change another's network."""
+    """A function that gives the same object twice would let one step change another's
+    network.
+    """
     make = loader.networks(spec_of(tmp_path, "return shared"), None, None)
     make()
     with pytest.raises(ModelError, match="the same network"):
@@ -92,7 +100,9 @@ def test_a_shared_network_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_fingerprint_sees_the_file_and_its_neighbours(tmp_path: pathlib.Path) -> None:
-    """An edit of the file, or of a module that it imports, changes the hash; another folder does not."""
+    """An edit of the file, or of a module that it imports, changes the hash; another folder
+    does not.
+    """
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
         folder.mkdir()
@@ -106,21 +116,37 @@ def test_the_fingerprint_sees_the_file_and_its_neighbours(tmp_path: pathlib.Path
 
 def test_the_zoos_fingerprint_is_that_of_its_file() -> None:
     """Two depths of one file share a hash; another file has another."""
-    assert loader.fingerprint("zoo:resnet8") == loader.fingerprint("zoo:resnet20") != loader.fingerprint("zoo:cnn")
-    assert loader.fingerprint("edgekit.sources.cnn:plain_cnn") == loader.fingerprint("zoo:cnn")
+    assert (
+        loader.fingerprint("zoo:resnet8")
+        == loader.fingerprint("zoo:resnet20")
+        != loader.fingerprint("zoo:cnn")
+    )
+    assert loader.fingerprint("edgekit.sources.cnn:plain_cnn") == loader.fingerprint(
+        "zoo:cnn"
+    )
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         ("return torch.jit.script(nn.Linear(2, 2))", "compiled by torch.jit"),
-        ("return nn.Sequential(nn.LazyLinear(3), nn.ReLU())", "the sizes of 0.weight, 0.bias are not known"),
+        (
+            "return nn.Sequential(nn.LazyLinear(3), nn.ReLU())",
+            "the sizes of 0.weight, 0.bias are not known",
+        ),
         ("return nn.Linear(2, 2, device='meta')", "on the device meta"),
-        ("return {'a': nn.Linear(2, 2), 'b': nn.Linear(2, 2, device='meta')}", "part b: the network is on the device meta"),
+        (
+            "return {'a': nn.Linear(2, 2), 'b': nn.Linear(2, 2, device='meta')}",
+            "part b: the network is on the device meta",
+        ),
     ],
 )
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:Lazy modules:UserWarning")
-def test_a_network_that_cannot_be_rebuilt_is_refused(tmp_path: pathlib.Path, body: str, message: str) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit:DeprecationWarning", "ignore:Lazy modules:UserWarning"
+)
+def test_a_network_that_cannot_be_rebuilt_is_refused(
+    tmp_path: pathlib.Path, body: str, message: str
+) -> None:
     """Compiled, of unknown size, or not on the CPU: told at once, with the way out."""
     with pytest.raises(ModelError, match=message) as caught:
         loader.networks(spec_of(tmp_path, body), None, None)()

@@ -7,11 +7,19 @@ from torch import nn
 from edgekit.sources import resnet
 
 
-@pytest.mark.parametrize(("make", "depth"), [(resnet.resnet8, 8), (resnet.resnet14, 14), (resnet.resnet20, 20)])
+@pytest.mark.parametrize(
+    ("make", "depth"), [(resnet.resnet8, 8), (resnet.resnet14, 14), (resnet.resnet20, 20)]
+)
 def test_the_name_counts_the_layers(make: object, depth: int) -> None:
-    """The number in the name is that of the convolutions on the main path and the linear layer."""
+    """The number in the name is that of the convolutions on the main path and the linear
+    layer.
+    """
     network = make(1, 10)  # type: ignore[operator]
-    counted = [path for path, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear) and "shortcut" not in path]
+    counted = [
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and "shortcut" not in path
+    ]
     assert len(counted) == depth
 
 

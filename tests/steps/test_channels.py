@@ -14,10 +14,23 @@ IMAGE = torch.rand(2, 3, 8, 8)
 
 @pytest.mark.parametrize(
     ("width", "ratio", "multiple", "left"),
-    [(32, 0.5, 8, 16), (24, 0.5, 8, 16), (12, 0.5, 8, 8), (10, 0.7, 1, 3), (8, 0.9, 8, 8), (6, 0.5, 8, 6), (10, 0.99, 1, 1), (100, 0.3, 1, 70)],
+    [
+        (32, 0.5, 8, 16),
+        (24, 0.5, 8, 16),
+        (12, 0.5, 8, 8),
+        (10, 0.7, 1, 3),
+        (8, 0.9, 8, 8),
+        (6, 0.5, 8, 6),
+        (10, 0.99, 1, 1),
+        (100, 0.3, 1, 70),
+    ],
 )
-def test_how_many_channels_are_kept(width: int, ratio: float, multiple: int, left: int) -> None:
-    """At least the share that stays, in whole multiples, never more than there are; float rounding does not matter."""
+def test_how_many_channels_are_kept(
+    width: int, ratio: float, multiple: int, left: int
+) -> None:
+    """At least the share that stays, in whole multiples, never more than there are; float
+    rounding does not matter.
+    """
     assert channels.kept(width, ratio, multiple) == left
 
 
@@ -26,7 +39,11 @@ class InputSum(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.same, self.inner, self.head = nn.Conv2d(3, 3, 3, 1, 1), nn.Conv2d(3, 16, 3), nn.Linear(16, 5)
+        self.same, self.inner, self.head = (
+            nn.Conv2d(3, 3, 3, 1, 1),
+            nn.Conv2d(3, 16, 3),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.same(x) + x
@@ -40,7 +57,11 @@ class Joined(nn.Module):
         super().__init__()
         self.left, self.right = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(3, 16, 1)
         self.grouped, self.norm = nn.Conv2d(32, 32, 3, 1, 1, groups=4), nn.GroupNorm(4, 32)
-        self.depthwise, self.point, self.head = nn.Conv2d(32, 32, 3, groups=32), nn.Conv2d(32, 16, 1), nn.Linear(16, 2)
+        self.depthwise, self.point, self.head = (
+            nn.Conv2d(32, 32, 3, groups=32),
+            nn.Conv2d(32, 16, 1),
+            nn.Linear(16, 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.grouped(torch.cat([self.left(x), self.right(x)], 1)))
@@ -53,8 +74,15 @@ class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.place = nn.Linear(6, 32), nn.Parameter(torch.rand(1, 5, 32))
-        self.attention, self.norm = nn.MultiheadAttention(32, 4, batch_first=True), nn.LayerNorm(32)
-        self.wide, self.narrow, self.head = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 3)
+        self.attention, self.norm = (
+            nn.MultiheadAttention(32, 4, batch_first=True),
+            nn.LayerNorm(32),
+        )
+        self.wide, self.narrow, self.head = (
+            nn.Linear(32, 64),
+            nn.Linear(64, 32),
+            nn.Linear(32, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x) + self.place
@@ -63,17 +91,23 @@ class Attention(nn.Module):
 
 
 def test_a_residual_network_is_halved_everywhere_but_at_its_ends() -> None:
-    """Every convolution of resnet8 loses half its channels; the last layer keeps its classes; the answer has the same shape."""
+    """Every convolution of resnet8 loses half its channels; the last layer keeps its
+    classes; the answer has the same shape.
+    """
     network = resnet8(3, 5, width=32).eval()
     before = channels.widths(network)
     channels.remove(network, [IMAGE], 0.5, 8, ())
     after = channels.widths(network)
-    assert {path: before[path] // 2 for path in before if path != "head"} | {"head": 5} == after
+    assert {path: before[path] // 2 for path in before if path != "head"} | {
+        "head": 5
+    } == after
     assert network(IMAGE).shape == (2, 5)
 
 
 def test_groups_that_reach_an_input_or_an_output_stay() -> None:
-    """A sum with the input, and a tensor that is returned as well, keep their channels; the layer inside is pruned."""
+    """A sum with the input, and a tensor that is returned as well, keep their channels; the
+    layer inside is pruned.
+    """
     network = InputSum().eval()
     channels.remove(network, [IMAGE], 0.5, 1, ())
     assert channels.widths(network) == {"same": 3, "inner": 8, "head": 5}
@@ -81,7 +115,9 @@ def test_groups_that_reach_an_input_or_an_output_stay() -> None:
 
 
 def test_the_smallest_channels_go() -> None:
-    """What is left of a layer are its largest rows, in their old order, and the answer without small ones is nearly the same."""
+    """What is left of a layer are its largest rows, in their old order, and the answer
+    without small ones is nearly the same.
+    """
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
     with torch.no_grad():
         network[0].weight[::2] *= 1e-6  # type: ignore[index]
@@ -97,20 +133,36 @@ def test_the_smallest_channels_go() -> None:
 def test_joined_and_grouped_layers_are_pruned_together() -> None:
     """Grouped and depthwise convolutions and GroupNorm lose the same places in each block.
 
-    What is joined before a grouped convolution stays: its blocks would lose different places.
+    What is joined before a grouped convolution stays: its blocks would lose different
+    places.
     """
     network = Joined().eval()
     channels.remove(network, [IMAGE], 0.5, 8, ())
     assert network(IMAGE).shape == (2, 2)
-    assert channels.widths(network) == {"left": 16, "right": 16, "grouped": 16, "depthwise": 16, "point": 8, "head": 2}
-    assert (network.grouped.groups, network.norm.num_channels, network.depthwise.groups) == (4, 16, 16)
+    assert channels.widths(network) == {
+        "left": 16,
+        "right": 16,
+        "grouped": 16,
+        "depthwise": 16,
+        "point": 8,
+        "head": 2,
+    }
+    assert (
+        network.grouped.groups,
+        network.norm.num_channels,
+        network.depthwise.groups,
+    ) == (4, 16, 16)
 
 
 def test_attention_keeps_its_heads() -> None:
     """The embedding loses the same places in each head, and the position embedding with it."""
     network = Attention().eval()
     channels.remove(network, [torch.rand(2, 5, 6)], 0.5, 8, ())
-    assert (network.attention.embed_dim, network.attention.num_heads, network.place.shape[-1]) == (16, 4, 16)
+    assert (
+        network.attention.embed_dim,
+        network.attention.num_heads,
+        network.place.shape[-1],
+    ) == (16, 4, 16)
     assert network(torch.rand(2, 5, 6)).shape == (2, 3)
 
 
@@ -119,11 +171,17 @@ def test_skipped_modules_keep_their_outputs() -> None:
     network = resnet8(3, 5, width=32).eval()
     channels.remove(network, [IMAGE], 0.5, 8, {network.stem})  # type: ignore[arg-type]
     after = channels.widths(network)
-    assert (after["stem"], after["stages.0.0.conv2"], after["stages.0.0.conv1"]) == (32, 32, 16)
+    assert (after["stem"], after["stages.0.0.conv2"], after["stages.0.0.conv1"]) == (
+        32,
+        32,
+        16,
+    )
 
 
 def test_two_networks_do_not_share_anything() -> None:
-    """The library's default arguments remember groups between calls; a second network is pruned as if it were the first."""
+    """The library's default arguments remember groups between calls; a second network is
+    pruned as if it were the first.
+    """
     sizes = []
     for _ in range(2):
         network = Joined().eval()
@@ -140,12 +198,18 @@ def test_a_network_that_cannot_be_followed_is_told() -> None:
 
 
 def test_a_concatenation_keeps_its_order() -> None:
-    """Two joined layers are pruned each by its own channels, and the layer after them loses just these places."""
+    """Two joined layers are pruned each by its own channels, and the layer after them loses
+    just these places.
+    """
 
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.left, self.right, self.head = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(16, 2)
+            self.left, self.right, self.head = (
+                nn.Linear(4, 8),
+                nn.Linear(4, 8),
+                nn.Linear(16, 2),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(torch.cat([self.left(x), self.right(x)], 1))

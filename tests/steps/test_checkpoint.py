@@ -27,7 +27,10 @@ def same(network: nn.Module, path: pathlib.Path) -> bool:
     """Whether a fresh network has the weights after reading."""
     fresh = nn.Linear(3, 2)
     checkpoint.fit({"main": fresh}, checkpoint.read(path), path)
-    return all(torch.equal(value, fresh.state_dict()[key]) for key, value in network.state_dict().items())
+    return all(
+        torch.equal(value, fresh.state_dict()[key])
+        for key, value in network.state_dict().items()
+    )
 
 
 def test_every_usual_kind_is_read(tmp_path: pathlib.Path) -> None:
@@ -45,7 +48,10 @@ def test_every_usual_kind_is_read(tmp_path: pathlib.Path) -> None:
 
 def test_half_precision_is_widened(tmp_path: pathlib.Path) -> None:
     """A float16 checkpoint fits a float32 network."""
-    torch.save({key: value.half() for key, value in nn.Linear(3, 2).state_dict().items()}, tmp_path / "a.pt")
+    torch.save(
+        {key: value.half() for key, value in nn.Linear(3, 2).state_dict().items()},
+        tmp_path / "a.pt",
+    )
     fresh = nn.Linear(3, 2)
     checkpoint.fit({"main": fresh}, checkpoint.read(tmp_path / "a.pt"), tmp_path / "a.pt")
     assert fresh.weight.dtype == torch.float32
@@ -54,7 +60,11 @@ def test_half_precision_is_widened(tmp_path: pathlib.Path) -> None:
 def test_parts_are_told_apart_by_their_prefix(tmp_path: pathlib.Path) -> None:
     """With several parts, names begin with the part's."""
     parts = {"first": nn.Linear(3, 2), "second": nn.Linear(2, 3)}
-    tensors = {f"{part}.{key}": value + 1 for part, network in parts.items() for key, value in network.state_dict().items()}
+    tensors = {
+        f"{part}.{key}": value + 1
+        for part, network in parts.items()
+        for key, value in network.state_dict().items()
+    }
     checkpoint.fit(parts, tensors, tmp_path)
     assert torch.equal(parts["second"].weight, tensors["second.weight"])
 
@@ -77,7 +87,9 @@ def test_a_long_list_is_cut(tmp_path: pathlib.Path) -> None:
         checkpoint.fit({"main": nn.Linear(3, 2)}, tensors, tmp_path / "w.pt")
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: pathlib.Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(
+    tmp_path: pathlib.Path,
+) -> None:
     """The call inside the file is not made."""
     mark = tmp_path / "owned"
     torch.save({"weight": Evil(mark)}, tmp_path / "evil.pt")
@@ -89,7 +101,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: pathlib.P
 
 
 def test_a_whole_pickled_network_is_refused(tmp_path: pathlib.Path) -> None:
-    """torch.save(network) needs its class to be loaded; the message says what to save instead."""
+    """torch.save(network) needs its class to be loaded; the message says what to save
+    instead.
+    """
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
     with pytest.raises(ModelError, match="whole pickled network") as caught:
         checkpoint.read(tmp_path / "whole.pt")
@@ -97,8 +111,12 @@ def test_a_whole_pickled_network_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", b"\xff" * 100, b"hello world, no weights here"])
-def test_a_broken_file_is_refused(tmp_path: pathlib.Path, name: str, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 half", b"\xff" * 100, b"hello world, no weights here"]
+)
+def test_a_broken_file_is_refused(
+    tmp_path: pathlib.Path, name: str, content: bytes
+) -> None:
     """Garbage, an empty file and half a zip archive are ModelErrors."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError):
@@ -120,23 +138,34 @@ def test_a_missing_file_is_told(tmp_path: pathlib.Path) -> None:
 
 
 def test_tensors_that_cannot_be_taken_are_told(tmp_path: pathlib.Path) -> None:
-    """Integers for real weights, tensors without values and sparse ones are refused by name; another precision is taken."""
+    """Integers for real weights, tensors without values and sparse ones are refused by
+    name; another precision is taken.
+    """
     state = nn.Linear(3, 2).state_dict()
     path = tmp_path / "w.pt"
     for wrong, said in (
-        (state["weight"].to(torch.int32), "weight: the network has float32, the checkpoint int32"),
+        (
+            state["weight"].to(torch.int32),
+            "weight: the network has float32, the checkpoint int32",
+        ),
         (state["weight"].to("meta"), "weight: the checkpoint's tensor has no values"),
         (state["weight"].to_sparse(), "weight: the checkpoint's tensor is sparse"),
     ):
         torch.save({**state, "weight": wrong}, path)
         with pytest.raises(ModelError, match=said):
             checkpoint.fit({"main": nn.Linear(3, 2)}, checkpoint.read(path), path)
-    checkpoint.fit({"main": nn.Linear(3, 2)}, {name: tensor.double() for name, tensor in state.items()}, path)
+    checkpoint.fit(
+        {"main": nn.Linear(3, 2)},
+        {name: tensor.double() for name, tensor in state.items()},
+        path,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchs_advice_to_load_code_is_not_passed_on(tmp_path: pathlib.Path) -> None:
-    """A TorchScript archive is called by its name, and nobody is told to load it with weights_only=False."""
+    """A TorchScript archive is called by its name, and nobody is told to load it with
+    weights_only=False.
+    """
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
     with pytest.raises(ModelError, match="TorchScript archive") as caught:
         checkpoint.read(tmp_path / "script.pt")

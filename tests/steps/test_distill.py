@@ -20,70 +20,122 @@ from edgekit.task import Task
 RANDOM = numpy.random.default_rng(0)
 POINTS = RANDOM.normal(size=(256, 4)).astype("float32")
 #: The labels are noise: what the student learns can come from the teacher only.
-NOISE = Task("noise", train=(POINTS[:192], RANDOM.integers(0, 2, 192)), test=(POINTS[192:], RANDOM.integers(0, 2, 64)))
-CURVE = Task("curve", train=(POINTS[:192], POINTS[:192, :1]), test=(POINTS[192:], POINTS[192:, :1]), loss="mse", metric="negative_mse")
+NOISE = Task(
+    "noise",
+    train=(POINTS[:192], RANDOM.integers(0, 2, 192)),
+    test=(POINTS[192:], RANDOM.integers(0, 2, 64)),
+)
+CURVE = Task(
+    "curve",
+    train=(POINTS[:192], POINTS[:192, :1]),
+    test=(POINTS[192:], POINTS[192:, :1]),
+    loss="mse",
+    metric="negative_mse",
+)
 
 Make = Callable[[], dict[str, nn.Module]]
 
 
 def network(width: int, outputs: int) -> Make:
     """A way to make fresh networks."""
-    return lambda: {"main": nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, outputs))}
+    return lambda: {
+        "main": nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, outputs))
+    }
 
 
 def loaded(folder: pathlib.Path, make: Make, task: Task, seed: int) -> Artifact:
     """An untrained network as an artifact."""
     folder.mkdir()
-    return LoadModel("net").run(None, Context(folder=folder, networks=make, task=task, seed=seed))
+    return LoadModel("net").run(
+        None, Context(folder=folder, networks=make, task=task, seed=seed)
+    )
 
 
-def distilled(folder: pathlib.Path, task: Task, outputs: int, step: Distill) -> tuple[Tensor, Tensor, Tensor]:
+def distilled(
+    folder: pathlib.Path, task: Task, outputs: int, step: Distill
+) -> tuple[Tensor, Tensor, Tensor]:
     """Answers on the test data: of the teacher, of the student before and after."""
-    teacher, student = loaded(folder / "t", network(16, outputs), task, 1), loaded(folder / "s", network(8, outputs), task, 2)
+    teacher, student = (
+        loaded(folder / "t", network(16, outputs), task, 1),
+        loaded(folder / "s", network(8, outputs), task, 2),
+    )
     (folder / "d").mkdir()
-    context = Context(folder=folder / "d", networks=network(8, outputs), task=task, teacher=teacher, teacher_networks=network(16, outputs))
+    context = Context(
+        folder=folder / "d",
+        networks=network(8, outputs),
+        task=task,
+        teacher=teacher,
+        teacher_networks=network(16, outputs),
+    )
     step.requires(student)
     made = step.run(student, context)
     step.ensures(student, made)
     x = torch.from_numpy(task.need("test", "a test").inputs["input"])
     with torch.no_grad():
         teacher_says = torch_storage.load(teacher, network(16, outputs)())["main"](x)
-        return teacher_says, *(torch_storage.load(artifact, network(8, outputs)())["main"](x) for artifact in (student, made))
+        return teacher_says, *(
+            torch_storage.load(artifact, network(8, outputs)())["main"](x)
+            for artifact in (student, made)
+        )
 
 
 def test_the_student_learns_the_teachers_classes(tmp_path: pathlib.Path) -> None:
-    """With alpha 1 the labels do not matter: trained on noise labels, the student agrees with its teacher."""
-    teacher, before, after = distilled(tmp_path, NOISE, 2, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=1.0))
-    assert (after.argmax(1) == teacher.argmax(1)).float().mean() > 0.9 > (before.argmax(1) == teacher.argmax(1)).float().mean()
+    """With alpha 1 the labels do not matter: trained on noise labels, the student agrees
+    with its teacher.
+    """
+    teacher, before, after = distilled(
+        tmp_path, NOISE, 2, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=1.0)
+    )
+    assert (
+        (after.argmax(1) == teacher.argmax(1)).float().mean()
+        > 0.9
+        > (before.argmax(1) == teacher.argmax(1)).float().mean()
+    )
 
 
 def test_other_losses_learn_the_teachers_numbers(tmp_path: pathlib.Path) -> None:
     """For a regression the student comes near the teacher's outputs."""
-    teacher, before, after = distilled(tmp_path, CURVE, 1, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=1.0))
+    teacher, before, after = distilled(
+        tmp_path, CURVE, 1, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=1.0)
+    )
     assert functional.mse_loss(after, teacher) < functional.mse_loss(before, teacher) / 10
 
 
 def test_alpha_zero_is_plain_training(tmp_path: pathlib.Path) -> None:
     """Without the teacher's share the labels alone count."""
-    teacher, _, after = distilled(tmp_path, CURVE, 1, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=0.0))
+    teacher, _, after = distilled(
+        tmp_path, CURVE, 1, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=0.0)
+    )
     labels = torch.from_numpy(POINTS[192:, :1])
     assert functional.mse_loss(after, labels) < 0.05 < functional.mse_loss(after, teacher)
 
 
 def test_softened_is_hintons_formula() -> None:
-    """T^2 times the divergence of the softened probabilities, the mean over samples; 0 for equal logits."""
-    student, teacher = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    """T^2 times the divergence of the softened probabilities, the mean over samples; 0 for
+    equal logits.
+    """
+    student, teacher = (
+        torch.tensor([[1.0, 2.0], [0.0, 3.0]]),
+        torch.tensor([[2.0, 0.0], [1.0, 1.0]]),
+    )
     p, q = functional.softmax(teacher / 4, 1), functional.softmax(student / 4, 1)
     expected = 16 * (p * (p / q).log()).sum(1).mean()
-    assert torch.isclose(distill.softened({"output": student}, {"output": teacher}, 4.0), expected)
-    assert distill.softened({"output": teacher}, {"output": teacher}, 4.0).item() == pytest.approx(0, abs=1e-6)
+    assert torch.isclose(
+        distill.softened({"output": student}, {"output": teacher}, 4.0), expected
+    )
+    assert distill.softened(
+        {"output": teacher}, {"output": teacher}, 4.0
+    ).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_softened_takes_a_mean_over_places() -> None:
     """For [n, classes, h, w] every place counts as one sample."""
     flat, teacher = torch.rand(6, 3), torch.rand(6, 3)
     wide = [tensor.reshape(2, 3, 3).permute(0, 2, 1) for tensor in (flat, teacher)]
-    assert torch.isclose(distill.softened({"o": wide[0]}, {"o": wide[1]}, 2.0), distill.softened({"o": flat}, {"o": teacher}, 2.0))
+    assert torch.isclose(
+        distill.softened({"o": wide[0]}, {"o": wide[1]}, 2.0),
+        distill.softened({"o": flat}, {"o": teacher}, 2.0),
+    )
 
 
 def test_a_teacher_of_other_outputs_is_refused() -> None:

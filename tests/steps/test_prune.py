@@ -23,7 +23,9 @@ Make = Callable[[], dict[str, nn.Module]]
 
 def task(*shape: int) -> Task:
     """A few samples of this shape."""
-    return Task("few", test=(RANDOM.normal(size=(4, *shape)).astype("float32"), numpy.zeros(4, int)))
+    return Task(
+        "few", test=(RANDOM.normal(size=(4, *shape)).astype("float32"), numpy.zeros(4, int))
+    )
 
 
 def small() -> dict[str, nn.Module]:
@@ -31,7 +33,10 @@ def small() -> dict[str, nn.Module]:
 
 
 def parts() -> dict[str, nn.Module]:
-    return {"body": nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 16)), "head": nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 3))}
+    return {
+        "body": nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 16)),
+        "head": nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 3)),
+    }
 
 
 class Recurrent(nn.Module):
@@ -56,11 +61,15 @@ class Reshaped(nn.Module):
         return self.head(self.wide(x) * torch.ones(8))
 
 
-def pruned(folder: pathlib.Path, make: Make, data: Task, step: Prune) -> tuple[Artifact, Artifact]:
+def pruned(
+    folder: pathlib.Path, make: Make, data: Task, step: Prune
+) -> tuple[Artifact, Artifact]:
     """Before and after, with every part of the contract."""
     (folder / "load").mkdir()
     (folder / "prune").mkdir()
-    start = LoadModel("net").run(None, Context(folder=folder / "load", networks=make, task=data))
+    start = LoadModel("net").run(
+        None, Context(folder=folder / "load", networks=make, task=data)
+    )
     step.requires(start)
     made = step.run(start, Context(folder=folder / "prune", networks=make, task=data))
     step.ensures(start, made)
@@ -68,14 +77,19 @@ def pruned(folder: pathlib.Path, make: Make, data: Task, step: Prune) -> tuple[A
 
 
 def test_half_the_channels_are_a_quarter_of_the_network(tmp_path: pathlib.Path) -> None:
-    """The notes tell parameters, MACs and channels before and after; the stored network is that small and runs."""
+    """The notes tell parameters, MACs and channels before and after; the stored network is
+    that small and runs.
+    """
     _, made = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8))
     told = made.notes["parts"]["main"]
     assert told["parameters"][1] < 0.3 * told["parameters"][0]
     assert told["macs"][1] < 0.3 * told["macs"][0]
     assert told["channels"]["stages.2.0.conv2"] == [64, 32]
     network = torch_storage.load(made, small())["main"]
-    assert sum(parameter.numel() for parameter in network.parameters()) == told["parameters"][1]
+    assert (
+        sum(parameter.numel() for parameter in network.parameters())
+        == told["parameters"][1]
+    )
     assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
     assert all(parameter.requires_grad for parameter in network.parameters())
 
@@ -84,14 +98,21 @@ def test_pruning_twice_works(tmp_path: pathlib.Path) -> None:
     """A pruned artifact is rebuilt, pruned again, and rebuilt again."""
     start, made = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 1))
     (tmp_path / "again").mkdir()
-    again = Prune(0.5, 1).run(made, Context(folder=tmp_path / "again", networks=small, task=task(1, 8, 8)))
+    again = Prune(0.5, 1).run(
+        made, Context(folder=tmp_path / "again", networks=small, task=task(1, 8, 8))
+    )
     assert again.notes["parts"]["main"]["channels"]["stem"] == [8, 4]
-    assert torch_storage.load(again, small())["main"](torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    assert torch_storage.load(again, small())["main"](torch.zeros(1, 1, 8, 8)).shape == (
+        1,
+        10,
+    )
     assert start.parts[0].signature == again.parts[0].signature
 
 
 def test_every_part_keeps_its_inputs_and_outputs(tmp_path: pathlib.Path) -> None:
-    """Parts are pruned alone: what passes between them keeps its width, what is inside loses half."""
+    """Parts are pruned alone: what passes between them keeps its width, what is inside
+    loses half.
+    """
     _, made = pruned(tmp_path, parts, task(4), Prune(0.5, 4))
     assert made.notes["parts"]["body"]["channels"] == {"0": [32, 16], "2": [16, 16]}
     assert made.notes["parts"]["head"]["channels"] == {"0": [24, 12], "2": [3, 3]}
@@ -106,12 +127,16 @@ def test_skipped_layers_are_named_by_path(tmp_path: pathlib.Path) -> None:
 
 def test_an_unknown_path_gets_a_hint(tmp_path: pathlib.Path) -> None:
     """A misspelt module is not silently pruned."""
-    with pytest.raises(StepError, match=r"'stages\.0\.0\.conv3'.*did you mean 'stages\.0\.0\.conv[12]'"):
+    with pytest.raises(
+        StepError, match=r"'stages\.0\.0\.conv3'.*did you mean 'stages\.0\.0\.conv[12]'"
+    ):
         pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8, ("stages.0.0.conv3",)))
 
 
 @pytest.mark.parametrize("step", [Prune(0.5, 16, ("stem", "stages")), Prune(0.1, 64)])
-def test_a_ratio_that_removes_nothing_is_an_error(tmp_path: pathlib.Path, step: Prune) -> None:
+def test_a_ratio_that_removes_nothing_is_an_error(
+    tmp_path: pathlib.Path, step: Prune
+) -> None:
     """A recipe that asks for pruning and gets none is told so."""
     with pytest.raises(StepError, match="removed nothing"):
         pruned(tmp_path, small, task(1, 8, 8), step)
@@ -150,4 +175,7 @@ def test_frozen_layers_stay_frozen_on_disk_the_same(tmp_path: pathlib.Path) -> N
 
     _, made = pruned(tmp_path, frozen, task(1, 8, 8), Prune(0.5, 8))
     assert made.notes["parts"]["main"]["channels"]["stem"] == [16, 8]
-    assert not any(parameter.requires_grad for parameter in torch_storage.load(made, frozen())["main"].parameters())
+    assert not any(
+        parameter.requires_grad
+        for parameter in torch_storage.load(made, frozen())["main"].parameters()
+    )

@@ -28,7 +28,9 @@ SIGNATURES = {
 
 
 class Scaled(nn.Module):
-    """Multiplies by a large number, so that the second part's input range tells where it was calibrated."""
+    """Multiplies by a large number, so that the second part's input range tells where it
+    was calibrated.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,12 +48,16 @@ def setting(folder: pathlib.Path, task: Task | None = None) -> tuple[Artifact, C
     (folder / "before").mkdir()
     (folder / "after").mkdir()
     data, labels = torch.rand(300, 12), torch.arange(300) % 3
-    known = task or Task(name="random", train=(data, labels), test=(torch.rand(20, 12), labels[:20]))
+    known = task or Task(
+        name="random", train=(data, labels), test=(torch.rand(20, 12), labels[:20])
+    )
     artifact = torch_storage.save(networks(), SIGNATURES, folder / "before", {})
     return artifact, Context(folder=folder / "after", networks=networks, task=known)
 
 
-def test_parts_are_calibrated_in_order_on_what_the_part_before_gives(tmp_path: pathlib.Path) -> None:
+def test_parts_are_calibrated_in_order_on_what_the_part_before_gives(
+    tmp_path: pathlib.Path,
+) -> None:
     """The decoder's input range is that of the encoder's outputs, not of the data."""
     artifact, context = setting(tmp_path)
     step = QuantizeTorch(samples=200)
@@ -59,25 +65,41 @@ def test_parts_are_calibrated_in_order_on_what_the_part_before_gives(tmp_path: p
     made = step.run(artifact, context)
     step.ensures(artifact, made)
     decoder = read(made.path(made.parts[1], "quantization"))
-    entering = next(tensor for name, tensor in decoder.tensors.items() if name.startswith("inputs_0"))
+    entering = next(
+        tensor for name, tensor in decoder.tensors.items() if name.startswith("inputs_0")
+    )
     assert entering.scale[0] > 1
-    assert made.notes["samples"] == 200 and made.notes["parts"]["decoder"]["quantized_ops"] == 1
-    assert made.notes["parts"]["encoder"]["left_float"] == [], "the number 1,000 is a constant of the int8 product"
+    assert (
+        made.notes["samples"] == 200
+        and made.notes["parts"]["decoder"]["quantized_ops"] == 1
+    )
+    assert made.notes["parts"]["encoder"]["left_float"] == [], (
+        "the number 1,000 is a constant of the int8 product"
+    )
     json.dumps(made.notes)
 
 
 def test_the_same_data_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
     """Calibration is deterministic, so the cache can trust its key."""
     artifact, context = setting(tmp_path)
-    first = [path.read_bytes() for path in sorted(_made(artifact, context).folder.iterdir())]
-    second = [path.read_bytes() for path in sorted(_made(artifact, context).folder.iterdir())]
+    first = [
+        path.read_bytes() for path in sorted(_made(artifact, context).folder.iterdir())
+    ]
+    second = [
+        path.read_bytes() for path in sorted(_made(artifact, context).folder.iterdir())
+    ]
     assert first == second
 
 
-def test_what_cannot_be_quantized_is_refused_before_any_work(tmp_path: pathlib.Path) -> None:
+def test_what_cannot_be_quantized_is_refused_before_any_work(
+    tmp_path: pathlib.Path,
+) -> None:
     """A scheme of another step, no samples, a network that is quantized already."""
     artifact, context = setting(tmp_path)
-    for step, message in ((QuantizeTorch(scheme="fp16"), "not made on the PyTorch graph"), (QuantizeTorch(samples=0), "0 samples")):
+    for step, message in (
+        (QuantizeTorch(scheme="fp16"), "not made on the PyTorch graph"),
+        (QuantizeTorch(samples=0), "0 samples"),
+    ):
         with pytest.raises(StepError, match=message):
             step.requires(artifact)
     with pytest.raises(StepError, match="quantized already"):
@@ -95,7 +117,9 @@ def test_changed_weights_are_noticed(tmp_path: pathlib.Path) -> None:
 
 def test_a_task_without_data_to_calibrate_on_says_so(tmp_path: pathlib.Path) -> None:
     """The test data are never used for calibration."""
-    artifact, context = setting(tmp_path, Task(name="only test", test=(torch.rand(20, 12), torch.arange(20))))
+    artifact, context = setting(
+        tmp_path, Task(name="only test", test=(torch.rand(20, 12), torch.arange(20)))
+    )
     with pytest.raises(TaskError, match="calibration"):
         QuantizeTorch().run(artifact, context)
 

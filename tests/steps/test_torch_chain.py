@@ -14,13 +14,21 @@ from edgekit.task import Split
 
 def signature(inputs: dict[str, int], outputs: dict[str, int]) -> Signature:
     """Names and widths to a signature."""
-    made = [tuple(TensorSpec(name=name, dtype="float32", dims=("batch", width)) for name, width in each.items()) for each in (inputs, outputs)]
+    made = [
+        tuple(
+            TensorSpec(name=name, dtype="float32", dims=("batch", width))
+            for name, width in each.items()
+        )
+        for each in (inputs, outputs)
+    ]
     return Signature(inputs=made[0], outputs=made[1])
 
 
 def part(name: str, inputs: dict[str, int], outputs: dict[str, int]) -> Part:
     """A part without a file that matters."""
-    return Part(name=name, signature=signature(inputs, outputs), files={"weights": File(path="x")})
+    return Part(
+        name=name, signature=signature(inputs, outputs), files={"weights": File(path="x")}
+    )
 
 
 class Add(nn.Module):
@@ -31,7 +39,9 @@ class Add(nn.Module):
 
 
 def test_outputs_are_named() -> None:
-    """One tensor takes the stem, several are numbered, a dict keeps its names and loses its Nones."""
+    """One tensor takes the stem, several are numbered, a dict keeps its names and loses its
+    Nones.
+    """
     x = torch.zeros(1)
     assert list(named_outputs(x, "output", "N")) == ["output"]
     assert list(named_outputs((x,), "output", "N")) == ["output"]
@@ -39,7 +49,10 @@ def test_outputs_are_named() -> None:
     assert list(named_outputs({"logits": x, "cache": None}, "output", "N")) == ["logits"]
 
 
-@pytest.mark.parametrize("result", [None, 3, {}, (), {"a": [torch.zeros(1)]}, (torch.zeros(1), (torch.zeros(1),))])
+@pytest.mark.parametrize(
+    "result",
+    [None, 3, {}, (), {"a": [torch.zeros(1)]}, (torch.zeros(1), (torch.zeros(1),))],
+)
 def test_other_outputs_are_refused(result: object) -> None:
     """What is not a flat collection of tensors cannot be exported."""
     with pytest.raises(ModelError, match="returns"):
@@ -49,14 +62,27 @@ def test_other_outputs_are_refused(result: object) -> None:
 def test_inputs_are_given_in_the_signatures_order() -> None:
     """The order of the feeds does not matter."""
     feeds = {"right": torch.tensor([[2.0]]), "left": torch.tensor([[1.0]])}
-    assert call(Add(), signature({"left": 1, "right": 1}, {"output": 1}), feeds)["output"].item() == 21
+    assert (
+        call(Add(), signature({"left": 1, "right": 1}, {"output": 1}), feeds)[
+            "output"
+        ].item()
+        == 21
+    )
 
 
 def test_a_chain_links_parts_by_name() -> None:
-    """A later part gets the data and the outputs of the parts before it; gradients reach all of them."""
+    """A later part gets the data and the outputs of the parts before it; gradients reach
+    all of them.
+    """
     networks = {"double": nn.Linear(1, 1, bias=False), "sum": Add()}
     nn.init.constant_(networks["double"].weight, 2.0)  # type: ignore[arg-type]
-    chain = Chain(networks, [part("double", {"x": 1}, {"double": 1}), part("sum", {"double": 1, "x": 1}, {"output": 1})])
+    chain = Chain(
+        networks,
+        [
+            part("double", {"x": 1}, {"double": 1}),
+            part("sum", {"double": 1, "x": 1}, {"output": 1}),
+        ],
+    )
     output = chain({"x": torch.tensor([[3.0]])})["output"]
     assert output.item() == 36
     output.sum().backward()

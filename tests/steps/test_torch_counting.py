@@ -7,10 +7,15 @@ from edgekit.steps import torch_counting
 
 
 def test_macs_of_a_convolution() -> None:
-    """Output places times kernel times input channels times output channels; groups divide it."""
+    """Output places times kernel times input channels times output channels; groups divide
+    it.
+    """
     x = torch.zeros(1, 4, 8, 8)
     assert torch_counting.macs(nn.Conv2d(4, 6, 3, padding=1), [x]) == 8 * 8 * 3 * 3 * 4 * 6
-    assert torch_counting.macs(nn.Conv2d(4, 6, 3, padding=1, groups=2), [x]) == 8 * 8 * 3 * 3 * 4 * 6 // 2
+    assert (
+        torch_counting.macs(nn.Conv2d(4, 6, 3, padding=1, groups=2), [x])
+        == 8 * 8 * 3 * 3 * 4 * 6 // 2
+    )
 
 
 def test_macs_of_attention_are_seen_in_eval_mode() -> None:

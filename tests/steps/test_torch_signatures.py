@@ -29,21 +29,33 @@ def module(function: Callable[..., Any]) -> nn.Module:
     return network
 
 
-def names(networks: dict[str, nn.Module], data: Split) -> dict[str, tuple[list[str], list[str]]]:
+def names(
+    networks: dict[str, nn.Module], data: Split
+) -> dict[str, tuple[list[str], list[str]]]:
     """Input and output names by part."""
-    return {name: ([spec.name for spec in found.inputs], [spec.name for spec in found.outputs]) for name, found in find(networks, data).items()}
+    return {
+        name: ([spec.name for spec in found.inputs], [spec.name for spec in found.outputs])
+        for name, found in find(networks, data).items()
+    }
 
 
 def test_a_bare_array_goes_to_the_first_parameter() -> None:
-    """It is called input whatever the network calls it; the output is called output; the batch axis is free."""
+    """It is called input whatever the network calls it; the output is called output; the
+    batch axis is free.
+    """
     found = find({"main": module(lambda pixels: pixels * 2)}, split())["main"]
     assert (found.inputs[0].name, found.inputs[0].dims) == ("input", ("batch", 4))
     assert (found.outputs[0].name, found.outputs[0].dims) == ("output", ("batch", 4))
 
 
 def test_samples_are_drawn_from_the_range_of_the_data() -> None:
-    """Floats between the smallest and the largest value, whole numbers up to and with the largest."""
-    data = split(image=numpy.array([[0.0], [255.0], [3.0]], dtype="float32"), token=numpy.array([[4], [9], [5]]))
+    """Floats between the smallest and the largest value, whole numbers up to and with the
+    largest.
+    """
+    data = split(
+        image=numpy.array([[0.0], [255.0], [3.0]], dtype="float32"),
+        token=numpy.array([[4], [9], [5]]),
+    )
     inputs = find({"main": module(lambda image, token: image + token)}, data)["main"].inputs
     assert [(spec.low, spec.high) for spec in inputs] == [(0, 255), (4, 10)]
     assert inputs[1].sample(100).max() == 9
@@ -51,27 +63,52 @@ def test_samples_are_drawn_from_the_range_of_the_data() -> None:
 
 def test_named_arrays_go_to_the_parameters_of_the_same_names() -> None:
     """The signature has the order of forward, not of the data."""
-    data = split(mask=numpy.ones((5, 4), dtype="float32"), ids=numpy.ones((5, 4), dtype="int64"))
-    assert names({"main": module(lambda ids, mask, unused=None: ids * mask)}, data)["main"][0] == ["ids", "mask"]
+    data = split(
+        mask=numpy.ones((5, 4), dtype="float32"), ids=numpy.ones((5, 4), dtype="int64")
+    )
+    assert names({"main": module(lambda ids, mask, unused=None: ids * mask)}, data)["main"][
+        0
+    ] == ["ids", "mask"]
 
 
 def test_parts_are_linked_by_name_and_by_order() -> None:
-    """Outputs of an inner part carry its name, and are given to the next part's parameters in order."""
+    """Outputs of an inner part carry its name, and are given to the next part's parameters
+    in order.
+    """
     two = module(lambda x: (x, x + 1))
     found = names({"towers": two, "head": module(lambda a, b: {"logits": a + b})}, split())
-    assert found == {"towers": (["input"], ["towers_0", "towers_1"]), "head": (["towers_0", "towers_1"], ["logits"])}
+    assert found == {
+        "towers": (["input"], ["towers_0", "towers_1"]),
+        "head": (["towers_0", "towers_1"], ["logits"]),
+    }
 
 
 def test_a_later_part_takes_the_part_before_even_if_its_parameter_is_called_input() -> None:
-    """nn.Sequential and nn.Linear call their parameter input: a head is fed by the features, not by the images."""
-    found = names({"features": nn.Sequential(nn.Linear(4, 6)), "head": nn.Linear(6, 3)}, split())
-    assert found == {"features": (["input"], ["features"]), "head": (["features"], ["output"])}
+    """nn.Sequential and nn.Linear call their parameter input: a head is fed by the
+    features, not by the images.
+    """
+    found = names(
+        {"features": nn.Sequential(nn.Linear(4, 6)), "head": nn.Linear(6, 3)}, split()
+    )
+    assert found == {
+        "features": (["input"], ["features"]),
+        "head": (["features"], ["output"]),
+    }
 
 
 def test_a_later_part_may_take_data_by_name() -> None:
     """A decoder takes its own input and the encoder's output."""
-    data = split(sound=RANDOM.normal(size=(5, 4)).astype("float32"), text=RANDOM.normal(size=(5, 4)).astype("float32"))
-    found = names({"encoder": module(lambda sound: sound), "decoder": module(lambda text, states: text + states)}, data)
+    data = split(
+        sound=RANDOM.normal(size=(5, 4)).astype("float32"),
+        text=RANDOM.normal(size=(5, 4)).astype("float32"),
+    )
+    found = names(
+        {
+            "encoder": module(lambda sound: sound),
+            "decoder": module(lambda text, states: text + states),
+        },
+        data,
+    )
     assert found["decoder"] == (["text", "encoder"], ["output"])
 
 
@@ -91,7 +128,9 @@ def test_a_later_part_may_take_data_by_name() -> None:
     ],
 )
 def test_what_does_not_fit_is_told(forward: Callable[..., Any], message: str) -> None:
-    """A fixed batch, outputs without a sample axis, NaN, randomness, unknown inputs: one clear error each, with a fix."""
+    """A fixed batch, outputs without a sample axis, NaN, randomness, unknown inputs: one
+    clear error each, with a fix.
+    """
     with pytest.raises(ModelError, match=message) as caught:
         find({"main": module(forward)}, split())
     assert caught.value.fix
@@ -105,7 +144,10 @@ def test_a_fixed_batch_gets_its_own_hint() -> None:
 
 def test_torchs_message_and_the_shapes_are_told() -> None:
     """Data of another width than the network's."""
-    with pytest.raises(ModelError, match=r"input float32\[2, 4\].*mat1 and mat2 shapes cannot be multiplied"):
+    with pytest.raises(
+        ModelError,
+        match=r"input float32\[2, 4\].*mat1 and mat2 shapes cannot be multiplied",
+    ):
         find({"main": nn.Linear(5, 2)}, split())
 
 
@@ -120,7 +162,10 @@ def test_an_input_behind_a_left_out_one_is_refused() -> None:
     """Inputs are given by position, so none may be left out before another."""
     ones = numpy.ones((5, 4), dtype="float32")
     with pytest.raises(ModelError, match="mask would be left out"):
-        find({"main": module(lambda ids, mask=None, types=None: ids + types)}, split(ids=ones, types=ones))
+        find(
+            {"main": module(lambda ids, mask=None, types=None: ids + types)},
+            split(ids=ones, types=ones),
+        )
 
 
 def test_a_type_that_no_runtime_has_is_refused() -> None:
@@ -131,13 +176,17 @@ def test_a_type_that_no_runtime_has_is_refused() -> None:
 
 def test_one_sample_is_enough() -> None:
     """A test set of one sample is repeated."""
-    assert find({"main": nn.Linear(4, 2)}, split(input=numpy.ones((1, 4), dtype="float32")))["main"].outputs[0].dims == ("batch", 2)
+    assert find(
+        {"main": nn.Linear(4, 2)}, split(input=numpy.ones((1, 4), dtype="float32"))
+    )["main"].outputs[0].dims == ("batch", 2)
 
 
 def test_batch_normalization_is_in_eval_mode() -> None:
     """The trial runs change nothing in the network."""
     network = nn.BatchNorm1d(4)
-    before = network.running_mean.clone() if isinstance(network.running_mean, Tensor) else None
+    before = (
+        network.running_mean.clone() if isinstance(network.running_mean, Tensor) else None
+    )
     find({"main": network}, split())
     assert before is not None
     assert torch.equal(network.running_mean, before)  # type: ignore[arg-type]
@@ -153,7 +202,9 @@ def test_batch_normalization_is_in_eval_mode() -> None:
         (nn.Linear(5, 2), "float32", "must take the task's data as they are"),
     ],
 )
-def test_a_type_that_does_not_fit_gets_its_own_hint(network: nn.Module, data: str, fix: str) -> None:
+def test_a_type_that_does_not_fit_gets_its_own_hint(
+    network: nn.Module, data: str, fix: str
+) -> None:
     """Which of the two to turn, the network or the data, is told."""
     with pytest.raises(ModelError, match="refuses the data") as caught:
         find({"main": network}, split(input=numpy.ones((5, 4), dtype=data)))

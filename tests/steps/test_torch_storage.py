@@ -47,9 +47,13 @@ def test_what_is_saved_is_loaded(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_narrower_network_is_rebuilt_from_the_fresh_one(tmp_path: pathlib.Path) -> None:
-    """Widths and shapes come from the artifact, so that PyTorch's own description is right as well."""
+    """Widths and shapes come from the artifact, so that PyTorch's own description is right
+    as well.
+    """
     narrow = resnet8(1, 10, width=8)
-    loaded = torch_storage.load(saved(narrow, tmp_path), {"main": resnet8(1, 10, width=32)})["main"]
+    loaded = torch_storage.load(
+        saved(narrow, tmp_path), {"main": resnet8(1, 10, width=32)}
+    )["main"]
     assert str(loaded) == str(narrow.eval())
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(loaded(x), narrow(x))
@@ -59,12 +63,19 @@ def test_a_narrower_network_is_rebuilt_from_the_fresh_one(tmp_path: pathlib.Path
 def test_nothing_on_disk_can_run_code(tmp_path: pathlib.Path) -> None:
     """Only safetensors and JSON are written."""
     artifact = saved(nn.Linear(2, 2), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["main.json", "main.safetensors"]
-    assert json.loads(artifact.path(artifact.parts[0], "architecture").read_text()) == {"": {"in_features": 2, "out_features": 2}}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "main.json",
+        "main.safetensors",
+    ]
+    assert json.loads(artifact.path(artifact.parts[0], "architecture").read_text()) == {
+        "": {"in_features": 2, "out_features": 2}
+    }
 
 
 def test_tied_weights_stay_tied(tmp_path: pathlib.Path) -> None:
-    """A weight that two layers share is one weight after loading, also where its shape changed."""
+    """A weight that two layers share is one weight after loading, also where its shape
+    changed.
+    """
     loaded = torch_storage.load(saved(Tied(4), tmp_path), {"main": Tied(6)})["main"]
     assert isinstance(loaded, Tied)
     assert loaded.head.weight is loaded.embedding.weight
@@ -73,7 +84,9 @@ def test_tied_weights_stay_tied(tmp_path: pathlib.Path) -> None:
 
 def test_normalized_shapes_stay_tuples(tmp_path: pathlib.Path) -> None:
     """JSON has no tuples; layer_norm wants one."""
-    loaded = torch_storage.load(saved(nn.LayerNorm(4), tmp_path), {"main": nn.LayerNorm(6)})["main"]
+    loaded = torch_storage.load(
+        saved(nn.LayerNorm(4), tmp_path), {"main": nn.LayerNorm(6)}
+    )["main"]
     assert loaded.normalized_shape == (4,)
     assert loaded(torch.rand(2, 4)).shape == (2, 4)
 
@@ -81,7 +94,10 @@ def test_normalized_shapes_stay_tuples(tmp_path: pathlib.Path) -> None:
 def test_another_network_is_refused(tmp_path: pathlib.Path) -> None:
     """An artifact does not load into a network that lacks its modules, tensors or parts."""
     artifact = saved(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), tmp_path)
-    for other in (nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2))):
+    for other in (
+        nn.Sequential(nn.Linear(2, 2)),
+        nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2)),
+    ):
         with pytest.raises(ModelError, match="source has changed"):
             torch_storage.load(artifact, {"main": other})
     with pytest.raises(ModelError, match="no part 'main'"):

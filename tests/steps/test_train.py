@@ -36,7 +36,9 @@ def accuracy(artifact: Artifact) -> float:
 
 
 def test_training_learns_the_digits(tmp_path: pathlib.Path) -> None:
-    """Six epochs on the real data: from guessing to at least 90 %; the old artifact stays as it was."""
+    """Six epochs on the real data: from guessing to at least 90 %; the old artifact stays
+    as it was.
+    """
     start = LoadModel("zoo:cnn").run(None, context(tmp_path / "load"))
     before = start.path(start.parts[0], "weights").read_bytes()
     step = Train(epochs=6, learning_rate=0.01, shift=1)
@@ -70,6 +72,8 @@ def test_a_task_without_training_data_is_refused(tmp_path: pathlib.Path) -> None
 def test_a_changed_signature_is_noticed(tmp_path: pathlib.Path) -> None:
     """ensures refuses an artifact whose parts are not those of before."""
     start = LoadModel("zoo:cnn").run(None, context(tmp_path / "load"))
-    other = start.model_copy(update={"parts": (start.parts[0].model_copy(update={"name": "other"}),)})
+    other = start.model_copy(
+        update={"parts": (start.parts[0].model_copy(update={"name": "other"}),)}
+    )
     with pytest.raises(StepError, match="changed the model's inputs"):
         Train().ensures(start, other)

@@ -1,4 +1,6 @@
-"""Quantization-aware training: a network that int8 hurts recovers, and every backend gets the trained weights."""
+"""Quantization-aware training: a network that int8 hurts recovers, and every backend gets
+the trained weights.
+"""
 
 import dataclasses
 import pathlib
@@ -24,7 +26,8 @@ from edgekit.task import Task
 from edgekit.testing import tiny_images
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 3)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 3)),),
 )
 
 
@@ -51,12 +54,18 @@ def network() -> dict[str, nn.Module]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact, Artifact, Context]:
+def done(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Artifact, Artifact, Artifact, Context]:
     """The float, the calibrated and the trained artifact."""
     folder = tmp_path_factory.mktemp("qat")
     images = tiny_images()
     test = images.need("test", "labels")
-    task = Task(name="own", train=(images.need("train", "x").inputs["input"], images.need("train", "x").labels), test=(test.inputs["input"], test.labels))
+    task = Task(
+        name="own",
+        train=(images.need("train", "x").inputs["input"], images.need("train", "x").labels),
+        test=(test.inputs["input"], test.labels),
+    )
 
     def context(name: str) -> Context:
         (folder / name).mkdir()
@@ -72,26 +81,43 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact, 
     return plain, calibrated, trained, last
 
 
-def outputs(artifact: Artifact, images: torch.Tensor, *, quantized: bool = True) -> torch.Tensor:
-    networks = simulated(artifact, network()) if quantized else torch_storage.load(artifact, network())
+def outputs(
+    artifact: Artifact, images: torch.Tensor, *, quantized: bool = True
+) -> torch.Tensor:
+    networks = (
+        simulated(artifact, network())
+        if quantized
+        else torch_storage.load(artifact, network())
+    )
     with torch.no_grad():
         result: torch.Tensor = networks["main"](images)
     return result
 
 
-def test_training_brings_the_outputs_back_to_the_float_networks(done: tuple[Artifact, Artifact, Artifact, Context]) -> None:
-    """The squared error against float is less than half of what calibration alone gives, on data that were not trained on."""
+def test_training_brings_the_outputs_back_to_the_float_networks(
+    done: tuple[Artifact, Artifact, Artifact, Context],
+) -> None:
+    """The squared error against float is less than half of what calibration alone gives, on
+    data that were not trained on.
+    """
     plain, calibrated, trained, context = done
     images = torch.from_numpy(context.task.need("test", "x").inputs["input"])
     wanted = outputs(plain, images, quantized=False)
-    before, after = (float((outputs(made, images) - wanted).square().mean()) for made in (calibrated, trained))
+    before, after = (
+        float((outputs(made, images) - wanted).square().mean())
+        for made in (calibrated, trained)
+    )
     assert after < before / 2
 
 
-def test_activations_keep_their_scales_and_weights_get_new_ones(done: tuple[Artifact, Artifact, Artifact, Context]) -> None:
+def test_activations_keep_their_scales_and_weights_get_new_ones(
+    done: tuple[Artifact, Artifact, Artifact, Context],
+) -> None:
     """The folded weights were trained, and what was stored says so."""
     _, calibrated, trained, _ = done
-    before, after = (read(made.path(made.parts[0], "quantization")) for made in (calibrated, trained))
+    before, after = (
+        read(made.path(made.parts[0], "quantization")) for made in (calibrated, trained)
+    )
     activations = [key for key, tensor in before.tensors.items() if tensor.axis is None]
     assert activations
     assert all(before.tensors[key] == after.tensors[key] for key in activations)
@@ -101,33 +127,54 @@ def test_activations_keep_their_scales_and_weights_get_new_ones(done: tuple[Arti
     assert "constants" in trained.parts[0].files
 
 
-def test_the_exported_file_has_the_trained_weights(done: tuple[Artifact, Artifact, Artifact, Context], tmp_path: pathlib.Path) -> None:
+def test_the_exported_file_has_the_trained_weights(
+    done: tuple[Artifact, Artifact, Artifact, Context], tmp_path: pathlib.Path
+) -> None:
     """ONNX Runtime gives what the simulation gives, within two output steps."""
     _, _, trained, context = done
     (tmp_path / "onnx").mkdir()
     (tmp_path / "lowered").mkdir()
-    exported = TorchToOnnx().run(trained, dataclasses.replace(context, folder=tmp_path / "onnx"))
-    lowered = LowerOnnx().run(exported, dataclasses.replace(context, folder=tmp_path / "lowered"))
+    exported = TorchToOnnx().run(
+        trained, dataclasses.replace(context, folder=tmp_path / "onnx")
+    )
+    lowered = LowerOnnx().run(
+        exported, dataclasses.replace(context, folder=tmp_path / "lowered")
+    )
     images = context.task.need("test", "x").inputs["input"][:32]
-    made = onnxruntime.InferenceSession(str(lowered.path(lowered.parts[0]))).run(None, {"input": images})[0]
+    made = onnxruntime.InferenceSession(str(lowered.path(lowered.parts[0]))).run(
+        None, {"input": images}
+    )[0]
     wanted = outputs(trained, torch.from_numpy(images)).numpy()
     step = read(trained.path(trained.parts[0], "quantization")).output_scales[0]
     assert step is not None
     assert numpy.abs(made - wanted).max() <= 2.001 * step
 
 
-def test_the_same_seed_trains_the_same_weights(done: tuple[Artifact, Artifact, Artifact, Context], tmp_path: pathlib.Path) -> None:
+def test_the_same_seed_trains_the_same_weights(
+    done: tuple[Artifact, Artifact, Artifact, Context], tmp_path: pathlib.Path
+) -> None:
     """Twice the same bytes."""
     _, calibrated, _, context = done
     made = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        again = TrainQuantized(epochs=1).run(calibrated, dataclasses.replace(context, folder=tmp_path / name))
-        made.append([again.path(again.parts[0], role).read_bytes() for role in ("quantization", "constants")])
+        again = TrainQuantized(epochs=1).run(
+            calibrated, dataclasses.replace(context, folder=tmp_path / name)
+        )
+        made.append(
+            [
+                again.path(again.parts[0], role).read_bytes()
+                for role in ("quantization", "constants")
+            ]
+        )
     assert made[0] == made[1]
 
 
-def test_a_network_without_calibration_is_refused(done: tuple[Artifact, Artifact, Artifact, Context]) -> None:
+def test_a_network_without_calibration_is_refused(
+    done: tuple[Artifact, Artifact, Artifact, Context],
+) -> None:
     """It has no ranges to train with."""
-    with pytest.raises(StepError, match="needs a calibrated network; main has no calibration"):
+    with pytest.raises(
+        StepError, match="needs a calibrated network; main has no calibration"
+    ):
         TrainQuantized().requires(done[0])

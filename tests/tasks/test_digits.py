@@ -12,7 +12,11 @@ def test_the_split_is_fixed_and_stratified() -> None:
     train, test = task.need("train", "a test"), task.need("test", "a test")
     assert (len(train), len(test)) == (1078, 719)
     assert fingerprint(test) == fingerprint(again.need("test", "a test"))
-    shares = [numpy.bincount(split.labels) / len(split) for split in (train, test) if split.labels is not None]
+    shares = [
+        numpy.bincount(split.labels) / len(split)
+        for split in (train, test)
+        if split.labels is not None
+    ]
     assert numpy.abs(shares[0] - shares[1]).max() < 0.002
 
 

@@ -39,12 +39,25 @@ def test_a_known_name_is_loaded() -> None:
 def test_an_npz_file_is_a_classification_task(tmp_path: pathlib.Path) -> None:
     """Whole-number labels mean classes; the task is named after the file."""
     task = loader.load(saved(tmp_path, **arrays()))
-    assert (task.name, task.loss, task.metric, task.classes) == ("data", "cross_entropy", "top1", 2)
+    assert (task.name, task.loss, task.metric, task.classes) == (
+        "data",
+        "cross_entropy",
+        "top1",
+        2,
+    )
 
 
 def test_real_labels_mean_regression(tmp_path: pathlib.Path) -> None:
     """Labels that are not whole numbers are predicted with the mean squared error."""
-    task = loader.load(saved(tmp_path, **(arrays() | {"y_train": RANDOM.normal(size=8), "y_test": RANDOM.normal(size=4)})))
+    task = loader.load(
+        saved(
+            tmp_path,
+            **(
+                arrays()
+                | {"y_train": RANDOM.normal(size=8), "y_test": RANDOM.normal(size=4)}
+            ),
+        )
+    )
     assert (task.loss, task.metric) == ("mse", "negative_mse")
 
 
@@ -53,7 +66,10 @@ def test_several_inputs_are_named_after_a_point(tmp_path: pathlib.Path) -> None:
     data = arrays()
     for split in ("x_train", "x_test"):
         data[f"{split}.left"] = data[f"{split}.right"] = data.pop(split)
-    assert list(loader.load(saved(tmp_path, **data)).need("test", "a test").inputs) == ["left", "right"]
+    assert list(loader.load(saved(tmp_path, **data)).need("test", "a test").inputs) == [
+        "left",
+        "right",
+    ]
 
 
 def test_all_missing_and_unknown_arrays_are_told_at_once(tmp_path: pathlib.Path) -> None:
@@ -62,14 +78,27 @@ def test_all_missing_and_unknown_arrays_are_told_at_once(tmp_path: pathlib.Path)
     del data["y_train"], data["y_test"]
     with pytest.raises(TaskError) as caught:
         loader.load(saved(tmp_path, **data, xtest=data["x_test"]))
-    for line in ("y_train: this array is missing", "y_test: this array is missing", "xtest: no such array; did you mean 'x_test'?"):
+    for line in (
+        "y_train: this array is missing",
+        "y_test: this array is missing",
+        "xtest: no such array; did you mean 'x_test'?",
+    ):
         assert line in str(caught.value)
 
 
-def test_calibration_and_test_are_enough_for_a_trained_model(tmp_path: pathlib.Path) -> None:
+def test_calibration_and_test_are_enough_for_a_trained_model(
+    tmp_path: pathlib.Path,
+) -> None:
     """Without training data the file may hold calibration samples instead."""
     data = arrays()
-    task = loader.load(saved(tmp_path, x_calibration=data["x_train"], x_test=data["x_test"], y_test=data["y_test"]))
+    task = loader.load(
+        saved(
+            tmp_path,
+            x_calibration=data["x_train"],
+            x_test=data["x_test"],
+            y_test=data["y_test"],
+        )
+    )
     assert task.split("train") is None
     assert len(task.need("calibration", "a test")) == 8
 
@@ -111,7 +140,14 @@ def test_a_users_function_gives_a_task(tmp_path: pathlib.Path) -> None:
         loader.load(f"{tmp_path}/own.py:bad")
 
 
-@pytest.mark.parametrize(("spec", "message"), [("digit", "did you mean 'digits'"), ("own.py", "no function in it"), ("none.npz", "no file none.npz")])
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("digit", "did you mean 'digits'"),
+        ("own.py", "no function in it"),
+        ("none.npz", "no file none.npz"),
+    ],
+)
 def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:
     """The nearest task is offered."""
     with pytest.raises(TaskError, match=message):
@@ -122,8 +158,12 @@ def test_an_array_that_does_not_fit_in_memory_is_told(tmp_path: pathlib.Path) ->
     """A header that promises more numbers than there is memory is an error, not a crash."""
     path = tmp_path / "data.npz"
     with zipfile.ZipFile(path, "w") as archive, archive.open("x_train.npy", "w") as file:
-        numpy.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)})
-    with pytest.raises(TaskError, match="cannot be read as plain arrays: Unable to allocate"):
+        numpy.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)}
+        )
+    with pytest.raises(
+        TaskError, match="cannot be read as plain arrays: Unable to allocate"
+    ):
         loader.load(str(path))
 
 

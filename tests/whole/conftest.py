@@ -1,4 +1,6 @@
-"""What whole tests share: bundles of one scheme, and an OpenSSH server on the loopback address with two Pythons behind it."""
+"""What whole tests share: bundles of one scheme, and an OpenSSH server on the loopback
+address with two Pythons behind it.
+"""
 
 import json
 import pathlib
@@ -27,13 +29,30 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         compress: list[Any] = [{"quantize": {"scheme": scheme, "samples": 64}}]
         if data == "task":
             compress.insert(0, {"train": {"epochs": 2}})
-        wanted = recipe.Recipe.model_validate({
-            "name": "family", "model": model if ":" in model else f"{FAMILIES}:{model}", "task": f"{FAMILIES}:{data}", "compress": compress,
-            "targets": [device], "gates": {"accuracy_drop": 0.9},
-        })  # fmt: skip
-        untimed = {"latency": "unmeasured", "latency_note": "chosen by rule", "schemes": (scheme, "float"), "also_on": ()}
+        wanted = recipe.Recipe.model_validate(
+            {
+                "name": "family",
+                "model": model if ":" in model else f"{FAMILIES}:{model}",
+                "task": f"{FAMILIES}:{data}",
+                "compress": compress,
+                "targets": [device],
+                "gates": {"accuracy_drop": 0.9},
+            }
+        )
+        untimed = {
+            "latency": "unmeasured",
+            "latency_note": "chosen by rule",
+            "schemes": (scheme, "float"),
+            "also_on": (),
+        }
         out = folder / f"{model.rpartition(':')[2]}-{device}-{scheme}"
-        run(plan.plan(wanted, [target.load(shelf.find("targets", device)).model_copy(update=untimed)]), Options(out, folder / "cache"))
+        run(
+            plan.plan(
+                wanted,
+                [target.load(shelf.find("targets", device)).model_copy(update=untimed)],
+            ),
+            Options(out, folder / "cache"),
+        )
         assert json.loads((out / device / "manifest.json").read_text())["scheme"] == scheme
         return out / device
 
@@ -58,7 +77,12 @@ def board(server: sshd.Server, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A host file for the server with an emulated ARM Python."""
     reached.set_up("qemu-arm64")
     folder = tmp_path_factory.mktemp("hosts")
-    return reached.described(folder / "arm-board.yaml", server, *reached.arm_python(folder), untimed="an emulator")
+    return reached.described(
+        folder / "arm-board.yaml",
+        server,
+        *reached.arm_python(folder),
+        untimed="an emulator",
+    )
 
 
 @pytest.fixture(scope="session")

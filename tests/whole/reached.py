@@ -1,4 +1,6 @@
-"""How whole tests reach hosts: the verify command, host files of a user, and an ARM Python as a board has it."""
+"""How whole tests reach hosts: the verify command, host files of a user, and an ARM Python
+as a board has it.
+"""
 
 import json
 import pathlib
@@ -14,11 +16,16 @@ from edgekit.report import EvidenceReport
 from tests.hosts import sshd
 
 
-def verified(folder: pathlib.Path, *words: str, code: int = 0) -> dict[str, dict[str, EvidenceReport]]:
+def verified(
+    folder: pathlib.Path, *words: str, code: int = 0
+) -> dict[str, dict[str, EvidenceReport]]:
     """What ``edgekit verify`` finds, by bundle, then by host and environment."""
     done = CliRunner().invoke(main, ["verify", str(folder), "--json", *words])
     assert done.exit_code == code, done.output
-    return {name: {row["host"]: EvidenceReport.model_validate(row) for row in rows} for name, rows in json.loads(done.stdout).items()}
+    return {
+        name: {row["host"]: EvidenceReport.model_validate(row) for row in rows}
+        for name, rows in json.loads(done.stdout).items()
+    }
 
 
 def set_up(*names: str) -> None:
@@ -27,15 +34,21 @@ def set_up(*names: str) -> None:
     assert done.exit_code == 0, done.output
 
 
-def described(path: pathlib.Path, server: sshd.Server, *python: str, untimed: str = "") -> str:
+def described(
+    path: pathlib.Path, server: sshd.Server, *python: str, untimed: str = ""
+) -> str:
     """A host file of a user for one of the machine's Pythons; gives its path."""
-    told = server.host_file(*python, untimed=untimed, timeout_s=1800).model_dump(exclude_defaults=True, mode="json")
+    told = server.host_file(*python, untimed=untimed, timeout_s=1800).model_dump(
+        exclude_defaults=True, mode="json"
+    )
     path.write_text(yaml.safe_dump({**told, "name": path.stem}))
     return str(path)
 
 
 def arm_python(folder: pathlib.Path) -> tuple[str, ...]:
-    """The words that start the ARM Python of the ready host ``qemu-arm64`` with its packages: a virtual environment of it in a folder."""
+    """The words that start the ARM Python of the ready host ``qemu-arm64`` with its
+    packages: a virtual environment of it in a folder.
+    """
     kind = reach.kind_of(reach.find("qemu-arm64"))
     assert isinstance(kind, qemu.Qemu)
     start = kind.host("main").start
@@ -46,6 +59,8 @@ def arm_python(folder: pathlib.Path) -> tuple[str, ...]:
     (made / "lib" / version).mkdir(parents=True)
     (made / "bin" / "python").symlink_to(python)
     (made / "lib" / version / "site-packages").symlink_to(site)
-    (made / "pyvenv.cfg").write_text(f"home = {pathlib.Path(python).parent}\ninclude-system-site-packages = false\n")
+    (made / "pyvenv.cfg").write_text(
+        f"home = {pathlib.Path(python).parent}\ninclude-system-site-packages = false\n"
+    )
     assert pathlib.Path(site).name == SITE
     return (*words, str(made / "bin" / "python"))

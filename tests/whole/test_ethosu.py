@@ -1,4 +1,6 @@
-"""A small network on the way to an Ethos-U, through the command line: trained, quantized, compiled by Vela, judged by its estimates."""
+"""A small network on the way to an Ethos-U, through the command line: trained, quantized,
+compiled by Vela, judged by its estimates.
+"""
 
 import json
 import pathlib
@@ -42,7 +44,18 @@ gates: {accuracy_drop: 0.1, npu_time_ms: 1.0, cpu_ops: 0, sram_bytes: 65536, int
 
 
 def run(folder: pathlib.Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "edgekit", "run", "recipe.yaml", "--out", "out", "--cache", "cache", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "run",
+        "recipe.yaml",
+        "--out",
+        "out",
+        "--cache",
+        "cache",
+        *words,
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -63,12 +76,24 @@ def target(folder: pathlib.Path) -> dict:  # type: ignore[type-arg]
     return dict(row)
 
 
-def test_the_compiled_file_is_shipped_beside_the_one_that_was_scored(folder: pathlib.Path) -> None:
-    """The int8 file, Vela's file and its log; no latency, since no Ethos-U was run; the float file is not a candidate."""
+def test_the_compiled_file_is_shipped_beside_the_one_that_was_scored(
+    folder: pathlib.Path,
+) -> None:
+    """The int8 file, Vela's file and its log; no latency, since no Ethos-U was run; the
+    float file is not a candidate.
+    """
     told = target(folder)
     assert (told["verdict"], told["winner"]) == ("pass", "w8a8-static")
     shipped = {path.name for path in (folder / "out" / "ethos-u55-256").iterdir()}
-    assert shipped == {"main.tflite", "main_vela.tflite", "main.log.json", "manifest.json", "samples.npz", "verify.py", "device_worker"}
+    assert shipped == {
+        "main.tflite",
+        "main_vela.tflite",
+        "main.log.json",
+        "manifest.json",
+        "samples.npz",
+        "verify.py",
+        "device_worker",
+    }
     winner = next(row for row in told["candidates"] if row["scheme"] == "w8a8-static")
     numbers = {row["name"]: row for row in winner["measurements"]}
     assert numbers["parity"]["value"] <= 2
@@ -77,23 +102,37 @@ def test_the_compiled_file_is_shipped_beside_the_one_that_was_scored(folder: pat
     assert "Ethos-U not executed" in numbers["accuracy"]["where"]
     assert (numbers["int8_mac_share"]["value"], numbers["cpu_ops"]["value"]) == (1, 0)
     log = json.loads((folder / "out" / "ethos-u55-256" / "main.log.json").read_text())
-    assert numbers["npu_time_ms"]["value"] == pytest.approx(1000 * log["cycles"] / log["clock_hz"])
-    assert next(row for row in told["candidates"] if row["scheme"] == "float")["status"].startswith("dropped: nothing of it would run on the NPU")
+    assert numbers["npu_time_ms"]["value"] == pytest.approx(
+        1000 * log["cycles"] / log["clock_hz"]
+    )
+    assert next(row for row in told["candidates"] if row["scheme"] == "float")[
+        "status"
+    ].startswith("dropped: nothing of it would run on the NPU")
 
 
 def test_estimates_pass_gates_as_estimates(folder: pathlib.Path) -> None:
-    """Each gate that Vela's numbers hold says whose numbers they are, in the report's JSON, table, Markdown and HTML."""
+    """Each gate that Vela's numbers hold says whose numbers they are, in the report's JSON,
+    table, Markdown and HTML.
+    """
     gates = {row["name"]: row for row in target(folder)["gates"]}
-    assert {name: gates[name]["verdict"] for name in ("npu_time_ms", "cpu_ops", "sram_bytes", "int8_mac_share")} == dict.fromkeys(
-        ("npu_time_ms", "cpu_ops", "sram_bytes", "int8_mac_share"), "pass"
+    assert {
+        name: gates[name]["verdict"]
+        for name in ("npu_time_ms", "cpu_ops", "sram_bytes", "int8_mac_share")
+    } == dict.fromkeys(("npu_time_ms", "cpu_ops", "sram_bytes", "int8_mac_share"), "pass")
+    assert all(
+        "Vela" in gates[name]["where"] and "estimate" in gates[name]["where"]
+        for name in ("npu_time_ms", "cpu_ops", "sram_bytes")
     )
-    assert all("Vela" in gates[name]["where"] and "estimate" in gates[name]["where"] for name in ("npu_time_ms", "cpu_ops", "sram_bytes"))
-    markdown, html = ((folder / "out" / f"report.{ending}").read_text() for ending in ("md", "html"))
+    markdown, html = (
+        (folder / "out" / f"report.{ending}").read_text() for ending in ("md", "html")
+    )
     assert run(folder).stdout.count("Vela 5") >= 3  # the three gates on estimates
     for text in (markdown, html, run(folder).stdout):
         assert "npu time (estimate)" in text.lower()
     assert "Foretold, not measured (Vela 5" in markdown
-    assert "estimate by Vela at 500 MHz" in html and "Foretold, not measured (Vela 5" in html
+    assert (
+        "estimate by Vela at 500 MHz" in html and "Foretold, not measured (Vela 5" in html
+    )
 
 
 def test_a_gate_that_the_estimate_breaks_fails_the_run(folder: pathlib.Path) -> None:

@@ -1,4 +1,6 @@
-"""A network and data that edgekit has never seen, through the command line: from the user's file to proven int8 files."""
+"""A network and data that edgekit has never seen, through the command line: from the user's
+file to proven int8 files.
+"""
 
 import json
 import pathlib
@@ -84,25 +86,48 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A user's folder: his network, his data, his trained weights."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "net.py").write_text(NET)
-    subprocess.run([sys.executable, "-W", "ignore", "-c", TRAIN], cwd=folder, check=True, timeout=600)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRAIN], cwd=folder, check=True, timeout=600
+    )
     return folder
 
 
 def edgekit(folder: pathlib.Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgekit", *words, "--cache", str(folder / "cache")]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=900, check=False
+    )
 
 
 def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) -> None:
-    """`edgekit run int8` on a foreign network ends with int8 winners on both targets that lose at most the gate."""
-    done = edgekit(project, "run", "int8", "--model", "net.py:model", "--weights", "weights.safetensors", "--task", "net.py:task",
-                   "--target", "cpu-onnx", "--target", "mobile-tflite", "--out", "out")  # fmt: skip
+    """`edgekit run int8` on a foreign network ends with int8 winners on both targets that
+    lose at most the gate.
+    """
+    done = edgekit(
+        project,
+        "run",
+        "int8",
+        "--model",
+        "net.py:model",
+        "--weights",
+        "weights.safetensors",
+        "--task",
+        "net.py:task",
+        "--target",
+        "cpu-onnx",
+        "--target",
+        "mobile-tflite",
+        "--out",
+        "out",
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     report = json.loads((project / "out" / "report.json").read_text())
     for target in report["targets"]:
-        winner = next(row for row in target["candidates"] if row["scheme"] == target["winner"])
+        winner = next(
+            row for row in target["candidates"] if row["scheme"] == target["winner"]
+        )
         numbers = {row["name"]: row["value"] for row in winner["measurements"]}
         assert target["verdict"] == "pass"
         assert target["winner"] == "w8a8-static"
@@ -116,19 +141,51 @@ def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("self.head = nn.Linear(96, 10)", "self.head = nn.Linear(96, 12)"), ["head.weight", "[12, 96]", "[10, 96]", "Fix:"]),
-        (("nn.Conv2d(1, 32, 5, stride=2, padding=1)", "nn.Conv2d(3, 32, 5, stride=2, padding=1)"), ["stem.weight", "Fix:"]),
+        (
+            ("self.head = nn.Linear(96, 10)", "self.head = nn.Linear(96, 12)"),
+            ["head.weight", "[12, 96]", "[10, 96]", "Fix:"],
+        ),
+        (
+            (
+                "nn.Conv2d(1, 32, 5, stride=2, padding=1)",
+                "nn.Conv2d(3, 32, 5, stride=2, padding=1)",
+            ),
+            ["stem.weight", "Fix:"],
+        ),
         (("images.reshape(-1, 1, 28, 28)", "images.reshape(-1, 784)"), ["784", "Fix:"]),
         (("return Net()", "return 1 / 0"), ["net.py", "ZeroDivisionError"]),
-        (("test=(images[3500:], labels[3500:])", "calibration=images[3500:], test=(images[3500:], labels[3500:])"), ["calibration", "test samples", "Fix:"]),
+        (
+            (
+                "test=(images[3500:], labels[3500:])",
+                "calibration=images[3500:], test=(images[3500:], labels[3500:])",
+            ),
+            ["calibration", "test samples", "Fix:"],
+        ),
     ],
 )
-def test_a_users_mistake_is_told_without_a_traceback(project: pathlib.Path, tmp_path: pathlib.Path, change: tuple[str, str], words: list[str]) -> None:
-    """Other shapes, other inputs, a raising function, test data in the calibration: a clear message, exit 1, no traceback."""
+def test_a_users_mistake_is_told_without_a_traceback(
+    project: pathlib.Path, tmp_path: pathlib.Path, change: tuple[str, str], words: list[str]
+) -> None:
+    """Other shapes, other inputs, a raising function, test data in the calibration: a clear
+    message, exit 1, no traceback.
+    """
     assert change[0] in NET
     (tmp_path / "net.py").write_text(NET.replace(*change))
-    done = edgekit(tmp_path, "run", "int8", "--model", "net.py:model", "--weights", str(project / "weights.safetensors"), "--task", "net.py:task",
-                   "--target", "cpu-onnx", "--out", "out")  # fmt: skip
+    done = edgekit(
+        tmp_path,
+        "run",
+        "int8",
+        "--model",
+        "net.py:model",
+        "--weights",
+        str(project / "weights.safetensors"),
+        "--task",
+        "net.py:task",
+        "--target",
+        "cpu-onnx",
+        "--out",
+        "out",
+    )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     for word in words:
@@ -136,20 +193,52 @@ def test_a_users_mistake_is_told_without_a_traceback(project: pathlib.Path, tmp_
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-def test_a_recipe_that_trains_needs_training_data(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_recipe_that_trains_needs_training_data(
+    project: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """A task without training data is refused where the recipe trains, before any training."""
-    (tmp_path / "net.py").write_text(NET.replace("train=(images[:3500], labels[:3500])", "calibration=images[:200]"))
-    done = edgekit(tmp_path, "run", "compress", "--model", "net.py:model", "--task", "net.py:task", "--target", "cpu-onnx", "--out", "out")
+    (tmp_path / "net.py").write_text(
+        NET.replace("train=(images[:3500], labels[:3500])", "calibration=images[:200]")
+    )
+    done = edgekit(
+        tmp_path,
+        "run",
+        "compress",
+        "--model",
+        "net.py:model",
+        "--task",
+        "net.py:task",
+        "--target",
+        "cpu-onnx",
+        "--out",
+        "out",
+    )
     assert done.returncode == 1
     assert "no train data" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_pickle_that_would_run_code_is_refused(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused(
+    project: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """A checkpoint that holds a call is refused, and the call is not made."""
     (tmp_path / "net.py").write_text(NET)
     subprocess.run([sys.executable, "-c", EVIL], cwd=tmp_path, check=True)
-    done = edgekit(tmp_path, "run", "int8", "--model", "net.py:model", "--weights", "evil.pt", "--task", "net.py:task", "--target", "cpu-onnx", "--out", "out")
+    done = edgekit(
+        tmp_path,
+        "run",
+        "int8",
+        "--model",
+        "net.py:model",
+        "--weights",
+        "evil.pt",
+        "--task",
+        "net.py:task",
+        "--target",
+        "cpu-onnx",
+        "--out",
+        "out",
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "safetensors" in done.stderr

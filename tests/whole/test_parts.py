@@ -1,4 +1,6 @@
-"""A model of two parts, from the user's file to one verdict: every part has its own file and signature on every target."""
+"""A model of two parts, from the user's file to one verdict: every part has its own file
+and signature on every target.
+"""
 
 import json
 import pathlib
@@ -54,8 +56,29 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict
     """One run on three formats: train, quantize, race, verify."""
     folder = tmp_path_factory.mktemp("parts")
     (folder / "net.py").write_text(NET)
-    command = [sys.executable, "-m", "edgekit", "run", "compress", "--model", "net.py:model", "--task", "net.py:task", "--out", "out", "--cache", "cache",
-               "--set", "train.epochs=6", "--set", "finetune.epochs=4", "--set", "gates.accuracy_drop=0.5", "--set", "gates.speedup=0.01"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "run",
+        "compress",
+        "--model",
+        "net.py:model",
+        "--task",
+        "net.py:task",
+        "--out",
+        "out",
+        "--cache",
+        "cache",
+        "--set",
+        "train.epochs=6",
+        "--set",
+        "finetune.epochs=4",
+        "--set",
+        "gates.accuracy_drop=0.5",
+        "--set",
+        "gates.speedup=0.01",
+    ]
     for target in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt"):
         command += ["--target", target]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -64,12 +87,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict
     return folder / "out", json.loads((folder / "out" / "report.json").read_text())
 
 
-def test_each_target_has_one_verdict_and_a_file_for_each_part(report: tuple[pathlib.Path, dict]) -> None:  # type: ignore[type-arg]
-    """Both parts are shipped with their own signature; there is one accuracy and one verdict."""
+def test_each_target_has_one_verdict_and_a_file_for_each_part(
+    report: tuple[pathlib.Path, dict],
+) -> None:  # type: ignore[type-arg]
+    """Both parts are shipped with their own signature; there is one accuracy and one
+    verdict.
+    """
     out, told = report
     assert [row["verdict"] for row in told["targets"]] == ["pass"] * 4
     for target in told["targets"]:
-        winner = next(row for row in target["candidates"] if row["scheme"] == target["winner"])
+        winner = next(
+            row for row in target["candidates"] if row["scheme"] == target["winner"]
+        )
         models = [file for file in winner["artifact"]["files"] if file["role"] == "model"]
         assert [file["part"] for file in models] == ["encoder", "head"]
         assert all((out / file["path"]).is_file() for file in models)
@@ -78,7 +107,9 @@ def test_each_target_has_one_verdict_and_a_file_for_each_part(report: tuple[path
 
 
 def test_int8_parts_agree_with_torch(report: tuple[pathlib.Path, dict]) -> None:  # type: ignore[type-arg]
-    """The chain of int8 files computes what the chain of quantized networks computes, and all its layers are int8."""
+    """The chain of int8 files computes what the chain of quantized networks computes, and
+    all its layers are int8.
+    """
     for target in report[1]["targets"]:
         int8 = next(row for row in target["candidates"] if row["scheme"] == "w8a8-static")
         numbers = {row["name"]: row["value"] for row in int8["measurements"]}

@@ -12,27 +12,58 @@ from typing import Any
 import pytest
 
 SETTINGS = (
-    "train.epochs=2", "distill.teacher_epochs=2", "distill.epochs=1", "finetune.epochs=2", "quantize.samples=32", "quantize.scheme=w8a8-static",
-    "gates.accuracy_drop=0.9", "gates.speedup=0.01",
-)  # fmt: skip
+    "train.epochs=2",
+    "distill.teacher_epochs=2",
+    "distill.epochs=1",
+    "finetune.epochs=2",
+    "quantize.samples=32",
+    "quantize.scheme=w8a8-static",
+    "gates.accuracy_drop=0.9",
+    "gates.speedup=0.01",
+)
 #: What a second run may say otherwise: times, and what follows from times.
 TIMES = {"started", "seconds", "latency_ms", "speedup", "chosen"}
 
 
 def command(folder: pathlib.Path, out: str) -> list[str]:
-    words = [sys.executable, "-m", "edgekit", "run", "digits", "--model", "zoo:resnet8", "--out", str(folder / out), "--cache", str(folder / f"{out}-cache"),
-             "--target", "cpu-onnx", "--target", "coral-edgetpu"]  # fmt: skip
+    words = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "run",
+        "digits",
+        "--model",
+        "zoo:resnet8",
+        "--out",
+        str(folder / out),
+        "--cache",
+        str(folder / f"{out}-cache"),
+        "--target",
+        "cpu-onnx",
+        "--target",
+        "coral-edgetpu",
+    ]
     for setting in SETTINGS:
         words += ["--set", setting]
     return words
 
 
-def run_until(words: list[str], start: str | None, delay_s: float = 0) -> tuple[int, list[str]]:
-    """Run; kill -9 ``delay_s`` after a line ``start: <start> ...``. The exit code and all started pieces of work.
+def run_until(
+    words: list[str], start: str | None, delay_s: float = 0
+) -> tuple[int, list[str]]:
+    """Run; kill -9 ``delay_s`` after a line ``start: <start> ...``.
+
+    The exit code and all started pieces of work.
 
     A piece is told by its first word, so ``verify`` stands for the check of any target.
     """
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stderr is not None
     begun: list[str] = []
     said: list[str] = []
@@ -64,7 +95,9 @@ def timeless(value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, list[str]]:
-    """A run that nobody kills: its folder, and the kinds of work in the order in which they began."""
+    """A run that nobody kills: its folder, and the kinds of work in the order in which they
+    began.
+    """
     folder = tmp_path_factory.mktemp("resume")
     code, order = run_until(command(folder, "calm"), None)
     assert code == 0
@@ -76,8 +109,12 @@ def told(folder: pathlib.Path, out: str) -> Any:
     return json.loads((folder / out / "report.json").read_text())
 
 
-def test_a_run_that_is_killed_in_every_step_ends_with_the_same_report(calm: tuple[pathlib.Path, list[str]]) -> None:
-    """kill -9 soon after each kind of work began, then the same command: only times differ from a run that nobody killed."""
+def test_a_run_that_is_killed_in_every_step_ends_with_the_same_report(
+    calm: tuple[pathlib.Path, list[str]],
+) -> None:
+    """kill -9 soon after each kind of work began, then the same command: only times differ
+    from a run that nobody killed.
+    """
     folder, pieces = calm
     assert len(pieces) > 10
     killed = 0
@@ -92,22 +129,44 @@ def test_a_run_that_is_killed_in_every_step_ends_with_the_same_report(calm: tupl
     assert [path.name for path in (folder / "stormy-cache" / "tmp").iterdir()] == []
 
 
-def test_a_second_run_takes_everything_from_the_cache(calm: tuple[pathlib.Path, list[str]]) -> None:
+def test_a_second_run_takes_everything_from_the_cache(
+    calm: tuple[pathlib.Path, list[str]],
+) -> None:
     """The same command again builds nothing and ends with the same numbers, times included."""
     folder, _ = calm
     before = told(folder, "calm")
-    again = subprocess.run(command(folder, "calm"), capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        command(folder, "calm"), capture_output=True, text=True, check=False
+    )
     assert again.returncode == 0, again.stderr
-    assert {**before, "started": "", "seconds": 0} == {**told(folder, "calm"), "started": "", "seconds": 0}
-    done = [line for line in again.stderr.splitlines() if line.startswith("done: ") and not line.startswith(("done: verify", "done: race"))]
+    assert {**before, "started": "", "seconds": 0} == {
+        **told(folder, "calm"),
+        "started": "",
+        "seconds": 0,
+    }
+    done = [
+        line
+        for line in again.stderr.splitlines()
+        if line.startswith("done: ") and not line.startswith(("done: verify", "done: race"))
+    ]
     assert [line for line in done if not line.endswith("cached")] == []
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_leaves_nothing_half_done(tmp_path: pathlib.Path, signal_number: signal.Signals) -> None:
-    """Ctrl-C (and a polite kill) end the run without a traceback and without a temporary folder."""
+def test_a_stopped_run_leaves_nothing_half_done(
+    tmp_path: pathlib.Path, signal_number: signal.Signals
+) -> None:
+    """Ctrl-C (and a polite kill) end the run without a traceback and without a temporary
+    folder.
+    """
     words = command(tmp_path, "stopped")
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stderr is not None
     said = ""
     for line in process.stderr:

@@ -1,7 +1,9 @@
-"""TFLite to the Edge TPU's format: inputs and outputs as uint8, and compiled where Google's compiler is installed.
+"""TFLite to the Edge TPU's format: inputs and outputs as uint8, and compiled where Google's
+compiler is installed.
 
-The Edge TPU computes in int8 inside; cameras and Coral's examples give uint8. Both store the same numbers: uint8 is int8
-plus 128, with a zero point plus 128 (TFLite's quantization specification). A QUANTIZE operator at each end does it.
+The Edge TPU computes in int8 inside; cameras and Coral's examples give uint8. Both store
+the same numbers: uint8 is int8 plus 128, with a zero point plus 128 (TFLite's quantization
+specification). A QUANTIZE operator at each end does it.
 """
 
 import copy
@@ -34,10 +36,12 @@ _INT8, _UINT8 = schema.TensorType.INT8, schema.TensorType.UINT8
 
 @dataclasses.dataclass(frozen=True)
 class TfliteToEdgetpu:
-    """Writes ``<part>.tflite`` (role ``model``: what any TFLite runtime can run) with ``io`` inputs and outputs.
+    """Writes ``<part>.tflite`` (role ``model``: what any TFLite runtime can run) with
+    ``io`` inputs and outputs.
 
-    With edgetpu_compiler on the PATH also ``<part>_edgetpu.tflite`` (role ``compiled``) and its report as JSON (role
-    ``log``). A float file is passed on as it is: it is the reference, nothing of it runs on the Edge TPU.
+    With edgetpu_compiler on the PATH also ``<part>_edgetpu.tflite`` (role ``compiled``) and
+    its report as JSON (role ``log``). A float file is passed on as it is: it is the
+    reference, nothing of it runs on the Edge TPU.
     """
 
     io: str = "uint8"
@@ -51,11 +55,19 @@ class TfliteToEdgetpu:
     def requires(self, artifact: Artifact) -> None:
         """A known ``io``; weights that are float or int8, and no half-quantized file."""
         if self.io not in _IO:
-            raise StepError(f"The Edge TPU's inputs and outputs cannot be {self.io!r}.", fix="take uint8 (what cameras give) or int8")
+            raise StepError(
+                f"The Edge TPU's inputs and outputs cannot be {self.io!r}.",
+                fix="take uint8 (what cameras give) or int8",
+            )
         for part in artifact.parts:
-            if not _integer(part) and tflite_file.arithmetic(artifact.path(part)).int8_weights:
-                raise StepError(f"{part.name} has int8 weights, but float inputs and outputs; the Edge TPU runs wholly int8 networks only.",
-                                fix="take the scheme w8a8-static for this target")  # fmt: skip
+            if (
+                not _integer(part)
+                and tflite_file.arithmetic(artifact.path(part)).int8_weights
+            ):
+                raise StepError(
+                    f"{part.name} has int8 weights, but float inputs and outputs; the Edge TPU runs wholly int8 networks only.",
+                    fix="take the scheme w8a8-static for this target",
+                )
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Change the ends of every part, and compile it where that is possible."""
@@ -66,62 +78,121 @@ class TfliteToEdgetpu:
             path = context.folder / f"{part.name}.tflite"
             if not _integer(part):
                 shutil.copyfile(artifact.path(part), path)
-                parts.append(part.model_copy(update={"files": {"model": File(path=path.name)}}))
-                notes[part.name] = "a float file: nothing of it runs on the Edge TPU; it serves as the reference on the CPU"
+                parts.append(
+                    part.model_copy(update={"files": {"model": File(path=path.name)}})
+                )
+                notes[part.name] = (
+                    "a float file: nothing of it runs on the Edge TPU; it serves as the reference on the CPU"
+                )
                 continue
-            signature, rewritten = _write(artifact.path(part), path, part.signature, self.io)
+            signature, rewritten = _write(
+                artifact.path(part), path, part.signature, self.io
+            )
             files, told = _compile(compiler, path, context.folder)
             notes[part.name] = {**told, "rewritten": dict(rewritten)}
-            parts.append(Part(name=part.name, signature=signature, files={"model": File(path=path.name), **files}))
-        return Artifact(format="edgetpu", parts=tuple(parts), notes={"parts": notes}, folder=context.folder)
+            parts.append(
+                Part(
+                    name=part.name,
+                    signature=signature,
+                    files={"model": File(path=path.name), **files},
+                )
+            )
+        return Artifact(
+            format="edgetpu",
+            parts=tuple(parts),
+            notes={"parts": notes},
+            folder=context.folder,
+        )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Every quantized input and output has the dtype that was asked for and stands for the same numbers."""
+        """Every quantized input and output has the dtype that was asked for and stands for
+        the same numbers.
+        """
         for old, new in zip(before.parts, after.parts, strict=True):
-            pairs = zip((*old.signature.inputs, *old.signature.outputs), (*new.signature.inputs, *new.signature.outputs), strict=True)
+            pairs = zip(
+                (*old.signature.inputs, *old.signature.outputs),
+                (*new.signature.inputs, *new.signature.outputs),
+                strict=True,
+            )
             for was, spec in pairs:
                 if was.quantization is None or spec.quantization is None:
                     continue
                 moved = was.quantization.zero_point + _shift(was.dtype, self.io)
-                if spec.dtype != self.io or spec.quantization.zero_point != moved or spec.quantization.scale != was.quantization.scale:
-                    raise StepError(f"{new.name}: {spec.name} is {spec.dtype} with {spec.quantization}, not {self.io} with zero point {moved}.",
-                                    fix="report it with the file")  # fmt: skip
+                if (
+                    spec.dtype != self.io
+                    or spec.quantization.zero_point != moved
+                    or spec.quantization.scale != was.quantization.scale
+                ):
+                    raise StepError(
+                        f"{new.name}: {spec.name} is {spec.dtype} with {spec.quantization}, not {self.io} with zero point {moved}.",
+                        fix="report it with the file",
+                    )
 
 
 def _integer(part: Part) -> bool:
-    return any(spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs))
+    return any(
+        spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs)
+    )
 
 
 def _shift(was: str, now: str) -> int:
     return _OFFSET * ((now == "uint8") - (was == "uint8"))
 
 
-def _write(source: pathlib.Path, path: pathlib.Path, signature: Signature, io: str) -> tuple[Signature, Mapping[str, int]]:
+def _write(
+    source: pathlib.Path, path: pathlib.Path, signature: Signature, io: str
+) -> tuple[Signature, Mapping[str, int]]:
     model = tflite_file.read(source)
     rewritten = edgetpu_rewrite.rewrite(model)
     graph = model.subgraphs[0]
     for ends, defined, insert in (
-        (graph.inputs, "inputs", lambda inner, outer: graph.operators.insert(0, _requantize(model, outer, inner))),
-        (graph.outputs, "outputs", lambda inner, outer: graph.operators.append(_requantize(model, inner, outer))),
+        (
+            graph.inputs,
+            "inputs",
+            lambda inner, outer: graph.operators.insert(
+                0, _requantize(model, outer, inner)
+            ),
+        ),
+        (
+            graph.outputs,
+            "outputs",
+            lambda inner, outer: graph.operators.append(_requantize(model, inner, outer)),
+        ),
     ):
         _change(model, ends, defined, _UINT8 if io == "uint8" else _INT8, insert)
     tflite_file.write(model, path)
     return tflite_file.described(path, signature), rewritten
 
 
-def _change(model: Any, ends: list[int], defined: str, wanted: int, insert: Callable[[int, int], None]) -> None:
-    """Put a new tensor of the dtype ``wanted`` in the place of each int8 or uint8 one among ``ends``."""
+def _change(
+    model: Any,
+    ends: list[int],
+    defined: str,
+    wanted: int,
+    insert: Callable[[int, int], None],
+) -> None:
+    """Put a new tensor of the dtype ``wanted`` in the place of each int8 or uint8 one among
+    ``ends``.
+    """
     graph = model.subgraphs[0]
     for position, inner in enumerate(list(ends)):
         tensor = graph.tensors[inner]
-        if tensor.type not in (_INT8, _UINT8) or tensor.type == wanted or not _scales(tensor):
+        if (
+            tensor.type not in (_INT8, _UINT8)
+            or tensor.type == wanted
+            or not _scales(tensor)
+        ):
             continue
         outer = copy.deepcopy(tensor)
         outer.type = wanted
         outer.buffer = 0
         shift = _OFFSET if wanted == _UINT8 else -_OFFSET
-        outer.quantization.zeroPoint = numpy.asarray(tensor.quantization.zeroPoint, dtype=numpy.int64) + shift
-        tensor.name = tensor.name + b"_inner"  # the end keeps the name that runtimes sort by
+        outer.quantization.zeroPoint = (
+            numpy.asarray(tensor.quantization.zeroPoint, dtype=numpy.int64) + shift
+        )
+        tensor.name = (
+            tensor.name + b"_inner"
+        )  # the end keeps the name that runtimes sort by
         graph.tensors.append(outer)
         ends[position] = len(graph.tensors) - 1
         for definition in model.signatureDefs or []:
@@ -132,7 +203,11 @@ def _change(model: Any, ends: list[int], defined: str, wanted: int, insert: Call
 
 
 def _scales(tensor: Any) -> bool:
-    return tensor.quantization is not None and tensor.quantization.scale is not None and len(tensor.quantization.scale) == 1
+    return (
+        tensor.quantization is not None
+        and tensor.quantization.scale is not None
+        and len(tensor.quantization.scale) == 1
+    )
 
 
 def _requantize(model: Any, source: int, result: int) -> Any:
@@ -145,24 +220,51 @@ def _requantize(model: Any, source: int, result: int) -> Any:
     return operator
 
 
-def _compile(compiler: str | None, path: pathlib.Path, folder: pathlib.Path) -> tuple[dict[str, File], dict[str, Any]]:
+def _compile(
+    compiler: str | None, path: pathlib.Path, folder: pathlib.Path
+) -> tuple[dict[str, File], dict[str, Any]]:
     """The compiled file and its report, or a note on why there is none."""
     if compiler is None:
-        return {}, {"compiled": False, "why": f"{COMPILER} is not installed here (Google's own package archive has it, for Linux on x86-64)"}
+        return {}, {
+            "compiled": False,
+            "why": f"{COMPILER} is not installed here (Google's own package archive has it, for Linux on x86-64)",
+        }
     try:
-        done = subprocess.run([compiler, "-s", "-o", str(folder), str(path)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            [compiler, "-s", "-o", str(folder), str(path)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        return {}, {"compiled": False, "why": f"{COMPILER} did not end within {TIMEOUT_S} s"}
+        return {}, {
+            "compiled": False,
+            "why": f"{COMPILER} did not end within {TIMEOUT_S} s",
+        }
     except OSError as error:
-        return {}, {"compiled": False, "why": f"{COMPILER} cannot be started: {error.strerror or error}"}
+        return {}, {
+            "compiled": False,
+            "why": f"{COMPILER} cannot be started: {error.strerror or error}",
+        }
     log = edgetpu_log.parse(done.stdout)
     made = folder / f"{path.stem}_edgetpu.tflite"
     if done.returncode or not made.is_file():
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        told = edgetpu_log.parse(f"{done.stdout}\n{done.stderr}").failure or " ".join(last) or f"exit status {done.returncode}"
+        told = (
+            edgetpu_log.parse(f"{done.stdout}\n{done.stderr}").failure
+            or " ".join(last)
+            or f"exit status {done.returncode}"
+        )
         return {}, {"compiled": False, "why": f"{COMPILER} failed: {told}"}
     (folder / f"{path.stem}_edgetpu.log").unlink(missing_ok=True)
     report = folder / f"{path.stem}.log.json"
     report.write_text(log.model_dump_json(indent=1), encoding="utf-8")
-    notes = {"compiled": True, "compiler": log.version, "mapped_operators": log.mapped, "operators": log.total, "off_chip_bytes": log.off_chip_bytes}
+    notes = {
+        "compiled": True,
+        "compiler": log.version,
+        "mapped_operators": log.mapped,
+        "operators": log.total,
+        "off_chip_bytes": log.off_chip_bytes,
+    }
     return {"compiled": File(path=made.name), "log": File(path=report.name)}, notes

@@ -1,6 +1,8 @@
-"""Arm's compiler for the Ethos-U, Vela, run as a program of its own: what it knows, and what it says of a TFLite file.
+"""Arm's compiler for the Ethos-U, Vela, run as a program of its own: what it knows, and
+what it says of a TFLite file.
 
-Vela estimates; it runs nothing. Its numbers hold for the clock and the memories of one system configuration.
+Vela estimates; it runs nothing. Its numbers hold for the clock and the memories of one
+system configuration.
 """
 
 import configparser
@@ -32,26 +34,55 @@ TIMEOUT_S = 300.0
 CONFIG = "Arm/vela.ini"
 #: What Vela 5.2 compiles for; the last number is multiply-accumulates a cycle.
 ACCELERATORS = (
-    "ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512",
-    "ethos-u85-128", "ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048",
-)  # fmt: skip
+    "ethos-u55-32",
+    "ethos-u55-64",
+    "ethos-u55-128",
+    "ethos-u55-256",
+    "ethos-u65-256",
+    "ethos-u65-512",
+    "ethos-u85-128",
+    "ethos-u85-256",
+    "ethos-u85-512",
+    "ethos-u85-1024",
+    "ethos-u85-2048",
+)
 _LONGEST_REASON = 240
 _TABLE = re.compile(r'<table name="(\w+)">\s*<!\[CDATA\[\n(.*?)\]\]>', re.DOTALL)
-_WARNING = re.compile(r"^Warning \(supported operators\) operator: (?P<op>\S+), ofm: '(?P<name>.*)'\nReason: (?P<reason>.+(?:\n.+)*)", re.MULTILINE)
+_WARNING = re.compile(
+    r"^Warning \(supported operators\) operator: (?P<op>\S+), ofm: '(?P<name>.*)'\nReason: (?P<reason>.+(?:\n.+)*)",
+    re.MULTILINE,
+)
 #: The tensor that has a dtype, which may be a long path.
 _TENSOR = re.compile(r"(DataType \w+) \(.*\)")
 #: Words of Vela's failures -> what they mean, and the way out.
 _FAILURES: Mapping[str, tuple[str, str]] = {
     "cannot mmap an empty file": ("the file is empty", "export it again"),
-    "Failed to load TfLite model": ("it does not read this file", "export the file again; a part of it is missing or damaged"),
-    "Failed to parse TFLite file": ("it does not read this file", "export the file again, or leave the operators out that only newer TFLite runtimes know"),
-    "No networks defined": ("it does not take this for a TFLite file", "name a .tflite file"),
-    "could not run on NPU": ("it can neither place an operator on the NPU nor leave it to the CPU", "take that operator out of the network"),
-    "Incorrect argument to CLI option": ("it does not know this configuration", "correct the target's limits; 'python -m ethosu.vela --list-configs "
-                                         f"{CONFIG}' lists what it knows"),
-    "Invalid configuration of": ("the memory mode does not fit the system configuration",
-                                 "take memory_mode Shared_Sram or Sram_Only with flash, Dedicated_Sram with DRAM"),
-}  # fmt: skip
+    "Failed to load TfLite model": (
+        "it does not read this file",
+        "export the file again; a part of it is missing or damaged",
+    ),
+    "Failed to parse TFLite file": (
+        "it does not read this file",
+        "export the file again, or leave the operators out that only newer TFLite runtimes know",
+    ),
+    "No networks defined": (
+        "it does not take this for a TFLite file",
+        "name a .tflite file",
+    ),
+    "could not run on NPU": (
+        "it can neither place an operator on the NPU nor leave it to the CPU",
+        "take that operator out of the network",
+    ),
+    "Incorrect argument to CLI option": (
+        "it does not know this configuration",
+        "correct the target's limits; 'python -m ethosu.vela --list-configs "
+        f"{CONFIG}' lists what it knows",
+    ),
+    "Invalid configuration of": (
+        "the memory mode does not fit the system configuration",
+        "take memory_mode Shared_Sram or Sram_Only with flash, Dedicated_Sram with DRAM",
+    ),
+}
 
 
 class Setting(Value):
@@ -70,7 +101,11 @@ class Setting(Value):
 
 
 class Layer(Value):
-    """One of Vela's rows. An operator of the file may become several, or none. ``operator`` is its number in the file."""
+    """One of Vela's rows.
+
+    An operator of the file may become several, or none. ``operator`` is its number in the
+    file.
+    """
 
     operator: int | None
     original: str
@@ -82,7 +117,9 @@ class Layer(Value):
 
 
 class Refusal(Value):
-    """An operator that Vela does not place on the NPU: its kind, the name of what it gives, and why."""
+    """An operator that Vela does not place on the NPU: its kind, the name of what it gives,
+    and why.
+    """
 
     op: str
     name: str
@@ -90,18 +127,22 @@ class Refusal(Value):
 
 
 class Log(Value):
-    """What Vela said of one file: estimates, for the clock and the memories of the configuration."""
+    """What Vela said of one file: estimates, for the clock and the memories of the
+    configuration.
+    """
 
     version: str
     setting: Setting
     clock_hz: float
-    #: Cycles of the NPU's part, memory accesses included; the CPU's operators take none here.
+    #: Cycles of the NPU's part, memory accesses included; the CPU's operators take none
+    #: here.
     cycles: int
     sram_bytes: int
     dram_bytes: int
     on_chip_flash_bytes: int
     off_chip_flash_bytes: int
-    #: Of the first graph of a file. Where it has several graphs Vela may tell the rows of another one.
+    #: Of the first graph of a file. Where it has several graphs Vela may tell the rows of
+    #: another one.
     layers: tuple[Layer, ...]
     refusals: tuple[Refusal, ...]
 
@@ -117,16 +158,24 @@ class Log(Value):
 
 
 def require(setting: Setting) -> None:
-    """Raise MissingBackend where Vela is not installed, StepError for names that it does not know, with those that it does."""
+    """Raise MissingBackend where Vela is not installed, StepError for names that it does
+    not know, with those that it does.
+    """
     systems, modes = known()
     family = setting.accelerator.rpartition("-")[0].replace("-", "_")
     # Vela itself takes the clock and the memories of another family without a word.
     fitting = tuple(name for name in systems if name.lower().startswith(f"{family}_"))
-    for what, given, choice in (("accelerator", setting.accelerator, ACCELERATORS), ("system_config", setting.system_config, fitting),
-                                ("memory_mode", setting.memory_mode, modes)):  # fmt: skip
+    for what, given, choice in (
+        ("accelerator", setting.accelerator, ACCELERATORS),
+        ("system_config", setting.system_config, fitting),
+        ("memory_mode", setting.memory_mode, modes),
+    ):
         if given not in choice:
             other = f" for {setting.accelerator}" if what == "system_config" else ""
-            raise StepError(f"Vela has no {what} {given!r}{other}; {nearest(given, choice)}", fix=f"write one of {', '.join(choice)} in the target's limits")
+            raise StepError(
+                f"Vela has no {what} {given!r}{other}; {nearest(given, choice)}",
+                fix=f"write one of {', '.join(choice)} in the target's limits",
+            )
 
 
 def known() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -134,9 +183,15 @@ def known() -> tuple[tuple[str, ...], tuple[str, ...]]:
     path = _package().parent / "config_files" / CONFIG
     found = configparser.ConfigParser()
     if not found.read(path, encoding="utf-8"):
-        raise MissingBackend(f"Vela's own {CONFIG} is not where it was in version 5.2.", fix=f"{registry.install(EXTRA)}")
+        raise MissingBackend(
+            f"Vela's own {CONFIG} is not where it was in version 5.2.",
+            fix=f"{registry.install(EXTRA)}",
+        )
     names = [section.partition(".") for section in found.sections()]
-    systems, modes = (tuple(name for kind, _, name in names if kind == wanted) for wanted in ("System_Config", "Memory_Mode"))
+    systems, modes = (
+        tuple(name for kind, _, name in names if kind == wanted)
+        for wanted in ("System_Config", "Memory_Mode")
+    )
     return systems, modes
 
 
@@ -147,21 +202,39 @@ def version() -> str:
 
 
 def compiled(path: pathlib.Path, setting: Setting, made: pathlib.Path | None = None) -> Log:
-    """Compile a TFLite file; the compiled file goes to ``made`` if that is given. Raises StepError, and leaves nothing behind then."""
+    """Compile a TFLite file; the compiled file goes to ``made`` if that is given.
+
+    Raises StepError, and leaves nothing behind then.
+    """
     installed = version()
     with tempfile.TemporaryDirectory(prefix="edgekit-vela-") as folder:
-        source = pathlib.Path(folder) / "model.tflite"  # Vela names what it writes after the file
+        source = (
+            pathlib.Path(folder) / "model.tflite"
+        )  # Vela names what it writes after the file
         source.symlink_to(path.resolve())
         output = _run(source, path, setting)
-        results = {suffix: next(iter(source.parent.glob(f"out/model_{suffix}")), None) for suffix in ("vela.tflite", "debug.xml", "summary_*.csv")}
+        results = {
+            suffix: next(iter(source.parent.glob(f"out/model_{suffix}")), None)
+            for suffix in ("vela.tflite", "debug.xml", "summary_*.csv")
+        }
         if None in results.values():
-            raise StepError(f"Vela ended without an error, but not all that it writes for {path.name} is there.", fix="report it with the file")
-        texts = [file.read_text(encoding="utf-8", errors="replace") for file in (results["summary_*.csv"], results["debug.xml"]) if file is not None]
+            raise StepError(
+                f"Vela ended without an error, but not all that it writes for {path.name} is there.",
+                fix="report it with the file",
+            )
+        texts = [
+            file.read_text(encoding="utf-8", errors="replace")
+            for file in (results["summary_*.csv"], results["debug.xml"])
+            if file is not None
+        ]
         try:
             log = _log(installed, setting, texts, _refusals(output))
         except (LookupError, ValueError) as error:
             fix = f"install version 5.2 of {DISTRIBUTION}"
-            raise StepError(f"What Vela {installed} wrote of {path.name} cannot be read: {error}.", fix=fix) from error
+            raise StepError(
+                f"What Vela {installed} wrote of {path.name} cannot be read: {error}.",
+                fix=fix,
+            ) from error
         if made is not None and results["vela.tflite"] is not None:
             made.write_bytes(results["vela.tflite"].read_bytes())
         return log
@@ -174,73 +247,149 @@ def _package() -> pathlib.Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise MissingBackend(f"The Ethos-U compiler Vela (the package {DISTRIBUTION}) is not installed.", fix=registry.install(EXTRA))
+        raise MissingBackend(
+            f"The Ethos-U compiler Vela (the package {DISTRIBUTION}) is not installed.",
+            fix=registry.install(EXTRA),
+        )
     return pathlib.Path(spec.submodule_search_locations[0])
 
 
 def _run(source: pathlib.Path, path: pathlib.Path, setting: Setting) -> str:
     """What Vela printed. ``path`` is the file's name for the user."""
-    budget = [] if setting.sram_bytes is None else ["--arena-cache-size", str(setting.sram_bytes)]
-    command = [*COMMAND, str(source), "--output-dir", str(source.parent / "out"), "--config", CONFIG, "--accelerator-config", setting.accelerator,
-               "--system-config", setting.system_config, "--memory-mode", setting.memory_mode, *budget,
-               "--verbose-performance", "--enable-debug-db"]  # fmt: skip
+    budget = (
+        []
+        if setting.sram_bytes is None
+        else ["--arena-cache-size", str(setting.sram_bytes)]
+    )
+    command = [
+        *COMMAND,
+        str(source),
+        "--output-dir",
+        str(source.parent / "out"),
+        "--config",
+        CONFIG,
+        "--accelerator-config",
+        setting.accelerator,
+        "--system-config",
+        setting.system_config,
+        "--memory-mode",
+        setting.memory_mode,
+        *budget,
+        "--verbose-performance",
+        "--enable-debug-db",
+    ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
     except subprocess.TimeoutExpired as error:
-        raise StepError(f"Vela did not end within {TIMEOUT_S:g} s on {path.name}.", fix="give it a smaller network") from error
+        raise StepError(
+            f"Vela did not end within {TIMEOUT_S:g} s on {path.name}.",
+            fix="give it a smaller network",
+        ) from error
     except OSError as error:
-        raise StepError(f"Vela cannot be started: {error.strerror or error}.", fix=registry.install(EXTRA)) from error
+        raise StepError(
+            f"Vela cannot be started: {error.strerror or error}.",
+            fix=registry.install(EXTRA),
+        ) from error
     if done.returncode:
         raise _failure(path.name, done)
     return done.stdout
 
 
 def _failure(name: str, done: "subprocess.CompletedProcess[str]") -> StepError:
-    said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+    said = [
+        line.strip()
+        for line in f"{done.stdout}\n{done.stderr}".splitlines()
+        if line.strip()
+    ]
     last = said[-1][:_LONGEST_REASON] if said else "it printed nothing"
     for words, (meaning, fix) in _FAILURES.items():
         line = next((line for line in said if words in line), None)
         if line is not None:
-            return StepError(f"Vela cannot compile {name}: {meaning} ({line[:_LONGEST_REASON]}).", fix=fix)
+            return StepError(
+                f"Vela cannot compile {name}: {meaning} ({line[:_LONGEST_REASON]}).",
+                fix=fix,
+            )
     if done.returncode < 0:
-        crash = signal.Signals(-done.returncode).name if -done.returncode in list(signal.Signals) else f"signal {-done.returncode}"
-        return StepError(f"Vela crashed on {name} ({crash}); its last words: {last}", fix="export the file again, or report it to Arm")
-    return StepError(f"Vela failed on {name} (exit status {done.returncode}): {last}", fix="'edgekit inspect' shows what the file holds")
+        crash = (
+            signal.Signals(-done.returncode).name
+            if -done.returncode in list(signal.Signals)
+            else f"signal {-done.returncode}"
+        )
+        return StepError(
+            f"Vela crashed on {name} ({crash}); its last words: {last}",
+            fix="export the file again, or report it to Arm",
+        )
+    return StepError(
+        f"Vela failed on {name} (exit status {done.returncode}): {last}",
+        fix="'edgekit inspect' shows what the file holds",
+    )
 
 
 def _refusals(output: str) -> Iterator[Refusal]:
-    return (Refusal(op=found["op"], name=found["name"], reason=_short(found["reason"])) for found in _WARNING.finditer(output))
+    return (
+        Refusal(op=found["op"], name=found["name"], reason=_short(found["reason"]))
+        for found in _WARNING.finditer(output)
+    )
 
 
 def _short(reason: str) -> str:
-    """Of a wrong dtype only that it is wrong: the tensor's name and all dtypes that would be right take lines."""
+    """Of a wrong dtype only that it is wrong: the tensor's name and all dtypes that would
+    be right take lines.
+    """
     first = reason.splitlines()[0]
     told = _TENSOR.sub(r"\1", first) if _TENSOR.search(first) else reason
     return " ".join(told.split())[:_LONGEST_REASON]
 
 
-def _log(installed: str, setting: Setting, texts: Sequence[str], refusals: Iterable[Refusal]) -> Log:
+def _log(
+    installed: str, setting: Setting, texts: Sequence[str], refusals: Iterable[Refusal]
+) -> Log:
     summary = next(_rows(texts[0]))
     tables = {name: list(_rows(content)) for name, content in _TABLE.findall(texts[1])}
     origins = {row["id"]: row for row in tables["source"]}
     layers = tuple(_layer(row, origins.get(row["source_id"])) for row in tables["perf"])
-    memory = {kind: round(1024 * float(summary[f"{kind}_memory_used"])) for kind in ("sram", "dram", "on_chip_flash", "off_chip_flash")}
+    memory = {
+        kind: round(1024 * float(summary[f"{kind}_memory_used"]))
+        for kind in ("sram", "dram", "on_chip_flash", "off_chip_flash")
+    }
     return Log(
-        version=installed, setting=setting, clock_hz=float(summary["core_clock"]), cycles=round(float(summary["cycles_total"])), sram_bytes=memory["sram"],
-        dram_bytes=memory["dram"], on_chip_flash_bytes=memory["on_chip_flash"], off_chip_flash_bytes=memory["off_chip_flash"], layers=layers,
+        version=installed,
+        setting=setting,
+        clock_hz=float(summary["core_clock"]),
+        cycles=round(float(summary["cycles_total"])),
+        sram_bytes=memory["sram"],
+        dram_bytes=memory["dram"],
+        on_chip_flash_bytes=memory["on_chip_flash"],
+        off_chip_flash_bytes=memory["off_chip_flash"],
+        layers=layers,
         refusals=tuple(refusals),
-    )  # fmt: skip
+    )
 
 
 def _layer(row: Mapping[str, str], origin: Mapping[str, str] | None) -> Layer:
     return Layer(
-        operator=None if origin is None else int(origin["ext_key"]), original=row["operator"] if origin is None else origin["operator"], op=row["operator"],
-        name=row["name"], target="CPU" if row["operator"] == "Passthrough" else "NPU", cycles=int(row["op_cycles"]), macs=int(row["mac_count"]),
-    )  # fmt: skip
+        operator=None if origin is None else int(origin["ext_key"]),
+        original=row["operator"] if origin is None else origin["operator"],
+        op=row["operator"],
+        name=row["name"],
+        target="CPU" if row["operator"] == "Passthrough" else "NPU",
+        cycles=int(row["op_cycles"]),
+        macs=int(row["mac_count"]),
+    )
 
 
 def _rows(text: str) -> Iterator[Mapping[str, str]]:
-    """A table with a heading; ValueError for a row of another length (a tensor's name may hold anything)."""
+    """A table with a heading; ValueError for a row of another length (a tensor's name may
+    hold anything).
+    """
     for row in csv.DictReader(io.StringIO(text)):
         if None in row or None in row.values():
             raise ValueError(f"a row does not fit its table: {list(row.values())[:4]}")

@@ -1,4 +1,6 @@
-"""PyTorch to ONNX by way of neural-compressor: static int8 with its tuning loop, or its 4-bit weights in blocks, each number as it chose it."""
+"""PyTorch to ONNX by way of neural-compressor: static int8 with its tuning loop, or its
+4-bit weights in blocks, each number as it chose it.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,7 +29,10 @@ Batches = Mapping[str, list[torch.Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class NeuralCompressorToOnnx:
-    """Quantize with neural-compressor and export. ``accuracy_drop``: what its tuning may lose, in the metric's own unit."""
+    """Quantize with neural-compressor and export.
+
+    ``accuracy_drop``: what its tuning may lose, in the metric's own unit.
+    """
 
     scheme: str = "w8a8-static-inc"
     samples: int = 256
@@ -35,7 +40,14 @@ class NeuralCompressorToOnnx:
     takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
     gives: ClassVar[FormatName] = "onnx"
     version: ClassVar[int] = 1
-    packages: ClassVar[tuple[str, ...]] = ("torch", "torchao", "onnx", "onnxscript", "neural-compressor", "transformers")
+    packages: ClassVar[tuple[str, ...]] = (
+        "torch",
+        "torchao",
+        "onnx",
+        "onnxscript",
+        "neural-compressor",
+        "transformers",
+    )
     reads: ClassVar[tuple[SplitName, ...]] = ("train", "calibration")
     #: The task's metric is part of what the step reads.
     scored: ClassVar[bool] = True
@@ -43,12 +55,21 @@ class NeuralCompressorToOnnx:
     def requires(self, artifact: Artifact) -> None:
         """A scheme of neural-compressor's, a float network, and some samples."""
         if find(self.scheme).provider != "neural-compressor":
-            raise StepError(f"The scheme {self.scheme!r} is not neural-compressor's.", fix="use w8a8-static-inc, w4-weight-rtn, w4-weight-awq or w4-weight-hqq")
+            raise StepError(
+                f"The scheme {self.scheme!r} is not neural-compressor's.",
+                fix="use w8a8-static-inc, w4-weight-rtn, w4-weight-awq or w4-weight-hqq",
+            )
         if self.samples < 1:
-            raise StepError(f"Calibration on {self.samples} samples is not possible.", fix="set samples to 100 or more")
+            raise StepError(
+                f"Calibration on {self.samples} samples is not possible.",
+                fix="set samples to 100 or more",
+            )
         done = [part.name for part in artifact.parts if "quantization" in part.files]
         if done:
-            raise StepError(f"The network is quantized already ({', '.join(done)}).", fix="quantize once")
+            raise StepError(
+                f"The network is quantized already ({', '.join(done)}).",
+                fix="quantize once",
+            )
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Write ``<part>.onnx`` for every part."""
@@ -56,20 +77,42 @@ class NeuralCompressorToOnnx:
         context.progress.expect(len(artifact.parts))
         work = self._static if find(self.scheme).method == "static" else self._blocks
         told = work(artifact, networks, context)
-        parts = [Part(name=part.name, signature=part.signature, files={"model": File(path=f"{part.name}.onnx")}) for part in artifact.parts]
-        return Artifact(format="onnx", parts=tuple(parts), notes={"scheme": self.scheme, "parts": told}, folder=context.folder)
+        parts = [
+            Part(
+                name=part.name,
+                signature=part.signature,
+                files={"model": File(path=f"{part.name}.onnx")},
+            )
+            for part in artifact.parts
+        ]
+        return Artifact(
+            format="onnx",
+            parts=tuple(parts),
+            notes={"scheme": self.scheme, "parts": told},
+            folder=context.folder,
+        )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """The files have the signature's interface, and hold integer weights."""
         kind = "DequantizeLinear" if find(self.scheme).method == "static" else "MatMulNBits"
-        operators = [onnx_graph.operators(onnx_graph.read(after.path(part)).graph) for part in after.parts]
+        operators = [
+            onnx_graph.operators(onnx_graph.read(after.path(part)).graph)
+            for part in after.parts
+        ]
         for part in after.parts:
             check_interface(after.path(part), part.signature)
         if not any(kind in found for found in operators):
-            raise StepError(f"The files of {self.scheme} hold no {kind}: nothing was quantized.", fix="report this as a bug")
+            raise StepError(
+                f"The files of {self.scheme} hold no {kind}: nothing was quantized.",
+                fix="report this as a bug",
+            )
 
-    def _static(self, artifact: Artifact, networks: dict[str, nn.Module], context: Context) -> dict[str, Any]:
-        split = context.task.need("calibration", "quantization").draw(self.samples, context.seed)
+    def _static(
+        self, artifact: Artifact, networks: dict[str, nn.Module], context: Context
+    ) -> dict[str, Any]:
+        split = context.task.need("calibration", "quantization").draw(
+            self.samples, context.seed
+        )
         held = held_out(context.task, split, context.seed)
         quantized: dict[str, nn.Module] = {}
         told: dict[str, Any] = {}
@@ -79,25 +122,47 @@ class NeuralCompressorToOnnx:
 
             def score(model: nn.Module) -> float:
                 assert held is not None
-                # The parts before are already quantized, as they will be in the file; those behind are still float.
-                return scored({**networks, **quantized, part.name: model}, artifact.parts, context.task, held)
+                # The parts before are already quantized, as they will be in the file; those
+                # behind are still float.
+                return scored(
+                    {**networks, **quantized, part.name: model},
+                    artifact.parts,
+                    context.task,
+                    held,
+                )
 
-            tuned = static.quantize(network, part.signature, rows, score if held is not None else None, self.accuracy_drop)
+            tuned = static.quantize(
+                network,
+                part.signature,
+                rows,
+                score if held is not None else None,
+                self.accuracy_drop,
+            )
             quantized[part.name] = tuned.graph
-            onnx_graph.write(export(tuned.graph, part.signature), context.folder / f"{part.name}.onnx")
-            told[part.name] = {"chosen": dict(tuned.chosen), "float_score": tuned.float_score, "scores": list(tuned.scores),
-                               "scored_samples": 0 if held is None else len(held)}  # fmt: skip
+            onnx_graph.write(
+                export(tuned.graph, part.signature), context.folder / f"{part.name}.onnx"
+            )
+            told[part.name] = {
+                "chosen": dict(tuned.chosen),
+                "float_score": tuned.float_score,
+                "scores": list(tuned.scores),
+                "scored_samples": 0 if held is None else len(held),
+            }
             context.progress.advance(note=part.name)
             return _outputs(network, part, rows)
 
         chain(artifact.parts, one, _batches(split))
         return told
 
-    def _blocks(self, artifact: Artifact, networks: dict[str, nn.Module], context: Context) -> dict[str, Any]:
+    def _blocks(
+        self, artifact: Artifact, networks: dict[str, nn.Module], context: Context
+    ) -> dict[str, Any]:
         told: dict[str, Any] = {}
         feeds: dict[str, list[torch.Tensor]] = {}
         if self.scheme.endswith("awq"):
-            feeds = _batches(context.task.need("calibration", "AWQ").draw(self.samples, context.seed))
+            feeds = _batches(
+                context.task.need("calibration", "AWQ").draw(self.samples, context.seed)
+            )
 
         def one(part: Part, given: Batches) -> Batches:
             network, rows = networks[part.name], _rows(part, given) if given else []
@@ -116,10 +181,15 @@ class NeuralCompressorToOnnx:
             for part in artifact.parts:
                 one(part, {})
         if not any(part["nodes"] for part in told.values()):
-            raise StepError("This network has no linear layer whose weights could be stored in 4 bits.", fix="take the scheme w8a8-static")
+            raise StepError(
+                "This network has no linear layer whose weights could be stored in 4 bits.",
+                fix="take the scheme w8a8-static",
+            )
         return told
 
-    def _grids(self, network: nn.Module, rows: list[tuple[torch.Tensor, ...]]) -> blocks.Grids:
+    def _grids(
+        self, network: nn.Module, rows: list[tuple[torch.Tensor, ...]]
+    ) -> blocks.Grids:
         if not any(type(module) is nn.Linear for module in network.modules()):
             return {}
         if self.scheme.endswith("awq"):
@@ -133,24 +203,32 @@ class NeuralCompressorToOnnx:
 
 
 def held_out(task: Task, used: Split, seed: int) -> Split | None:
-    """Labelled training samples that calibration does not use, or None where there are too few to score. Never test data."""
+    """Labelled training samples that calibration does not use, or None where there are too
+    few to score. Never test data.
+    """
     train = task.split("train")
     if train is None or train.labels is None:
         return None
     taken = {_bytes(used, index) for index in range(len(used))}
     order = numpy.random.default_rng(seed).permutation(len(train))
-    free = [int(index) for index in order if _bytes(train, int(index)) not in taken][:SCORED]
+    free = [int(index) for index in order if _bytes(train, int(index)) not in taken][
+        :SCORED
+    ]
     return train.rows(free) if len(free) >= TOO_FEW else None
 
 
-def scored(networks: Mapping[str, nn.Module], parts: tuple[Part, ...], task: Task, split: Split) -> float:
+def scored(
+    networks: Mapping[str, nn.Module], parts: tuple[Part, ...], task: Task, split: Split
+) -> float:
     """The mean of the task's metric over a split."""
     model = torch_chain.Chain(networks, parts)
     answers: dict[str, list[torch.Tensor]] = {}
     feeds = torch_chain.input_tensors(split)
     with torch.no_grad():
         for start in range(0, len(split), BATCH_SIZE):
-            for name, value in model({key: tensor[start : start + BATCH_SIZE] for key, tensor in feeds.items()}).items():
+            for name, value in model(
+                {key: tensor[start : start + BATCH_SIZE] for key, tensor in feeds.items()}
+            ).items():
                 answers.setdefault(name, []).append(value)
     arrays = {name: torch.cat(values).numpy() for name, values in answers.items()}
     return float(registry.METRICS.load("scores")(arrays, split.labels, task.metric).mean())
@@ -161,19 +239,28 @@ def _bytes(split: Split, index: int) -> bytes:
 
 
 def _batches(split: Split) -> dict[str, list[torch.Tensor]]:
-    return {name: list(torch.split(tensor, BATCH_SIZE)) for name, tensor in torch_chain.input_tensors(split).items()}
+    return {
+        name: list(torch.split(tensor, BATCH_SIZE))
+        for name, tensor in torch_chain.input_tensors(split).items()
+    }
 
 
 def _rows(part: Part, feeds: Batches) -> list[tuple[torch.Tensor, ...]]:
     return list(zip(*(feeds[spec.name] for spec in part.signature.inputs), strict=True))
 
 
-def _outputs(network: nn.Module, part: Part, rows: list[tuple[torch.Tensor, ...]]) -> dict[str, list[torch.Tensor]]:
+def _outputs(
+    network: nn.Module, part: Part, rows: list[tuple[torch.Tensor, ...]]
+) -> dict[str, list[torch.Tensor]]:
     """What the float part gives for each batch: the inputs of the parts that follow."""
     names = [spec.name for spec in part.signature.inputs]
-    outputs: dict[str, list[torch.Tensor]] = {spec.name: [] for spec in part.signature.outputs}
+    outputs: dict[str, list[torch.Tensor]] = {
+        spec.name: [] for spec in part.signature.outputs
+    }
     with torch.no_grad():
         for row in rows:
-            for name, value in torch_chain.call(network, part.signature, dict(zip(names, row, strict=True))).items():
+            for name, value in torch_chain.call(
+                network, part.signature, dict(zip(names, row, strict=True))
+            ).items():
                 outputs[name].append(value)
     return outputs

@@ -1,4 +1,7 @@
-"""Grids of 4-bit weights into MatMulNBits nodes of a float ONNX graph. Only a product with exactly a grid's weights is replaced."""
+"""Grids of 4-bit weights into MatMulNBits nodes of a float ONNX graph.
+
+Only a product with exactly a grid's weights is replaced.
+"""
 
 from collections.abc import Iterable
 
@@ -14,7 +17,10 @@ DOMAIN = "com.microsoft"
 
 
 def write_grids(model: onnx.ModelProto, grids: Iterable[Grid]) -> int:
-    """Replace, in place; the number of nodes written. Raises StepError where a grid's weights are nowhere in the graph."""
+    """Replace, in place; the number of nodes written.
+
+    Raises StepError where a grid's weights are nowhere in the graph.
+    """
     graph = model.graph
     by_weights = {grid.weights().tobytes(): grid for grid in grids}
     found: set[bytes] = set()
@@ -23,14 +29,18 @@ def write_grids(model: onnx.ModelProto, grids: Iterable[Grid]) -> int:
     for node in list(graph.node):
         weights = _weights(node, constants, makers)
         key = b"" if weights is None else numpy.ascontiguousarray(weights).tobytes()
-        if key not in by_weights or by_weights[key].stored.shape != getattr(weights, "shape", None):
+        if key not in by_weights or by_weights[key].stored.shape != getattr(
+            weights, "shape", None
+        ):
             nodes.append(node)
             continue
         found.add(key)
         nodes.extend(_written(graph, node, by_weights[key]))
     if len(found) < len(by_weights):
-        raise StepError(f"{len(by_weights) - len(found)} of {len(by_weights)} quantized layers are not to be found in the ONNX graph.",
-                        fix="take edgekit's own w4-weight")  # fmt: skip
+        raise StepError(
+            f"{len(by_weights) - len(found)} of {len(by_weights)} quantized layers are not to be found in the ONNX graph.",
+            fix="take edgekit's own w4-weight",
+        )
     del graph.node[:]
     graph.node.extend(nodes)
     if not any(opset.domain == DOMAIN for opset in model.opset_import):
@@ -39,23 +49,38 @@ def write_grids(model: onnx.ModelProto, grids: Iterable[Grid]) -> int:
     return sum(node.op_type == "MatMulNBits" for node in nodes)
 
 
-def _weights(node: onnx.NodeProto, constants: dict[str, Array], makers: dict[str, onnx.NodeProto]) -> Array | None:
+def _weights(
+    node: onnx.NodeProto, constants: dict[str, Array], makers: dict[str, onnx.NodeProto]
+) -> Array | None:
     """The constant weights [outputs, inputs] of a matrix product, or None."""
     if node.op_type not in ("MatMul", "Gemm"):
         return None
     given = onnx_graph.attributes(node)
-    if given.get("transA", 0) or given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
+    if (
+        given.get("transA", 0)
+        or given.get("alpha", 1.0) != 1.0
+        or given.get("beta", 1.0) != 1.0
+    ):
         return None
     name, turned = node.input[1], not given.get("transB", 0)
     maker = makers.get(name)
     if maker is not None and maker.op_type == "Transpose" and maker.input[0] in constants:
-        name, turned = maker.input[0], not turned  # the exporter leaves a large weight's transposition in the graph
-    if name not in constants or constants[name].ndim != 2 or constants[name].dtype != numpy.float32:
+        name, turned = (
+            maker.input[0],
+            not turned,
+        )  # the exporter leaves a large weight's transposition in the graph
+    if (
+        name not in constants
+        or constants[name].ndim != 2
+        or constants[name].dtype != numpy.float32
+    ):
         return None
     return constants[name].T if turned else constants[name]
 
 
-def _written(graph: onnx.GraphProto, node: onnx.NodeProto, grid: Grid) -> list[onnx.NodeProto]:
+def _written(
+    graph: onnx.GraphProto, node: onnx.NodeProto, grid: Grid
+) -> list[onnx.NodeProto]:
     """MatMulNBits, and an Add where the product had a bias."""
     stem, output = f"{node.output[0]}_4bit", node.output[0]
     outputs, inputs = grid.stored.shape
@@ -64,17 +89,31 @@ def _written(graph: onnx.GraphProto, node: onnx.NodeProto, grid: Grid) -> list[o
     padded[:, :inputs] = grid.stored
     names = [
         node.input[0],
-        onnx_graph.add_constant(graph, f"{stem}_weight", _packed(padded).reshape(outputs, blocks, BLOCK * BITS // 8)),
-        onnx_graph.add_constant(graph, f"{stem}_scale", numpy.ascontiguousarray(grid.scale.reshape(-1), "float32")),
+        onnx_graph.add_constant(
+            graph,
+            f"{stem}_weight",
+            _packed(padded).reshape(outputs, blocks, BLOCK * BITS // 8),
+        ),
+        onnx_graph.add_constant(
+            graph,
+            f"{stem}_scale",
+            numpy.ascontiguousarray(grid.scale.reshape(-1), "float32"),
+        ),
         onnx_graph.add_constant(graph, f"{stem}_zero", _zeros(grid.zero)),
     ]
     bias = node.input[2] if len(node.input) > 2 else ""
     product = f"{stem}_product" if bias else output
     attributes = {"K": inputs, "N": outputs, "bits": BITS, "block_size": BLOCK}
     name = f"{node.name.rpartition('/')[0]}/MatMulNBits"
-    made = [onnx.helper.make_node("MatMulNBits", names, [product], name=name, domain=DOMAIN, **attributes)]
+    made = [
+        onnx.helper.make_node(
+            "MatMulNBits", names, [product], name=name, domain=DOMAIN, **attributes
+        )
+    ]
     if bias:
-        made.append(onnx.helper.make_node("Add", [product, bias], [output], name=f"{name}.bias"))
+        made.append(
+            onnx.helper.make_node("Add", [product, bias], [output], name=f"{name}.bias")
+        )
     return made
 
 
@@ -98,9 +137,15 @@ def read_grid(graph: onnx.GraphProto, node: onnx.NodeProto) -> Grid:
     outputs, blocks = given["N"], weight.shape[1]
     if zero.dtype == numpy.uint8:
         zero = _unpacked(zero.reshape(outputs, -1))[:, :blocks]
-    return Grid(_unpacked(weight.reshape(outputs, -1))[:, : given["K"]], scale.reshape(outputs, blocks), zero.reshape(outputs, blocks))
+    return Grid(
+        _unpacked(weight.reshape(outputs, -1))[:, : given["K"]],
+        scale.reshape(outputs, blocks),
+        zero.reshape(outputs, blocks),
+    )
 
 
 def _unpacked(packed: Array) -> Array:
-    values: Array = numpy.stack((packed & 15, packed >> 4), axis=-1).reshape(packed.shape[0], -1)
+    values: Array = numpy.stack((packed & 15, packed >> 4), axis=-1).reshape(
+        packed.shape[0], -1
+    )
     return values

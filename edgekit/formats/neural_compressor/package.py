@@ -1,4 +1,6 @@
-"""neural-compressor, spoken to in one place: imported and run without its noise, its faults mended where edgekit meets them."""
+"""neural-compressor, spoken to in one place: imported and run without its noise, its faults
+mended where edgekit meets them.
+"""
 
 import contextlib
 import warnings
@@ -12,47 +14,85 @@ from edgekit.quantization import capture
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what neural-compressor, and what it imports, tell their own developers from the user. Errors pass."""
+    """Keep what neural-compressor, and what it imports, tell their own developers from the
+    user. Errors pass.
+    """
     with capture.quiet(), warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning, UserWarning, SyntaxWarning):
-            warnings.filterwarnings("ignore", category=category, module=r"neural_compressor|torch\.|torchao\.|transformers\.")
+            warnings.filterwarnings(
+                "ignore",
+                category=category,
+                module=r"neural_compressor|torch\.|torchao\.|transformers\.",
+            )
         # While Python compiles the packages for the first time.
         warnings.filterwarnings("ignore", message="invalid escape sequence")
-        # torch.jit.trace, with which AWQ looks for the layers that can take its scales, warns in the model's own module.
-        warnings.filterwarnings("ignore", message=".*(torch.jit|TracerWarning|Converting a tensor to a Python|might cause the trace)")
+        # torch.jit.trace, with which AWQ looks for the layers that can take its scales,
+        # warns in the model's own module.
+        warnings.filterwarnings(
+            "ignore",
+            message=".*(torch.jit|TracerWarning|Converting a tensor to a Python|might cause the trace)",
+        )
         yield
 
 
 with quiet():
     import neural_compressor.torch.algorithms.weight_only.rtn as _rtn
     from neural_compressor.common.base_tuning import TuningConfig
-    from neural_compressor.torch.algorithms.weight_only.hqq.config import QTensorConfig, hqq_global_option
+    from neural_compressor.torch.algorithms.weight_only.hqq.config import (
+        QTensorConfig,
+        hqq_global_option,
+    )
     from neural_compressor.torch.algorithms.weight_only.hqq.core import HQQTensorHandle
     from neural_compressor.torch.algorithms.weight_only.modules import INCWeightOnlyLinear
-    from neural_compressor.torch.quantization import AWQConfig, RTNConfig, StaticQuantConfig, convert, prepare
+    from neural_compressor.torch.quantization import (
+        AWQConfig,
+        RTNConfig,
+        StaticQuantConfig,
+        convert,
+        prepare,
+    )
     from neural_compressor.torch.quantization.autotune import autotune
 
     with contextlib.suppress(ImportError):
         import transformers
 
-        # 3.10 asks whether transformers is imported when it is called, but imports it only where it was so before.
+        # 3.10 asks whether transformers is imported when it is called, but imports it only
+        # where it was so before.
         _rtn.transformers = transformers
 
 
 @contextlib.contextmanager
 def working(fix: str) -> Iterator[None]:
-    """Quiet, without gradients, and what neural-compressor raises in one sentence: a StepError."""
+    """Quiet, without gradients, and what neural-compressor raises in one sentence: a
+    StepError.
+    """
     try:
         with quiet(), torch.no_grad():
             yield
     except EdgekitError:
         raise
-    except Exception as error:  # it raises whatever its parts and the network's own code raise
+    except (
+        Exception
+    ) as error:  # it raises whatever its parts and the network's own code raise
         lines = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
-        raise StepError(f"neural-compressor cannot quantize this network: {type(error).__name__}: {lines[:300]}", fix=fix) from error
+        raise StepError(
+            f"neural-compressor cannot quantize this network: {type(error).__name__}: {lines[:300]}",
+            fix=fix,
+        ) from error
 
 
 __all__ = [
-    "AWQConfig", "HQQTensorHandle", "INCWeightOnlyLinear", "QTensorConfig", "RTNConfig", "StaticQuantConfig", "TuningConfig",
-    "autotune", "convert", "hqq_global_option", "prepare", "quiet", "working",
-]  # fmt: skip
+    "AWQConfig",
+    "HQQTensorHandle",
+    "INCWeightOnlyLinear",
+    "QTensorConfig",
+    "RTNConfig",
+    "StaticQuantConfig",
+    "TuningConfig",
+    "autotune",
+    "convert",
+    "hqq_global_option",
+    "prepare",
+    "quiet",
+    "working",
+]

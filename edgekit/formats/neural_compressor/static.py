@@ -1,4 +1,6 @@
-"""Static int8 by neural-compressor: its quantizer on edgekit's graph, its tuning loop driven by the task's own metric."""
+"""Static int8 by neural-compressor: its quantizer on edgekit's graph, its tuning loop
+driven by the task's own metric.
+"""
 
 import copy
 import dataclasses
@@ -17,19 +19,27 @@ from edgekit.signature import Signature
 
 Rows = Sequence[tuple[torch.Tensor, ...]]
 Score = Callable[[torch.nn.Module], float]
-#: What is tried, in this order: how activation ranges are found, and whether zero may lie anywhere. Weights: a scale each channel.
+#: What is tried, in this order: how activation ranges are found, and whether zero may lie
+#: anywhere. Weights: a scale each channel.
 TRIALS: tuple[Mapping[str, Any], ...] = (
     {"act_algo": "minmax", "act_sym": False},
     {"act_algo": "kl", "act_sym": False},
     {"act_algo": "minmax", "act_sym": True},
     {"act_algo": "kl", "act_sym": True},
 )
-_WEIGHTS = {"w_dtype": "int8", "w_sym": True, "w_granularity": "per_channel", "w_algo": "minmax"}
+_WEIGHTS = {
+    "w_dtype": "int8",
+    "w_sym": True,
+    "w_granularity": "per_channel",
+    "w_algo": "minmax",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """The quantized graph, and what the tuning loop saw: the chosen trial, the scores in the metric's unit."""
+    """The quantized graph, and what the tuning loop saw: the chosen trial, the scores in
+    the metric's unit.
+    """
 
     graph: torch.nn.Module
     chosen: Mapping[str, Any]
@@ -39,8 +49,15 @@ class Tuned:
     scores: tuple[float, ...]
 
 
-def quantize(network: torch.nn.Module, signature: Signature, rows: Rows, score: Score | None, drop: float) -> Tuned:
-    """Quantize with the first trial that loses at most ``drop`` in ``score`` (in its own unit), else with the best one.
+def quantize(
+    network: torch.nn.Module,
+    signature: Signature,
+    rows: Rows,
+    score: Score | None,
+    drop: float,
+) -> Tuned:
+    """Quantize with the first trial that loses at most ``drop`` in ``score`` (in its own
+    unit), else with the best one.
 
     Without ``score`` the first trial is taken. Raises StepError.
     """
@@ -51,19 +68,29 @@ def quantize(network: torch.nn.Module, signature: Signature, rows: Rows, score: 
             model(*row)
 
     with inc.working("take edgekit's own w8a8-static"):
-        chosen, scores = (_config(TRIALS[0]), []) if score is None else _tune(graph, rows[0], calibrate, score, drop)
+        chosen, scores = (
+            (_config(TRIALS[0]), [])
+            if score is None
+            else _tune(graph, rows[0], calibrate, score, drop)
+        )
         prepared = inc.prepare(_copied(graph), chosen, example_inputs=rows[0])
         calibrate(prepared)
         if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
-            raise NothingToDo("neural-compressor found nothing to quantize in this network.", fix="take the scheme 'float'")
-        # Its own convert leaves float weights with a quantizer behind each; folded, the file holds int8.
+            raise NothingToDo(
+                "neural-compressor found nothing to quantize in this network.",
+                fix="take the scheme 'float'",
+            )
+        # Its own convert leaves float weights with a quantizer behind each; folded, the
+        # file holds int8.
         converted = convert_pt2e(prepared, fold_quantize=True)
     told = {name: getattr(chosen, name) for name in TRIALS[0]}
     return Tuned(settled(converted), told, scores[0] if scores else None, tuple(scores[1:]))
 
 
 def settled(graph: torch.nn.Module) -> torch.nn.Module:
-    """The graph in evaluation mode for good: torchao makes ``train()`` and ``eval()`` raise, and exporters call ``eval()``."""
+    """The graph in evaluation mode for good: torchao makes ``train()`` and ``eval()``
+    raise, and exporters call ``eval()``.
+    """
     for module in graph.modules():
         module.training = False
     graph.train = graph.eval = types.MethodType(lambda module, mode=False: module, graph)  # type: ignore[method-assign]
@@ -89,20 +116,40 @@ def _copied(graph: torch.nn.Module) -> torch.nn.Module:
 
 
 def _config(trial: Mapping[str, Any]) -> Any:
-    return inc.StaticQuantConfig(act_dtype="uint8", act_granularity="per_tensor", **_WEIGHTS, **trial)
+    return inc.StaticQuantConfig(
+        act_dtype="uint8", act_granularity="per_tensor", **_WEIGHTS, **trial
+    )
 
 
 def _tune(
-    graph: torch.nn.Module, example: tuple[torch.Tensor, ...], calibrate: Callable[[torch.nn.Module], None], score: Score, drop: float,
-) -> tuple[Any, list[float]]:  # fmt: skip
-    """The configuration that neural-compressor's loop ends with, and all scores, the float network's first."""
+    graph: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    calibrate: Callable[[torch.nn.Module], None],
+    score: Score,
+    drop: float,
+) -> tuple[Any, list[float]]:
+    """The configuration that neural-compressor's loop ends with, and all scores, the float
+    network's first.
+    """
     scores: list[float] = []
 
     def evaluate(model: torch.nn.Module) -> float:
-        """1 for the float network, less by what is lost: its criterion is relative, and wrong for a metric below 0."""
+        """1 for the float network, less by what is lost: its criterion is relative, and
+        wrong for a metric below 0.
+        """
         scores.append(score(settled(model)))
         return 1.0 + scores[-1] - scores[0]
 
-    config = inc.TuningConfig(config_set=[_config(trial) for trial in TRIALS], tolerable_loss=drop, max_trials=len(TRIALS))
-    best = inc.autotune(_copied(graph), tune_config=config, eval_fn=evaluate, run_fn=calibrate, example_inputs=example)
+    config = inc.TuningConfig(
+        config_set=[_config(trial) for trial in TRIALS],
+        tolerable_loss=drop,
+        max_trials=len(TRIALS),
+    )
+    best = inc.autotune(
+        _copied(graph),
+        tune_config=config,
+        eval_fn=evaluate,
+        run_fn=calibrate,
+        example_inputs=example,
+    )
     return next(iter(best.qconfig.values())), scores

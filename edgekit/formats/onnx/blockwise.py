@@ -1,6 +1,8 @@
-"""Weight-only 8 and 4 bits for ONNX Runtime: MatMulNBits, weights in blocks, each with a scale of its own.
+"""Weight-only 8 and 4 bits for ONNX Runtime: MatMulNBits, weights in blocks, each with a
+scale of its own.
 
-The kernel sums integers: it rounds each block of an activation row to 8 bits (accuracy level 4).
+The kernel sums integers: it rounds each block of an activation row to 8 bits (accuracy
+level 4).
 """
 
 from collections.abc import Iterable
@@ -28,15 +30,26 @@ def quantize(model: onnx.ModelProto, bits: int, keep: Iterable[str]) -> dict[str
     lookups = tables(edit, keep)
     for node in lookups:
         round_table(edit, node)
-    left += [Left(node.op_type, onnx_graph.module(node), "ONNX Runtime has no weight-only LSTM") for node in edit.graph.node if node.op_type == "LSTM"]
+    left += [
+        Left(node.op_type, onnx_graph.module(node), "ONNX Runtime has no weight-only LSTM")
+        for node in edit.graph.node
+        if node.op_type == "LSTM"
+    ]
     edit.finish()
-    return {"linear_bits": bits, "linear": len(layers), "int8_tables": len(lookups), "left_float": [item.told() for item in left]}
+    return {
+        "linear_bits": bits,
+        "linear": len(layers),
+        "int8_tables": len(lookups),
+        "left_float": [item.told() for item in left],
+    }
 
 
 def in_blocks(weight: Array, bits: int, block: int = BLOCK) -> tuple[Array, Array, Array]:
-    """Levels [outputs, blocks, block], scales and zero points [outputs, blocks]: ``weight = (level - zero) * scale``.
+    """Levels [outputs, blocks, block], scales and zero points [outputs, blocks]: ``weight =
+    (level - zero) * scale``.
 
-    8 bits are symmetric. 4 bits use all 16 levels between the lowest and the highest weight of a block, zero among them.
+    8 bits are symmetric. 4 bits use all 16 levels between the lowest and the highest weight
+    of a block, zero among them.
     """
     inputs, outputs = weight.shape
     blocks = -(-inputs // block)
@@ -48,24 +61,45 @@ def in_blocks(weight: Array, bits: int, block: int = BLOCK) -> tuple[Array, Arra
         scales = numpy.abs(values).max(axis=2) / 127
         zeros = numpy.full(scales.shape, 128, numpy.uint8)
     else:
-        low, high = numpy.minimum(values.min(axis=2), 0), numpy.maximum(values.max(axis=2), 0)
+        low, high = (
+            numpy.minimum(values.min(axis=2), 0),
+            numpy.maximum(values.max(axis=2), 0),
+        )
         scales = (high - low) / top
-        zeros = numpy.clip(numpy.rint(-low / numpy.maximum(scales, 1e-12)), 0, top).astype(numpy.uint8)
+        zeros = numpy.clip(numpy.rint(-low / numpy.maximum(scales, 1e-12)), 0, top).astype(
+            numpy.uint8
+        )
     scales = numpy.maximum(scales, 1e-12).astype(numpy.float32)
-    levels = numpy.clip(numpy.rint(values / scales[:, :, None]) + zeros[:, :, None], 0, top).astype(numpy.uint8)
+    levels = numpy.clip(
+        numpy.rint(values / scales[:, :, None]) + zeros[:, :, None], 0, top
+    ).astype(numpy.uint8)
     return levels, scales, zeros
 
 
 def _blocks(edit: Edit, layer: Linear, bits: int) -> None:
     levels, scales, zeros = in_blocks(layer.weight, bits)
-    inputs = [layer.input, edit.constant(_packed(levels, bits)), edit.constant(scales.reshape(-1))]
+    inputs = [
+        layer.input,
+        edit.constant(_packed(levels, bits)),
+        edit.constant(scales.reshape(-1)),
+    ]
     inputs.append(edit.constant(_packed(zeros, bits).reshape(-1)) if bits != 8 else "")
     if layer.bias is not None:
         inputs += ["", edit.constant(numpy.ascontiguousarray(layer.bias, numpy.float32))]
     while not inputs[-1]:
         inputs.pop()
     size, outputs = layer.weight.shape
-    edit.add("MatMulNBits", inputs, layer.module, layer.output, K=size, N=outputs, bits=bits, block_size=BLOCK, accuracy_level=_INTEGER_SUMS)
+    edit.add(
+        "MatMulNBits",
+        inputs,
+        layer.module,
+        layer.output,
+        K=size,
+        N=outputs,
+        bits=bits,
+        block_size=BLOCK,
+        accuracy_level=_INTEGER_SUMS,
+    )
     for node in layer.nodes:
         edit.drop(node)
 
@@ -75,6 +109,8 @@ def _packed(levels: Array, bits: int) -> Array:
     if bits == 8:
         return levels
     if levels.shape[-1] % 2:
-        levels = numpy.concatenate([levels, numpy.zeros((*levels.shape[:-1], 1), numpy.uint8)], axis=-1)
+        levels = numpy.concatenate(
+            [levels, numpy.zeros((*levels.shape[:-1], 1), numpy.uint8)], axis=-1
+        )
     packed: Array = levels[..., ::2] | (levels[..., 1::2] << 4)
     return packed

@@ -1,4 +1,6 @@
-"""An ONNX graph while it is rewritten: new nodes and constants come in, old nodes go, and at the end all is in order again."""
+"""An ONNX graph while it is rewritten: new nodes and constants come in, old nodes go, and
+at the end all is in order again.
+"""
 
 from collections import Counter
 from typing import Any
@@ -30,14 +32,20 @@ class Edit:
         self._made = 0
 
     def stored(self, name: str) -> Array | None:
-        """The tensor behind a name where the graph stores it, if need be behind Transpose or Identity."""
+        """The tensor behind a name where the graph stores it, if need be behind Transpose
+        or Identity.
+        """
         if name in self.constants:
             return self.constants[name]
         node = self.producers.get(name)
         if node is None or node.op_type not in ("Transpose", "Identity"):
             return None
         inner = self.stored(node.input[0])
-        return inner if inner is None or node.op_type == "Identity" else inner.transpose(onnx_graph.attributes(node).get("perm"))
+        return (
+            inner
+            if inner is None or node.op_type == "Identity"
+            else inner.transpose(onnx_graph.attributes(node).get("perm"))
+        )
 
     def constant(self, value: Array) -> str:
         """Store a tensor; equal ones are shared at the end."""
@@ -49,16 +57,39 @@ class Edit:
         """Store one float."""
         return self.constant(numpy.array(value, numpy.float32))
 
-    def add(self, operator: str, inputs: list[str], module: str = "", output: str = "", **attributes: Any) -> str:
-        """A new node with one output; gives the output's name. With a module it can be told from where it came."""
-        return self.add_many(operator, inputs, [output or self._name()], module, **attributes)[0]
+    def add(
+        self,
+        operator: str,
+        inputs: list[str],
+        module: str = "",
+        output: str = "",
+        **attributes: Any,
+    ) -> str:
+        """A new node with one output; gives the output's name.
 
-    def add_many(self, operator: str, inputs: list[str], outputs: list[str], module: str = "", **attributes: Any) -> list[str]:
+        With a module it can be told from where it came.
+        """
+        return self.add_many(
+            operator, inputs, [output or self._name()], module, **attributes
+        )[0]
+
+    def add_many(
+        self,
+        operator: str,
+        inputs: list[str],
+        outputs: list[str],
+        module: str = "",
+        **attributes: Any,
+    ) -> list[str]:
         """A new node; outputs that are called ``?`` are given names."""
         outputs = [self._name() if name == "?" else name for name in outputs]
         domain = MICROSOFT if operator in _CONTRIBUTED else ""
         name = f"{module}/{operator}" if module else ""
-        self._new.append(onnx.helper.make_node(operator, inputs, outputs, name=name, domain=domain, **attributes))
+        self._new.append(
+            onnx.helper.make_node(
+                operator, inputs, outputs, name=name, domain=domain, **attributes
+            )
+        )
         return outputs
 
     def drop(self, node: onnx.NodeProto) -> None:
@@ -66,13 +97,20 @@ class Edit:
         self._gone.add(id(node))
 
     def finish(self) -> None:
-        """Write the changes: nodes in order, nothing unused, equal constants once, short names."""
+        """Write the changes: nodes in order, nothing unused, equal constants once, short
+        names.
+        """
         kept = [node for node in self.graph.node if id(node) not in self._gone]
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (*kept, *self._new)]
+        nodes = [
+            onnx.NodeProto.FromString(node.SerializeToString())
+            for node in (*kept, *self._new)
+        ]
         _number_names(nodes)
         del self.graph.node[:]
         self.graph.node.extend(nodes)
-        if any(node.domain == MICROSOFT for node in nodes) and all(entry.domain != MICROSOFT for entry in self.model.opset_import):
+        if any(node.domain == MICROSOFT for node in nodes) and all(
+            entry.domain != MICROSOFT for entry in self.model.opset_import
+        ):
             self.model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
         onnx_graph.sort(self.graph)
         onnx_graph.sweep(self.graph)

@@ -1,4 +1,6 @@
-"""Small changes of an ONNX graph that several steps make: read, sweep, share equal constants, shorten names, write checked."""
+"""Small changes of an ONNX graph that several steps make: read, sweep, share equal
+constants, shorten names, write checked.
+"""
 
 import pathlib
 from collections import Counter
@@ -17,24 +19,50 @@ Array = numpy.typing.NDArray[Any]
 
 
 def read(path: pathlib.Path) -> onnx.ModelProto:
-    """Load a file that passes the ONNX checker and holds its own weights, or raise StepError."""
+    """Load a file that passes the ONNX checker and holds its own weights, or raise
+    StepError.
+    """
     try:
         onnx.checker.check_model(str(path))
         model = onnx.load(str(path), load_external_data=False)
-    except (onnx.checker.ValidationError, google.protobuf.message.DecodeError, OSError, ValueError, RuntimeError) as error:
-        raise StepError(f"{path.name} is not a valid ONNX file: {first_line(error)}", fix="export it again") from error
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in stored(model.graph).values()):
-        raise StepError(f"The weights of {path.name} lie outside it.", fix="export with the weights inside the file")
+    except (
+        onnx.checker.ValidationError,
+        google.protobuf.message.DecodeError,
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise StepError(
+            f"{path.name} is not a valid ONNX file: {first_line(error)}",
+            fix="export it again",
+        ) from error
+    if any(
+        tensor.data_location == onnx.TensorProto.EXTERNAL
+        for tensor in stored(model.graph).values()
+    ):
+        raise StepError(
+            f"The weights of {path.name} lie outside it.",
+            fix="export with the weights inside the file",
+        )
     return model
 
 
 def write(model: onnx.ModelProto, path: pathlib.Path) -> None:
-    """Save the model and prove that the written file is a valid one, shapes and types included."""
+    """Save the model and prove that the written file is a valid one, shapes and types
+    included.
+    """
     try:
         onnx.save(model, str(path))
         onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise StepError(f"{path.name} would not be a valid ONNX file: {first_line(error)}", fix="this is edgekit's fault; try the scheme 'float'") from error
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        ValueError,
+    ) as error:
+        raise StepError(
+            f"{path.name} would not be a valid ONNX file: {first_line(error)}",
+            fix="this is edgekit's fault; try the scheme 'float'",
+        ) from error
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -47,7 +75,9 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Every stored tensor by name: initializers and the values of Constant nodes, those inside If, Loop and Scan too."""
+    """Every stored tensor by name: initializers and the values of Constant nodes, those
+    inside If, Loop and Scan too.
+    """
     found = {tensor.name: tensor for tensor in graph.initializer}
     for node in nodes(graph):
         for attribute in node.attribute:
@@ -59,7 +89,10 @@ def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, Array]:
-    """The stored tensors of a graph by name. Few and small ones are worth reading, so nothing is copied before it is asked for."""
+    """The stored tensors of a graph by name.
+
+    Few and small ones are worth reading, so nothing is copied before it is asked for.
+    """
     return _Constants({tensor.name: tensor for tensor in graph.initializer})
 
 
@@ -85,7 +118,9 @@ def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 
 
 def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor, each as often as it reads it, also from inside their subgraphs."""
+    """The nodes that read each tensor, each as often as it reads it, also from inside their
+    subgraphs.
+    """
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in (*node.input, *sorted(_reads(node) - set(node.input))):
@@ -95,7 +130,10 @@ def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """A node's attributes as Python values."""
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return {
+        attribute.name: onnx.helper.get_attribute_value(attribute)
+        for attribute in node.attribute
+    }
 
 
 def add_constant(graph: onnx.GraphProto, name: str, value: Array) -> str:
@@ -114,7 +152,9 @@ def sweep(graph: onnx.GraphProto) -> None:
             kept.append(node)
             needed.update(_reads(node))
     if len(kept) < len(graph.node):
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+        nodes = [
+            onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)
+        ]
         del graph.node[:]
         graph.node.extend(nodes)
     for tensor in list(graph.initializer):
@@ -143,7 +183,10 @@ def share_constants(graph: onnx.GraphProto) -> None:
 
 
 def shorten(model: onnx.ModelProto) -> None:
-    """Take out what only people read: notes, doc strings, long tensor names. Input, output and node names stay."""
+    """Take out what only people read: notes, doc strings, long tensor names.
+
+    Input, output and node names stay.
+    """
     graph = model.graph
     model.doc_string = graph.doc_string = ""
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
@@ -153,9 +196,15 @@ def shorten(model: onnx.ModelProto) -> None:
     if any(_has_subgraph(node) for node in graph.node):
         return  # inner graphs read outer names
     fixed = {value.name for value in (*graph.input, *graph.output)}
-    tensors = [tensor.name for tensor in graph.initializer] + [name for node in graph.node for name in node.output]
+    tensors = [tensor.name for tensor in graph.initializer] + [
+        name for node in graph.node for name in node.output
+    ]
     letters = (f"t{number}" for number in range(len(tensors) + len(fixed)))
-    short = {name: next(letter for letter in letters if letter not in fixed) for name in tensors if name and name not in fixed}
+    short = {
+        name: next(letter for letter in letters if letter not in fixed)
+        for name in tensors
+        if name and name not in fixed
+    }
     for tensor in graph.initializer:
         tensor.name = short.get(tensor.name, tensor.name)
         tensor.doc_string = ""
@@ -166,12 +215,19 @@ def shorten(model: onnx.ModelProto) -> None:
 
 def sort(graph: onnx.GraphProto) -> None:
     """Put every node behind those that make its inputs."""
-    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    made = (
+        {value.name for value in graph.input}
+        | {tensor.name for tensor in graph.initializer}
+        | {""}
+    )
     waiting, ordered = list(graph.node), []
     while waiting:
         ready = [node for node in waiting if all(name in made for name in _reads(node))]
         if not ready:
-            raise StepError(f"The ONNX graph has a circle at {waiting[0].name or waiting[0].op_type}.", fix="export it again")
+            raise StepError(
+                f"The ONNX graph has a circle at {waiting[0].name or waiting[0].op_type}.",
+                fix="export it again",
+            )
         # One pass keeps the given order among nodes that are ready.
         for node in ready:
             made.update(node.output)
@@ -185,7 +241,11 @@ def sort(graph: onnx.GraphProto) -> None:
 
 def is_sorted(graph: onnx.GraphProto) -> bool:
     """Whether every node stands behind those that make its inputs."""
-    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    made = (
+        {value.name for value in graph.input}
+        | {tensor.name for tensor in graph.initializer}
+        | {""}
+    )
     for node in graph.node:
         if any(name not in made for name in node.input):
             return False
@@ -227,7 +287,9 @@ def _reads(node: onnx.NodeProto) -> set[str]:
     names = set(node.input)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
-            made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            made = {value.name for value in graph.input} | {
+                tensor.name for tensor in graph.initializer
+            }
             for inner in graph.node:
                 names |= _reads(inner) - made
                 made |= set(inner.output)
@@ -235,4 +297,7 @@ def _reads(node: onnx.NodeProto) -> set[str]:
 
 
 def _has_subgraph(node: onnx.NodeProto) -> bool:
-    return any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute)
+    return any(
+        attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+        for attribute in node.attribute
+    )

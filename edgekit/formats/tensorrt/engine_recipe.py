@@ -1,7 +1,9 @@
-"""ONNX to what a device builds its TensorRT engine from: the graph, a recipe, and a script for the device's own Python.
+"""ONNX to what a device builds its TensorRT engine from: the graph, a recipe, and a script
+for the device's own Python.
 
-An engine runs only on the GPU architecture and the TensorRT version that it was built with, and TensorRT-RTX builds for none of
-Jetson's and the data centre's GPUs: there the engine is built on the device.
+An engine runs only on the GPU architecture and the TensorRT version that it was built with,
+and TensorRT-RTX builds for none of Jetson's and the data centre's GPUs: there the engine is
+built on the device.
 """
 
 import ast
@@ -24,13 +26,18 @@ from edgekit.task import SplitName
 
 SCRIPT = pathlib.Path(__file__).with_name("build.py")
 BUILDER = "build_engine.py"
-#: The parser of TensorRT 10.3, which JetPack 6.1 has, reads opsets up to 20; blocks of 4-bit weights need 21.
+#: The parser of TensorRT 10.3, which JetPack 6.1 has, reads opsets up to 20; blocks of
+#: 4-bit weights need 21.
 OLDEST_PARSER_OPSET = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class OnnxToEngineRecipe(Batches):
-    """Write a recipe for each part. ``parity_steps`` is how far the engine's answers may lie from the expected ones, in steps of the output."""
+    """Write a recipe for each part.
+
+    ``parity_steps`` is how far the engine's answers may lie from the expected ones, in
+    steps of the output.
+    """
 
     parity_steps: float = 2.0
 
@@ -45,28 +52,63 @@ class OnnxToEngineRecipe(Batches):
         """Copy the graph and the script, and write the recipe."""
         parts, notes = [], {}
         for part in artifact.parts:
-            files = {"model": f"{part.name}.onnx", "recipe": f"{part.name}.recipe.json", "builder": BUILDER}
+            files = {
+                "model": f"{part.name}.onnx",
+                "recipe": f"{part.name}.recipe.json",
+                "builder": BUILDER,
+            }
             shutil.copyfile(artifact.path(part), context.folder / files["model"])
             recipe = self._recipe(part, context.folder / files["model"])
-            (context.folder / files["recipe"]).write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-            parts.append(Part(name=part.name, signature=part.signature, files={role: File(path=path) for role, path in files.items()}))
-            notes[part.name] = {"built": "on the device", "compute_capabilities": list(self.compute_capabilities), "profiles": recipe["profiles"],
-                                "opset": recipe["opset"], "promised": len(recipe["promised"]), "warnings": recipe["warnings"]}  # fmt: skip
+            (context.folder / files["recipe"]).write_text(
+                json.dumps(recipe, indent=1), encoding="utf-8"
+            )
+            parts.append(
+                Part(
+                    name=part.name,
+                    signature=part.signature,
+                    files={role: File(path=path) for role, path in files.items()},
+                )
+            )
+            notes[part.name] = {
+                "built": "on the device",
+                "compute_capabilities": list(self.compute_capabilities),
+                "profiles": recipe["profiles"],
+                "opset": recipe["opset"],
+                "promised": len(recipe["promised"]),
+                "warnings": recipe["warnings"],
+            }
         shutil.copyfile(SCRIPT, context.folder / BUILDER)
-        return Artifact(format="tensorrt", parts=tuple(parts), notes={"tensorrt": notes}, folder=context.folder)
+        return Artifact(
+            format="tensorrt",
+            parts=tuple(parts),
+            notes={"tensorrt": notes},
+            folder=context.folder,
+        )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Each recipe is for the graph beside it, and the script is one that Python reads."""
         for old, new in zip(before.parts, after.parts, strict=True):
             recipe = json.loads(after.path(new, "recipe").read_text(encoding="utf-8"))
-            hashes = {_sha256(before.path(old)), _sha256(after.path(new)), recipe["onnx_sha256"]}
+            hashes = {
+                _sha256(before.path(old)),
+                _sha256(after.path(new)),
+                recipe["onnx_sha256"],
+            }
             if len(hashes) > 1:
-                raise StepError(f"{self.step}: the recipe of {new.name!r} is for another file than {new.files['model'].path}.", fix="build it again")
-            ast.parse(after.path(new, "builder").read_text(encoding="utf-8"), feature_version=(3, 9))
+                raise StepError(
+                    f"{self.step}: the recipe of {new.name!r} is for another file than {new.files['model'].path}.",
+                    fix="build it again",
+                )
+            ast.parse(
+                after.path(new, "builder").read_text(encoding="utf-8"),
+                feature_version=(3, 9),
+            )
 
     def _recipe(self, part: Part, path: pathlib.Path) -> dict[str, Any]:
         model = onnx_graph.read(path)
-        opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        opset = next(
+            entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")
+        )
         rows = profiles(model.graph, self.batches)
         late = f"the file has opset {opset}; TensorRT 10.3's parser was made for opsets up to {OLDEST_PARSER_OPSET}"
         return {
@@ -82,15 +124,29 @@ class OnnxToEngineRecipe(Batches):
             **facts(model),
             "inputs": _described(part.signature.inputs),
             "outputs": _described(part.signature.outputs),
-            "tolerance": {"parity_steps": self.parity_steps, "step": "of each output: bundle.steps in manifest.json"},
+            "tolerance": {
+                "parity_steps": self.parity_steps,
+                "step": "of each output: bundle.steps in manifest.json",
+            },
             "build": f"python3 {BUILDER}",
-            "trtexec": {str(major): trtexec.lines(part.name, part.signature, rows, major) for major in trtexec.MAJORS},
+            "trtexec": {
+                str(major): trtexec.lines(part.name, part.signature, rows, major)
+                for major in trtexec.MAJORS
+            },
             "warnings": [late] if opset > OLDEST_PARSER_OPSET else [],
         }
 
 
 def _described(specs: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{"name": spec.name, "dtype": spec.dtype, "dims": list(spec.dims), "file_order": spec.axes} for spec in specs]
+    return [
+        {
+            "name": spec.name,
+            "dtype": spec.dtype,
+            "dims": list(spec.dims),
+            "file_order": spec.axes,
+        }
+        for spec in specs
+    ]
 
 
 def _sha256(path: pathlib.Path) -> str:

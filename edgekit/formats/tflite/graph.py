@@ -1,4 +1,6 @@
-"""Read a TFLite file as plain values: its operators in order, what they read and write, and their multiply-accumulates."""
+"""Read a TFLite file as plain values: its operators in order, what they read and write, and
+their multiply-accumulates.
+"""
 
 import dataclasses
 import functools
@@ -23,7 +25,11 @@ _MAGIC = b"TFL3"
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor. ``stored``: its numbers are in the file; ``values``: these numbers, where they are a few integers."""
+    """One tensor.
+
+    ``stored``: its numbers are in the file; ``values``: these numbers, where they are a few
+    integers.
+    """
 
     index: int
     name: str
@@ -57,7 +63,9 @@ class Operator:
 
     @functools.cached_property
     def macs(self) -> int:
-        """Multiply-accumulates for the shapes in the file; 0 for what does not multiply matrices."""
+        """Multiply-accumulates for the shapes in the file; 0 for what does not multiply
+        matrices.
+        """
         return _MACS[self.op](self) if self.op in _MACS else 0
 
     @property
@@ -68,7 +76,11 @@ class Operator:
     @property
     def activations(self) -> tuple[Tensor, ...]:
         """The tensors that it reads and writes while the network runs."""
-        return tuple(tensor for tensor in (*self.inputs, *self.outputs) if tensor is not None and not tensor.stored)
+        return tuple(
+            tensor
+            for tensor in (*self.inputs, *self.outputs)
+            if tensor is not None and not tensor.stored
+        )
 
     @property
     def weights(self) -> Tensor | None:
@@ -79,13 +91,19 @@ class Operator:
         """An input that must be there."""
         tensor = self.inputs[position]
         if tensor is None:
-            raise ModelError(f"The operator {self.index} ({self.op}) has no input {position}.", fix="export the file again")
+            raise ModelError(
+                f"The operator {self.index} ({self.op}) has no input {position}.",
+                fix="export the file again",
+            )
         return tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """The main graph of a TFLite file. ``others``: how many more graphs the file has (other signatures, branches)."""
+    """The main graph of a TFLite file.
+
+    ``others``: how many more graphs the file has (other signatures, branches).
+    """
 
     path: pathlib.Path
     inputs: tuple[Tensor, ...]
@@ -100,31 +118,71 @@ class Graph:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all weights and constants, each counted once."""
-        stored = {tensor.index: tensor.bytes for operator in self.operators for tensor in operator.inputs if tensor is not None}
+        stored = {
+            tensor.index: tensor.bytes
+            for operator in self.operators
+            for tensor in operator.inputs
+            if tensor is not None
+        }
         return sum(stored.values())
 
 
 def read(path: pathlib.Path) -> Graph:
-    """Read a file made by any tool. Raises ModelError where it is missing, cut short, or no TFLite file."""
+    """Read a file made by any tool.
+
+    Raises ModelError where it is missing, cut short, or no TFLite file.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}.", fix="name a .tflite file") from error
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror or error}.", fix="name a .tflite file"
+        ) from error
     if content[4:8] != _MAGIC:
-        raise ModelError(f"{path} is no TFLite file ({len(content)} bytes, without the mark 'TFL3').", fix="name a .tflite file")
+        raise ModelError(
+            f"{path} is no TFLite file ({len(content)} bytes, without the mark 'TFL3').",
+            fix="name a .tflite file",
+        )
     try:
         model = flatbuffer_utils.read_model_from_bytearray(content)
         tensors = _tensors(model)
         graph = model.subgraphs[0]
-        operators = tuple(_operator(model, index, operator, tensors) for index, operator in enumerate(graph.operators))
-        inputs, outputs = (tuple(tensors[index] for index in ends) for ends in (graph.inputs, graph.outputs))
-    except (struct.error, ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError, MemoryError) as error:
-        raise ModelError(f"{path} is damaged: it begins like a TFLite file, but it cannot be read to its end.", fix="export or copy it again") from error
-    return Graph(path=path, inputs=inputs, outputs=outputs, operators=operators, others=len(model.subgraphs) - 1)
+        operators = tuple(
+            _operator(model, index, operator, tensors)
+            for index, operator in enumerate(graph.operators)
+        )
+        inputs, outputs = (
+            tuple(tensors[index] for index in ends)
+            for ends in (graph.inputs, graph.outputs)
+        )
+    except (
+        struct.error,
+        ValueError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise ModelError(
+            f"{path} is damaged: it begins like a TFLite file, but it cannot be read to its end.",
+            fix="export or copy it again",
+        ) from error
+    return Graph(
+        path=path,
+        inputs=inputs,
+        outputs=outputs,
+        operators=operators,
+        others=len(model.subgraphs) - 1,
+    )
 
 
 def _tensors(model: Any) -> list[Tensor]:
-    return [_tensor(model, index, tensor) for index, tensor in enumerate(model.subgraphs[0].tensors)]
+    return [
+        _tensor(model, index, tensor)
+        for index, tensor in enumerate(model.subgraphs[0].tensors)
+    ]
 
 
 def _tensor(model: Any, index: int, tensor: Any) -> Tensor:
@@ -137,7 +195,13 @@ def _tensor(model: Any, index: int, tensor: Any) -> Tensor:
         values = tuple(int(value) for value in numpy.frombuffer(bytes(data), dtype=dtype))
     name = (tensor.name or b"").decode("utf-8", "replace")
     return Tensor(
-        index=index, name=name, dtype=dtype, shape=shape, bytes=size, values=values, zeros=size > 0 and dtype in ("int8", "uint8") and _zeros(tensor, data)
+        index=index,
+        name=name,
+        dtype=dtype,
+        shape=shape,
+        bytes=size,
+        values=values,
+        zeros=size > 0 and dtype in ("int8", "uint8") and _zeros(tensor, data),
     )
 
 
@@ -153,15 +217,29 @@ def _operator(model: Any, index: int, operator: Any, tensors: list[Tensor]) -> O
     name = _OPERATORS.get(number, f"BUILTIN_{number}")
     if number == schema.BuiltinOperator.CUSTOM:
         name = f"CUSTOM:{(code.customCode or b'').decode('utf-8', 'replace')}"
-    plain = {key: value for key, value in vars(operator.builtinOptions or object).items() if isinstance(value, int | float | bool)}
+    plain = {
+        key: value
+        for key, value in vars(operator.builtinOptions or object).items()
+        if isinstance(value, int | float | bool)
+    }
     return Operator(
-        index=index, op=name, version=int(code.version), options=plain,
-        inputs=tuple(None if k < 0 else tensors[k] for k in operator.inputs if k < len(tensors)), outputs=tuple(tensors[k] for k in operator.outputs),
-    )  # fmt: skip
+        index=index,
+        op=name,
+        version=int(code.version),
+        options=plain,
+        inputs=tuple(
+            None if k < 0 else tensors[k] for k in operator.inputs if k < len(tensors)
+        ),
+        outputs=tuple(tensors[k] for k in operator.outputs),
+    )
 
 
 def _names(enumeration: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enumeration).items() if not name.startswith("_") and isinstance(value, int)}
+    return {
+        value: name
+        for name, value in vars(enumeration).items()
+        if not name.startswith("_") and isinstance(value, int)
+    }
 
 
 _OPERATORS = _names(schema.BuiltinOperator)
@@ -169,7 +247,9 @@ _DTYPES = {value: name.lower() for value, name in _names(schema.TensorType).item
 
 
 def _convolution(operator: Operator) -> int:
-    """Weights are [out, kh, kw, in / groups] (3-D: one more), so each output number takes their product but the first."""
+    """Weights are [out, kh, kw, in / groups] (3-D: one more), so each output number takes
+    their product but the first.
+    """
     return operator.outputs[0].size * math.prod(operator.input(1).shape[1:])
 
 
@@ -184,7 +264,9 @@ def _convolution_3d(operator: Operator) -> int:
 
 
 def _transposed(operator: Operator) -> int:
-    """Inputs are the output's shape, weights [out, kh, kw, in] and the data: each number of the data takes out * kh * kw."""
+    """Inputs are the output's shape, weights [out, kh, kw, in] and the data: each number of
+    the data takes out * kh * kw.
+    """
     return operator.input(2).size * math.prod(operator.input(1).shape[:3])
 
 
@@ -195,7 +277,9 @@ def _fully_connected(operator: Operator) -> int:
 
 def _batch_matmul(operator: Operator) -> int:
     left = operator.input(0).shape
-    return operator.outputs[0].size * (left[-2] if operator.options.get("adjX") else left[-1])
+    return operator.outputs[0].size * (
+        left[-2] if operator.options.get("adjX") else left[-1]
+    )
 
 
 _MACS: Mapping[str, Callable[[Operator], int]] = {

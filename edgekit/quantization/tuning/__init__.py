@@ -1,1 +1,3 @@
-"""Changes to weights and scales that restore accuracy: equalization, smoothing, rounding, biases."""
+"""Changes to weights and scales that restore accuracy: equalization, smoothing, rounding,
+biases.
+"""

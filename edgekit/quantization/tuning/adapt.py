@@ -1,6 +1,8 @@
-"""From a float network and data to its calibration and the constants that were changed: the order in which a tuning's parts are done.
+"""From a float network and data to its calibration and the constants that were changed: the
+order in which a tuning's parts are done.
 
-1. equalize, smooth      change weights so that ranges agree; the float network computes the same
+1. equalize, smooth      change weights so that ranges agree; the float network computes the
+   same
 2. calibrate             finds the ranges of activations
 3. learned rounding      changes weights within their steps
 4. bias correction       takes the mean error out of each channel
@@ -19,10 +21,17 @@ from edgekit.scheme import Tuning
 from edgekit.signature import Signature
 
 
-def adapt(network: torch.nn.Module, rows: Rows, signature: Signature, settings: Settings, tuning: Tuning) -> tuple[Calibration, Constants]:
+def adapt(
+    network: torch.nn.Module,
+    rows: Rows,
+    signature: Signature,
+    settings: Settings,
+    tuning: Tuning,
+) -> tuple[Calibration, Constants]:
     """Calibrate a network as ``settings`` and ``tuning`` say.
 
-    Raises StepError as ``calibrate`` does, and where a change that is asked for finds nothing that it could change.
+    Raises StepError as ``calibrate`` does, and where a change that is asked for finds
+    nothing that it could change.
     """
     constants: dict[str, torch.Tensor] = {}
     changes: list[str] = []
@@ -34,10 +43,17 @@ def adapt(network: torch.nn.Module, rows: Rows, signature: Signature, settings: 
     if tuning.equalize:
         note("equalize", equalized(network, signature))
     if tuning.smooth is not None:
-        note(f"smooth {tuning.smooth}", smoothed(network, signature, rows, tuning.smooth, constants))
+        note(
+            f"smooth {tuning.smooth}",
+            smoothed(network, signature, rows, tuning.smooth, constants),
+        )
     found = calibrate(network, rows(), signature, settings, constants)
     if tuning.rounding == "learned":
-        note("learned rounding", learned_rounding(network, signature, rows, found, constants))
+        note(
+            "learned rounding", learned_rounding(network, signature, rows, found, constants)
+        )
     if tuning.correct_bias:
-        note("bias correction", corrected_biases(network, signature, rows, found, constants))
+        note(
+            "bias correction", corrected_biases(network, signature, rows, found, constants)
+        )
     return found.model_copy(update={"changes": tuple(changes)}), constants

@@ -23,13 +23,17 @@ from edgekit.task import Task
 
 TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
 FREE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),),
 )
 FIXED = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=(1, 8, 8, 3), axes=(0, 2, 3, 1)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=(1, 8, 8, 3), axes=(0, 2, 3, 1)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=(1, 4)),),
 )
-#: Stands in for Google's compiler, which cannot be had here: it copies the file and prints a log.
+#: Stands in for Google's compiler, which cannot be had here: it copies the file and prints
+#: a log.
 COMPILER = """#!{python}
 import pathlib, shutil, sys
 arguments = sys.argv[1:]
@@ -45,28 +49,51 @@ print("Operator  Count  Status\\n\\nCONV_2D  2  Mapped to Edge TPU\\nMEAN  1  Op
 
 
 def artifact(folder: pathlib.Path, signature: Signature) -> Artifact:
-    part = Part(name="main", signature=tflite_file.described(folder / "main.tflite", signature), files={"model": File(path="main.tflite")})
+    part = Part(
+        name="main",
+        signature=tflite_file.described(folder / "main.tflite", signature),
+        files={"model": File(path="main.tflite")},
+    )
     return Artifact(format="tflite", parts=(part,), folder=folder)
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
 
 
 @pytest.fixture(scope="module")
 def int8(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder, data = tmp_path_factory.mktemp("int8"), torch.randn(32, 3, 8, 8)
-    graph = simulate(network, FREE, calibrate(network, [(data,)], FREE, Settings(symmetric=False, observer="min-max")), fold=False)
-    litert_conversion.convert(graph, (data[:1],), folder / "main.tflite", channel_last_inputs=(0,), quantized=True)
+    graph = simulate(
+        network,
+        FREE,
+        calibrate(network, [(data,)], FREE, Settings(symmetric=False, observer="min-max")),
+        fold=False,
+    )
+    litert_conversion.convert(
+        graph, (data[:1],), folder / "main.tflite", channel_last_inputs=(0,), quantized=True
+    )
     return artifact(folder, FIXED)
 
 
 @pytest.fixture(scope="module")
 def plain(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("plain")
-    litert_conversion.convert(network, (torch.randn(1, 3, 8, 8),), folder / "main.tflite", channel_last_inputs=(0,))
+    litert_conversion.convert(
+        network,
+        (torch.randn(1, 3, 8, 8),),
+        folder / "main.tflite",
+        channel_last_inputs=(0,),
+    )
     return artifact(folder, FIXED)
 
 
@@ -82,11 +109,17 @@ def prepared(source: Artifact, folder: pathlib.Path, io: str = "uint8") -> Artif
 def run(source: Artifact, images: numpy.ndarray) -> numpy.ndarray:
     """The file's own outputs, before decoding."""
     part = source.parts[0]
-    running = Interpreter(str(source.path(part)), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    running = Interpreter(
+        str(source.path(part)),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
     running.allocate_tensors()
     rows = []
     for k in range(len(images)):
-        running.set_tensor(running.get_input_details()[0]["index"], part.signature.inputs[0].encode(images[k : k + 1]))
+        running.set_tensor(
+            running.get_input_details()[0]["index"],
+            part.signature.inputs[0].encode(images[k : k + 1]),
+        )
         running.invoke()
         rows.append(running.get_tensor(running.get_output_details()[0]["index"]))
     return numpy.concatenate(rows)
@@ -107,17 +140,31 @@ def test_uint8_ends_give_the_same_numbers(int8: Artifact, tmp_path: pathlib.Path
     assert (before.dtype, after.dtype) == (numpy.int8, numpy.uint8)
     numpy.testing.assert_array_equal(after.astype(int), before.astype(int) + 128)
     old, new = int8.parts[0].signature, made.parts[0].signature
-    for was, spec in zip((*old.inputs, *old.outputs), (*new.inputs, *new.outputs), strict=True):
+    for was, spec in zip(
+        (*old.inputs, *old.outputs), (*new.inputs, *new.outputs), strict=True
+    ):
         assert was.quantization is not None
-        assert spec.quantization == Quantization(scale=was.quantization.scale, zero_point=was.quantization.zero_point + 128)
-        assert (spec.dtype, spec.axes, spec.dims, spec.name) == ("uint8", was.axes, was.dims, was.name)
-    numpy.testing.assert_allclose(new.outputs[0].decode(after), old.outputs[0].decode(before))
+        assert spec.quantization == Quantization(
+            scale=was.quantization.scale, zero_point=was.quantization.zero_point + 128
+        )
+        assert (spec.dtype, spec.axes, spec.dims, spec.name) == (
+            "uint8",
+            was.axes,
+            was.dims,
+            was.name,
+        )
+    numpy.testing.assert_allclose(
+        new.outputs[0].decode(after), old.outputs[0].decode(before)
+    )
 
 
 def test_the_ends_keep_their_names(int8: Artifact, tmp_path: pathlib.Path) -> None:
     """Runtimes order inputs by name, and the file's own signature points at the new ends."""
     made = prepared(int8, tmp_path / "made")
-    running = Interpreter(str(made.path(made.parts[0])), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    running = Interpreter(
+        str(made.path(made.parts[0])),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
     assert running.get_input_details()[0]["name"] == "serving_default_args_0"
     details = running.get_signature_runner("serving_default").get_input_details()
     assert details["args_0"]["dtype"] is numpy.uint8
@@ -126,7 +173,9 @@ def test_the_ends_keep_their_names(int8: Artifact, tmp_path: pathlib.Path) -> No
 def test_int8_ends_are_kept_on_request(int8: Artifact, tmp_path: pathlib.Path) -> None:
     """io='int8' adds no operator."""
     made = prepared(int8, tmp_path / "made", "int8")
-    assert len(tflite_file.read(made.path(made.parts[0])).subgraphs[0].operators) == len(tflite_file.read(int8.path(int8.parts[0])).subgraphs[0].operators)
+    assert len(tflite_file.read(made.path(made.parts[0])).subgraphs[0].operators) == len(
+        tflite_file.read(int8.path(int8.parts[0])).subgraphs[0].operators
+    )
     assert made.parts[0].signature == int8.parts[0].signature
 
 
@@ -147,7 +196,9 @@ def test_a_float_file_is_passed_on(plain: Artifact, tmp_path: pathlib.Path) -> N
 
 
 def test_unfit_wishes_are_refused(plain: Artifact, int8: Artifact) -> None:
-    """An unknown dtype, int8 weights behind float ends, and a file that does not hold the promise."""
+    """An unknown dtype, int8 weights behind float ends, and a file that does not hold the
+    promise.
+    """
     with pytest.raises(StepError, match="cannot be 'float32'"):
         TfliteToEdgetpu("float32").requires(plain)
     part = int8.parts[0].model_copy(update={"signature": FIXED})
@@ -157,7 +208,9 @@ def test_unfit_wishes_are_refused(plain: Artifact, int8: Artifact) -> None:
         TfliteToEdgetpu().ensures(int8, int8)
 
 
-def test_without_the_compiler_the_notes_say_so(int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_compiler_the_notes_say_so(
+    int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No compiler: no compiled role, and the reason."""
     monkeypatch.setenv("PATH", str(tmp_path))
     made = prepared(int8, tmp_path / "made")
@@ -166,21 +219,33 @@ def test_without_the_compiler_the_notes_say_so(int8: Artifact, tmp_path: pathlib
     assert "not installed" in made.notes["parts"]["main"]["why"]
 
 
-def test_the_compiler_is_run_where_it_is(int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_is_run_where_it_is(
+    int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a compiler on the PATH its file and its report are added."""
     install(tmp_path, monkeypatch, fails=False)
     made = prepared(int8, tmp_path / "made")
     part = made.parts[0]
     assert made.path(part, "compiled").is_file()
     log = json.loads(made.path(part, "log").read_text())
-    assert [(row["op"], row["count"], row["status"]) for row in log["rows"]] == [("CONV_2D", 2, "Mapped to Edge TPU"), ("MEAN", 1, "Operation not supported")]
+    assert [(row["op"], row["count"], row["status"]) for row in log["rows"]] == [
+        ("CONV_2D", 2, "Mapped to Edge TPU"),
+        ("MEAN", 1, "Operation not supported"),
+    ]
     assert made.notes["parts"]["main"]["mapped_operators"] == 2
-    assert {path.name for path in (tmp_path / "made").iterdir()} == {file.path for file in part.files.values()}
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        file.path for file in part.files.values()
+    }
 
 
-def test_a_failing_compiler_is_a_note(int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_is_a_note(
+    int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A compiler that fails leaves the file for the CPU, with its last words in the notes."""
     install(tmp_path, monkeypatch, fails=True)
     made = prepared(int8, tmp_path / "made")
     assert set(made.parts[0].files) == {"model"}
-    assert "activations are too large, or the compiler has a fault. Fix: " in made.notes["parts"]["main"]["why"]
+    assert (
+        "activations are too large, or the compiler has a fault. Fix: "
+        in made.notes["parts"]["main"]["why"]
+    )

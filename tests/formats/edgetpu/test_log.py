@@ -55,8 +55,19 @@ Model not quantized
 def test_a_whole_network() -> None:
     """All operators mapped: counts, sizes in bytes, version."""
     log = parse(WHOLE)
-    assert (log.succeeded, log.version, log.mapped, log.total, log.operations, log.subgraphs) == (True, "16.0.384591198", 31, 31, 31, 1)
-    assert (log.on_chip_bytes, log.on_chip_free_bytes, log.off_chip_bytes) == (4540334, 2715812, 0)
+    assert (
+        log.succeeded,
+        log.version,
+        log.mapped,
+        log.total,
+        log.operations,
+        log.subgraphs,
+    ) == (True, "16.0.384591198", 31, 31, 31, 1)
+    assert (log.on_chip_bytes, log.on_chip_free_bytes, log.off_chip_bytes) == (
+        4540334,
+        2715812,
+        0,
+    )
     assert log.rows[0] == LogRow(op="CONV_2D", count=13, status="Mapped to Edge TPU")
 
 
@@ -64,7 +75,10 @@ def test_a_network_that_is_cut() -> None:
     """One kind of operator may have several fates; each keeps the compiler's words."""
     log = parse(PARTLY)
     assert (log.succeeded, log.mapped, log.total, log.off_chip_bytes) == (True, 3, 7, 10752)
-    assert [row.status for row in log.rows if row.op == "CONV_2D"] == ["Mapped to Edge TPU", "More than one subgraph is not supported"]
+    assert [row.status for row in log.rows if row.op == "CONV_2D"] == [
+        "Mapped to Edge TPU",
+        "More than one subgraph is not supported",
+    ]
     assert log.rows[-1].op == "Custom:TFLite_Detection"
 
 
@@ -75,7 +89,8 @@ def test_a_failure_and_nonsense() -> None:
         assert (log.succeeded, log.rows, log.total) == (False, (), 0)
 
 
-# The samples below are written for these tests in the compiler's format. Where such texts were seen is named at each.
+# The samples below are written for these tests in the compiler's format. Where such texts
+# were seen is named at each.
 
 #: google-coral/edgetpu issues 342 and 317: with -a, several pieces are mapped.
 ALL_PIECES = """Edge TPU Compiler version 15.0.340273435
@@ -104,7 +119,8 @@ PAD                            2          Mapped to Edge TPU
 TRANSPOSE                      2          Operation not supported
 RESIZE_NEAREST_NEIGHBOR        1          Operation version not supported
 """
-#: google-coral/edgetpu issues 444, 601, 671: -d tries again with fewer operators until it succeeds.
+#: google-coral/edgetpu issues 444, 601, 671: -d tries again with fewer operators until it
+#: succeeds.
 SEARCHED = """Edge TPU Compiler version 16.0.384591198
 Searching for valid delegate with step 10
 Try to compile segment with 20 ops
@@ -160,17 +176,38 @@ CONV_2D                        2          More than one subgraph is not supporte
 HEAD = "Edge TPU Compiler version 16.0.384591198\nStarted a compilation timeout timer of 180 seconds.\n"
 END = "Compilation child process completed within timeout period.\nCompilation failed!\n"
 FAILURES = [
-    ("Edge TPU Compiler version 15.0.340273435\nInvalid model: net.tflite\nModel not quantized\n", "not wholly int8"),  # issues 168, 313
-    ("Edge TPU Compiler version 2.1.302470888\n\nInternal compiler error. Aborting!\n", "or the compiler has a fault"),  # issues 92, 157
-    (HEAD + "Compilation timeout. This is usually caused by large activations.\nCompilation failed!\n", "take smaller images"),  # issue 686
+    (
+        "Edge TPU Compiler version 15.0.340273435\nInvalid model: net.tflite\nModel not quantized\n",
+        "not wholly int8",
+    ),  # issues 168, 313
+    (
+        "Edge TPU Compiler version 2.1.302470888\n\nInternal compiler error. Aborting!\n",
+        "or the compiler has a fault",
+    ),  # issues 92, 157
+    (
+        HEAD
+        + "Compilation timeout. This is usually caused by large activations.\nCompilation failed!\n",
+        "take smaller images",
+    ),  # issue 686
     # issue 829
-    (HEAD + "ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has dynamic-sized tensors.\n"
-     "Compilation failed: Model failed in Tflite interpreter.\n" + END, "size is not fixed"),
-    ("Edge TPU Compiler version 15.0.340273435\nERROR: Didn't find op for builtin opcode 'RSQRT' version '2'\n\nERROR: Registration failed.\n",
-     "does not know RSQRT in version 2"),  # issue 384
-    (HEAD + "libc++abi: terminating with uncaught exception of type std::out_of_range: vector\n" + END, "a fault"),  # issue 728
+    (
+        HEAD
+        + "ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has dynamic-sized tensors.\n"
+        "Compilation failed: Model failed in Tflite interpreter.\n" + END,
+        "size is not fixed",
+    ),
+    (
+        "Edge TPU Compiler version 15.0.340273435\nERROR: Didn't find op for builtin opcode 'RSQRT' version '2'\n\nERROR: Registration failed.\n",
+        "does not know RSQRT in version 2",
+    ),  # issue 384
+    (
+        HEAD
+        + "libc++abi: terminating with uncaught exception of type std::out_of_range: vector\n"
+        + END,
+        "a fault",
+    ),  # issue 728
     (HEAD + END, ""),  # issue 800: no word at all
-]  # fmt: skip
+]
 
 
 def test_several_pieces() -> None:
@@ -182,27 +219,51 @@ def test_several_pieces() -> None:
 
 
 def test_the_last_try_counts() -> None:
-    """A search that fails first and then succeeds has succeeded; one that ends with a failure has not."""
+    """A search that fails first and then succeeds has succeeded; one that ends with a
+    failure has not.
+    """
     log = parse(SEARCHED)
-    assert (log.succeeded, log.version, log.mapped, log.total, log.on_chip_bytes, log.failure) == (True, "16.0.384591198", 10, 20, 3 << 19, "")
-    assert not parse(SEARCHED + "Try to compile segment with 9 ops\n" + HEAD + END).succeeded
+    assert (
+        log.succeeded,
+        log.version,
+        log.mapped,
+        log.total,
+        log.on_chip_bytes,
+        log.failure,
+    ) == (True, "16.0.384591198", 10, 20, 3 << 19, "")
+    assert not parse(
+        SEARCHED + "Try to compile segment with 9 ops\n" + HEAD + END
+    ).succeeded
 
 
 def test_a_log_without_a_table() -> None:
     """The compiler's own sums stand in for the table."""
     log = parse(WITHOUT_TABLE)
-    assert (log.succeeded, log.rows, log.mapped, log.total, log.off_chip_bytes) == (True, (), 102, 108, 3 << 19)
+    assert (log.succeeded, log.rows, log.mapped, log.total, log.off_chip_bytes) == (
+        True,
+        (),
+        102,
+        108,
+        3 << 19,
+    )
 
 
 def test_the_compilers_own_log_file() -> None:
     """It holds the table and the version, and no word on success."""
     log = parse(LOG_FILE)
-    assert (log.version, log.mapped, log.total, log.on_chip_bytes) == ("14.1.317412892", 6, 8, None)
+    assert (log.version, log.mapped, log.total, log.on_chip_bytes) == (
+        "14.1.317412892",
+        6,
+        8,
+        None,
+    )
 
 
 @pytest.mark.parametrize(("text", "told"), FAILURES)
 def test_failures_are_told_with_a_way_out(text: str, told: str) -> None:
-    """What the compiler says where it fails, in words that help; silence where it says nothing."""
+    """What the compiler says where it fails, in words that help; silence where it says
+    nothing.
+    """
     log = parse(text)
     assert not log.succeeded and log.version
     assert told in log.failure and (not told or "Fix: " in log.failure)

@@ -5,24 +5,52 @@ import pathlib
 import pytest
 
 from edgekit.formats.edgetpu import mapper as edgetpu_mapper
-from edgekit.formats.edgetpu.mapper import LIMITATION, MAPPED, SUBGRAPH, UNSUPPORTED, pieces, predict
+from edgekit.formats.edgetpu.mapper import (
+    LIMITATION,
+    MAPPED,
+    SUBGRAPH,
+    UNSUPPORTED,
+    pieces,
+    predict,
+)
 from edgekit.formats.tflite.graph import Graph, Operator, Tensor
 
 
 def tensor(index: int, dtype: str = "int8", size: int = 0) -> Tensor:
-    return Tensor(index=index, name=f"t{index}", dtype=dtype, shape=(1, 4, 4, 8), bytes=size, values=None)
+    return Tensor(
+        index=index,
+        name=f"t{index}",
+        dtype=dtype,
+        shape=(1, 4, 4, 8),
+        bytes=size,
+        values=None,
+    )
 
 
-def graph(*operators: tuple[str, tuple[int, ...], int], floats: tuple[int, ...] = ()) -> Graph:
-    """Operators as (name, numbers of the tensors that it reads, number of the tensor that it makes)."""
+def graph(
+    *operators: tuple[str, tuple[int, ...], int], floats: tuple[int, ...] = ()
+) -> Graph:
+    """Operators as (name, numbers of the tensors that it reads, number of the tensor that
+    it makes).
+    """
 
     def at(index: int) -> Tensor:
         return tensor(index, "float32" if index in floats else "int8")
 
     made = tuple(
-        Operator(index=k, op=op, version=1, inputs=tuple(map(at, reads)), outputs=(at(gives),), options={}) for k, (op, reads, gives) in enumerate(operators)
+        Operator(
+            index=k,
+            op=op,
+            version=1,
+            inputs=tuple(map(at, reads)),
+            outputs=(at(gives),),
+            options={},
+        )
+        for k, (op, reads, gives) in enumerate(operators)
     )
-    return Graph(path=pathlib.Path("x.tflite"), inputs=(), outputs=(), operators=made, others=0)
+    return Graph(
+        path=pathlib.Path("x.tflite"), inputs=(), outputs=(), operators=made, others=0
+    )
 
 
 S, U = "RELU", "PADV2"
@@ -32,26 +60,62 @@ S, U = "RELU", "PADV2"
     ("given", "statuses", "count"),
     [
         (graph((S, (0,), 1), (S, (1,), 2)), [MAPPED, MAPPED], 1),
-        (graph((S, (0,), 1), (U, (1,), 2), (S, (2,), 3), (S, (3,), 4)), [MAPPED, UNSUPPORTED, SUBGRAPH, SUBGRAPH], 2),
+        (
+            graph((S, (0,), 1), (U, (1,), 2), (S, (2,), 3), (S, (3,), 4)),
+            [MAPPED, UNSUPPORTED, SUBGRAPH, SUBGRAPH],
+            2,
+        ),
         # A branch beside the operator that is not mapped belongs to the first piece.
-        (graph((S, (0,), 1), (U, (1,), 2), (S, (1,), 3), ("ADD", (2, 3), 4)), [MAPPED, UNSUPPORTED, MAPPED, SUBGRAPH], 2),
-        (graph((U, (0,), 1), (S, (1,), 2), (U, (2,), 3), (S, (3,), 4)), [UNSUPPORTED, MAPPED, UNSUPPORTED, SUBGRAPH], 2),
+        (
+            graph((S, (0,), 1), (U, (1,), 2), (S, (1,), 3), ("ADD", (2, 3), 4)),
+            [MAPPED, UNSUPPORTED, MAPPED, SUBGRAPH],
+            2,
+        ),
+        (
+            graph((U, (0,), 1), (S, (1,), 2), (U, (2,), 3), (S, (3,), 4)),
+            [UNSUPPORTED, MAPPED, UNSUPPORTED, SUBGRAPH],
+            2,
+        ),
         (graph((U, (0,), 1)), [UNSUPPORTED], 0),
     ],
 )
-def test_only_the_first_piece_is_mapped(given: Graph, statuses: list[str], count: int) -> None:
-    """After the first operator on the CPU, all that needs its results stays there; each later piece would need -a."""
+def test_only_the_first_piece_is_mapped(
+    given: Graph, statuses: list[str], count: int
+) -> None:
+    """After the first operator on the CPU, all that needs its results stays there; each
+    later piece would need -a.
+    """
     assert [fate.status for fate in predict(given)] == statuses
     assert pieces(given) == count
 
 
 def test_float_ends_stay_on_the_cpu() -> None:
-    """As the compiler's logs have it: the first QUANTIZE and the last DEQUANTIZE of a network with float ends, all between them mapped."""
-    given = graph(("QUANTIZE", (0,), 1), (S, (1,), 2), (S, (2,), 3), ("DEQUANTIZE", (3,), 4), floats=(0, 4))
-    assert [fate.status for fate in predict(given)] == [LIMITATION, MAPPED, MAPPED, edgetpu_mapper.DTYPE]
+    """As the compiler's logs have it: the first QUANTIZE and the last DEQUANTIZE of a
+    network with float ends, all between them mapped.
+    """
+    given = graph(
+        ("QUANTIZE", (0,), 1),
+        (S, (1,), 2),
+        (S, (2,), 3),
+        ("DEQUANTIZE", (3,), 4),
+        floats=(0, 4),
+    )
+    assert [fate.status for fate in predict(given)] == [
+        LIMITATION,
+        MAPPED,
+        MAPPED,
+        edgetpu_mapper.DTYPE,
+    ]
 
 
 def test_weights_are_counted_once() -> None:
     """Two operators that share weights need them once on the chip."""
-    shared = Operator(index=0, op="CONV_2D", version=1, inputs=(tensor(0), tensor(1, size=576)), outputs=(tensor(2),), options={})
+    shared = Operator(
+        index=0,
+        op="CONV_2D",
+        version=1,
+        inputs=(tensor(0), tensor(1, size=576)),
+        outputs=(tensor(2),),
+        options={},
+    )
     assert edgetpu_mapper.parameter_bytes([shared, shared]) == 576

@@ -1,4 +1,6 @@
-"""Files changed for the Edge TPU: the same numbers as before, and every operator predicted to map."""
+"""Files changed for the Edge TPU: the same numbers as before, and every operator predicted
+to map.
+"""
 
 import pathlib
 from collections.abc import Callable
@@ -26,29 +28,66 @@ DATA = torch.Generator().manual_seed(3)
 
 
 def int8(network: nn.Module, data: Tensor, path: pathlib.Path) -> nn.Module:
-    """Write the network as the Edge TPU's route does up to its last step; gives the simulated network."""
+    """Write the network as the Edge TPU's route does up to its last step; gives the
+    simulated network.
+    """
     with torch.no_grad():
         outputs = network.eval()(data)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    specs = tuple(TensorSpec(name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:])) for k, value in enumerate(outputs))
-    signature = Signature(inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", *data.shape[1:])),), outputs=specs)
-    simulated = simulate(network, signature, calibrate(network, [(data,)], signature, Settings(runtime="edgetpu", observer="min-max")), fold=False)
-    graph, samples = torch_to_tflite._with_static_shapes(simulated, torch_to_tflite._fixed(signature, 1))
+    specs = tuple(
+        TensorSpec(name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:]))
+        for k, value in enumerate(outputs)
+    )
+    signature = Signature(
+        inputs=(
+            TensorSpec(name="input", dtype="float32", dims=("batch", *data.shape[1:])),
+        ),
+        outputs=specs,
+    )
+    simulated = simulate(
+        network,
+        signature,
+        calibrate(
+            network, [(data,)], signature, Settings(runtime="edgetpu", observer="min-max")
+        ),
+        fold=False,
+    )
+    graph, samples = torch_to_tflite._with_static_shapes(
+        simulated, torch_to_tflite._fixed(signature, 1)
+    )
     prefer_channel_last(graph)
     last = [k for k, value in enumerate(outputs) if value.dim() == 4]
-    litert_conversion.convert(graph, samples, path, quantized=True, channel_last_inputs=(0,), channel_last_outputs=last)
+    litert_conversion.convert(
+        graph,
+        samples,
+        path,
+        quantized=True,
+        channel_last_inputs=(0,),
+        channel_last_outputs=last,
+    )
     return simulated
 
 
 def run(path: pathlib.Path, image: numpy.ndarray) -> list[numpy.ndarray]:
-    """The outputs of one channel-last image, in steps of the file's own scales, by the reference kernels."""
-    running = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    """The outputs of one channel-last image, in steps of the file's own scales, by the
+    reference kernels.
+    """
+    running = Interpreter(
+        str(path),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
     running.allocate_tensors()
     (given,) = running.get_input_details()
     scale, zero = given["quantization"]
-    running.set_tensor(given["index"], numpy.clip(numpy.round(image / scale) + zero, -128, 127).astype("int8"))
+    running.set_tensor(
+        given["index"],
+        numpy.clip(numpy.round(image / scale) + zero, -128, 127).astype("int8"),
+    )
     running.invoke()
-    ordered = sorted(running.get_output_details(), key=lambda detail: tflite_file.by_number(detail["name"]))
+    ordered = sorted(
+        running.get_output_details(),
+        key=lambda detail: tflite_file.by_number(detail["name"]),
+    )
     return [running.get_tensor(detail["index"]).astype(int) for detail in ordered]
 
 
@@ -69,7 +108,11 @@ class Around(nn.Module):
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.one, self.two, self.function = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3), function
+        self.one, self.two, self.function = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 4, 3),
+            function,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.two(self.function(self.one(x))).mean((2, 3))
@@ -84,16 +127,29 @@ class Around(nn.Module):
         (lambda x: nn.functional.leaky_relu(x, -0.3), {"LEAKY_RELU as PRELU": 1}),
     ],
 )
-def test_the_numbers_stay(function: Callable[[Tensor], Tensor], done: dict[str, int], tmp_path: pathlib.Path) -> None:
-    """The changed file gives what the file gave, within one step, and all of it is predicted to map."""
+def test_the_numbers_stay(
+    function: Callable[[Tensor], Tensor], done: dict[str, int], tmp_path: pathlib.Path
+) -> None:
+    """The changed file gives what the file gave, within one step, and all of it is
+    predicted to map.
+    """
     torch.manual_seed(0)
     data = torch.randn(16, 3, 8, 8)
     int8(Around(function), data, tmp_path / "main.tflite")
     made, told = changed(tmp_path / "main.tflite")
     assert told == done
-    differences = [numpy.abs(a - b).max() for k in range(8) for a, b in zip(*(run(p, _image(data, k)) for p in (tmp_path / "main.tflite", made)), strict=True)]
+    differences = [
+        numpy.abs(a - b).max()
+        for k in range(8)
+        for a, b in zip(
+            *(run(p, _image(data, k)) for p in (tmp_path / "main.tflite", made)),
+            strict=True,
+        )
+    ]
     assert max(differences) <= (0 if "transposes left out" in done else 1)
-    assert {fate.status for fate in edgetpu_mapper.predict(tflite_graph.read(made))} == {edgetpu_mapper.MAPPED}
+    assert {fate.status for fate in edgetpu_mapper.predict(tflite_graph.read(made))} == {
+        edgetpu_mapper.MAPPED
+    }
 
 
 def test_transposes_that_are_needed_stay(tmp_path: pathlib.Path) -> None:
@@ -108,13 +164,19 @@ def test_transposes_that_are_needed_stay(tmp_path: pathlib.Path) -> None:
 
 def test_float_files_are_left(tmp_path: pathlib.Path) -> None:
     """The slope becomes int8 only where the file is."""
-    litert_conversion.convert(Around(lambda x: nn.functional.leaky_relu(x, 0.1)).eval(), (torch.randn(1, 3, 8, 8),), tmp_path / "main.tflite")
+    litert_conversion.convert(
+        Around(lambda x: nn.functional.leaky_relu(x, 0.1)).eval(),
+        (torch.randn(1, 3, 8, 8),),
+        tmp_path / "main.tflite",
+    )
     made, told = changed(tmp_path / "main.tflite")
     assert "LEAKY_RELU" in names(made) and "LEAKY_RELU as PRELU" not in told
 
 
 def test_a_signature_points_at_the_output_that_is_left(tmp_path: pathlib.Path) -> None:
-    """A pair of transposes at the end: the file's output and its signature name the tensor before it."""
+    """A pair of transposes at the end: the file's output and its signature name the tensor
+    before it.
+    """
     torch.manual_seed(0)
     data = torch.randn(8, 3, 8, 8)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ZeroPad2d((0, 1, 0, 1)))
@@ -123,28 +185,47 @@ def test_a_signature_points_at_the_output_that_is_left(tmp_path: pathlib.Path) -
     assert told == {"transposes left out": 2}
     model = tflite_file.read(made)
     assert model.signatureDefs[0].outputs[0].tensorIndex == model.subgraphs[0].outputs[0]
-    numpy.testing.assert_array_equal(run(made, _image(data, 0))[0], run(tmp_path / "main.tflite", _image(data, 0))[0])
+    numpy.testing.assert_array_equal(
+        run(made, _image(data, 0))[0], run(tmp_path / "main.tflite", _image(data, 0))[0]
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenetv3-like (hardswish)", "yolo head (LeakyReLU, slices)", "shufflenet-like (views, one-sided padding)", "prelu, max pool of a sum"]
+    "name",
+    [
+        "mobilenetv3-like (hardswish)",
+        "yolo head (LeakyReLU, slices)",
+        "shufflenet-like (views, one-sided padding)",
+        "prelu, max pool of a sum",
+    ],
 )
 def test_whole_networks(name: str, tmp_path: pathlib.Path) -> None:
-    """Networks that were cut at their first layers map as a whole, and compute what torch simulates: on average within one step."""
+    """Networks that were cut at their first layers map as a whole, and compute what torch
+    simulates: on average within one step.
+    """
     torch.manual_seed(0)
     network, data = NETWORKS[name](), torch.randn(16, 3, 32, 32, generator=DATA)
     simulated = int8(network, data, tmp_path / "main.tflite")
     made, _ = changed(tmp_path / "main.tflite")
     graph = tflite_graph.read(made)
-    assert {fate.status for fate in edgetpu_mapper.predict(graph)} == {edgetpu_mapper.MAPPED}
+    assert {fate.status for fate in edgetpu_mapper.predict(graph)} == {
+        edgetpu_mapper.MAPPED
+    }
     tensors = tflite_file.read(made).subgraphs[0]
-    scales = [(float(q.scale[0]), int(q.zeroPoint[0])) for q in (tensors.tensors[index].quantization for index in tensors.outputs)]
+    scales = [
+        (float(q.scale[0]), int(q.zeroPoint[0]))
+        for q in (tensors.tensors[index].quantization for index in tensors.outputs)
+    ]
     with torch.no_grad():
         wanted = simulated(data[:4])
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     for k in range(4):
-        for got, value, (scale, zero) in zip(run(made, _image(data, k)), wanted, scales, strict=True):
-            expected = (value[k : k + 1].movedim(1, -1) if value.dim() == 4 else value[k : k + 1]).numpy()
+        for got, value, (scale, zero) in zip(
+            run(made, _image(data, k)), wanted, scales, strict=True
+        ):
+            expected = (
+                value[k : k + 1].movedim(1, -1) if value.dim() == 4 else value[k : k + 1]
+            ).numpy()
             steps = numpy.abs((got - zero) - expected / scale)
             assert steps.mean() <= 1 and steps.max() <= 6
 
@@ -152,10 +233,18 @@ def test_whole_networks(name: str, tmp_path: pathlib.Path) -> None:
 def test_slopes_keep_the_scales(tmp_path: pathlib.Path) -> None:
     """The slope is one int8 number a channel, in the innermost axis, exact to a float32."""
     torch.manual_seed(0)
-    int8(Around(lambda x: nn.functional.leaky_relu(x, 0.1)), torch.randn(8, 3, 8, 8), tmp_path / "main.tflite")
+    int8(
+        Around(lambda x: nn.functional.leaky_relu(x, 0.1)),
+        torch.randn(8, 3, 8, 8),
+        tmp_path / "main.tflite",
+    )
     model = tflite_file.read(changed(tmp_path / "main.tflite")[0])
     graph = model.subgraphs[0]
-    (prelu,) = (operator for operator in graph.operators if tflite_file.operator_name(model, operator) == "PRELU")
+    (prelu,) = (
+        operator
+        for operator in graph.operators
+        if tflite_file.operator_name(model, operator) == "PRELU"
+    )
     alpha = graph.tensors[prelu.inputs[1]]
     assert list(alpha.shape) == [1, 1, 8] and alpha.type == schema.TensorType.INT8
     assert 127 * float(alpha.quantization.scale[0]) == pytest.approx(0.1, rel=1e-6)

@@ -10,7 +10,15 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit.formats.edgetpu.mapper import DTYPE, LIMITATION, MAPPED, RANK, UNSUPPORTED, VERSION, judge
+from edgekit.formats.edgetpu.mapper import (
+    DTYPE,
+    LIMITATION,
+    MAPPED,
+    RANK,
+    UNSUPPORTED,
+    VERSION,
+    judge,
+)
 from edgekit.formats.edgetpu.rules import RULES, VERSIONS, WAYS_OUT
 from edgekit.formats.tflite import graph as tflite_graph
 
@@ -25,9 +33,21 @@ class T:
     zero: int = 0
 
 
-def file(path: pathlib.Path, op: str, inputs: list[T], output: T, version: int = 1, **options: Any) -> pathlib.Path:
+def file(
+    path: pathlib.Path,
+    op: str,
+    inputs: list[T],
+    output: T,
+    version: int = 1,
+    **options: Any,
+) -> pathlib.Path:
     """Write a TFLite file of one operator."""
-    model, graph, operator, code = schema.ModelT(), schema.SubGraphT(), schema.OperatorT(), schema.OperatorCodeT()
+    model, graph, operator, code = (
+        schema.ModelT(),
+        schema.SubGraphT(),
+        schema.OperatorT(),
+        schema.OperatorCodeT(),
+    )
     model.version, model.buffers, graph.tensors = 3, [schema.BufferT()], []
     for given in (*inputs, output):
         tensor = schema.TensorT()
@@ -37,13 +57,22 @@ def file(path: pathlib.Path, op: str, inputs: list[T], output: T, version: int =
         tensor.quantization.scale, tensor.quantization.zeroPoint = [0.1], [given.zero]
         if given.data is not None:
             buffer = schema.BufferT()
-            buffer.data = numpy.frombuffer(numpy.broadcast_to(numpy.asarray(given.data, given.dtype), given.shape).tobytes(), "uint8")
+            buffer.data = numpy.frombuffer(
+                numpy.broadcast_to(
+                    numpy.asarray(given.data, given.dtype), given.shape
+                ).tobytes(),
+                "uint8",
+            )
             model.buffers.append(buffer)
             tensor.buffer = len(model.buffers) - 1
         graph.tensors.append(tensor)
     code.builtinCode = getattr(schema.BuiltinOperator, op)
     code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
-    operator.opcodeIndex, operator.inputs, operator.outputs = 0, list(range(len(inputs))), [len(inputs)]
+    operator.opcodeIndex, operator.inputs, operator.outputs = (
+        0,
+        list(range(len(inputs))),
+        [len(inputs)],
+    )
     if options:
         name = options.pop("kind")
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, name)
@@ -51,13 +80,21 @@ def file(path: pathlib.Path, op: str, inputs: list[T], output: T, version: int =
         for key, value in options.items():
             setattr(operator.builtinOptions, key, value)
     stored = [k for k, given in enumerate(inputs) if given.data is None]
-    graph.operators, graph.inputs, graph.outputs, model.operatorCodes, model.subgraphs = [operator], stored, [len(inputs)], [code], [graph]
+    graph.operators, graph.inputs, graph.outputs, model.operatorCodes, model.subgraphs = (
+        [operator],
+        stored,
+        [len(inputs)],
+        [code],
+        [graph],
+    )
     path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     return path
 
 
 def ints(*values: int, shape: tuple[int, ...] | None = None) -> T:
-    return T(shape or (len(values),), "int32", numpy.reshape(values, shape or (len(values),)))
+    return T(
+        shape or (len(values),), "int32", numpy.reshape(values, shape or (len(values),))
+    )
 
 
 IMAGE, ROW, WIDE = T((1, 4, 4, 8)), T((1, 10)), T((1, 2, 10))
@@ -73,31 +110,129 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("ADD", [T((2, 4, 4, 8)), IMAGE], IMAGE, {}, RANK, r"\[2, 4, 4, 8\]"),
     ("ADD", [T((1, 1, 4, 4, 8)), IMAGE], IMAGE, {}, MAPPED, ""),
     ("ADD", [T((1, 4, 4, 8), "uint8"), IMAGE], IMAGE, {}, MAPPED, ""),
-    ("ADD", [IMAGE, IMAGE], IMAGE, {"version": 6}, VERSION, "version 6, the compiler knows 4"),
+    (
+        "ADD",
+        [IMAGE, IMAGE],
+        IMAGE,
+        {"version": 6},
+        VERSION,
+        "version 6, the compiler knows 4",
+    ),
     ("AVERAGE_POOL_2D", [IMAGE], IMAGE, POOL, MAPPED, ""),
-    ("AVERAGE_POOL_2D", [IMAGE], IMAGE, {**POOL, "fusedActivationFunction": 1}, LIMITATION, "fused activation"),
+    (
+        "AVERAGE_POOL_2D",
+        [IMAGE],
+        IMAGE,
+        {**POOL, "fusedActivationFunction": 1},
+        LIMITATION,
+        "fused activation",
+    ),
     ("MAX_POOL_2D", [IMAGE], IMAGE, POOL, MAPPED, ""),
-    ("MAX_POOL_2D", [IMAGE], IMAGE, {**POOL, "fusedActivationFunction": 3}, LIMITATION, "fused activation"),
+    (
+        "MAX_POOL_2D",
+        [IMAGE],
+        IMAGE,
+        {**POOL, "fusedActivationFunction": 3},
+        LIMITATION,
+        "fused activation",
+    ),
     ("CONCATENATION", [IMAGE, IMAGE], IMAGE, JOIN, MAPPED, ""),
-    ("CONCATENATION", [IMAGE, IMAGE], IMAGE, {**JOIN, "fusedActivationFunction": 1}, LIMITATION, "fused activation"),
+    (
+        "CONCATENATION",
+        [IMAGE, IMAGE],
+        IMAGE,
+        {**JOIN, "fusedActivationFunction": 1},
+        LIMITATION,
+        "fused activation",
+    ),
     ("CONCATENATION", [IMAGE, T((1, 4, 4, 8), data=5, zero=5)], IMAGE, JOIN, MAPPED, ""),
     ("CONCATENATION", [IMAGE, T((1, 4, 4, 8), data=-3, zero=-3)], IMAGE, JOIN, MAPPED, ""),
-    ("CONCATENATION", [IMAGE, T((1, 4, 4, 8), data=0, zero=5)], IMAGE, JOIN, LIMITATION, "only as zeros"),
-    ("CONCATENATION", [IMAGE, IMAGE, T((1, 4, 4, 8), data=0)], IMAGE, JOIN, LIMITATION, "only as zeros, one of two"),
+    (
+        "CONCATENATION",
+        [IMAGE, T((1, 4, 4, 8), data=0, zero=5)],
+        IMAGE,
+        JOIN,
+        LIMITATION,
+        "only as zeros",
+    ),
+    (
+        "CONCATENATION",
+        [IMAGE, IMAGE, T((1, 4, 4, 8), data=0)],
+        IMAGE,
+        JOIN,
+        LIMITATION,
+        "only as zeros, one of two",
+    ),
     ("CONV_2D", [IMAGE, FILTER, BIAS], IMAGE, {**CONV, "version": 6}, MAPPED, ""),
-    ("CONV_2D", [IMAGE, FILTER, BIAS], IMAGE, {**CONV, "dilationHFactor": 2, "dilationWFactor": 2}, MAPPED, ""),
-    ("CONV_2D", [IMAGE, FILTER, BIAS], IMAGE, {**CONV, "dilationHFactor": 2}, LIMITATION, "dilations"),
-    ("CONV_2D", [IMAGE, T((8, 3, 3, 8)), BIAS], IMAGE, CONV, LIMITATION, "input 1 is computed"),
-    ("CONV_2D", [IMAGE, FILTER, T((8,), "int32")], IMAGE, CONV, LIMITATION, "input 2 is computed"),
-    ("DEPTHWISE_CONV_2D", [IMAGE, FILTER, BIAS], IMAGE, {"kind": "DepthwiseConv2DOptions"}, MAPPED, ""),
-    ("DEPTHWISE_CONV_2D", [IMAGE, FILTER, BIAS], IMAGE, {"kind": "DepthwiseConv2DOptions", "dilationWFactor": 3}, LIMITATION, "dilations"),
+    (
+        "CONV_2D",
+        [IMAGE, FILTER, BIAS],
+        IMAGE,
+        {**CONV, "dilationHFactor": 2, "dilationWFactor": 2},
+        MAPPED,
+        "",
+    ),
+    (
+        "CONV_2D",
+        [IMAGE, FILTER, BIAS],
+        IMAGE,
+        {**CONV, "dilationHFactor": 2},
+        LIMITATION,
+        "dilations",
+    ),
+    (
+        "CONV_2D",
+        [IMAGE, T((8, 3, 3, 8)), BIAS],
+        IMAGE,
+        CONV,
+        LIMITATION,
+        "input 1 is computed",
+    ),
+    (
+        "CONV_2D",
+        [IMAGE, FILTER, T((8,), "int32")],
+        IMAGE,
+        CONV,
+        LIMITATION,
+        "input 2 is computed",
+    ),
+    (
+        "DEPTHWISE_CONV_2D",
+        [IMAGE, FILTER, BIAS],
+        IMAGE,
+        {"kind": "DepthwiseConv2DOptions"},
+        MAPPED,
+        "",
+    ),
+    (
+        "DEPTHWISE_CONV_2D",
+        [IMAGE, FILTER, BIAS],
+        IMAGE,
+        {"kind": "DepthwiseConv2DOptions", "dilationWFactor": 3},
+        LIMITATION,
+        "dilations",
+    ),
     ("DEQUANTIZE", [IMAGE], T((1, 4, 4, 8), "float32"), {}, DTYPE, "float32"),
     ("EXPAND_DIMS", [ROW, ints(1)], T((1, 1, 10)), {}, MAPPED, ""),
     ("FULLY_CONNECTED", [ROW, FILTER, BIAS], ROW, FULL, MAPPED, ""),
     ("FULLY_CONNECTED", [ROW, FILTER, BIAS], WIDE, FULL, LIMITATION, "single row"),
-    ("FULLY_CONNECTED", [ROW, FILTER, BIAS], ROW, {**FULL, "weightsFormat": 1}, LIMITATION, "shuffled"),
+    (
+        "FULLY_CONNECTED",
+        [ROW, FILTER, BIAS],
+        ROW,
+        {**FULL, "weightsFormat": 1},
+        LIMITATION,
+        "shuffled",
+    ),
     ("FULLY_CONNECTED", [ROW, ROW, BIAS], ROW, FULL, LIMITATION, "input 1 is computed"),
-    ("FULLY_CONNECTED", [ROW, FILTER, BIAS], ROW, {**FULL, "version": 12}, VERSION, "knows 9"),
+    (
+        "FULLY_CONNECTED",
+        [ROW, FILTER, BIAS],
+        ROW,
+        {**FULL, "version": 12},
+        VERSION,
+        "knows 9",
+    ),
     ("L2_NORMALIZATION", [ROW], ROW, {}, MAPPED, ""),
     ("LOGISTIC", [IMAGE], IMAGE, {}, MAPPED, ""),
     ("MAXIMUM", [IMAGE, IMAGE], IMAGE, {}, MAPPED, ""),
@@ -109,17 +244,59 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("MEAN", [T((4, 1, 1, 8)), ints(0)], T((1, 8)), {}, RANK, ""),
     ("MEAN", [T((4, 8)), ints(0)], T((8,)), {}, LIMITATION, "batch"),
     ("MEAN", [IMAGE, COMPUTED], T((1, 8)), {}, LIMITATION, "input 1 is computed"),
-    ("MEAN", [T((1, 256, 128, 4)), ints(1, 2)], T((1, 4)), {}, LIMITATION, "so many numbers"),
+    (
+        "MEAN",
+        [T((1, 256, 128, 4)), ints(1, 2)],
+        T((1, 4)),
+        {},
+        LIMITATION,
+        "so many numbers",
+    ),
     ("REDUCE_MAX", [IMAGE, ints(1, 2)], T((1, 8)), {}, MAPPED, ""),
     ("REDUCE_MIN", [T((4, 8)), ints(0)], T((8,)), {}, LIMITATION, "batch"),
     ("SUM", [IMAGE, ints(1)], T((1, 4, 8)), {}, MAPPED, ""),
     ("PACK", [ROW, ROW], T((1, 2, 10)), {"kind": "PackOptions", "axis": 1}, MAPPED, ""),
-    ("PACK", [ROW, ROW], T((2, 1, 10)), {"kind": "PackOptions", "axis": 0}, LIMITATION, "along the batch"),
-    ("PACK", [ROW, ROW], T((2, 1, 10)), {"kind": "PackOptions", "axis": -3}, LIMITATION, "along the batch"),
-    ("PAD", [IMAGE, ints(0, 0, 1, 1, 1, 1, 0, 0, shape=(4, 2))], T((1, 6, 6, 8)), {}, MAPPED, ""),
-    ("PAD", [IMAGE, ints(1, 0, 0, 0, 0, 0, 0, 0, shape=(4, 2))], T((1, 4, 4, 8)), {}, LIMITATION, "pads the batch"),
+    (
+        "PACK",
+        [ROW, ROW],
+        T((2, 1, 10)),
+        {"kind": "PackOptions", "axis": 0},
+        LIMITATION,
+        "along the batch",
+    ),
+    (
+        "PACK",
+        [ROW, ROW],
+        T((2, 1, 10)),
+        {"kind": "PackOptions", "axis": -3},
+        LIMITATION,
+        "along the batch",
+    ),
+    (
+        "PAD",
+        [IMAGE, ints(0, 0, 1, 1, 1, 1, 0, 0, shape=(4, 2))],
+        T((1, 6, 6, 8)),
+        {},
+        MAPPED,
+        "",
+    ),
+    (
+        "PAD",
+        [IMAGE, ints(1, 0, 0, 0, 0, 0, 0, 0, shape=(4, 2))],
+        T((1, 4, 4, 8)),
+        {},
+        LIMITATION,
+        "pads the batch",
+    ),
     ("PAD", [IMAGE, T((4, 2), "int32")], IMAGE, {}, LIMITATION, "input 1 is computed"),
-    ("PADV2", [IMAGE, ints(0, 0, 1, 1, 1, 1, 0, 0, shape=(4, 2)), T((1,), data=-128)], IMAGE, {}, UNSUPPORTED, "PADV2"),
+    (
+        "PADV2",
+        [IMAGE, ints(0, 0, 1, 1, 1, 1, 0, 0, shape=(4, 2)), T((1,), data=-128)],
+        IMAGE,
+        {},
+        UNSUPPORTED,
+        "PADV2",
+    ),
     ("PRELU", [IMAGE, T((1, 1, 8), data=3)], IMAGE, {}, MAPPED, ""),
     ("PRELU", [IMAGE, T((1, 4, 8), data=3)], IMAGE, {}, LIMITATION, "alpha"),
     ("QUANTIZE", [T((1, 4), "uint8")], T((1, 4)), {}, MAPPED, ""),
@@ -133,10 +310,31 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("RESHAPE", [IMAGE], T((1, 128)), {}, MAPPED, ""),
     ("RESHAPE", [IMAGE, COMPUTED], T((1, 128)), {}, LIMITATION, "input 1 is computed"),
     ("RESHAPE", [T((1, 4, 4, 8)), ints(2, 2, 4, 8)], T((2, 2, 4, 8)), {}, RANK, ""),
-    ("RESIZE_BILINEAR", [IMAGE, ints(8, 8)], T((1, 8, 8, 8)), {}, MAPPED, "may stay on the CPU"),
-    ("RESIZE_NEAREST_NEIGHBOR", [IMAGE, ints(8, 8)], T((1, 8, 8, 8)), {}, MAPPED, "may stay on the CPU"),
+    (
+        "RESIZE_BILINEAR",
+        [IMAGE, ints(8, 8)],
+        T((1, 8, 8, 8)),
+        {},
+        MAPPED,
+        "may stay on the CPU",
+    ),
+    (
+        "RESIZE_NEAREST_NEIGHBOR",
+        [IMAGE, ints(8, 8)],
+        T((1, 8, 8, 8)),
+        {},
+        MAPPED,
+        "may stay on the CPU",
+    ),
     ("SLICE", [IMAGE, ints(0, 0, 0, 0), ints(1, 2, 2, 8)], T((1, 2, 2, 8)), {}, MAPPED, ""),
-    ("SLICE", [IMAGE, COMPUTED, ints(1, 2, 2, 8)], T((1, 2, 2, 8)), {}, LIMITATION, "input 1 is computed"),
+    (
+        "SLICE",
+        [IMAGE, COMPUTED, ints(1, 2, 2, 8)],
+        T((1, 2, 2, 8)),
+        {},
+        LIMITATION,
+        "input 1 is computed",
+    ),
     ("SOFTMAX", [ROW], ROW, {}, MAPPED, ""),
     ("SOFTMAX", [T((1, 20_000))], T((1, 20_000)), {}, LIMITATION, "16000"),
     ("SOFTMAX", [WIDE], WIDE, {}, LIMITATION, "single row"),
@@ -144,42 +342,108 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("SPLIT", [ints(3), IMAGE], T((1, 4, 4, 4)), {}, MAPPED, ""),
     ("SPLIT", [ints(0), T((2, 8))], T((1, 8)), {}, LIMITATION, "splits the batch"),
     ("SQUEEZE", [T((1, 1, 1, 8))], T((1, 8)), {}, MAPPED, ""),
-    ("STRIDED_SLICE", [IMAGE, ints(0, 0, 0, 0), ints(1, 2, 2, 8), ints(1, 1, 1, 1)], T((1, 2, 2, 8)), STRIDED, MAPPED, ""),
-    ("STRIDED_SLICE", [IMAGE, ints(0, 0, 0, 0), ints(1, 4, 4, 8), ints(1, 2, 2, 1)], T((1, 2, 2, 8)), STRIDED, LIMITATION, "strides"),
-    ("STRIDED_SLICE", [IMAGE, ints(0), ints(1), ints(1)], IMAGE, {**STRIDED, "newAxisMask": 1}, LIMITATION, "new-axis"),
+    (
+        "STRIDED_SLICE",
+        [IMAGE, ints(0, 0, 0, 0), ints(1, 2, 2, 8), ints(1, 1, 1, 1)],
+        T((1, 2, 2, 8)),
+        STRIDED,
+        MAPPED,
+        "",
+    ),
+    (
+        "STRIDED_SLICE",
+        [IMAGE, ints(0, 0, 0, 0), ints(1, 4, 4, 8), ints(1, 2, 2, 1)],
+        T((1, 2, 2, 8)),
+        STRIDED,
+        LIMITATION,
+        "strides",
+    ),
+    (
+        "STRIDED_SLICE",
+        [IMAGE, ints(0), ints(1), ints(1)],
+        IMAGE,
+        {**STRIDED, "newAxisMask": 1},
+        LIMITATION,
+        "new-axis",
+    ),
     ("TANH", [IMAGE], IMAGE, {}, MAPPED, ""),
-    ("TRANSPOSE", [IMAGE, ints(0, 3, 1, 2)], T((1, 8, 4, 4)), {}, LIMITATION, "compiler 16 takes some"),
-    ("TRANSPOSE_CONV", [ints(1, 8, 8, 8), FILTER, IMAGE, BIAS], T((1, 8, 8, 8)), {}, MAPPED, ""),
-    ("TRANSPOSE_CONV", [T((4,), "int32"), FILTER, IMAGE, BIAS], T((1, 8, 8, 8)), {}, LIMITATION, "input 0 is computed"),
+    (
+        "TRANSPOSE",
+        [IMAGE, ints(0, 3, 1, 2)],
+        T((1, 8, 4, 4)),
+        {},
+        LIMITATION,
+        "compiler 16 takes some",
+    ),
+    (
+        "TRANSPOSE_CONV",
+        [ints(1, 8, 8, 8), FILTER, IMAGE, BIAS],
+        T((1, 8, 8, 8)),
+        {},
+        MAPPED,
+        "",
+    ),
+    (
+        "TRANSPOSE_CONV",
+        [T((4,), "int32"), FILTER, IMAGE, BIAS],
+        T((1, 8, 8, 8)),
+        {},
+        LIMITATION,
+        "input 0 is computed",
+    ),
     ("UNIDIRECTIONAL_SEQUENCE_LSTM", [WIDE], WIDE, {}, MAPPED, ""),
     ("LEAKY_RELU", [IMAGE], IMAGE, {}, UNSUPPORTED, ""),
     ("HARD_SWISH", [IMAGE], IMAGE, {}, UNSUPPORTED, ""),
     ("GELU", [IMAGE], IMAGE, {}, UNSUPPORTED, ""),
     ("BATCH_MATMUL", [WIDE, WIDE], WIDE, {}, UNSUPPORTED, ""),
     ("DEPTH_TO_SPACE", [IMAGE], IMAGE, {}, UNSUPPORTED, ""),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize("row", range(len(TABLE)), ids=[f"{row[0]}-{row[5] or row[4].split()[0]}" for row in TABLE])
+@pytest.mark.parametrize(
+    "row",
+    range(len(TABLE)),
+    ids=[f"{row[0]}-{row[5] or row[4].split()[0]}" for row in TABLE],
+)
 def test_each_rule(row: int, tmp_path: pathlib.Path) -> None:
     """An operator on its own gets the compiler's status word and a reason."""
     op, inputs, output, options, status, reason = TABLE[row]
-    fate = judge(tflite_graph.read(file(tmp_path / "one.tflite", op, inputs, output, **options)).operators[0])
+    fate = judge(
+        tflite_graph.read(
+            file(tmp_path / "one.tflite", op, inputs, output, **options)
+        ).operators[0]
+    )
     assert fate.status == status
     assert re.search(reason, fate.reason)
     assert fate.reason or status == MAPPED
 
 
 def test_what_is_doubtful_counts_for_the_upper_end(tmp_path: pathlib.Path) -> None:
-    """Transposes and large means are taken by some compilers, so a trusting judge takes them."""
-    for op, inputs, output in (("TRANSPOSE", [IMAGE, ints(0, 3, 1, 2)], T((1, 8, 4, 4))), ("MEAN", [T((1, 256, 128, 4)), ints(1, 2)], T((1, 4)))):
-        (operator,) = tflite_graph.read(file(tmp_path / "one.tflite", op, inputs, output)).operators
-        assert (judge(operator).status, judge(operator, trusting=True).status) == (LIMITATION, MAPPED)
+    """Transposes and large means are taken by some compilers, so a trusting judge takes
+    them.
+    """
+    for op, inputs, output in (
+        ("TRANSPOSE", [IMAGE, ints(0, 3, 1, 2)], T((1, 8, 4, 4))),
+        ("MEAN", [T((1, 256, 128, 4)), ints(1, 2)], T((1, 4))),
+    ):
+        (operator,) = tflite_graph.read(
+            file(tmp_path / "one.tflite", op, inputs, output)
+        ).operators
+        assert (judge(operator).status, judge(operator, trusting=True).status) == (
+            LIMITATION,
+            MAPPED,
+        )
 
 
 def test_the_tables_agree() -> None:
-    """Each rule has a source, a newest version and a row in the test above; each way out is for an operator that is refused."""
+    """Each rule has a source, a newest version and a row in the test above; each way out is
+    for an operator that is refused.
+    """
     assert all(rule.source for rule in RULES.values())
     assert RULES.keys() == VERSIONS.keys()
     assert RULES.keys() <= {row[0] for row in TABLE}
-    assert not WAYS_OUT.keys() & {op for op, rule in RULES.items() if rule.doubt is None and op not in ("SOFTMAX", "DEQUANTIZE")}
+    assert not WAYS_OUT.keys() & {
+        op
+        for op, rule in RULES.items()
+        if rule.doubt is None and op not in ("SOFTMAX", "DEQUANTIZE")
+    }

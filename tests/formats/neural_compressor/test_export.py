@@ -26,13 +26,27 @@ from edgekit.target import Limits, Target
 from edgekit.task import Task
 from edgekit.tasks.digits import digits
 
-pytest.importorskip("neural_compressor", reason="neural-compressor is not installed: pip install 'edgekit[intel]'")
+pytest.importorskip(
+    "neural_compressor",
+    reason="neural-compressor is not installed: pip install 'edgekit[intel]'",
+)
 
 from edgekit.formats.neural_compressor import blocks
-from edgekit.formats.neural_compressor.export import NeuralCompressorToOnnx, held_out, scored
+from edgekit.formats.neural_compressor.export import (
+    NeuralCompressorToOnnx,
+    held_out,
+    scored,
+)
 from edgekit.formats.neural_compressor.nodes import read_grid
 
-LM = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+LM = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 WORDS = 12
 
 
@@ -44,7 +58,11 @@ def cnn() -> dict[str, nn.Module]:
     return {"model": plain_cnn(1, 10)}
 
 
-def stored(networks: Mapping[str, nn.Module], signatures: Mapping[str, Signature], folder: pathlib.Path) -> Artifact:
+def stored(
+    networks: Mapping[str, nn.Module],
+    signatures: Mapping[str, Signature],
+    folder: pathlib.Path,
+) -> Artifact:
     folder.mkdir()
     return torch_storage.save(networks, signatures, folder, {})
 
@@ -65,7 +83,10 @@ def trained() -> nn.Module:
     """The small convolutional network, trained for a few seconds on digits."""
     torch.manual_seed(0)
     network, train = plain_cnn(1, 10), digits().need("train", "the test")
-    inputs, labels = torch.from_numpy(train.inputs["input"].copy()), torch.from_numpy(numpy.asarray(train.labels))
+    inputs, labels = (
+        torch.from_numpy(train.inputs["input"].copy()),
+        torch.from_numpy(numpy.asarray(train.labels)),
+    )
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     for _ in range(12):
         for rows in torch.randperm(len(inputs)).split(64):
@@ -76,9 +97,16 @@ def trained() -> nn.Module:
 
 
 @pytest.mark.slow
-def test_static_int8_keeps_the_accuracy_and_runs_in_int8(trained: nn.Module, tmp_path: pathlib.Path) -> None:
-    """On digits the tuned file is as accurate as float within 2 points, all its convolutions are int8, and it is far smaller."""
-    task, signature = digits(), Signature(inputs=(spec("input", 1, 8, 8),), outputs=(spec("output", 10),))
+def test_static_int8_keeps_the_accuracy_and_runs_in_int8(
+    trained: nn.Module, tmp_path: pathlib.Path
+) -> None:
+    """On digits the tuned file is as accurate as float within 2 points, all its
+    convolutions are int8, and it is far smaller.
+    """
+    task, signature = (
+        digits(),
+        Signature(inputs=(spec("input", 1, 8, 8),), outputs=(spec("output", 10),)),
+    )
     start = stored({"model": trained}, {"model": signature}, tmp_path / "start")
     step = NeuralCompressorToOnnx(scheme="w8a8-static-inc")
     step.requires(start)
@@ -94,26 +122,43 @@ def test_static_int8_keeps_the_accuracy_and_runs_in_int8(trained: nn.Module, tmp
     assert right >= float_right - 0.02
     audit = audit_onnx.audit(lowered, Limits())
     share = next(row for row in audit.measurements if row.name == "int8_mac_share")
-    # Its quantizer leaves the output of the last linear layer in float, and ONNX Runtime then the layer.
+    # Its quantizer leaves the output of the last linear layer in float, and ONNX Runtime
+    # then the layer.
     assert share.detail["all"] - share.detail["int8"] <= 64 * 10
-    assert lowered.path(lowered.parts[0]).stat().st_size < 0.4 * start.path(start.parts[0], "weights").stat().st_size
+    assert (
+        lowered.path(lowered.parts[0]).stat().st_size
+        < 0.4 * start.path(start.parts[0], "weights").stat().st_size
+    )
     told = made.notes["parts"]["model"]
     assert told["scored_samples"] == 512
     assert told["float_score"] - max(told["scores"]) <= 0.01
 
 
-@pytest.mark.parametrize("scheme", [name for name, known in SCHEMES.items() if known.provider == "neural-compressor"])
+@pytest.mark.parametrize(
+    "scheme",
+    [name for name, known in SCHEMES.items() if known.provider == "neural-compressor"],
+)
 def test_the_step_takes_what_it_is_planned_with(scheme: str) -> None:
     """The plan's parameters are the step's own, for each of its schemes."""
-    target = Target(name="board", title="", format="onnx", runtime="onnxruntime", schemes=(scheme, "float"))
+    target = Target(
+        name="board",
+        title="",
+        format="onnx",
+        runtime="onnxruntime",
+        schemes=(scheme, "float"),
+    )
     recipe = Recipe.model_validate({"compress": [{"quantize": {"scheme": scheme}}]})
     (row,) = plan(recipe, [target], lambda module: True).targets
     step = NeuralCompressorToOnnx(**row.candidates[0].steps[0].parameters)
     assert step.scheme == scheme
 
 
-def test_held_out_samples_are_labelled_training_data_that_calibration_does_not_use() -> None:
-    """No held-out sample is a test sample or one of those that calibration draws; where too few are left there are none."""
+def test_held_out_samples_are_labelled_training_data_that_calibration_does_not_use() -> (
+    None
+):
+    """No held-out sample is a test sample or one of those that calibration draws; where too
+    few are left there are none.
+    """
     task = digits()
     used = task.need("calibration", "the test").draw(256, 0)
     held = held_out(task, used, 0)
@@ -132,7 +177,9 @@ def test_held_out_samples_are_labelled_training_data_that_calibration_does_not_u
 
 @pytest.mark.slow
 def test_parts_in_a_chain_are_each_quantized(tmp_path: pathlib.Path) -> None:
-    """Two parts become two files; the second is calibrated on what the first gives, and the chain is scored as a whole."""
+    """Two parts become two files; the second is calibrated on what the first gives, and the
+    chain is scored as a whole.
+    """
     torch.manual_seed(0)
     signatures = {
         "encoder": Signature(inputs=(spec("input", 8),), outputs=(spec("code", 16),)),
@@ -140,7 +187,10 @@ def test_parts_in_a_chain_are_each_quantized(tmp_path: pathlib.Path) -> None:
     }
 
     def fresh() -> dict[str, nn.Module]:
-        return {"encoder": nn.Sequential(nn.Linear(8, 16), nn.ReLU()), "decoder": nn.Sequential(nn.Linear(16, 3))}
+        return {
+            "encoder": nn.Sequential(nn.Linear(8, 16), nn.ReLU()),
+            "decoder": nn.Sequential(nn.Linear(16, 3)),
+        }
 
     start = stored(fresh(), signatures, tmp_path / "start")
     step = NeuralCompressorToOnnx(samples=64)
@@ -157,9 +207,13 @@ class Words(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+        transformers = pytest.importorskip(
+            "transformers", reason="transformers is not installed"
+        )
         torch.manual_seed(0)
-        self.llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LM, max_position_embeddings=32))
+        self.llama = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**LM, max_position_embeddings=32)
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         logits: Tensor = self.llama(input_ids=ids, use_cache=False).logits
@@ -168,16 +222,24 @@ class Words(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["w4-weight-rtn", "w4-weight-awq", "w4-weight-hqq"])
-def test_a_language_model_keeps_the_grid_that_was_chosen(scheme: str, tmp_path: pathlib.Path) -> None:
-    """The file holds, bit for bit, the weights that neural-compressor chose for all seven linear layers, and computes what torch does with them."""
+def test_a_language_model_keeps_the_grid_that_was_chosen(
+    scheme: str, tmp_path: pathlib.Path
+) -> None:
+    """The file holds, bit for bit, the weights that neural-compressor chose for all seven
+    linear layers, and computes what torch does with them.
+    """
 
     def fresh() -> dict[str, nn.Module]:
         return {"model": Words().eval()}
 
     ids = numpy.random.default_rng(0).integers(0, LM["vocab_size"], (40, WORDS))
     task = Task("words", train=(ids[:30], ids[:30, 0]), test=(ids[30:], ids[30:, 0]))
-    takes = TensorSpec(name="input", dtype="int64", dims=("batch", WORDS), low=0, high=LM["vocab_size"])
-    signature = Signature(inputs=(takes,), outputs=(spec("output", WORDS, LM["vocab_size"]),))
+    takes = TensorSpec(
+        name="input", dtype="int64", dims=("batch", WORDS), low=0, high=LM["vocab_size"]
+    )
+    signature = Signature(
+        inputs=(takes,), outputs=(spec("output", WORDS, LM["vocab_size"]),)
+    )
     networks = fresh()
     start = stored(networks, {"model": signature}, tmp_path / "start")
     step = NeuralCompressorToOnnx(scheme=scheme, samples=30)
@@ -188,15 +250,24 @@ def test_a_language_model_keeps_the_grid_that_was_chosen(scheme: str, tmp_path: 
     chosen = {
         "w4-weight-rtn": blocks.rtn,
         "w4-weight-hqq": blocks.hqq,
-        "w4-weight-awq": lambda network: blocks.awq(network, lambda: network(torch.from_numpy(data))),
+        "w4-weight-awq": lambda network: blocks.awq(
+            network, lambda: network(torch.from_numpy(data))
+        ),
     }[scheme](networks["model"])
     graph = onnx.load(str(made.path(made.parts[0]))).graph
-    written = [read_grid(graph, node) for node in graph.node if node.op_type == "MatMulNBits"]
+    written = [
+        read_grid(graph, node) for node in graph.node if node.op_type == "MatMulNBits"
+    ]
     assert len(written) == made.notes["parts"]["model"]["nodes"] == 7
-    assert {grid.weights().tobytes() for grid in written} == {grid.weights().tobytes() for grid in chosen.values()}
+    assert {grid.weights().tobytes() for grid in written} == {
+        grid.weights().tobytes() for grid in chosen.values()
+    }
     got = answers(made, ids[30:])
     with torch.no_grad():
-        same, plain = networks["model"](torch.from_numpy(ids[30:])).numpy(), fresh()["model"](torch.from_numpy(ids[30:])).numpy()
+        same, plain = (
+            networks["model"](torch.from_numpy(ids[30:])).numpy(),
+            fresh()["model"](torch.from_numpy(ids[30:])).numpy(),
+        )
     assert numpy.abs(got - same).max() < 1e-4 * numpy.ptp(same)
     assert 1e-3 * numpy.ptp(plain) < numpy.abs(got - plain).max() < 0.15 * numpy.ptp(plain)
 
@@ -208,23 +279,39 @@ def test_a_language_model_keeps_the_grid_that_was_chosen(scheme: str, tmp_path: 
         (NeuralCompressorToOnnx(samples=0), "Calibration on 0 samples is not possible"),
     ],
 )
-def test_what_the_step_cannot_do_is_told_before_any_work(step: NeuralCompressorToOnnx, said: str, tmp_path: pathlib.Path) -> None:
+def test_what_the_step_cannot_do_is_told_before_any_work(
+    step: NeuralCompressorToOnnx, said: str, tmp_path: pathlib.Path
+) -> None:
     """Another provider's scheme, and calibration on nothing."""
-    start = stored({"model": testing.tiny_network()}, {"model": Signature(inputs=(spec("input", 8),), outputs=(spec("output", 3),))}, tmp_path / "start")
+    start = stored(
+        {"model": testing.tiny_network()},
+        {"model": Signature(inputs=(spec("input", 8),), outputs=(spec("output", 3),))},
+        tmp_path / "start",
+    )
     with pytest.raises(StepError, match=said):
         step.requires(start)
 
 
-def test_a_network_without_linear_layers_and_a_task_without_data_are_told(tmp_path: pathlib.Path) -> None:
+def test_a_network_without_linear_layers_and_a_task_without_data_are_told(
+    tmp_path: pathlib.Path,
+) -> None:
     """Nothing to store in 4 bits, or nothing to calibrate on, is an error with a way out."""
 
     def fresh() -> dict[str, nn.Module]:
-        return {"model": nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())}
+        return {
+            "model": nn.Sequential(
+                nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            )
+        }
 
     signature = Signature(inputs=(spec("input", 1, 8, 8),), outputs=(spec("output", 3),))
     start = stored(fresh(), {"model": signature}, tmp_path / "start")
     with pytest.raises(StepError, match="no linear layer"):
-        NeuralCompressorToOnnx(scheme="w4-weight-rtn").run(start, context(tmp_path / "a", testing.tiny_images(), fresh))
-    test_only = Task("bare", test=(numpy.zeros((4, 1, 8, 8), "float32"), numpy.zeros(4, "int64")))
+        NeuralCompressorToOnnx(scheme="w4-weight-rtn").run(
+            start, context(tmp_path / "a", testing.tiny_images(), fresh)
+        )
+    test_only = Task(
+        "bare", test=(numpy.zeros((4, 1, 8, 8), "float32"), numpy.zeros(4, "int64"))
+    )
     with pytest.raises(TaskError, match="no calibration data"):
         NeuralCompressorToOnnx().run(start, context(tmp_path / "b", test_only, fresh))

@@ -1,4 +1,6 @@
-"""Grids in MatMulNBits nodes: every number kept, ONNX Runtime computes with them, and nothing else is replaced."""
+"""Grids in MatMulNBits nodes: every number kept, ONNX Runtime computes with them, and
+nothing else is replaced.
+"""
 
 import pytest
 import torch
@@ -8,7 +10,10 @@ from edgekit.errors import StepError
 from edgekit.formats.onnx.export import export
 from edgekit.signature import Signature, TensorSpec
 
-pytest.importorskip("neural_compressor", reason="neural-compressor is not installed: pip install 'edgekit[intel]'")
+pytest.importorskip(
+    "neural_compressor",
+    reason="neural-compressor is not installed: pip install 'edgekit[intel]'",
+)
 
 import numpy
 import onnx
@@ -28,18 +33,28 @@ def signature(*dims: int) -> Signature:
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(INPUTS, 64), nn.ReLU(), nn.Linear(64, 40, bias=False)).eval()
+    return nn.Sequential(
+        nn.Linear(INPUTS, 64), nn.ReLU(), nn.Linear(64, 40, bias=False)
+    ).eval()
 
 
 @pytest.mark.parametrize("dims", [(), (3,)], ids=["rows", "tokens"])
 @pytest.mark.parametrize("method", [blocks.rtn, blocks.hqq], ids=["rtn", "hqq"])
-def test_the_file_computes_with_exactly_the_grid(method: object, dims: tuple[int, ...]) -> None:
-    """Read back, each node holds the grid bit for bit, and ONNX Runtime gives what torch gives with these weights."""
+def test_the_file_computes_with_exactly_the_grid(
+    method: object, dims: tuple[int, ...]
+) -> None:
+    """Read back, each node holds the grid bit for bit, and ONNX Runtime gives what torch
+    gives with these weights.
+    """
     changed = network()
     grids = method(changed)  # type: ignore[operator]
     model = export(changed, signature(*dims))
     assert nodes.write_grids(model, grids.values()) == len(grids) > 0
-    written = [nodes.read_grid(model.graph, node) for node in model.graph.node if node.op_type == "MatMulNBits"]
+    written = [
+        nodes.read_grid(model.graph, node)
+        for node in model.graph.node
+        if node.op_type == "MatMulNBits"
+    ]
     for grid, stored in zip(grids.values(), written, strict=True):
         assert numpy.array_equal(grid.stored, stored.stored)
         assert numpy.array_equal(grid.weights(), stored.weights())
@@ -50,7 +65,9 @@ def test_the_file_computes_with_exactly_the_grid(method: object, dims: tuple[int
 
 
 def test_only_quantized_layers_are_replaced() -> None:
-    """The layer without a grid keeps its float product, and the float weights of the other are gone from the file."""
+    """The layer without a grid keeps its float product, and the float weights of the other
+    are gone from the file.
+    """
     changed = network()
     grids = blocks.rtn(changed)
     model = export(changed, signature())

@@ -1,4 +1,6 @@
-"""neural-compressor's static int8: its tuning loop ends with a trial that holds the criterion, and the weights are folded."""
+"""neural-compressor's static int8: its tuning loop ends with a trial that holds the
+criterion, and the weights are folded.
+"""
 
 import pytest
 import torch
@@ -7,12 +9,16 @@ from torch import nn
 from edgekit.errors import StepError
 from edgekit.signature import Signature, TensorSpec
 
-pytest.importorskip("neural_compressor", reason="neural-compressor is not installed: pip install 'edgekit[intel]'")
+pytest.importorskip(
+    "neural_compressor",
+    reason="neural-compressor is not installed: pip install 'edgekit[intel]'",
+)
 
 from edgekit.formats.neural_compressor import static
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),),
 )
 
 
@@ -48,7 +54,9 @@ def test_the_first_trial_that_loses_little_is_taken() -> None:
 
 @pytest.mark.slow
 def test_tuning_goes_on_until_the_metric_holds() -> None:
-    """An outlier spoils the range that min-max finds; the loop goes on to the trial that keeps it out, in the metric's own unit."""
+    """An outlier spoils the range that min-max finds; the loop goes on to the trial that
+    keeps it out, in the metric's own unit.
+    """
     torch.manual_seed(0)
     plain = network()
     tuned = static.quantize(plain, SIGNATURE, rows(50.0), closeness(plain), drop=0.1)
@@ -59,7 +67,9 @@ def test_tuning_goes_on_until_the_metric_holds() -> None:
 
 @pytest.mark.slow
 def test_where_no_trial_holds_the_best_is_taken() -> None:
-    """A criterion that cannot be held ends with the trial of the highest score, after all were made."""
+    """A criterion that cannot be held ends with the trial of the highest score, after all
+    were made.
+    """
     torch.manual_seed(0)
     plain = network()
     tuned = static.quantize(plain, SIGNATURE, rows(300.0), closeness(plain), drop=1e-6)
@@ -73,7 +83,9 @@ def test_without_a_score_the_weights_are_still_folded() -> None:
     plain = network()
     tuned = static.quantize(plain, SIGNATURE, rows(0.0), None, drop=0.01)
     assert (tuned.float_score, tuned.scores) == (None, ())
-    assert sum(tensor.dtype == torch.int8 for tensor in tuned.graph.state_dict().values()) == 2
+    assert (
+        sum(tensor.dtype == torch.int8 for tensor in tuned.graph.state_dict().values()) == 2
+    )
     data = torch.randn(50, 8)
     with torch.no_grad():
         assert float((tuned.graph(data) - plain(data)).abs().max()) < 0.2
@@ -81,6 +93,8 @@ def test_without_a_score_the_weights_are_still_folded() -> None:
 
 def test_a_network_with_nothing_to_quantize_is_refused() -> None:
     """A network without a convolution or a linear layer is told so."""
-    signature = SIGNATURE.model_copy(update={"outputs": (TensorSpec(name="output", dtype="float32", dims=("batch", 8)),)})
+    signature = SIGNATURE.model_copy(
+        update={"outputs": (TensorSpec(name="output", dtype="float32", dims=("batch", 8)),)}
+    )
     with pytest.raises(StepError, match="nothing to quantize"):
         static.quantize(nn.Tanh(), signature, rows(0.0), None, drop=0.01)

@@ -10,13 +10,19 @@ from edgekit.formats.onnx.edit import MICROSOFT, Edit
 
 
 def model(body: str, **stored: numpy.ndarray) -> onnx.ModelProto:
-    parsed = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4] x) => (float[n, 4] y) {{ {body} }}')
-    parsed.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in stored.items())
+    parsed = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4] x) => (float[n, 4] y) {{ {body} }}'
+    )
+    parsed.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in stored.items()
+    )
     return parsed
 
 
 def test_new_nodes_take_the_place_of_old_ones_in_order_with_names_of_their_own() -> None:
-    """ONNX Runtime refuses a file with two nodes of one name, and a domain that is not declared."""
+    """ONNX Runtime refuses a file with two nodes of one name, and a domain that is not
+    declared.
+    """
     found = model("h = Add(x, a)  y = Neg(h)", a=numpy.ones(4, "float32"))
     found.graph.node[1].name = "m/Neg"
     edit = Edit(found)
@@ -28,10 +34,23 @@ def test_new_nodes_take_the_place_of_old_ones_in_order_with_names_of_their_own()
     edit.finish()
     onnx.checker.check_model(found, full_check=True)
     assert onnx_graph.is_sorted(found.graph)
-    assert [node.name for node in found.graph.node] == ["m/Mul", "m/Neg.2", "m/Neg.3", "m/Add", "m/Neg"]
-    assert len(found.graph.initializer) == 1, "equal constants are stored once, unused ones not at all"
-    session = onnxruntime.InferenceSession(found.SerializeToString(), providers=["CPUExecutionProvider"])
-    numpy.testing.assert_array_equal(session.run(None, {"x": numpy.ones((2, 4), "float32")})[0], numpy.full((2, 4), -1, "float32"))
+    assert [node.name for node in found.graph.node] == [
+        "m/Mul",
+        "m/Neg.2",
+        "m/Neg.3",
+        "m/Add",
+        "m/Neg",
+    ]
+    assert len(found.graph.initializer) == 1, (
+        "equal constants are stored once, unused ones not at all"
+    )
+    session = onnxruntime.InferenceSession(
+        found.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    numpy.testing.assert_array_equal(
+        session.run(None, {"x": numpy.ones((2, 4), "float32")})[0],
+        numpy.full((2, 4), -1, "float32"),
+    )
     assert MICROSOFT not in {entry.domain for entry in found.opset_import}
 
 
@@ -44,7 +63,9 @@ def test_an_operator_of_onnx_runtime_brings_its_domain() -> None:
         kept = edit.graph.node[0]
         edit.finish()
         assert kept.op_type == "Neg"
-    found.graph.node.append(onnx.helper.make_node("MatMulNBits", ["x"], ["z"], domain=MICROSOFT))
+    found.graph.node.append(
+        onnx.helper.make_node("MatMulNBits", ["x"], ["z"], domain=MICROSOFT)
+    )
     Edit(found).finish()
     assert [entry.domain for entry in found.opset_import].count(MICROSOFT) == 1
 
@@ -54,13 +75,20 @@ def test_an_operator_of_onnx_runtime_brings_its_domain() -> None:
     [
         ("t = Identity(w)", numpy.arange(6).reshape(2, 3)),
         ("t = Transpose(w)", numpy.arange(6).reshape(2, 3).T),
-        ("s = Transpose <perm = [1, 0]> (w)  t = Transpose(s)", numpy.arange(6).reshape(2, 3)),
+        (
+            "s = Transpose <perm = [1, 0]> (w)  t = Transpose(s)",
+            numpy.arange(6).reshape(2, 3),
+        ),
         ("t = Neg(w)", None),
     ],
 )
-def test_a_stored_tensor_is_seen_behind_transpose_and_identity(body: str, wanted: numpy.ndarray | None) -> None:
+def test_a_stored_tensor_is_seen_behind_transpose_and_identity(
+    body: str, wanted: numpy.ndarray | None
+) -> None:
     """Nothing else is computed ahead."""
-    edit = Edit(model(f"{body}  y = Neg(x)", w=numpy.arange(6, dtype="float32").reshape(2, 3)))
+    edit = Edit(
+        model(f"{body}  y = Neg(x)", w=numpy.arange(6, dtype="float32").reshape(2, 3))
+    )
     found = edit.stored("t")
     assert (found is None) == (wanted is None)
     if wanted is not None:

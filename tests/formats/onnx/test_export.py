@@ -1,4 +1,6 @@
-"""The ONNX file is small, checked, computes what the network computes, and keeps the signature."""
+"""The ONNX file is small, checked, computes what the network computes, and keeps the
+signature.
+"""
 
 import pathlib
 
@@ -21,7 +23,8 @@ from edgekit.steps.quantize_torch import QuantizeTorch
 from edgekit.task import Task
 
 IMAGE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 
 
@@ -30,8 +33,14 @@ class Block(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.conv, self.norm_2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.stem, self.norm = (
+            nn.Conv2d(1, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.conv, self.norm_2 = (
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +53,9 @@ def run(path: pathlib.Path, array: numpy.ndarray, name: str = "input") -> numpy.
     """The file's first output with graph optimization switched off."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, {name: array})[0]
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    ).run(None, {name: array})[0]
 
 
 def digits_task() -> Task:
@@ -52,7 +63,11 @@ def digits_task() -> Task:
 
     data = load_digits()
     images, labels = (data.images[:, None] / 16).astype("float32"), data.target
-    return Task(name="digits", train=(images[:600], labels[:600]), test=(images[1000:], labels[1000:]))
+    return Task(
+        name="digits",
+        train=(images[:600], labels[:600]),
+        test=(images[1000:], labels[1000:]),
+    )
 
 
 def context(folder: pathlib.Path) -> Context:
@@ -65,7 +80,9 @@ def stored(folder: pathlib.Path) -> Artifact:
     return torch_storage.save({"main": Block().eval()}, {"main": IMAGE}, folder, {})
 
 
-def test_a_float_network_is_exported_exactly_for_every_batch_size(tmp_path: pathlib.Path) -> None:
+def test_a_float_network_is_exported_exactly_for_every_batch_size(
+    tmp_path: pathlib.Path,
+) -> None:
     """Same numbers as PyTorch, names and a free batch dim from the signature."""
     artifact, step = stored(tmp_path / "torch"), TorchToOnnx()
     made = step.run(artifact, context(tmp_path / "onnx"))
@@ -74,16 +91,30 @@ def test_a_float_network_is_exported_exactly_for_every_batch_size(tmp_path: path
     for batch in (1, 5):
         data = torch.rand(batch, 1, 8, 8)
         with torch.no_grad():
-            numpy.testing.assert_allclose(run(made.path(made.parts[0]), data.numpy()), network(data).numpy(), atol=1e-5)
-    assert made.notes["operators"]["main"]["Conv"] == 2 and "BatchNormalization" not in made.notes["operators"]["main"]
+            numpy.testing.assert_allclose(
+                run(made.path(made.parts[0]), data.numpy()),
+                network(data).numpy(),
+                atol=1e-5,
+            )
+    assert (
+        made.notes["operators"]["main"]["Conv"] == 2
+        and "BatchNormalization" not in made.notes["operators"]["main"]
+    )
 
 
-def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(tmp_path: pathlib.Path) -> None:
-    """ONNX Runtime without optimization is within two output steps of the quantized PyTorch graph, on two batch sizes."""
+def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(
+    tmp_path: pathlib.Path,
+) -> None:
+    """ONNX Runtime without optimization is within two output steps of the quantized PyTorch
+    graph, on two batch sizes.
+    """
     from edgekit.quantization.calibration import read
     from edgekit.quantization.graph import simulate
 
-    plain, data = stored(tmp_path / "torch"), digits_task().need("test", "the test").inputs["input"]
+    plain, data = (
+        stored(tmp_path / "torch"),
+        digits_task().need("test", "the test").inputs["input"],
+    )
     quantized = QuantizeTorch(samples=128).run(plain, context(tmp_path / "int8"))
     files = {}
     for name, artifact in (("float", plain), ("int8", quantized)):
@@ -92,11 +123,19 @@ def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(tmp_
         step.ensures(artifact, made)
         files[name] = made.path(made.parts[0])
     calibration = read(quantized.path(quantized.parts[0], "quantization"))
-    reference = simulate(torch_storage.load(plain, {"main": Block()})["main"], IMAGE, calibration, fold=True)
-    step_size = next(tensor.scale[0] for tensor in calibration.tensors.values() if tensor.module == "head" and tensor.axis is None)
+    reference = simulate(
+        torch_storage.load(plain, {"main": Block()})["main"], IMAGE, calibration, fold=True
+    )
+    step_size = next(
+        tensor.scale[0]
+        for tensor in calibration.tensors.values()
+        if tensor.module == "head" and tensor.axis is None
+    )
     for samples in (data[:1], data[:64]):
         with torch.no_grad():
-            difference = numpy.abs(run(files["int8"], samples) - reference(torch.from_numpy(samples)).numpy()).max()
+            difference = numpy.abs(
+                run(files["int8"], samples) - reference(torch.from_numpy(samples)).numpy()
+            ).max()
         assert difference <= 2 * step_size + 1e-6
     assert files["int8"].stat().st_size < 0.4 * files["float"].stat().st_size
 
@@ -110,7 +149,9 @@ def test_node_names_tell_the_module_in_float_and_int8_alike(tmp_path: pathlib.Pa
         made = TorchToOnnx().run(artifact, context(tmp_path / f"onnx-{number}"))
         model = onnx.load(str(made.path(made.parts[0])))
         names.append({node.name for node in model.graph.node if node.name})
-        assert not model.metadata_props and not any(node.metadata_props or node.doc_string for node in model.graph.node)
+        assert not model.metadata_props and not any(
+            node.metadata_props or node.doc_string for node in model.graph.node
+        )
     assert names[0] == names[1] and {"stem/Conv", "conv/Conv", "head/Gemm"} <= names[0]
 
 
@@ -122,7 +163,8 @@ def test_an_operator_without_translation_is_named() -> None:
             return x + torch.histc(x, bins=10)
 
     signature = Signature(
-        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 10)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),)
+        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 10)),),
+        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
     )
     with pytest.raises(StepError, match=r"no translation of the operator aten[:.]+histc"):
         export(Histogram().eval(), signature)
@@ -133,7 +175,10 @@ def test_a_file_with_another_interface_is_refused(tmp_path: pathlib.Path) -> Non
     path = tmp_path / "main.onnx"
     onnx_graph.write(export(Block().eval(), IMAGE), path)
     check_interface(path, IMAGE)
-    renamed = Signature(inputs=IMAGE.inputs, outputs=(TensorSpec(name="scores", dtype="float32", dims=("batch", 10)),))
+    renamed = Signature(
+        inputs=IMAGE.inputs,
+        outputs=(TensorSpec(name="scores", dtype="float32", dims=("batch", 10)),),
+    )
     with pytest.raises(StepError, match="interface"):
         check_interface(path, renamed)
 
@@ -144,20 +189,32 @@ def test_several_inputs_and_outputs_keep_their_names(tmp_path: pathlib.Path) -> 
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table, self.left, self.right = nn.Embedding(12, 6), nn.Linear(6, 4), nn.Linear(6, 3)
+            self.table, self.left, self.right = (
+                nn.Embedding(12, 6),
+                nn.Linear(6, 4),
+                nn.Linear(6, 3),
+            )
 
         def forward(self, tokens: Tensor, weights: Tensor) -> dict[str, Tensor]:
             mean = (self.table(tokens) * weights[..., None]).sum(1)
             return {"right": self.right(mean), "left": self.left(mean)}
 
     ids = TensorSpec(name="tokens", dtype="int64", dims=("batch", 5), low=0, high=12)
-    outputs = (TensorSpec(name="left", dtype="float32", dims=("batch", 4)), TensorSpec(name="right", dtype="float32", dims=("batch", 3)))
-    signature = Signature(inputs=(ids, TensorSpec(name="weights", dtype="float32", dims=("batch", 5))), outputs=outputs)
+    outputs = (
+        TensorSpec(name="left", dtype="float32", dims=("batch", 4)),
+        TensorSpec(name="right", dtype="float32", dims=("batch", 3)),
+    )
+    signature = Signature(
+        inputs=(ids, TensorSpec(name="weights", dtype="float32", dims=("batch", 5))),
+        outputs=outputs,
+    )
     network, path = Two().eval(), tmp_path / "main.onnx"
     onnx_graph.write(export(network, signature), path)
     check_interface(path, signature)
     feeds = signature.draw(3)
-    answers = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["left", "right"], dict(feeds))
+    answers = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    ).run(["left", "right"], dict(feeds))
     with torch.no_grad():
         wanted = network(*(torch.from_numpy(feeds[name]) for name in ("tokens", "weights")))
     for answer, name in zip(answers, ("left", "right"), strict=True):
@@ -175,7 +232,11 @@ class Sequence(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm, self.mix, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 16), nn.Linear(16, 10)
+        self.lstm, self.mix, self.head = (
+            nn.LSTM(8, 16, batch_first=True),
+            nn.Linear(16, 16),
+            nn.Linear(16, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x, _ = self.lstm(x)
@@ -184,19 +245,30 @@ class Sequence(nn.Module):
         return self.head(mixed.transpose(1, 2).reshape(x.shape[0], 6, 16).mean(1))
 
 
-def test_weights_are_arranged_once_and_shapes_with_a_free_batch_are_constants(tmp_path: pathlib.Path) -> None:
-    """An LSTM's weights are stored as its node wants them, no node computes a shape for a reshape, and any batch is right."""
+def test_weights_are_arranged_once_and_shapes_with_a_free_batch_are_constants(
+    tmp_path: pathlib.Path,
+) -> None:
+    """An LSTM's weights are stored as its node wants them, no node computes a shape for a
+    reshape, and any batch is right.
+    """
     signature = Signature(
-        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 6, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),)
+        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 6, 8)),),
+        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
     )
     network = Sequence().eval()
     model = export(network, signature)
     constants = onnx_graph.constants(model.graph)
     (lstm,) = (node for node in model.graph.node if node.op_type == "LSTM")
     assert all(name in constants for name in lstm.input[1:4])
-    assert all(node.input[1] in constants for node in model.graph.node if node.op_type == "Reshape" and "mix" not in node.name)
+    assert all(
+        node.input[1] in constants
+        for node in model.graph.node
+        if node.op_type == "Reshape" and "mix" not in node.name
+    )
     onnx_graph.write(model, tmp_path / "main.onnx")
     for batch in (1, 7):
         data = torch.randn(batch, 6, 8)
         with torch.no_grad():
-            numpy.testing.assert_allclose(run(tmp_path / "main.onnx", data.numpy()), network(data).numpy(), atol=1e-5)
+            numpy.testing.assert_allclose(
+                run(tmp_path / "main.onnx", data.numpy()), network(data).numpy(), atol=1e-5
+            )

@@ -11,7 +11,9 @@ W = numpy.random.default_rng(0).standard_normal((16, 16)).astype("float32")
 
 
 def model(body: str) -> onnx.ModelProto:
-    found = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g (float[n, 16] x) => (float[n, 16] y) {{ {body} }}')
+    found = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> g (float[n, 16] x) => (float[n, 16] y) {{ {body} }}'
+    )
     found.graph.initializer.append(onnx.numpy_helper.from_array(W, "w"))
     for name, node in zip("abcd", found.graph.node, strict=False):
         node.name = f"{name}/{node.op_type}"
@@ -26,11 +28,18 @@ def model(body: str) -> onnx.ModelProto:
         ("p = MatMul(x, w)  y = MatMul(p, w)", ("a",)),
     ],
 )
-def test_kept_modules_read_the_same_float_weight_and_share_their_casts(body: str, keep: tuple[str, ...]) -> None:
-    """Two readers of one tensor, one that reads it twice, and a weight that is shared with a module in 16 bits."""
+def test_kept_modules_read_the_same_float_weight_and_share_their_casts(
+    body: str, keep: tuple[str, ...]
+) -> None:
+    """Two readers of one tensor, one that reads it twice, and a weight that is shared with
+    a module in 16 bits.
+    """
     found = to_half(model(body), keep)
     onnx.checker.check_model(found, full_check=True)
-    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in found.graph.initializer}
+    stored = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in found.graph.initializer
+    }
     for node in found.graph.node:
         if node.op_type == "MatMul":
             inside = node.name.partition("/")[0] in keep
@@ -39,6 +48,9 @@ def test_kept_modules_read_the_same_float_weight_and_share_their_casts(body: str
             assert not inside or numpy.array_equal(weight, W)
     x = numpy.random.default_rng(1).standard_normal((3, 16)).astype("float32")
     first, second = (
-        onnxruntime.InferenceSession(item.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0] for item in (model(body), found)
+        onnxruntime.InferenceSession(
+            item.SerializeToString(), providers=["CPUExecutionProvider"]
+        ).run(None, {"x": x})[0]
+        for item in (model(body), found)
     )
     numpy.testing.assert_allclose(second, first, atol=0.02 * numpy.abs(first).max())

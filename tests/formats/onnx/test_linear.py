@@ -1,4 +1,6 @@
-"""Every shape in which exporters write a linear layer is found, and its quantized format computes what plain numpy says, within 2 output steps."""
+"""Every shape in which exporters write a linear layer is found, and its quantized format
+computes what plain numpy says, within 2 output steps.
+"""
 
 from collections.abc import Callable
 
@@ -20,7 +22,13 @@ RANDOM = numpy.random.default_rng(0)
 W = RANDOM.standard_normal((INPUTS, OUTPUTS)).astype("float32")
 B = RANDOM.standard_normal(OUTPUTS).astype("float32")
 V = RANDOM.standard_normal((INPUTS, OUTPUTS)).astype("float32")
-STORED = {"W": W, "T": numpy.ascontiguousarray(W.T), "B": B, "V": V, "one": numpy.float32([0.5])}
+STORED = {
+    "W": W,
+    "T": numpy.ascontiguousarray(W.T),
+    "B": B,
+    "V": V,
+    "one": numpy.float32([0.5]),
+}
 FLAT, ROWS = f"float[batch, {INPUTS}] x", f"float[batch, 3, {INPUTS}] x"
 #: The graph, and what it means: (weight, bias) of the layer in front of y.
 SHAPES: dict[str, tuple[str, str, numpy.ndarray, numpy.ndarray | float]] = {
@@ -28,18 +36,30 @@ SHAPES: dict[str, tuple[str, str, numpy.ndarray, numpy.ndarray | float]] = {
     "MatMul and Add": (ROWS, "h = MatMul(x, W)  y = Add(h, B)", W, B),
     "Add and MatMul": (ROWS, "h = MatMul(x, W)  y = Add(B, h)", W, B),
     "MatMul and one number": (FLAT, "h = MatMul(x, W)  y = Add(h, one)", W, 0.5),
-    "Transpose and MatMul": (FLAT, "t = Transpose <perm = [1, 0]> (T)  y = MatMul(x, t)", W, 0.0),
+    "Transpose and MatMul": (
+        FLAT,
+        "t = Transpose <perm = [1, 0]> (T)  y = MatMul(x, t)",
+        W,
+        0.0,
+    ),
     "Transpose without perm": (FLAT, "t = Transpose(T)  y = MatMul(x, t)", W, 0.0),
     "Gemm": (FLAT, "y = Gemm(x, W, B)", W, B),
     "Gemm with transB": (FLAT, "y = Gemm <transB = 1> (x, T, B)", W, B),
-    "Gemm with factors": (FLAT, "y = Gemm <alpha = 0.5, beta = 2.0, transB = 1> (x, T, B)", W / 2, B * 2),
+    "Gemm with factors": (
+        FLAT,
+        "y = Gemm <alpha = 0.5, beta = 2.0, transB = 1> (x, T, B)",
+        W / 2,
+        B * 2,
+    ),
     "Gemm without bias, and Add": (FLAT, "h = Gemm(x, W)  y = Add(h, B)", W, B),
 }
 
 
 def model(signature: str, body: str) -> onnx.ModelProto:
     outputs = "float[batch, n] y" if signature == FLAT else "float[batch, 3, n] y"
-    parsed = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> main ({signature}) => ({outputs}) {{ {body} }}')
+    parsed = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> main ({signature}) => ({outputs}) {{ {body} }}'
+    )
     for name, value in STORED.items():
         parsed.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     for number, node in enumerate(parsed.graph.node):
@@ -50,7 +70,11 @@ def model(signature: str, body: str) -> onnx.ModelProto:
 
 def run(changed: onnx.ModelProto, x: numpy.ndarray) -> numpy.ndarray:
     onnx.checker.check_model(changed, full_check=True)
-    return numpy.asarray(onnxruntime.InferenceSession(changed.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0])
+    return numpy.asarray(
+        onnxruntime.InferenceSession(
+            changed.SerializeToString(), providers=["CPUExecutionProvider"]
+        ).run(None, {"x": x})[0]
+    )
 
 
 def data(signature: str, batch: int = 4) -> numpy.ndarray:
@@ -66,11 +90,17 @@ def close(found: numpy.ndarray, wanted: numpy.ndarray) -> None:
 
 def int8_weights(weight: numpy.ndarray) -> numpy.ndarray:
     step = numpy.abs(weight).max(0) / 127
-    return numpy.where(step > 0, numpy.rint(weight / numpy.where(step > 0, step, 1)) * step, 0)
+    return numpy.where(
+        step > 0, numpy.rint(weight / numpy.where(step > 0, step, 1)) * step, 0
+    )
 
 
-def by_rows(x: numpy.ndarray, floor: float | None = None, count: slice | list[int] = slice(None)) -> numpy.ndarray:
-    """Each row in 8 bits: around zero, or from the floor up; only the channels ``count`` set the scale."""
+def by_rows(
+    x: numpy.ndarray, floor: float | None = None, count: slice | list[int] = slice(None)
+) -> numpy.ndarray:
+    """Each row in 8 bits: around zero, or from the floor up; only the channels ``count``
+    set the scale.
+    """
     if floor is None:
         step = numpy.abs(x[..., count]).max(-1, keepdims=True) / 127
         return numpy.clip(numpy.rint(x / step), -128, 127) * step
@@ -85,13 +115,24 @@ def by_tensor(x: numpy.ndarray) -> numpy.ndarray:
     return (numpy.clip(numpy.rint(x / step) + zero, 0, 255) - zero) * step
 
 
-def in_blocks(values: numpy.ndarray, levels: Callable[[numpy.ndarray], numpy.ndarray]) -> numpy.ndarray:
+def in_blocks(
+    values: numpy.ndarray, levels: Callable[[numpy.ndarray], numpy.ndarray]
+) -> numpy.ndarray:
     """Each 32 numbers along the last axis rounded by themselves."""
-    return numpy.concatenate([levels(values[..., start : start + 32]) for start in range(0, values.shape[-1], 32)], -1)
+    return numpy.concatenate(
+        [
+            levels(values[..., start : start + 32])
+            for start in range(0, values.shape[-1], 32)
+        ],
+        -1,
+    )
 
 
 def four_bits(block: numpy.ndarray) -> numpy.ndarray:
-    low, high = numpy.minimum(block.min(-1, keepdims=True), 0), numpy.maximum(block.max(-1, keepdims=True), 0)
+    low, high = (
+        numpy.minimum(block.min(-1, keepdims=True), 0),
+        numpy.maximum(block.max(-1, keepdims=True), 0),
+    )
     step = (high - low) / 15
     zero = numpy.rint(-low / step)
     return (numpy.clip(numpy.rint(block / step) + zero, 0, 15) - zero) * step
@@ -103,17 +144,37 @@ def eight_bits(block: numpy.ndarray) -> numpy.ndarray:
 
 
 #: How each scheme changes the graph, and what it then computes.
-SCHEMES: dict[str, tuple[Callable[[onnx.ModelProto], object], Callable[[numpy.ndarray, numpy.ndarray], numpy.ndarray]]] = {
-    "rows": (lambda found: onnx_dynamic.quantize(found, True, (), {}), lambda x, w: by_rows(x) @ int8_weights(w)),
-    "tensor": (lambda found: onnx_dynamic.quantize(found, False, (), {}), lambda x, w: by_tensor(x) @ int8_weights(w)),
-    "8 bits": (lambda found: onnx_blocks.quantize(found, 8, ()), lambda x, w: in_blocks(x, eight_bits) @ in_blocks(w.T, eight_bits).T),
-    "4 bits": (lambda found: onnx_blocks.quantize(found, 4, ()), lambda x, w: in_blocks(x, eight_bits) @ in_blocks(w.T, four_bits).T),
+SCHEMES: dict[
+    str,
+    tuple[
+        Callable[[onnx.ModelProto], object],
+        Callable[[numpy.ndarray, numpy.ndarray], numpy.ndarray],
+    ],
+] = {
+    "rows": (
+        lambda found: onnx_dynamic.quantize(found, True, (), {}),
+        lambda x, w: by_rows(x) @ int8_weights(w),
+    ),
+    "tensor": (
+        lambda found: onnx_dynamic.quantize(found, False, (), {}),
+        lambda x, w: by_tensor(x) @ int8_weights(w),
+    ),
+    "8 bits": (
+        lambda found: onnx_blocks.quantize(found, 8, ()),
+        lambda x, w: in_blocks(x, eight_bits) @ in_blocks(w.T, eight_bits).T,
+    ),
+    "4 bits": (
+        lambda found: onnx_blocks.quantize(found, 4, ()),
+        lambda x, w: in_blocks(x, eight_bits) @ in_blocks(w.T, four_bits).T,
+    ),
 }
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_of_a_linear_layer_computes_the_simulation(shape: str, scheme: str) -> None:
+def test_every_shape_of_a_linear_layer_computes_the_simulation(
+    shape: str, scheme: str
+) -> None:
     """With any batch, no float product left, and the bias in one place."""
     signature, body, weight, bias = SHAPES[shape]
     change, simulated = SCHEMES[scheme]
@@ -132,27 +193,48 @@ def test_layers_that_share_an_input_each_have_their_own_weights(scheme: str) -> 
     found = model(ROWS, "a = MatMul(x, W)  b = MatMul(x, V)  y = Add(a, b)")
     change(found)
     operators = onnx_graph.operators(found.graph)
-    assert max(operators.get("QuantizeLinear", 0), operators.get("DynamicQuantizeLinear", 0)) <= 1
+    assert (
+        max(operators.get("QuantizeLinear", 0), operators.get("DynamicQuantizeLinear", 0))
+        <= 1
+    )
     x = data(ROWS)
     close(run(found, x), simulated(x, W) + simulated(x, V))
 
 
-@pytest.mark.parametrize(("operator", "floor"), [("Relu", 0.0), ("Gelu", -0.17), ("Softmax", 0.0)])
-def test_an_input_with_a_floor_uses_all_256_steps_above_it(operator: str, floor: float) -> None:
-    """Behind ReLU, Softmax and GELU no step is spent on numbers that cannot occur; the bias holds the floor's part."""
+@pytest.mark.parametrize(
+    ("operator", "floor"), [("Relu", 0.0), ("Gelu", -0.17), ("Softmax", 0.0)]
+)
+def test_an_input_with_a_floor_uses_all_256_steps_above_it(
+    operator: str, floor: float
+) -> None:
+    """Behind ReLU, Softmax and GELU no step is spent on numbers that cannot occur; the bias
+    holds the floor's part.
+    """
     found = model(ROWS, f"h = {operator}(x)  m = MatMul(h, W)  y = Add(m, B)")
     x = data(ROWS)
     shown = run(model(ROWS, f"y = {operator}(x)"), x)
     onnx_dynamic.quantize(found, True, (), {})
     result = run(found, x)
     close(result, by_rows(shown, floor) @ int8_weights(W) + B)
-    finer, coarser = (numpy.abs(answer - (shown @ int8_weights(W) + B)).mean() for answer in (result, by_rows(shown) @ int8_weights(W) + B))
+    finer, coarser = (
+        numpy.abs(answer - (shown @ int8_weights(W) + B)).mean()
+        for answer in (result, by_rows(shown) @ int8_weights(W) + B)
+    )
     assert finer < 0.75 * coarser
 
 
-@pytest.mark.parametrize("body", ["h = Identity(x)  y = MatMul(h, W)", "h = Relu(x)  y = MatMul(h, W)", "h = Gelu(x)  m = MatMul(h, W)  y = Add(m, B)"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = Identity(x)  y = MatMul(h, W)",
+        "h = Relu(x)  y = MatMul(h, W)",
+        "h = Gelu(x)  m = MatMul(h, W)  y = Add(m, B)",
+    ],
+)
 def test_channels_in_float_set_no_scale_and_lose_nothing(body: str) -> None:
-    """Two input channels 100 times as large go around the integers; the others are rounded as if these were not there."""
+    """Two input channels 100 times as large go around the integers; the others are rounded
+    as if these were not there.
+    """
     x = data(ROWS)
     x[..., [3, 70]] *= 100
     found = model(ROWS, body)
@@ -160,7 +242,10 @@ def test_channels_in_float_set_no_scale_and_lose_nothing(body: str) -> None:
     shown = run(model(ROWS, body.replace("h = ", "y = ").partition("  ")[0]), x)
     floor = {"Identity": None, "Relu": 0.0, "Gelu": -0.17}[body[4:].partition("(")[0]]
     rest = [channel for channel in range(INPUTS) if channel not in (3, 70)]
-    wanted = by_rows(shown, floor, rest)[..., rest] @ int8_weights(W[rest]) + shown[..., [3, 70]] @ W[[3, 70]]
+    wanted = (
+        by_rows(shown, floor, rest)[..., rest] @ int8_weights(W[rest])
+        + shown[..., [3, 70]] @ W[[3, 70]]
+    )
     close(run(found, x), wanted + (B if "B" in body else 0))
 
 
@@ -168,13 +253,21 @@ def test_a_row_of_zeros_gives_the_bias_and_no_nan() -> None:
     """Padding is often exactly zero."""
     found = model(ROWS, "h = MatMul(x, W)  y = Add(h, B)")
     onnx_dynamic.quantize(found, True, (), {})
-    numpy.testing.assert_allclose(run(found, numpy.zeros((2, 3, INPUTS), "float32")), numpy.broadcast_to(B, (2, 3, OUTPUTS)), atol=1e-6)
+    numpy.testing.assert_allclose(
+        run(found, numpy.zeros((2, 3, INPUTS), "float32")),
+        numpy.broadcast_to(B, (2, 3, OUTPUTS)),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(
     ("signature", "body", "reason"),
     [
-        (f"float[{INPUTS}, batch] x", "y = Gemm <transA = 1> (x, W)", "it transposes its input"),
+        (
+            f"float[{INPUTS}, batch] x",
+            "y = Gemm <transA = 1> (x, W)",
+            "it transposes its input",
+        ),
         (FLAT, "c = MatMul(x, V)  y = Gemm(x, W, c)", "its bias is not a stored vector"),
     ],
 )
@@ -196,8 +289,12 @@ def test_a_sum_that_others_read_too_keeps_its_add() -> None:
 
 def test_small_weights_stay_and_paths_are_those_of_their_part() -> None:
     """10 x 10 weights are not worth it; ``part.path`` is the part's own ``path``."""
-    small = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 20]> g (float[n, 10] x) => (float[n, 10] y) { y = MatMul(x, S) }')
-    small.graph.initializer.append(onnx.numpy_helper.from_array(numpy.ones((10, 10), "float32"), "S"))
+    small = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 10] x) => (float[n, 10] y) { y = MatMul(x, S) }'
+    )
+    small.graph.initializer.append(
+        onnx.numpy_helper.from_array(numpy.ones((10, 10), "float32"), "S")
+    )
     layers, left = onnx_linear.linears(Edit(small), ())
     assert layers == []
     assert "100 weights save less" in left[0].reason
@@ -213,7 +310,9 @@ def test_small_weights_stay_and_paths_are_those_of_their_part() -> None:
 @pytest.mark.parametrize("rows", [400, 300])
 def test_an_embedding_has_one_scale_a_row_where_it_is_worth_it(rows: int) -> None:
     """Each row is within half its own step; a table below 64 kB stays as it is."""
-    table = (RANDOM.standard_normal((rows, 48)) * numpy.geomspace(0.01, 100, rows)[:, None]).astype("float32")
+    table = (
+        RANDOM.standard_normal((rows, 48)) * numpy.geomspace(0.01, 100, rows)[:, None]
+    ).astype("float32")
     source = '<ir_version: 10, opset_import: ["" : 20]> g (int64[n, 5] x) => (float[n, 5, 48] y) { y = Gather <axis = 0> (E, x) }'
     lookup = onnx.parser.parse_model(source)
     lookup.graph.initializer.append(onnx.numpy_helper.from_array(table, "E"))

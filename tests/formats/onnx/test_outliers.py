@@ -14,17 +14,25 @@ from edgekit.task import Split
 
 SPEC = TensorSpec(name="x", dtype="float32", dims=("batch", 4, 16))
 OUTER = Signature(inputs=(SPEC,), outputs=(SPEC.model_copy(update={"name": "h"}),))
-INNER = Signature(inputs=(SPEC.model_copy(update={"name": "h"}),), outputs=(SPEC.model_copy(update={"name": "y"}),))
+INNER = Signature(
+    inputs=(SPEC.model_copy(update={"name": "h"}),),
+    outputs=(SPEC.model_copy(update={"name": "y"}),),
+)
 
 
 def two_parts(folder: pathlib.Path) -> Artifact:
     """The second part reads what the first one makes: its input doubled."""
     parts = []
-    for name, shape, body in (("first", OUTER, "h = Add(x, x)"), ("second", INNER, "k = Neg(h) y = Neg(k)")):
+    for name, shape, body in (
+        ("first", OUTER, "h = Add(x, x)"),
+        ("second", INNER, "k = Neg(h) y = Neg(k)"),
+    ):
         taken, given = shape.inputs[0].name, shape.outputs[0].name
         text = f'<ir_version: 10, opset_import: ["" : 20]> g (float[batch, 4, 16] {taken}) => (float[batch, 4, 16] {given}) {{ {body} }}'
         onnx.save(onnx.parser.parse_model(text), folder / f"{name}.onnx")
-        parts.append(Part(name=name, signature=shape, files={"model": File(path=f"{name}.onnx")}))
+        parts.append(
+            Part(name=name, signature=shape, files={"model": File(path=f"{name}.onnx")})
+        )
     return Artifact(format="onnx", parts=tuple(parts), folder=folder)
 
 
@@ -37,26 +45,47 @@ def sample(large: dict[int, float]) -> Split:
 
 @pytest.mark.parametrize(
     ("errors", "count"),
-    [([9, 9, 9], 0), ([9, 8, 7], 0), ([9, 8, 5], 2), ([9, 1, 1], 1), ([9, 8, 1], 2), ([9, 1.05, 1], 1), ([9, 1.3, 1], 2), ([0, 0, 0], 0), ([5, 0, 0], 1)],
+    [
+        ([9, 9, 9], 0),
+        ([9, 8, 7], 0),
+        ([9, 8, 5], 2),
+        ([9, 1, 1], 1),
+        ([9, 8, 1], 2),
+        ([9, 1.05, 1], 1),
+        ([9, 1.3, 1], 2),
+        ([0, 0, 0], 0),
+        ([5, 0, 0], 1),
+    ],
 )
 def test_as_few_channels_as_gain_nearly_all(errors: list[float], count: int) -> None:
-    """None where they do not lower the error by a third; else the fewest that come within a tenth of what the most would gain."""
+    """None where they do not lower the error by a third; else the fewest that come within a
+    tenth of what the most would gain.
+    """
     assert onnx_outliers.choose(numpy.array(errors, "float64")) == count
 
 
 def test_large_channels_are_found_in_every_part(tmp_path: pathlib.Path) -> None:
-    """In an input, in a tensor inside the second part, and none in a tensor that has none or is not asked for."""
+    """In an input, in a tensor inside the second part, and none in a tensor that has none
+    or is not asked for.
+    """
     wanted = {"first": {"x": None}, "second": {"h": None, "k": None}}
     found = onnx_outliers.find(two_parts(tmp_path), wanted, sample({5: 30, 11: 50}), most=4)
     assert found == {"first": {"x": (5, 11)}, "second": {"h": (5, 11), "k": (5, 11)}}
-    assert onnx_outliers.find(two_parts(tmp_path), wanted, sample({}), most=4) == {"first": {}, "second": {}}
-    assert onnx_outliers.find(two_parts(tmp_path), {"first": {}, "second": {}}, sample({5: 30}), most=4) == {"first": {}, "second": {}}
+    assert onnx_outliers.find(two_parts(tmp_path), wanted, sample({}), most=4) == {
+        "first": {},
+        "second": {},
+    }
+    assert onnx_outliers.find(
+        two_parts(tmp_path), {"first": {}, "second": {}}, sample({5: 30}), most=4
+    ) == {"first": {}, "second": {}}
 
 
 def test_no_more_channels_than_allowed_are_taken(tmp_path: pathlib.Path) -> None:
     """Of three large channels the two largest, where two are the most."""
     split = sample({1: 10, 5: 300, 11: 500})
-    assert onnx_outliers.find(two_parts(tmp_path), {"first": {"x": None}, "second": {}}, split, most=2)["first"] == {"x": (5, 11)}
+    assert onnx_outliers.find(
+        two_parts(tmp_path), {"first": {"x": None}, "second": {}}, split, most=2
+    )["first"] == {"x": (5, 11)}
 
 
 @pytest.mark.parametrize("bad", [numpy.nan, numpy.inf])
@@ -64,5 +93,9 @@ def test_data_that_are_no_numbers_are_refused(bad: float, tmp_path: pathlib.Path
     """The error names the part and the way out."""
     split = sample({})
     split.inputs["x"][3, 0, 0] = bad
-    with pytest.raises(StepError, match=r"(?s)first computes NaN or infinity.*Fix: take such samples out"):
-        onnx_outliers.find(two_parts(tmp_path), {"first": {"x": None}, "second": {}}, split, most=2)
+    with pytest.raises(
+        StepError, match=r"(?s)first computes NaN or infinity.*Fix: take such samples out"
+    ):
+        onnx_outliers.find(
+            two_parts(tmp_path), {"first": {"x": None}, "second": {}}, split, most=2
+        )

@@ -1,4 +1,6 @@
-"""What is made on the ONNX file computes what its arithmetic says, is smaller, keeps its interface, and refuses what it cannot do."""
+"""What is made on the ONNX file computes what its arithmetic says, is smaller, keeps its
+interface, and refuses what it cannot do.
+"""
 
 import pathlib
 from collections.abc import Callable
@@ -24,19 +26,40 @@ INT8 = ("w8-dynamic", "w8-dynamic-tensor", "w8-weight")
 SCHEMES = (*INT8, "w4-weight", "fp16")
 
 
-def signature(inputs: tuple[int, ...], outputs: tuple[int, ...], tokens: int = 0) -> Signature:
-    taken = TensorSpec(name="input", dtype="int64" if tokens else "float32", dims=("batch", *inputs), low=0, high=tokens or None)
-    return Signature(inputs=(taken,), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", *outputs)),))
+def signature(
+    inputs: tuple[int, ...], outputs: tuple[int, ...], tokens: int = 0
+) -> Signature:
+    taken = TensorSpec(
+        name="input",
+        dtype="int64" if tokens else "float32",
+        dims=("batch", *inputs),
+        low=0,
+        high=tokens or None,
+    )
+    return Signature(
+        inputs=(taken,),
+        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", *outputs)),),
+    )
 
 
 def artifact(network: nn.Module, shape: Signature, folder: pathlib.Path) -> Artifact:
     folder.mkdir()
     onnx_graph.write(export(network.eval(), shape), folder / "main.onnx")
-    return Artifact(format="onnx", parts=(Part(name="main", signature=shape, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(
+        format="onnx",
+        parts=(
+            Part(name="main", signature=shape, files={"model": File(path="main.onnx")}),
+        ),
+        folder=folder,
+    )
 
 
-def made(before: Artifact, step: QuantizeOnnx, calibration: numpy.ndarray | None = None) -> Artifact:
-    folder = before.folder.with_name(f"{step.scheme}-{len(step.keep)}-{step.outliers}-{step.samples}")
+def made(
+    before: Artifact, step: QuantizeOnnx, calibration: numpy.ndarray | None = None
+) -> Artifact:
+    folder = before.folder.with_name(
+        f"{step.scheme}-{len(step.keep)}-{step.outliers}-{step.samples}"
+    )
     folder.mkdir()
     spec = before.parts[0].signature.inputs[0]
     test = numpy.zeros(spec.shape(1), spec.dtype)
@@ -48,7 +71,9 @@ def made(before: Artifact, step: QuantizeOnnx, calibration: numpy.ndarray | None
 
 
 def answer(item: Artifact, data: numpy.ndarray) -> numpy.ndarray:
-    session = onnxruntime.InferenceSession(str(item.path(item.parts[0])), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(item.path(item.parts[0])), providers=["CPUExecutionProvider"]
+    )
     return numpy.asarray(session.run(None, {"input": data})[0])
 
 
@@ -62,27 +87,48 @@ def close(found: numpy.ndarray, wanted: numpy.ndarray, steps: float = 2) -> None
 
 
 class Tokens(nn.Module):
-    """Three layers on one input, an embedding, a layer norm, a GELU, and the embedding's table again as the last layer's weights."""
+    """Three layers on one input, an embedding, a layer norm, a GELU, and the embedding's
+    table again as the last layer's weights.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(600, 48)
-        self.q, self.k, self.v = nn.Linear(48, 48), nn.Linear(48, 48), nn.Linear(48, 48, bias=False)
-        self.norm, self.up, self.down = nn.LayerNorm(48), nn.Linear(48, 160), nn.Linear(160, 48)
+        self.q, self.k, self.v = (
+            nn.Linear(48, 48),
+            nn.Linear(48, 48),
+            nn.Linear(48, 48, bias=False),
+        )
+        self.norm, self.up, self.down = (
+            nn.LayerNorm(48),
+            nn.Linear(48, 160),
+            nn.Linear(160, 48),
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.table(tokens)
-        x = self.norm(x + torch.softmax(self.q(x) @ self.k(x).transpose(1, 2) / 7, -1) @ self.v(x))
+        x = self.norm(
+            x + torch.softmax(self.q(x) @ self.k(x).transpose(1, 2) / 7, -1) @ self.v(x)
+        )
         x = x + self.down(nn.functional.gelu(self.up(x)))
         return x @ self.table.weight.t()
 
 
 def images() -> nn.Module:
     """Convolutions, then linear layers on [batch, features]."""
-    first = [nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    first = [
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+    ]
     network = nn.Sequential(*first, nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32))
     with torch.no_grad():
-        network[0].weight[0, 0, 0, 0] = 1e-9  # below half precision's range: the converter's note must not reach the user
+        network[0].weight[0, 0, 0, 0] = (
+            1e-9  # below half precision's range: the converter's note must not reach the user
+        )
     return network
 
 
@@ -105,9 +151,21 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Signature]] = {
 }
 
 
-@pytest.mark.parametrize(("case", "scheme"), [(case, scheme) for case in CASES for scheme in SCHEMES if (case, scheme) != ("lstm", "fp16")])
-def test_the_file_is_smaller_and_answers_alike_for_any_batch(case: str, scheme: str, tmp_path: pathlib.Path) -> None:
-    """The scheme's own tolerance against torch, on one sample and on five; float inputs and outputs; the interface of before."""
+@pytest.mark.parametrize(
+    ("case", "scheme"),
+    [
+        (case, scheme)
+        for case in CASES
+        for scheme in SCHEMES
+        if (case, scheme) != ("lstm", "fp16")
+    ],
+)
+def test_the_file_is_smaller_and_answers_alike_for_any_batch(
+    case: str, scheme: str, tmp_path: pathlib.Path
+) -> None:
+    """The scheme's own tolerance against torch, on one sample and on five; float inputs and
+    outputs; the interface of before.
+    """
     build, shape = CASES[case]
     network = build().eval()
     before = artifact(network, shape, tmp_path / "float")
@@ -122,8 +180,12 @@ def test_the_file_is_smaller_and_answers_alike_for_any_batch(case: str, scheme: 
 
 
 @pytest.mark.parametrize("scheme", ["w8-dynamic", "w8-dynamic-tensor"])
-def test_every_layer_of_a_transformer_multiplies_integers(scheme: str, tmp_path: pathlib.Path) -> None:
-    """Five linear layers and the table as weights (a stored matrix behind Transpose); the table's rows are int8 as well."""
+def test_every_layer_of_a_transformer_multiplies_integers(
+    scheme: str, tmp_path: pathlib.Path
+) -> None:
+    """Five linear layers and the table as weights (a stored matrix behind Transpose); the
+    table's rows are int8 as well.
+    """
     before = artifact(Tokens(), CASES["tokens"][1], tmp_path / "float")
     after = made(before, QuantizeOnnx(scheme))
     found = onnx_graph.operators(graph(after))
@@ -131,31 +193,61 @@ def test_every_layer_of_a_transformer_multiplies_integers(scheme: str, tmp_path:
     assert found["MatMul"] == 2, "only the two products of activations are float"
     assert after.notes["parts"]["main"]["int8"] == {"Linear": 6, "Embedding": 1}
     rounded = "QuantizeLinear" if scheme == "w8-dynamic" else "DynamicQuantizeLinear"
-    assert found[rounded] == 4, "three layers share one rounded input, and the last product has its own"
-    assert {onnx_graph.module(node) for node in graph(after).node if node.op_type == "MatMulIntegerToFloat"} >= {"q", "k", "v", "up", "down"}
+    assert found[rounded] == 4, (
+        "three layers share one rounded input, and the last product has its own"
+    )
+    assert {
+        onnx_graph.module(node)
+        for node in graph(after).node
+        if node.op_type == "MatMulIntegerToFloat"
+    } >= {"q", "k", "v", "up", "down"}
 
 
 @pytest.mark.parametrize(("scheme", "bits"), [("w8-weight", 8), ("w4-weight", 4)])
-def test_weight_only_covers_every_layer_in_the_bits_of_its_name(scheme: str, bits: int, tmp_path: pathlib.Path) -> None:
+def test_weight_only_covers_every_layer_in_the_bits_of_its_name(
+    scheme: str, bits: int, tmp_path: pathlib.Path
+) -> None:
     """Six MatMulNBits with integer sums, and no float weight but the small ones."""
-    after = made(artifact(Tokens(), CASES["tokens"][1], tmp_path / "float"), QuantizeOnnx(scheme))
-    nodes = [onnx_graph.attributes(node) for node in graph(after).node if node.op_type == "MatMulNBits"]
+    after = made(
+        artifact(Tokens(), CASES["tokens"][1], tmp_path / "float"), QuantizeOnnx(scheme)
+    )
+    nodes = [
+        onnx_graph.attributes(node)
+        for node in graph(after).node
+        if node.op_type == "MatMulNBits"
+    ]
     assert len(nodes) == 6
     assert {(node["bits"], node["accuracy_level"]) for node in nodes} == {(bits, 4)}
-    assert all(len(tensor.dims) < 2 or min(tensor.dims) == 1 for tensor in graph(after).initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    assert all(
+        len(tensor.dims) < 2 or min(tensor.dims) == 1
+        for tensor in graph(after).initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_kept_module_stays_in_float_bit_for_bit(scheme: str, tmp_path: pathlib.Path) -> None:
-    """The weights of ``down`` and ``k`` are in the file as they were; those of ``up`` are not."""
+def test_a_kept_module_stays_in_float_bit_for_bit(
+    scheme: str, tmp_path: pathlib.Path
+) -> None:
+    """The weights of ``down`` and ``k`` are in the file as they were; those of ``up`` are
+    not.
+    """
     network = Tokens()
     before = artifact(network, CASES["tokens"][1], tmp_path / "float")
     after = made(before, QuantizeOnnx(scheme, keep=("down", "k")))
-    stored = [array for tensor in graph(after).initializer if (array := onnx.numpy_helper.to_array(tensor)).dtype == numpy.float32]
+    stored = [
+        array
+        for tensor in graph(after).initializer
+        if (array := onnx.numpy_helper.to_array(tensor)).dtype == numpy.float32
+    ]
 
     def holds(weight: torch.Tensor) -> bool:
         return any(
-            array.size == weight.numel() and numpy.array_equal(numpy.sort(array.ravel()), numpy.sort(weight.detach().numpy().ravel())) for array in stored
+            array.size == weight.numel()
+            and numpy.array_equal(
+                numpy.sort(array.ravel()), numpy.sort(weight.detach().numpy().ravel())
+            )
+            for array in stored
         )
 
     assert holds(network.down.weight)
@@ -163,7 +255,9 @@ def test_a_kept_module_stays_in_float_bit_for_bit(scheme: str, tmp_path: pathlib
     assert not holds(network.up.weight)
 
 
-def test_a_path_that_names_nothing_is_refused_with_the_nearest(tmp_path: pathlib.Path) -> None:
+def test_a_path_that_names_nothing_is_refused_with_the_nearest(
+    tmp_path: pathlib.Path,
+) -> None:
     """A slip in ``keep`` is told before any work."""
     before = artifact(Tokens(), CASES["tokens"][1], tmp_path / "float")
     with pytest.raises(StepError, match="comes from a module 'dwon'.*did you mean 'down'"):
@@ -173,10 +267,15 @@ def test_a_path_that_names_nothing_is_refused_with_the_nearest(tmp_path: pathlib
 def test_lstm_is_int8_and_gru_is_told_to_stay_float(tmp_path: pathlib.Path) -> None:
     """ONNX Runtime has one int8 recurrent operator; what it lacks is in the notes."""
     shape = CASES["lstm"][1]
-    after = made(artifact(Recurrent(), shape, tmp_path / "lstm"), QuantizeOnnx("w8-dynamic-tensor"))
+    after = made(
+        artifact(Recurrent(), shape, tmp_path / "lstm"), QuantizeOnnx("w8-dynamic-tensor")
+    )
     assert onnx_graph.operators(graph(after))["DynamicQuantizeLSTM"] == 1
     (tmp_path / "other").mkdir()
-    gated = made(artifact(Recurrent(nn.GRU), shape, tmp_path / "other" / "gru"), QuantizeOnnx("w8-dynamic-tensor"))
+    gated = made(
+        artifact(Recurrent(nn.GRU), shape, tmp_path / "other" / "gru"),
+        QuantizeOnnx("w8-dynamic-tensor"),
+    )
     assert onnx_graph.operators(graph(gated))["GRU"] == 1
     (left,) = gated.notes["parts"]["main"]["left_float"]
     assert left["op"] == "GRU"
@@ -186,22 +285,35 @@ def test_lstm_is_int8_and_gru_is_told_to_stay_float(tmp_path: pathlib.Path) -> N
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_quantized_file_is_refused(scheme: str, tmp_path: pathlib.Path) -> None:
     """Whatever made it."""
-    after = made(artifact(images(), CASES["images"][1], tmp_path / "float"), QuantizeOnnx(scheme))
+    after = made(
+        artifact(images(), CASES["images"][1], tmp_path / "float"), QuantizeOnnx(scheme)
+    )
     for again in SCHEMES:
         with pytest.raises(StepError, match="quantized already.*"):
             QuantizeOnnx(again).requires(after)
 
 
 @pytest.mark.parametrize("scheme", INT8)
-def test_a_graph_without_linear_layers_is_refused_with_the_way_out(scheme: str, tmp_path: pathlib.Path) -> None:
+def test_a_graph_without_linear_layers_is_refused_with_the_way_out(
+    scheme: str, tmp_path: pathlib.Path
+) -> None:
     """Convolutions are no work for these schemes."""
-    before = artifact(nn.Conv2d(1, 8, 3), signature((1, 8, 8), (8, 6, 6)), tmp_path / "float")
-    with pytest.raises(StepError, match=r"(?s)nothing to quantize.*Conv.*Fix: take the scheme 'float', or w8a8-static"):
+    before = artifact(
+        nn.Conv2d(1, 8, 3), signature((1, 8, 8), (8, 6, 6)), tmp_path / "float"
+    )
+    with pytest.raises(
+        StepError,
+        match=r"(?s)nothing to quantize.*Conv.*Fix: take the scheme 'float', or w8a8-static",
+    ):
         made(before, QuantizeOnnx(scheme))
 
 
-def test_calibration_finds_a_channel_that_outgrows_the_others_and_saves_the_accuracy(tmp_path: pathlib.Path) -> None:
-    """One channel 300 times as large: it goes through float, and the error falls to less than a fifth."""
+def test_calibration_finds_a_channel_that_outgrows_the_others_and_saves_the_accuracy(
+    tmp_path: pathlib.Path,
+) -> None:
+    """One channel 300 times as large: it goes through float, and the error falls to less
+    than a fifth.
+    """
     network = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     with torch.no_grad():
         network[0].weight[7] *= 300
@@ -209,7 +321,9 @@ def test_calibration_finds_a_channel_that_outgrows_the_others_and_saves_the_accu
     shape = signature((5, 64), (5, 64))
     before = artifact(network, shape, tmp_path / "float")
     data = shape.inputs[0].sample(40)
-    plain, beside = (made(before, QuantizeOnnx("w8-dynamic", outliers=most), data) for most in (0, 4))
+    plain, beside = (
+        made(before, QuantizeOnnx("w8-dynamic", outliers=most), data) for most in (0, 4)
+    )
     assert beside.notes["parts"]["main"]["float_channels"] == {"1": 1}
     assert plain.notes["parts"]["main"]["float_channels"] == {}
     with torch.no_grad():
@@ -223,17 +337,27 @@ def test_the_same_file_and_data_give_the_same_bytes(tmp_path: pathlib.Path) -> N
     shape = CASES["tokens"][1]
     before = artifact(Tokens(), shape, tmp_path / "float")
     data = shape.inputs[0].sample(16)
-    first, again = (made(before, QuantizeOnnx("w8-dynamic", samples=samples), data) for samples in (16, 17))
-    assert first.path(first.parts[0]).read_bytes() == again.path(again.parts[0]).read_bytes()
+    first, again = (
+        made(before, QuantizeOnnx("w8-dynamic", samples=samples), data)
+        for samples in (16, 17)
+    )
+    assert (
+        first.path(first.parts[0]).read_bytes() == again.path(again.parts[0]).read_bytes()
+    )
 
 
-@pytest.mark.parametrize(("step", "said"), [
-    (QuantizeOnnx("w8a8-static"), "not made on an ONNX file"),
-    (QuantizeOnnx("w4-weight-awq"), "not made on an ONNX file"),
-    (QuantizeOnnx("w8-dynamic", outliers=-1), "not possible"),
-    (QuantizeOnnx("w8-dynamic", samples=0), "not possible"),
-])  # fmt: skip
-def test_what_is_not_made_here_is_refused(step: QuantizeOnnx, said: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (QuantizeOnnx("w8a8-static"), "not made on an ONNX file"),
+        (QuantizeOnnx("w4-weight-awq"), "not made on an ONNX file"),
+        (QuantizeOnnx("w8-dynamic", outliers=-1), "not possible"),
+        (QuantizeOnnx("w8-dynamic", samples=0), "not possible"),
+    ],
+)
+def test_what_is_not_made_here_is_refused(
+    step: QuantizeOnnx, said: str, tmp_path: pathlib.Path
+) -> None:
     """A calibrated scheme, another provider's, and numbers that mean nothing."""
     with pytest.raises(StepError, match=said):
         step.requires(artifact(images(), CASES["images"][1], tmp_path / "float"))
@@ -241,7 +365,9 @@ def test_what_is_not_made_here_is_refused(step: QuantizeOnnx, said: str, tmp_pat
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_promise_can_fail(scheme: str, tmp_path: pathlib.Path) -> None:
-    """A float file in place of the quantized one, and a quantized module that was to be kept, are noticed."""
+    """A float file in place of the quantized one, and a quantized module that was to be
+    kept, are noticed.
+    """
     before = artifact(images(), CASES["images"][1], tmp_path / "float")
     with pytest.raises(StepError, match="No weights were quantized"):
         QuantizeOnnx(scheme).ensures(before, before)

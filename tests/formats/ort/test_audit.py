@@ -1,4 +1,6 @@
-"""The audit of an .ort file tells what the file stores, with the numbers that the ONNX file's audit gives."""
+"""The audit of an .ort file tells what the file stores, with the numbers that the ONNX
+file's audit gives.
+"""
 
 import pathlib
 
@@ -19,7 +21,9 @@ FILES = {"onnx": "main.onnx", "ort": "main.ort", "operators": "main.config"}
 
 
 def convolutions(folder: pathlib.Path, zero: str = "uint8") -> pathlib.Path:
-    """Two int8 convolutions, their modules in their names, and the .ort file that is made of them."""
+    """Two int8 convolutions, their modules in their names, and the .ort file that is made
+    of them.
+    """
     random = numpy.random.default_rng(0)
     graph = onnx.parser.parse_graph("""g (float[batch,1,8,8] x) => (float[batch,8,6,6] y) {
             q0 = QuantizeLinear(x, s, z)   d0 = DequantizeLinear(q0, s, z)
@@ -29,43 +33,77 @@ def convolutions(folder: pathlib.Path, zero: str = "uint8") -> pathlib.Path:
             q2 = QuantizeLinear(r2, s, z)   y = DequantizeLinear(q2, s, z)
         }""")
     stored = {
-        "s": numpy.array(0.02, "float32"), "z": numpy.array(-128 if zero == "int8" else 0, zero), "zw": numpy.array(0, "int8"),
-        "w1": random.integers(-127, 127, (8, 1, 3, 3), dtype=numpy.int8), "w2": random.integers(-127, 127, (8, 8, 1, 1), dtype=numpy.int8),
-    }  # fmt: skip
-    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in stored.items())
-    for node, name in zip((node for node in graph.node if node.op_type == "Conv"), ("stem.first", "stem.second"), strict=True):
+        "s": numpy.array(0.02, "float32"),
+        "z": numpy.array(-128 if zero == "int8" else 0, zero),
+        "zw": numpy.array(0, "int8"),
+        "w1": random.integers(-127, 127, (8, 1, 3, 3), dtype=numpy.int8),
+        "w2": random.integers(-127, 127, (8, 8, 1, 1), dtype=numpy.int8),
+    }
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in stored.items()
+    )
+    for node, name in zip(
+        (node for node in graph.node if node.op_type == "Conv"),
+        ("stem.first", "stem.second"),
+        strict=True,
+    ):
         node.name = f"{name}/Conv"
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), str(folder / "main.onnx"))
+    onnx.save(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+        ),
+        str(folder / "main.onnx"),
+    )
     answer(FILES, "main", folder)
     return folder / "main.ort"
 
 
 def number(found: Audit, name: str) -> float | None:
-    return next(measurement.value for measurement in found.measurements if measurement.name == name)
+    return next(
+        measurement.value for measurement in found.measurements if measurement.name == name
+    )
 
 
 def artifact(folder: pathlib.Path, version: str) -> Artifact:
-    signature = Signature(inputs=(TensorSpec(name="x", dtype="float32", dims=("batch", 1, 8, 8)),), outputs=(TensorSpec(name="y", dtype="float32", dims=()),))
+    signature = Signature(
+        inputs=(TensorSpec(name="x", dtype="float32", dims=("batch", 1, 8, 8)),),
+        outputs=(TensorSpec(name="y", dtype="float32", dims=()),),
+    )
     files = {"model": File(path="main.ort"), "source": File(path="main.onnx")}
     return Artifact(
-        format="ort", parts=(Part(name="main", signature=signature, files=files),), notes={"parts": {"main": {"onnxruntime": version}}}, folder=folder
+        format="ort",
+        parts=(Part(name="main", signature=signature, files=files),),
+        notes={"parts": {"main": {"onnxruntime": version}}},
+        folder=folder,
     )
 
 
 def test_the_numbers_are_those_of_the_onnx_file(tmp_path: pathlib.Path) -> None:
     """Same share, same MACs, same modules; where they were read from is said."""
-    found, source = audit_ort.read(convolutions(tmp_path)), audit_onnx.read(tmp_path / "main.onnx")
+    found, source = (
+        audit_ort.read(convolutions(tmp_path)),
+        audit_onnx.read(tmp_path / "main.onnx"),
+    )
     for name in ("int8_mac_share", "float_ops", "qdq_pairs", "casts"):
         assert number(found, name) == number(source, name)
     assert number(found, "int8_mac_share") == 1.0
-    rows = [(row["op"], row["module"], row["macs"], row["dtype"]) for row in found.rows if row["op"] == "QLinearConv"]
-    assert rows == [("QLinearConv", "stem.first", 8 * 36 * 9, "uint8"), ("QLinearConv", "stem.second", 8 * 36 * 8, "uint8")]
+    rows = [
+        (row["op"], row["module"], row["macs"], row["dtype"])
+        for row in found.rows
+        if row["op"] == "QLinearConv"
+    ]
+    assert rows == [
+        ("QLinearConv", "stem.first", 8 * 36 * 9, "uint8"),
+        ("QLinearConv", "stem.second", 8 * 36 * 8, "uint8"),
+    ]
     assert all(".ort file stores" in measured.how for measured in found.measurements)
     assert not found.warnings
 
 
 def test_signed_activations_are_no_fault_on_arm(tmp_path: pathlib.Path) -> None:
-    """They fuse wholly in the .ort file, as ONNX Runtime does it for ARM; the ONNX file's audit warns of x86, this one does not."""
+    """They fuse wholly in the .ort file, as ONNX Runtime does it for ARM; the ONNX file's
+    audit warns of x86, this one does not.
+    """
     found = audit_ort.read(convolutions(tmp_path, "int8"))
     assert number(found, "int8_mac_share") == 1.0
     assert {row["dtype"] for row in found.rows if row["op"] == "QLinearConv"} == {"int8"}
@@ -85,15 +123,22 @@ def test_another_format_is_told_or_refused(tmp_path: pathlib.Path) -> None:
     """Format 5 is still read and warned of; format 9 is none that this runtime knows."""
     path = convolutions(tmp_path)
     content = path.read_bytes()
-    place = content.index(b"\x01\x00\x00\x006\x00")  # a flatbuffer's text: its length, then the letters
+    place = content.index(
+        b"\x01\x00\x00\x006\x00"
+    )  # a flatbuffer's text: its length, then the letters
     for version in (b"5", b"9"):
         changed = tmp_path / f"format{version.decode()}.ort"
         changed.write_bytes(content[: place + 4] + version + content[place + 5 :])
         if version == b"9":
-            with pytest.raises(RunnerError, match=r"format 9, cannot be read with ONNX Runtime"):
+            with pytest.raises(
+                RunnerError, match=r"format 9, cannot be read with ONNX Runtime"
+            ):
                 audit_ort.read(changed)
         else:
-            assert any("its format is version 5" in text for text in audit_ort.read(changed).warnings)
+            assert any(
+                "its format is version 5" in text
+                for text in audit_ort.read(changed).warnings
+            )
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "cut", "missing", "noise"])
@@ -102,7 +147,12 @@ def test_what_is_no_ort_file_is_one_sentence(kind: str, tmp_path: pathlib.Path) 
     path = tmp_path / "given.ort"
     whole = convolutions(tmp_path).read_bytes()
     noise = whole[:8] + numpy.random.default_rng(1).bytes(len(whole) - 8)
-    contents = {"empty": b"", "text": b"this is a text and no model", "cut": whole[: len(whole) // 2], "noise": noise}
+    contents = {
+        "empty": b"",
+        "text": b"this is a text and no model",
+        "cut": whole[: len(whole) // 2],
+        "noise": noise,
+    }
     if kind in contents:
         path.write_bytes(contents[kind])
     with pytest.raises(RunnerError) as raised:

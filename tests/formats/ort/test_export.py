@@ -1,4 +1,6 @@
-"""An .ort file computes what its ONNX file computes, is the same every time, and lists what a reduced runtime needs."""
+"""An .ort file computes what its ONNX file computes, is the same every time, and lists what
+a reduced runtime needs.
+"""
 
 import hashlib
 import json
@@ -24,7 +26,8 @@ from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Task
 
 IMAGE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 
 
@@ -33,7 +36,11 @@ class Network(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1), nn.Linear(width, 10)
+        self.first, self.second, self.head = (
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.Linear(width, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x).relu()
@@ -43,7 +50,15 @@ class Network(nn.Module):
 def model(kind: str, width: int = 16) -> onnx.ModelProto:
     network = Network(width).eval()
     if kind == "int8":
-        made = export(simulate(network, IMAGE, calibrate(network, [(torch.rand(64, 1, 8, 8),)], IMAGE), fold=True), IMAGE)
+        made = export(
+            simulate(
+                network,
+                IMAGE,
+                calibrate(network, [(torch.rand(64, 1, 8, 8),)], IMAGE),
+                fold=True,
+            ),
+            IMAGE,
+        )
         lower(made)
         return made
     made = export(network, IMAGE)
@@ -53,12 +68,22 @@ def model(kind: str, width: int = 16) -> onnx.ModelProto:
 def artifact(made: onnx.ModelProto, folder: pathlib.Path) -> Artifact:
     folder.mkdir()
     onnx_graph.write(made, folder / "main.onnx")
-    return Artifact(format="onnx", parts=(Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(
+        format="onnx",
+        parts=(
+            Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")}),
+        ),
+        folder=folder,
+    )
 
 
 def context(folder: pathlib.Path) -> Context:
     folder.mkdir()
-    return Context(folder=folder, networks=dict, task=Task(name="none", test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1))))
+    return Context(
+        folder=folder,
+        networks=dict,
+        task=Task(name="none", test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1))),
+    )
 
 
 def converted(before: Artifact, folder: pathlib.Path) -> Artifact:
@@ -71,21 +96,33 @@ def converted(before: Artifact, folder: pathlib.Path) -> Artifact:
 
 @pytest.mark.parametrize("kind", ["float", "int8", "half"])
 def test_the_file_runs_as_its_source_does(kind: str, tmp_path: pathlib.Path) -> None:
-    """The host loads it without being told anything, and gives the ONNX file's numbers for 1 and for 7 samples."""
+    """The host loads it without being told anything, and gives the ONNX file's numbers for
+    1 and for 7 samples.
+    """
     before = artifact(model(kind), tmp_path / "onnx")
     after = converted(before, tmp_path / "ort")
-    assert sorted(path.name for path in after.folder.iterdir()) == ["main.onnx", "main.ort", "main.required_operators.config"]
+    assert sorted(path.name for path in after.folder.iterdir()) == [
+        "main.onnx",
+        "main.ort",
+        "main.required_operators.config",
+    ]
     data = {"input": torch.rand(7, 1, 8, 8).numpy()}
     with LocalHost().open(before) as first, LocalHost().open(after) as second:
         for count in (1, 7):
             given = {"input": data["input"][:count]}
             expected = first.infer(given)["output"]
-            numpy.testing.assert_allclose(second.infer(given)["output"], expected, atol=2e-2 * numpy.ptp(expected) if kind == "int8" else 1e-5)
+            numpy.testing.assert_allclose(
+                second.infer(given)["output"],
+                expected,
+                atol=2e-2 * numpy.ptp(expected) if kind == "int8" else 1e-5,
+            )
         assert "onnxruntime" in second.where
 
 
 def test_int8_fuses_and_nothing_of_this_processor_is_stored(tmp_path: pathlib.Path) -> None:
-    """All convolutions are integer operators of any processor; blocked layouts are not among what the file needs."""
+    """All convolutions are integer operators of any processor; blocked layouts are not
+    among what the file needs.
+    """
     after = converted(artifact(model("int8"), tmp_path / "onnx"), tmp_path / "ort")
     needs = after.notes["parts"]["main"]["needs"]
     assert {"QLinearConv", "com.microsoft:QGemm", "com.microsoft:QLinearAdd"} <= set(needs)
@@ -97,21 +134,38 @@ def test_half_precision_weights_stay_small(tmp_path: pathlib.Path) -> None:
     """The highest optimization level would store them as floats."""
     before = artifact(model("half", width=64), tmp_path / "onnx")
     after = converted(before, tmp_path / "ort")
-    assert after.path(after.parts[0]).stat().st_size < 1.2 * before.path(before.parts[0]).stat().st_size
+    assert (
+        after.path(after.parts[0]).stat().st_size
+        < 1.2 * before.path(before.parts[0]).stat().st_size
+    )
 
 
-def test_the_same_network_gives_the_same_bytes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_network_gives_the_same_bytes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also from another folder and in another environment."""
     before = artifact(model("int8"), tmp_path / "onnx")
     first = converted(before, tmp_path / "a")
     monkeypatch.setenv("SOMETHING", "else" * 5000)
     second = converted(before, tmp_path / "a_longer_name_than_the_first")
     for role in ("model", "operators"):
-        assert len({hashlib.sha256(made.path(made.parts[0], role).read_bytes()).hexdigest() for made in (first, second)}) == 1
+        assert (
+            len(
+                {
+                    hashlib.sha256(made.path(made.parts[0], role).read_bytes()).hexdigest()
+                    for made in (first, second)
+                }
+            )
+            == 1
+        )
 
 
-def test_the_notes_tell_versions_and_what_a_reduced_runtime_needs(tmp_path: pathlib.Path) -> None:
-    """The list is the one that ONNX Runtime's build script takes; the size is of a library that is named."""
+def test_the_notes_tell_versions_and_what_a_reduced_runtime_needs(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The list is the one that ONNX Runtime's build script takes; the size is of a library
+    that is named.
+    """
     after = converted(artifact(model("float"), tmp_path / "onnx"), tmp_path / "ort")
     notes = after.notes["parts"]["main"]
     config = after.path(after.parts[0], "operators").read_text(encoding="utf-8")
@@ -127,9 +181,7 @@ def test_the_notes_tell_versions_and_what_a_reduced_runtime_needs(tmp_path: path
 
 def test_operators_are_read_from_a_list_with_types() -> None:
     """Types in braces hold commas and names; a list of several domains is one."""
-    config = (
-        '# a comment\nai.onnx;19;Cast{"inputs": {"0": ["float", "MLFloat16"]}},Reshape\ncom.microsoft;1;QGemm\nai.onnx;11;Conv{"inputs": {"0": ["float"]}}\n'
-    )
+    config = '# a comment\nai.onnx;19;Cast{"inputs": {"0": ["float", "MLFloat16"]}},Reshape\ncom.microsoft;1;QGemm\nai.onnx;11;Conv{"inputs": {"0": ["float"]}}\n'
     assert operators(config) == ("Cast", "Conv", "Reshape", "com.microsoft:QGemm")
 
 
@@ -137,7 +189,9 @@ def test_only_the_model_counts_as_size(tmp_path: pathlib.Path) -> None:
     """The source and the list are for whoever builds the runtime, not for the device."""
     after = converted(artifact(model("float"), tmp_path / "onnx"), tmp_path / "ort")
     sealed = after.parts[0].files["model"].model_copy(update={"bytes": 7})
-    part = after.parts[0].model_copy(update={"files": {**after.parts[0].files, "model": sealed}})
+    part = after.parts[0].model_copy(
+        update={"files": {**after.parts[0].files, "model": sealed}}
+    )
     assert after.model_copy(update={"parts": (part,)}).size_bytes == 7
 
 
@@ -149,7 +203,9 @@ def test_a_file_of_another_network_is_noticed(tmp_path: pathlib.Path) -> None:
         OnnxToOrt().ensures(before, other)
 
 
-def test_what_onnxruntime_refuses_is_told_and_leaves_nothing(tmp_path: pathlib.Path) -> None:
+def test_what_onnxruntime_refuses_is_told_and_leaves_nothing(
+    tmp_path: pathlib.Path,
+) -> None:
     """An operator that does not exist: one sentence, an empty folder."""
     before = artifact(model("float"), tmp_path / "onnx")
     damaged = onnx.load(str(before.path(before.parts[0])))
@@ -163,11 +219,19 @@ def test_what_onnxruntime_refuses_is_told_and_leaves_nothing(tmp_path: pathlib.P
     assert not list(made.folder.iterdir())
 
 
-def test_weights_outside_of_the_folder_are_refused_before_any_work(tmp_path: pathlib.Path) -> None:
+def test_weights_outside_of_the_folder_are_refused_before_any_work(
+    tmp_path: pathlib.Path,
+) -> None:
     """ONNX Runtime would read them through a hard link; the checker does not."""
     before = artifact(model("float"), tmp_path / "onnx")
     path = before.path(before.parts[0])
-    onnx.save(onnx.load(str(path)), str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(
+        onnx.load(str(path)),
+        str(path),
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
     (tmp_path / "secret.bin").write_bytes((before.folder / "weights.bin").read_bytes())
     (before.folder / "weights.bin").unlink()
     (before.folder / "weights.bin").hardlink_to(tmp_path / "secret.bin")
@@ -177,9 +241,15 @@ def test_weights_outside_of_the_folder_are_refused_before_any_work(tmp_path: pat
 
 @pytest.mark.parametrize(
     ("body", "told"),
-    [("import time; time.sleep(60)", "took longer than"), ("import os; os.abort()", "signal 6"), ("raise SystemExit(3)", "status 3")],
+    [
+        ("import time; time.sleep(60)", "took longer than"),
+        ("import os; os.abort()", "signal 6"),
+        ("raise SystemExit(3)", "status 3"),
+    ],
 )
-def test_a_conversion_that_hangs_or_dies_is_an_error(body: str, told: str, tmp_path: pathlib.Path) -> None:
+def test_a_conversion_that_hangs_or_dies_is_an_error(
+    body: str, told: str, tmp_path: pathlib.Path
+) -> None:
     """Its process is ended; the caller's goes on."""
     script = tmp_path / "conversion.py"
     script.write_text(body, encoding="utf-8")
@@ -190,5 +260,8 @@ def test_a_conversion_that_hangs_or_dies_is_an_error(body: str, told: str, tmp_p
 def test_the_answer_is_alone_on_stdout(tmp_path: pathlib.Path) -> None:
     """What native code prints does not mix with it."""
     script = tmp_path / "conversion.py"
-    script.write_text(f"import sys\nprint('noise', file=sys.stderr)\nprint({json.dumps(json.dumps({'ok': True}))})\n", encoding="utf-8")
+    script.write_text(
+        f"import sys\nprint('noise', file=sys.stderr)\nprint({json.dumps(json.dumps({'ok': True}))})\n",
+        encoding="utf-8",
+    )
     assert answer({}, "main", tmp_path, 30.0, script) == {"ok": True}

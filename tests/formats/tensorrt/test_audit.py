@@ -1,4 +1,6 @@
-"""The audit of an engine: shares, float layers, transposes and warnings, from the build log alone."""
+"""The audit of an engine: shares, float layers, transposes and warnings, from the build log
+alone.
+"""
 
 import json
 import pathlib
@@ -24,16 +26,44 @@ SIGNATURE = Signature(
 )
 
 
-def row(kind: str, dtype: str, macs: int, node: str = "", transposes: bool = False) -> dict[str, Any]:
-    return {"name": f"layer of {node}", "type": kind or "kgen", "kind": kind, "dtype": dtype, "macs": macs, "nodes": [node] if node else [],
-            "origins": [node] if node else [], "transposes": transposes}  # fmt: skip
+def row(
+    kind: str, dtype: str, macs: int, node: str = "", transposes: bool = False
+) -> dict[str, Any]:
+    return {
+        "name": f"layer of {node}",
+        "type": kind or "kgen",
+        "kind": kind,
+        "dtype": dtype,
+        "macs": macs,
+        "nodes": [node] if node else [],
+        "origins": [node] if node else [],
+        "transposes": transposes,
+    }
 
 
-def artifact(folder: pathlib.Path, layers: list[dict[str, Any]], **changed: Any) -> Artifact:
-    log = {"module": "tensorrt_rtx", "version": "1.7.1", "compute_capabilities": ["SM86", "SM89"], "memory": {"weights": 1000, "activation": 500},
-           "quantized": True, "uncounted": [], "layers": layers, **changed}  # fmt: skip
+def artifact(
+    folder: pathlib.Path, layers: list[dict[str, Any]], **changed: Any
+) -> Artifact:
+    log = {
+        "module": "tensorrt_rtx",
+        "version": "1.7.1",
+        "compute_capabilities": ["SM86", "SM89"],
+        "memory": {"weights": 1000, "activation": 500},
+        "quantized": True,
+        "uncounted": [],
+        "layers": layers,
+        **changed,
+    }
     (folder / "main.log.json").write_text(json.dumps(log))
-    return Artifact(format="tensorrt", parts=(Part(name="main", signature=SIGNATURE, files={"log": File(path="main.log.json")}),), folder=folder)
+    return Artifact(
+        format="tensorrt",
+        parts=(
+            Part(
+                name="main", signature=SIGNATURE, files={"log": File(path="main.log.json")}
+            ),
+        ),
+        folder=folder,
+    )
 
 
 def numbers(found: Audit) -> dict[str, float | None]:
@@ -41,51 +71,101 @@ def numbers(found: Audit) -> dict[str, float | None]:
 
 
 def test_the_share_is_of_multiply_accumulates(tmp_path: pathlib.Path) -> None:
-    """Three quarters of the work in int8 is 0.75, whatever the number of layers; the rest is told as float layers and warnings."""
-    layers = [row("conv", "Int8", 600, "a"), row("gemm", "Int8", 150, "b"), row("deconv", "Float", 200, "up"), row("", "Float", 0, "relu", transposes=True),
-              row("gemm", "Half", 50, "c")]  # fmt: skip
+    """Three quarters of the work in int8 is 0.75, whatever the number of layers; the rest
+    is told as float layers and warnings.
+    """
+    layers = [
+        row("conv", "Int8", 600, "a"),
+        row("gemm", "Int8", 150, "b"),
+        row("deconv", "Float", 200, "up"),
+        row("", "Float", 0, "relu", transposes=True),
+        row("gemm", "Half", 50, "c"),
+    ]
     found = audit(artifact(tmp_path, layers), Limits())
     assert numbers(found) == {"int8_mac_share": 0.75, "float_ops": 2, "transposes": 1}
-    assert found.measurements[0].how.startswith("multiply-accumulates at batch 1") and "SM86, SM89, not run" in found.measurements[0].where
+    assert (
+        found.measurements[0].how.startswith("multiply-accumulates at batch 1")
+        and "SM86, SM89, not run" in found.measurements[0].where
+    )
     assert [line["op"] for line in found.rows] == ["conv", "gemm", "deconv", "kgen", "gemm"]
-    assert dict(found.rows[2]) == {"op": "deconv", "name": "layer of up", "dtype": "Float", "macs": 200, "module": "up", "part": "main"}
+    assert dict(found.rows[2]) == {
+        "op": "deconv",
+        "name": "layer of up",
+        "dtype": "Float",
+        "macs": 200,
+        "module": "up",
+        "part": "main",
+    }
     assert list(found.warnings) == [
-        "main: up (deconv) runs in Float although the graph is int8", "main: c (gemm) runs in Half although the graph is int8"]  # fmt: skip
+        "main: up (deconv) runs in Float although the graph is int8",
+        "main: c (gemm) runs in Half although the graph is int8",
+    ]
 
 
-def test_without_multiply_accumulates_the_layers_are_counted(tmp_path: pathlib.Path) -> None:
+def test_without_multiply_accumulates_the_layers_are_counted(
+    tmp_path: pathlib.Path,
+) -> None:
     """Where the work of a layer is unknown the share is of layers, and ``how`` says so."""
-    found = audit(artifact(tmp_path, [row("conv", "Int8", 600, "a"), row("gemm", "Half", 0)]), Limits())
-    assert found.measurements[0].value == 0.5 and found.measurements[0].how.startswith("layers")
+    found = audit(
+        artifact(tmp_path, [row("conv", "Int8", 600, "a"), row("gemm", "Half", 0)]),
+        Limits(),
+    )
+    assert found.measurements[0].value == 0.5 and found.measurements[0].how.startswith(
+        "layers"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["Int8", "Float"])
-def test_a_product_inside_a_generated_kernel_is_float(tmp_path: pathlib.Path, dtype: str) -> None:
+def test_a_product_inside_a_generated_kernel_is_float(
+    tmp_path: pathlib.Path, dtype: str
+) -> None:
     """A kernel may read int8, but it multiplies in float: it counts as a float layer."""
     found = audit(artifact(tmp_path, [row("kernel", dtype, 100, "small")]), Limits())
     assert numbers(found) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
-    assert list(found.warnings) == ["main: small (kernel) runs inside a generated kernel although the graph is int8"]
+    assert list(found.warnings) == [
+        "main: small (kernel) runs inside a generated kernel although the graph is int8"
+    ]
 
 
 def test_weight_only_layers_are_not_int8(tmp_path: pathlib.Path) -> None:
     """Half data with int8 weights multiply in Half."""
-    assert numbers(audit(artifact(tmp_path, [row("gemm", "HalfxInt8", 100)]), Limits())) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
+    assert numbers(
+        audit(artifact(tmp_path, [row("gemm", "HalfxInt8", 100)]), Limits())
+    ) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
 
 
 def test_fp8_layers_are_told_by_their_datatype(tmp_path: pathlib.Path) -> None:
-    """8-bit floats are neither int8 nor float layers; a product that was promised and runs in Half is warned of, one of two activations is not."""
-    layers = [row("conv", "FP8", 700, "stem"), row("gemm", "Half", 200, "head"), row("gemm", "Half", 100, "attention")]
-    made = artifact(tmp_path, layers, precision="FP8", promised={"stem": "FP8", "head": "FP8"})
+    """8-bit floats are neither int8 nor float layers; a product that was promised and runs
+    in Half is warned of, one of two activations is not.
+    """
+    layers = [
+        row("conv", "FP8", 700, "stem"),
+        row("gemm", "Half", 200, "head"),
+        row("gemm", "Half", 100, "attention"),
+    ]
+    made = artifact(
+        tmp_path, layers, precision="FP8", promised={"stem": "FP8", "head": "FP8"}
+    )
     found = audit(made, Limits())
     assert numbers(found) == {"int8_mac_share": 0.0, "float_ops": 2, "transposes": 0}
     assert found.measurements[0].detail["by_dtype"] == {"FP8": 700, "Half": 300}
-    assert list(found.warnings) == ["main: head (gemm) runs in Half although the graph is fp8"]
+    assert list(found.warnings) == [
+        "main: head (gemm) runs in Half although the graph is fp8"
+    ]
 
 
-def test_four_bit_weights_that_are_made_float_first_are_told(tmp_path: pathlib.Path) -> None:
+def test_four_bit_weights_that_are_made_float_first_are_told(
+    tmp_path: pathlib.Path,
+) -> None:
     """The engine is right, and not faster for it."""
     layers = [row("gemm", "HalfxInt4", 700, "a"), row("gemm", "Float", 300, "b")]
-    made = artifact(tmp_path, layers, quantized=False, precision="Int4", promised={"a": "Int4", "b": "Int4"})
+    made = artifact(
+        tmp_path,
+        layers,
+        quantized=False,
+        precision="Int4",
+        promised={"a": "Int4", "b": "Int4"},
+    )
     assert list(audit(made, Limits()).warnings) == [
         "main: b (gemm) runs in Float although the graph is in 4-bit weights; its weights are made float first, which saves no time"
     ]
@@ -93,23 +173,37 @@ def test_four_bit_weights_that_are_made_float_first_are_told(tmp_path: pathlib.P
 
 def test_a_float_graph_gives_no_warnings(tmp_path: pathlib.Path) -> None:
     """Float layers are what a float graph asks for."""
-    found = audit(artifact(tmp_path, [row("conv", "Float", 10, "a")], quantized=False), Limits())
+    found = audit(
+        artifact(tmp_path, [row("conv", "Float", 10, "a")], quantized=False), Limits()
+    )
     assert numbers(found)["int8_mac_share"] == 0.0 and not found.warnings
 
 
 def test_an_engine_without_products_has_no_share(tmp_path: pathlib.Path) -> None:
     """Nothing to divide by is unmeasured, not zero."""
-    share = audit(artifact(tmp_path, [row("", "Float", 0, "relu")]), Limits()).measurements[0]
+    share = audit(artifact(tmp_path, [row("", "Float", 0, "relu")]), Limits()).measurements[
+        0
+    ]
     assert share.value is None and share.verdict == "unmeasured"
 
 
 def test_what_the_device_cannot_run_is_warned_of(tmp_path: pathlib.Path) -> None:
-    """A capability that was not built for, too little memory and operators that were not counted."""
+    """A capability that was not built for, too little memory and operators that were not
+    counted.
+    """
     made = artifact(tmp_path, [row("gemm", "Int8", 10)], uncounted=["LSTM"])
-    warned = audit(made, Limits(compute_capabilities=("8.6", "SM120"), memory_bytes=1499)).warnings
-    assert list(warned) == ["main: LSTM are not counted in int8_mac_share", "main: the engine was not built for SM120 (only SM86, SM89)",
-                            "main: weights and activations take 1500 bytes, the device has 1499"]  # fmt: skip
-    assert not audit(artifact(tmp_path, [row("gemm", "Int8", 10)]), Limits(compute_capabilities=("SM86",), memory_bytes=1500)).warnings
+    warned = audit(
+        made, Limits(compute_capabilities=("8.6", "SM120"), memory_bytes=1499)
+    ).warnings
+    assert list(warned) == [
+        "main: LSTM are not counted in int8_mac_share",
+        "main: the engine was not built for SM120 (only SM86, SM89)",
+        "main: weights and activations take 1500 bytes, the device has 1499",
+    ]
+    assert not audit(
+        artifact(tmp_path, [row("gemm", "Int8", 10)]),
+        Limits(compute_capabilities=("SM86",), memory_bytes=1500),
+    ).warnings
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"layers": []}'])
@@ -123,37 +217,93 @@ def test_a_log_that_cannot_be_read_is_an_error(tmp_path: pathlib.Path, text: str
 
 def test_an_engine_without_a_log_is_an_error(tmp_path: pathlib.Path) -> None:
     """An engine from elsewhere does not tell its datatypes."""
-    part = Part(name="main", signature=SIGNATURE, files={"engine": File(path="main.engine")})
+    part = Part(
+        name="main", signature=SIGNATURE, files={"engine": File(path="main.engine")}
+    )
     with pytest.raises(RunnerError, match="has no build log"):
         audit(Artifact(format="tensorrt", parts=(part,), folder=tmp_path), Limits())
 
 
 def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
-    """A quantized convolution (int8) and a transposed one (never int8 in TensorRT): share and float layers from a real build."""
+    """A quantized convolution (int8) and a transposed one (never int8 in TensorRT): share
+    and float layers from a real build.
+    """
     pytest.importorskip("tensorrt_rtx")
-    pairs, constants = [], [numpy_helper.from_array(numpy.float32(0.05), "scale"), numpy_helper.from_array(numpy.int8(0), "zero")]
+    pairs, constants = (
+        [],
+        [
+            numpy_helper.from_array(numpy.float32(0.05), "scale"),
+            numpy_helper.from_array(numpy.int8(0), "zero"),
+        ],
+    )
     random = numpy.random.default_rng(0)
     for name, shape in (("w", (8, 4, 3, 3)), ("up", (8, 8, 2, 2))):
-        constants.append(numpy_helper.from_array(random.integers(-127, 128, shape).astype("int8"), f"{name}.int8"))
-        pairs.append(helper.make_node("DequantizeLinear", [f"{name}.int8", "scale", "zero"], [name]))
+        constants.append(
+            numpy_helper.from_array(
+                random.integers(-127, 128, shape).astype("int8"), f"{name}.int8"
+            )
+        )
+        pairs.append(
+            helper.make_node("DequantizeLinear", [f"{name}.int8", "scale", "zero"], [name])
+        )
     for number, name in enumerate(("input", "relu")):
-        pairs += [helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"q{number}"]),
-                  helper.make_node("DequantizeLinear", [f"q{number}", "scale", "zero"], [f"x{number}"])]  # fmt: skip
+        pairs += [
+            helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"q{number}"]),
+            helper.make_node(
+                "DequantizeLinear", [f"q{number}", "scale", "zero"], [f"x{number}"]
+            ),
+        ]
         if name == "input":
-            pairs += [helper.make_node("Conv", ["x0", "w"], ["conv"], name="conv", pads=[1, 1, 1, 1]), helper.make_node("Relu", ["conv"], ["relu"])]
-    nodes = [*pairs, helper.make_node("ConvTranspose", ["x1", "up"], ["output"], name="up", strides=[2, 2])]
-    taken, given = (helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, list(spec.dims)) for spec in (*SIGNATURE.inputs, *SIGNATURE.outputs))
+            pairs += [
+                helper.make_node(
+                    "Conv", ["x0", "w"], ["conv"], name="conv", pads=[1, 1, 1, 1]
+                ),
+                helper.make_node("Relu", ["conv"], ["relu"]),
+            ]
+    nodes = [
+        *pairs,
+        helper.make_node(
+            "ConvTranspose", ["x1", "up"], ["output"], name="up", strides=[2, 2]
+        ),
+    ]
+    taken, given = (
+        helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, list(spec.dims))
+        for spec in (*SIGNATURE.inputs, *SIGNATURE.outputs)
+    )
     graph = helper.make_graph(nodes, "graph", [taken], [given], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(tmp_path / "main.onnx"))
-    before = Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=tmp_path)
+    onnx.save(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+        ),
+        str(tmp_path / "main.onnx"),
+    )
+    before = Artifact(
+        format="onnx",
+        parts=(
+            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+        ),
+        folder=tmp_path,
+    )
     folder = tmp_path / "out"
     folder.mkdir()
     step = OnnxToTensorrt(("SM86", "SM89", "SM120"))
     step.requires(before)
     images = numpy.zeros((2, 4, 8, 8), "float32")
-    after = step.run(before, Context(folder=folder, networks=dict, task=Task(name="none", test=(images, numpy.zeros(2, "int64")))))
+    after = step.run(
+        before,
+        Context(
+            folder=folder,
+            networks=dict,
+            task=Task(name="none", test=(images, numpy.zeros(2, "int64"))),
+        ),
+    )
     step.ensures(before, after)
     found = audit(after, Limits(compute_capabilities=("SM86", "SM89", "SM120")))
     conv, deconv = 64 * 8 * 4 * 9, 8 * 64 * 8 * 4
-    assert numbers(found)["int8_mac_share"] == pytest.approx(conv / (conv + deconv)) and numbers(found)["float_ops"] == 1
-    assert list(found.warnings) == ["main: up (deconv) runs in Float although the graph is int8"]
+    assert (
+        numbers(found)["int8_mac_share"] == pytest.approx(conv / (conv + deconv))
+        and numbers(found)["float_ops"] == 1
+    )
+    assert list(found.warnings) == [
+        "main: up (deconv) runs in Float although the graph is int8"
+    ]

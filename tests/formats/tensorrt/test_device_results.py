@@ -17,35 +17,95 @@ HALF_10 = "Row major linear FP16 format"
 
 def conv_10(name: str, words: str, weights: str) -> dict[str, Any]:
     """A layer as the engine inspector of TensorRT 10 tells it."""
-    tensor = {"Name": "x", "Location": "Device", "Dimensions": [1, 64, 8, 8], "Format/Datatype": words}
-    return {"Name": name, "LayerType": "CaskConvolution", "Inputs": [tensor], "Outputs": [tensor], "ParameterType": "Convolution",
-            "Weights": {"Type": weights, "Count": 36864}, "Bias": {"Type": "Float", "Count": 64}, "Metadata": f"[ONNX Layer: {name}]"}  # fmt: skip
+    tensor = {
+        "Name": "x",
+        "Location": "Device",
+        "Dimensions": [1, 64, 8, 8],
+        "Format/Datatype": words,
+    }
+    return {
+        "Name": name,
+        "LayerType": "CaskConvolution",
+        "Inputs": [tensor],
+        "Outputs": [tensor],
+        "ParameterType": "Convolution",
+        "Weights": {"Type": weights, "Count": 36864},
+        "Bias": {"Type": "Float", "Count": 64},
+        "Metadata": f"[ONNX Layer: {name}]",
+    }
 
 
 def gemm_11(name: str, data: str, weights: str) -> dict[str, Any]:
     """A layer of TensorRT 11: format and datatype are two keys."""
-    tensor = lambda dtype, dims: {"Name": "x", "Dimensions": dims, "Format": "Row major linear format (kLINEAR)", "DataType": dtype}  # noqa: E731
-    return {"Name": name, "LayerType": "gemm", "Inputs": [tensor(data, [1, 64])], "Constants": [tensor("Float", [1]), tensor(weights, [64, 10])],
-            "Outputs": [tensor("Float", [1, 10])], "Metadata": f"[ONNX Layer: {name}]"}  # fmt: skip
+
+    def tensor(dtype: str, dims: list[int]) -> dict[str, Any]:
+        return {
+            "Name": "x",
+            "Dimensions": dims,
+            "Format": "Row major linear format (kLINEAR)",
+            "DataType": dtype,
+        }
+
+    return {
+        "Name": name,
+        "LayerType": "gemm",
+        "Inputs": [tensor(data, [1, 64])],
+        "Constants": [tensor("Float", [1]), tensor(weights, [64, 10])],
+        "Outputs": [tensor("Float", [1, 10])],
+        "Metadata": f"[ONNX Layer: {name}]",
+    }
 
 
-POOL = {"Name": "pool", "LayerType": "TiledPooling", "Inputs": [{"Format/Datatype": HALF_10}], "Outputs": []}
-TEN = {"Layers": [conv_10("a", INT8_10, "Int8"), POOL, conv_10("b", INT8_10, "Int8"), conv_10("c", HALF_10, "Half")], "Bindings": ["input", "output"]}
-ELEVEN = {"Layers": [gemm_11("a", "Int8", "Int8"), gemm_11("b", "Half", "Int4")],
-          "I/O Tensors": [{"Name": "input", "IOMode": "Input", "DataType": "Float", "Dimensions": [1, 64]}]}  # fmt: skip
+POOL = {
+    "Name": "pool",
+    "LayerType": "TiledPooling",
+    "Inputs": [{"Format/Datatype": HALF_10}],
+    "Outputs": [],
+}
+TEN = {
+    "Layers": [
+        conv_10("a", INT8_10, "Int8"),
+        POOL,
+        conv_10("b", INT8_10, "Int8"),
+        conv_10("c", HALF_10, "Half"),
+    ],
+    "Bindings": ["input", "output"],
+}
+ELEVEN = {
+    "Layers": [gemm_11("a", "Int8", "Int8"), gemm_11("b", "Half", "Int4")],
+    "I/O Tensors": [
+        {"Name": "input", "IOMode": "Input", "DataType": "Float", "Dimensions": [1, 64]}
+    ],
+}
 
 
 def query(compute: float) -> dict[str, float]:
     """One row of --exportTimes, with all keys that release 10 and 11 write."""
-    ends = {"startEnqMs": 0.0, "endEnqMs": 0.1, "startH2dMs": 0.0, "endH2dMs": 0.0, "startComputeMs": 0.1, "endComputeMs": 0.1 + compute,
-            "startD2hMs": 0.0, "endD2hMs": 0.0}  # fmt: skip
+    ends = {
+        "startEnqMs": 0.0,
+        "endEnqMs": 0.1,
+        "startH2dMs": 0.0,
+        "endH2dMs": 0.0,
+        "startComputeMs": 0.1,
+        "endComputeMs": 0.1 + compute,
+        "startD2hMs": 0.0,
+        "endD2hMs": 0.0,
+    }
     return {**ends, "h2dMs": 0.0, "computeMs": compute, "d2hMs": 0.0, "latencyMs": compute}
 
 
-def device(folder: pathlib.Path, layers: Any = TEN, times: Any = None, outputs: Any = None) -> pathlib.Path:
+def device(
+    folder: pathlib.Path, layers: Any = TEN, times: Any = None, outputs: Any = None
+) -> pathlib.Path:
     (folder / "main.layers.json").write_text(json.dumps(layers))
-    (folder / "main.times.json").write_text(json.dumps([query(2.0 + k / 100) for k in range(101)] if times is None else times))
-    rows = [{"name": "output", "dimensions": "1x3", "values": [0.0, 1.0, 2.56]}] if outputs is None else outputs
+    (folder / "main.times.json").write_text(
+        json.dumps([query(2.0 + k / 100) for k in range(101)] if times is None else times)
+    )
+    rows = (
+        [{"name": "output", "dimensions": "1x3", "values": [0.0, 1.0, 2.56]}]
+        if outputs is None
+        else outputs
+    )
     (folder / "main.out.json").write_text(json.dumps(rows))
     return folder
 
@@ -59,7 +119,9 @@ def named(found: list[Measurement]) -> dict[str, Measurement]:
 
 
 def test_the_latency_is_the_median_of_the_gpu_compute_times(tmp_path: pathlib.Path) -> None:
-    """101 queries from 2 to 3 ms: 2.5, between the 41st and the 61st (Thompson 1936), and the file says where it was taken."""
+    """101 queries from 2 to 3 ms: 2.5, between the 41st and the 61st (Thompson 1936), and
+    the file says where it was taken.
+    """
     found = named(told(device(tmp_path)))["latency_ms"]
     assert (found.value, found.n) == (pytest.approx(2.5), 101)
     assert (found.low, found.high) == (pytest.approx(2.40), pytest.approx(2.60))
@@ -67,9 +129,13 @@ def test_the_latency_is_the_median_of_the_gpu_compute_times(tmp_path: pathlib.Pa
 
 
 @pytest.mark.parametrize(
-    ("layers", "value", "by_dtype"), [(TEN, 2 / 3, {"Int8": 2, "Half": 1}), (ELEVEN, 1 / 2, {"Int8": 1, "HalfxInt4": 1})], ids=["10", "11"]
+    ("layers", "value", "by_dtype"),
+    [(TEN, 2 / 3, {"Int8": 2, "Half": 1}), (ELEVEN, 1 / 2, {"Int8": 1, "HalfxInt4": 1})],
+    ids=["10", "11"],
 )
-def test_int8_by_layer_in_both_formats(layers: Any, value: float, by_dtype: dict[str, int], tmp_path: pathlib.Path) -> None:
+def test_int8_by_layer_in_both_formats(
+    layers: Any, value: float, by_dtype: dict[str, int], tmp_path: pathlib.Path
+) -> None:
     """Layers that multiply are counted; pooling is not, and 4-bit weights are not int8."""
     found = named(told(device(tmp_path, layers)))["int8_mac_share"]
     assert found.value == pytest.approx(value) and found.detail["by_dtype"] == by_dtype
@@ -77,16 +143,31 @@ def test_int8_by_layer_in_both_formats(layers: Any, value: float, by_dtype: dict
 
 
 def test_the_outputs_come_back_with_their_shapes(tmp_path: pathlib.Path) -> None:
-    """Only for a part that they are asked of; numbers that are not finite come back as they are."""
+    """Only for a part that they are asked of; numbers that are not finite come back as they
+    are.
+    """
     rows = [{"name": "output", "dimensions": "1x3", "values": [0, 1, float("nan")]}]
     found = read(device(tmp_path, outputs=rows), {"main": True})["main"].outputs
-    assert found is not None and found["output"].shape == (1, 3) and numpy.isnan(found["output"][0, 2])
+    assert (
+        found is not None
+        and found["output"].shape == (1, 3)
+        and numpy.isnan(found["output"][0, 2])
+    )
     assert read(tmp_path, {"main": False})["main"].outputs is None
 
 
 def test_what_was_not_given_is_unmeasured(tmp_path: pathlib.Path) -> None:
     """Too few queries, a layer whose datatype is not told."""
-    unknown = {"Layers": [{"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x"}], "Outputs": []}]}
+    unknown = {
+        "Layers": [
+            {
+                "Name": "a",
+                "LayerType": "CaskConvolution",
+                "Inputs": [{"Name": "x"}],
+                "Outputs": [],
+            }
+        ]
+    }
     found = named(told(device(tmp_path, unknown, [query(1.0)] * 5)))
     assert {row.verdict for row in found.values()} == {"unmeasured"}
     assert "the datatypes of a are not told" in found["int8_mac_share"].how
@@ -99,8 +180,14 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RunnerError) as refusal:
         read(tmp_path, {"main": True})
     assert len(refusal.value.message.splitlines()) == 4
-    assert "main.layers.json: it holds the layers' names alone; build with --profilingVerbosity=detailed" in refusal.value.message
-    assert "main.times.json: it is no JSON" in refusal.value.message and "main.out.json: there is no such file" in refusal.value.message
+    assert (
+        "main.layers.json: it holds the layers' names alone; build with --profilingVerbosity=detailed"
+        in refusal.value.message
+    )
+    assert (
+        "main.times.json: it is no JSON" in refusal.value.message
+        and "main.out.json: there is no such file" in refusal.value.message
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,13 +195,23 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
     [
         ("layers", [], "it is not what trtexec writes: TypeError"),
         ("times", [], "it has no queries"),
-        ("times", [{"latencyMs": 1}], "it is not what trtexec writes: KeyError: 'computeMs'"),
+        (
+            "times",
+            [{"latencyMs": 1}],
+            "it is not what trtexec writes: KeyError: 'computeMs'",
+        ),
         ("times", [query(-1.0)], "times that are not above 0"),
         ("times", {"a": 1}, "it is not what trtexec writes: TypeError"),
-        ("out", [{"name": "output", "dimensions": "1x4", "values": [1]}], "output has 1 values for the dimensions 1x4"),
+        (
+            "out",
+            [{"name": "output", "dimensions": "1x4", "values": [1]}],
+            "output has 1 values for the dimensions 1x4",
+        ),
     ],
 )
-def test_a_garbled_file_is_told_by_name(name: str, content: Any, said: str, tmp_path: pathlib.Path) -> None:
+def test_a_garbled_file_is_told_by_name(
+    name: str, content: Any, said: str, tmp_path: pathlib.Path
+) -> None:
     """JSON of another shape is an error with the file's name and what is wrong."""
     device(tmp_path)
     (tmp_path / f"main.{name}.json").write_text(json.dumps(content))
@@ -124,10 +221,18 @@ def test_a_garbled_file_is_told_by_name(name: str, content: Any, said: str, tmp_
 
 
 @pytest.mark.parametrize("word", ["nan", "-nan", "inf", "-inf"])
-def test_a_network_that_overflows_on_the_device_is_read(word: str, tmp_path: pathlib.Path) -> None:
-    """C++ writes nan and inf as they are; that is a wrong answer (tests/test_device_evidence.py) and no broken file."""
+def test_a_network_that_overflows_on_the_device_is_read(
+    word: str, tmp_path: pathlib.Path
+) -> None:
+    """C++ writes nan and inf as they are; that is a wrong answer
+    (tests/test_device_evidence.py) and no broken file.
+    """
     device(tmp_path)
-    (tmp_path / "main.out.json").write_text('[\n  { "name" : "output"\n  , "dimensions" : "1x3"\n  , "values" : [ 0.5, ' + word + ", 2 ]\n  }\n]")
+    (tmp_path / "main.out.json").write_text(
+        '[\n  { "name" : "output"\n  , "dimensions" : "1x3"\n  , "values" : [ 0.5, '
+        + word
+        + ", 2 ]\n  }\n]"
+    )
     outputs = read(tmp_path, {"main": True})["main"].outputs
     assert outputs is not None and not numpy.isfinite(outputs["output"]).all()
 
@@ -136,7 +241,12 @@ def test_parts_that_were_timed_one_by_one_make_no_latency(tmp_path: pathlib.Path
     """Each part's own median is told; their layers count together."""
     device(tmp_path)
     for name in ("layers", "times"):
-        (tmp_path / f"head.{name}.json").write_text((tmp_path / f"main.{name}.json").read_text())
+        (tmp_path / f"head.{name}.json").write_text(
+            (tmp_path / f"main.{name}.json").read_text()
+        )
     found = named(measured(read(tmp_path, {"main": False, "head": False}), "here"))
-    assert found["latency_ms"].verdict == "unmeasured" and "main 2.5 ms, head 2.5 ms" in found["latency_ms"].how
+    assert (
+        found["latency_ms"].verdict == "unmeasured"
+        and "main 2.5 ms, head 2.5 ms" in found["latency_ms"].how
+    )
     assert found["int8_mac_share"].n == 6

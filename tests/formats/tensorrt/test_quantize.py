@@ -1,4 +1,6 @@
-"""fp8 and 4-bit weights for TensorRT: the numbers are those of the grid, the engines compute with them, and what cannot be is refused before the build."""
+"""fp8 and 4-bit weights for TensorRT: the numbers are those of the grid, the engines
+compute with them, and what cannot be is refused before the build.
+"""
 
 import json
 import pathlib
@@ -26,21 +28,36 @@ from edgekit.target import Limits
 from edgekit.task import Task
 
 IMAGE = TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8))
-SIGNATURE = Signature(inputs=(IMAGE,), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 24)),))
+SIGNATURE = Signature(
+    inputs=(IMAGE,),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 24)),),
+)
 Round = Callable[[Tensor], Tensor]
 
 
 class Net(nn.Module):
-    """Plain and depthwise convolutions, linear layers on tokens and on a vector, attention, and a layer of 24 inputs that has no whole block."""
+    """Plain and depthwise convolutions, linear layers on tokens and on a vector, attention,
+    and a layer of 24 inputs that has no whole block.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.depthwise, self.wide = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 64, 1)
-        self.norm, self.query, self.key = nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 64, bias=False)
+        self.stem, self.depthwise, self.wide = (
+            nn.Conv2d(3, 32, 3, padding=1),
+            nn.Conv2d(32, 32, 3, padding=1, groups=32),
+            nn.Conv2d(32, 64, 1),
+        )
+        self.norm, self.query, self.key = (
+            nn.LayerNorm(64),
+            nn.Linear(64, 64),
+            nn.Linear(64, 64, bias=False),
+        )
         self.narrow, self.head = nn.Linear(64, 24), nn.Linear(24, 24)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.relu(self.wide(functional.relu(self.depthwise(functional.relu(self.stem(x))))))
+        x = functional.relu(
+            self.wide(functional.relu(self.depthwise(functional.relu(self.stem(x)))))
+        )
         tokens = x.flatten(2).transpose(1, 2)
         query, key = self.query(self.norm(tokens)), self.key(tokens)
         mixed = torch.softmax(query @ key.transpose(1, 2) / 8, -1) @ tokens
@@ -58,16 +75,28 @@ def source(network: Net, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The float ONNX file."""
     folder = tmp_path_factory.mktemp("float")
     onnx_graph.write(export(network, SIGNATURE), folder / "main.onnx")
-    return Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(
+        format="onnx",
+        parts=(
+            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+        ),
+        folder=folder,
+    )
 
 
 def images(count: int = 40, seed: int = 0) -> Any:
-    return numpy.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype("float32")
+    return (
+        numpy.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype("float32")
+    )
 
 
 def context(folder: pathlib.Path, calibration: Any = None) -> Context:
     folder.mkdir()
-    task = Task(name="none", test=(images(8, 1), numpy.zeros(8, "int64")), calibration=images() if calibration is None else calibration)
+    task = Task(
+        name="none",
+        test=(images(8, 1), numpy.zeros(8, "int64")),
+        calibration=images() if calibration is None else calibration,
+    )
     return Context(folder=folder, networks=dict, task=task)
 
 
@@ -82,10 +111,14 @@ def answer(artifact: Artifact, data: Any) -> Any:
     """What accuracy is taken with: ONNX Runtime with optimizations off."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(str(artifact.path(artifact.parts[0])), options, providers=["CPUExecutionProvider"]).run(None, {"input": data})[0]
+    return onnxruntime.InferenceSession(
+        str(artifact.path(artifact.parts[0])), options, providers=["CPUExecutionProvider"]
+    ).run(None, {"input": data})[0]
 
 
-def simulated(network: Net, weights: Mapping[str, Round], data: Mapping[str, Round]) -> nn.Module:
+def simulated(
+    network: Net, weights: Mapping[str, Round], data: Mapping[str, Round]
+) -> nn.Module:
     """The network in torch with the weights and inputs of some modules on a grid."""
     copy = Net().eval()
     copy.load_state_dict(network.state_dict())
@@ -93,7 +126,9 @@ def simulated(network: Net, weights: Mapping[str, Round], data: Mapping[str, Rou
         if name in weights:
             module.weight = nn.Parameter(weights[name](module.weight.detach()))
         if name in data:
-            module.register_forward_pre_hook(lambda _, given, round_to=data[name]: (round_to(given[0]),))
+            module.register_forward_pre_hook(
+                lambda _, given, round_to=data[name]: (round_to(given[0]),)
+            )
     return copy
 
 
@@ -116,9 +151,12 @@ def ranges(network: Net) -> dict[str, float]:
     """The largest input of each layer on the calibration data, found by torch."""
     found: dict[str, float] = {}
     hooks = [
-        module.register_forward_pre_hook(lambda _, given, name=name: found.__setitem__(name, float(given[0].abs().max())))
-        for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    ]  # fmt: skip
+        module.register_forward_pre_hook(
+            lambda _, given, name=name: found.__setitem__(name, float(given[0].abs().max()))
+        )
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
     with torch.no_grad():
         network(torch.from_numpy(images()))
     for hook in hooks:
@@ -126,53 +164,97 @@ def ranges(network: Net) -> dict[str, float]:
     return found
 
 
-def test_fp8_is_the_grid_that_torch_simulates(network: Net, source: Artifact, tmp_path: pathlib.Path) -> None:
-    """Scales are amax / 448 of torch's own calibration. A value on the edge of two float8 numbers (6 % apart) may go either way, hence 6 steps."""
+def test_fp8_is_the_grid_that_torch_simulates(
+    network: Net, source: Artifact, tmp_path: pathlib.Path
+) -> None:
+    """Scales are amax / 448 of torch's own calibration.
+
+    A value on the edge of two float8 numbers (6 % apart) may go either way, hence 6 steps.
+    """
     after = made(source, tmp_path / "fp8", QuantizeTensorrt("fp8", ("SM89",), half=False))
     found = ranges(network)
-    told = {name.partition("/")[0]: value for name, value in after.notes["parts"]["main"]["largest"].items()}
+    told = {
+        name.partition("/")[0]: value
+        for name, value in after.notes["parts"]["main"]["largest"].items()
+    }
     assert told == pytest.approx(found, rel=1e-4) and len(told) == 7
-    weights = {name: fp8(float(network.get_submodule(name).weight.detach().abs().max())) for name in found}
-    simulation = simulated(network, weights, {name: fp8(largest) for name, largest in found.items()})
+    weights = {
+        name: fp8(float(network.get_submodule(name).weight.detach().abs().max()))
+        for name in found
+    }
+    simulation = simulated(
+        network, weights, {name: fp8(largest) for name, largest in found.items()}
+    )
     data = images(16, 2)
     assert steps(answer(after, data), simulation(torch.from_numpy(data))) < 6
     half = made(source, tmp_path / "half", QuantizeTensorrt("fp8", ("SM89",)))
     assert steps(answer(half, data), simulation(torch.from_numpy(data))) < 10
 
 
-def test_four_bits_are_the_grid_that_torch_simulates(network: Net, source: Artifact, tmp_path: pathlib.Path) -> None:
-    """Within 2 steps, in float and in half precision; layers with no whole block keep their weights, and are told."""
+def test_four_bits_are_the_grid_that_torch_simulates(
+    network: Net, source: Artifact, tmp_path: pathlib.Path
+) -> None:
+    """Within 2 steps, in float and in half precision; layers with no whole block keep their
+    weights, and are told.
+    """
 
     def rounded(weights: Tensor) -> Tensor:
         integers, scales = blocked(weights.numpy(), 1)
-        return torch.from_numpy((integers * numpy.repeat(scales, 32, axis=1)).astype("float32"))
+        return torch.from_numpy(
+            (integers * numpy.repeat(scales, 32, axis=1)).astype("float32")
+        )
 
     names = ("query", "key", "narrow")
     simulation, data = simulated(network, dict.fromkeys(names, rounded), {}), images(16, 2)
     for half in (False, True):
-        after = made(source, tmp_path / f"{half}", QuantizeTensorrt("w4-weight", ("SM80",), half=half))
-        assert steps(answer(after, data), simulation(torch.from_numpy(data))) < (2 if half else 0.1)
+        after = made(
+            source,
+            tmp_path / f"{half}",
+            QuantizeTensorrt("w4-weight", ("SM80",), half=half),
+        )
+        assert steps(answer(after, data), simulation(torch.from_numpy(data))) < (
+            2 if half else 0.1
+        )
         told = after.notes["parts"]["main"]
-        assert told["quantized"] == 3 and {name.partition("/")[0] for name in told["left"]} == {"stem", "depthwise", "wide", "head"}
-    sizes = [artifact.path(artifact.parts[0]).stat().st_size for artifact in (source, after)]
+        assert told["quantized"] == 3 and {
+            name.partition("/")[0] for name in told["left"]
+        } == {"stem", "depthwise", "wide", "head"}
+    sizes = [
+        artifact.path(artifact.parts[0]).stat().st_size for artifact in (source, after)
+    ]
     assert sizes[1] < 0.5 * sizes[0]
 
 
 def test_no_weight_is_further_from_its_grid_than_a_step() -> None:
-    """Every block's integers lie in -8 to 7, and the searched scale is never worse than the plain one; zeros stay zeros."""
+    """Every block's integers lie in -8 to 7, and the searched scale is never worse than the
+    plain one; zeros stay zeros.
+    """
     weights = numpy.random.default_rng(0).standard_normal((5, 64)).astype("float32")
     weights[0] = 0
     integers, scales = blocked(weights, 1)
-    assert integers.min() >= -8 and integers.max() <= 7 and scales.shape == (5, 2) and not integers[0].any()
+    assert (
+        integers.min() >= -8
+        and integers.max() <= 7
+        and scales.shape == (5, 2)
+        and not integers[0].any()
+    )
     largest = numpy.abs(weights.reshape(5, 2, 32)).max(-1)
     plain = numpy.repeat(numpy.maximum(largest / 7, 1e-30), 32, axis=1)
-    ours, theirs = (numpy.square(grid - weights).sum() for grid in (integers * numpy.repeat(scales, 32, 1), numpy.rint(weights / plain) * plain))
+    ours, theirs = (
+        numpy.square(grid - weights).sum()
+        for grid in (
+            integers * numpy.repeat(scales, 32, 1),
+            numpy.rint(weights / plain) * plain,
+        )
+    )
     assert ours < 0.95 * theirs
     across, down = blocked(weights.T.copy(), 0)
     assert (integers == across.T).all() and (scales == down.T).all()
 
 
-def built(quantized: Artifact, folder: pathlib.Path, *capabilities: str) -> tuple[Artifact, dict[str, Any]]:
+def built(
+    quantized: Artifact, folder: pathlib.Path, *capabilities: str
+) -> tuple[Artifact, dict[str, Any]]:
     folder.mkdir()
     step = OnnxToTensorrt(capabilities)
     step.requires(quantized)
@@ -183,57 +265,124 @@ def built(quantized: Artifact, folder: pathlib.Path, *capabilities: str) -> tupl
 
 
 def datatypes(log: dict[str, Any]) -> dict[str, str]:
-    return {node.partition("/")[0]: row["dtype"] for row in log["layers"] for node in row["nodes"] if not node.startswith("/")}
+    return {
+        node.partition("/")[0]: row["dtype"]
+        for row in log["layers"]
+        for node in row["nodes"]
+        if not node.startswith("/")
+    }
 
 
-def test_engines_compute_in_fp8_from_sm89_on(source: Artifact, tmp_path: pathlib.Path) -> None:
-    """Each capability alone and both together: every product with stored weights is FP8 by the build log, and the audit has nothing to warn of."""
+def test_engines_compute_in_fp8_from_sm89_on(
+    source: Artifact, tmp_path: pathlib.Path
+) -> None:
+    """Each capability alone and both together: every product with stored weights is FP8 by
+    the build log, and the audit has nothing to warn of.
+    """
     pytest.importorskip("tensorrt_rtx")
     quantized = made(source, tmp_path / "fp8", QuantizeTensorrt("fp8", ("SM89", "SM120")))
-    for name, capabilities in (("a", ("SM89",)), ("b", ("SM120",)), ("c", ("SM89", "SM120"))):
+    for name, capabilities in (
+        ("a", ("SM89",)),
+        ("b", ("SM120",)),
+        ("c", ("SM89", "SM120")),
+    ):
         engine, log = built(quantized, tmp_path / name, *capabilities)
         assert len(datatypes(log)) == 7 and set(datatypes(log).values()) == {"FP8"}
         found = audit(engine, Limits(compute_capabilities=capabilities))
-        assert not found.warnings and found.measurements[0].detail["by_dtype"]["FP8"] > 0.5 * found.measurements[0].detail["all"]
+        assert (
+            not found.warnings
+            and found.measurements[0].detail["by_dtype"]["FP8"]
+            > 0.5 * found.measurements[0].detail["all"]
+        )
 
 
-def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(source: Artifact, tmp_path: pathlib.Path) -> None:
-    """In half precision every 4-bit layer is fused. In 32 bits one is made float first: the engine is right, and the audit says that nothing is saved."""
+def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(
+    source: Artifact, tmp_path: pathlib.Path
+) -> None:
+    """In half precision every 4-bit layer is fused.
+
+    In 32 bits one is made float first: the engine is right, and the audit says that nothing
+    is saved.
+    """
     pytest.importorskip("tensorrt_rtx")
     quantized = made(source, tmp_path / "w4", QuantizeTensorrt("w4-weight", ("SM80",)))
-    for name, capabilities in (("a", ("SM80",)), ("b", ("SM86",)), ("d", ("SM89",)), ("e", ("SM120",)), ("f", ("SM86", "SM89", "SM120"))):
+    for name, capabilities in (
+        ("a", ("SM80",)),
+        ("b", ("SM86",)),
+        ("d", ("SM89",)),
+        ("e", ("SM120",)),
+        ("f", ("SM86", "SM89", "SM120")),
+    ):
         engine, log = built(quantized, tmp_path / name, *capabilities)
-        assert {name: dtype for name, dtype in datatypes(log).items() if dtype != "Half"} == dict.fromkeys(("query", "key", "narrow"), "HalfxInt4")
+        assert {
+            name: dtype for name, dtype in datatypes(log).items() if dtype != "Half"
+        } == dict.fromkeys(("query", "key", "narrow"), "HalfxInt4")
         assert not audit(engine, Limits(compute_capabilities=capabilities)).warnings
-    wide = made(source, tmp_path / "wide", QuantizeTensorrt("w4-weight", ("SM80",), half=False))
+    wide = made(
+        source, tmp_path / "wide", QuantizeTensorrt("w4-weight", ("SM80",), half=False)
+    )
     engine, _ = built(wide, tmp_path / "c", "SM86")
-    assert any("key/MatMul" in warning and "made float first" in warning for warning in audit(engine, Limits()).warnings)
+    assert any(
+        "key/MatMul" in warning and "made float first" in warning
+        for warning in audit(engine, Limits()).warnings
+    )
 
 
-@pytest.mark.parametrize(("scheme", "old"), [("fp8", "SM86"), ("fp8", "SM80"), ("fp8", "SM75"), ("w4-weight", "SM75")])
-def test_what_a_gpu_lacks_tensorrt_refuses_and_so_does_the_step_before(scheme: str, old: str, source: Artifact, tmp_path: pathlib.Path) -> None:
-    """The real builder refuses the datatype for the older GPU; requires refuses it without a build, naming which of the GPUs could have it."""
-    with pytest.raises(StepError, match=rf"{old} cannot run {scheme}, which needs SM(80|89) or newer \(of this target's .* SM89 and SM120 can\)") as refusal:
+@pytest.mark.parametrize(
+    ("scheme", "old"),
+    [("fp8", "SM86"), ("fp8", "SM80"), ("fp8", "SM75"), ("w4-weight", "SM75")],
+)
+def test_what_a_gpu_lacks_tensorrt_refuses_and_so_does_the_step_before(
+    scheme: str, old: str, source: Artifact, tmp_path: pathlib.Path
+) -> None:
+    """The real builder refuses the datatype for the older GPU; requires refuses it without
+    a build, naming which of the GPUs could have it.
+    """
+    with pytest.raises(
+        StepError,
+        match=rf"{old} cannot run {scheme}, which needs SM(80|89) or newer \(of this target's .* SM89 and SM120 can\)",
+    ) as refusal:
         QuantizeTensorrt(scheme, (old, "SM89", "SM120")).requires(source)
-    assert refusal.value.fix == "make a target with compute_capabilities: [SM89, SM120] for it"
+    assert (
+        refusal.value.fix == "make a target with compute_capabilities: [SM89, SM120] for it"
+    )
     with pytest.raises(StepError, match="cannot run") as refusal:
         QuantizeTensorrt(scheme, (old,)).requires(source)
-    assert refusal.value.fix == ("use fp16 there" if old == "SM75" else "use w8a8-static or fp16 there")
+    assert refusal.value.fix == (
+        "use fp16 there" if old == "SM75" else "use w8a8-static or fp16 there"
+    )
     pytest.importorskip("tensorrt_rtx")
-    quantized, step = made(source, tmp_path / "made", QuantizeTensorrt(scheme, ("SM89",))), OnnxToTensorrt((old, "SM89"))
+    quantized, step = (
+        made(source, tmp_path / "made", QuantizeTensorrt(scheme, ("SM89",))),
+        OnnxToTensorrt((old, "SM89")),
+    )
     with pytest.raises(StepError, match=rf"{old} cannot run (fp8|int4)"):
         step.requires(quantized)
-    with pytest.raises(StepError, match="no arithmetic for a datatype of the graph"):  # the real builder, asked all the same
+    with pytest.raises(
+        StepError, match="no arithmetic for a datatype of the graph"
+    ):  # the real builder, asked all the same
         step.run(quantized, context(tmp_path / "engine"))
 
 
 @pytest.mark.parametrize("scheme", ["fp8", "w4-weight"])
-def test_kept_modules_are_not_rounded(scheme: str, source: Artifact, tmp_path: pathlib.Path) -> None:
-    """A kept module's weights are those of the float file, in half precision; all kept is an error."""
-    after = made(source, tmp_path / "kept", QuantizeTensorrt(scheme, ("SM89",), keep=("key", "narrow", "norm")))
+def test_kept_modules_are_not_rounded(
+    scheme: str, source: Artifact, tmp_path: pathlib.Path
+) -> None:
+    """A kept module's weights are those of the float file, in half precision; all kept is
+    an error.
+    """
+    after = made(
+        source,
+        tmp_path / "kept",
+        QuantizeTensorrt(scheme, ("SM89",), keep=("key", "narrow", "norm")),
+    )
     graph = onnx_graph.read(after.path(after.parts[0])).graph
     stored = onnx_graph.constants(graph)
-    reads = {node.name.partition("/")[0]: node.input[1] in stored for node in graph.node if node.op_type in ("Conv", "MatMul", "Gemm") and node.name[0] != "/"}
+    reads = {
+        node.name.partition("/")[0]: node.input[1] in stored
+        for node in graph.node
+        if node.op_type in ("Conv", "MatMul", "Gemm") and node.name[0] != "/"
+    }
     assert reads["key"] and reads["narrow"] and not reads["query"]
     every = ("stem", "depthwise", "wide", "query", "key", "narrow", "head")
     with pytest.raises(StepError, match="nothing to quantize"):
@@ -241,7 +390,9 @@ def test_kept_modules_are_not_rounded(scheme: str, source: Artifact, tmp_path: p
 
 
 def test_parts_are_calibrated_as_they_feed_each_other(tmp_path: pathlib.Path) -> None:
-    """The second part's ranges are those of what the first part gives, not of noise: it gets numbers near 1000."""
+    """The second part's ranges are those of what the first part gives, not of noise: it
+    gets numbers near 1000.
+    """
     first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 2)
     nn.init.constant_(first.weight, 250)
     middle = TensorSpec(name="middle", dtype="float32", dims=("batch", 4))
@@ -253,13 +404,26 @@ def test_parts_are_calibrated_as_they_feed_each_other(tmp_path: pathlib.Path) ->
     (tmp_path / "in").mkdir()
     for name, (module, taken, given) in zip(("one", "two"), specs, strict=True):
         signature = Signature(inputs=(taken,), outputs=(given,))
-        onnx_graph.write(export(nn.Sequential(module).eval(), signature), tmp_path / "in" / f"{name}.onnx")
-        parts.append(Part(name=name, signature=signature, files={"model": File(path=f"{name}.onnx")}))
+        onnx_graph.write(
+            export(nn.Sequential(module).eval(), signature),
+            tmp_path / "in" / f"{name}.onnx",
+        )
+        parts.append(
+            Part(name=name, signature=signature, files={"model": File(path=f"{name}.onnx")})
+        )
     before = Artifact(format="onnx", parts=tuple(parts), folder=tmp_path / "in")
     (tmp_path / "out").mkdir()
-    task = Task(name="none", test=({"x": numpy.zeros((2, 4), "float32")}, numpy.zeros(2, "int64")), calibration={"x": numpy.ones((37, 4), "float32")})
-    after = QuantizeTensorrt("fp8").run(before, Context(folder=tmp_path / "out", networks=dict, task=task))
-    assert [list(after.notes["parts"][name]["largest"].values()) for name in ("one", "two")] == [[1.0], [1000.0]]
+    task = Task(
+        name="none",
+        test=({"x": numpy.zeros((2, 4), "float32")}, numpy.zeros(2, "int64")),
+        calibration={"x": numpy.ones((37, 4), "float32")},
+    )
+    after = QuantizeTensorrt("fp8").run(
+        before, Context(folder=tmp_path / "out", networks=dict, task=task)
+    )
+    assert [
+        list(after.notes["parts"][name]["largest"].values()) for name in ("one", "two")
+    ] == [[1.0], [1000.0]]
 
 
 def scaled(network: Net, factor: float, folder: pathlib.Path) -> Artifact:
@@ -271,31 +435,58 @@ def scaled(network: Net, factor: float, folder: pathlib.Path) -> Artifact:
         changed.head.weight.mul_(factor)
     folder.mkdir()
     onnx_graph.write(export(changed, SIGNATURE), folder / "main.onnx")
-    return Artifact(format="onnx", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),), folder=folder)
+    return Artifact(
+        format="onnx",
+        parts=(
+            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+        ),
+        folder=folder,
+    )
 
 
 def test_a_network_that_overflows_is_refused(network: Net, tmp_path: pathlib.Path) -> None:
-    """An infinite value would make a scale of nothing; the tensor is named, and nothing is written."""
+    """An infinite value would make a scale of nothing; the tensor is named, and nothing is
+    written.
+    """
     before = scaled(network, 1e30, tmp_path / "in")
-    with pytest.raises(StepError, match="makes NaN or infinite values of the calibration data: output") as refusal:
+    with pytest.raises(
+        StepError, match="makes NaN or infinite values of the calibration data: output"
+    ) as refusal:
         QuantizeTensorrt("fp8", ("SM89",)).run(before, context(tmp_path / "out"))
-    assert "division by zero" in (refusal.value.fix or "") and not list((tmp_path / "out").iterdir())
+    assert "division by zero" in (refusal.value.fix or "") and not list(
+        (tmp_path / "out").iterdir()
+    )
 
 
-def test_numbers_too_large_for_half_precision_stay_in_32_bits(network: Net, tmp_path: pathlib.Path) -> None:
-    """Calibration shows that half precision would overflow, so the file is right and not full of infinities."""
-    after = made(scaled(network, 1e6, tmp_path / "in"), tmp_path / "out", QuantizeTensorrt("fp8", ("SM89",)))
-    assert after.notes["parts"]["main"]["half"] is False and numpy.isfinite(answer(after, images(4, 3))).all()
+def test_numbers_too_large_for_half_precision_stay_in_32_bits(
+    network: Net, tmp_path: pathlib.Path
+) -> None:
+    """Calibration shows that half precision would overflow, so the file is right and not
+    full of infinities.
+    """
+    after = made(
+        scaled(network, 1e6, tmp_path / "in"),
+        tmp_path / "out",
+        QuantizeTensorrt("fp8", ("SM89",)),
+    )
+    assert (
+        after.notes["parts"]["main"]["half"] is False
+        and numpy.isfinite(answer(after, images(4, 3))).all()
+    )
 
 
-def test_other_schemes_quantized_files_and_no_samples_are_refused(source: Artifact, tmp_path: pathlib.Path) -> None:
+def test_other_schemes_quantized_files_and_no_samples_are_refused(
+    source: Artifact, tmp_path: pathlib.Path
+) -> None:
     """Each with the way out."""
     with pytest.raises(StepError, match="not made here"):
         QuantizeTensorrt("w8a8-static").requires(source)
     with pytest.raises(StepError, match="0 samples"):
         QuantizeTensorrt("fp8", samples=0).requires(source)
     with pytest.raises(StepError, match="quantized already"):
-        QuantizeTensorrt("fp8").requires(made(source, tmp_path / "once", QuantizeTensorrt("w4-weight")))
+        QuantizeTensorrt("fp8").requires(
+            made(source, tmp_path / "once", QuantizeTensorrt("w4-weight"))
+        )
 
 
 def test_a_broken_promise_is_noticed(source: Artifact) -> None:
@@ -306,5 +497,8 @@ def test_a_broken_promise_is_noticed(source: Artifact) -> None:
 
 def test_the_same_data_give_the_same_file(source: Artifact, tmp_path: pathlib.Path) -> None:
     """Byte for byte."""
-    files = [made(source, tmp_path / name, QuantizeTensorrt("fp8")).folder / "main.onnx" for name in ("a", "b")]
+    files = [
+        made(source, tmp_path / name, QuantizeTensorrt("fp8")).folder / "main.onnx"
+        for name in ("a", "b")
+    ]
     assert files[0].read_bytes() == files[1].read_bytes()

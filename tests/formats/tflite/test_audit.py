@@ -1,4 +1,6 @@
-"""The audits of TFLite files: what computes in int8, what does not, and what the Edge TPU would take."""
+"""The audits of TFLite files: what computes in int8, what does not, and what the Edge TPU
+would take.
+"""
 
 import json
 import pathlib
@@ -25,13 +27,16 @@ from edgekit.signature import Signature, TensorSpec
 from edgekit.target import Limits
 
 FREE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),),
 )
 DEVICE = Limits(arithmetic="integer", io="int8", shapes="static")
 
 
 class Island(nn.Module):
-    """Two convolutions with a sine between them, which no int8 kernel has, and a channel-first end."""
+    """Two convolutions with a sine between them, which no int8 kernel has, and a
+    channel-first end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,25 +59,62 @@ class Curve(nn.Module):
 
 
 def plain() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
 
 
 def artifact(path: pathlib.Path, **more: str) -> Artifact:
-    files = {"model": File(path=path.name), **{role: File(path=name) for role, name in more.items()}}
-    return Artifact(format="tflite", parts=(Part(name="main", signature=FREE, files=files),), folder=path.parent)
+    files = {
+        "model": File(path=path.name),
+        **{role: File(path=name) for role, name in more.items()},
+    }
+    return Artifact(
+        format="tflite",
+        parts=(Part(name="main", signature=FREE, files=files),),
+        folder=path.parent,
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """float.tflite and int8.tflite of one network, island.tflite (int8 with a float island)."""
+    """float.tflite and int8.tflite of one network, island.tflite (int8 with a float
+    island).
+    """
     torch.manual_seed(0)
     made, data = tmp_path_factory.mktemp("files"), torch.randn(16, 3, 8, 8)
-    litert_conversion.convert(plain().eval(), (data[:1],), made / "float.tflite", channel_last_inputs=(0,))
-    for name, network, outputs in (("int8", plain().eval(), ()), ("island", Island().eval(), ())):
+    litert_conversion.convert(
+        plain().eval(), (data[:1],), made / "float.tflite", channel_last_inputs=(0,)
+    )
+    for name, network, outputs in (
+        ("int8", plain().eval(), ()),
+        ("island", Island().eval(), ()),
+    ):
         dims = ("batch", 4) if name == "int8" else ("batch", 4, 8, 8)
-        signature = FREE.model_copy(update={"outputs": (FREE.outputs[0].model_copy(update={"dims": dims}),)})
-        graph = simulate(network, signature, calibrate(network, [(data,)], signature, Settings(symmetric=False, observer="min-max")), fold=False)
-        litert_conversion.convert(graph, (data[:1],), made / f"{name}.tflite", channel_last_inputs=(0,), channel_last_outputs=outputs, quantized=True)
+        signature = FREE.model_copy(
+            update={"outputs": (FREE.outputs[0].model_copy(update={"dims": dims}),)}
+        )
+        graph = simulate(
+            network,
+            signature,
+            calibrate(
+                network, [(data,)], signature, Settings(symmetric=False, observer="min-max")
+            ),
+            fold=False,
+        )
+        litert_conversion.convert(
+            graph,
+            (data[:1],),
+            made / f"{name}.tflite",
+            channel_last_inputs=(0,),
+            channel_last_outputs=outputs,
+            quantized=True,
+        )
     return made
 
 
@@ -87,9 +129,18 @@ def values(audit: Audit) -> dict[str, float | None]:
 def test_an_int8_file(folder: pathlib.Path) -> None:
     """All multiply-accumulates in int8, nothing else to tell."""
     audit = audit_tflite.audit(artifact(folder / "int8.tflite"), DEVICE)
-    assert values(audit) == {"int8_mac_share": 1, "float_ops": 0, "transposes": 0, "qdq_pairs": 0}
+    assert values(audit) == {
+        "int8_mac_share": 1,
+        "float_ops": 0,
+        "transposes": 0,
+        "qdq_pairs": 0,
+    }
     assert not audit.warnings
-    assert [(row["op"], row["dtype"]) for row in audit.rows if row["macs"]] == [("CONV_2D", "int8"), ("CONV_2D", "int8"), ("FULLY_CONNECTED", "int8")]
+    assert [(row["op"], row["dtype"]) for row in audit.rows if row["macs"]] == [
+        ("CONV_2D", "int8"),
+        ("CONV_2D", "int8"),
+        ("FULLY_CONNECTED", "int8"),
+    ]
     assert sum(row["macs"] for row in audit.rows) == 36 * 8 * 27 + 16 * 8 * 72 + 8 * 4
 
 
@@ -100,12 +151,17 @@ def test_a_float_file(folder: pathlib.Path) -> None:
     assert values(audit)["float_ops"] == len(audit.rows)
     assert not audit.warnings
     texts = audit_tflite.audit_file(folder / "float.tflite", DEVICE).warnings
-    assert any("compute in float; the device runs integer arithmetic only" in text for text in texts)
+    assert any(
+        "compute in float; the device runs integer arithmetic only" in text
+        for text in texts
+    )
     assert any("float32; the device wants int8" in text for text in texts)
 
 
 def test_a_float_island(folder: pathlib.Path) -> None:
-    """An operator without an int8 kernel is found, and so are the conversions around it and the transpose at the end."""
+    """An operator without an int8 kernel is found, and so are the conversions around it and
+    the transpose at the end.
+    """
     audit = audit_tflite.audit_file(folder / "island.tflite", DEVICE)
     found = measured(audit)
     assert found["float_ops"].detail.get("SIN") == 1
@@ -117,7 +173,9 @@ def test_a_float_island(folder: pathlib.Path) -> None:
 
 
 def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """In edgekit's own exports a row tells the PyTorch module, the network's output layer too, and the warning says where the island is."""
+    """In edgekit's own exports a row tells the PyTorch module, the network's output layer
+    too, and the warning says where the island is.
+    """
 
     class Nested(nn.Module):
         def __init__(self) -> None:
@@ -133,21 +191,45 @@ def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
     network, data = Nested().eval(), torch.randn(8, 4, 8, 8)
     spec = FREE.inputs[0].model_copy(update={"dims": ("batch", 4, 8, 8)})
     signature = FREE.model_copy(update={"inputs": (spec,)})
-    graph = simulate(network, signature, calibrate(network, [(data,)], signature, Settings()), fold=False)
-    static, samples = torch_to_tflite._with_static_shapes(graph, torch_to_tflite._fixed(signature, 1))
-    litert_conversion.convert(static, samples, tmp_path / "nested.tflite", channel_last_inputs=(0,), quantized=True)
+    graph = simulate(
+        network, signature, calibrate(network, [(data,)], signature, Settings()), fold=False
+    )
+    static, samples = torch_to_tflite._with_static_shapes(
+        graph, torch_to_tflite._fixed(signature, 1)
+    )
+    litert_conversion.convert(
+        static,
+        samples,
+        tmp_path / "nested.tflite",
+        channel_last_inputs=(0,),
+        quantized=True,
+    )
     audit = audit_tflite.audit_file(tmp_path / "nested.tflite", DEVICE)
-    assert [row["module"] for row in audit.rows if row["macs"]] == ["blocks.0.conv", "blocks.1.conv", "head"]
-    assert {row["module"] for row in audit.rows if row["op"] == "SIN"} == {"blocks.0", "blocks.1"}
-    assert any("inside an int8 graph" in text and "at blocks.0, blocks.1" in text for text in audit.warnings)
+    assert [row["module"] for row in audit.rows if row["macs"]] == [
+        "blocks.0.conv",
+        "blocks.1.conv",
+        "head",
+    ]
+    assert {row["module"] for row in audit.rows if row["op"] == "SIN"} == {
+        "blocks.0",
+        "blocks.1",
+    }
+    assert any(
+        "inside an int8 graph" in text and "at blocks.0, blocks.1" in text
+        for text in audit.warnings
+    )
 
 
 def test_files_of_other_tools(tmp_path: pathlib.Path) -> None:
-    """A file made by litert-torch and ai-edge-quantizer alone: dynamic int8 counts as int8, weights that are unpacked as float, modules as told."""
+    """A file made by litert-torch and ai-edge-quantizer alone: dynamic int8 counts as int8,
+    weights that are unpacked as float, modules as told.
+    """
     layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten()]
     network = nn.Sequential(nn.Sequential(*layers), nn.Linear(256, 32), nn.Tanh()).eval()
     with litert_conversion.quiet():
-        litert_torch.convert(network, (torch.randn(1, 3, 8, 8),)).export(str(tmp_path / "float.tflite"))
+        litert_torch.convert(network, (torch.randn(1, 3, 8, 8),)).export(
+            str(tmp_path / "float.tflite")
+        )
     audits = {}
     for name in ("dynamic", "weight_only"):
         quantizer = Quantizer(str(tmp_path / "float.tflite"))
@@ -156,15 +238,34 @@ def test_files_of_other_tools(tmp_path: pathlib.Path) -> None:
         (tmp_path / f"{name}.tflite").write_bytes(result.quantized_model)
         audits[name] = audit_tflite.audit_file(tmp_path / f"{name}.tflite", Limits())
     shares = {name: measured(audit)["int8_mac_share"] for name, audit in audits.items()}
-    assert shares["dynamic"].value == 1 and "LiteRT quantizes the activations as it runs" in shares["dynamic"].how
-    assert shares["weight_only"].value == 0 and "3 layers whose integer weights are made float first are counted as float" in shares["weight_only"].how
-    assert any("3 layers store integer weights but multiply in float" in text for text in audits["weight_only"].warnings)
-    assert [row["module"] for row in audits["dynamic"].rows if row["macs"]] == ["0.0", "0.2", "1"]
+    assert (
+        shares["dynamic"].value == 1
+        and "LiteRT quantizes the activations as it runs" in shares["dynamic"].how
+    )
+    assert (
+        shares["weight_only"].value == 0
+        and "3 layers whose integer weights are made float first are counted as float"
+        in shares["weight_only"].how
+    )
+    assert any(
+        "3 layers store integer weights but multiply in float" in text
+        for text in audits["weight_only"].warnings
+    )
+    assert [row["module"] for row in audits["dynamic"].rows if row["macs"]] == [
+        "0.0",
+        "0.2",
+        "1",
+    ]
 
 
 def test_memory_limit(folder: pathlib.Path) -> None:
     """Weights that the device cannot hold are told."""
-    assert any("the device has 100" in text for text in audit_tflite.audit_file(folder / "int8.tflite", Limits(memory_bytes=100)).warnings)
+    assert any(
+        "the device has 100" in text
+        for text in audit_tflite.audit_file(
+            folder / "int8.tflite", Limits(memory_bytes=100)
+        ).warnings
+    )
 
 
 def test_damaged_files_are_told(tmp_path: pathlib.Path) -> None:
@@ -184,8 +285,17 @@ def test_the_edge_tpu_takes_an_int8_file(folder: pathlib.Path) -> None:
     weights = measured(audit)["tpu_weight_bytes"]
     assert weights.detail["fits_on_chip"] and weights.how.startswith("estimate")
     # Weights of int8, biases of int32, the MEAN's two axes.
-    assert 8 * 27 + 8 * 72 + 4 * 8 + 4 * (8 + 8 + 4) <= (weights.value or 0) <= 8 * 27 + 8 * 72 + 4 * 8 + 4 * (8 + 8 + 4) + 8
-    assert (share.low, share.high, share.detail["subgraphs"], share.detail["share_of_all_subgraphs"]) == (0, 1, 1, 1)
+    assert (
+        8 * 27 + 8 * 72 + 4 * 8 + 4 * (8 + 8 + 4)
+        <= (weights.value or 0)
+        <= 8 * 27 + 8 * 72 + 4 * 8 + 4 * (8 + 8 + 4) + 8
+    )
+    assert (
+        share.low,
+        share.high,
+        share.detail["subgraphs"],
+        share.detail["share_of_all_subgraphs"],
+    ) == (0, 1, 1, 1)
     assert {row["status"] for row in audit.rows} == {"Mapped to Edge TPU"}
     assert values(audit)["int8_mac_share"] == 1
 
@@ -194,44 +304,92 @@ def test_the_edge_tpu_stops_at_the_island(folder: pathlib.Path) -> None:
     """Only what comes before the first operator without a rule is mapped."""
     audit = audit_edgetpu.audit_file(folder / "island.tflite", DEVICE)
     first, second = 64 * 8 * 27, 64 * 4 * 72
-    assert measured(audit)["tpu_mapped_share"].value == pytest.approx(first / (first + second))
-    assert any("runs on the CPU: Operation not supported" in text for text in audit.warnings)
+    assert measured(audit)["tpu_mapped_share"].value == pytest.approx(
+        first / (first + second)
+    )
+    assert any(
+        "runs on the CPU: Operation not supported" in text for text in audit.warnings
+    )
     assert any("one piece of a graph only" in text for text in audit.warnings)
 
 
 @pytest.mark.parametrize(
-    ("room", "text"), [((10, 20), "does not fit on chip; weights are streamed over USB/PCIe"), ((10, 10_000), "may not fit on chip"), ((10_000, 20_000), "")]
+    ("room", "text"),
+    [
+        ((10, 20), "does not fit on chip; weights are streamed over USB/PCIe"),
+        ((10, 10_000), "may not fit on chip"),
+        ((10_000, 20_000), ""),
+    ],
 )
-def test_weights_that_do_not_fit(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, room: tuple[int, int], text: str) -> None:
-    """A warning where the weights take more than the chip keeps, a weaker one between what logs have seen."""
+def test_weights_that_do_not_fit(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, room: tuple[int, int], text: str
+) -> None:
+    """A warning where the weights take more than the chip keeps, a weaker one between what
+    logs have seen.
+    """
     monkeypatch.setattr(audit_edgetpu, "CACHE_BYTES", room)
-    found = [warning for warning in audit_edgetpu.audit_file(folder / "int8.tflite", DEVICE).warnings if "fit on chip" in warning]
+    found = [
+        warning
+        for warning in audit_edgetpu.audit_file(folder / "int8.tflite", DEVICE).warnings
+        if "fit on chip" in warning
+    ]
     assert bool(found) == bool(text) and all(warning.startswith(text) for warning in found)
 
 
 def test_nothing_of_a_float_file_is_mapped(folder: pathlib.Path) -> None:
     """The Edge TPU takes no float operator."""
-    assert values(audit_edgetpu.audit_file(folder / "float.tflite", DEVICE))["tpu_mapped_share"] == 0
+    assert (
+        values(audit_edgetpu.audit_file(folder / "float.tflite", DEVICE))[
+            "tpu_mapped_share"
+        ]
+        == 0
+    )
 
 
-def test_the_compilers_own_result_wins(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """With a compiled file, the share is what the compiler left for the CPU, and its log gives the reasons."""
+def test_the_compilers_own_result_wins(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """With a compiled file, the share is what the compiler left for the CPU, and its log
+    gives the reasons.
+    """
     for name in ("island", "int8"):
         shutil.copyfile(folder / f"{name}.tflite", tmp_path / f"{name}.tflite")
-    rows = [{"op": "CONV_2D", "count": 1, "status": "Mapped to Edge TPU"}, {"op": "SIN", "count": 1, "status": "Operation not supported"}]
-    (tmp_path / "log.json").write_text(json.dumps({"version": "16.0", "rows": rows, "on_chip_bytes": 90, "off_chip_bytes": 10}))
-    given = artifact(tmp_path / "island.tflite", compiled="int8.tflite", log="log.json")  # any smaller graph stands for what is left
+    rows = [
+        {"op": "CONV_2D", "count": 1, "status": "Mapped to Edge TPU"},
+        {"op": "SIN", "count": 1, "status": "Operation not supported"},
+    ]
+    (tmp_path / "log.json").write_text(
+        json.dumps(
+            {"version": "16.0", "rows": rows, "on_chip_bytes": 90, "off_chip_bytes": 10}
+        )
+    )
+    given = artifact(
+        tmp_path / "island.tflite", compiled="int8.tflite", log="log.json"
+    )  # any smaller graph stands for what is left
     audit = audit_edgetpu.audit(given, DEVICE)
     share = measured(audit)["tpu_mapped_share"]
     total, left = 64 * 8 * 27 + 64 * 4 * 72, 36 * 8 * 27 + 16 * 8 * 72 + 8 * 4
     assert share.value == pytest.approx(1 - left / total)
     assert share.where == "edgetpu_compiler 16.0"
     assert "main: 1 SIN on the CPU: Operation not supported" in audit.warnings
-    assert any("weights are streamed over USB/PCIe for each inference: 10 bytes, by the compiler's log" in text for text in audit.warnings)
+    assert any(
+        "weights are streamed over USB/PCIe for each inference: 10 bytes, by the compiler's log"
+        in text
+        for text in audit.warnings
+    )
     weights = measured(audit)["tpu_weight_bytes"]
-    assert (weights.value, weights.detail["fits_on_chip"], weights.how) == (100, False, "the compiler's log, on chip and off chip")
-    (tmp_path / "log.json").write_text(json.dumps({"version": "14.1", "rows": rows, "off_chip_bytes": None}))
-    assert measured(audit_edgetpu.audit(given, DEVICE))["tpu_weight_bytes"].verdict == "unmeasured"
+    assert (weights.value, weights.detail["fits_on_chip"], weights.how) == (
+        100,
+        False,
+        "the compiler's log, on chip and off chip",
+    )
+    (tmp_path / "log.json").write_text(
+        json.dumps({"version": "14.1", "rows": rows, "off_chip_bytes": None})
+    )
+    assert (
+        measured(audit_edgetpu.audit(given, DEVICE))["tpu_weight_bytes"].verdict
+        == "unmeasured"
+    )
     (tmp_path / "log.json").write_text("{")
     with pytest.raises(ModelError, match="log of 'main' cannot be read"):
         audit_edgetpu.audit(given, DEVICE)

@@ -9,7 +9,9 @@ A = torch.ops.aten
 
 
 def traced(network: nn.Module, *samples: torch.Tensor) -> torch.fx.GraphModule:
-    graph = torch.export.export(network.eval(), samples, strict=False).module(check_guards=False)
+    graph = torch.export.export(network.eval(), samples, strict=False).module(
+        check_guards=False
+    )
     assert isinstance(graph, torch.fx.GraphModule)
     return graph
 
@@ -19,7 +21,9 @@ def targets(graph: torch.fx.GraphModule) -> list[object]:
 
 
 class Flat(nn.Module):
-    """Features that are flattened and read by two layers; ``peek`` gives them out, ``tied`` uses one weight twice."""
+    """Features that are flattened and read by two layers; ``peek`` gives them out, ``tied``
+    uses one weight twice.
+    """
 
     def __init__(self, peek: bool = False, tied: bool = False) -> None:
         super().__init__()
@@ -33,7 +37,9 @@ class Flat(nn.Module):
 
 
 def test_flattened_features_are_reordered_with_their_weights() -> None:
-    """Every layer that reads the features gets its weights in the new order; the outputs stay the same."""
+    """Every layer that reads the features gets its weights in the new order; the outputs
+    stay the same.
+    """
     network, x = Flat(), torch.randn(1, 3, 4, 5)
     wanted = network(x)
     graph = traced(network, x)
@@ -53,5 +59,15 @@ def test_features_that_others_read_are_left() -> None:
 
 def test_flat_maps_need_no_reordering() -> None:
     """A map of one pixel, or of one channel, has only one order."""
-    assert prefer_channel_last(traced(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), torch.randn(1, 6, 1, 1))) == 0
-    assert prefer_channel_last(traced(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), torch.randn(1, 1, 2, 3))) == 0
+    assert (
+        prefer_channel_last(
+            traced(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), torch.randn(1, 6, 1, 1))
+        )
+        == 0
+    )
+    assert (
+        prefer_channel_last(
+            traced(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), torch.randn(1, 1, 2, 3))
+        )
+        == 0
+    )

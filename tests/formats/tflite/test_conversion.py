@@ -6,17 +6,29 @@ from edgekit.formats.tflite.conversion import KNOWN, translated
 
 #: What litert-torch 0.10 and LiteRT 2.3 said when each of these was met.
 MET = (
-    ("ValueError: Failed to run converter passes: failed to legalize operation 'mhlo.convolution'", "transposed convolution"),
+    (
+        "ValueError: Failed to run converter passes: failed to legalize operation 'mhlo.convolution'",
+        "transposed convolution",
+    ),
     ("Lowering not found: aten.randn_like.default", "random numbers"),
     ("Lowering not found: aten._assert_async.msg", "one_hot"),
     ("Lowering not found: aten.histc.default", "mixture-of-experts"),
     ("Lowering not found: cond", "torch.cond"),
     ("Unsupported ir element type: complex<f32>", "complex numbers"),
-    ("ConcretizationTypeError: jnp.nonzero must be statically specified", "depends on values"),
-    ("Only update, Add, Multiply, Maximum and Minimum operations are currently supported for stablehlo.scatter", "index_add"),
+    (
+        "ConcretizationTypeError: jnp.nonzero must be statically specified",
+        "depends on values",
+    ),
+    (
+        "Only update, Add, Multiply, Maximum and Minimum operations are currently supported for stablehlo.scatter",
+        "index_add",
+    ),
     ("Didn't find op for builtin opcode 'STABLEHLO_SORT' version '1'", "topk"),
     ("Lowering not found: aten.special_thing.default", "aten.special_thing.default"),
-    ("Didn't find op for builtin opcode 'STABLEHLO_WHILE' version '1'", "no kernel for STABLEHLO_WHILE"),
+    (
+        "Didn't find op for builtin opcode 'STABLEHLO_WHILE' version '1'",
+        "no kernel for STABLEHLO_WHILE",
+    ),
 )
 
 

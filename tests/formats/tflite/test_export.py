@@ -1,4 +1,6 @@
-"""torch to TFLite: the same numbers, channel-last, int8 throughout, no noise, and errors that say the way out."""
+"""torch to TFLite: the same numbers, channel-last, int8 throughout, no noise, and errors
+that say the way out.
+"""
 
 import dataclasses
 import os
@@ -33,7 +35,9 @@ TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "i
 
 
 class Awkward(nn.Module):
-    """What converters trip over: even kernels, padded and ceil-mode pools, BN after ReLU, a flattened map, a spatial mean."""
+    """What converters trip over: even kernels, padded and ceil-mode pools, BN after ReLU, a
+    flattened map, a spatial mean.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +51,9 @@ class Awkward(nn.Module):
         x = functional.max_pool2d(self.norm(functional.relu(self.first(x))), 3, 1, 1)
         x = functional.relu(self.second(x))
         pooled = functional.avg_pool2d(x, 3, 2, ceil_mode=True)
-        result: torch.Tensor = self.flat(pooled.view(x.size(0), -1)) + self.mean(x.mean((2, 3)))
+        result: torch.Tensor = self.flat(pooled.view(x.size(0), -1)) + self.mean(
+            x.mean((2, 3))
+        )
         return result
 
 
@@ -62,22 +68,36 @@ def random_norms(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def stored(network: nn.Module, folder: pathlib.Path, signature: Signature, batches: torch.Tensor | None = None) -> Artifact:
+def stored(
+    network: nn.Module,
+    folder: pathlib.Path,
+    signature: Signature,
+    batches: torch.Tensor | None = None,
+) -> Artifact:
     """The network as a torch artifact; quantized where there are calibration ``batches``."""
     folder.mkdir()
     artifact = torch_storage.save({"main": network}, {"main": signature}, folder, {})
     if batches is None:
         return artifact
-    calibration = calibrate(network, [(batches,)], signature, Settings(symmetric=False, observer="min-max"))
+    calibration = calibrate(
+        network, [(batches,)], signature, Settings(symmetric=False, observer="min-max")
+    )
     (folder / "main.quantization.json").write_text(calibration.model_dump_json())
     part = artifact.parts[0]
     files = {**part.files, "quantization": File(path="main.quantization.json")}
-    return artifact.model_copy(update={"parts": (part.model_copy(update={"files": files}),)})
+    return artifact.model_copy(
+        update={"parts": (part.model_copy(update={"files": files}),)}
+    )
 
 
-def exported(artifact: Artifact, make: Callable[[], nn.Module], folder: pathlib.Path) -> Artifact:
+def exported(
+    artifact: Artifact, make: Callable[[], nn.Module], folder: pathlib.Path
+) -> Artifact:
     """The step as the runner calls it: requires, run, ensures."""
-    step, context = TorchToTflite(), Context(folder=folder, networks=lambda: {"main": make()}, task=TASK)
+    step, context = (
+        TorchToTflite(),
+        Context(folder=folder, networks=lambda: {"main": make()}, task=TASK),
+    )
     folder.mkdir()
     step.requires(artifact)
     made = step.run(artifact, context)
@@ -88,22 +108,36 @@ def exported(artifact: Artifact, make: Callable[[], nn.Module], folder: pathlib.
 def run(artifact: Artifact, *arrays: numpy.ndarray) -> list[numpy.ndarray]:
     """The outputs in LiteRT for the first 8 samples, in the task's layout."""
     part = artifact.parts[0]
-    running = Interpreter(str(artifact.path(part)), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    running = Interpreter(
+        str(artifact.path(part)),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
     running.allocate_tensors()
-    inputs, outputs = (sorted(details, key=lambda detail: detail["name"]) for details in (running.get_input_details(), running.get_output_details()))
+    inputs, outputs = (
+        sorted(details, key=lambda detail: detail["name"])
+        for details in (running.get_input_details(), running.get_output_details())
+    )
     rows = []
     for k in range(8):
         for spec, detail, array in zip(part.signature.inputs, inputs, arrays, strict=True):
             running.set_tensor(detail["index"], spec.encode(array[k : k + 1]))
         running.invoke()
-        rows.append([spec.decode(running.get_tensor(detail["index"])) for spec, detail in zip(part.signature.outputs, outputs, strict=True)])
+        rows.append(
+            [
+                spec.decode(running.get_tensor(detail["index"]))
+                for spec, detail in zip(part.signature.outputs, outputs, strict=True)
+            ]
+        )
     return [numpy.concatenate(column) for column in zip(*rows, strict=True)]
 
 
 def operators(artifact: Artifact) -> list[str]:
     """The operators of the file, in order."""
     model = tflite_file.read(artifact.path(artifact.parts[0]))
-    return [tflite_file.operator_name(model, operator) for operator in model.subgraphs[0].operators]
+    return [
+        tflite_file.operator_name(model, operator)
+        for operator in model.subgraphs[0].operators
+    ]
 
 
 @dataclasses.dataclass
@@ -123,9 +157,20 @@ def case(make: Callable[[], nn.Module], folder: pathlib.Path) -> Case:
     network, data = random_norms(make()), torch.randn(64, 1, 8, 8)
     signature = Signature(inputs=(IMAGES,), outputs=(LOGITS,))
     source = stored(network, folder / "int8-source", signature, data)
-    calibration = calibrate(network, [(data,)], signature, Settings(symmetric=False, observer="min-max"))
-    plain = exported(stored(network, folder / "float-source", signature), make, folder / "float")
-    return Case(network, data, source, plain, exported(source, make, folder / "int8"), simulate(network, signature, calibration, fold=False))
+    calibration = calibrate(
+        network, [(data,)], signature, Settings(symmetric=False, observer="min-max")
+    )
+    plain = exported(
+        stored(network, folder / "float-source", signature), make, folder / "float"
+    )
+    return Case(
+        network,
+        data,
+        source,
+        plain,
+        exported(source, make, folder / "int8"),
+        simulate(network, signature, calibration, fold=False),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -144,18 +189,25 @@ def test_float_file_computes_the_same(name: str, request: pytest.FixtureRequest)
     given: Case = request.getfixturevalue(name)
     with torch.no_grad():
         wanted = given.network(given.data[:8]).numpy()
-    numpy.testing.assert_allclose(run(given.plain, given.data.numpy())[0], wanted, atol=1e-5 * numpy.abs(wanted).max())
+    numpy.testing.assert_allclose(
+        run(given.plain, given.data.numpy())[0], wanted, atol=1e-5 * numpy.abs(wanted).max()
+    )
 
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
-def test_int8_file_computes_what_was_simulated(name: str, request: pytest.FixtureRequest) -> None:
+def test_int8_file_computes_what_was_simulated(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     """The int8 file is within two output steps of the quantized torch graph."""
     given: Case = request.getfixturevalue(name)
     with torch.no_grad():
         wanted = given.simulated(given.data[:8]).numpy()
     quantization = given.int8.parts[0].signature.outputs[0].quantization
     assert quantization is not None
-    assert numpy.abs(run(given.int8, given.data.numpy())[0] - wanted).max() <= 2.01 * quantization.scale
+    assert (
+        numpy.abs(run(given.int8, given.data.numpy())[0] - wanted).max()
+        <= 2.01 * quantization.scale
+    )
 
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
@@ -164,13 +216,17 @@ def test_int8_file_is_int8_throughout(name: str, request: pytest.FixtureRequest)
     given: Case = request.getfixturevalue(name)
     part = given.int8.parts[0]
     assert tflite_file.arithmetic(given.int8.path(part)).float_operators == {}
-    assert {spec.dtype for spec in (*part.signature.inputs, *part.signature.outputs)} == {"int8"}
+    assert {spec.dtype for spec in (*part.signature.inputs, *part.signature.outputs)} == {
+        "int8"
+    }
     assert given.int8.notes["parts"]["main"]["float_inputs_and_outputs"] == []
 
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
 def test_no_transposes_are_left(name: str, request: pytest.FixtureRequest) -> None:
-    """Neither the channel-first input, nor a spatial mean, nor a flattened map leaves a TRANSPOSE."""
+    """Neither the channel-first input, nor a spatial mean, nor a flattened map leaves a
+    TRANSPOSE.
+    """
     given: Case = request.getfixturevalue(name)
     assert "TRANSPOSE" not in operators(given.plain) + operators(given.int8)
 
@@ -178,7 +234,12 @@ def test_no_transposes_are_left(name: str, request: pytest.FixtureRequest) -> No
 def test_signature_tells_the_layout(residual: Case) -> None:
     """The file takes one channel-last sample, and the signature tells the axes."""
     spec = residual.plain.parts[0].signature.inputs[0]
-    assert (spec.name, spec.dims, spec.axes, spec.dtype) == ("input", (1, 8, 8, 1), (0, 2, 3, 1), "float32")
+    assert (spec.name, spec.dims, spec.axes, spec.dtype) == (
+        "input",
+        (1, 8, 8, 1),
+        (0, 2, 3, 1),
+        "float32",
+    )
 
 
 def test_rewrites_are_counted_in_the_notes(residual: Case, awkward: Case) -> None:
@@ -188,10 +249,20 @@ def test_rewrites_are_counted_in_the_notes(residual: Case, awkward: Case) -> Non
 
 
 def test_silent_float_file_is_refused(residual: Case, tmp_path: pathlib.Path) -> None:
-    """A graph with Q/DQ that the converter wrote as a float file does not pass for a quantized one."""
-    litert_conversion.convert(residual.simulated, (residual.data[:1],), tmp_path / "main.tflite", channel_last_inputs=(0,), quantized=False)
+    """A graph with Q/DQ that the converter wrote as a float file does not pass for a
+    quantized one.
+    """
+    litert_conversion.convert(
+        residual.simulated,
+        (residual.data[:1],),
+        tmp_path / "main.tflite",
+        channel_last_inputs=(0,),
+        quantized=False,
+    )
     wrong = residual.int8.model_copy(update={"folder": tmp_path})
-    with pytest.raises(StepError, match=r"main\.tflite is not int8: 10 of 10 layers compute in float"):
+    with pytest.raises(
+        StepError, match=r"main\.tflite is not int8: 10 of 10 layers compute in float"
+    ):
         TorchToTflite().ensures(residual.source, wrong)
 
 
@@ -209,16 +280,24 @@ class Several(nn.Module):
 
 
 def test_inputs_and_outputs_keep_their_order(tmp_path: pathlib.Path) -> None:
-    """Named outputs come in the signature's order, images channel-last on both ends, 64-bit integers as 32-bit."""
+    """Named outputs come in the signature's order, images channel-last on both ends, 64-bit
+    integers as 32-bit.
+    """
     signature = Signature(
-        inputs=(TensorSpec(name="images", dtype="float32", dims=("batch", 3, 6, 5)), TensorSpec(name="words", dtype="int64", dims=("batch", 2), low=0, high=7)),
+        inputs=(
+            TensorSpec(name="images", dtype="float32", dims=("batch", 3, 6, 5)),
+            TensorSpec(name="words", dtype="int64", dims=("batch", 2), low=0, high=7),
+        ),
         outputs=(
-            TensorSpec(name="map", dtype="float32", dims=("batch", 4, 6, 5)), TensorSpec(name="score", dtype="float32", dims=("batch", 4)),
+            TensorSpec(name="map", dtype="float32", dims=("batch", 4, 6, 5)),
+            TensorSpec(name="score", dtype="float32", dims=("batch", 4)),
             TensorSpec(name="next", dtype="int64", dims=("batch", 2)),
         ),
-    )  # fmt: skip
+    )
     network = Several().eval()
-    made = exported(stored(network, tmp_path / "source", signature), Several, tmp_path / "made")
+    made = exported(
+        stored(network, tmp_path / "source", signature), Several, tmp_path / "made"
+    )
     images, words = torch.randn(8, 3, 6, 5), torch.randint(0, 7, (8, 2))
     with torch.no_grad():
         wanted = network(images, words)
@@ -232,24 +311,37 @@ def test_inputs_and_outputs_keep_their_order(tmp_path: pathlib.Path) -> None:
 
 def test_unknown_operator_says_the_way_out(tmp_path: pathlib.Path) -> None:
     """A transposed convolution that TFLite cannot have is told with those that it can."""
-    given, result = (TensorSpec(name=name, dtype="float32", dims=("batch", *dims)) for name, dims in (("x", (8, 7, 7)), ("y", (4, 14, 14))))
+    given, result = (
+        TensorSpec(name=name, dtype="float32", dims=("batch", *dims))
+        for name, dims in (("x", (8, 7, 7)), ("y", (4, 14, 14)))
+    )
     signature = Signature(inputs=(given,), outputs=(result,))
     network = nn.ConvTranspose2d(8, 4, 3, 2, 1, 1)
     source = stored(network.eval(), tmp_path / "source", signature)
-    with pytest.raises(StepError, match="main: a transposed convolution with this kernel.*\n.*kernel 4, stride 2, padding 1"):
+    with pytest.raises(
+        StepError,
+        match="main: a transposed convolution with this kernel.*\n.*kernel 4, stride 2, padding 1",
+    ):
         exported(source, lambda: nn.ConvTranspose2d(8, 4, 3, 2, 1, 1), tmp_path / "made")
 
 
 def test_free_dims_are_refused_before_work() -> None:
     """A free dim that is not the number of samples cannot be written."""
-    signature = Signature(inputs=(TensorSpec(name="ids", dtype="int64", dims=("batch", "length")),), outputs=(LOGITS,))
-    artifact = Artifact(format="torch", parts=(Part(name="main", signature=signature, files={}),))
+    signature = Signature(
+        inputs=(TensorSpec(name="ids", dtype="int64", dims=("batch", "length")),),
+        outputs=(LOGITS,),
+    )
+    artifact = Artifact(
+        format="torch", parts=(Part(name="main", signature=signature, files={}),)
+    )
     with pytest.raises(StepError, match="ids has the free dims length"):
         TorchToTflite().requires(artifact)
 
 
 def test_nothing_reaches_the_user() -> None:
-    """Import and conversion print nothing and warn of nothing: no progress, no warnings, no logs of the C++ parts."""
+    """Import and conversion print nothing and warn of nothing: no progress, no warnings, no
+    logs of the C++ parts.
+    """
     code = """
 import warnings; warnings.simplefilter("always")
 import pathlib, tempfile, torch
@@ -262,6 +354,15 @@ with tempfile.TemporaryDirectory() as folder:
     tflite_file.described(path, Signature(inputs=(spec,), outputs=(spec,)))
 import logging, os; assert not logging.root.handlers and "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 """
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # other packages of this process set it
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300, env=environment)
+    environment = {
+        name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"
+    }  # other packages of this process set it
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=environment,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

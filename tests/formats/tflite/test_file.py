@@ -12,5 +12,8 @@ def test_a_file_that_the_runtime_cannot_load_is_told(tmp_path: pathlib.Path) -> 
     """LiteRT is asked in a process of its own: a refusal and a crash are one sentence."""
     path = tmp_path / "main.tflite"
     path.write_bytes(b"\0" * 64)
-    with pytest.raises(StepError, match=r"main.tflite: LiteRT (refuses it|crashes).* while it loads the file"):
+    with pytest.raises(
+        StepError,
+        match=r"main.tflite: LiteRT (refuses it|crashes).* while it loads the file",
+    ):
         tflite_file.require_loadable(path)

@@ -1,4 +1,6 @@
-"""Reading .tflite files: operators, multiply-accumulates, and clear errors for what is no such file."""
+"""Reading .tflite files: operators, multiply-accumulates, and clear errors for what is no
+such file.
+"""
 
 import pathlib
 
@@ -12,7 +14,9 @@ from edgekit.formats.tflite.graph import Graph, read
 
 
 class Products(nn.Module):
-    """One of each: convolution, depthwise, transposed, matrix product of two activations, linear."""
+    """One of each: convolution, depthwise, transposed, matrix product of two activations,
+    linear.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +36,12 @@ class Products(nn.Module):
 def path(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("graph") / "products.tflite"
-    litert_conversion.convert(Products().eval(), (torch.randn(1, 3, 6, 6), torch.randn(1, 4, 12, 16)), file, channel_last_inputs=(0,))
+    litert_conversion.convert(
+        Products().eval(),
+        (torch.randn(1, 3, 6, 6), torch.randn(1, 4, 12, 16)),
+        file,
+        channel_last_inputs=(0,),
+    )
     return file
 
 
@@ -43,7 +52,9 @@ def graph(path: pathlib.Path) -> Graph:
 
 def test_macs_are_those_of_the_formulas(graph: Graph) -> None:
     """Each product's multiply-accumulates equal a count by hand."""
-    counted = {operator.op: operator.macs for operator in graph.operators if operator.multiplies}
+    counted = {
+        operator.op: operator.macs for operator in graph.operators if operator.multiplies
+    }
     assert counted == {
         "CONV_2D": 6 * 6 * 8 * 3 * 3 * 3,
         "DEPTHWISE_CONV_2D": 6 * 6 * 8 * 3 * 3,
@@ -55,11 +66,18 @@ def test_macs_are_those_of_the_formulas(graph: Graph) -> None:
 
 
 def test_weights_are_told_from_activations(graph: Graph) -> None:
-    """Weights are stored in the file with their bytes; the second factor of a matrix product is not."""
+    """Weights are stored in the file with their bytes; the second factor of a matrix
+    product is not.
+    """
     by_name = {operator.op: operator for operator in graph.operators}
     weights = by_name["CONV_2D"].weights
     assert weights is not None
-    assert (weights.stored, weights.shape, weights.bytes, weights.dtype) == (True, (8, 3, 3, 3), 8 * 27 * 4, "float32")
+    assert (weights.stored, weights.shape, weights.bytes, weights.dtype) == (
+        True,
+        (8, 3, 3, 3),
+        8 * 27 * 4,
+        "float32",
+    )
     factor = by_name["BATCH_MATMUL"].weights
     assert factor is not None
     assert not factor.stored
@@ -83,7 +101,9 @@ def test_small_constants_are_numbers(graph: Graph) -> None:
 
 
 def test_what_is_no_tflite_file_is_told(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A missing file, garbage, and a file cut short anywhere each give one clear error, never a crash."""
+    """A missing file, garbage, and a file cut short anywhere each give one clear error,
+    never a crash.
+    """
     with pytest.raises(ModelError, match="cannot be read: No such file"):
         read(tmp_path / "nothing.tflite")
     wrong = tmp_path / "wrong.tflite"

@@ -14,8 +14,14 @@ SEQUENTIAL = "torch.nn.modules.container.Sequential_layers"
         ("~layers.0.act;;~layers.0.conv;1", "layers.0.conv"),
         ("~encoder.norm;2/smoothed", "encoder.norm"),
         ("~;1", ""),
-        (f"mine.Net/{SEQUENTIAL}/mine.Block_0/torch.nn.modules.conv.Conv2d_conv;1", "layers.0.conv"),
-        (f"mine.Net/{SEQUENTIAL}/torch.nn.modules.activation.ReLU_1;;mine.Net/{SEQUENTIAL}/torch.nn.modules.conv.Conv2d_0;", "layers.0"),
+        (
+            f"mine.Net/{SEQUENTIAL}/mine.Block_0/torch.nn.modules.conv.Conv2d_conv;1",
+            "layers.0.conv",
+        ),
+        (
+            f"mine.Net/{SEQUENTIAL}/torch.nn.modules.activation.ReLU_1;;mine.Net/{SEQUENTIAL}/torch.nn.modules.conv.Conv2d_0;",
+            "layers.0",
+        ),
         ("serving_default_args_0:0", ""),
         ("serving_default_output_0_output", ""),
         ("arith.constant7", ""),
@@ -24,7 +30,9 @@ SEQUENTIAL = "torch.nn.modules.container.Sequential_layers"
     ],
 )
 def test_module_of(name: str, module: str) -> None:
-    """edgekit's names give the whole path, litert-torch's the attributes, names of other tools nothing."""
+    """edgekit's names give the whole path, litert-torch's the attributes, names of other
+    tools nothing.
+    """
     assert module_of(name) == module
 
 

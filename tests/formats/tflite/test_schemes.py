@@ -1,4 +1,6 @@
-"""Every TFLite scheme on every operator with weights: LiteRT computes what a simulation of the same arithmetic in torch does."""
+"""Every TFLite scheme on every operator with weights: LiteRT computes what a simulation of
+the same arithmetic in torch does.
+"""
 
 import copy
 import dataclasses
@@ -30,7 +32,11 @@ class Cell(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.x, self.h, self.end = nn.Linear(32, 128), nn.Linear(32, 128, bias=False), nn.Linear(32, 40)
+        self.x, self.h, self.end = (
+            nn.Linear(32, 128),
+            nn.Linear(32, 128, bias=False),
+            nn.Linear(32, 40),
+        )
 
     def forward(self, sequence: torch.Tensor) -> torch.Tensor:
         h = c = torch.zeros_like(sequence[:, 0])
@@ -71,21 +77,36 @@ def linear() -> nn.Module:
 
 
 def convolutions() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 128, 3, groups=32), nn.ReLU(), nn.Conv2d(128, 16, 1))
+    return nn.Sequential(
+        nn.Conv2d(8, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 128, 3, groups=32),
+        nn.ReLU(),
+        nn.Conv2d(128, 16, 1),
+    )
 
 
 def depthwise() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(8, 128, 1), nn.ReLU(), nn.Conv2d(128, 128, 5, groups=128))
+    return nn.Sequential(
+        nn.Conv2d(8, 128, 1), nn.ReLU(), nn.Conv2d(128, 128, 5, groups=128)
+    )
 
 
 def transposed() -> nn.Module:
-    return nn.Sequential(nn.ConvTranspose2d(8, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3))
+    return nn.Sequential(
+        nn.ConvTranspose2d(8, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3)
+    )
 
 
 NETWORKS = {
-    "linear": (linear, (32,)), "convolutions": (convolutions, (8, 6, 6)), "depthwise": (depthwise, (8, 6, 6)), "transposed": (transposed, (8, 6, 6)),
-    "cell": (Cell, (4, 32)), "attention": (Attention, (12, 32)), "words": (Words, (6,)),
-}  # fmt: skip
+    "linear": (linear, (32,)),
+    "convolutions": (convolutions, (8, 6, 6)),
+    "depthwise": (depthwise, (8, 6, 6)),
+    "transposed": (transposed, (8, 6, 6)),
+    "cell": (Cell, (4, 32)),
+    "attention": (Attention, (12, 32)),
+    "words": (Words, (6,)),
+}
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
 
 
@@ -98,22 +119,72 @@ class Case:
         self.network = build().eval()
         random = numpy.random.default_rng(0)
         words = name == "words"
-        self.data = random.integers(0, 100, (SAMPLES, *shape)) if words else random.standard_normal((SAMPLES, *shape)).astype("float32")
+        self.data = (
+            random.integers(0, 100, (SAMPLES, *shape))
+            if words
+            else random.standard_normal((SAMPLES, *shape)).astype("float32")
+        )
         tensor = torch.from_numpy(self.data)
         image = (0,) if len(shape) == 3 else ()
         with torch.no_grad():
             self.float = self.network(tensor).numpy()
-        given = TensorSpec(name="input", dtype="int64" if words else "float32", dims=("batch", *shape), low=0 if words else None, high=100 if words else None)
-        signature = Signature(inputs=(given,), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", *self.float.shape[1:])),))
-        graph = torch.export.export(capture(self.network, signature).module(check_guards=False), (tensor[:1],), strict=False).module(check_guards=False)
-        litert_conversion.convert(graph, (tensor[:1],), folder / "main.tflite", channel_last_inputs=image)
+        given = TensorSpec(
+            name="input",
+            dtype="int64" if words else "float32",
+            dims=("batch", *shape),
+            low=0 if words else None,
+            high=100 if words else None,
+        )
+        signature = Signature(
+            inputs=(given,),
+            outputs=(
+                TensorSpec(
+                    name="output", dtype="float32", dims=("batch", *self.float.shape[1:])
+                ),
+            ),
+        )
+        graph = torch.export.export(
+            capture(self.network, signature).module(check_guards=False),
+            (tensor[:1],),
+            strict=False,
+        ).module(check_guards=False)
+        litert_conversion.convert(
+            graph, (tensor[:1],), folder / "main.tflite", channel_last_inputs=image
+        )
         fixed = Signature(
-            inputs=(given.model_copy(update={"dims": (1, *shape), "axes": (0, 2, 3, 1) if image else None, "low": None, "high": None}),),
-            outputs=(signature.outputs[0].model_copy(update={"dims": (1, *self.float.shape[1:])}),),
+            inputs=(
+                given.model_copy(
+                    update={
+                        "dims": (1, *shape),
+                        "axes": (0, 2, 3, 1) if image else None,
+                        "low": None,
+                        "high": None,
+                    }
+                ),
+            ),
+            outputs=(
+                signature.outputs[0].model_copy(
+                    update={"dims": (1, *self.float.shape[1:])}
+                ),
+            ),
         )
         described = tflite_file.described(folder / "main.tflite", fixed)
-        self.artifact = Artifact(format="tflite", parts=(Part(name="main", signature=described, files={"model": File(path="main.tflite")}),), folder=folder)
-        self.task = Task(name="none", calibration=self.data, test=(self.data[:1] * 0, numpy.zeros(1, "int64")))
+        self.artifact = Artifact(
+            format="tflite",
+            parts=(
+                Part(
+                    name="main",
+                    signature=described,
+                    files={"model": File(path="main.tflite")},
+                ),
+            ),
+            folder=folder,
+        )
+        self.task = Task(
+            name="none",
+            calibration=self.data,
+            test=(self.data[:1] * 0, numpy.zeros(1, "int64")),
+        )
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -121,25 +192,42 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def run(artifact: Artifact, data: numpy.ndarray, kernels: OpResolverType = OpResolverType.AUTO) -> numpy.ndarray:
+def run(
+    artifact: Artifact, data: numpy.ndarray, kernels: OpResolverType = OpResolverType.AUTO
+) -> numpy.ndarray:
     part = artifact.parts[0]
-    running = Interpreter(str(artifact.path(part)), experimental_op_resolver_type=kernels, num_threads=1)
+    running = Interpreter(
+        str(artifact.path(part)), experimental_op_resolver_type=kernels, num_threads=1
+    )
     running.allocate_tensors()
     rows = []
     for index in range(len(data)):
-        running.set_tensor(running.get_input_details()[0]["index"], part.signature.inputs[0].encode(data[index : index + 1]))
+        running.set_tensor(
+            running.get_input_details()[0]["index"],
+            part.signature.inputs[0].encode(data[index : index + 1]),
+        )
         running.invoke()
-        rows.append(part.signature.outputs[0].decode(running.get_tensor(running.get_output_details()[0]["index"])))
+        rows.append(
+            part.signature.outputs[0].decode(
+                running.get_tensor(running.get_output_details()[0]["index"])
+            )
+        )
     return numpy.concatenate(rows)
 
 
 def simulated(case: Case, scheme: str) -> numpy.ndarray:
-    """The network in torch with weights on their grid, and inputs of its layers as the runtime rounds them."""
+    """The network in torch with weights on their grid, and inputs of its layers as the
+    runtime rounds them.
+    """
     network = copy.deepcopy(case.network)
     for layer in network.modules():
         if isinstance(layer, LAYERS):
             per_tensor = scheme == "w8-dynamic-tensor" and isinstance(layer, nn.Linear)
-            _round_weight(layer, 4 if scheme == "w4-weight" and isinstance(layer, nn.Linear) else 8, per_tensor)
+            _round_weight(
+                layer,
+                4 if scheme == "w4-weight" and isinstance(layer, nn.Linear) else 8,
+                per_tensor,
+            )
             if "dynamic" in scheme and not isinstance(layer, nn.Embedding):
                 layer.register_forward_pre_hook(_rounded_input)
     with torch.no_grad():
@@ -152,7 +240,11 @@ def _round_weight(layer: nn.Module, bits: int, per_tensor: bool) -> None:
     axes = [k for k in range(weight.dim()) if per_tensor or k != axis]
     most = 2 ** (bits - 1) - 1
     scale = weight.abs().amax(axes, keepdim=True) / most  # type: ignore[operator]
-    if bits == 4:  # ai-edge-quantizer's estimate of the scale of the least squared error, for normally distributed weights
+    if (
+        bits == 4
+        # ai-edge-quantizer's estimate of the scale of the least squared error, for normally
+        # distributed weights
+    ):
         scale = 0.37755 * weight.square().mean(axes, keepdim=True).sqrt()
     layer.weight.data = (weight / scale).round().clamp(-most, most) * scale  # type: ignore[union-attr]
 
@@ -160,12 +252,22 @@ def _round_weight(layer: nn.Module, bits: int, per_tensor: bool) -> None:
 def _rounded_input(layer: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
     """One scale a row for linear layers, one a sample for convolutions."""
     values = given[0].numpy()
-    rows = values.reshape(-1, values.shape[-1]) if isinstance(layer, nn.Linear) else values.reshape(len(values), -1)
+    rows = (
+        values.reshape(-1, values.shape[-1])
+        if isinstance(layer, nn.Linear)
+        else values.reshape(len(values), -1)
+    )
     return (torch.from_numpy(quantized_rows(rows).astype("float32").reshape(values.shape)),)
 
 
-def quantized(case: Case, scheme: str, folder: pathlib.Path, keep: tuple[str, ...] = ()) -> Artifact:
-    step = CalibrateTflite(samples=SAMPLES, keep=keep) if scheme == "w8a16-static" else QuantizeTflite(scheme, keep=keep)
+def quantized(
+    case: Case, scheme: str, folder: pathlib.Path, keep: tuple[str, ...] = ()
+) -> Artifact:
+    step = (
+        CalibrateTflite(samples=SAMPLES, keep=keep)
+        if scheme == "w8a16-static"
+        else QuantizeTflite(scheme, keep=keep)
+    )
     step.requires(case.artifact)
     made = step.run(case.artifact, Context(folder=folder, networks=dict, task=case.task))
     step.ensures(case.artifact, made)
@@ -173,27 +275,51 @@ def quantized(case: Case, scheme: str, folder: pathlib.Path, keep: tuple[str, ..
 
 
 @pytest.mark.parametrize("scheme", [*RECIPES, "w8a16-static"])
-def test_litert_computes_what_torch_does(case: Case, scheme: str, tmp_path: pathlib.Path) -> None:
+def test_litert_computes_what_torch_does(
+    case: Case, scheme: str, tmp_path: pathlib.Path
+) -> None:
     """Within two steps of 1/255 of the output's range, and the file is smaller."""
     made = quantized(case, scheme, tmp_path)
-    wanted, given = case.float if scheme == "fp16" else simulated(case, scheme), run(made, case.data)
+    wanted, given = (
+        case.float if scheme == "fp16" else simulated(case, scheme),
+        run(made, case.data),
+    )
     step = (case.float.max() - case.float.min()) / 255
     assert numpy.abs(given - wanted).max() < 2 * step
     part = made.parts[0]
-    assert made.path(part).stat().st_size < case.artifact.path(case.artifact.parts[0]).stat().st_size
+    assert (
+        made.path(part).stat().st_size
+        < case.artifact.path(case.artifact.parts[0]).stat().st_size
+    )
 
 
 def test_kept_modules_stay_float(case: Case, tmp_path: pathlib.Path) -> None:
-    """A module that is named keeps its float weights, in the static scheme too; one that the file does not have is refused."""
-    name = next(name for name, layer in case.network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)))
-    one = tflite_file.arithmetic(case.artifact.path(case.artifact.parts[0])).float_weights == 1  # and an embedding, which 16-bit files keep in float
+    """A module that is named keeps its float weights, in the static scheme too; one that
+    the file does not have is refused.
+    """
+    name = next(
+        name
+        for name, layer in case.network.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
+    )
+    one = (
+        tflite_file.arithmetic(case.artifact.path(case.artifact.parts[0])).float_weights
+        == 1
+    )  # and an embedding, which 16-bit files keep in float
     for scheme in ("w8-dynamic",) if one else ("w8-dynamic", "w8a16-static"):
         folder = tmp_path / scheme
         folder.mkdir()
-        whole = tflite_file.arithmetic(quantized(case, scheme, folder).path(case.artifact.parts[0]))
-        found = tflite_file.arithmetic(quantized(case, scheme, folder, keep=(name,)).path(case.artifact.parts[0]))
+        whole = tflite_file.arithmetic(
+            quantized(case, scheme, folder).path(case.artifact.parts[0])
+        )
+        found = tflite_file.arithmetic(
+            quantized(case, scheme, folder, keep=(name,)).path(case.artifact.parts[0])
+        )
         assert found.float_weights >= 1 + whole.float_weights
-        assert found.int8_weights + found.float_weights == whole.int8_weights + whole.float_weights
+        assert (
+            found.int8_weights + found.float_weights
+            == whole.int8_weights + whole.float_weights
+        )
     with pytest.raises(StepError, match=r"no operators of the modules nowhere\.at\.all"):
         quantized(case, "w8-dynamic", tmp_path, keep=("nowhere.at.all",))
 
@@ -202,11 +328,24 @@ def test_nothing_to_quantize_is_refused(tmp_path: pathlib.Path) -> None:
     """A network without weights has no scheme but float."""
     litert_conversion.convert(nn.ReLU(), (torch.randn(1, 4),), tmp_path / "main.tflite")
     spec = TensorSpec(name="input", dtype="float32", dims=(1, 4))
-    part = Part(name="main", signature=Signature(inputs=(spec,), outputs=(spec,)), files={"model": File(path="main.tflite")})
+    part = Part(
+        name="main",
+        signature=Signature(inputs=(spec,), outputs=(spec,)),
+        files={"model": File(path="main.tflite")},
+    )
     artifact = Artifact(format="tflite", parts=(part,), folder=tmp_path)
     data = numpy.random.default_rng(0).standard_normal((8, 4)).astype("float32")
-    context = Context(folder=tmp_path, networks=dict, task=Task(name="none", calibration=data[:4], test=(data[4:], numpy.zeros(4, "int64"))))
-    for name, step in (*((name, QuantizeTflite(name)) for name in RECIPES), ("w8a16", CalibrateTflite())):
+    context = Context(
+        folder=tmp_path,
+        networks=dict,
+        task=Task(
+            name="none", calibration=data[:4], test=(data[4:], numpy.zeros(4, "int64"))
+        ),
+    )
+    for name, step in (
+        *((name, QuantizeTflite(name)) for name in RECIPES),
+        ("w8a16", CalibrateTflite()),
+    ):
         (folder := tmp_path / name).mkdir()
         step.requires(artifact)
         made = step.run(artifact, dataclasses.replace(context, folder=folder))
@@ -215,10 +354,14 @@ def test_nothing_to_quantize_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_static_ranges_cut_nothing_off(tmp_path: pathlib.Path) -> None:
-    """One sample that goes far beyond the others is still computed right (ai-edge-quantizer's own moving average would clip it)."""
+    """One sample that goes far beyond the others is still computed right
+    (ai-edge-quantizer's own moving average would clip it).
+    """
     case = Case("linear", tmp_path)
     data = numpy.concatenate([case.data, 20 * case.data[:1]])
-    case.task = Task(name="none", calibration=data, test=(case.data[:1] * 0, numpy.zeros(1, "int64")))
+    case.task = Task(
+        name="none", calibration=data, test=(case.data[:1] * 0, numpy.zeros(1, "int64"))
+    )
     (folder := tmp_path / "made").mkdir()
     step = CalibrateTflite(samples=len(data))
     made = step.run(case.artifact, Context(folder=folder, networks=dict, task=case.task))

@@ -1,4 +1,6 @@
-"""One file for several batch sizes: every signature computes the network on real data, and the weights are stored once."""
+"""One file for several batch sizes: every signature computes the network on real data, and
+the weights are stored once.
+"""
 
 import pathlib
 
@@ -30,39 +32,60 @@ from edgekit.task import Task
 from edgekit.tasks.digits import digits
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),), outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 TASK = Task(name="none", test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1)))
 
 
 def network() -> nn.Module:
     torch.manual_seed(1)
-    layers = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, 2, 1), nn.ReLU(), nn.Conv2d(64, 128, 3, 2, 1), nn.ReLU()]
+    layers = [
+        nn.Conv2d(1, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(64, 128, 3, 2, 1),
+        nn.ReLU(),
+    ]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10)).eval()
 
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
     """40 of scikit-learn's digits."""
-    return torch.from_numpy(next(iter(digits().need("test", "this test").inputs.values()))[:40])
+    return torch.from_numpy(
+        next(iter(digits().need("test", "this test").inputs.values()))[:40]
+    )
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, images: torch.Tensor) -> dict[str, Artifact]:
+def files(
+    tmp_path_factory: pytest.TempPathFactory, images: torch.Tensor
+) -> dict[str, Artifact]:
     """float and int8 files, each with one signature and with three."""
     made = {}
     for kind in ("float", "int8"):
         source = tmp_path_factory.mktemp(kind)
         artifact = torch_storage.save({"main": network()}, {"main": SIGNATURE}, source, {})
         if kind == "int8":
-            (source / "main.quantization.json").write_text(calibrate(network(), [(images,)], SIGNATURE, Settings(runtime="litert")).model_dump_json())
+            (source / "main.quantization.json").write_text(
+                calibrate(
+                    network(), [(images,)], SIGNATURE, Settings(runtime="litert")
+                ).model_dump_json()
+            )
             part = artifact.parts[0]
             quantized = {**part.files, "quantization": File(path="main.quantization.json")}
-            artifact = artifact.model_copy(update={"parts": (part.model_copy(update={"files": quantized}),)})
+            artifact = artifact.model_copy(
+                update={"parts": (part.model_copy(update={"files": quantized}),)}
+            )
         for name, batches in ((kind, (1,)), (f"{kind} x3", [1, 8, 3])):
             step, folder = TorchToTflite(batches), tmp_path_factory.mktemp("made")
             step.requires(artifact)
-            made[name] = step.run(artifact, Context(folder=folder, networks=lambda: {"main": network()}, task=TASK))
+            made[name] = step.run(
+                artifact,
+                Context(folder=folder, networks=lambda: {"main": network()}, task=TASK),
+            )
             step.ensures(artifact, made[name])
     return made
 
@@ -70,14 +93,21 @@ def files(tmp_path_factory: pytest.TempPathFactory, images: torch.Tensor) -> dic
 def answers(artifact: Artifact, signature: str, images: numpy.ndarray) -> numpy.ndarray:
     """What one signature gives, as real numbers."""
     part = artifact.parts[0]
-    running = Interpreter(str(artifact.path(part)), num_threads=1).get_signature_runner(signature)
+    running = Interpreter(str(artifact.path(part)), num_threads=1).get_signature_runner(
+        signature
+    )
     batch = int(next(iter(running.get_input_details().values()))["shape"][0])
     encoded = part.signature.inputs[0].encode(images[: len(images) // batch * batch])
-    rows = [next(iter(running(args_0=encoded[k : k + batch]).values())) for k in range(0, len(encoded), batch)]
+    rows = [
+        next(iter(running(args_0=encoded[k : k + batch]).values()))
+        for k in range(0, len(encoded), batch)
+    ]
     return part.signature.outputs[0].decode(numpy.concatenate(rows))
 
 
-def quantize(artifact: Artifact, scheme: str, folder: pathlib.Path, keep: tuple[str, ...] = ()) -> Artifact:
+def quantize(
+    artifact: Artifact, scheme: str, folder: pathlib.Path, keep: tuple[str, ...] = ()
+) -> Artifact:
     step = QuantizeTflite(scheme, keep)
     step.requires(artifact)
     made = step.run(artifact, Context(folder=folder, networks=dict, task=TASK))
@@ -86,12 +116,21 @@ def quantize(artifact: Artifact, scheme: str, folder: pathlib.Path, keep: tuple[
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])
-def test_every_signature_computes_what_torch_computes(kind: str, files: dict[str, Artifact], images: torch.Tensor) -> None:
-    """On digits: the float network to 1e-4, the quantized one to two steps of its output; 1, 8 and 3 samples at once."""
+def test_every_signature_computes_what_torch_computes(
+    kind: str, files: dict[str, Artifact], images: torch.Tensor
+) -> None:
+    """On digits: the float network to 1e-4, the quantized one to two steps of its output;
+    1, 8 and 3 samples at once.
+    """
     made = files[f"{kind} x3"]
     with torch.no_grad():
         if kind == "int8":
-            found = simulate(network(), SIGNATURE, calibrate(network(), [(images,)], SIGNATURE, Settings(runtime="litert")), fold=True)
+            found = simulate(
+                network(),
+                SIGNATURE,
+                calibrate(network(), [(images,)], SIGNATURE, Settings(runtime="litert")),
+                fold=True,
+            )
             expected, output = found(images).numpy(), made.parts[0].signature.outputs[0]
             assert output.quantization is not None
             allowed = 2 * output.quantization.scale + 1e-6
@@ -100,62 +139,116 @@ def test_every_signature_computes_what_torch_computes(kind: str, files: dict[str
     for signature in ("serving_default", "batch_8", "batch_3"):
         given = answers(made, signature, images.numpy())
         assert numpy.abs(given - expected[: len(given)]).max() <= allowed
-        assert len(given) == {"serving_default": 40, "batch_8": 40, "batch_3": 39}[signature]
+        assert (
+            len(given) == {"serving_default": 40, "batch_8": 40, "batch_3": 39}[signature]
+        )
 
 
-@pytest.mark.parametrize("scheme", ["float", "int8", "fp16", "w8-dynamic", "w8-dynamic-tensor", "w8-weight", "w4-weight"])
-def test_the_weights_are_stored_once(scheme: str, files: dict[str, Artifact], images: torch.Tensor, tmp_path: pathlib.Path) -> None:
-    """Two more signatures cost less than the weights, in every scheme, and agree with each other on digits."""
+@pytest.mark.parametrize(
+    "scheme",
+    ["float", "int8", "fp16", "w8-dynamic", "w8-dynamic-tensor", "w8-weight", "w4-weight"],
+)
+def test_the_weights_are_stored_once(
+    scheme: str, files: dict[str, Artifact], images: torch.Tensor, tmp_path: pathlib.Path
+) -> None:
+    """Two more signatures cost less than the weights, in every scheme, and agree with each
+    other on digits.
+    """
     if scheme in ("float", "int8"):
         one, three = files[scheme], files[f"{scheme} x3"]
     else:
         (tmp_path / "one").mkdir()
         (tmp_path / "three").mkdir()
-        one, three = quantize(files["float"], scheme, tmp_path / "one"), quantize(files["float x3"], scheme, tmp_path / "three")
-    weights = sum(parameter.numel() for parameter in network().parameters()) * {"float": 4, "fp16": 2}.get(scheme, 1)
-    extra = three.path(three.parts[0]).stat().st_size - one.path(one.parts[0]).stat().st_size
+        one, three = (
+            quantize(files["float"], scheme, tmp_path / "one"),
+            quantize(files["float x3"], scheme, tmp_path / "three"),
+        )
+    weights = sum(parameter.numel() for parameter in network().parameters()) * {
+        "float": 4,
+        "fp16": 2,
+    }.get(scheme, 1)
+    extra = (
+        three.path(three.parts[0]).stat().st_size - one.path(one.parts[0]).stat().st_size
+    )
     assert 0 < extra < weights
     first = answers(three, "serving_default", images.numpy())
     allowed = 0.1 if "dynamic" in scheme else 1e-4
-    assert numpy.abs(answers(three, "batch_8", images.numpy()) - first).max() <= allowed * numpy.ptp(first) or scheme == "int8"
-    numpy.testing.assert_allclose(answers(one, "serving_default", images.numpy()), first, atol=1e-6)
+    assert (
+        numpy.abs(answers(three, "batch_8", images.numpy()) - first).max()
+        <= allowed * numpy.ptp(first)
+        or scheme == "int8"
+    )
+    numpy.testing.assert_allclose(
+        answers(one, "serving_default", images.numpy()), first, atol=1e-6
+    )
 
 
-def test_host_and_audit_take_the_first_signature(files: dict[str, Artifact], images: torch.Tensor) -> None:
-    """The file with three runs as the file with one does, and its operators are counted once."""
+def test_host_and_audit_take_the_first_signature(
+    files: dict[str, Artifact], images: torch.Tensor
+) -> None:
+    """The file with three runs as the file with one does, and its operators are counted
+    once.
+    """
     one, three = files["int8"], files["int8 x3"]
     data = {"input": images.numpy()}
     with LocalHost().open(one) as first, LocalHost().open(three) as second:
-        numpy.testing.assert_array_equal(first.infer(data)["output"], second.infer(data)["output"])
+        numpy.testing.assert_array_equal(
+            first.infer(data)["output"], second.infer(data)["output"]
+        )
     audits = [audit_tflite.audit(artifact, Limits()) for artifact in (one, three)]
-    assert [(row["op"], row["macs"]) for row in audits[0].rows] == [(row["op"], row["macs"]) for row in audits[1].rows]
+    assert [(row["op"], row["macs"]) for row in audits[0].rows] == [
+        (row["op"], row["macs"]) for row in audits[1].rows
+    ]
     assert three.parts[0].signature == one.parts[0].signature
-    assert three.notes["parts"]["main"]["signatures"] == {"serving_default": "1 samples", "batch_8": "8 samples", "batch_3": "3 samples"}
+    assert three.notes["parts"]["main"]["signatures"] == {
+        "serving_default": "1 samples",
+        "batch_8": "8 samples",
+        "batch_3": "3 samples",
+    }
 
 
-def test_a_module_that_stays_in_float_does_so_in_every_signature(files: dict[str, Artifact], tmp_path: pathlib.Path) -> None:
+def test_a_module_that_stays_in_float_does_so_in_every_signature(
+    files: dict[str, Artifact], tmp_path: pathlib.Path
+) -> None:
     """Else the file would hold its weights twice."""
     made = quantize(files["float x3"], "w8-weight", tmp_path, keep=("7",))
     model = tflite_file.read(made.path(made.parts[0]))
     linears = [
-        (graph, operator) for graph in model.subgraphs for operator in graph.operators if tflite_file.operator_name(model, operator) == "FULLY_CONNECTED"
+        (graph, operator)
+        for graph in model.subgraphs
+        for operator in graph.operators
+        if tflite_file.operator_name(model, operator) == "FULLY_CONNECTED"
     ]
     assert len(linears) == 3
-    assert len({int(graph.tensors[operator.inputs[1]].buffer) for graph, operator in linears}) == 1
-    assert all(tflite_edit.module(model, operator, number) == "7" for number, (_, operator) in enumerate(linears))
+    assert (
+        len({int(graph.tensors[operator.inputs[1]].buffer) for graph, operator in linears})
+        == 1
+    )
+    assert all(
+        tflite_edit.module(model, operator, number) == "7"
+        for number, (_, operator) in enumerate(linears)
+    )
 
 
 def test_a_signature_of_another_network_is_noticed(tmp_path: pathlib.Path) -> None:
     """The check compares them; it cannot pass on names alone."""
     path = tmp_path / "main.tflite"
     other = nn.Linear(4, 3)
-    litert_conversion.convert_several({"serving_default": (nn.Linear(4, 3), (torch.zeros(1, 4),)), "batch_2": (other, (torch.zeros(2, 4),))}, path)
+    litert_conversion.convert_several(
+        {
+            "serving_default": (nn.Linear(4, 3), (torch.zeros(1, 4),)),
+            "batch_2": (other, (torch.zeros(2, 4),)),
+        },
+        path,
+    )
     with pytest.raises(StepError, match=r"batch_2: the output .* differs"):
         tflite_signatures.check(path, "main")
 
 
 @pytest.mark.parametrize("step", [TuneTflite(), CalibrateTflite()])
-def test_steps_that_know_one_graph_refuse_several(step: TuneTflite | CalibrateTflite, files: dict[str, Artifact]) -> None:
+def test_steps_that_know_one_graph_refuse_several(
+    step: TuneTflite | CalibrateTflite, files: dict[str, Artifact]
+) -> None:
     """They would change the weights of all signatures by one."""
     step.requires(files["float"])
     with pytest.raises(StepError, match="several signatures"):
@@ -163,7 +256,9 @@ def test_steps_that_know_one_graph_refuse_several(step: TuneTflite | CalibrateTf
 
 
 @pytest.mark.parametrize("batches", [(), (8,), (8, 1), (1, 1), (1, 0)])
-def test_batches_that_make_no_sense_are_refused(batches: tuple[int, ...], tmp_path: pathlib.Path) -> None:
+def test_batches_that_make_no_sense_are_refused(
+    batches: tuple[int, ...], tmp_path: pathlib.Path
+) -> None:
     """The first signature is the one that runtimes take."""
     artifact = torch_storage.save({"main": network()}, {"main": SIGNATURE}, tmp_path, {})
     with pytest.raises(StepError, match="cannot be made"):

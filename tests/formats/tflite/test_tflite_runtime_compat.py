@@ -1,4 +1,6 @@
-"""Truth values are gathered as integers: the same numbers, and a file that tflite-runtime 2.14 loads too."""
+"""Truth values are gathered as integers: the same numbers, and a file that tflite-runtime
+2.14 loads too.
+"""
 
 import pathlib
 from collections.abc import Callable
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class Masked(nn.Module):
-    """Adds what a mask of truth values lets through, taken by row and column as Hugging Face's masks are."""
+    """Adds what a mask of truth values lets through, taken by row and column as Hugging
+    Face's masks are.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """[1, 6] to [1, 6]."""
@@ -31,7 +35,9 @@ class Masked(nn.Module):
 
 
 def traced() -> torch.fx.GraphModule:
-    graph = torch.export.export(Masked(), (torch.randn(1, 6),), strict=False).module(check_guards=False)
+    graph = torch.export.export(Masked(), (torch.randn(1, 6),), strict=False).module(
+        check_guards=False
+    )
     assert isinstance(graph, torch.fx.GraphModule)
     return graph
 
@@ -41,7 +47,11 @@ def test_the_numbers_stay() -> None:
     graph, x = traced(), torch.randn(1, 6)
     assert older_tflite.gather_as_integers(graph) == 1
     assert torch.equal(graph(x), Masked()(x))
-    assert [node.meta["val"].dtype for node in graph.graph.nodes if node.target is torch.ops.aten.index.Tensor] == [torch.int32]
+    assert [
+        node.meta["val"].dtype
+        for node in graph.graph.nodes
+        if node.target is torch.ops.aten.index.Tensor
+    ] == [torch.int32]
     assert older_tflite.gather_as_integers(graph) == 0
 
 
@@ -53,25 +63,58 @@ def test_what_gathers_numbers_is_left_alone() -> None:
             """[1, 6] to [1, 2]."""
             return x[torch.tensor([[0, 0]]), torch.tensor([[5, 1]])]
 
-    graph = torch.export.export(Floats(), (torch.randn(1, 6),), strict=False).module(check_guards=False)
+    graph = torch.export.export(Floats(), (torch.randn(1, 6),), strict=False).module(
+        check_guards=False
+    )
     assert isinstance(graph, torch.fx.GraphModule)
     assert older_tflite.gather_as_integers(graph) == 0
 
 
 @pytest.mark.slow
-def test_the_old_runtime_loads_the_file(tmp_path: pathlib.Path, ready_host: "Callable[[str], WorkerHost]") -> None:
-    """In both runtimes the file computes what torch computes; without the change the old one refuses it."""
+def test_the_old_runtime_loads_the_file(
+    tmp_path: pathlib.Path, ready_host: "Callable[[str], WorkerHost]"
+) -> None:
+    """In both runtimes the file computes what torch computes; without the change the old
+    one refuses it.
+    """
     graph, x = traced(), torch.randn(1, 6)
-    litert_conversion.convert(traced(), (x,), tmp_path / "before.tflite", quantized=False, channel_last_inputs=(), channel_last_outputs=())
+    litert_conversion.convert(
+        traced(),
+        (x,),
+        tmp_path / "before.tflite",
+        quantized=False,
+        channel_last_inputs=(),
+        channel_last_outputs=(),
+    )
     older_tflite.gather_as_integers(graph)
-    litert_conversion.convert(graph, (x,), tmp_path / "after.tflite", quantized=False, channel_last_inputs=(), channel_last_outputs=())
+    litert_conversion.convert(
+        graph,
+        (x,),
+        tmp_path / "after.tflite",
+        quantized=False,
+        channel_last_inputs=(),
+        channel_last_outputs=(),
+    )
     spec = TensorSpec(name="x", dtype="float32", dims=(1, 6))
-    signature = tflite_file.described(tmp_path / "after.tflite", Signature(inputs=(spec,), outputs=(spec.model_copy(update={"name": "y"}),)))
-    before, after = (Artifact(format="tflite", parts=(Part(name="main", signature=signature, files={"model": File(path=name)}),), folder=tmp_path)
-                     for name in ("before.tflite", "after.tflite"))  # fmt: skip
+    signature = tflite_file.described(
+        tmp_path / "after.tflite",
+        Signature(inputs=(spec,), outputs=(spec.model_copy(update={"name": "y"}),)),
+    )
+    before, after = (
+        Artifact(
+            format="tflite",
+            parts=(
+                Part(name="main", signature=signature, files={"model": File(path=name)}),
+            ),
+            folder=tmp_path,
+        )
+        for name in ("before.tflite", "after.tflite")
+    )
     old = ready_host("tflite-runtime")
     for host in (LocalHost(), old):
         with host.open(after) as runner:
-            assert numpy.array_equal(next(iter(runner.infer({"x": x.numpy()}).values())), Masked()(x).numpy())
+            assert numpy.array_equal(
+                next(iter(runner.infer({"x": x.numpy()}).values())), Masked()(x).numpy()
+            )
     with pytest.raises(Exception, match="GATHER_ND"):
         old.open(before)

@@ -1,4 +1,6 @@
-"""Linear layers of a float TFLite file made fit for dynamic int8: exact in float, and much nearer to it once quantized."""
+"""Linear layers of a float TFLite file made fit for dynamic int8: exact in float, and much
+nearer to it once quantized.
+"""
 
 import pathlib
 
@@ -21,16 +23,24 @@ from edgekit.task import Task
 
 RANDOM = numpy.random.default_rng(0)
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=(1, 8, 64)),), outputs=(TensorSpec(name="output", dtype="float32", dims=(1, 8, 16)),)
+    inputs=(TensorSpec(name="input", dtype="float32", dims=(1, 8, 64)),),
+    outputs=(TensorSpec(name="output", dtype="float32", dims=(1, 8, 16)),),
 )
 
 
 class Outliers(nn.Module):
-    """A layer norm with a few huge channels before two layers that read it, as in language models, and a residual path."""
+    """A layer norm with a few huge channels before two layers that read it, as in language
+    models, and a residual path.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.up, self.gate, self.down = nn.LayerNorm(64), nn.Linear(64, 128), nn.Linear(64, 128), nn.Linear(128, 16, bias=False)
+        self.norm, self.up, self.gate, self.down = (
+            nn.LayerNorm(64),
+            nn.Linear(64, 128),
+            nn.Linear(64, 128),
+            nn.Linear(128, 16, bias=False),
+        )
         self.near = nn.Linear(64, 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -49,8 +59,18 @@ def data() -> numpy.ndarray:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("plain")
-    litert_conversion.convert(Outliers().eval(), (torch.randn(1, 8, 64),), folder / "main.tflite")
-    return Artifact(format="tflite", parts=(Part(name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}),), folder=folder)
+    litert_conversion.convert(
+        Outliers().eval(), (torch.randn(1, 8, 64),), folder / "main.tflite"
+    )
+    return Artifact(
+        format="tflite",
+        parts=(
+            Part(
+                name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}
+            ),
+        ),
+        folder=folder,
+    )
 
 
 def run(artifact: Artifact, data: numpy.ndarray) -> numpy.ndarray:
@@ -64,18 +84,29 @@ def run(artifact: Artifact, data: numpy.ndarray) -> numpy.ndarray:
     return numpy.array(rows)
 
 
-def made(step: TuneTflite | QuantizeTflite, artifact: Artifact, data: numpy.ndarray, folder: pathlib.Path) -> Artifact:
+def made(
+    step: TuneTflite | QuantizeTflite,
+    artifact: Artifact,
+    data: numpy.ndarray,
+    folder: pathlib.Path,
+) -> Artifact:
     folder.mkdir()
     step.requires(artifact)
-    task = Task(name="none", calibration=data[:48], test=(data[48:], numpy.zeros(24, "int64")))
+    task = Task(
+        name="none", calibration=data[:48], test=(data[48:], numpy.zeros(24, "int64"))
+    )
     result = step.run(artifact, Context(folder=folder, networks=dict, task=task))
     step.ensures(artifact, result)
     return result
 
 
-def test_smoothing_alone_is_exact(plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path) -> None:
+def test_smoothing_alone_is_exact(
+    plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path
+) -> None:
     """Factors before a layer and their inverses in its weights change nothing in float."""
-    tuned = made(TuneTflite(rounding="nearest", correct_bias=False), plain, data, tmp_path / "tuned")
+    tuned = made(
+        TuneTflite(rounding="nearest", correct_bias=False), plain, data, tmp_path / "tuned"
+    )
     notes = tuned.notes["parts"]["main"]
     assert any(row["alpha"] is not None for row in notes)
     assert numpy.allclose(run(tuned, data), run(plain, data), atol=1e-4, rtol=1e-4)
@@ -86,40 +117,86 @@ def test_smoothing_alone_is_exact(plain: Artifact, data: numpy.ndarray, tmp_path
     [TuneTflite(), TuneTflite(rounding="nearest", correct_bias=False)],
     ids=["all", "smooth"],
 )
-def test_dynamic_int8_comes_nearer(plain: Artifact, data: numpy.ndarray, step: TuneTflite, tmp_path: pathlib.Path) -> None:
-    """On data that calibration has not seen, LiteRT's squared error falls, by more than half with all three together."""
+def test_dynamic_int8_comes_nearer(
+    plain: Artifact, data: numpy.ndarray, step: TuneTflite, tmp_path: pathlib.Path
+) -> None:
+    """On data that calibration has not seen, LiteRT's squared error falls, by more than
+    half with all three together.
+    """
     test, wanted = data[48:], run(plain, data[48:])
     direct = made(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "direct")
-    tuned = made(QuantizeTflite("w8-dynamic"), made(step, plain, data, tmp_path / "tuned"), data, tmp_path / "quantized")
-    before, after = (float(numpy.square(run(artifact, test) - wanted).mean()) for artifact in (direct, tuned))
+    tuned = made(
+        QuantizeTflite("w8-dynamic"),
+        made(step, plain, data, tmp_path / "tuned"),
+        data,
+        tmp_path / "quantized",
+    )
+    before, after = (
+        float(numpy.square(run(artifact, test) - wanted).mean())
+        for artifact in (direct, tuned)
+    )
     assert after < (0.5 if step == TuneTflite() else 0.9) * before
 
 
-def test_rounded_weights_are_found_again(plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path) -> None:
-    """The quantizer's int8 numbers times its scales are the tuned float weights: it adds no rounding of its own."""
+def test_rounded_weights_are_found_again(
+    plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path
+) -> None:
+    """The quantizer's int8 numbers times its scales are the tuned float weights: it adds no
+    rounding of its own.
+    """
     tuned = made(TuneTflite(), plain, data, tmp_path / "tuned")
     quantized = made(QuantizeTflite("w8-dynamic"), tuned, data, tmp_path / "quantized")
-    model, stored = (tflite_file.read(artifact.path(artifact.parts[0])) for artifact in (tuned, quantized))
-    groups = [operator for group in tflite_edit.groups(model) for operator in group.operators]
+    model, stored = (
+        tflite_file.read(artifact.path(artifact.parts[0]))
+        for artifact in (tuned, quantized)
+    )
+    groups = [
+        operator for group in tflite_edit.groups(model) for operator in group.operators
+    ]
     graph = stored.subgraphs[0]
-    layers = [operator for operator in graph.operators if tflite_file.operator_name(stored, operator) == "FULLY_CONNECTED"]
+    layers = [
+        operator
+        for operator in graph.operators
+        if tflite_file.operator_name(stored, operator) == "FULLY_CONNECTED"
+    ]
     assert len(groups) == len(layers) == 4
-    found = {graph.tensors[operator.inputs[1]].name: graph.tensors[operator.inputs[1]] for operator in layers}
+    found = {
+        graph.tensors[operator.inputs[1]].name: graph.tensors[operator.inputs[1]]
+        for operator in layers
+    }
     for operator in groups:
         tensor = found[model.subgraphs[0].tensors[operator.inputs[1]].name]
-        steps = numpy.frombuffer(bytes(stored.buffers[tensor.buffer].data), "int8").reshape(tensor.shape)
+        steps = numpy.frombuffer(bytes(stored.buffers[tensor.buffer].data), "int8").reshape(
+            tensor.shape
+        )
         scale = numpy.array(tensor.quantization.scale, "float32")[:, None]
-        assert numpy.allclose(steps * scale, tflite_edit.weight(model, operator), rtol=1e-5, atol=1e-7)
+        assert numpy.allclose(
+            steps * scale, tflite_edit.weight(model, operator), rtol=1e-5, atol=1e-7
+        )
 
 
-def test_kept_and_wrong_input(plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path) -> None:
-    """Kept modules are left as they are; no samples, quantized files and data that are not finite are refused."""
+def test_kept_and_wrong_input(
+    plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path
+) -> None:
+    """Kept modules are left as they are; no samples, quantized files and data that are not
+    finite are refused.
+    """
     model = tflite_file.read(plain.path(plain.parts[0]))
-    assert [len(group.operators) for group in tflite_edit.groups(model, ("gate", "near"))] == [1, 1]
+    assert [
+        len(group.operators) for group in tflite_edit.groups(model, ("gate", "near"))
+    ] == [1, 1]
     assert tflite_edit.groups(model, ("up", "gate", "near", "down")) == []
     with pytest.raises(StepError, match="on 0 samples"):
         TuneTflite(samples=0).requires(plain)
     with pytest.raises(StepError, match="quantized already"):
-        TuneTflite().requires(made(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "quantized"))
+        TuneTflite().requires(
+            made(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "quantized")
+        )
     with pytest.raises(StepError, match="infinite or undefined numbers"):
-        made(TuneTflite(), plain, data * numpy.where(numpy.arange(72) == 5, 1e30, 1).astype("float32")[:, None, None], tmp_path / "infinite")
+        made(
+            TuneTflite(),
+            plain,
+            data
+            * numpy.where(numpy.arange(72) == 5, 1e30, 1).astype("float32")[:, None, None],
+            tmp_path / "infinite",
+        )

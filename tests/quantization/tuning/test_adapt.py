@@ -1,4 +1,6 @@
-"""What changes weights before they are quantized: the float network stays what it was, and the quantized one comes closer to it."""
+"""What changes weights before they are quantized: the float network stays what it was, and
+the quantized one comes closer to it.
+"""
 
 import torch
 
@@ -10,46 +12,94 @@ from edgekit.quantization.tuning.adapt import adapt
 from edgekit.quantization.tuning.sensitivity import sqnr
 from edgekit.scheme import Tuning
 from edgekit.signature import Signature
-from tests.quantization.networks import IMAGE, VECTOR, Rows, correlated, dense, normed, outlier, rows
+from tests.quantization.networks import (
+    IMAGE,
+    VECTOR,
+    Rows,
+    correlated,
+    dense,
+    normed,
+    outlier,
+    rows,
+)
 
 
-def adapted(network: torch.nn.Module, data: Rows, signature: Signature, tuning: Tuning) -> tuple[Calibration, Constants]:
+def adapted(
+    network: torch.nn.Module, data: Rows, signature: Signature, tuning: Tuning
+) -> tuple[Calibration, Constants]:
     return adapt(network, data, signature, Settings(observer=tuning.observer), tuning)
 
 
-def loudness(network: torch.nn.Module, signature: Signature, found: tuple[Calibration, Constants], test: torch.Tensor) -> float:
+def loudness(
+    network: torch.nn.Module,
+    signature: Signature,
+    found: tuple[Calibration, Constants],
+    test: torch.Tensor,
+) -> float:
     """The SQNR of the quantized network on other data, in dB."""
     calibration, constants = found
     with torch.no_grad():
-        return sqnr([network(test)], [simulate(network, signature, calibration, fold=True, constants=constants)(test)])
+        return sqnr(
+            [network(test)],
+            [
+                simulate(network, signature, calibration, fold=True, constants=constants)(
+                    test
+                )
+            ],
+        )
 
 
-def float_difference(network: torch.nn.Module, signature: Signature, constants: Constants, test: torch.Tensor) -> float:
+def float_difference(
+    network: torch.nn.Module, signature: Signature, constants: Constants, test: torch.Tensor
+) -> float:
     with torch.no_grad():
         wanted = network(test)
-        return float((simulate(network, signature, Calibration(), fold=True, constants=constants)(test) - wanted).abs().max() / wanted.abs().max())
+        return float(
+            (
+                simulate(network, signature, Calibration(), fold=True, constants=constants)(
+                    test
+                )
+                - wanted
+            )
+            .abs()
+            .max()
+            / wanted.abs().max()
+        )
 
 
 def test_equalization_changes_nothing_in_float_and_saves_an_outlier() -> None:
-    """Ranges of neighbouring layers agree afterwards: 20 dB less noise, and the float network computes the same."""
+    """Ranges of neighbouring layers agree afterwards: 20 dB less noise, and the float
+    network computes the same.
+    """
     network, test = outlier(), next(rows(1, 8, 8, seed=50)())[0]
     plain = adapted(network, rows(1, 8, 8), IMAGE, Tuning())
     equal = adapted(network, rows(1, 8, 8), IMAGE, Tuning(equalize=True))
     assert float_difference(network, IMAGE, equal[1], test) < 1e-5
-    assert loudness(network, IMAGE, equal, test) > loudness(network, IMAGE, plain, test) + 20
+    assert (
+        loudness(network, IMAGE, equal, test) > loudness(network, IMAGE, plain, test) + 20
+    )
     assert any(change.startswith("equalize") for change in equal[0].changes)
 
 
 def test_smoothing_moves_outliers_into_the_weights() -> None:
-    """Two loud channels of a normalization: 6 dB less noise, and the float network computes the same."""
+    """Two loud channels of a normalization: 6 dB less noise, and the float network computes
+    the same.
+    """
     network, test = normed(), next(rows(32, seed=50)())[0]
-    plain, smooth = (adapted(network, rows(32), VECTOR, tuning) for tuning in (Tuning(), Tuning(smooth=0.5)))
+    plain, smooth = (
+        adapted(network, rows(32), VECTOR, tuning)
+        for tuning in (Tuning(), Tuning(smooth=0.5))
+    )
     assert float_difference(network, VECTOR, smooth[1], test) < 1e-5
-    assert loudness(network, VECTOR, smooth, test) > loudness(network, VECTOR, plain, test) + 6
+    assert (
+        loudness(network, VECTOR, smooth, test) > loudness(network, VECTOR, plain, test) + 6
+    )
 
 
 def test_learned_rounding_is_closer_than_the_nearest_step() -> None:
-    """On correlated data weights that are rounded up or down together are closer than each for itself; none moves by more than a step."""
+    """On correlated data weights that are rounded up or down together are closer than each
+    for itself; none moves by more than a step.
+    """
     network, data, test = dense(), correlated(batches=4), next(correlated(seed=50)())[0]
     calibration, constants = adapted(network, data, VECTOR, Tuning(rounding="learned"))
     nearest = {}
@@ -60,7 +110,9 @@ def test_learned_rounding_is_closer_than_the_nearest_step() -> None:
         learned = constants[operator.weight_name]
         assert ((learned - weight).abs() <= 1.001 * scale).all()
         assert torch.allclose(learned / scale, (learned / scale).round(), atol=1e-3)
-    errors = [float_difference(network, VECTOR, changed, test) for changed in (nearest, constants)]
+    errors = [
+        float_difference(network, VECTOR, changed, test) for changed in (nearest, constants)
+    ]
     assert errors[1] < 0.7 * errors[0]
 
 
@@ -73,7 +125,9 @@ def test_bias_correction_takes_the_mean_error_out() -> None:
         calibration, constants = adapted(network, data, IMAGE, tuning)
         with torch.no_grad():
             wanted = network(test)
-            made = simulate(network, IMAGE, calibration, fold=True, constants=constants)(test)
+            made = simulate(network, IMAGE, calibration, fold=True, constants=constants)(
+                test
+            )
         errors.append(float((made - wanted).mean(0).abs().mean()))
     assert errors[1] < 0.85 * errors[0]
 
@@ -81,7 +135,9 @@ def test_bias_correction_takes_the_mean_error_out() -> None:
 def test_the_same_data_give_the_same_numbers() -> None:
     """All changes together, twice: every scale and every weight is equal to the bit."""
     tuning = Tuning(equalize=True, rounding="learned", correct_bias=True)
-    (first, ours), (second, theirs) = (adapted(outlier(), rows(1, 8, 8), IMAGE, tuning) for _ in range(2))
+    (first, ours), (second, theirs) = (
+        adapted(outlier(), rows(1, 8, 8), IMAGE, tuning) for _ in range(2)
+    )
     assert first == second
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

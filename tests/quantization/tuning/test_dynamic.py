@@ -1,4 +1,6 @@
-"""The arithmetic behind tune_tflite: what a layer's output loses by int8, and how that is lessened."""
+"""The arithmetic behind tune_tflite: what a layer's output loses by int8, and how that is
+lessened.
+"""
 
 import numpy
 import pytest
@@ -7,12 +9,16 @@ from edgekit.quantization.tuning import dynamic as dynamic_tuning
 
 RANDOM = numpy.random.default_rng(0)
 #: Correlated inputs, as every real layer has them.
-ROWS = (RANDOM.standard_normal((2000, 96)) @ RANDOM.standard_normal((96, 96)) / 10).astype("float32")
+ROWS = (RANDOM.standard_normal((2000, 96)) @ RANDOM.standard_normal((96, 96)) / 10).astype(
+    "float32"
+)
 WEIGHT = (RANDOM.standard_normal((40, 96)) / 10).astype("float32")
 
 
 def test_rows_keep_zero_and_half_a_step() -> None:
-    """Zero stays zero, and no number moves by more than half a step of its row (one step at the ends, where the zero point is rounded)."""
+    """Zero stays zero, and no number moves by more than half a step of its row (one step at
+    the ends, where the zero point is rounded).
+    """
     rows = ROWS.copy()
     rows[:, 7] = 0
     given = dynamic_tuning.quantized_rows(rows)
@@ -22,12 +28,17 @@ def test_rows_keep_zero_and_half_a_step() -> None:
 
 
 def test_learned_rounding_keeps_the_grid_and_lessens_the_error() -> None:
-    """Every weight is a whole step of the plain grid, and the outputs' squared error is less than 0.7 of rounding to nearest."""
+    """Every weight is a whole step of the plain grid, and the outputs' squared error is
+    less than 0.7 of rounding to nearest.
+    """
     learned = dynamic_tuning.rounded(WEIGHT, ROWS.T @ ROWS)
     steps = learned / dynamic_tuning.weight_scales(WEIGHT)
     assert numpy.allclose(steps, numpy.round(steps), atol=1e-3)
     assert numpy.allclose(dynamic_tuning.quantized_weight(learned), learned, atol=1e-7)
-    before, after = (numpy.square(ROWS @ (weight - WEIGHT).T).mean() for weight in (dynamic_tuning.quantized_weight(WEIGHT), learned))
+    before, after = (
+        numpy.square(ROWS @ (weight - WEIGHT).T).mean()
+        for weight in (dynamic_tuning.quantized_weight(WEIGHT), learned)
+    )
     assert after < 0.7 * before
 
 
@@ -38,7 +49,9 @@ def test_smoothing_is_taken_where_it_helps_only() -> None:
     alpha, factor = dynamic_tuning.smoothing(outliers, [WEIGHT])
     assert alpha is not None and factor is not None
     assert factor[3] < factor[4]
-    assert dynamic_tuning.output_error(outliers, [WEIGHT], factor) < 0.5 * dynamic_tuning.output_error(outliers, [WEIGHT], None)
+    assert dynamic_tuning.output_error(
+        outliers, [WEIGHT], factor
+    ) < 0.5 * dynamic_tuning.output_error(outliers, [WEIGHT], None)
     even = RANDOM.standard_normal((500, 96)).astype("float32")
     assert dynamic_tuning.smoothing(even, [WEIGHT]) == (None, None)
 
@@ -48,11 +61,19 @@ def test_bias_correction_takes_the_mean_error_away() -> None:
     rows = ROWS + 1
     new = dynamic_tuning.quantized_weight(WEIGHT)
     added = dynamic_tuning.bias_correction(rows, WEIGHT, None, new)
-    assert numpy.allclose((dynamic_tuning.quantized_rows(rows) @ new.T + added).mean(0), (rows @ WEIGHT.T).mean(0), atol=1e-5)
-    assert dynamic_tuning.remaining(rows, WEIGHT, None, new, added) <= dynamic_tuning.remaining(rows, WEIGHT, None, new, None)
+    assert numpy.allclose(
+        (dynamic_tuning.quantized_rows(rows) @ new.T + added).mean(0),
+        (rows @ WEIGHT.T).mean(0),
+        atol=1e-5,
+    )
+    assert dynamic_tuning.remaining(
+        rows, WEIGHT, None, new, added
+    ) <= dynamic_tuning.remaining(rows, WEIGHT, None, new, None)
 
 
-@pytest.mark.parametrize("rows", [numpy.zeros((5, 96), "float32"), numpy.ones((5, 96), "float32") * 3])
+@pytest.mark.parametrize(
+    "rows", [numpy.zeros((5, 96), "float32"), numpy.ones((5, 96), "float32") * 3]
+)
 def test_data_without_variety_do_no_harm(rows: numpy.ndarray) -> None:
     """Inputs that are all zero or all alike give finite weights near the given ones."""
     given = dynamic_tuning.rounded(WEIGHT, rows.T @ rows)

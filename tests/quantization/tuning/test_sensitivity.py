@@ -1,4 +1,6 @@
-"""The diagnosis: which layers are loud, whether an output mixes ranges, and what would help."""
+"""The diagnosis: which layers are loud, whether an output mixes ranges, and what would
+help.
+"""
 
 import torch
 from torch import nn
@@ -12,18 +14,35 @@ from tests.quantization.networks import IMAGE, VECTOR, outlier, rows
 
 
 def test_the_layer_with_the_outlier_is_the_loudest_and_equalization_helps_most() -> None:
-    """What reads the channel that dwarfs the others makes the noise; the trials say what would take it away."""
+    """What reads the channel that dwarfs the others makes the noise; the trials say what
+    would take it away.
+    """
     found = adapt(outlier(), rows(1, 8, 8), IMAGE, Settings(), Tuning())
-    told = diagnose(outlier(), IMAGE, rows(1, 8, 8), found, [Tuning(equalize=True), Tuning(smooth=0.5), Tuning(observer="min-max")])
+    told = diagnose(
+        outlier(),
+        IMAGE,
+        rows(1, 8, 8),
+        found,
+        [Tuning(equalize=True), Tuning(smooth=0.5), Tuning(observer="min-max")],
+    )
     assert told.layers[0].module == "depthwise"
-    assert {layer.module for layer in told.layers} == {"first", "depthwise", "point", "head"}
+    assert {layer.module for layer in told.layers} == {
+        "first",
+        "depthwise",
+        "point",
+        "head",
+    }
     assert told.activations_db < told.weights_db
     assert told.sqnr_db <= min(told.activations_db, told.weights_db) + 0.5
     best = max(told.trials, key=lambda trial: trial.sqnr_db)
     assert best.tuning == Tuning(equalize=True)
     assert best.sqnr_db > told.sqnr_db + 20
-    assert not any(trial.tuning.smooth for trial in told.trials)  # there is no normalization to smooth
-    assert "activations make most of the noise, the loudest layer is depthwise" in told.words()
+    assert not any(
+        trial.tuning.smooth for trial in told.trials
+    )  # there is no normalization to smooth
+    assert (
+        "activations make most of the noise, the loudest layer is depthwise" in told.words()
+    )
 
 
 class Joined(nn.Module):
@@ -49,7 +68,9 @@ def test_an_output_that_joins_different_ranges_is_seen() -> None:
 
 
 def test_the_ratio_of_signal_to_noise() -> None:
-    """A noise of a tenth of the signal is 20 dB; none at all is the ceiling; the loudest of several outputs counts."""
+    """A noise of a tenth of the signal is 20 dB; none at all is the ceiling; the loudest of
+    several outputs counts.
+    """
     signal = torch.ones(100)
     assert abs(sqnr([signal], [signal * 1.1]) - 20) < 1e-3
     assert sqnr([signal], [signal]) == QUIET_DB
