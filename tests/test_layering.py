@@ -17,7 +17,7 @@ import pytest
 LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(level.split())
     for level in (
-        "errors device_worker",
+        "arrays errors device_worker",
         "value",
         "signature measurement progress task formats.tensorrt.nvidia formats.tflite.names",
         "artifact formats.tensorrt.trtexec",
@@ -31,7 +31,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "planning.plan",
         "sources tasks quantization hosts checks rendering",
         "steps",
-        "formats.runtime_size",
+        "formats.runtime_size formats.module_paths",
         "formats.onnx formats.tflite",
         "formats.ort formats.tensorrt formats.edgetpu formats.ethosu formats.neural_compressor",
         "bundles.evidence",

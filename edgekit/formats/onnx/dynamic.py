@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 import numpy
 import onnx
 
+from edgekit.formats.module_paths import is_within
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.edit import Edit
 from edgekit.formats.onnx.linear import (
@@ -202,7 +203,7 @@ def _lstm(edit: Edit, node: onnx.NodeProto, keep: tuple[str, ...]) -> str:
     """An LSTM with int8 weights, one scale a row of each gate; the runtime scales its input
     and state. Gives the reason where it stays float.
     """
-    if onnx_graph.within(onnx_graph.module(node), keep):
+    if is_within(onnx_graph.module(node), keep):
         return "it was to stay in float"
     settings = onnx_graph.attributes(node)
     weights = [edit.stored(name) for name in node.input[1:3]]

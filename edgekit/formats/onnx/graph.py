@@ -4,7 +4,7 @@ constants, shorten names, write checked.
 
 import pathlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import google.protobuf.message
@@ -261,11 +261,6 @@ def operators(graph: onnx.GraphProto) -> dict[str, int]:
 def module(node: onnx.NodeProto) -> str:
     """The PyTorch module that a node of our exports came from: the path in its name."""
     return node.name.rpartition("/")[0]
-
-
-def within(path: str, paths: Iterable[str]) -> bool:
-    """Whether a module's path is one of ``paths`` or lies inside one."""
-    return any(path == outer or path.startswith(f"{outer}.") for outer in paths)
 
 
 def first_line(error: BaseException, limit: int = 240) -> str:

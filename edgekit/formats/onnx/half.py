@@ -8,6 +8,7 @@ import onnx.numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from edgekit.errors import StepError
+from edgekit.formats.module_paths import is_within
 from edgekit.formats.onnx import graph as onnx_graph
 
 
@@ -17,9 +18,7 @@ def to_half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> onnx.ModelProto
     """
     keep = tuple(keep)
     blocked = [
-        node.name
-        for node in model.graph.node
-        if onnx_graph.within(onnx_graph.module(node), keep)
+        node.name for node in model.graph.node if is_within(onnx_graph.module(node), keep)
     ]
     _own_constants(model.graph, set(blocked))
     with warnings.catch_warnings():

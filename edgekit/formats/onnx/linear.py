@@ -11,6 +11,7 @@ import onnx
 
 from edgekit.artifact import MAIN
 from edgekit.errors import StepError
+from edgekit.formats.module_paths import is_within
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.edit import Edit
 from edgekit.formats.onnx.graph import Array
@@ -95,7 +96,7 @@ def refuse_unknown(keep: Iterable[str], graphs: Mapping[str, onnx.GraphProto]) -
     }
     for path in keep:
         if not any(
-            onnx_graph.within(module, kept([path], part))
+            is_within(module, kept([path], part))
             for part, paths in modules.items()
             for module in paths
         ):
@@ -124,7 +125,7 @@ def linears(edit: Edit, keep: Iterable[str]) -> tuple[list[Linear], list[Left]]:
             layer
             if isinstance(layer, str)
             else "it was to stay in float"
-            if onnx_graph.within(module, keep)
+            if is_within(module, keep)
             else _small(layer.weight)
         )
         if reason:
@@ -150,7 +151,7 @@ def tables(edit: Edit, keep: Iterable[str]) -> list[onnx.NodeProto]:
             table.ndim == 2
             and table.dtype == numpy.float32
             and table.size >= SMALLEST_TABLE
-            and not onnx_graph.within(onnx_graph.module(node), keep)
+            and not is_within(onnx_graph.module(node), keep)
         ):
             found.append(node)
     return found

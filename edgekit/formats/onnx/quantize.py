@@ -10,6 +10,7 @@ import onnx
 from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
+from edgekit.formats.module_paths import is_within
 from edgekit.formats.onnx import blockwise as onnx_blocks
 from edgekit.formats.onnx import dynamic as onnx_dynamic
 from edgekit.formats.onnx import graph as onnx_graph
@@ -119,7 +120,7 @@ class QuantizeOnnx:
             wrong = [
                 onnx_graph.module(node)
                 for node in self._done(model)
-                if onnx_graph.within(onnx_graph.module(node), keep)
+                if is_within(onnx_graph.module(node), keep)
             ]
             if wrong:
                 raise StepError(
