@@ -1,5 +1,5 @@
-"""The networks of the bench: where each one is, how it is trained, and what edgekit is
-wanted to reach with it.
+"""The networks of the bench: where each one is, how it is trained, and what
+edgekit aims at with it.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ RUNTIMES: tuple[Runtime, ...] = ("onnx", "tflite")
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class Goals:
     """What the winner should reach: the score or what is lost of it, the latency as a share
     of float, the size.
     """
@@ -56,7 +56,7 @@ class Network:
     #: edgekit's gate on what is lost. It is judged by the whole interval, so about half of
     #: it may really be lost.
     gate: float = 0.01
-    wanted: Mapping[Runtime, Wanted] = dataclasses.field(default_factory=dict)
+    goals: Mapping[Runtime, Goals] = dataclasses.field(default_factory=dict)
 
     @property
     def file(self) -> pathlib.Path:
@@ -129,9 +129,9 @@ def train(network: torch.nn.Module, split: Split, training: Training) -> torch.n
     return network.eval()
 
 
-_CNN: Mapping[Runtime, Wanted] = {
-    "onnx": Wanted(latency=0.43, drop=0.005),
-    "tflite": Wanted(latency=0.30, drop=0.005),
+_CNN: Mapping[Runtime, Goals] = {
+    "onnx": Goals(latency=0.43, drop=0.005),
+    "tflite": Goals(latency=0.30, drop=0.005),
 }
 NETWORKS: Mapping[str, Network] = {
     network.name: network
@@ -141,10 +141,10 @@ NETWORKS: Mapping[str, Network] = {
             "digits residual network",
             Training(12, 3e-3),
             images=True,
-            wanted=_CNN,
+            goals=_CNN,
         ),
         Network(
-            "depthwise", "MNIST depthwise CNN", Training(6, 4e-3), images=True, wanted=_CNN
+            "depthwise", "MNIST depthwise CNN", Training(6, 4e-3), images=True, goals=_CNN
         ),
         Network("lstm", "LSTM on MNIST rows", Training(18, 5e-3)),
         Network(
@@ -158,9 +158,9 @@ NETWORKS: Mapping[str, Network] = {
             "sentence encoder all-MiniLM-L6-v2",
             attention=(12, 384),
             gate=0.06,
-            wanted={
-                "onnx": Wanted(latency=0.55, score=0.96, megabytes=30),
-                "tflite": Wanted(latency=0.22, score=0.97),
+            goals={
+                "onnx": Goals(latency=0.55, score=0.96, megabytes=30),
+                "tflite": Goals(latency=0.22, score=0.97),
             },
         ),
     )

@@ -46,7 +46,7 @@ class Judgement(Value):
 
     what: str
     holds: bool
-    said: str
+    reason: str
 
 
 class Result(Value):

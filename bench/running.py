@@ -62,7 +62,7 @@ def bench(network: Network, runtime: Runtime, say: Say, *, quick: bool) -> Resul
         environment=environment(making.versions()),
         rounds=protocol.rounds,
         rows=rows,
-        judgements=judgement.judge(rows, network.wanted.get(runtime)),
+        judgements=judgement.judge(rows, network.goals.get(runtime)),
     )
 
 

@@ -11,20 +11,21 @@ FILE = pathlib.Path("docs") / "explanation" / "benchmarks.md"
 TITLES = {"onnx": "ONNX Runtime", "tflite": "LiteRT (TFLite)"}
 HEAD = """# Benchmarks
 
-edgekit's winner beside its peers, each with its own documented recipes, on the same trained networks, data and runtime. `make bench` makes this file anew
-from `bench/`; nothing in it is written by hand.
+edgekit's winner and other quantizers, each with its own documented recipes, on the same trained networks, data and runtime.
+`make bench` generates this file from `bench/`; nothing in it is written by hand.
 
-* Every file is timed in turns with all others in one process: one thread, batch 1, {rounds}. `of float` is the median over rounds of the file's time by the
-  float file's in the same round, with its 95 % interval.
-* Scores are taken sample by sample on all test data; `lost` is paired with the float file on the same samples.
-* edgekit chose its scheme itself (`edgekit run int8`, scheme `auto`). The peers start from the exporters' own float files, not from edgekit's.
-* The peers' recipes are the functions in `bench/peers_onnx.py` and `bench/peers_tflite.py`, the calibration data for all of them the same 256 training samples
-  (64 for histograms, which keep all activations in memory).
+* Every file is timed interleaved with all others in one process: one thread, batch 1, {rounds}. `of float` is the median over
+  rounds of the file's time by the float file's in the same round, with its 95 % interval.
+* Scores are computed sample by sample on all test data; `lost` is paired with the float file on the same samples.
+* edgekit selected its scheme itself (`edgekit run int8`, scheme `auto`). The others start from the exporters' own float files,
+  not from edgekit's.
+* Their recipes are the functions in `bench/peers_onnx.py` and `bench/peers_tflite.py`, the calibration data for all of them the
+  same 256 training samples (64 for histograms, which keep all activations in memory).
 """
 
 
 def document(results: Results) -> str:
-    """The whole file."""
+    """Return the complete file."""
     rounds = (
         " or ".join(str(count) for count in sorted({row.rounds for row in results.results}))
         + " rounds"
@@ -56,7 +57,7 @@ def section(result: Result) -> Iterator[str]:
     yield from map(_line, shown)
     yield ""
     for judged in result.judgements:
-        yield f"* {judged.what}: {'holds' if judged.holds else '**does not hold**'}: {judged.said}"
+        yield f"* {judged.what}: {'holds' if judged.holds else '**does not hold**'}: {judged.reason}"
 
 
 def _line(row: Row) -> str:
@@ -83,7 +84,7 @@ def _ratio(ratio: Interval) -> str:
 
 
 def _judged(results: Results) -> Iterator[str]:
-    """One line a network and runtime: what holds, what does not."""
+    """One line for each network and runtime: what holds, what does not."""
     yield "| network | runtime | edgekit's winner | of float | lost (points) | does not hold |"
     yield "|---|---|---|---|---|---|"
     for result in results.results:
@@ -99,16 +100,16 @@ def _judged(results: Results) -> Iterator[str]:
 
 
 def _environment(results: Results) -> Iterator[str]:
-    """Machines and versions, each said once."""
+    """Machines and versions, each listed once."""
     yield "## Machine and versions"
     yield ""
-    said: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {}
     for result in results.results:
-        told = result.environment
+        machine = result.environment
         packages = ", ".join(
-            f"{name} {version}" for name, version in told["packages"].items()
+            f"{name} {version}" for name, version in machine["packages"].items()
         )
-        line = f"{told['processor']}, {told['cores']} cores, {told['system']}, Python {told['python']}; {packages}"
-        said.setdefault(line, []).append(f"{result.network}/{result.runtime}")
-    for line, names in said.items():
-        yield f"* {line}" if len(said) == 1 else f"* {', '.join(names)}: {line}"
+        line = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}; {packages}"
+        lines.setdefault(line, []).append(f"{result.network}/{result.runtime}")
+    for line, names in lines.items():
+        yield f"* {line}" if len(lines) == 1 else f"* {', '.join(names)}: {line}"

@@ -1,11 +1,11 @@
 """The bench's judgement on hand-made rows: who is a rival, what counts as slower, and what
-is wanted.
+edgekit aims at.
 """
 
 import pytest
 
 from bench.judgement import accuracy, judge, speed
-from bench.networks import Wanted
+from bench.networks import Goals
 from bench.results import Row
 
 
@@ -33,9 +33,9 @@ def row(
     )
 
 
-def held(rows: list[Row], wanted: Wanted | None = None) -> dict[str, bool]:
+def held(rows: list[Row], goals: Goals | None = None) -> dict[str, bool]:
     """What holds, by name."""
-    return {judged.what: judged.holds for judged in judge(rows, wanted)}
+    return {judged.what: judged.holds for judged in judge(rows, goals)}
 
 
 def test_a_winner_that_is_as_good_as_its_peers_holds() -> None:
@@ -78,7 +78,7 @@ def test_a_winner_slower_than_float_does_not_hold() -> None:
     """The float file is a rival too."""
     judged = speed([row("float", 0, 1, kind="float", over=1.3)])
     assert not judged.holds
-    assert "float" in judged.said
+    assert "float" in judged.reason
 
 
 def test_no_winner_is_one_judgement_with_the_reason() -> None:
@@ -88,22 +88,22 @@ def test_no_winner_is_one_judgement_with_the_reason() -> None:
             row("float", 0, 1, kind="float"),
             Row(name="edgekit", kind="edgekit", error="no candidate holds"),
         ],
-        Wanted(latency=0.5),
+        Goals(latency=0.5),
     )
-    assert (judged.holds, judged.said) == (False, "no candidate holds")
+    assert (judged.holds, judged.reason) == (False, "no candidate holds")
     assert not judge([row("float", 0, 1, kind="float")], None)[0].holds
 
 
 @pytest.mark.parametrize(
-    ("wanted", "what"),
+    ("goals", "what"),
     [
-        (Wanted(latency=0.4), "wanted speed"),
-        (Wanted(latency=0.6, score=0.999), "wanted score"),
-        (Wanted(latency=0.6, drop=0.001), "wanted accuracy"),
-        (Wanted(latency=0.6, megabytes=19), "wanted size"),
+        (Goals(latency=0.4), "goal for speed"),
+        (Goals(latency=0.6, score=0.999), "goal for score"),
+        (Goals(latency=0.6, drop=0.001), "goal for accuracy"),
+        (Goals(latency=0.6, megabytes=19), "goal for size"),
     ],
 )
-def test_each_number_that_is_wanted_can_fail(wanted: Wanted, what: str) -> None:
+def test_each_goal_can_fail(goals: Goals, what: str) -> None:
     """A winner at 0.5x that loses 0.2 points in 20 MB fails just the number that asks for
     more.
     """
@@ -112,6 +112,6 @@ def test_each_number_that_is_wanted_can_fail(wanted: Wanted, what: str) -> None:
             row("peer", 0.002, 0.6, over=0.9),
             row("edgekit w8a8", 0.002, 0.5, kind="edgekit"),
         ],
-        wanted,
+        goals,
     )
     assert [name for name, holds in found.items() if not holds] == [what]

@@ -54,7 +54,7 @@ def taken(
         environment=ENVIRONMENT,
         rounds=100,
         rows=rows,
-        judgements=judge(rows, NETWORKS[network].wanted.get(runtime)),
+        judgements=judge(rows, NETWORKS[network].goals.get(runtime)),
     )
 
 
@@ -85,7 +85,7 @@ def test_the_document_shows_every_row_and_judgement() -> None:
     text = table.document(Results(results=(taken("resnet", "onnx"),)))
     assert text.index("**edgekit w8a8-static**") < text.index("| float |")
     assert "RuntimeError: no (kernel)" in text
-    assert "* wanted accuracy: **does not hold**: loses 1.00 points" in text
+    assert "* goal for accuracy: **does not hold**: loses 1.00 points" in text
     assert "0.500 (0.400 to 0.600)" in text
     assert "a processor, 2 cores" in text
 
@@ -93,7 +93,7 @@ def test_the_document_shows_every_row_and_judgement() -> None:
 def test_the_document_is_drawn_from_the_results_in_the_repository(
     root: pathlib.Path,
 ) -> None:
-    """docs/benchmarks.md is what bench/results.json says, not written by hand."""
+    """docs/explanation/benchmarks.md is generated from bench/results.json, not written by hand."""
     kept = results.read(root / results.FILE)
     if not kept.results:
         pytest.skip("make bench was not run yet")
