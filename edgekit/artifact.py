@@ -5,14 +5,29 @@ An artifact never changes once it is sealed.
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
+from edgekit.errors import unknown
+from edgekit.errors import unknown
+from edgekit.formats import FORMATS
 from edgekit.signature import Signature, TensorSpec
 from edgekit.value import Value
 
-FormatName = Literal["torch", "onnx", "tflite", "tensorrt", "ethosu", "edgetpu", "ort"]
+#: The format of a network that is still PyTorch's; it has no record.
+TORCH = "torch"
+
+
+def _known_format(name: str) -> str:
+    known = (TORCH, *FORMATS)
+    if name not in known:
+        raise ValueError(unknown("format", name, known))
+    return name
+
+
+#: The name of a format: ``torch``, or one of ``edgekit.formats.FORMATS``.
+FormatName = Annotated[str, pydantic.AfterValidator(_known_format)]
 #: The name of the only part of a model that has one.
 MAIN = "main"
 

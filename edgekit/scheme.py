@@ -9,8 +9,9 @@ from typing import Literal
 import pydantic
 
 from edgekit.artifact import FormatName
-from edgekit.errors import EdgekitError
-from edgekit.value import Value, nearest
+from edgekit.errors import EdgekitError, unknown
+from edgekit.formats import FORMATS
+from edgekit.value import Value
 
 #: float: nothing is changed. cast: the weights (and the arithmetic where the runtime can)
 #: in half precision. static: activation ranges are calibrated. dynamic: activation ranges
@@ -92,7 +93,6 @@ class Scheme(Value):
     provider: Provider = "edgekit"
     #: Activations with zero point 0 (TensorRT asks for it). A target's limit can force it.
     symmetric: bool = False
-    formats: tuple[FormatName, ...]
     #: The oldest NVIDIA GPU whose TensorRT has this arithmetic for every product
     #: (edgekit/formats/tensorrt/nvidia.py: 89 for SM89); 0: no matter.
     least_capability: int = 0
@@ -101,13 +101,25 @@ class Scheme(Value):
     #: reference's output range).
     parity_steps: float
 
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def formats(self) -> tuple[FormatName, ...]:
+        """The formats whose records list this scheme."""
+        return tuple(
+            name for name, record in FORMATS.items() if self.name in record.schemes
+        )
+
+    @property
+    def wide_activations(self) -> bool:
+        """True if activations are calibrated to 16 bits."""
+        return self.calibrated and self.activation_bits == 16
+
     @property
     def calibrated(self) -> bool:
         """True where calibration data are needed."""
         return self.method == "static"
 
 
-_ALL: tuple[FormatName, ...] = ("onnx", "tensorrt", "tflite", "ort")
 SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
@@ -117,7 +129,6 @@ SCHEMES: Mapping[str, Scheme] = {
             method="float",
             weight_bits=32,
             activation_bits=32,
-            formats=(*_ALL, "edgetpu", "ethosu"),
             least_capability=80,
             parity_steps=0.05,
         ),
@@ -127,7 +138,6 @@ SCHEMES: Mapping[str, Scheme] = {
             method="cast",
             weight_bits=16,
             activation_bits=16,
-            formats=_ALL,
             parity_steps=4,
         ),
         Scheme(
@@ -136,7 +146,6 @@ SCHEMES: Mapping[str, Scheme] = {
             method="static",
             weight_bits=8,
             activation_bits=8,
-            formats=(*_ALL, "edgetpu", "ethosu"),
             least_capability=80,
             parity_steps=2,
         ),
@@ -147,7 +156,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=8,
             activation_bits=8,
             placement="linear",
-            formats=("onnx", "ort"),
             parity_steps=2,
         ),
         Scheme(
@@ -157,7 +165,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=8,
             activation_bits=8,
             trained=True,
-            formats=(*_ALL, "edgetpu", "ethosu"),
             least_capability=80,
             parity_steps=2,
         ),
@@ -168,7 +175,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=8,
             activation_bits=16,
             symmetric=True,
-            formats=("tflite",),
             parity_steps=3300,
         ),  # 26 of 255 steps, in the steps of a 16-bit output with room for twice its range
         Scheme(
@@ -178,7 +184,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=8,
             activation_bits=8,
             per_row=True,
-            formats=("onnx", "tflite", "ort"),
             parity_steps=64,
         ),
         Scheme(
@@ -187,7 +192,6 @@ SCHEMES: Mapping[str, Scheme] = {
             method="dynamic",
             weight_bits=8,
             activation_bits=8,
-            formats=("onnx", "tflite", "ort"),
             parity_steps=64,
         ),
         Scheme(
@@ -196,7 +200,6 @@ SCHEMES: Mapping[str, Scheme] = {
             method="weight",
             weight_bits=8,
             activation_bits=32,
-            formats=("onnx", "tflite", "ort"),
             parity_steps=64,
         ),
         Scheme(
@@ -205,7 +208,6 @@ SCHEMES: Mapping[str, Scheme] = {
             method="weight",
             weight_bits=4,
             activation_bits=32,
-            formats=("onnx", "tflite", "tensorrt", "ort"),
             least_capability=80,
             parity_steps=80,
         ),
@@ -216,7 +218,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=8,
             activation_bits=8,
             symmetric=True,
-            formats=("tensorrt",),
             least_capability=89,
             parity_steps=26,
         ),
@@ -227,7 +228,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=8,
             activation_bits=8,
             provider="neural-compressor",
-            formats=("onnx", "ort"),
             parity_steps=80,
         ),
         Scheme(
@@ -237,7 +237,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=4,
             activation_bits=32,
             provider="neural-compressor",
-            formats=("onnx", "ort"),
             parity_steps=80,
         ),
         Scheme(
@@ -247,7 +246,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=4,
             activation_bits=32,
             provider="neural-compressor",
-            formats=("onnx", "ort"),
             parity_steps=80,
         ),
         Scheme(
@@ -257,7 +255,6 @@ SCHEMES: Mapping[str, Scheme] = {
             weight_bits=4,
             activation_bits=32,
             provider="neural-compressor",
-            formats=("onnx", "ort"),
             parity_steps=80,
         ),
     )
@@ -352,7 +349,7 @@ def find(name: str) -> Scheme:
                 f"{known_to_fail}.", fix="edgekit schemes lists what is offered"
             )
         raise EdgekitError(
-            f"No scheme is called {name!r}; {nearest(name, SCHEMES)}",
-            fix="edgekit schemes lists them",
+            unknown("scheme", name, SCHEMES),
+            fix="'edgekit schemes' lists them",
         )
     return SCHEMES[name]

@@ -1,31 +1,36 @@
 """A target: what a device can run, as data. Adding a device is adding a file."""
 
 import pathlib
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import pydantic
 
 from edgekit.artifact import FormatName
-from edgekit.errors import TargetError
+from edgekit.errors import TargetError, unknown
+from edgekit.formats import FORMATS, runtimes
 from edgekit.formats.tensorrt import nvidia
 from edgekit.recipe import Gates
 from edgekit.scheme import SCHEMES, Scheme
-from edgekit.value import Written, folder_name, nearest, parse, read_yaml
+from edgekit.value import UserConfig, check_folder_name, parse, read_yaml
 
-Runtime = Literal["onnxruntime", "litert", "tensorrt", "edgetpu", "ethosu"]
+
+def _known_runtime(name: str) -> str:
+    known = runtimes()
+    if name not in known:
+        raise ValueError(unknown("runtime", name, known))
+    return name
+
+
+#: The name of a runtime, as in the formats' records.
+Runtime = Annotated[str, pydantic.AfterValidator(_known_runtime)]
 #: Which runtime loads which format.
-RUNTIMES: dict[FormatName, Runtime] = {
-    "onnx": "onnxruntime",
-    "ort": "onnxruntime",
-    "tflite": "litert",
-    "tensorrt": "tensorrt",
-    "edgetpu": "edgetpu",
-    "ethosu": "ethosu",
+RUNTIMES: Mapping[FormatName, Runtime] = {
+    name: record.runtime for name, record in FORMATS.items()
 }
 
 
-class Limits(Written):
+class Limits(UserConfig):
     """What the device asks of a file. These are inputs of pruning and quantizing."""
 
     #: Pruning keeps channels in multiples of this.
@@ -85,7 +90,7 @@ class Limits(Written):
         return self
 
 
-class Target(Written):
+class Target(UserConfig):
     """One device: the format of its files, the runtime, where it is reached, its schemes in
     order of preference, its limits.
     """
@@ -121,14 +126,14 @@ class Target(Written):
         """The shipped files go to a folder of this name, and an older one of this name is
         removed.
         """
-        return folder_name(name)
+        return check_folder_name(name)
 
     @pydantic.field_validator("schemes")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name not in SCHEMES:
-                raise ValueError(f"no scheme is called {name!r}; {nearest(name, SCHEMES)}")
+                raise ValueError(unknown("scheme", name, SCHEMES))
         return names
 
     @pydantic.model_validator(mode="after")

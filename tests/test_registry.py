@@ -11,8 +11,9 @@ import pytest
 
 from edgekit import registry
 from edgekit.errors import EdgekitError, MissingBackend
-from edgekit.planning import routes
-from edgekit.registry import Entry, Registry
+from edgekit.formats import FORMATS
+from edgekit.formats.record import Implementation
+from edgekit.registry import Registry
 
 TABLES = {
     "steps": registry.STEPS,
@@ -29,7 +30,7 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_every_entry_names_code_that_exists(entry: Entry, root: pathlib.Path) -> None:
+def test_every_entry_names_code_that_exists(entry: Implementation, root: pathlib.Path) -> None:
     """The module of each entry lies in the checkout and defines what the entry names; told
     without importing it.
     """
@@ -45,7 +46,7 @@ def test_every_entry_names_code_that_exists(entry: Entry, root: pathlib.Path) ->
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_every_entrys_extra_brings_what_it_needs(entry: Entry, root: pathlib.Path) -> None:
+def test_every_entrys_extra_brings_what_it_needs(entry: Implementation, root: pathlib.Path) -> None:
     """The command that is told for a missing package would install it: the extra is in
     pyproject.toml and lists it.
     """
@@ -77,9 +78,8 @@ def distributions(extra: str, extras: dict[str, list[str]]) -> set[str]:
 
 def test_every_step_of_every_route_is_known() -> None:
     """The plan names no step that the registry lacks."""
-    assert {step for route in routes.ROUTES.values() for step in route} <= set(
-        registry.STEPS
-    )
+    for record in FORMATS.values():
+        assert set(record.route) <= set(registry.STEPS)
 
 
 @pytest.mark.parametrize("name", list(registry.STEPS))
@@ -107,7 +107,7 @@ def test_every_step_keeps_the_contract(name: str) -> None:
 def test_a_missing_package_is_told_with_the_command_that_installs_it() -> None:
     """Loading code whose package is not installed is a MissingBackend, not an ImportError."""
     table = Registry(
-        "step", {"x": Entry("edgekit_test_no_such_package.module:Thing", extra="onnx")}
+        "step", {"x": Implementation("edgekit_test_no_such_package.module:Thing", extra="onnx")}
     )
     with pytest.raises(MissingBackend) as caught:
         table.load("x")
@@ -118,19 +118,19 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it() -> None:
 def test_a_hole_in_edgekit_itself_is_not_called_a_missing_package() -> None:
     """A module of edgekit that is not there is our bug and stays an ImportError."""
     with pytest.raises(ModuleNotFoundError):
-        Registry("step", {"x": Entry("edgekit.nothing:Thing")}).load("x")
+        Registry("step", {"x": Implementation("edgekit.nothing:Thing")}).load("x")
 
 
 def test_either_of_two_packages_is_enough() -> None:
     """`tensorrt_rtx|tensorrt` is missing only where both are."""
-    table = Registry("step", {"x": Entry("a:b", ("onnx", "one|two"))})
+    table = Registry("step", {"x": Implementation("a:b", ("onnx", "one|two"))})
     assert table.missing("x", {"onnx", "two"}.__contains__) == ()
     assert table.missing("x", set[str]().__contains__) == ("onnx", "one|two")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     """The table tells the nearest word."""
-    with pytest.raises(EdgekitError, match="did you mean 'zoo:resnet8'"):
+    with pytest.raises(EdgekitError, match="Did you mean 'zoo:resnet8'"):
         registry.SOURCES.entry("zoo:resnet")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from edgekit.errors import EdgekitError
-from edgekit.planning.routes import ROUTES
+from edgekit.formats import FORMATS
 from edgekit.scheme import _ALSO, NOT_OFFERED, REFUSED, SCHEMES, find, refused
 
 
@@ -15,7 +15,7 @@ def test_a_schemes_name_and_fields_agree(name: str) -> None:
     scheme = find(name)
     assert scheme.name == name
     assert scheme.formats
-    assert set(scheme.formats) <= set(ROUTES)
+    assert set(scheme.formats) <= set(FORMATS)
     assert scheme.calibrated == (scheme.method == "static")
     if name.startswith("w8"):
         assert scheme.weight_bits == 8
@@ -24,7 +24,7 @@ def test_a_schemes_name_and_fields_agree(name: str) -> None:
 
 def test_an_unknown_scheme_is_answered_with_the_nearest() -> None:
     """A slip of the finger costs one line."""
-    with pytest.raises(EdgekitError, match="did you mean 'w8a8-static'"):
+    with pytest.raises(EdgekitError, match="Did you mean 'w8a8-static'"):
         find("w8a8-statik")
 
 

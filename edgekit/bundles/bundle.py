@@ -145,7 +145,7 @@ def add(proof: Proof, artifact: Artifact, folder: pathlib.Path) -> Facts:
             shutil.copyfile(
                 proof.reference.path(part), folder / REFERENCE / part.files["model"].path
             )
-    inputs = bundled.group(proof.arrays, "input")
+    inputs = bundled.select(proof.arrays, "input")
     for part in artifact.parts:
         if "recipe" in part.files and {spec.name for spec in part.signature.inputs} <= set(
             inputs
@@ -313,7 +313,7 @@ def samples(folder: pathlib.Path, manifest: Manifest) -> "dict[str, Array]":
     from edgekit.device_worker import bundled
 
     try:
-        return bundled.samples(
+        return bundled.load_samples(
             str(folder / SAMPLES), manifest.facts.model_dump(mode="json", by_alias=True)
         )
     except ValueError as problem:

@@ -96,7 +96,7 @@ def _from_trtexec(
             fix="on the device: python verify.py --json results.json; then name that file with --results",
         )
     arrays = {name: array[:1] for name, array in bundles.samples(folder, manifest).items()}
-    fed = bundled.group(arrays, "input").keys()
+    fed = bundled.select(arrays, "input").keys()
     answered = {
         name: {spec.name for spec in signature.inputs} <= fed
         for name, signature in manifest.signatures.items()
@@ -131,7 +131,7 @@ def _answers(
     }
     if (
         len(manifest.signatures) > 1
-        and not bundled.group(arrays, "expected").keys() <= ours.keys()
+        and not bundled.select(arrays, "expected").keys() <= ours.keys()
     ):
         return [
             unmeasured(

@@ -18,7 +18,7 @@ from edgekit.cache import digest, write_text
 from edgekit.contracts import BenchProtocol
 from edgekit.device_worker import bundled, judging
 from edgekit.errors import BundleError, EdgekitError
-from edgekit.hosts.execution import runs
+from edgekit.hosts.execution import runtime_packages
 from edgekit.hosts.lookup import environments, reach
 from edgekit.hosts.runner import WorkerHost
 from edgekit.measurement import Measurement, Verdict
@@ -62,7 +62,7 @@ def verify(
         try:
             there = dataclasses.replace(reach(name), say=say)
             hello = there.hello()
-            if not runs(manifest.format, hello["versions"]):
+            if not runtime_packages(manifest.format, hello["versions"]):
                 continue
             found += 1
             whole = _default(facts, there)
@@ -142,7 +142,7 @@ def with_evidence(
 
 def verdict_on(rows: Sequence[Measurement]) -> str:
     """One verdict for what was measured, by the rules of the device."""
-    return judging.verdict([row.model_dump(mode="json") for row in rows])
+    return judging.combine_verdicts([row.model_dump(mode="json") for row in rows])
 
 
 def _taken(
@@ -162,12 +162,12 @@ def _taken(
         facts["gates"].pop(
             "speedup", None
         )  # this machine's speed is told, and says nothing of the device's
-    inputs = bundled.group(arrays, "input")
+    inputs = bundled.select(arrays, "input")
     with host.open(artifact, options_of(bool(facts["one_by_one"]))) as runner:
         ours, where = runner.infer(inputs), runner.where
     rows = judged(arrays, ours, facts, where)
     on_device = bool(facts["stands_in"]) and facts["stands_in"] not in where
-    if timed and not host.untimed and judging.may_time(facts, on_device):
+    if timed and not host.untimed and judging.can_time(facts, on_device):
         reference = bundles.reference(manifest, folder)
         files = {
             "file": artifact,
@@ -177,7 +177,7 @@ def _taken(
         beside = None if reference is None else raw["reference"].nanoseconds
         rows += [
             Measurement.model_validate(row)
-            for row in judging.times(raw["file"].nanoseconds, beside, facts, where)
+            for row in judging.summarize_times(raw["file"].nanoseconds, beside, facts, where)
         ]
     return where, rows
 
@@ -190,12 +190,12 @@ def judged(
 ) -> list[Measurement]:
     """The rows of the samples in ``arrays``, where a file gave ``ours`` for them."""
     expected, reference = (
-        bundled.group(arrays, "expected"),
-        bundled.group(arrays, "reference"),
+        bundled.select(arrays, "expected"),
+        bundled.select(arrays, "reference"),
     )
-    rows = judging.parity(ours, expected, reference, facts, where)
+    rows = judging.compare_outputs(ours, expected, reference, facts, where)
     if rows[0]["verdict"] is not None and not rows[0]["detail"].get("fault"):
-        rows += judging.accuracy(ours, reference, arrays.get("labels"), facts, where)
+        rows += judging.compare_accuracy(ours, reference, arrays.get("labels"), facts, where)
     return [Measurement.model_validate(row) for row in rows]
 
 

@@ -1,6 +1,7 @@
 """How large the shipped files are."""
 
 from edgekit.artifact import Artifact
+from edgekit.formats import FORMATS
 from edgekit.measurement import Measurement, unmeasured
 
 WHERE = "the file itself"
@@ -14,11 +15,10 @@ def size_bytes(artifact: Artifact) -> Measurement:
         return unmeasured("size_bytes", "bytes", WHERE, UNSEALED)
     # An engine also holds its kernels' text, so its own size says nothing about the
     # compressed network.
-    how = (
-        "bytes of the Q/DQ or float graph that the engine is built from"
-        if artifact.format == "tensorrt"
-        else HOW
-    )
+    record = FORMATS.get(artifact.format)
+    how = HOW
+    if record is not None and record.size_note:
+        how = record.size_note
     return Measurement(
         name="size_bytes", value=artifact.size_bytes, unit="bytes", where=WHERE, how=how
     )

@@ -14,10 +14,10 @@ from rich.text import Text
 
 import edgekit
 from edgekit import cache, registry
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit.cli import hosts, output
 from edgekit.cli.overrides import find_target
-from edgekit.planning.routes import ROUTES
+from edgekit.formats import FORMATS
 from edgekit.registry import Registry
 from edgekit.target import Target
 
@@ -64,7 +64,7 @@ def examine() -> dict[str, Any]:
         "cache": str(cache.default_root()),
         "packages": _packages(),
         "parts": [row for table in _TABLES for row in _parts(table)],
-        "targets": [_target(find_target(name)) for name in shelf.names("targets")],
+        "targets": [_target(find_target(name)) for name in catalog.names("targets")],
         "hosts": hosts.examine(),
         "tools": [
             {"name": name, "path": shutil.which(name), "for": purpose}
@@ -129,7 +129,7 @@ def _target(target: Target) -> dict[str, Any]:
     is so.
     """
     uses: Sequence[tuple[Registry, Sequence[str]]] = (
-        (registry.STEPS, ROUTES[target.format]),
+        (registry.STEPS, FORMATS[target.format].route),
         (registry.RUNTIMES, (target.runtime,)),
         (registry.AUDITS, (target.format,)),
     )

@@ -12,7 +12,8 @@ from edgekit.artifact import FormatName
 from edgekit.cli import output
 from edgekit.errors import EdgekitError
 from edgekit.estimates import table as latency_table
-from edgekit.registry import Entry, Registry
+from edgekit.formats.record import Implementation
+from edgekit.registry import Registry
 from edgekit.rendering import words
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 ESTIMATORS = Registry(
     "kind of file",
     {
-        "onnx": Entry(
+        "onnx": Implementation(
             "edgekit.estimates.estimate:of_file", ("onnx", "onnxruntime", "scipy"), "onnx"
         ),
-        "tflite": Entry(
+        "tflite": Implementation(
             "edgekit.estimates.estimate:of_file", ("ai_edge_litert", "scipy"), "tflite"
         ),
     },

@@ -1,7 +1,7 @@
 """``edgekit inspect``: what a runtime really executes in one file."""
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -9,42 +9,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgekit import registry
-from edgekit.artifact import MAIN, Artifact, File, Part
 from edgekit.cli import output
 from edgekit.cli.overrides import find_target
 from edgekit.contracts import Audit
-from edgekit.errors import EdgekitError
-from edgekit.registry import Entry, Registry
+from edgekit.formats.inspection import format_of, inspect_file
 from edgekit.rendering import words
-from edgekit.signature import Signature, TensorSpec
-from edgekit.target import Limits, Target
-
-#: Who reads one file of each format.
-READERS = Registry(
-    "kind of file",
-    {
-        "onnx": Entry("edgekit.formats.onnx.audit:read", ("onnx", "onnxruntime"), "onnx"),
-        "ort": Entry("edgekit.formats.ort.audit:read", ("onnx", "onnxruntime"), "onnx"),
-        "tflite": Entry(
-            "edgekit.formats.tflite.audit:audit_file", ("ai_edge_litert",), "tflite"
-        ),
-        "edgetpu": Entry(
-            "edgekit.formats.edgetpu.audit:audit_file", ("ai_edge_litert",), "tflite"
-        ),
-        "ethosu": Entry(
-            "edgekit.formats.ethosu.audit:audit_file", ("ai_edge_litert",), "tflite"
-        ),
-    },
-)
-#: The formats that a file's ending can mean; the first is taken where no target says
-#: otherwise.
-SUFFIX_FORMATS: Mapping[str, tuple[str, ...]] = {
-    ".onnx": ("onnx",),
-    ".ort": ("ort",),
-    ".tflite": ("tflite", "edgetpu", "ethosu"),
-    ".engine": ("tensorrt",),
-}
 
 
 @click.command()
@@ -64,71 +33,14 @@ def inspect(file: pathlib.Path, target: str | None, *, rows: bool, as_json: bool
     .engine with its .log.json beside it.
     """
     device = None if target is None else find_target(target)
-    format = _format_of(file, device)
-    audit = _read(file, format, Limits() if device is None else device.limits)
+    format = format_of(file, device)
+    audit = inspect_file(file, device)
     if as_json:
         output.show_json(_data(file, format, audit))
         return
     output.show(*_drawn(file, format, audit))
     if rows:
         output.show(Text(), _operators(audit.rows))
-
-
-def _format_of(file: pathlib.Path, device: Target | None) -> str:
-    """What kind of file this is, or an error where the device cannot take it."""
-    if any(
-        "\udc80" <= letter <= "\udcff" for letter in str(file)
-    ):  # how Python keeps bytes that are no letters
-        raise EdgekitError(
-            f"The name {str(file)!r} is not UTF-8, and the runtimes cannot open it.",
-            fix="rename the file",
-        )
-    formats = SUFFIX_FORMATS.get(file.suffix.lower())
-    if formats is None:
-        raise EdgekitError(
-            f"{file} is none of {', '.join(SUFFIX_FORMATS)}.",
-            fix="name a model file that ends in one of these",
-        )
-    if device is not None and device.format not in formats:
-        raise EdgekitError(
-            f"{device.name} takes files of the format {device.format}; {file} is {formats[0]}.",
-            fix="name another --target; 'edgekit targets' lists them",
-        )
-    return formats[0] if device is None else device.format
-
-
-def _read(file: pathlib.Path, format: str, limits: Limits) -> Audit:
-    if format == "tensorrt":
-        audit: Callable[[Artifact, Limits], Audit] = registry.AUDITS.load(format)
-        return audit(_engine(file), limits)
-    read: Callable[[pathlib.Path, Limits], Audit] = READERS.load(format)
-    return read(file, limits)
-
-
-def _engine(file: pathlib.Path) -> Artifact:
-    """An engine and its build log as an artifact.
-
-    Its signature is not known, and not read by the audit.
-    """
-    log = file.with_suffix(".log.json")
-    if not log.is_file():
-        raise EdgekitError(
-            f"There is no {log.name} beside {file}.",
-            fix="name an engine that edgekit built; an engine alone does not tell its datatypes",
-        )
-    unknown = TensorSpec(name="unknown", dtype="float32", dims=())
-    files = {"engine": File(path=file.name), "log": File(path=log.name)}
-    return Artifact(
-        format="tensorrt",
-        parts=(
-            Part(
-                name=MAIN,
-                signature=Signature(inputs=(unknown,), outputs=(unknown,)),
-                files=files,
-            ),
-        ),
-        folder=file.parent,
-    )
 
 
 def _data(file: pathlib.Path, format: str, audit: Audit) -> dict[str, Any]:

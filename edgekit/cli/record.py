@@ -13,8 +13,9 @@ from edgekit import cache as caches
 from edgekit.cli import output, progress
 from edgekit.errors import HostError
 from edgekit.estimates import table as latency_table
+from edgekit.formats.record import Implementation
 from edgekit.hosts import lookup as reach
-from edgekit.registry import Entry, Registry
+from edgekit.registry import Registry
 from edgekit.rendering import words
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 RECORDERS = Registry(
     "format",
     {
-        "onnx": Entry(
+        "onnx": Implementation(
             "edgekit.estimates.recording:record",
             ("onnx", "onnxruntime", "torch", "scipy"),
             "onnx",
         ),
-        "tflite": Entry(
+        "tflite": Implementation(
             "edgekit.estimates.recording:record",
             ("ai_edge_litert", "litert_torch", "torch", "scipy"),
             "tflite",

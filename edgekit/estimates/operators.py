@@ -13,16 +13,17 @@ from typing import Any
 
 from edgekit.artifact import MAIN, Artifact, File, FormatName, Part
 from edgekit.estimates.table import Cost
-from edgekit.registry import Entry, Registry
+from edgekit.formats.record import Implementation
+from edgekit.registry import Registry
 from edgekit.signature import Signature, TensorSpec
 
 READERS = Registry(
     "format",
     {
-        "onnx": Entry(
+        "onnx": Implementation(
             "edgekit.estimates.onnx_files:read_all", ("onnx", "onnxruntime"), "onnx"
         ),
-        "tflite": Entry(
+        "tflite": Implementation(
             "edgekit.estimates.tflite_files:read_all", ("ai_edge_litert",), "tflite"
         ),
     },
@@ -30,8 +31,10 @@ READERS = Registry(
 CUTTERS = Registry(
     "format",
     {
-        "onnx": Entry("edgekit.estimates.onnx_files:cut", ("onnx", "onnxruntime"), "onnx"),
-        "tflite": Entry(
+        "onnx": Implementation(
+            "edgekit.estimates.onnx_files:cut", ("onnx", "onnxruntime"), "onnx"
+        ),
+        "tflite": Implementation(
             "edgekit.estimates.tflite_files:cut", ("ai_edge_litert",), "tflite"
         ),
     },

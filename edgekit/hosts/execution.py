@@ -1,5 +1,7 @@
-"""Which file of a part a host loads, and in which runtime: the device's own where the
-device is there, else what stands in for it.
+"""Which file of a part a host loads, and in which runtime.
+
+A host with the device executes the device's own file; on any other host a processor
+executes the file that stands in for it.
 """
 
 import dataclasses
@@ -7,56 +9,60 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.artifact import FormatName, Part
-from edgekit.device_worker.runtimes import RUNTIME_OF
+from edgekit.formats import FORMATS
+from edgekit.formats.record import Accelerator
 
-#: Forms whose file on a processor only stands in for what the device runs.
-STANDS_IN: Mapping[FormatName, str] = {
-    "tensorrt": "same Q/DQ graph; TensorRT engine not executed",
-    "edgetpu": "CPU; Edge TPU not executed",
-    "ethosu": "CPU; Ethos-U not executed",
-}
-#: Runtime -> the packages that bring it, any of which will do; named as ``hello`` names
-#: them.
-_PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": ("onnxruntime",),
-    "litert": ("ai-edge-litert", "tflite-runtime"),
-}
-PACKAGES = tuple(name for names in _PACKAGES.values() for name in names)
+#: The packages that execute model files, under the names that hosts report.
+PACKAGES = tuple(
+    dict.fromkeys(name for record in FORMATS.values() for name in record.distributions)
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class ExecutionChoice:
     """How one part is loaded.
 
-    ``stands_in``: why its times say nothing of the device; empty where it runs on the
-    device.
+    Attributes:
+        role: the file of the part.
+        runtime: the worker's runtime that loads it.
+        stands_in: why its times say nothing about the device; empty on the device itself.
+        note: what the report says about the device, next to the runtime.
     """
 
     role: str
     runtime: str
     stands_in: str = ""
-    #: What is told of the device, behind the runtime.
     note: str = ""
 
 
-def runs(format: FormatName, versions: Mapping[str, str]) -> list[str]:
-    """The packages of a host that run files of a format; none where it cannot."""
-    return [name for name in _PACKAGES[RUNTIME_OF[format]] if versions.get(name)]
+def runtime_packages(format: FormatName, versions: Mapping[str, str]) -> list[str]:
+    """The packages of a host that execute files of a format; empty if it has none.
 
-
-def way(format: FormatName, part: Part, told: Mapping[str, Any]) -> Way:
-    """How a part of an artifact is loaded on a host that has told this of itself
-    (``WorkerHost.hello``).
+    ``versions`` maps distributions to versions, as the host reports them.
     """
-    devices = told.get("devices") or {}
-    sticks, gpu = devices.get("edgetpu") or [], bool(devices.get("gpu"))
-    if format == "edgetpu" and sticks and "compiled" in part.files:
-        return Way("compiled", "edgetpu", note=f"Edge TPU: {sticks[0]}")
-    if (
-        format == "tensorrt"
-        and gpu
-        and "engine" in part.files
-        and {"tensorrt", "tensorrt-rtx"} & set(told.get("versions", ()))
-    ):
-        return Way("engine", "tensorrt", note="engine on the GPU")
-    return Way("model", RUNTIME_OF[format], STANDS_IN.get(format, ""))
+    return [name for name in FORMATS[format].distributions if versions.get(name)]
+
+
+def choose_execution(
+    format: FormatName, part: Part, capabilities: Mapping[str, Any]
+) -> ExecutionChoice:
+    """How a part is loaded on a host with these capabilities (``WorkerHost.hello``)."""
+    record = FORMATS[format]
+    accelerator = record.accelerator
+    if accelerator is not None and accelerator.role in part.files:
+        device = _device(accelerator, capabilities)
+        if device is not None:
+            note = accelerator.note.replace("{}", device)
+            return ExecutionChoice(accelerator.role, accelerator.runtime, note=note)
+    return ExecutionChoice("model", record.loaded_by, record.stand_in)
+
+
+def _device(accelerator: Accelerator, capabilities: Mapping[str, Any]) -> str | None:
+    """The name of the host's device, or None if it has none that can be used."""
+    present = (capabilities.get("devices") or {}).get(accelerator.feature)
+    if not present:
+        return None
+    installed = set(capabilities.get("versions", ()))
+    if accelerator.distributions and not installed.intersection(accelerator.distributions):
+        return None
+    return str(present[0]) if isinstance(present, list) else ""

@@ -8,13 +8,16 @@ import signal
 from collections.abc import Callable, Sequence
 
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError
+from edgekit.formats import FORMATS
 from edgekit.hosts.responses import plain
 
 #: What a failure's text says of a package that is not there -> what pip calls it.
 PACKAGES = (
     ("numpy", "numpy"),
-    ("onnxruntime", "onnxruntime"),
-    ("litert|tflite", "ai-edge-litert"),
+    *dict.fromkeys(
+        (record.loaded_by, record.distributions[0]) for record in FORMATS.values()
+    ),
+    ("tflite", FORMATS["tflite"].distributions[0]),
 )
 #: What runtimes say of a file that is newer than they are.
 TOO_OLD = r"[Oo]lder version of this builtin|old TFLite binary|Unsupported model IR version|is till opset|Opset \d+ is under development|No Op registered for"

@@ -15,9 +15,10 @@ from edgekit.device_worker.batches import LARGEST_SLICE
 from edgekit.device_worker.frames import LARGEST_PAYLOAD
 from edgekit.device_worker.runtimes import RUNTIME_OF
 from edgekit.errors import HostError, RunnerError
+from edgekit.formats import FORMATS
 from edgekit.hosts import copying
 from edgekit.hosts import responses as replies
-from edgekit.hosts.execution import Way, way
+from edgekit.hosts.execution import ExecutionChoice, choose_execution
 from edgekit.hosts.process import Start, WorkerProcess
 from edgekit.signature import TensorSpec
 
@@ -184,27 +185,29 @@ class WorkerHost:
             process.close()
             raise
 
-    def _ways(self, artifact: Artifact, told: Mapping[str, Any]) -> list[Way]:
+    def _ways(self, artifact: Artifact, told: Mapping[str, Any]) -> list[ExecutionChoice]:
         if artifact.format not in RUNTIMES:
             raise RunnerError(
                 f"No host runs the format {artifact.format!r}.",
                 fix="export the artifact first; torch networks run with TorchRunner",
             )
-        return [way(artifact.format, part, told) for part in artifact.parts]
+        return [choose_execution(artifact.format, part, told) for part in artifact.parts]
 
     def _load(
         self,
         process: WorkerProcess,
         artifact: Artifact,
         prefix: str,
-        ways: Sequence[Way],
+        ways: Sequence[ExecutionChoice],
         options: Mapping[str, Any],
     ) -> str:
         """Load every part as ``<prefix><part>``, check it against its signature, and tell
         where it runs.
         """
         runtime, wanted = "", dict(options)
-        if artifact.format == "tensorrt" and all(found.stands_in for found in ways):
+        if not FORMATS[artifact.format].stand_in_optimized and all(
+            found.stands_in for found in ways
+        ):
             wanted = {"optimize": False, **wanted}
         for part, found in zip(artifact.parts, ways, strict=True):
             file = artifact.path(part, found.role)
@@ -387,7 +390,7 @@ def _record(
     return arrays
 
 
-def _refuse_to_time(name: str, artifact: Artifact, ways: Sequence[Way]) -> None:
+def _refuse_to_time(name: str, artifact: Artifact, ways: Sequence[ExecutionChoice]) -> None:
     why = next((found.stands_in for found in ways if found.stands_in), "")
     if why:
         raise RunnerError(

@@ -11,7 +11,7 @@ from edgekit.bundles.evidence import judged, options_of
 from edgekit.bundles.shipping import placed
 from edgekit.checks import parity
 from edgekit.checks.metrics import metric_name
-from edgekit.hosts.execution import STANDS_IN
+from edgekit.formats import FORMATS
 from edgekit.pipeline.candidate import Entry, Ground
 from edgekit.report import describe
 
@@ -59,11 +59,11 @@ def gather(ground: Ground, winner: Entry, reference: Entry) -> Proof:
     }
     # On a host that has the device its own runtime was run; elsewhere the place says what
     # stood in for it.
-    stands_in = STANDS_IN.get(artifact.format, "")
+    stands_in = FORMATS[artifact.format].stand_in
     stood_in = bool(stands_in) and stands_in in where
     beside = (
         reference.artifact
-        if reference.artifact.key != artifact.key and artifact.format not in STANDS_IN
+        if reference.artifact.key != artifact.key and not FORMATS[artifact.format].stand_in
         else None
     )
     steps_apart = scheme.find(winner.scheme).parity_steps

@@ -11,6 +11,7 @@ from edgekit.bundles.shipping import machine
 from edgekit.cache import digest
 from edgekit.contracts import BenchProtocol, Host, Runner
 from edgekit.errors import EdgekitError, ModelError, NothingToDo, RunnerError, StepError
+from edgekit.formats import main_distributions
 from edgekit.hosts.torch_local import TorchRunner
 from edgekit.measurement import Measurement, MeasurementName
 from edgekit.pipeline import verdict
@@ -24,7 +25,7 @@ from edgekit.report import CandidateReport, describe
 #: each measurement's key.
 MEASURING = ("edgekit.pipeline.verification", "edgekit.pipeline.timing")
 #: The distributions on which measurements depend.
-RUNTIME_PACKAGES = ("onnxruntime", "ai-edge-litert", "torch", "numpy")
+RUNTIME_PACKAGES = (*main_distributions(), "torch", "numpy")
 
 
 @dataclasses.dataclass

@@ -26,6 +26,12 @@ _FROM = re.compile(
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+([^\n]*)", re.MULTILINE)
 _BY_NAME = re.compile(rf"""["']({PACKAGE}(?:\.\w+)+)(?::\w+)?["']""")
 _SCRIPT = re.compile(r"""["'](\w+)\.py["']""")
+#: A record of a format names modules in its own folder. Only the registry loads them, so a
+#: module that reads the records does not depend on them, but one that uses the registry does.
+FORMATS = f"{PACKAGE}.formats"
+REGISTRY = f"{PACKAGE}.registry"
+_RECORD = re.compile(rf"{PACKAGE}\.formats\.\w+\.(?:format|provider)")
+_IN_FOLDER = re.compile(r"""["'](\w+):\w+["']""")
 _COMMENT = re.compile(r"#[^\n]*")
 #: Imports for annotations only: they are never executed.
 _ANNOTATIONS = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+[^\n]*\n|\n)+", re.MULTILINE)
@@ -49,7 +55,12 @@ class ImportGraph:
     @functools.cached_property
     def imports(self) -> Mapping[str, frozenset[str]]:
         """The modules that each module imports, directly."""
-        return {name: frozenset(self._imports_of(name)) - {name} for name in self._files}
+        found = {name: frozenset(self._imports_of(name)) - {name} for name in self._files}
+        if REGISTRY in found:
+            found[REGISTRY] |= self._named_by_records
+        if FORMATS in found:
+            found[FORMATS] |= self._records
+        return found
 
     def reachable(self, modules: Iterable[str]) -> frozenset[str]:
         """The given modules and everything that they import, however deep.
@@ -79,6 +90,21 @@ class ImportGraph:
             total.update(f"{name}:{len(content)}:".encode())
             total.update(content)
         return total.hexdigest()
+
+    @functools.cached_property
+    def _records(self) -> frozenset[str]:
+        """The modules with the records of formats and providers."""
+        return frozenset(name for name in self._files if _RECORD.fullmatch(name))
+
+    @property
+    def _named_by_records(self) -> frozenset[str]:
+        """What the records name as ``"module:attribute"`` in their own folder."""
+        named: set[str] = set()
+        for record in self._records:
+            source = self._files[record].read_text(encoding="utf-8")
+            for module in _IN_FOLDER.findall(source):
+                named.update(self._resolve(f"{record.rpartition('.')[0]}.{module}"))
+        return frozenset(named)
 
     def _imports_of(self, name: str) -> Iterator[str]:
         path = self._files[name]

@@ -24,6 +24,7 @@ from edgekit.bundles.shipping import (
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError, TaskError
+from edgekit.formats import FORMATS, main_distributions
 from edgekit.hosts.lookup import environments, reach
 from edgekit.measurement import Measurement, worst
 from edgekit.pipeline.build import Build, identities, versions
@@ -43,16 +44,9 @@ PACKAGES = (
     "torch",
     "torchao",
     "numpy",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "litert-torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "tensorrt-rtx",
-    "tensorrt",
+    *main_distributions(),
+    *(name for record in FORMATS.values() for name in record.build_distributions),
     "torch-pruning",
-    "ethos-u-vela",
 )
 
 

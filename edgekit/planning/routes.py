@@ -1,6 +1,6 @@
-"""Which steps make which scheme for which format, and with which parameters.
+"""Which steps produce which scheme's file, and with which parameters.
 
-Literal tables; imports no framework.
+The routes themselves are in the records of the formats. No framework is imported.
 """
 
 import dataclasses
@@ -8,78 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.artifact import FormatName
-from edgekit.scheme import SCHEMES, Provider, Scheme, Tuning
+from edgekit.formats import FORMATS, PROVIDERS, format_steps
+from edgekit.formats.record import FormatStep
+from edgekit.registry import TORCH_STEPS
+from edgekit.scheme import SCHEMES, Scheme, Tuning
 from edgekit.target import Target
 
-#: What follows the torch-side steps, by the format the target runs. A step that the scheme
-#: does not need is left out.
-ROUTES: Mapping[FormatName, tuple[str, ...]] = {
-    "onnx": (
-        "quantize_torch",
-        "train_quantized",
-        "torch_to_onnx",
-        "lower_onnx",
-        "quantize_onnx",
-    ),
-    "ort": (
-        "quantize_torch",
-        "train_quantized",
-        "torch_to_onnx",
-        "lower_onnx",
-        "quantize_onnx",
-        "onnx_to_ort",
-    ),
-    "tensorrt": (
-        "quantize_torch",
-        "train_quantized",
-        "torch_to_onnx",
-        "quantize_onnx",
-        "onnx_to_tensorrt",
-    ),
-    "tflite": (
-        "quantize_torch",
-        "train_quantized",
-        "torch_to_tflite",
-        "calibrate_tflite",
-        "tune_tflite",
-        "quantize_tflite",
-    ),
-    "edgetpu": (
-        "quantize_torch",
-        "train_quantized",
-        "torch_to_tflite",
-        "quantize_tflite",
-        "tflite_to_edgetpu",
-    ),
-    "ethosu": ("quantize_torch", "train_quantized", "torch_to_tflite", "tflite_to_ethosu"),
-}
-#: Schemes that go another way than their method tells.
-_OWN_WAYS: Mapping[tuple[FormatName, str], tuple[str, ...]] = {
-    ("tensorrt", "fp8"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
-    ("tensorrt", "w4-weight"): ("torch_to_onnx", "quantize_tensorrt", "onnx_to_tensorrt"),
-}
-#: The schemes' methods for which a step has work to do; a step that is not named always
-#: has.
-_WORKS_FOR: Mapping[str, tuple[str, ...]] = {
-    "quantize_torch": ("static",),
-    "train_quantized": ("static",),
-    "lower_onnx": ("static",),
-    "quantize_onnx": ("cast", "dynamic", "weight"),
-    "calibrate_tflite": ("static",),
-    "tune_tflite": ("dynamic",),
-    "quantize_tflite": ("cast", "dynamic", "weight"),
-    "tflite_to_edgetpu": ("static",),
-    "tflite_to_ethosu": ("static",),
-}
-#: The steps that another provider's step stands for: it takes the float network and gives
-#: the quantized file.
-_INSTEAD: Mapping[Provider, tuple[str, tuple[str, ...]]] = {
-    "neural-compressor": (
-        "neural_compressor_to_onnx",
-        ("quantize_torch", "torch_to_onnx", "quantize_onnx"),
-    ),
-}
+STEPS: Mapping[str, FormatStep] = {**TORCH_STEPS, **format_steps()}
 _PLAIN = Tuning()
+_LIMIT = "limits."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,124 +33,115 @@ class PlannedStep:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedCandidate:
-    """What is done, after the shared steps, to get one scheme's file."""
+    """The steps that follow the shared ones and produce one scheme's file."""
 
     scheme: str
     steps: tuple[PlannedStep, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """What the parameters of the steps are taken from."""
+
+    scheme: Scheme
+    target: Target
+    samples: int
+    tuning: Tuning
+
+
 def candidate(
     name: str, target: Target, samples: int, tuning: Tuning = _PLAIN
 ) -> PlannedCandidate:
-    """One scheme's steps for a target; ``tuning`` is what a remedy changes, and is told in
-    the candidate's name.
+    """Plan one scheme's file for a target.
+
+    ``tuning`` is what a remedy changes; the candidate's name describes it.
     """
-    told = tuning.describe()
-    return PlannedCandidate(
-        f"{name}+{told}" if told else name, _route(SCHEMES[name], target, samples, tuning)
-    )
+    scheme = SCHEMES[name]
+    request = _Request(scheme, target, samples, tuning)
+    several_signatures = len(target.limits.batches) > 1
+    steps = []
+    for step in steps_of(scheme, target):
+        if not (several_signatures and STEPS[step].one_signature):
+            steps.append(PlannedStep(step, step, _parameters(step, request)))
+    description = tuning.describe()
+    label = f"{name}+{description}" if description else name
+    return PlannedCandidate(label, tuple(steps))
 
 
-def _route(
-    scheme: Scheme, target: Target, samples: int, tuning: Tuning
-) -> tuple[PlannedStep, ...]:
-    limits = target.limits
-    tuned = (
-        {"tuning": tuning.model_dump(mode="json", exclude_defaults=True)}
-        if tuning != _PLAIN
-        else {}
-    )
-    kept = {"keep": list(tuning.keep)} if tuning.keep else {}
-    symmetric = scheme.symmetric or limits.activations == "symmetric"
-    engine = {
-        "compute_capabilities": list(limits.compute_capabilities),
-        "max_batch": limits.max_batch,
-        "opt_batch": limits.opt_batch,
-        "profiles": [list(row) for row in limits.profiles],
-    }
-    parameters: Mapping[str, Mapping[str, Any]] = {
-        "quantize_torch": {
-            "scheme": scheme.name,
-            "runtime": target.runtime,
-            "symmetric": symmetric,
-            "samples": samples,
-            **tuned,
-        },
-        "quantize_onnx": {"scheme": scheme.name, **kept},
-        "torch_to_tflite": {"batches": list(limits.batches)}
-        if len(limits.batches) > 1
-        else {},
-        "calibrate_tflite": {"scheme": scheme.name, "samples": samples, **kept},
-        "tune_tflite": {"samples": samples, **kept},
-        "quantize_tflite": {"scheme": scheme.name, **kept},
-        "neural_compressor_to_onnx": {"scheme": scheme.name, "samples": samples},
-        "quantize_tensorrt": {
-            "scheme": scheme.name,
-            "compute_capabilities": list(limits.compute_capabilities),
-            "samples": samples,
-            **kept,
-        },
-        "onnx_to_tensorrt": engine,
-        "onnx_to_engine_recipe": {**engine, "parity_steps": scheme.parity_steps},
-        "tflite_to_edgetpu": {"io": "uint8" if limits.io == "any" else limits.io},
-        "tflite_to_ethosu": {
-            "accelerator": limits.accelerator,
-            "system_config": limits.system_config,
-            "memory_mode": limits.memory_mode,
-            "sram_bytes": limits.sram_bytes,
-        },
-    }
-    # Tuning changes one graph and the weights that all signatures share.
-    skipped = ("tune_tflite",) if len(limits.batches) > 1 else ()
-    names = _on_target(_steps(scheme, target.format), scheme, target)
-    return tuple(
-        PlannedStep(name, name, parameters.get(name, {}))
-        for name in names
-        if name not in skipped
-    )
+def steps_of(scheme: Scheme, target: Target) -> tuple[str, ...]:
+    """The names of a scheme's steps for a target, in order.
 
-
-def _on_target(names: tuple[str, ...], scheme: Scheme, target: Target) -> tuple[str, ...]:
-    """The steps with those of the device.
-
-    What it refuses (the float reference of a GPU without float products) stays an ONNX
-    file.
+    What the device refuses, such as the float reference of a GPU without float products,
+    is not compiled and stays a file of the format before.
     """
-    if target.format != "tensorrt":
+    record = FORMATS[target.format]
+    names = route(scheme, target.format)
+    if not record.compile_step:
         return names
-    last = (
-        ()
-        if target.refuses(scheme.name)
-        else (
-            "onnx_to_engine_recipe"
-            if target.limits.build == "on device"
-            else "onnx_to_tensorrt",
-        )
-    )
-    return (*(name for name in names if name != "onnx_to_tensorrt"), *last)
+    before = tuple(name for name in names if name != record.compile_step)
+    if target.refuses(scheme.name):
+        return before
+    if target.limits.build == "on device":
+        return (*before, record.compile_on_device_step)
+    return (*before, record.compile_step)
 
 
-def _steps(scheme: Scheme, format: FormatName) -> tuple[str, ...]:
-    """The names of a scheme's steps, in order."""
-    if (format, scheme.name) in _OWN_WAYS:
-        return _OWN_WAYS[format, scheme.name]
-    names = tuple(name for name in ROUTES[format] if _has_work(name, scheme))
-    if scheme.provider in _INSTEAD:
-        step, replaced = _INSTEAD[scheme.provider]
-        names = (step, *(name for name in names if name not in replaced))
-    return names
+def route(scheme: Scheme, format: FormatName) -> tuple[str, ...]:
+    """The names of the steps from the network to a file with this scheme, in order."""
+    record = FORMATS[format]
+    if scheme.name in record.other_routes:
+        return record.other_routes[scheme.name]
+    names = tuple(name for name in record.route if _has_work(STEPS[name], scheme))
+    provider = PROVIDERS.get(scheme.provider)
+    if provider is None:
+        return names
+    return (provider.step_name, *(name for name in names if name not in provider.replaces))
 
 
-def _has_work(step: str, scheme: Scheme) -> bool:
-    """Whether a step has something to do for a scheme: 16-bit activations are calibrated on
-    the TFLite file, rows are tuned for.
-    """
-    if scheme.method not in _WORKS_FOR.get(step, (scheme.method,)):
+def _has_work(step: FormatStep, scheme: Scheme) -> bool:
+    """Whether a step changes anything for a scheme."""
+    if step.methods and scheme.method not in step.methods:
         return False
-    sixteen = scheme.activation_bits == 16 and scheme.calibrated
-    return {
-        "quantize_torch": not sixteen,
-        "train_quantized": scheme.trained,
-        "calibrate_tflite": sixteen,
-        "tune_tflite": scheme.per_row,
-    }.get(step, True)
+    if not step.only_if:
+        return True
+    name = step.only_if.removeprefix("not ")
+    holds = bool(getattr(scheme, name))
+    return holds != step.only_if.startswith("not ")
+
+
+def _parameters(step: str, request: _Request) -> dict[str, Any]:
+    """The parameters of a step, by the words in its record."""
+    parameters: dict[str, Any] = {}
+    for word in STEPS[step].parameters:
+        parameters |= _parameter(word, request)
+    return parameters
+
+
+def _parameter(word: str, request: _Request) -> dict[str, Any]:
+    """One parameter by name; empty if the step's default holds."""
+    limits = request.target.limits
+    if word.startswith(_LIMIT):
+        name = word.removeprefix(_LIMIT)
+        return {name: limits.model_dump(mode="json")[name]}
+    if word == "keep":
+        return {"keep": list(request.tuning.keep)} if request.tuning.keep else {}
+    if word == "tuning":
+        changes = request.tuning.model_dump(mode="json", exclude_defaults=True)
+        return {"tuning": changes} if request.tuning != _PLAIN else {}
+    if word == "batches":
+        return {"batches": list(limits.batches)} if len(limits.batches) > 1 else {}
+    if word == "io":
+        return {"io": limits.io} if limits.io != "any" else {}
+    return {word: _value(word, request)}
+
+
+def _value(word: str, request: _Request) -> Any:
+    scheme, target = request.scheme, request.target
+    values = {
+        "scheme": scheme.name,
+        "samples": request.samples,
+        "runtime": target.runtime,
+        "symmetric": scheme.symmetric or target.limits.activations == "symmetric",
+        "parity_steps": scheme.parity_steps,
+    }
+    return values[word]

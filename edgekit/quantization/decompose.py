@@ -14,6 +14,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.errors import StepError
+from edgekit.formats import kernels_of, runtimes
 from edgekit.quantization.capture import module_of
 from edgekit.quantization.edgetpu import FOR_EDGETPU
 from edgekit.quantization.operators import SPLIT, TFLITE, WEIGHTED, A
@@ -25,7 +26,11 @@ from edgekit.quantization.site import Site
 #: what it is added to.
 _LARGEST = 1024.0
 _MILLIONTH = 2**-20
-_EMBEDDING_RUNTIMES = ("onnxruntime", *TFLITE)
+_EMBEDDING_RUNTIMES = tuple(
+    runtime
+    for runtime in runtimes()
+    if {"onnxruntime", "litert"}.intersection(kernels_of(runtime))
+)
 
 
 def decompose(graph: GraphModule, settings: Settings) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 
+from edgekit.formats import kernels_of, runtimes
 from edgekit.target import Runtime
 
 A = torch.ops.aten
@@ -36,7 +37,9 @@ _TPU: Runtime = "edgetpu"
 _NPU: Runtime = "ethosu"
 #: The runtimes whose file is a TFLite file; those for a device hold more int8 operators
 #: than LiteRT gains by.
-TFLITE: tuple[Runtime, ...] = (_LITE, _TPU, _NPU)
+TFLITE: tuple[Runtime, ...] = tuple(
+    runtime for runtime in runtimes() if _LITE in kernels_of(runtime)
+)
 _ALL: tuple[Runtime, ...] = (_ORT, _LITE, _TRT)
 _CPU: tuple[Runtime, ...] = (_ORT, _LITE)
 RECURRENT = "recurrent layers stay float; the scheme w8-dynamic makes their weights int8"
@@ -65,7 +68,7 @@ class Operator:
             return _ORT in self.runtimes or (
                 self.kind != "weighted" and _LITE in self.runtimes
             )
-        return runtime in self.runtimes or (runtime in TFLITE and _LITE in self.runtimes)
+        return any(row in self.runtimes for row in kernels_of(runtime))
 
 
 def _rows(

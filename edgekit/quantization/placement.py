@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch.fx import GraphModule, Node
 
+from edgekit.formats import kernels_of
 from edgekit.quantization.capture import module_of
 from edgekit.quantization.operators import (
     BOUNDS,
@@ -228,7 +229,7 @@ def _refused(node: Node, row: Operator, settings: Settings) -> str:
         and BOUNDS[node.target][0] == 0  # type: ignore[index]
         and settings.symmetric
         and settings.activation_bits == 8
-        and settings.runtime != "onnxruntime"
+        and "onnxruntime" not in kernels_of(settings.runtime)
     ):
         return "in TFLite its zero point is -128"
     if node.target is A.pad.default and not _pads_zeros(node):

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from edgekit.cli.main import main
 from edgekit.formats.ethosu import vela
 from edgekit.formats.onnx import audit as audit_onnx
-from edgekit.registry import Entry, Registry
+from edgekit.formats.record import Implementation
+from edgekit.registry import Registry
 
 onnx = pytest.importorskip("onnx")
 
@@ -232,7 +233,7 @@ def test_a_missing_runtime_is_told_with_its_command(
         "edgekit.cli.inspect.READERS",
         Registry(
             "kind of file",
-            {"onnx": Entry("no_such_runtime.audit:read", ("no_such_runtime",), "onnx")},
+            {"onnx": Implementation("no_such_runtime.audit:read", ("no_such_runtime",), "onnx")},
         ),
     )
     done = inspect(model)

@@ -5,7 +5,7 @@ so, everywhere else.
 import pytest
 
 from edgekit.artifact import File, FormatName, Part
-from edgekit.hosts.execution import way
+from edgekit.hosts.execution import choose_execution
 from edgekit.hosts.local import LocalHost
 from edgekit.signature import Signature, TensorSpec
 
@@ -41,7 +41,7 @@ def test_the_way_is_the_devices_own_where_it_is(
     """A stick takes the compiled file, a GPU with TensorRT the engine; a file that only
     stands in is told as such.
     """
-    found = way(format, PART, told)
+    found = choose_execution(format, PART, told)
     assert (found.role, found.runtime) == (role, runtime)
     assert bool(found.stands_in) == (
         format in ("edgetpu", "tensorrt", "ethosu") and role == "model"
@@ -51,7 +51,7 @@ def test_the_way_is_the_devices_own_where_it_is(
 def test_a_part_that_was_not_compiled_stands_in() -> None:
     """Without the compiler there is no file for the stick."""
     bare = PART.model_copy(update={"files": {"model": File(path="m.tflite")}})
-    assert way("edgetpu", bare, STICK).stands_in
+    assert choose_execution("edgetpu", bare, STICK).stands_in
 
 
 def test_this_machine_tells_what_devices_it_has() -> None:

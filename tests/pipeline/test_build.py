@@ -9,11 +9,12 @@ import pytest
 from edgekit import registry
 from edgekit.cache import Cache
 from edgekit.errors import MissingBackend, StepError
+from edgekit.formats.record import Implementation
 from edgekit.pipeline.build import Build, try_follow, versions
 from edgekit.pipeline.code_identity import code_digest
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Silent
-from edgekit.registry import Entry, Registry
+from edgekit.registry import Registry
 from edgekit.task import Task
 from edgekit.testing import FakeStep, tiny_task
 
@@ -42,8 +43,8 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     """
     fakes = {
         "load_model": registry.STEPS.entry("load_model"),
-        "mark": Entry("edgekit.testing:FakeStep"),
-        "gone": Entry("edgekit_nowhere:Step", extra="prune"),
+        "mark": Implementation("edgekit.testing:FakeStep"),
+        "gone": Implementation("edgekit_nowhere:Step", extra="prune"),
     }
     monkeypatch.setattr(registry, "STEPS", Registry("step", fakes))
     monkeypatch.chdir(tmp_path)

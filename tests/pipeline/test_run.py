@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import recipe, report, target
 from edgekit.errors import PlanError, TaskError
 from edgekit.pipeline.run import Options, run
@@ -42,7 +42,7 @@ def planned(*targets: str) -> plan.Plan:
     wanted = recipe.Recipe.model_validate({**SETTINGS, "targets": targets})
     return plan.plan(
         wanted,
-        plan.targets_of(wanted, lambda name: target.load(shelf.find("targets", name))),
+        plan.targets_of(wanted, lambda name: target.load(catalog.find("targets", name))),
     )
 
 
@@ -118,7 +118,7 @@ def hosted(folder: pathlib.Path, python: str, **changes: object) -> target.Targe
         "schemes": ("w8a8-static", "float"),
         **changes,
     }
-    return target.load(shelf.find("targets", "cpu-onnx")).model_copy(update=changed)
+    return target.load(catalog.find("targets", "cpu-onnx")).model_copy(update=changed)
 
 
 def test_a_host_that_fails_costs_its_own_target_and_the_same_command_goes_on(
@@ -130,7 +130,7 @@ def test_a_host_that_fails_costs_its_own_target_and_the_same_command_goes_on(
     """
     cache = ran[1] / "cache"
     wanted = recipe.Recipe.model_validate({**SETTINGS, "targets": ["cpu-onnx"]})
-    here = target.load(shelf.find("targets", "cpu-onnx"))
+    here = target.load(catalog.find("targets", "cpu-onnx"))
     for python, verdict in (
         ("/bin/false", "unmeasured"),
         ("/bin/echo", "unmeasured"),
@@ -196,7 +196,7 @@ def test_an_impossible_plan_is_refused_before_any_work(tmp_path: pathlib.Path) -
     )
     with pytest.raises(PlanError, match="names no network"):
         run(
-            plan.plan(wanted, [target.load(shelf.find("targets", "cpu-onnx"))]),
+            plan.plan(wanted, [target.load(catalog.find("targets", "cpu-onnx"))]),
             Options(tmp_path / "out", tmp_path / "cache"),
         )
     assert list(tmp_path.iterdir()) == []
@@ -226,7 +226,7 @@ def test_a_metric_that_does_not_fit_is_told_before_any_training(
     wanted = recipe.Recipe.model_validate(changed)
     with pytest.raises(TaskError, match="label"):
         run(
-            plan.plan(wanted, [target.load(shelf.find("targets", "cpu-onnx"))]),
+            plan.plan(wanted, [target.load(catalog.find("targets", "cpu-onnx"))]),
             Options(tmp_path / "out", tmp_path / "cache", told),
         )
     assert told.started == ["load"]

@@ -86,7 +86,7 @@ def test_an_estimate_stands_beside_the_unmeasured_latency(tmp_path: pathlib.Path
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("", None), ("nowhere", "No latency table is called 'nowhere'")]
+    ("name", "said"), [("", None), ("nowhere", "Unknown latency table 'nowhere'")]
 )
 def test_no_table_stops_nothing(
     name: str, said: str | None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -3,13 +3,15 @@ is needed.
 """
 
 import json
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgekit.artifact import Artifact, Part
+from edgekit.artifact import MAIN, Artifact, File, Part
 from edgekit.contracts import Audit
-from edgekit.errors import RunnerError
+from edgekit.errors import EdgekitError, RunnerError
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
+from edgekit.signature import Signature, TensorSpec
 from edgekit.target import Limits
 
 Row = Mapping[str, Any]
@@ -56,6 +58,26 @@ def audit(artifact: Artifact, limits: Limits) -> Audit:
         [_row(row) for row in rows],
         [text for name, log in logs.items() for text in _warnings(name, log, limits)],
     )
+
+
+def audit_file(path: pathlib.Path, limits: Limits) -> Audit:
+    """Audit one engine by its build log, ``<name>.log.json`` in the same folder.
+
+    Raises:
+        EdgekitError: there is no build log.
+    """
+    log = path.with_suffix(".log.json")
+    if not log.is_file():
+        raise EdgekitError(
+            f"There is no {log.name} next to {path}.",
+            fix="name an engine that edgekit built; an engine alone does not report its datatypes",
+        )
+    # The audit does not read the signature.
+    unknown = TensorSpec(name="unknown", dtype="float32", dims=())
+    signature = Signature(inputs=(unknown,), outputs=(unknown,))
+    files = {"engine": File(path=path.name), "log": File(path=log.name)}
+    part = Part(name=MAIN, signature=signature, files=files)
+    return audit(Artifact(format="tensorrt", parts=(part,), folder=path.parent), limits)
 
 
 def _not_built(artifact: Artifact) -> Audit:
