@@ -10,21 +10,22 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pydantic
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 
 from edgekit import errors, target
 from edgekit.cli.main import COMMANDS, main
 from edgekit.cli.targets import verified
-from edgekit.recipe import Gates
 from edgekit.report import Report
 from edgekit.scheme import SCHEMES
 from edgekit.target import Limits, Target
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGETS = ROOT / "targets"
@@ -45,7 +46,7 @@ _FAMILY_PAGES = {
 # The hooks that MkDocs calls.
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
+def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
     """Add the targets' pages to the navigation, under Devices."""
     pages = [{name: f"{TARGET_PAGES}/{name}.md"} for name in target_names()]
     for section in config.nav or []:
@@ -54,8 +55,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add the files that do not exist in the checkout."""
+    from mkdocs.structure.files import (
+        File,
+    )  # the tests use the rest of this file without MkDocs
+
     for name in target_names():
         page = target_page(target.load(TARGETS / f"{name}.yaml"))
         files.append(File.generated(config, f"{TARGET_PAGES}/{name}.md", content=page))
@@ -64,7 +69,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(
+    markdown: str, page: "Page", config: "MkDocsConfig", files: "Files"
+) -> str:
     """Replace each mark by what it names."""
     return fill(markdown)
 
@@ -194,14 +201,6 @@ def schemes_table() -> str:
         for scheme in SCHEMES.values()
     ]
     return _table(("scheme", "bits of weights/activations", "formats", "what it is"), rows)
-
-
-def gates_table() -> str:
-    """All gates with their meaning."""
-    comments = field_comments(Gates)
-    return _table(
-        ("gate", "limit"), [(f"`{n}`", comments.get(n, "")) for n in Gates.model_fields]
-    )
 
 
 # The command line.
@@ -361,7 +360,6 @@ def _plain(value: Any) -> str:
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "targets": targets_table,
     "schemes": schemes_table,
-    "gates": gates_table,
     "cli": command_line,
     "report": report_tables,
     "errors": error_table,
