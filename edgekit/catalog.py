@@ -1,8 +1,8 @@
-"""Where recipes, targets and hosts lie: the folders of the checkout, or the copies inside
-the wheel. A name or a path finds one.
+"""Find recipes, targets and hosts by name or path.
 
-A user's own hosts lie in the user's configuration folder, ``edgekit/hosts/NAME.yaml``, and
-are found by their names too.
+The shipped files are in the folders of the checkout, or in ``edgekit/shipped`` of an installed
+wheel. A user's own hosts are in the user's configuration folder, ``edgekit/hosts/NAME.yaml``;
+they have names too.
 """
 
 import pathlib
@@ -10,8 +10,7 @@ from typing import Literal
 
 import platformdirs
 
-from edgekit.errors import EdgekitError, HostError, RecipeError, TargetError
-from edgekit.value import nearest
+from edgekit.errors import EdgekitError, HostError, RecipeError, TargetError, unknown
 
 Kind = Literal["recipes", "targets", "hosts"]
 _ERRORS: dict[Kind, type[EdgekitError]] = {
@@ -22,42 +21,55 @@ _ERRORS: dict[Kind, type[EdgekitError]] = {
 
 
 def folder(kind: Kind) -> pathlib.Path:
-    """The folder of the shipped recipes or targets."""
+    """Return the folder of the shipped recipes, targets or hosts."""
     package = pathlib.Path(__file__).parent
     inside = package / "shipped" / kind
     return inside if inside.is_dir() else package.parent / kind
 
 
-def own_hosts() -> pathlib.Path:
-    """The folder of the user's own hosts; it need not exist."""
+def user_hosts() -> pathlib.Path:
+    """Return the folder of the user's own hosts, which may not exist."""
     return platformdirs.user_config_path("edgekit", appauthor=False) / "hosts"
 
 
 def names(kind: Kind) -> list[str]:
-    """The names of all that is shipped, and of the user's own hosts."""
-    own = own_hosts().glob("*.yaml") if kind == "hosts" else ()
-    return sorted({path.stem for path in (*folder(kind).glob("*.yaml"), *own)})
+    """Return the sorted names of all shipped files, and of the user's own hosts."""
+    files = list(folder(kind).glob("*.yaml"))
+    if kind == "hosts":
+        files.extend(user_hosts().glob("*.yaml"))
+    return sorted({path.stem for path in files})
 
 
 def find(kind: Kind, name: str) -> pathlib.Path:
-    """The file for a shipped name, or for a path; else an error with the nearest name."""
-    error = _ERRORS[kind]
+    """Return the file of a shipped name, or of a path.
+
+    ``recipes/digits.yaml``, as the documents write it, finds the shipped file if there is no
+    such path. A user's own host takes precedence over a shipped one with its name.
+
+    Raises:
+        RecipeError, TargetError, HostError: No such file or name; the message has the nearest.
+    """
     if name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name:
-        path = pathlib.Path(name)
-        if path.is_file():
-            return path
-        shipped = folder(kind) / f"{path.stem}.yaml"
-        if path.parent.name == kind and shipped.is_file():
-            return shipped
-        raise error(
-            f"There is no file {name}.", fix=f"'edgekit {kind}' lists what is shipped"
-        )
+        return _find_path(kind, pathlib.Path(name))
     if name in names(kind):
-        own = own_hosts() / f"{name}.yaml"
-        return own if kind == "hosts" and own.is_file() else folder(kind) / f"{name}.yaml"
+        own = user_hosts() / f"{name}.yaml"
+        if kind == "hosts" and own.is_file():
+            return own
+        return folder(kind) / f"{name}.yaml"
     if pathlib.Path(name).is_file():
         return pathlib.Path(name)
-    raise error(
-        f"No {kind[:-1]} is called {name!r}; {nearest(name, names(kind))}.",
+    raise _ERRORS[kind](
+        unknown(kind.removesuffix("s"), name, names(kind)),
         fix=f"'edgekit {kind}' lists them; a path to a YAML file works too",
+    )
+
+
+def _find_path(kind: Kind, path: pathlib.Path) -> pathlib.Path:
+    if path.is_file():
+        return path
+    shipped = folder(kind) / f"{path.stem}.yaml"
+    if path.parent.name == kind and shipped.is_file():
+        return shipped
+    raise _ERRORS[kind](
+        f"No such file: {path}", fix=f"'edgekit {kind}' lists the shipped {kind}"
     )

@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 
 from edgekit.errors import HostError
-from edgekit.value import Written, folder_name, parse, read_yaml
+from edgekit.value import UserConfig, check_folder_name, parse, read_yaml
 
 Kind = Literal["local", "venv", "qemu", "ssh", "adb"]
 #: The environment of a host that has one.
@@ -20,7 +20,7 @@ _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,-]+\])?==[A-Za-z0-9.
 _ADDRESS = re.compile(r"[A-Za-z0-9_.:@%\[\]-]+")
 
 
-class Environment(Written):
+class Environment(UserConfig):
     """One Python on a host, and the packages that it must have."""
 
     #: The words that start it over there; empty: the host's own ``python3``, or the one
@@ -41,7 +41,7 @@ class Environment(Written):
         return names
 
 
-class HostFile(Written):
+class HostFile(UserConfig):
     """One host: how it is reached, the Pythons on it, and how long an answer may take."""
 
     name: str
@@ -71,7 +71,7 @@ class HostFile(Written):
     @pydantic.field_validator("name")
     @classmethod
     def _folder_name(cls, name: str) -> str:
-        return folder_name(name)
+        return check_folder_name(name)
 
     @pydantic.field_validator("address")
     @classmethod
@@ -88,7 +88,7 @@ class HostFile(Written):
     @classmethod
     def _environment_names(cls, given: dict[str, Environment]) -> dict[str, Environment]:
         for name in given:
-            folder_name(name)
+            check_folder_name(name)
         return given
 
     @pydantic.model_validator(mode="after")

@@ -7,15 +7,15 @@ from typing import Any, Literal, cast
 import pydantic
 import yaml
 
-from edgekit.errors import RecipeError
+from edgekit.errors import RecipeError, unknown
 from edgekit.scheme import SCHEMES, refused
-from edgekit.value import Written, folder_name, load_yaml, nearest, parse, read_yaml
+from edgekit.value import UserConfig, check_folder_name, load_yaml, parse, read_yaml
 
 #: How much is tried where a candidate fails its gate.
 Effort = Literal["quick", "normal", "thorough"]
 
 
-class Train(Written):
+class Train(UserConfig):
     """Train the network on the task's training data."""
 
     epochs: int = pydantic.Field(30, ge=1)
@@ -37,7 +37,7 @@ class Distill(Train):
     alpha: float = pydantic.Field(0.7, ge=0, le=1)
 
 
-class Prune(Written):
+class Prune(UserConfig):
     """Remove whole channels, those with the smallest weights first."""
 
     ratio: float = pydantic.Field(0.5, gt=0, lt=1)
@@ -54,7 +54,7 @@ class Finetune(Train):
     learning_rate: float = pydantic.Field(0.001, gt=0)
 
 
-class Quantize(Written):
+class Quantize(UserConfig):
     """Quantize: ``auto`` races the schemes of each target; a name asks for that one only."""
 
     scheme: str = "auto"
@@ -70,16 +70,14 @@ class Quantize(Written):
         if name != "auto" and name not in SCHEMES:
             if (reason := refused(name)) is not None:
                 raise ValueError(reason)
-            raise ValueError(
-                f"no scheme is called {name!r}; {nearest(name, ('auto', *SCHEMES))}"
-            )
+            raise ValueError(unknown("scheme", name, ("auto", *SCHEMES)))
         return name
 
 
 Kind = Literal["train", "distill", "prune", "finetune", "quantize"]
 
 
-class Intent(Written):
+class Intent(UserConfig):
     """One line under ``compress``: exactly one of its keys is set."""
 
     train: Train | None = None
@@ -117,7 +115,7 @@ class Intent(Written):
         return getattr(self, self.kind)
 
 
-class Gates(Written):
+class Gates(UserConfig):
     """What a shipped file must hold. None: not asked."""
 
     #: At most this much lost, in the metric's own unit (0.02 = 2 points of top-1).
@@ -148,7 +146,7 @@ class Gates(Written):
         )
 
 
-class Recipe(Written):
+class Recipe(UserConfig):
     """A whole recipe. ``model`` and ``task`` may be left to the command line."""
 
     name: str = "recipe"
@@ -166,7 +164,7 @@ class Recipe(Written):
     @classmethod
     def _folder(cls, name: str) -> str:
         """Results go to ``runs/<name>`` where nothing else is said."""
-        return folder_name(name)
+        return check_folder_name(name)
 
     @pydantic.model_validator(mode="after")
     def _order(self) -> "Recipe":

@@ -10,8 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekit.errors import TaskError
-from edgekit.value import nearest
+from edgekit.errors import TaskError, unknown
 
 if TYPE_CHECKING:
     import numpy
@@ -166,7 +165,7 @@ class Task:
         ):
             if isinstance(given, str) and given not in known:
                 raise TaskError(
-                    f"Task {self.name!r}: no {what} is called {given!r}; {nearest(given, known)}",
+                    f"Task {self.name!r}: {unknown(what, given, known)}",
                     fix=f"give a known name or a function as {what}",
                 )
             if not isinstance(given, str) and not callable(given):

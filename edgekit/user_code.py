@@ -19,8 +19,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from edgekit.errors import EdgekitError
-from edgekit.value import nearest
+from edgekit.errors import EdgekitError, suggest
 
 ErrorKind = type[EdgekitError]
 
@@ -50,9 +49,9 @@ def load_function(spec: str, error: ErrorKind) -> Callable[[], Any]:
             for key, value in vars(module).items()
             if callable(value) and not key.startswith("_")
         ]
-        hint = f"; {nearest(name, known)}" if known else "; it defines no function"
+        hint = suggest(name, known) or "It defines no function."
         raise error(
-            f"{where} has no function {name!r}{hint}",
+            f"{where} has no function {name!r}. {hint}",
             fix="name a function of that file after the colon",
         )
     _takes_no_arguments(function, spec, error)
@@ -80,9 +79,8 @@ def module_files(spec: str, error: ErrorKind) -> tuple[pathlib.Path, ...]:
             if first.parent.is_dir()
             else []
         )
-        hint = f"; {nearest(first.name, around)}" if around else ""
         raise error(
-            f"There is no file {where}{hint}",
+            f"No such file: {where}. {suggest(first.name, around)}".rstrip(),
             fix="give the path of a Python file, then a colon and a function's name",
         )
     found, waiting = [first], [first]

@@ -1,8 +1,8 @@
-"""Frozen, strict values, and how the mistakes in a file are told: all at once, each with
-the nearest right word.
+"""Frozen, strict values, and reading them from files that people write.
+
+All errors in a file are reported at once, each with its place and the nearest valid name.
 """
 
-import difflib
 import json
 import pathlib
 import typing
@@ -13,36 +13,33 @@ import pydantic
 import pydantic_core
 import yaml
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, nearest, suggest
 
 
 class Value(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """A value that does not change after it is made. Unknown keys are errors."""
+    """An immutable value. Unknown keys are errors."""
 
 
-class Written(Value, allow_inf_nan=False):
-    """A value that a person writes in a file.
-
-    Infinity is no limit, and ``yes`` is no number.
-    """
+class UserConfig(Value, allow_inf_nan=False):
+    """A value that a person writes in a file: no infinity, no NaN, no boolean for a number."""
 
     @pydantic.field_validator("*", mode="before")
     @classmethod
-    def _no_switch(cls, given: Any) -> Any:
-        """YAML reads a bare yes, no, on or off as true or false, and pydantic would read
-        those as 1 and 0.
+    def _refuse_booleans(cls, value: Any) -> Any:
+        """Refuse booleans, which YAML reads from a bare yes, no, on or off.
+
+        pydantic would accept them as the numbers 1 and 0.
         """
-        if isinstance(given, bool):
+        if isinstance(value, bool):
             raise ValueError(
-                "there is no yes or no here (a bare yes, no, on, off, true or false is one; quote it if it is a name)"
+                "expected a string or a number, got a boolean "
+                "(YAML reads yes, no, on, off, true and false as one; quote a name)"
             )
-        return given
+        return value
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, and no key twice: YAML itself would take the last one without a
-    word.
-    """
+    """Load plain data, and refuse duplicate keys: YAML itself silently keeps the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -50,7 +47,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} is written twice",
+                    problem=f"duplicate key {key.value!r}",
                     problem_mark=key.start_mark,
                 )
             seen.add(str(key.value))
@@ -58,145 +55,140 @@ class _Loader(yaml.SafeLoader):
 
 
 V = TypeVar("V", bound=Value)
-#: What pydantic calls a thing of the wrong kind -> what a person calls the right one.
-_KINDS: typing.Mapping[str, str] = {
+#: pydantic's error type for a value of the wrong type -> the type that was expected.
+_EXPECTED: typing.Mapping[str, str] = {
     "tuple_type": "a list",
     "model_type": "a mapping of keys to values",
     "dict_type": "a mapping of keys to values",
 }
-#: The longest name of a file or a folder that is made of a name (systems take 255, and
-#: something is put before and behind).
+#: Longest name of a file or folder that contains a user's name, in bytes. File systems allow
+#: 255; a prefix and a suffix are added.
 _LONGEST_NAME = 150
 
 
 def strict_json(text: str) -> Any:
-    """JSON without the NaN and Infinity that Python reads beside it.
+    """Parse JSON without the NaN and Infinity that Python's parser accepts in addition.
 
-    Raises ValueError, also for what is nested too deep.
+    Raises:
+        ValueError: The text is not valid JSON, or is nested too deeply.
     """
 
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no number of JSON")
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not valid JSON")
 
     try:
         return json.loads(text, parse_constant=refuse)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def parse(kind: type[V], data: Any, where: str, error: type[EdgekitError]) -> V:
-    """Make a ``kind`` from plain data, or raise one ``error`` that lists every mistake and
-    its place.
+    """Build a ``kind`` from plain data.
+
+    Args:
+        kind: The type of the value.
+        data: Nested dicts, lists, strings and numbers.
+        where: The file or object that the data come from, for the error message.
+        error: Raised with one line per error in the data.
     """
     try:
         return kind.model_validate(data)
     except pydantic.ValidationError as problem:
-        lines = [_line(kind, row) for row in problem.errors()]
-        listing = "\n  ".join(dict.fromkeys(lines))
+        lines = [_describe(kind, row) for row in problem.errors()]
+        distinct = list(dict.fromkeys(lines))
+        listing = "\n  ".join(distinct)
+        count = "1 error" if len(distinct) == 1 else f"{len(distinct)} errors"
         raise error(
-            f"{where} has {_count(lines)}:\n  {listing}",
-            fix="correct the lines named above",
+            f"{where} has {count}:\n  {listing}",
+            fix="correct the lines listed above",
         ) from None
 
 
 def read_yaml(path: pathlib.Path, error: type[EdgekitError]) -> Any:
-    """Read a YAML file into plain data, or raise ``error`` with the line where the syntax
-    breaks.
-    """
+    """Read a YAML mapping into plain data, or raise ``error`` with the line and column."""
     try:
         data = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise error(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+        raise error(f"Cannot read {path}: {problem.strerror or problem}.") from problem
     except UnicodeDecodeError as problem:
         raise error(
-            f"{path} is not a text file (UTF-8).", fix="name a YAML file"
+            f"{path} is not a text file (UTF-8).", fix="give the path of a YAML file"
         ) from problem
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(problem, "problem", None) or "it cannot be parsed"
+        reason = getattr(problem, "problem", None) or "it cannot be parsed"
         raise error(
-            f"{path}{place}: not valid YAML: {what}.",
+            f"{path}{place}: invalid YAML: {reason}.",
             fix="check indentation and quotes there",
         ) from problem
     if not isinstance(data, dict):
         raise error(
-            f"{path} holds {type(data).__name__}, not a mapping of keys to values.",
+            f"{path}: expected a mapping of keys to values, got {type(data).__name__}.",
             fix="see README.md for a file to start from",
         )
     return data
 
 
 def load_yaml(text: str) -> Any:
-    """Plain data from YAML; yaml.YAMLError for whatever cannot be read, a key that is
-    written twice among it.
+    """Parse YAML into plain data.
+
+    Raises:
+        yaml.YAMLError: The text is not valid YAML, or a key is duplicated.
     """
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
-    except (
-        ValueError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as problem:  # PyYAML's own, for 2020-13-45, !!bool x and 5,000 brackets
-        said = (
-            "it is nested too deep" if isinstance(problem, RecursionError) else str(problem)
-        )
-        raise yaml.MarkedYAMLError(problem=said) from problem
+    except RecursionError as problem:  # thousands of brackets
+        raise yaml.MarkedYAMLError(problem="it is nested too deeply") from problem
+    except (ValueError, LookupError, AttributeError) as problem:
+        # PyYAML lets these through for 2020-13-45 and !!bool x.
+        raise yaml.MarkedYAMLError(problem=str(problem)) from problem
 
 
-def folder_name(name: str) -> str:
-    """The name itself where a folder can be called so, else ValueError."""
-    if (
-        name in ("", ".", "..")
-        or not name.isprintable()
-        or set(name) & set("/\\")
-        or len(name.encode()) > _LONGEST_NAME
-    ):
+def check_folder_name(name: str) -> str:
+    """Return ``name`` if a folder can have it, else raise ValueError."""
+    is_reserved = name in ("", ".", "..")
+    has_separator = bool(set(name) & set("/\\"))
+    is_too_long = len(name.encode()) > _LONGEST_NAME
+    if is_reserved or has_separator or is_too_long or not name.isprintable():
         raise ValueError(
-            f"a folder cannot be called {name[:60]!r}; take letters, digits, - and _"
+            f"{name[:60]!r} is not a valid folder name; use letters, digits, - and _"
         )
     return name
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """The hint that follows an unknown ``word``: the nearest known one, or all of them."""
-    words = sorted(known)
-    near = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(words)}"
-
-
-def _count(lines: list[str]) -> str:
-    number = len(dict.fromkeys(lines))
-    return "one mistake" if number == 1 else f"{number} mistakes"
-
-
-def _line(kind: type[Value], row: pydantic_core.ErrorDetails) -> str:
+def _describe(kind: type[Value], row: pydantic_core.ErrorDetails) -> str:
+    """One line per error of pydantic: the place, what is wrong, and what was read."""
     place = [part for part in row["loc"] if not _is_internal(part)]
     where = ".".join(str(part) for part in place) or "(top)"
     if row["type"] == "extra_forbidden":
-        known = _keys_at(kind, place[:-1])
-        return f"{where}: no such key" + (
-            f"; {nearest(str(place[-1]), known)}" if known else ""
-        )
+        keys = _keys_at(kind, place[:-1])
+        return f"{where}: unknown key. {suggest(str(place[-1]), keys)}".rstrip()
     if row["type"] == "missing":
-        return f"{where}: this key is missing"
+        return f"{where}: required key is missing"
     if row["type"] == "value_error":
-        what = row["msg"].removeprefix("Value error, ")
-        return f"{where}: {what}" if place else what
-    given = row.get("input")
-    said = (
-        f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) else ""
-    )
-    if row["type"] in _KINDS:
-        return f"{where}: input should be {_KINDS[row['type']]}{said}"
-    if row["type"] == "literal_error" and isinstance(given, str):
-        expected = str(row.get("ctx", {}).get("expected", ""))
-        words = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
-        return (
-            f"{where}: {given!r} is not one of {', '.join(words)}; {nearest(given, words)}"
-        )
-    return f"{where}: {row['msg'][0].lower()}{row['msg'][1:]}{said}"
+        reason = row["msg"].removeprefix("Value error, ")
+        return f"{where}: {reason}" if place else reason
+    value = row.get("input")
+    if row["type"] == "literal_error" and isinstance(value, str):
+        return f"{where}: {_describe_literal(value, row)}"
+    expected = _EXPECTED.get(row["type"])
+    reason = f"input should be {expected}" if expected else _uncapitalize(row["msg"])
+    is_short = isinstance(value, str | int | float | bool | None)
+    return f"{where}: {reason}" + (f" (got: {value!r})" if is_short else "")
+
+
+def _describe_literal(value: str, row: pydantic_core.ErrorDetails) -> str:
+    """Describe a word that a Literal does not allow."""
+    expected = str(row.get("ctx", {}).get("expected", ""))
+    words = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
+    closest = nearest(value, words)
+    hint = f" Did you mean {closest!r}?" if closest else ""
+    return f"expected one of {', '.join(words)}; got {value!r}.{hint}"
+
+
+def _uncapitalize(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _is_internal(part: int | str) -> bool:
@@ -207,21 +199,21 @@ def _is_internal(part: int | str) -> bool:
 
 
 def _keys_at(kind: type[Value], place: list[int | str]) -> list[str]:
-    """The keys that are known at ``place`` inside a value of type ``kind``."""
-    found: list[type[Value]] = [kind]
+    """The valid keys at ``place`` inside a value of type ``kind``."""
+    models: list[type[Value]] = [kind]
     for part in place:
-        step: list[type[Value]] = []
-        for model in found:
+        inner: list[type[Value]] = []
+        for model in models:
             if isinstance(part, int):
-                step.append(model)
+                inner.append(model)
             elif part in model.model_fields:
-                step.extend(_models(model.model_fields[part].annotation))
-        found = step or found
-    return sorted({name for model in found for name in model.model_fields})
+                inner.extend(_models(model.model_fields[part].annotation))
+        models = inner or models
+    return sorted({name for model in models for name in model.model_fields})
 
 
 def _models(annotation: Any) -> Iterator[type[Value]]:
-    """Every Value type named in an annotation, however deep."""
+    """Yield every Value type named in an annotation, however deep."""
     if isinstance(annotation, type):
         if issubclass(annotation, Value):
             yield annotation

@@ -94,7 +94,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The results of a real run: int8 for ONNX Runtime and for LiteRT, trained on the
     digits, with bundles. Not to be changed: copy it.
     """
-    from edgekit import catalog as shelf
+    from edgekit import catalog
     from edgekit import recipe, target
     from edgekit.pipeline.run import Options, run
     from edgekit.planning import plan
@@ -122,7 +122,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         "latency_note": "the winner of this test is chosen by rule",
     }
     found = [
-        target.load(shelf.find("targets", name)).model_copy(update=untimed)
+        target.load(catalog.find("targets", name)).model_copy(update=untimed)
         for name in wanted.targets
     ]
     planned = plan.plan(wanted, found)

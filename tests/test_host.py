@@ -47,9 +47,9 @@ def test_a_host_has_one_environment_by_default(tmp_path: pathlib.Path) -> None:
         ),
         (
             "title: x\nkind: venv\nenvironments: {../up: {packages: [numpy==1.0]}}\n",
-            "cannot be called",
+            "not a valid folder name",
         ),
-        ("title: x\nkind: shh\n", "did you mean 'ssh'"),
+        ("title: x\nkind: shh\n", "Did you mean 'ssh'"),
     ],
 )
 def test_a_mistake_is_told(tmp_path: pathlib.Path, text: str, said: str) -> None:
@@ -67,7 +67,7 @@ def test_short_names_need_no_file() -> None:
     assert reach.split("./hosts/board.yaml") == ("./hosts/board.yaml", None)
     assert reach.split("./hosts/board.yaml/litert") == ("./hosts/board.yaml", "litert")
     assert reach.split("/home/me/board.yml/older") == ("/home/me/board.yml", "older")
-    with pytest.raises(HostError, match="did you mean 'local'"):
+    with pytest.raises(HostError, match="Did you mean 'local'"):
         reach.find("locall")
     with pytest.raises(HostError, match="no environment 'old'"):
         reach.reach("local/old")

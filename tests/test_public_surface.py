@@ -145,14 +145,14 @@ def test_an_installed_wheel_finds_its_recipes_and_targets(elsewhere: pathlib.Pat
     inside the wheel.
     """
     code = """
-from edgekit import recipe, shelf, target
+from edgekit import recipe, catalog, target
 for kind, loader in (("recipes", recipe.load), ("targets", target.load)):
-    for name in shelf.names(kind):
-        path = shelf.find(kind, name)
+    for name in catalog.names(kind):
+        path = catalog.find(kind, name)
         assert "shipped" in path.parts, path
         loader(path)
         print(name)
-assert shelf.find("recipes", "recipes/digits.yaml") == shelf.find("recipes", "digits")
+assert catalog.find("recipes", "recipes/digits.yaml") == catalog.find("recipes", "digits")
 """
     assert {"digits", "int8", "cpu-onnx", "rtx-tensorrt"} <= set(
         away(elsewhere, code).split()

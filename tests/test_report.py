@@ -108,7 +108,7 @@ def test_a_report_holds_no_number_that_json_lacks() -> None:
         ('{"schema": 1}', "has schema 1; this edgekit reads schema 2"),
         (
             '{"schema": 2, "edgekit": "0", "recipe": {}, "verdict": "passed", "targets": [{}]}',
-            "'passed' is not one of pass, fail",
+            "expected one of pass, fail",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit.errors import TargetError
 from edgekit.formats.ethosu.vela import ACCELERATORS
 from edgekit.formats.tensorrt.nvidia import capability
@@ -38,14 +38,14 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
             {"runtime": "litert"},
             "'litert' cannot load the format 'onnx'; it needs 'onnxruntime'",
         ),
-        ({"runtime": "onnxruntim"}, "did you mean 'onnxruntime'?"),
+        ({"runtime": "onnxruntim"}, "Did you mean 'onnxruntime'?"),
         ({"schemes": ["fp8"]}, "fp8 cannot be made in the format 'onnx'"),
-        ({"schemes": ["w8a8"]}, "no scheme is called 'w8a8'"),
+        ({"schemes": ["w8a8"]}, "Unknown scheme 'w8a8'"),
         ({"schemes": []}, "schemes: "),
         ({"latency": "unmeasured"}, "latency_note: say why"),
         (
             {"limits": {"channel_multipl": 8, "shapes": "fixed"}},
-            "limits.channel_multipl: no such key; did you mean 'channel_multiple'?",
+            "limits.channel_multipl: unknown key. Did you mean 'channel_multiple'?",
         ),
         ({"limits": {"max_batch": 0}}, "limits.max_batch: "),
         (
@@ -53,7 +53,7 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
             "1 <= min <= opt <= max does not hold in [1, 8, 4], [4, 2, 8]",
         ),
         ({"limits": {"build": "there"}}, "limits.build: "),
-        ({"gates": {"sped": 1}}, "gates.sped: no such key; did you mean 'speedup'?"),
+        ({"gates": {"sped": 1}}, "gates.sped: unknown key. Did you mean 'speedup'?"),
         (
             {
                 "format": "ethosu",
@@ -63,11 +63,11 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
             },
             "an Ethos-U needs system_config, memory_mode (Vela's own names",
         ),
-        ({"format": "tflight"}, "did you mean 'tflite'?"),
+        ({"format": "tflight"}, "Did you mean 'tflite'?"),
         ({"limits": {"batches": [8, 1]}}, "limits.batches: "),
         ({"limits": {"batches": [1, 8]}}, "a file of the format 'onnx' has one signature"),
-        ({"name": ".."}, "name: a folder cannot be called '..'"),
-        ({"name": "/home"}, "name: a folder cannot be called '/home'"),
+        ({"name": ".."}, "name: '..' is not a valid folder name"),
+        ({"name": "/home"}, "name: '/home' is not a valid folder name"),
         (
             {"gates": {"latency_ms": float("inf")}},
             "gates.latency_ms: input should be a finite number",
@@ -87,7 +87,7 @@ def test_an_integer_device_refuses_float_schemes() -> None:
     """What the arithmetic of a device cannot run is told with the reason; what it can is
     not refused.
     """
-    target = load(shelf.find("targets", "coral-edgetpu"))
+    target = load(catalog.find("targets", "coral-edgetpu"))
     assert target.refuses("w8a8-static") is None
     assert "integer arithmetic" in str(target.refuses("float"))
     assert "has no fp16" in str(target.refuses("fp16"))
@@ -127,13 +127,13 @@ def test_several_batches_are_for_tflite_and_leave_out_what_cannot_be_made() -> N
     "name",
     [
         name
-        for name in shelf.names("targets")
+        for name in catalog.names("targets")
         if "raspberry" in name or name.split("-")[0] in ("android", "ios")
     ],
 )
 def test_targets_of_devices_that_are_not_here_are_honest(name: str) -> None:
     """No latency, the way to take it, and that the device was not used."""
-    target = load(shelf.find("targets", name))
+    target = load(catalog.find("targets", name))
     assert target.latency == "unmeasured"
     assert "at this host" in target.latency_note
     assert "was not used" in target.accuracy_note
@@ -144,18 +144,18 @@ def test_the_old_runtime_gets_no_scheme_that_is_wrong_there() -> None:
     """Measured in docs/devices/mobile.md: one scale a channel is garbage in tflite-runtime
     2.14, 4-bit weights are refused.
     """
-    target = load(shelf.find("targets", "raspberry-pi-tflite-runtime"))
+    target = load(catalog.find("targets", "raspberry-pi-tflite-runtime"))
     assert target.host == "tflite-runtime"
     assert not {"w8-dynamic", "w4-weight", "w8a16-static"} & set(target.schemes)
     assert "w8-dynamic-tensor" in target.schemes
 
 
-@pytest.mark.parametrize("name", shelf.names("targets"))
+@pytest.mark.parametrize("name", catalog.names("targets"))
 def test_every_shipped_target_holds_together(name: str) -> None:
     """Each target that is shipped loads, can run a scheme of its own, says where its limits
     come from, and is honest about latency.
     """
-    target = load(shelf.find("targets", name))
+    target = load(catalog.find("targets", name))
     assert target.name == name
     assert any(target.refuses(scheme) is None for scheme in target.schemes)
     assert target.source
@@ -167,7 +167,7 @@ def test_the_four_targets_of_the_first_release_are_there() -> None:
     every scheme of edgekit's own that its format and device can have.
     """
     targets = {
-        name: load(shelf.find("targets", name))
+        name: load(catalog.find("targets", name))
         for name in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt")
     }
     assert [target.format for target in targets.values()] == [
@@ -192,13 +192,13 @@ def test_the_four_targets_of_the_first_release_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in shelf.names("targets") if name.startswith("ethos-u")]
+    "name", [name for name in catalog.names("targets") if name.startswith("ethos-u")]
 )
 def test_an_ethos_u_is_called_by_its_accelerator_and_is_never_timed(name: str) -> None:
     """The target's name is what Vela compiles for; its memory is told, its latency
     unmeasured; no float scheme can be shipped.
     """
-    target = load(shelf.find("targets", name))
+    target = load(catalog.find("targets", name))
     assert target.limits.accelerator == name in ACCELERATORS
     assert target.latency == "unmeasured" and "Vela's estimate" in target.latency_note
     assert target.limits.sram_bytes and "vela.ini" in target.source
@@ -278,7 +278,7 @@ def test_shipped_nvidia_targets_refuse_what_their_gpus_lack(
     """Orin (87) and the A100 (80) have no fp8, Turing has fp16 alone, Thor (110) has all;
     the rest are built on the device where RTX has no SM.
     """
-    target = load(shelf.find("targets", name))
+    target = load(catalog.find("targets", name))
     said = target.refuses(scheme)
     assert said is None if reason is None else str(said).startswith(reason)
     assert target.limits.build == ("here" if name.startswith("rtx") else "on device")

@@ -94,9 +94,9 @@ def test_a_users_metric_is_known_by_its_text_defaults_and_closure() -> None:
         ({"test": None}, "has no test data"),
         (
             {"loss": "crossentropy"},
-            "no loss is called 'crossentropy'; did you mean 'cross_entropy'?",
+            "Unknown loss 'crossentropy'. Did you mean 'cross_entropy'?",
         ),
-        ({"metric": "top2"}, "no metric is called 'top2'"),
+        ({"metric": "top2"}, "Unknown metric 'top2'"),
         ({"test": (XT, YT[:-1])}, "20 samples but (19,) labels"),
         ({"test": (XT[:0], YT[:0])}, "input has no samples"),
         (

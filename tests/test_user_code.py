@@ -149,7 +149,7 @@ def test_sys_exit_does_not_end_edgekit(tmp_path: pathlib.Path) -> None:
 
 def test_the_nearest_function_is_offered(tmp_path: pathlib.Path) -> None:
     """A misspelt function gets a hint."""
-    with pytest.raises(ModelError, match="did you mean 'model'"):
+    with pytest.raises(ModelError, match="Did you mean 'model'"):
         user_code.load_function(
             write(tmp_path, net="def model(): pass") + ":modle", ModelError
         )
@@ -158,7 +158,7 @@ def test_the_nearest_function_is_offered(tmp_path: pathlib.Path) -> None:
 def test_the_nearest_file_is_offered(tmp_path: pathlib.Path) -> None:
     """A misspelt file gets a hint."""
     write(tmp_path, network="")
-    with pytest.raises(ModelError, match=r"did you mean 'network\.py'"):
+    with pytest.raises(ModelError, match=r"Did you mean 'network\.py'"):
         user_code.load_function(f"{tmp_path}/netwrk.py:model", ModelError)
 
 

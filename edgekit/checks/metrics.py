@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from edgekit.errors import TaskError
-from edgekit.value import nearest
+from edgekit.errors import TaskError, unknown
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -133,7 +132,7 @@ def single(outputs: "Outputs") -> "Array":
 def _function(name: str) -> Callable[["Array", "Array"], "Array"]:
     if name not in METRICS:
         raise TaskError(
-            f"No metric is called {name!r}; {nearest(name, METRICS)}",
+            unknown("metric", name, METRICS),
             fix="give a known name or a function as metric",
         )
     return METRICS[name]

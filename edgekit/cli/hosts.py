@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit.cli import output, progress
 from edgekit.cli.listing import Listing, listing
 from edgekit.cli.record import record
@@ -40,7 +40,7 @@ def _find(name: str) -> dict[str, Any]:
         **file.model_dump(mode="json"),
         "file": ""
         if name.partition(":")[0] in reach.SHORT
-        else str(shelf.find("hosts", name)),
+        else str(catalog.find("hosts", name)),
         "made_in": str(made) if made.is_dir() else "",
         "ready": not problems,
         "problems": problems,
@@ -57,7 +57,7 @@ def _row(name: str) -> dict[str, Any]:
             "name": name,
             "kind": "",
             "title": "",
-            "file": str(shelf.find("hosts", name)),
+            "file": str(catalog.find("hosts", name)),
             "ready": False,
             "problems": [problem],
         }
@@ -81,14 +81,14 @@ def needs(row: Mapping[str, Any]) -> str:
 
 def examine() -> list[dict[str, Any]]:
     """Every host that has a name, as JSON values."""
-    return [_row(name) for name in shelf.names("hosts")]
+    return [_row(name) for name in catalog.names("hosts")]
 
 
 hosts = listing(
     Listing(
         word="hosts",
         about="List the places where files are run. A host of your own is a YAML file in edgekit/hosts of your configuration folder, or a path.",
-        names=lambda: shelf.names("hosts"),
+        names=lambda: catalog.names("hosts"),
         find=_find,
         row=_row,
         columns={

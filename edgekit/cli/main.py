@@ -4,7 +4,6 @@ A command's own file is imported when that command is used, so that ``--help`` s
 """
 
 import contextlib
-import difflib
 import errno
 import importlib
 import signal
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import edgekit
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, unknown
 
 #: Name -> where it is, and its line in the help.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -89,15 +88,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or name the nearest one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(
-                f"No command is called {args[0]!r}; "
-                + (
-                    f"did you mean {near[0]!r}?"
-                    if near
-                    else f"known: {', '.join(COMMANDS)}."
-                )
-            )
+            ctx.fail(unknown("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import recipe as recipes
 from edgekit import target as targets
 from edgekit.planning import plan as plans
@@ -34,7 +34,7 @@ class Wanted:
     def plan(self) -> plans.Plan:
         """The plan of the recipe with these words in it."""
         recipe = recipes.load(
-            shelf.find("recipes", self.recipe), (*self.assignments, *self._effort())
+            catalog.find("recipes", self.recipe), (*self.assignments, *self._effort())
         )
         given = {
             "model": self.model,
@@ -68,7 +68,7 @@ def _host_problem(name: str) -> tuple[str, str] | None:
 
 def find_target(name: str) -> Target:
     """The target of a name or a path."""
-    return targets.load(shelf.find("targets", name))
+    return targets.load(catalog.find("targets", name))
 
 
 _OPTIONS = (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import recipe as values
 from edgekit.cli.listing import Listing, listing
 
@@ -11,7 +11,7 @@ _ASKED = {"model": "--model", "task": "--task", "targets": "--target"}
 
 
 def _find(name: str) -> dict[str, Any]:
-    path = shelf.find("recipes", name)
+    path = catalog.find("recipes", name)
     return {
         **values.load(path).model_dump(mode="json", exclude_unset=True),
         "file": str(path),
@@ -22,7 +22,7 @@ recipes = listing(
     Listing(
         word="recipes",
         about="List the recipes that come with edgekit. One of your own is a YAML file: give its path to 'edgekit run'.",
-        names=lambda: shelf.names("recipes"),
+        names=lambda: catalog.names("recipes"),
         find=_find,
         columns={
             "name": lambda row: str(row["name"]),

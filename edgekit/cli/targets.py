@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit.cli.listing import Listing, listing
 from edgekit.cli.overrides import find_target
 from edgekit.target import Target
@@ -13,7 +13,7 @@ def _find(name: str) -> dict[str, Any]:
     return {
         **target.model_dump(mode="json"),
         "verified": verified(target),
-        "file": str(shelf.find("targets", name)),
+        "file": str(catalog.find("targets", name)),
     }
 
 
@@ -41,7 +41,7 @@ targets = listing(
     Listing(
         word="targets",
         about="List the devices that edgekit knows. A device of your own is a YAML file: give its path wherever a name is asked for.",
-        names=lambda: shelf.names("targets"),
+        names=lambda: catalog.names("targets"),
         find=_find,
         columns={
             "name": lambda row: str(row["name"]),

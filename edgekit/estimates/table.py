@@ -10,9 +10,9 @@ from typing import Any
 import platformdirs
 import pydantic
 
-from edgekit.errors import EstimateError
+from edgekit.errors import EstimateError, unknown
 from edgekit.target import Runtime
-from edgekit.value import Value, folder_name, nearest, parse
+from edgekit.value import Value, check_folder_name, parse
 
 #: The schema of the files that are written now.
 SCHEMA = 2
@@ -99,7 +99,7 @@ class Table(Value, allow_inf_nan=False):
     @pydantic.field_validator("name")
     @classmethod
     def _folder(cls, name: str) -> str:
-        return folder_name(name)
+        return check_folder_name(name)
 
     @pydantic.model_validator(mode="after")
     def _has_rows(self) -> "Table":
@@ -145,14 +145,13 @@ def find(name: str) -> pathlib.Path:
         if path.is_file():
             return path
         raise EstimateError(
-            f"There is no file {name}.",
+            f"No such file: {name}",
             fix="name a table that 'edgekit hosts record' wrote",
         )
     if name in names():
         return folder() / f"{name}.json"
-    hint = f"; {nearest(name, names())}" if names() else ""
     raise EstimateError(
-        f"No latency table is called {name!r}{hint}.",
+        unknown("latency table", name, names()),
         fix="record one on the device: edgekit hosts record HOST; a path to a table works too",
     )
 

@@ -2,13 +2,13 @@
 ``adb:serial``.
 """
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import registry
 from edgekit.contracts import HostKind
-from edgekit.errors import HostError
+from edgekit.errors import HostError, suggest
 from edgekit.host import MAIN, HostFile, load
 from edgekit.hosts.runner import WorkerHost
-from edgekit.value import nearest, parse
+from edgekit.value import parse
 
 _FILES = (".yaml", ".yml")
 #: What stands before the colon where no file is needed.
@@ -40,7 +40,7 @@ def find(name: str) -> HostFile:
             "address": address,
         }
         return parse(HostFile, data, name, HostError)
-    return load(shelf.find("hosts", name))
+    return load(catalog.find("hosts", name))
 
 
 def kind_of(file: HostFile) -> HostKind:
@@ -104,7 +104,7 @@ def _environment(file: HostFile, name: str | None) -> str:
         return MAIN if MAIN in file.environments else next(iter(file.environments))
     if name not in file.environments:
         raise HostError(
-            f"The host {file.name} has no environment {name!r}; {nearest(name, file.environments)}.",
+            f"The host {file.name} has no environment {name!r}. {suggest(name, file.environments)}",
             fix=f"edgekit hosts show {file.name}",
         )
     return name

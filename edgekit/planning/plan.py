@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from edgekit import registry
-from edgekit.errors import EdgekitError, PlanError
+from edgekit.errors import EdgekitError, PlanError, unknown
 from edgekit.planning.routes import PlannedCandidate, PlannedStep, candidate
 from edgekit.recipe import (
     Distill,
@@ -24,7 +24,6 @@ from edgekit.recipe import (
 )
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target
-from edgekit.value import nearest
 
 Installed = Callable[[str], bool]
 #: What is known against a host and the way out, by its name; None where it can be used.
@@ -290,7 +289,7 @@ def _spec_problems(where: str, spec: str, known: registry.Registry) -> Iterator[
     if place == "zoo" or not colon:
         yield Problem(
             where,
-            f"no {known.kind} is called {spec!r}; {nearest(spec, known)}",
+            unknown(known.kind, spec, known),
             "use a known name, file.py:function or package.module:function",
         )
     elif not function.isidentifier():

@@ -5,7 +5,7 @@ a tensor), placed as ``placement`` decides.
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.errors import StepError
+from edgekit.errors import StepError, unknown
 from edgekit.quantization.decompose import decompose
 from edgekit.quantization.observers import (
     activation_observer,
@@ -24,7 +24,6 @@ from edgekit.quantization.pt2e import (
 )
 from edgekit.quantization.rewrite import constant, modules
 from edgekit.quantization.settings import Settings
-from edgekit.value import nearest
 
 _KEY = "quantization_annotation"
 
@@ -62,7 +61,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         for path in (*self._settings.keep, *(path for path, _ in self._settings.split)):
             if path not in known:
                 raise StepError(
-                    f"The network has no module {path!r}; {nearest(path, sorted(known))}",
+                    unknown("module", path, known),
                     fix="correct the path in the settings of the quantizer",
                 )
         decompose(model, self._settings)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import user_code
 from edgekit.artifact import MAIN
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, suggest, unknown
 from edgekit.registry import SOURCES
-from edgekit.value import nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,16 +47,16 @@ def resolve(spec: str) -> Source:
         return Source(spec)
     if spec.startswith("zoo:"):
         raise ModelError(
-            f"The zoo has no network {spec!r}; {nearest(spec, SOURCES)}",
-            fix="edgekit models lists them",
+            unknown("network", spec, SOURCES),
+            fix="'edgekit models' lists them",
         )
     if spec.endswith(".py"):
         raise ModelError(
             f"{spec!r} names a file, but no function in it.", fix=f"write {spec}:function"
         )
-    close = nearest(f"zoo:{spec}", SOURCES)
+    hint = suggest(f"zoo:{spec}", SOURCES)
     raise ModelError(
-        f"{spec!r} names no model; {close}",
+        f"Unknown model {spec!r}. {hint}",
         fix="write zoo:NAME, file.py:function or package.module:function",
     )
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekit.errors import TaskError
+from edgekit.errors import TaskError, unknown
 from edgekit.task import LOSSES
-from edgekit.value import nearest
 
 #: Outputs by name and the labels, to a scalar.
 Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
@@ -81,7 +80,7 @@ def _like(labels: Tensor, output: Tensor) -> Tensor:
 def _named(name: str) -> Loss:
     if name not in _NAMED:
         raise TaskError(
-            f"No loss is called {name!r}; {nearest(name, LOSSES)}",
+            unknown("loss", name, LOSSES),
             fix="give a known name or a function as loss",
         )
     compute = _NAMED[name]

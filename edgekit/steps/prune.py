@@ -9,10 +9,9 @@ from torch import nn
 
 from edgekit.artifact import MAIN, Artifact, FormatName, Part
 from edgekit.contracts import Context
-from edgekit.errors import ModelError, StepError
+from edgekit.errors import ModelError, StepError, suggest
 from edgekit.steps import channels, torch_chain, torch_counting, torch_storage, training
 from edgekit.task import SplitName
-from edgekit.value import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +141,7 @@ class Prune:
         }
         wrong = [name for name in self.skip if name not in known]
         if wrong:
-            lines = "; ".join(f"{name!r}: {nearest(name, known)}" for name in wrong)
+            lines = "; ".join(f"{name!r}: {suggest(name, known)}" for name in wrong)
             raise StepError(
                 f"skip names no module of the network: {lines}",
                 fix="name modules as network.named_modules() does",

@@ -9,10 +9,9 @@ import numpy
 import numpy.typing
 
 from edgekit import user_code
-from edgekit.errors import TaskError
+from edgekit.errors import TaskError, suggest, unknown
 from edgekit.registry import TASKS
 from edgekit.task import Task
-from edgekit.value import nearest
 
 Arrays = dict[str, "numpy.typing.NDArray[numpy.generic]"]
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
@@ -34,7 +33,7 @@ def load(spec: str) -> Task:
             f"{spec!r} names a file, but no function in it.", fix=f"write {spec}:function"
         )
     raise TaskError(
-        f"No task is called {spec!r}; {nearest(spec, TASKS)}",
+        unknown("task", spec, TASKS),
         fix="write a known name, data.npz or file.py:function",
     )
 
@@ -85,7 +84,7 @@ def _from_npz(path: pathlib.Path) -> Task:
     missing = [key for key in required if key not in have]
     if missing or unknown:
         lines = [f"{key}: this array is missing" for key in missing] + [
-            f"{key}: no such array; {nearest(key, _KEYS)}" for key in unknown
+            f"{key}: unknown array. {suggest(key, _KEYS)}" for key in unknown
         ]
         listing = "\n  ".join(lines)
         raise TaskError(

@@ -86,7 +86,7 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
             "is no file of a bundle",
         ),
         (lambda manifest: manifest.update(bundle=None), "has no samples"),
-        (lambda manifest: manifest.update(format="onyx"), "did you mean 'onnx'"),
+        (lambda manifest: manifest.update(format="onyx"), "Did you mean 'onnx'"),
         (lambda manifest: manifest["bundle"].update(steps="many"), "bundle.steps"),
         (
             lambda manifest: manifest["bundle"]["steps"].update(output=float("nan")),

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from tests.checks.test_device_results import TEN, query
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import recipe, report, target
 from edgekit.bundles import bundle
 from edgekit.cli.main import main
@@ -34,7 +34,7 @@ def recipes(
     )
     out = tmp_path_factory.mktemp("jetson") / "out"
     run(
-        plan.plan(wanted, [target.load(shelf.find("targets", "jetson-orin-nano"))]),
+        plan.plan(wanted, [target.load(catalog.find("targets", "jetson-orin-nano"))]),
         Options(out, shipped.parent / "cache"),
     )
     return out
@@ -208,8 +208,8 @@ def test_results_that_do_not_belong_here_are_refused_and_nothing_is_kept(
     for name, said in (
         ("other.json", "is about another file"),
         ("broken.json", "cannot be read"),
-        ("wrong.json", "2 mistakes"),
-        ("nan.json", "NaN is no number of JSON"),
+        ("wrong.json", "2 errors"),
+        ("nan.json", "NaN is not valid JSON"),
         ("deep", "main.layers.json: it is no JSON"),
         ("empty", "main.layers.json: there is no such file"),
         ("none", "cannot be read|there is no such file"),

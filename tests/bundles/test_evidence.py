@@ -72,7 +72,7 @@ def test_evidence_that_cannot_be_read_does_not_count(folder: pathlib.Path) -> No
 
 def test_an_unknown_host_is_a_mistake(folder: pathlib.Path) -> None:
     """A name that no host has is told with the nearest one."""
-    with pytest.raises(HostError, match="did you mean 'local'"):
+    with pytest.raises(HostError, match="Did you mean 'local'"):
         list(evidence.verify(folder, "locale"))
 
 

@@ -113,7 +113,7 @@ def test_binary_accuracy_is_the_sign_of_a_logit() -> None:
             numpy.zeros(2),
             "2 of 2 scores that are not finite",
         ),
-        ("top7", numpy.zeros((4, 3)), numpy.zeros(4), "did you mean"),
+        ("top7", numpy.zeros((4, 3)), numpy.zeros(4), "Did you mean"),
         (
             lambda o, y: o.sum(),
             numpy.zeros((4, 3)),

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 from click.testing import CliRunner
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import registry
 from edgekit.cli.doctor import examine
 from edgekit.cli.main import main
@@ -18,8 +18,8 @@ def test_json_holds_what_was_found() -> None:
     data = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
     versions = {row["name"]: row["version"] for row in data["packages"]}
     assert versions["click"] == importlib.metadata.version("click")
-    assert [row["name"] for row in data["targets"]] == shelf.names("targets")
-    assert [row["name"] for row in data["hosts"]] == shelf.names("hosts")
+    assert [row["name"] for row in data["targets"]] == catalog.names("targets")
+    assert [row["name"] for row in data["hosts"]] == catalog.names("hosts")
     assert {row["name"] for row in data["parts"]} >= set(registry.STEPS)
     assert [row["name"] for row in data["tools"]] == [
         "edgetpu_compiler",

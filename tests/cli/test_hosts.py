@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner, Result
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit.cli.main import main
 from edgekit.hosts import install_dirs as places
 
@@ -27,7 +27,7 @@ def own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path
     """An empty folder for the user's own hosts."""
     folder = tmp_path / "configuration"
     folder.mkdir()
-    monkeypatch.setattr(shelf, "own_hosts", lambda: folder)
+    monkeypatch.setattr(catalog, "user_hosts", lambda: folder)
     return folder
 
 
@@ -76,11 +76,11 @@ def test_a_users_own_host_is_listed_and_a_broken_one_hides_nothing(
     )
     assert (
         not rows["broken"]["ready"]
-        and "did you mean 'ssh'?" in rows["broken"]["problems"][0]["what"]
+        and "Did you mean 'ssh'?" in rows["broken"]["problems"][0]["what"]
     )
     assert hosts().exit_code == 0 and "qemu-arm64" in hosts().stdout
     shown = hosts("show", "broken")
-    assert shown.exit_code == 1 and "did you mean 'ssh'?" in shown.stderr
+    assert shown.exit_code == 1 and "Did you mean 'ssh'?" in shown.stderr
 
 
 def test_this_machine_is_checked_with_real_files() -> None:

@@ -5,15 +5,15 @@ import json
 import pytest
 from click.testing import CliRunner, Result
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import registry, scheme
 from edgekit import target as values
 from edgekit.cli.main import main
 
 NAMES = {
-    "targets": shelf.names("targets"),
-    "hosts": shelf.names("hosts"),
-    "recipes": shelf.names("recipes"),
+    "targets": catalog.names("targets"),
+    "hosts": catalog.names("hosts"),
+    "recipes": catalog.names("recipes"),
     "models": list(registry.SOURCES),
     "schemes": list(scheme.SCHEMES),
 }
@@ -55,7 +55,7 @@ def test_a_targets_limits_are_told() -> None:
     """The values shown are the file's."""
     data = json.loads(edgekit("targets", "show", "coral-edgetpu", "--json").stdout)
     path, verified = data.pop("file"), data.pop("verified")
-    assert data == values.load(shelf.find("targets", "coral-edgetpu")).model_dump(
+    assert data == values.load(catalog.find("targets", "coral-edgetpu")).model_dump(
         mode="json"
     )
     assert path.endswith("coral-edgetpu.yaml")
@@ -67,7 +67,7 @@ def test_show_tells_what_can_be_verified_from_here(name: str) -> None:
     """Both accuracy and latency, each with its host or the word unmeasured and the reason,
     in the text as in --json.
     """
-    target = values.load(shelf.find("targets", name))
+    target = values.load(catalog.find("targets", name))
     told = json.loads(edgekit("targets", "show", name, "--json").stdout)["verified"]
     accuracy, _, latency = told.partition("; latency: ")
     assert f"on the host {target.host}" in accuracy
@@ -96,7 +96,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(
     """Exit 1, the nearest name, no traceback."""
     done = edgekit(word, "show", wrong)
     assert done.exit_code == 1
-    assert f"did you mean {right!r}?" in done.stderr
+    assert f"Did you mean {right!r}?" in done.stderr
     assert done.stdout == ""
 
 

@@ -143,7 +143,7 @@ def test_an_unknown_command_is_answered_with_the_nearest() -> None:
     """A misspelt command is a usage error that names the right one."""
     done = CliRunner().invoke(commands.main, ["paln"])
     assert done.exit_code == 2
-    assert "did you mean 'plan'?" in done.stderr
+    assert "Did you mean 'plan'?" in done.stderr
     assert done.stdout == ""
 
 

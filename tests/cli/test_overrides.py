@@ -69,17 +69,17 @@ def test_a_recipe_and_a_target_may_be_paths(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        (wanted("digts"), RecipeError, ["'digts'", "did you mean 'digits'?"]),
+        (wanted("digts"), RecipeError, ["'digts'", "Did you mean 'digits'?"]),
         (wanted("no/such.yaml"), RecipeError, ["no/such.yaml"]),
         (
             wanted(targets=("cpu-onx", "mobil-tflite")),
             PlanError,
-            ["did you mean 'cpu-onnx'?", "did you mean 'mobile-tflite'?"],
+            ["Did you mean 'cpu-onnx'?", "Did you mean 'mobile-tflite'?"],
         ),
         (
             wanted(assignments=("train.epoch=3",)),
             RecipeError,
-            ["train.epoch", "did you mean 'epochs'?"],
+            ["train.epoch", "Did you mean 'epochs'?"],
         ),
         (wanted(assignments=("train.epochs",)), RecipeError, ["key=value"]),
     ],
@@ -98,5 +98,5 @@ def test_a_wrong_word_is_answered_with_the_right_one(
 
 def test_a_wrong_target_alone_is_a_target_error() -> None:
     """One target by itself is looked up with the same hint."""
-    with pytest.raises(TargetError, match="did you mean 'cpu-onnx'"):
+    with pytest.raises(TargetError, match="Did you mean 'cpu-onnx'"):
         find_target("cpu-onx")

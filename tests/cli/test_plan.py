@@ -100,11 +100,11 @@ def test_a_recipe_with_many_mistakes_is_answered_with_all_of_them(
     assert done.exit_code == 1
     assert done.stdout == ""
     for word in (
-        "4 mistakes",
-        "did you mean 'model'?",
+        "4 errors",
+        "Did you mean 'model'?",
         "compress.0.prune.ratoi",
-        "did you mean 'ratio'?",
-        "did you mean 'w8a8-static'?",
+        "Did you mean 'ratio'?",
+        "Did you mean 'w8a8-static'?",
         "gates.speedup",
     ):
         assert word in done.stderr

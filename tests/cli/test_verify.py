@@ -65,7 +65,7 @@ def test_mistakes_end_with_1_and_a_way_out(results: pathlib.Path) -> None:
         (["verify", str(results / "cpu-onnx")], "verify.py has the hash"),
         (
             ["verify", str(results / "mobile-tflite"), "--on", "locall"],
-            "did you mean 'local'",
+            "Did you mean 'local'",
         ),
     ):
         done = CliRunner().invoke(main, words)

@@ -77,8 +77,8 @@ def test_all_mistakes_are_told_at_once(tmp_path: pathlib.Path) -> None:
     with pytest.raises(EstimateError) as caught:
         latency_table.load(tmp_path / "x.json")
     assert (
-        "3 mistakes" in str(caught.value)
-        and "did you mean 'onnxruntime'" in str(caught.value)
+        "3 errors" in str(caught.value)
+        and "Did you mean 'onnxruntime'" in str(caught.value)
         and "rows.0.ns" in str(caught.value)
     )
 
@@ -122,7 +122,7 @@ def test_a_name_finds_a_table_in_the_settings(
     (tmp_path / "latency").mkdir()
     (tmp_path / "latency" / "board-onnx.json").write_text("{}")
     assert latency_table.find("board-onnx") == tmp_path / "latency" / "board-onnx.json"
-    with pytest.raises(EstimateError, match="did you mean 'board-onnx'"):
+    with pytest.raises(EstimateError, match="Did you mean 'board-onnx'"):
         latency_table.find("bord-onnx")
     for name in ("../board-onnx", "board-onnx; rm -rf .", "$(id).json"):
         with pytest.raises(EstimateError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import recipe, target
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache
@@ -66,7 +66,7 @@ def main() -> None:
         place = pathlib.Path(folder)
         (place / "tiny.yaml").write_text(RECIPE)
         asked = recipe.load(place / "tiny.yaml")
-        targets = [target.load(shelf.find("targets", name)) for name in asked.targets]
+        targets = [target.load(catalog.find("targets", name)) for name in asked.targets]
         run.run(
             plan.plan(asked, targets), run.Options(out=place / "out", cache=place / "cache")
         )

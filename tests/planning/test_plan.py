@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import recipe as recipes
 from edgekit import registry
 from edgekit import target as targets
@@ -24,7 +24,7 @@ WHOLE = {
 
 def shipped(name: str) -> Target:
     """A target that is shipped."""
-    return targets.load(shelf.find("targets", name))
+    return targets.load(catalog.find("targets", name))
 
 
 def planned(data: dict[str, object], *names: str, without: tuple[str, ...] = ()) -> Plan:
@@ -43,7 +43,7 @@ def told(found: Plan) -> str:
     )
 
 
-@pytest.mark.parametrize("name", shelf.names("recipes"))
+@pytest.mark.parametrize("name", catalog.names("recipes"))
 def test_every_shipped_recipe_can_be_planned(
     name: str, root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,7 +51,7 @@ def test_every_shipped_recipe_can_be_planned(
     problem where all is installed.
     """
     monkeypatch.chdir(root)
-    recipe = recipes.load(shelf.find("recipes", name))
+    recipe = recipes.load(catalog.find("recipes", name))
     filled = recipe.model_copy(
         update={"model": recipe.model or "zoo:cnn", "task": recipe.task or "digits"}
     )
@@ -60,7 +60,7 @@ def test_every_shipped_recipe_can_be_planned(
         filled = filled.model_copy(update={"weights": str(weights)})
     found = plan(
         filled,
-        [shipped(target) for target in recipe.targets or shelf.names("targets")],
+        [shipped(target) for target in recipe.targets or catalog.names("targets")],
         lambda module: True,
     )
     assert told(found) == ""
@@ -72,7 +72,7 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
     candidates in its own order.
     """
     found = plan(
-        recipes.load(shelf.find("recipes", "digits")),
+        recipes.load(catalog.find("recipes", "digits")),
         [
             shipped(name)
             for name in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt")
@@ -340,9 +340,9 @@ def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
         (
             {"model": "zoo:resnet9"},
             "cpu-onnx",
-            "no model source is called 'zoo:resnet9'; did you mean 'zoo:resnet",
+            "Unknown model source 'zoo:resnet9'. Did you mean 'zoo:resnet",
         ),
-        ({"model": "resnet8"}, "cpu-onnx", "no model source is called 'resnet8'"),
+        ({"model": "resnet8"}, "cpu-onnx", "Unknown model source 'resnet8'"),
         ({"model": "none.py:model"}, "cpu-onnx", "model: there is no file none.py"),
         (
             {"model": "edgekit_test_nowhere.net:model"},
@@ -353,7 +353,7 @@ def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
         (
             {"task": "digit"},
             "cpu-onnx",
-            "no task is called 'digit'; did you mean 'digits'?",
+            "Unknown task 'digit'. Did you mean 'digits'?",
         ),
         ({"task": "none.npz"}, "cpu-onnx", "task: there is no file none.npz"),
         (
@@ -374,7 +374,7 @@ def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
         (
             {"compress": ["train", {"distill": {"teacher": "zoo:resnet99"}}]},
             "cpu-onnx",
-            "distill.teacher: no model source is called 'zoo:resnet99'",
+            "distill.teacher: Unknown model source 'zoo:resnet99'",
         ),
         (
             {
@@ -540,7 +540,7 @@ def test_every_planned_parameter_is_one_that_the_step_takes() -> None:
         "android-ort",
     )
     found = plan(
-        recipes.load(shelf.find("recipes", "digits")), [shipped(name) for name in names]
+        recipes.load(catalog.find("recipes", "digits")), [shipped(name) for name in names]
     )
     steps = [
         *found.teacher,
@@ -561,12 +561,12 @@ def test_wrong_targets_are_told_together() -> None:
     """Two wrong names are one error."""
 
     def find(name: str) -> Target:
-        return targets.load(shelf.find("targets", name))
+        return targets.load(catalog.find("targets", name))
 
     recipe = Recipe.model_validate({"targets": ["cpu-onx", "cpu-onnx", "mobile"]})
     with pytest.raises(PlanError) as caught:
         targets_of(recipe, find)
-    assert "'cpu-onx'; did you mean 'cpu-onnx'" in str(caught.value)
+    assert "'cpu-onx'. Did you mean 'cpu-onnx'" in str(caught.value)
     assert "'mobile'" in str(caught.value)
     with pytest.raises(TargetError):
         find("cpu-onx")

@@ -44,10 +44,10 @@ def test_the_zoo_needs_images_and_classes() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("zoo:resnet9", "did you mean 'zoo:resnet8'"),
-        ("resnet8", "did you mean 'zoo:resnet8'"),
+        ("zoo:resnet9", "Did you mean 'zoo:resnet8'"),
+        ("resnet8", "Did you mean 'zoo:resnet8'"),
         ("net.py", "no function in it"),
-        ("zoo:", "did you mean 'zoo:cnn'"),
+        ("zoo:", "Did you mean 'zoo:cnn'"),
     ],
 )
 def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:

@@ -128,7 +128,7 @@ def test_skipped_layers_are_named_by_path(tmp_path: pathlib.Path) -> None:
 def test_an_unknown_path_gets_a_hint(tmp_path: pathlib.Path) -> None:
     """A misspelt module is not silently pruned."""
     with pytest.raises(
-        StepError, match=r"'stages\.0\.0\.conv3'.*did you mean 'stages\.0\.0\.conv[12]'"
+        StepError, match=r"'stages\.0\.0\.conv3'.*Did you mean 'stages\.0\.0\.conv[12]'"
     ):
         pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8, ("stages.0.0.conv3",)))
 

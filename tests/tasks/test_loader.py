@@ -81,7 +81,7 @@ def test_all_missing_and_unknown_arrays_are_told_at_once(tmp_path: pathlib.Path)
     for line in (
         "y_train: this array is missing",
         "y_test: this array is missing",
-        "xtest: no such array; did you mean 'x_test'?",
+        "xtest: unknown array. Did you mean 'x_test'?",
     ):
         assert line in str(caught.value)
 
@@ -143,7 +143,7 @@ def test_a_users_function_gives_a_task(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("digit", "did you mean 'digits'"),
+        ("digit", "Did you mean 'digits'"),
         ("own.py", "no function in it"),
         ("none.npz", "no file none.npz"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import recipe, target
 from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
@@ -49,7 +49,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         run(
             plan.plan(
                 wanted,
-                [target.load(shelf.find("targets", device)).model_copy(update=untimed)],
+                [target.load(catalog.find("targets", device)).model_copy(update=untimed)],
             ),
             Options(out, folder / "cache"),
         )

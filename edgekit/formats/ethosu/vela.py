@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from edgekit import registry
-from edgekit.errors import MissingBackend, StepError
-from edgekit.value import Value, nearest
+from edgekit.errors import MissingBackend, StepError, suggest
+from edgekit.value import Value
 
 MODULE, DISTRIBUTION, EXTRA = "ethosu.vela", "ethos-u-vela", "ethosu"
 #: The custom operator that stands for all that Vela has compiled.
@@ -173,7 +173,7 @@ def require(setting: Setting) -> None:
         if given not in choice:
             other = f" for {setting.accelerator}" if what == "system_config" else ""
             raise StepError(
-                f"Vela has no {what} {given!r}{other}; {nearest(given, choice)}",
+                f"Vela has no {what} {given!r}{other}. {suggest(given, choice)}",
                 fix=f"write one of {', '.join(choice)} in the target's limits",
             )
 

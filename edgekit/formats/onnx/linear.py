@@ -10,12 +10,11 @@ import numpy
 import onnx
 
 from edgekit.artifact import MAIN
-from edgekit.errors import StepError
+from edgekit.errors import StepError, suggest
 from edgekit.formats.module_paths import is_within
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.edit import Edit
 from edgekit.formats.onnx.graph import Array
-from edgekit.value import nearest
 
 #: A smaller weight saves less than the nodes around it cost.
 SMALLEST_WEIGHT = 1024
@@ -106,7 +105,7 @@ def refuse_unknown(keep: Iterable[str], graphs: Mapping[str, onnx.GraphProto]) -
                 for path in sorted(paths)
                 if path
             ]
-            told = f"No operator of the file comes from a module {path!r}, which was to stay in float; {nearest(path, known)}"
+            told = f"No operator of the file comes from a module {path!r}, which was to stay in float. {suggest(path, known)}"
             raise StepError(told, fix="name modules as network.named_modules() does")
 
 

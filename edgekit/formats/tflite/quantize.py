@@ -17,12 +17,11 @@ from ai_edge_quantizer.quantizer import Quantizer
 
 from edgekit.artifact import Artifact, FormatName
 from edgekit.contracts import Context
-from edgekit.errors import NothingToDo, StepError
+from edgekit.errors import NothingToDo, StepError, suggest
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite import quantizer as tflite_quantizer
 from edgekit.formats.tflite import signatures as tflite_signatures
 from edgekit.task import SplitName
-from edgekit.value import nearest
 
 _ALL = TFLOperationName.ALL_SUPPORTED
 
@@ -107,7 +106,7 @@ class QuantizeTflite:
         """A scheme that this step has, and a file that is not quantized yet."""
         if self.scheme not in RECIPES:
             raise StepError(
-                f"quantize_tflite has no scheme {self.scheme!r}; {nearest(self.scheme, RECIPES)}",
+                f"quantize_tflite has no scheme {self.scheme!r}. {suggest(self.scheme, RECIPES)}",
                 fix="w8a8-static is made by quantize_torch, before the export; w8a16-static by calibrate_tflite",
             )
         tflite_quantizer.require_float(artifact, self.scheme)

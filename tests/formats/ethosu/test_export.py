@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgekit import catalog as shelf
+from edgekit import catalog
 from edgekit import target
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
@@ -31,7 +31,7 @@ from edgekit.task import Task
 pytest.importorskip("ethosu.vela", reason="needs edgekit[ethosu]")
 
 TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
-TARGETS = [name for name in shelf.names("targets") if name.startswith("ethos-u")]
+TARGETS = [name for name in catalog.names("targets") if name.startswith("ethos-u")]
 
 
 class Depthwise(nn.Module):
@@ -126,7 +126,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 
 def step_of(name: str) -> TfliteToEthosu:
-    limits = target.load(shelf.find("targets", name)).limits
+    limits = target.load(catalog.find("targets", name)).limits
     return TfliteToEthosu(
         limits.accelerator, limits.system_config, limits.memory_mode, limits.sram_bytes
     )

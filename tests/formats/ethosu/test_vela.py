@@ -69,13 +69,13 @@ def test_what_vela_ships_is_known() -> None:
         ({"accelerator": "ethos-u55-512"}, "no accelerator 'ethos-u55-512'"),
         (
             {"system_config": "Ethos_U55_High_End_Embeded"},
-            "did you mean 'Ethos_U55_High_End_Embedded'?",
+            "Did you mean 'Ethos_U55_High_End_Embedded'?",
         ),
         (
             {"system_config": "Ethos_U65_High_End"},
             "no system_config 'Ethos_U65_High_End' for ethos-u55-256",
         ),
-        ({"memory_mode": "Shared"}, "did you mean 'Shared_Sram'?"),
+        ({"memory_mode": "Shared"}, "Did you mean 'Shared_Sram'?"),
     ],
 )
 def test_names_that_vela_does_not_know_are_refused_with_those_that_it_does(

@@ -303,7 +303,7 @@ def test_small_weights_stay_and_paths_are_those_of_their_part() -> None:
     found = model(FLAT, "y = MatMul(x, W)").graph
     onnx_linear.refuse_unknown(("layer0",), {"main": found})
     onnx_linear.refuse_unknown(("text.layer0",), {"text": found})
-    with pytest.raises(StepError, match="did you mean 'text.layer0'"):
+    with pytest.raises(StepError, match="Did you mean 'text.layer0'"):
         onnx_linear.refuse_unknown(("text.layer1",), {"text": found})
 
 

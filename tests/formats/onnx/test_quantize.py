@@ -260,7 +260,7 @@ def test_a_path_that_names_nothing_is_refused_with_the_nearest(
 ) -> None:
     """A slip in ``keep`` is told before any work."""
     before = artifact(Tokens(), CASES["tokens"][1], tmp_path / "float")
-    with pytest.raises(StepError, match="comes from a module 'dwon'.*did you mean 'down'"):
+    with pytest.raises(StepError, match="comes from a module 'dwon'.*Did you mean 'down'"):
         made(before, QuantizeOnnx("w8-dynamic", keep=("dwon",)))
 
 

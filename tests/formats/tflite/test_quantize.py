@@ -190,7 +190,7 @@ def test_wrong_input_is_refused(plain: Artifact, tmp_path: pathlib.Path) -> None
     each told.
     """
     with pytest.raises(
-        StepError, match="no scheme 'w8-dynamics'; did you mean 'w8-dynamic'"
+        StepError, match="no scheme 'w8-dynamics'. Did you mean 'w8-dynamic'"
     ):
         QuantizeTflite("w8-dynamics").requires(plain)
     part = plain.parts[0]
