@@ -55,7 +55,7 @@ def extras_of_edgekit(texts: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("version", FILES)
 def test_every_declared_requirement_is_pinned_within_its_bounds(version: str) -> None:
-    """A new dependency, or a bound that excludes the pinned version, calls for `make constraints`."""
+    """A new dependency, or a bound that excludes the pinned version, needs `make constraints`."""
     pinned = constraints.read(FILES[version])
     for requirement in declared(version):
         name = constraints.normalized(requirement.name)
