@@ -14,7 +14,7 @@ import torch
 
 from edgekit import target as targets
 from edgekit.contracts import Context, Step
-from edgekit.device_worker import runtimes
+from edgekit.device_worker import runtime_litert, runtime_onnxruntime
 from edgekit.errors import StepError
 from edgekit.planning.plan import plan
 from edgekit.recipe import Recipe
@@ -139,8 +139,8 @@ def test_a_runtime_of_the_worker_has_what_the_document_says(document: str) -> No
     """The class that is shown takes what the worker gives and has what it uses, like those
     that run on a processor.
     """
-    shown = block(document, "python", "class OpenvinoModel")
-    for model in (runtimes.RUNTIMES["onnxruntime"], runtimes.RUNTIMES["litert"]):
+    shown = block(document, "python", "class Model")
+    for model in (runtime_onnxruntime.Model, runtime_litert.Model):
         assert f"def __init__{inspect.signature(model.__init__)}:".replace(
             "'", ""
         ) in shown.replace("'", "")

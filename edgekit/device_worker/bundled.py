@@ -1,5 +1,7 @@
-"""The samples of a bundle, read with care: its folder may come from anywhere, and a device
-has little memory.
+"""Reads the samples of a bundle and validates them.
+
+The bundle may come from anywhere, and a device has little memory: nothing in the file is
+executed, and sizes are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -13,118 +15,122 @@ import numpy
 from numpy.lib import format as npy
 
 if TYPE_CHECKING:
-    import numpy.typing
-
-    Array = numpy.typing.NDArray[Any]
+    from .arrays import Array
 
 #: The most bytes that all samples may have in memory; edgekit itself writes far fewer.
 LARGEST = 1 << 30
-#: What stands before the colon of a name; ``labels`` has none.
+#: The part of an array's name before the colon; ``labels`` has none.
 KINDS = ("input", "expected", "reference")
-_NUMBERS = "biuf"
+#: numpy's kinds of dtypes that are numbers or booleans.
+_NUMERIC_KINDS = "biuf"
 
 
-def samples(path: str, facts: Mapping[str, Any]) -> dict[str, Array]:
-    """``input:name``, ``expected:name``, ``reference:name`` and ``labels``.
+def load_samples(path: str, facts: Mapping[str, Any]) -> dict[str, Array]:
+    """The arrays of ``samples.npz``: ``input:name``, ``expected:name``, ``reference:name``
+    and ``labels``.
 
-    Nothing is ever executed.
-
-    Raises ValueError with everything that is wrong, one line each, before memory is taken
-    for arrays that are too large.
+    ``facts``: the ``bundle`` section of the manifest. Raises ValueError with all errors, one
+    line each.
     """
     try:
         _require_small(path)
         with numpy.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as problem:
-        raise ValueError(f"samples.npz cannot be read: {problem}") from problem
-    wrong = [*_wrong_arrays(arrays, facts), *_wrong_facts(arrays, facts)]
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"samples.npz cannot be read: {error}") from error
+    errors = [*_check_arrays(arrays, facts["samples"]), *_check_facts(arrays, facts)]
+    if errors:
+        raise ValueError("\n".join(errors))
     return arrays
 
 
-def group(arrays: Mapping[str, Array], kind: str) -> dict[str, Array]:
-    """The arrays called ``kind:name``, by name."""
+def select(arrays: Mapping[str, Array], kind: str) -> dict[str, Array]:
+    """The arrays with names ``kind:name``, by ``name``."""
+    prefix = kind + ":"
     return {
-        name.partition(":")[2]: array
+        name[len(prefix) :]: array
         for name, array in arrays.items()
-        if name.startswith(kind + ":")
+        if name.startswith(prefix)
     }
 
 
 def _require_small(path: str) -> None:
+    """Read only the headers of the arrays, and refuse objects and too many bytes."""
     total = 0
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
-            with archive.open(name) as member:
-                version = npy.read_magic(member)
-                if version not in ((1, 0), (2, 0)):
-                    raise ValueError(f"{name} has the format {version}")
-                read = (
-                    npy.read_array_header_1_0
-                    if version == (1, 0)
-                    else npy.read_array_header_2_0
-                )
-                shape, _, dtype = read(member)
-            if dtype.kind not in _NUMBERS:
-                raise ValueError(f"{name} holds {dtype}, which are no numbers")
-            total += math.prod(shape) * dtype.itemsize
+            total += _read_size(archive, name)
     if total > LARGEST:
-        raise ValueError(f"its arrays have {total} bytes, and at most {LARGEST} are read")
+        raise ValueError(f"its arrays have {total} bytes; at most {LARGEST} are allowed")
 
 
-def _wrong_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> list[str]:
-    """Every array has a row a sample; the float file gives what the shipped one gives, in
-    the same shapes.
+def _read_size(archive: zipfile.ZipFile, name: str) -> int:
+    with archive.open(name) as member:
+        version = npy.read_magic(member)
+        if version == (1, 0):
+            shape, _, dtype = npy.read_array_header_1_0(member)
+        elif version == (2, 0):
+            shape, _, dtype = npy.read_array_header_2_0(member)
+        else:
+            raise ValueError(f"{name} has the unsupported version {version} of .npy")
+    if dtype.kind not in _NUMERIC_KINDS:
+        raise ValueError(f"{name} has the dtype {dtype}, which is not numeric")
+    return math.prod(shape) * dtype.itemsize
+
+
+def _check_arrays(arrays: Mapping[str, Array], count: int) -> list[str]:
+    """Errors unless every array has ``count`` samples, and the float file's outputs have the
+    shapes of the shipped file's.
     """
-    count, wrong = facts["samples"], []
+    errors = []
     for name, array in arrays.items():
         if name != "labels" and name.partition(":")[0] not in KINDS:
-            wrong.append(f"samples.npz: {name!r} is no array of a bundle")
+            errors.append(f"samples.npz: unknown array {name!r}")
         elif array.ndim == 0 or len(array) != count or count < 1:
-            wrong.append(
-                f"samples.npz: {name} has the shape {list(array.shape)} where there are {count} samples"
+            errors.append(
+                f"samples.npz: {name} has shape {list(array.shape)}, expected"
+                f" {count} samples"
             )
-    expected, reference = group(arrays, "expected"), group(arrays, "reference")
-    if not expected or not group(arrays, "input"):
-        wrong.append("samples.npz holds no inputs, or no expected outputs")
-    shapes = [
-        {name: array.shape for name, array in some.items()}
-        for some in (expected, reference)
-    ]
-    if shapes[0] != shapes[1]:
-        wrong.append(
-            f"samples.npz: the float file's outputs are {shapes[1]}, not {shapes[0]}"
+    expected = select(arrays, "expected")
+    if not expected or not select(arrays, "input"):
+        errors.append("samples.npz contains no inputs, or no expected outputs")
+    shapes = _shapes(expected)
+    reference_shapes = _shapes(select(arrays, "reference"))
+    if reference_shapes != shapes:
+        errors.append(
+            f"samples.npz: the float file's outputs have the shapes {reference_shapes},"
+            f" expected {shapes}"
         )
-    return wrong
+    return errors
 
 
-def _wrong_facts(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> list[str]:
-    """Each output has a step, and what numbers are held against is a number."""
-    wrong = []
-    for name in group(arrays, "expected"):
+def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def _check_facts(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> list[str]:
+    """Errors unless each output has a quantization step and every limit is a number."""
+    errors = []
+    for name in select(arrays, "expected"):
         step = facts["steps"].get(name)
-        if not _number(step) or step <= 0:
-            wrong.append(
-                f"manifest.json: the step of the output {name!r} is {step!r}, and must be above 0"
+        if not _is_number(step) or step <= 0:
+            errors.append(
+                f"manifest.json: the quantization step of the output {name!r} must be"
+                f" above 0, got {step!r}"
             )
     limits = {"parity_steps": facts["parity_steps"], **facts["gates"]}
-    wrong += [
-        f"manifest.json: {name} is {value!r}, and must be a number"
-        for name, value in limits.items()
-        if not _number(value)
-    ]
-    if _number(facts["parity_steps"]) and facts["parity_steps"] < 0:
-        wrong.append(
-            f"manifest.json: parity_steps is {facts['parity_steps']}, and must not be below 0"
+    for name, value in limits.items():
+        if not _is_number(value):
+            errors.append(f"manifest.json: {name} must be a number, got {value!r}")
+    parity_steps = facts["parity_steps"]
+    if _is_number(parity_steps) and parity_steps < 0:
+        errors.append(
+            f"manifest.json: parity_steps must not be negative, got {parity_steps}"
         )
-    return wrong
+    return errors
 
 
-def _number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)

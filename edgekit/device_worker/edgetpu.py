@@ -1,16 +1,18 @@
-"""Edge TPUs that are plugged in here, and the library that a TFLite interpreter needs to
-use one. The standard library only.
+"""Finds Edge TPUs connected to this machine, and the library that TFLite needs to use one.
 
-    found = sticks()                                  # empty: none is here
-    with_it = delegate(interpreter_module.load_delegate)
-    Interpreter(model_path="main_edgetpu.tflite", experimental_delegates=[with_it])
+The standard library only; the file also works on its own:
 
-Where the ids and paths come from: coral.ai, "Get started with the USB Accelerator" and "...
-M.2 or Mini PCIe Accelerator".
+    devices = find_devices()                          # empty if there is none
+    delegate = create_delegate(interpreter_module.load_delegate)
+    Interpreter(model_path="main_edgetpu.tflite", experimental_delegates=[delegate])
+
+Source of the ids and paths: coral.ai, "Get started with the USB Accelerator" and "... M.2 or
+Mini PCIe Accelerator".
 """
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import os
 import pathlib
@@ -18,10 +20,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-#: A USB stick has the first id (Global Unichip) until libedgetpu has sent it its program
-#: for the first time, then Google's.
-USB_IDS = {"1a6e:089a": "not used since it was plugged in", "18d1:9302": "ready"}
-#: Its PCIe driver makes these, the Dev Board's too.
+#: A USB accelerator has the first id (Global Unichip) until libedgetpu has sent it its
+#: program for the first time, then Google's.
+USB_IDS = {"1a6e:089a": "not used since it was connected", "18d1:9302": "ready"}
+#: The device files of the PCIe driver, also on the Dev Board.
 PCIE_DEVICES = "apex_*"
 LIBRARIES = {
     "linux": "libedgetpu.so.1",
@@ -29,91 +31,100 @@ LIBRARIES = {
     "win32": "edgetpu.dll",
 }
 INSTALL = (
-    "install libedgetpu1-std from Google's own package archive (coral.ai/software), or build google-coral/libedgetpu; "
-    "the packages of that name elsewhere are not it"
+    "install libedgetpu1-std from Google's own package archive (coral.ai/software), or build"
+    " google-coral/libedgetpu; packages of that name from other sources are different"
+    " software"
 )
 
 
 class EdgeTpuError(Exception):
-    """An Edge TPU cannot be used; the message says why, and the way out."""
+    """An Edge TPU cannot be used; the message contains the reason and a fix."""
 
 
-def sticks(root: str | os.PathLike[str] = "/") -> list[str]:
-    """What Edge TPUs are here, one line each, found in ``root``'s /sys and /dev (Linux).
+def find_devices(root: str | os.PathLike[str] = "/") -> list[str]:
+    """The Edge TPUs of this machine, one line each; Linux only, empty elsewhere.
 
-    Empty elsewhere, and where there is none.
+    ``root``: the folder that contains /sys and /dev.
     """
     base = pathlib.Path(root)
-    found = []
-    for device in _listed(base / "sys/bus/usb/devices", "*"):
-        name = ":".join(_read(device / part) for part in ("idVendor", "idProduct"))
-        if name in USB_IDS:
-            found.append(f"usb {device.name} ({name}, {USB_IDS[name]})")
-    found += [
-        f"pcie {device.name} ({_temperature(base, device.name)})"
-        for device in _listed(base / "dev", PCIE_DEVICES)
-    ]
-    return found
+    devices = []
+    for device in _list_folder(base / "sys/bus/usb/devices", "*"):
+        usb_id = f"{_read(device / 'idVendor')}:{_read(device / 'idProduct')}"
+        if usb_id in USB_IDS:
+            devices.append(f"usb {device.name} ({usb_id}, {USB_IDS[usb_id]})")
+    for device in _list_folder(base / "dev", PCIE_DEVICES):
+        devices.append(f"pcie {device.name} ({_describe_temperature(base, device.name)})")
+    return devices
 
 
-def library() -> str | None:
-    """The name under which the loader finds libedgetpu here, or None."""
-    name = LIBRARIES.get(sys.platform)
-    if name is None:
+def find_library() -> str | None:
+    """The name under which the dynamic loader finds libedgetpu, or None."""
+    default = LIBRARIES.get(sys.platform)
+    if default is None:
         return None
-    known = ctypes.util.find_library("edgetpu")
-    for candidate in dict.fromkeys((name, *([known] if known else []))):
+    candidates = [default]
+    listed = ctypes.util.find_library("edgetpu")
+    if listed and listed != default:
+        candidates.append(listed)
+    for name in candidates:
         try:
-            ctypes.CDLL(candidate)
+            ctypes.CDLL(name)
         except OSError:
             continue
-        return candidate
+        return name
     return None
 
 
-def delegate(
+def create_delegate(
     load_delegate: Callable[..., Any],
     options: Mapping[str, str] | None = None,
     *,
-    find: Callable[[], str | None] = library,
-    found: list[str] | None = None,
+    library_finder: Callable[[], str | None] = find_library,
+    devices: list[str] | None = None,
 ) -> Any:
-    """The delegate for a TFLite interpreter: ``load_delegate`` is the runtime's own
-    function (ai_edge_litert.interpreter, tflite_runtime.interpreter).
+    """Create the delegate for a TFLite interpreter.
 
-    ``options`` go to libedgetpu: ``{"device": "usb:0"}`` or ``{"device": "pci:1"}`` where
-    there are several. Raises EdgeTpuError.
+    ``load_delegate`` is the runtime's own function (ai_edge_litert.interpreter,
+    tflite_runtime.interpreter). ``options`` are passed to libedgetpu: ``{"device":
+    "usb:0"}`` or ``{"device": "pci:1"}`` selects one of several. Raises EdgeTpuError.
     """
-    name = find()
-    if name is None:
-        raise EdgeTpuError(f"libedgetpu is not installed here. Fix: {INSTALL}")
-    here = sticks() if found is None else found
-    if not here and sys.platform == "linux":
+    library = library_finder()
+    if library is None:
+        raise EdgeTpuError(f"libedgetpu is not installed. Fix: {INSTALL}")
+    if devices is None:
+        devices = find_devices()
+    if not devices and sys.platform == "linux":
         raise EdgeTpuError(
-            "No Edge TPU is plugged in here. Fix: plug in a Coral USB Accelerator, or load its PCIe driver (gasket-dkms), which makes /dev/apex_0"
+            "No Edge TPU is connected. Fix: connect a Coral USB Accelerator, or load its"
+            " PCIe driver (gasket-dkms), which creates /dev/apex_0"
         )
     try:
-        return load_delegate(name, dict(options or {}))
-    except (
-        ValueError,
-        RuntimeError,
-        OSError,
-        AttributeError,
-    ) as error:  # AttributeError: the library is something else
+        return load_delegate(library, dict(options or {}))
+    # AttributeError: the library is not libedgetpu.
+    except (ValueError, RuntimeError, OSError, AttributeError) as error:
+        target = ", ".join(devices) or "this device"
+        reason = str(error).strip() or "no reason reported"
         raise EdgeTpuError(
-            f"libedgetpu gives no delegate for {', '.join(here) or 'this device'}: {str(error).strip() or 'it says no more'}. Fix: {_way_out(here)}"
+            f"libedgetpu failed to create a delegate for {target}: {reason}."
+            f" Fix: {_suggest_fix(devices)}"
         ) from error
 
 
-def _way_out(found: list[str]) -> str:
-    """libedgetpu itself says nothing of why it failed."""
-    tried = "let this user use the device (group plugdev or apex, udev rules of libedgetpu1-std), plug it in again, and end other programs that use it"
-    if any(line.startswith("usb") and "not used" in line for line in found):
-        return f"{tried}; in a container, pass on all of /dev/bus/usb, since the stick gets another id at its first use"
-    return tried
+def _suggest_fix(devices: list[str]) -> str:
+    """What usually helps; libedgetpu itself reports no reason for a failure."""
+    usual = (
+        "give this user access to the device (group plugdev or apex, udev rules of"
+        " libedgetpu1-std), reconnect it, and end other programs that use it"
+    )
+    if any(line.startswith("usb") and "not used" in line for line in devices):
+        return (
+            f"{usual}; in a container, pass through all of /dev/bus/usb, because the"
+            " accelerator changes its id at its first use"
+        )
+    return usual
 
 
-def _listed(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+def _list_folder(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     try:
         return sorted(folder.glob(pattern))
     except OSError:
@@ -127,11 +138,9 @@ def _read(path: pathlib.Path) -> str:
         return ""
 
 
-def _temperature(base: pathlib.Path, name: str) -> str:
-    """The PCIe driver tells the chip's temperature, in thousandths of a degree."""
-    told = _read(base / "sys/class/apex" / name / "temp")
-    return (
-        f"{int(told) / 1000:.0f} degrees Celsius"
-        if told.lstrip("-").isdigit()
-        else "temperature not told"
-    )
+def _describe_temperature(base: pathlib.Path, name: str) -> str:
+    """The chip's temperature; the PCIe driver reports thousandths of a degree Celsius."""
+    reading = _read(base / "sys/class/apex" / name / "temp")
+    if not reading.lstrip("-").isdigit():
+        return "temperature not reported"
+    return f"{int(reading) / 1000:.0f} degrees Celsius"

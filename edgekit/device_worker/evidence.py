@@ -1,8 +1,8 @@
-"""``python verify.py``: runs the evidence of a bundle again on the machine where it lies,
-with numpy and the runtime alone.
+"""``python verify.py`` in a bundle: repeats its evidence on this machine, with numpy and the
+runtime alone.
 
-Ends with 0 where all holds, 1 where something fails, 2 for a bundle that is not whole, 3
-where something stays open.
+Exit status: 0 if all holds, 1 if something fails, 2 for an incomplete or modified bundle, 3
+if something stays inconclusive or unmeasured.
 """
 
 from __future__ import annotations
@@ -18,32 +18,40 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from . import bundled, edgetpu, judging, tensorrt_engine, tensors
+from . import bundled, cuda, edgetpu, judging, tensors
 from .frames import WorkerError
 from .runtimes import RUNTIME_OF
 from .store import sha256
 from .worker import Worker
 
 if TYPE_CHECKING:
-    import numpy.typing
+    from .arrays import Affine, Array
 
-    Array = numpy.typing.NDArray[Any]
     Arrays = dict[str, Array]
 
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "unmeasured": 3}
-MANIFEST, SAMPLES = "manifest.json", "samples.npz"
+EXIT_CORRUPT = 2
+MANIFEST = "manifest.json"
+SAMPLES = "samples.npz"
 #: The folder of the float file inside a bundle.
 REFERENCE = "reference"
-ROUNDS, WARMUP, ROUND_MS = 60, 20, 2.0
+ROUNDS = 60
+WARMUP = 20
+ROUND_MS = 2.0
+#: Runtimes that execute on the device itself.
+DEVICE_RUNTIMES = ("tensorrt", "edgetpu")
 
 
-class NotWhole(Exception):
-    """The bundle's files are not those that its manifest tells; one line for each."""
+class CorruptBundle(Exception):
+    """The bundle's files differ from those listed in its manifest; one line for each."""
 
 
 class Chain:
-    """The files of an artifact, loaded and run one after another, fed by name with real
-    arrays.
+    """The files of an artifact, loaded and run one after another on real arrays by name.
+
+    ``prefix`` separates its files from those of another chain in the same worker; ``entry``
+    is the manifest or its section of the float file. ``runtime`` names the runtime and
+    version; ``is_device`` is whether that is the device's own.
     """
 
     def __init__(
@@ -54,11 +62,15 @@ class Chain:
         entry: Mapping[str, Any],
         threads: int,
     ) -> None:
-        self._worker, self._prefix = worker, prefix
+        self.worker = worker
+        self.threads = threads
+        self._prefix = prefix
         self._signatures = entry["signatures"]
-        self.runtime, self.is_device = "", False
+        self.runtime = ""
+        self.is_device = False
         for part in self._signatures:
-            path, runtime = _way(folder, entry, part)
+            path, runtime = _choose_file(folder, entry, part)
+            # The Q/DQ graph of an engine must be executed as written.
             optimize = entry["format"] != "tensorrt" or runtime == "tensorrt"
             reply, _ = worker.load(
                 {},
@@ -68,56 +80,44 @@ class Chain:
                 threads=threads,
                 options={"optimize": optimize},
             )
-            self.runtime, self.is_device = (
-                reply["runtime"],
-                runtime in ("tensorrt", "edgetpu"),
-            )
+            self.runtime = reply["runtime"]
+            self.is_device = runtime in DEVICE_RUNTIMES
 
     def infer(
         self,
         feeds: Mapping[str, Array],
         outputs: list[str],
-        feeds_of: list[Arrays] | None = None,
+        recorded_inputs: list[Arrays] | None = None,
     ) -> Arrays:
-        """The outputs that are asked for, as real numbers.
+        """The requested outputs as real arrays.
 
-        ``feeds_of`` gathers what every part was fed.
+        The encoded inputs of every part are appended to ``recorded_inputs``.
         """
-        known = dict(feeds)
+        values = dict(feeds)
         for part, signature in self._signatures.items():
-            given = {
-                spec["name"]: tensors.encode(
-                    known[spec["name"]], spec["dtype"], spec["axes"], _affine(spec)
+            encoded = {}
+            for spec in signature["inputs"]:
+                encoded[spec["name"]] = tensors.encode(
+                    values[spec["name"]], spec["dtype"], spec["axes"], _affine(spec)
                 )
-                for spec in signature["inputs"]
-            }
-            if feeds_of is not None:
-                feeds_of.append(given)
-            _, found = self._worker.infer(given, name=self._prefix + part)
-            specs = signature["outputs"]
-            ordered = (
-                [found[spec["name"]] for spec in specs]
-                if set(found) == {spec["name"] for spec in specs}
-                else list(found.values())
-            )
-            known.update(
-                {
-                    spec["name"]: tensors.decode(array, spec["axes"], _affine(spec))
-                    for spec, array in zip(specs, ordered)
-                }
-            )
-        return {name: known[name] for name in outputs}
+            if recorded_inputs is not None:
+                recorded_inputs.append(encoded)
+            _, raw = self.worker.infer(encoded, name=self._prefix + part)
+            values.update(_decode_outputs(raw, signature["outputs"]))
+        return {name: values[name] for name in outputs}
 
-    def track(self, name: str, feeds: Mapping[str, Array], outputs: list[str]) -> None:
-        """Get ready to be timed on one sample."""
-        gathered: list[Arrays] = []
-        self.infer({key: array[:1] for key, array in feeds.items()}, outputs, gathered)
-        arrays = {
-            f"{k}:{key}": array
-            for k, given in enumerate(gathered)
-            for key, array in given.items()
-        }
-        self._worker.warm(
+    def prepare_timing(
+        self, name: str, feeds: Mapping[str, Array], outputs: list[str]
+    ) -> None:
+        """Set up the worker's track ``name`` on the first sample."""
+        recorded: list[Arrays] = []
+        first = {key: array[:1] for key, array in feeds.items()}
+        self.infer(first, outputs, recorded)
+        arrays = {}
+        for index, encoded in enumerate(recorded):
+            for key, array in encoded.items():
+                arrays[f"{index}:{key}"] = array
+        self.worker.warm(
             arrays,
             name=name,
             models=[self._prefix + part for part in self._signatures],
@@ -126,167 +126,226 @@ class Chain:
         )
 
 
-def read(folder: str) -> tuple[dict[str, Any], Arrays]:
-    """The manifest and the samples, after every file was found to be the one that the
-    manifest tells. Raises NotWhole.
+def _decode_outputs(raw: Arrays, specs: list[dict[str, Any]]) -> Arrays:
+    """Match outputs by name if the names are those of the signature, else by order."""
+    names = [spec["name"] for spec in specs]
+    ordered = [raw[name] for name in names] if set(raw) == set(names) else raw.values()
+    return {
+        spec["name"]: tensors.decode(array, spec["axes"], _affine(spec))
+        for spec, array in zip(specs, ordered)
+    }
+
+
+def read_bundle(folder: str) -> tuple[dict[str, Any], Arrays]:
+    """The manifest and the samples, after the hash of every file was checked.
+
+    Raises CorruptBundle with all missing and modified files, ValueError for invalid samples.
     """
     with open(os.path.join(folder, MANIFEST), encoding="utf-8") as stream:
         manifest = json.load(stream)
-    wrong = []
-    for name, wanted in manifest["bundle"]["sha256"].items():
+    errors = []
+    for name, expected in manifest["bundle"]["sha256"].items():
         path = os.path.join(folder, *name.split("/"))
-        found = sha256(path) if os.path.isfile(path) else None
-        if found != wanted:
-            wrong.append(
-                f"{name} is missing"
-                if found is None
-                else f"{name} has the hash {found}, not {wanted}"
-            )
-    if wrong:
-        raise NotWhole("\n".join(wrong))
-    return manifest, bundled.samples(os.path.join(folder, SAMPLES), manifest["bundle"])
+        if not os.path.isfile(path):
+            errors.append(f"{name} is missing")
+            continue
+        actual = sha256(path)
+        if actual != expected:
+            errors.append(f"{name} has the hash {actual}, expected {expected}")
+    if errors:
+        raise CorruptBundle("\n".join(errors))
+    samples = bundled.load_samples(os.path.join(folder, SAMPLES), manifest["bundle"])
+    return manifest, samples
 
 
 def verify(
-    folder: str, threads: int = 1, samples: int | None = None, timed: bool = True
+    folder: str,
+    threads: int = 1,
+    samples: int | None = None,
+    measure_times: bool = True,
 ) -> dict[str, Any]:
-    """Run a bundle's evidence again: ``verdict``, ``where`` and ``measurements``, beside
-    what was shipped.
+    """Repeat a bundle's evidence on its first ``samples`` samples, or on all.
+
+    The result contains ``verdict``, ``where`` and ``measurements`` (see ``judging``), and
+    identifies bundle and machine. Raises CorruptBundle, ValueError, and WorkerError.
     """
-    manifest, arrays = read(folder)
-    facts = manifest["bundle"]
-    arrays = {
-        name: array if samples is None else array[:samples]
-        for name, array in arrays.items()
-    }
-    inputs, expected, reference = (bundled.group(arrays, kind) for kind in bundled.KINDS)
+    manifest, arrays = read_bundle(folder)
+    arrays = {name: array[:samples] for name, array in arrays.items()}
     worker = Worker()
     chain = Chain(worker, "file/", folder, manifest, threads)
-    notes = [facts["stands_in"]] if facts["stands_in"] and not chain.is_device else []
-    where = f"{platform.node()}: {', '.join([chain.runtime, f'{threads} thread' + ('s' if threads > 1 else ''), *notes])}"
-    ours = (
-        chain.infer(inputs, list(expected))
-        if not facts["one_by_one"]
-        else _one_by_one(chain, inputs, list(expected))
-    )
-    rows = judging.parity(ours, expected, reference, facts, where)
-    if rows[0]["detail"].get("fault") is None:
-        rows += judging.accuracy(ours, reference, arrays.get("labels"), facts, where)
-    if timed and judging.may_time(facts, chain.is_device):
-        chain.track("file", inputs, list(expected))
-        told = facts.get("reference")
-        if told is not None:
-            Chain(
-                worker, "reference/", os.path.join(folder, REFERENCE), told, threads
-            ).track("reference", inputs, list(expected))
-        raw = worker.bench({}, rounds=ROUNDS, seed=0)[0]["nanoseconds"]
-        rows += judging.times(raw["file"], raw.get("reference"), facts, where)
-    there = worker.hello({})[0]
+    where = _describe_place(chain, threads, manifest["bundle"])
+    rows = _compare(chain, arrays, manifest["bundle"], where)
+    if measure_times and judging.can_time(manifest["bundle"], chain.is_device):
+        rows += _measure_times(chain, folder, manifest["bundle"], arrays, where)
+    machine = worker.hello({})[0]
     return {
         "key": manifest["key"],
-        "bundle": facts["id"],
-        "verdict": judging.verdict(rows),
+        "bundle": manifest["bundle"]["id"],
+        "verdict": judging.combine_verdicts(rows),
         "where": where,
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "machine": there["machine"],
-        "versions": there["versions"],
+        "machine": machine["machine"],
+        "versions": machine["versions"],
         "measurements": rows,
     }
 
 
+def _describe_place(chain: Chain, threads: int, facts: Mapping[str, Any]) -> str:
+    plural = "s" if threads > 1 else ""
+    notes = [chain.runtime, f"{threads} thread{plural}"]
+    if facts["stands_in"] and not chain.is_device:
+        notes.append(facts["stands_in"])
+    return f"{platform.node()}: {', '.join(notes)}"
+
+
+def _compare(
+    chain: Chain, arrays: Arrays, facts: Mapping[str, Any], where: str
+) -> list[judging.Row]:
+    inputs, expected, reference = (bundled.select(arrays, kind) for kind in bundled.KINDS)
+    infer = _infer_one_by_one if facts["one_by_one"] else Chain.infer
+    outputs = infer(chain, inputs, list(expected))
+    rows = judging.compare_outputs(outputs, expected, reference, facts, where)
+    if rows[0]["detail"].get("fault") is None:
+        labels = arrays.get("labels")
+        rows += judging.compare_accuracy(outputs, reference, labels, facts, where)
+    return rows
+
+
 def main(folder: str) -> int:
-    """The command line of ``verify.py``."""
-    parser = argparse.ArgumentParser(
-        description="Run this bundle's evidence again, on this machine."
-    )
-    parser.add_argument("--threads", type=int, default=1, help="threads of the runtime (1)")
-    parser.add_argument("--samples", type=int, help="look at the first samples only")
-    parser.add_argument("--no-times", action="store_true", help="do not time")
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON too")
-    asked = parser.parse_args()
+    """The command line of ``verify.py``; the exit status."""
+    arguments = _parse_arguments()
     try:
-        found = verify(folder, asked.threads, asked.samples, not asked.no_times)
-    except (NotWhole, OSError, ValueError) as problem:
-        print(f"This bundle is not whole:\n{problem}", file=sys.stderr)
-        return 2
-    except (KeyError, IndexError, TypeError, AttributeError) as problem:
+        result = verify(
+            folder, arguments.threads, arguments.samples, not arguments.no_times
+        )
+    except (CorruptBundle, OSError, ValueError) as error:
+        print(f"This bundle is incomplete or modified:\n{error}", file=sys.stderr)
+        return EXIT_CORRUPT
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         print(
-            f"This bundle is not whole: its manifest is not what edgekit writes ({type(problem).__name__}: {problem})",
+            "This bundle is incomplete or modified: invalid manifest"
+            f" ({type(error).__name__}: {error})",
             file=sys.stderr,
         )
-        return 2
-    except WorkerError as problem:
-        print(f"The file cannot be run here: {problem}", file=sys.stderr)
-        return EXIT_CODES["unmeasured" if problem.kind == "missing" else "fail"]
+        return EXIT_CORRUPT
+    except WorkerError as error:
+        print(f"The file cannot be run on this machine: {error}", file=sys.stderr)
+        return EXIT_CODES["unmeasured" if error.kind == "missing" else "fail"]
+    _print_result(folder, result)
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as stream:
+            json.dump(result, stream, indent=1)
+    return EXIT_CODES[result["verdict"]]
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Repeat this bundle's evidence on this machine."
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of the runtime (default: 1)"
+    )
+    parser.add_argument("--samples", type=int, help="use only the first samples")
+    parser.add_argument("--no-times", action="store_true", help="do not measure times")
+    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON")
+    return parser.parse_args()
+
+
+def _print_result(folder: str, result: Mapping[str, Any]) -> None:
     with open(os.path.join(folder, MANIFEST), encoding="utf-8") as stream:
         shipped = {row["name"]: row for row in json.load(stream)["bundle"]["shipped"]}
-    print(f"{found['where']}\n\n{'':16}{'shipped':>22}{'here':>22}  verdict")
-    for row in found["measurements"]:
-        print(
-            f"{row['name']:16}{_told(shipped.get(row['name'])):>22}{_told(row):>22}  {row['verdict'] or ''}"
-        )
-    print(f"\nverdict: {found['verdict']}")
-    if asked.json:
-        with open(asked.json, "w", encoding="utf-8") as stream:
-            json.dump(found, stream, indent=1)
-    return EXIT_CODES[found["verdict"]]
+    print(f"{result['where']}\n")
+    print(f"{'':16}{'shipped':>22}{'here':>22}  verdict")
+    for row in result["measurements"]:
+        before = _format_value(shipped.get(row["name"]))
+        verdict = row["verdict"] or ""
+        print(f"{row['name']:16}{before:>22}{_format_value(row):>22}  {verdict}")
+    print(f"\nverdict: {result['verdict']}")
 
 
-def _way(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str, str]:
-    """The file of a part and the runtime for it: the device's own where it is here, else
-    what stands in for it.
+def _measure_times(
+    chain: Chain,
+    folder: str,
+    facts: Mapping[str, Any],
+    arrays: Arrays,
+    where: str,
+) -> list[judging.Row]:
+    inputs = bundled.select(arrays, "input")
+    outputs = list(bundled.select(arrays, "expected"))
+    chain.prepare_timing("file", inputs, outputs)
+    entry = facts.get("reference")
+    if entry is not None:
+        float_folder = os.path.join(folder, REFERENCE)
+        float_chain = Chain(chain.worker, "reference/", float_folder, entry, chain.threads)
+        float_chain.prepare_timing("reference", inputs, outputs)
+    reply, _ = chain.worker.bench({}, rounds=ROUNDS, seed=0)
+    times = reply["nanoseconds"]
+    return judging.summarize_times(times["file"], times.get("reference"), facts, where)
 
-    An engine that was built here from the bundle's recipe lies as ``<part>.engine`` beside
-    it; it counts where its log says that it is of this very graph.
+
+def _choose_file(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str, str]:
+    """The file of a part and its runtime: the device's own if it is present, else a proxy.
+
+    An engine that was built here from the bundle's recipe is ``<part>.engine`` in the same
+    folder; it is used if its log shows that it was built from this graph.
     """
     files = {
         file["role"]: os.path.join(folder, os.path.basename(file["path"]))
         for file in entry["files"]
         if file["part"] == part
     }
-    engine = files.get("engine") or _built(os.path.join(folder, part), files["model"])
-    if entry["format"] == "tensorrt" and engine is not None and tensorrt_engine.present():
-        return engine, "tensorrt"
-    if entry["format"] == "edgetpu" and "compiled" in files and edgetpu.sticks():
+    if entry["format"] == "tensorrt" and cuda.has_gpu():
+        engine = files.get("engine") or find_engine(
+            os.path.join(folder, part), files["model"]
+        )
+        if engine is not None:
+            return engine, "tensorrt"
+    if entry["format"] == "edgetpu" and "compiled" in files and edgetpu.find_devices():
         return files["compiled"], "edgetpu"
     return files["model"], RUNTIME_OF[entry["format"]]
 
 
-def _built(path: str, model: str) -> str | None:
-    """``<part>.engine``, where ``<part>.log.json`` says that it was built from this model
-    file; None where it is of another, or of none that is known.
+def find_engine(stem: str, model: str) -> str | None:
+    """``<stem>.engine`` if ``<stem>.log.json`` shows that it was built from this model.
+
+    None if there is none, it was built from another file, or its origin is unknown.
     """
+    engine = f"{stem}.engine"
     try:
-        with open(f"{path}.log.json", encoding="utf-8") as stream:
+        with open(f"{stem}.log.json", encoding="utf-8") as stream:
             log = json.load(stream)
-        if (log["onnx_sha256"], log["engine_sha256"]) == (
-            sha256(model),
-            sha256(f"{path}.engine"),
-        ):
-            return f"{path}.engine"
+        built_from_model = log["onnx_sha256"] == sha256(model)
+        if built_from_model and log["engine_sha256"] == sha256(engine):
+            return engine
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
 
 
-def _one_by_one(chain: Chain, inputs: Mapping[str, Array], outputs: list[str]) -> Arrays:
-    """Each sample on its own: a scale that is found while the network runs depends on all
+def _infer_one_by_one(
+    chain: Chain, inputs: Mapping[str, Array], outputs: list[str]
+) -> Arrays:
+    """Run every sample separately: a scale that is computed during inference depends on all
     samples of a batch.
     """
     count = len(next(iter(inputs.values())))
-    found = [
-        chain.infer({name: array[k : k + 1] for name, array in inputs.items()}, outputs)
-        for k in range(count)
-    ]
-    return {name: numpy.concatenate([one[name] for one in found]) for name in outputs}
+    results = []
+    for k in range(count):
+        sample = {name: array[k : k + 1] for name, array in inputs.items()}
+        results.append(chain.infer(sample, outputs))
+    return {
+        name: numpy.concatenate([result[name] for result in results]) for name in outputs
+    }
 
 
-def _affine(spec: Mapping[str, Any]) -> tuple[float, int] | None:
-    told = spec["quantization"]
-    return None if told is None else (told["scale"], told["zero_point"])
+def _affine(spec: Mapping[str, Any]) -> Affine:
+    quantization = spec["quantization"]
+    if quantization is None:
+        return None
+    return quantization["scale"], quantization["zero_point"]
 
 
-def _told(row: Mapping[str, Any] | None) -> str:
-    return (
-        "" if row is None or row["value"] is None else f"{row['value']:.5g} {row['unit']}"
-    )
+def _format_value(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["value"] is None:
+        return ""
+    return f"{row['value']:.5g} {row['unit']}"

@@ -1,8 +1,8 @@
-"""Whether a file computes on one machine what it computed on another, and what that is
-worth: the same rules everywhere.
+"""Compares a file's outputs and times on one machine with those on another, and judges them.
 
-A row is a measurement as in report.json: ``name``, ``value``, ``low``, ``high``, ``unit``,
-``n``, ``where``, ``how``, ``verdict``, ``detail``.
+edgekit and ``verify.py`` in a bundle use the same rules. A row is a measurement as in
+report.json: ``name``, ``value``, ``low``, ``high``, ``unit``, ``n``, ``where``, ``how``,
+``verdict``, ``detail``. ``facts`` are the ``bundle`` section of a manifest.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from .intervals import median_interval, paired_share_difference
+from .rules import judge_interval
 
 if TYPE_CHECKING:
-    import numpy.typing
+    from .arrays import Array
 
-    Array = numpy.typing.NDArray[Any]
     Arrays = Mapping[str, Array]
+    Facts = Mapping[str, Any]
     Row = dict[str, Any]
 
-#: Where a model has several outputs, a named metric reads the one with one of these names.
+#: If a model has several outputs, a named metric reads the one with one of these names.
 SCORED = ("output", "logits")
 
 
-def row(
-    name: str, value: float | None, unit: str, where: str, how: str, **more: Any
+def measurement(
+    name: str, value: float | None, unit: str, where: str, how: str, **details: Any
 ) -> Row:
-    """One measurement."""
+    """One row; ``details`` replace the defaults of the other fields."""
     return {
         "name": name,
         "value": value,
@@ -40,262 +41,251 @@ def row(
         "how": how,
         "verdict": None,
         "detail": {},
-        **more,
+        **details,
     }
 
 
-def parity(
-    ours: Arrays, expected: Arrays, reference: Arrays, facts: Mapping[str, Any], where: str
+def compare_outputs(
+    outputs: Arrays, expected: Arrays, reference: Arrays, facts: Facts, where: str
 ) -> list[Row]:
-    """``parity`` and ``bit_equal``: how far the outputs are from those that the same file
-    gave where it was made.
+    """``parity`` and ``bit_equal``: the distance from the outputs of the same file where it
+    was built.
 
-    Pass where the largest difference is at most ``facts["parity_steps"]`` steps of the
-    output (``facts["steps"]``), or is smaller than what quantization itself moved there
-    (the largest distance of ``expected`` from the float ``reference``): kernels of another
-    processor round otherwise, and a deep network turns one flipped rounding into many
-    steps. A file that gives another shape, or numbers that are not finite, fails.
+    Passes if the largest difference is at most ``facts["parity_steps"]`` quantization steps
+    of the output (``facts["steps"]``), or at most the quantization error of this network
+    (the largest distance of ``expected`` from the float ``reference``): the kernels of
+    another processor round differently, and a deep network turns one such difference into
+    many steps. Outputs with another shape, or not finite, fail.
     """
-    n, steps = len(next(iter(expected.values()))), facts["steps"]
-    fault = next(
-        (said for name in expected for said in [_fault(name, ours, expected)] if said), None
-    )
+    n = len(next(iter(expected.values())))
+    fault = _find_fault(outputs, expected)
     if fault is not None:
-        return [
-            row(
-                "parity",
-                None,
-                "output steps",
-                where,
-                fault,
-                n=n,
-                verdict="fail",
-                detail={"fault": fault},
-            )
-        ]
-    value = max(_largest(ours[name], expected[name]) / steps[name] for name in expected)
-    own = max(_largest(expected[name], reference[name]) / steps[name] for name in expected)
+        failed = {"n": n, "verdict": "fail", "detail": {"fault": fault}}
+        return [measurement("parity", None, "output steps", where, fault, **failed)]
+    steps = facts["steps"]
+    value = _largest_in_steps(outputs, expected, steps)
+    quantization_error = _largest_in_steps(reference, expected, steps)
     limit = float(facts["parity_steps"])
-    how = f"largest difference from the outputs of the same file on {facts['where']}, {n} samples"
-    if limit < value <= own:
-        how += f"; more than {limit:g} steps, but less than quantization itself moves this network ({own:.3g})"
-    equal = sum(int((ours[name] == expected[name]).sum()) for name in expected)
-    total = sum(expected[name].size for name in expected)
-    detail = {"tolerance": limit, "own_error": own, "step": dict(steps)}
-    return [
-        row(
-            "parity",
-            value,
-            "output steps",
-            where,
-            how,
-            n=n,
-            verdict="pass" if value <= max(limit, own) else "fail",
-            detail=detail,
-        ),
-        row(
-            "bit_equal",
-            equal / total,
-            "share",
-            where,
-            f"{equal} of {total} output numbers are the same to the last bit",
-            n=n,
-        ),
-    ]
+    how = (
+        "largest difference from the outputs of the same file on"
+        f" {facts['where']}, {n} samples"
+    )
+    if limit < value <= quantization_error:
+        how += (
+            f"; more than {limit:g} steps, but at most the quantization error of this"
+            f" network ({quantization_error:.3g} steps)"
+        )
+    parity = measurement(
+        "parity",
+        value,
+        "output steps",
+        where,
+        how,
+        n=n,
+        verdict="pass" if value <= max(limit, quantization_error) else "fail",
+        detail={"tolerance": limit, "own_error": quantization_error, "step": dict(steps)},
+    )
+    return [parity, _count_equal(outputs, expected, n, where)]
 
 
-def accuracy(
-    ours: Arrays,
+def _count_equal(outputs: Arrays, expected: Arrays, n: int, where: str) -> Row:
+    equal = 0
+    total = 0
+    for name, array in expected.items():
+        equal += int((outputs[name] == array).sum())
+        total += array.size
+    how = f"{equal} of {total} output values are bit-identical"
+    return measurement("bit_equal", equal / total, "share", where, how, n=n)
+
+
+def compare_accuracy(
+    outputs: Arrays,
     reference: Arrays,
     labels: Array | None,
-    facts: Mapping[str, Any],
+    facts: Facts,
     where: str,
 ) -> list[Row]:
-    """``accuracy`` and ``accuracy_drop`` against the float outputs on the same samples;
-    nothing where the metric is not one of ``SCORES``.
+    """``accuracy`` and ``accuracy_drop`` against the float outputs on the same samples.
+
+    Empty if the metric is not in ``SCORES``, or the labels are not classes of the output.
     """
-    score = SCORES.get(str(facts["metric"]))
-    output = next(
-        (
-            name
-            for name in (*SCORED, *reference)
-            if name in reference and (name in SCORED or len(reference) == 1)
-        ),
-        None,
-    )
-    if (
-        score is None
-        or labels is None
-        or output is None
-        or ours[output].shape != reference[output].shape
-    ):
+    metric = str(facts["metric"])
+    score = SCORES.get(metric)
+    output = _find_scored_output(reference)
+    if score is None or labels is None or output is None:
         return []
-    if not _are_classes(labels, ours[output]):
+    scored = outputs[output]
+    if scored.shape != reference[output].shape or not _are_classes(labels, scored):
         return []
-    mine, theirs = score(ours[output], labels), score(reference[output], labels)
-    low, high = paired_share_difference(theirs, mine)
-    limit, unit, n = facts["gates"].get("accuracy_drop"), str(facts["metric"]), len(labels)
-    verdict = (
-        None
-        if limit is None
-        else "pass"
-        if high <= limit
-        else "fail"
-        if low > limit
-        else "inconclusive"
+    scores = score(scored, labels)
+    float_scores = score(reference[output], labels)
+    low, high = paired_share_difference(float_scores, scores)
+    limit = facts["gates"].get("accuracy_drop")
+    n = len(labels)
+    accuracy = measurement(
+        "accuracy",
+        float(scores.mean()),
+        metric,
+        where,
+        f"mean {metric} of {n} samples of the bundle",
+        n=n,
     )
-    how = f"against the float file's outputs on the same {n} samples; paired, Agresti-Min interval"
-    return [
-        row(
-            "accuracy",
-            float(mine.mean()),
-            unit,
-            where,
-            f"mean {unit} of {n} samples of the bundle",
-            n=n,
-        ),
-        row(
-            "accuracy_drop",
-            float(theirs.mean() - mine.mean()),
-            unit,
-            where,
-            how,
-            n=n,
-            low=low,
-            high=high,
-            verdict=verdict,
-        ),
-    ]
+    drop = measurement(
+        "accuracy_drop",
+        float(float_scores.mean() - scores.mean()),
+        metric,
+        where,
+        f"compared with the float file's outputs on the same {n} samples; paired,"
+        " Agresti-Min interval",
+        n=n,
+        low=low,
+        high=high,
+        verdict=None if limit is None else judge_interval(low, high, limit),
+    )
+    return [accuracy, drop]
 
 
-def may_time(facts: Mapping[str, Any], on_device: bool) -> bool:
-    """Whether times of a file say anything: not where a processor stands in for the device
-    that the file is for.
+def _find_scored_output(reference: Arrays) -> str | None:
+    for name in SCORED:
+        if name in reference:
+            return name
+    return next(iter(reference)) if len(reference) == 1 else None
+
+
+def can_time(facts: Facts, on_device: bool) -> bool:
+    """Whether times of a file are meaningful: not if a processor replaces the device that
+    the file is for.
     """
     return on_device or not facts["stands_in"]
 
 
-def times(
-    ours: Sequence[float],
+def summarize_times(
+    times: Sequence[float],
     reference: Sequence[float] | None,
-    facts: Mapping[str, Any],
+    facts: Facts,
     where: str,
 ) -> list[Row]:
-    """``latency_ms`` and, where the float file was timed in turns with it, ``speedup``;
-    from nanoseconds, a number a round.
+    """``latency_ms`` and, if the float file was timed interleaved with it, ``speedup``.
+
+    ``times`` and ``reference`` are nanoseconds per inference, one number per round.
     """
-    how = f"median of {len(ours)} rounds, batch 1"
-    found = [
-        _median("latency_ms", numpy.asarray(ours, dtype="float64") / 1e6, "ms", where, how)
+    ours = numpy.asarray(times, dtype="float64")
+    rounds = len(ours)
+    rows = [
+        _median(
+            "latency_ms", ours / 1e6, "ms", where, f"median of {rounds} rounds, batch 1"
+        )
     ]
-    if reference is not None:
-        ratio = numpy.asarray(reference, dtype="float64") / numpy.asarray(
-            ours, dtype="float64"
-        )
-        speed = _median(
-            "speedup",
-            ratio,
-            "x",
-            where,
-            f"the float file's time by this file's in the same round, {len(ours)} rounds",
-        )
-        limit = facts["gates"].get("speedup")
-        if limit is not None and speed["low"] is not None:
-            speed["verdict"] = (
-                "pass"
-                if speed["low"] >= limit
-                else "fail"
-                if speed["high"] < limit
-                else "inconclusive"
-            )
-        found.append(speed)
-    return found
-
-
-def verdict(rows: Sequence[Row]) -> str:
-    """One verdict: a fail beats all; nothing passes where no output was compared.
-
-    Where the file computes here what it computed there, within its steps, its accuracy
-    there holds here: an accuracy that the few samples of a bundle leave inconclusive counts
-    only where the outputs are further apart.
-    """
-    found = {row["name"]: row for row in rows if row["verdict"] is not None}
-    parity, drop, speed = (
-        found.get(name) for name in ("parity", "accuracy_drop", "speedup")
+    if reference is None:
+        return rows
+    ratios = numpy.asarray(reference, dtype="float64") / ours
+    speedup = _median(
+        "speedup",
+        ratios,
+        "x",
+        where,
+        "the float file's time divided by this file's in the same round,"
+        f" median of {rounds} rounds",
     )
-    if any(row["verdict"] == "fail" for row in found.values()):
+    limit = facts["gates"].get("speedup")
+    if limit is not None and speedup["low"] is not None:
+        speedup["verdict"] = judge_interval(
+            speedup["low"], speedup["high"], limit, at_most=False
+        )
+    return [*rows, speedup]
+
+
+def combine_verdicts(rows: Sequence[Row]) -> str:
+    """One verdict for all rows: one fail fails all; nothing passes unless the outputs were
+    compared.
+
+    If the file computes the same here as where it was built, within the tolerated steps, its
+    accuracy from there applies here: an accuracy that the few samples of a bundle leave
+    inconclusive counts only if the outputs are further apart.
+    """
+    judged = {row["name"]: row for row in rows if row["verdict"] is not None}
+    if any(row["verdict"] == "fail" for row in judged.values()):
         return "fail"
+    parity = judged.get("parity")
     if parity is None or parity["verdict"] != "pass" or parity["value"] is None:
         return "unmeasured"
-    apart = parity["value"] > parity["detail"].get("tolerance", 0.0)
-    unsure = (apart and drop is not None and drop["verdict"] == "inconclusive") or (
-        speed is not None and speed["verdict"] == "inconclusive"
-    )
-    return "inconclusive" if unsure else "pass"
+    must_show_accuracy = parity["value"] > parity["detail"].get("tolerance", 0.0)
+    required = ["speedup"]
+    if must_show_accuracy:
+        required.append("accuracy_drop")
+    for name in required:
+        if name in judged and judged[name]["verdict"] == "inconclusive":
+            return "inconclusive"
+    return "pass"
 
 
 def _are_classes(labels: Array, outputs: Array) -> bool:
-    """Whether every label is the number of a class of its output."""
-    shaped = (
-        outputs.ndim > 1
-        and labels.shape == outputs.shape[:1] + outputs.shape[2:]
-        and labels.dtype.kind in "iu"
-    )
-    return shaped and bool(((labels >= 0) & (labels < outputs.shape[1])).all())
+    """Whether every label is the index of a class of its output."""
+    if outputs.ndim < 2 or labels.dtype.kind not in "iu":
+        return False
+    if labels.shape != outputs.shape[:1] + outputs.shape[2:]:
+        return False
+    return bool(((labels >= 0) & (labels < outputs.shape[1])).all())
 
 
-def _fault(name: str, ours: Arrays, expected: Arrays) -> str | None:
-    if name not in ours:
-        return f"there is no output {name!r}"
-    if ours[name].shape != expected[name].shape:
-        return (
-            f"{name} has shape {list(ours[name].shape)}, not {list(expected[name].shape)}"
-        )
-    if not (numpy.isfinite(ours[name]) | (ours[name] == expected[name])).all():
-        return f"{name} is not finite"
+def _find_fault(outputs: Arrays, expected: Arrays) -> str | None:
+    """Why the outputs cannot be compared, or None."""
+    for name, array in expected.items():
+        if name not in outputs:
+            return f"output {name!r} is missing"
+        ours = outputs[name]
+        if ours.shape != array.shape:
+            return f"{name} has shape {list(ours.shape)}, expected {list(array.shape)}"
+        # An infinity that is expected, such as that of a mask, is valid.
+        if not (numpy.isfinite(ours) | (ours == array)).all():
+            return f"{name} is not finite"
     return None
 
 
-def _largest(ours: Array, theirs: Array) -> float:
-    """The largest difference; equal infinities (of a mask) differ by nothing."""
-    differing = ours != theirs
-    if not differing.any():
-        return 0.0
-    return float(
-        numpy.abs(
-            ours[differing].astype("float64") - theirs[differing].astype("float64")
-        ).max()
+def _largest_in_steps(
+    outputs: Arrays, expected: Arrays, steps: Mapping[str, float]
+) -> float:
+    """The largest difference over all expected outputs, in their quantization steps."""
+    return max(
+        _largest_difference(outputs[name], array) / steps[name]
+        for name, array in expected.items()
     )
+
+
+def _largest_difference(first: Array, second: Array) -> float:
+    """The largest absolute difference; equal infinities (of a mask) do not differ."""
+    differs = first != second
+    if not differs.any():
+        return 0.0
+    difference = first[differs].astype("float64") - second[differs].astype("float64")
+    return float(numpy.abs(difference).max())
 
 
 def _median(name: str, values: Array, unit: str, where: str, how: str) -> Row:
+    row = measurement(name, float(numpy.median(values)), unit, where, how, n=len(values))
     interval = median_interval(values)
-    low, high = (None, None) if interval is None else interval
-    return row(
-        name,
-        float(numpy.median(values)),
-        unit,
-        where,
-        how,
-        n=len(values),
-        low=low,
-        high=high,
-    )
+    if interval is not None:
+        row["low"], row["high"] = interval
+    return row
 
 
 def _top(count: int) -> Callable[[Array, Array], Array]:
+    """1 for every sample whose label is among the ``count`` largest outputs, else 0.
+
+    Of equal outputs the one with the smaller index ranks first; a NaN scores 0.
+    """
+
     def score(outputs: Array, labels: Array) -> Array:
         own = numpy.take_along_axis(outputs, numpy.expand_dims(labels, 1), axis=1)
         index = numpy.arange(outputs.shape[1]).reshape(1, -1)
-        before = ((outputs > own) | ((outputs == own) & (index < labels[:, None]))).sum(
-            axis=1
-        )
-        found: Array = (before < count) & ~numpy.isnan(outputs).any(axis=1)
-        return found.astype("float64")
+        tied_before = (outputs == own) & (index < labels[:, None])
+        rank = ((outputs > own) | tied_before).sum(axis=1)
+        correct: Array = (rank < count) & ~numpy.isnan(outputs).any(axis=1)
+        return correct.astype("float64")
 
     return score
 
 
-#: The metrics that give right or wrong for a sample: outputs (n, classes) and labels (n,)
-#: to scores (n,).
+#: The metrics with a 0/1 score per sample: outputs (n, classes) and labels (n,) to scores
+#: (n,).
 SCORES: Mapping[str, Callable[[Array, Array], Array]] = {"top1": _top(1), "top5": _top(5)}

@@ -75,7 +75,7 @@ def _send(
         block = numpy.frombuffer(stream.read(BLOCK_BYTES), dtype="uint8")
         reply, _ = process.ask(
             doing,
-            {"command": "put", "name": name, "offset": there, "whole": size},
+            {"command": "put", "name": name, "offset": there, "total": size},
             {"block": block},
         )
         before = there

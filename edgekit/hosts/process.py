@@ -17,6 +17,7 @@ import struct
 import subprocess
 import threading
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +30,21 @@ from edgekit.hosts import timeouts as ending
 if TYPE_CHECKING:
     import numpy.typing
 
+    from edgekit.device_worker.arrays import Reply
+
     Array = numpy.typing.NDArray[Any]
     Feeds = Mapping[str, Array]
 
-#: The files of the worker, each after those that it imports.
-MODULES = (
-    "frames",
+#: The files that every worker needs; each runtime is one more, ``runtime_<name>.py``.
+CORE_MODULES = (
+    "arrays",
     "batches",
-    "store",
+    "cuda",
     "edgetpu",
-    "tensorrt_engine",
+    "frames",
+    "gpu_timing",
     "runtimes",
+    "store",
     "timing",
     "worker",
 )
@@ -48,11 +53,11 @@ MODULES = (
 MAGIC = b"edgekit-worker 1\n"
 #: The most that may come before it.
 NOISE_BYTES = 1 << 16
-#: What the Python over there runs: it reads the worker's modules from stdin and starts the
-#: last one. Its first lines are for any Python, so that an old one can say that it is old;
+#: What the Python over there runs: it reads the worker's modules from stdin and starts
+#: ``worker``. Its first lines are for any Python, so that an old one can say that it is old;
 #: what cannot be imported is answered like a runtime that is missing.
 BOOT = """
-import json, struct, sys, types
+import json, struct, sys, types, zlib
 out, read = [getattr(stream, "buffer", stream) for stream in (sys.stdout, sys.stdin)]
 read = read.read
 out.write(b"\\nedgekit-worker 1\\n")
@@ -63,9 +68,10 @@ def refuse(kind, message):
     out.write(struct.pack("<I", len(text)) + text)
     out.flush()
     sys.exit(3)
-sent = json.loads(read(struct.unpack("<I", read(4))[0]).decode())
+sent = zlib.decompress(read(struct.unpack("<I", read(4))[0]))
+sent = json.loads(sent.decode())
 if sys.version_info < (3, 9):
-    refuse("python", "it is Python " + sys.version.split()[0] + ", and 3.9 is the oldest that works")
+    refuse("python", "found Python " + sys.version.split()[0] + ", requires 3.9 or later")
 sys.path[:0] = sent["paths"]
 if sent["user"] and sys.prefix == sys.base_prefix:
     import site
@@ -73,14 +79,22 @@ if sent["user"] and sys.prefix == sys.base_prefix:
 package = types.ModuleType("device_worker")
 package.__path__ = []
 sys.modules["device_worker"] = package
+import importlib, importlib.abc, importlib.util
+class Sent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    texts = {"device_worker." + name: text for name, text in sent["modules"]}
+    def find_spec(self, name, path=None, target=None):
+        if name in self.texts:
+            return importlib.util.spec_from_loader(name, self)
+    def exec_module(self, module):
+        path = "<" + module.__name__.replace(".", "/") + ".py>"
+        exec(compile(self.texts[module.__name__], path, "exec"), module.__dict__)
+sys.meta_path.insert(0, Sent())
 try:
-    for name, text in sent["modules"]:
-        module = types.ModuleType("device_worker." + name)
-        module.__package__ = "device_worker"
-        sys.modules[module.__name__] = module
-        exec(compile(text, "<device_worker/" + name + ".py>", "exec"), module.__dict__)
+    for name in Sent.texts:
+        importlib.import_module(name)
 except ImportError as error:
     refuse("missing", "numpy cannot be imported: " + str(error).splitlines()[0])
+module = sys.modules["device_worker.worker"]
 module.main()
 """
 #: The same as one line without a quote that a shell would read: csh takes no line break
@@ -120,18 +134,23 @@ class Start:
         ]
 
 
+def worker_files() -> list[pathlib.Path]:
+    """The files that are sent to a Python: the core and every runtime."""
+    folder = pathlib.Path(device_worker.__file__).parent
+    core = [folder / f"{name}.py" for name in CORE_MODULES]
+    return [*core, *sorted(folder.glob("runtime_*.py"))]
+
+
 @functools.cache
 def sources(paths: tuple[str, ...] = (), user: bool = False) -> bytes:
     """The worker's modules as one block, as ``BOOT`` reads it: its length, then JSON.
 
     ``user``: with the packages of ``pip install --user``.
     """
-    folder = pathlib.Path(device_worker.__file__).parent
-    modules = [
-        [name, (folder / f"{name}.py").read_text(encoding="utf-8")] for name in MODULES
-    ]
+    modules = [[path.stem, path.read_text(encoding="utf-8")] for path in worker_files()]
     text = json.dumps({"paths": paths, "user": user, "modules": modules}).encode()
-    return struct.pack("<I", len(text)) + text
+    block = zlib.compress(text)
+    return struct.pack("<I", len(block)) + block
 
 
 class WorkerProcess:
@@ -180,7 +199,7 @@ class WorkerProcess:
         arrays: "Feeds | None" = None,
         timeout_s: float | None = None,
         largest: int = 0,
-    ) -> "frames.Reply":
+    ) -> "Reply":
         """Send one frame and wait for its answer; ``doing`` says in an error what was going
         on.
 

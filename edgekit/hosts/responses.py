@@ -48,7 +48,7 @@ def greeting(host: str, reply: Mapping[str, Any]) -> dict[str, Any]:
 
 def stored(host: str, reply: Mapping[str, Any]) -> tuple[int, bool]:
     """``have`` and ``put``: how many bytes are there, and whether the file is whole."""
-    count, whole = reply.get("bytes"), reply.get("whole")
+    count, whole = reply.get("bytes"), reply.get("complete")
     if type(count) is not int or count < 0 or not isinstance(whole, bool):
         raise _wrong(host, "have or put", reply)
     return count, whole

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgekit.artifact import Part, chain
-from edgekit.device_worker.batches import in_slices
+from edgekit.device_worker.batches import run_in_slices
 from edgekit.device_worker.frames import WorkerError
 from edgekit.errors import ModelError, RunnerError
 
@@ -77,7 +77,7 @@ class TorchRunner:
 
         with _evaluating(network):
             try:
-                return in_slices(
+                return run_in_slices(
                     {spec.name: feeds[spec.name] for spec in signature.inputs},
                     signature.inputs[0].static_batch,
                     call,

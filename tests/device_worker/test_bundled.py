@@ -35,35 +35,40 @@ def written(folder: pathlib.Path, arrays: dict[str, Any]) -> str:
 
 def test_what_edgekit_writes_is_read(tmp_path: pathlib.Path) -> None:
     """The same arrays come back, by kind too."""
-    found = bundled.samples(written(tmp_path, ARRAYS), FACTS)
-    assert set(found) == set(ARRAYS) and set(bundled.group(found, "expected")) == {"output"}
+    found = bundled.load_samples(written(tmp_path, ARRAYS), FACTS)
+    assert set(found) == set(ARRAYS) and set(bundled.select(found, "expected")) == {
+        "output"
+    }
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda arrays: arrays.pop("expected:output"), "no expected outputs"),
-        (lambda arrays: arrays.pop("input:x"), "holds no inputs"),
-        (lambda arrays: arrays.pop("reference:output"), "the float file's outputs are {}"),
+        (lambda arrays: arrays.pop("input:x"), "contains no inputs"),
+        (
+            lambda arrays: arrays.pop("reference:output"),
+            "the float file's outputs have the shapes {}",
+        ),
         (
             lambda arrays: arrays.update({"reference:output": numpy.zeros((4, 5))}),
-            "the float file's outputs are",
+            "the float file's outputs have",
         ),
         (
             lambda arrays: arrays.update(labels=numpy.zeros(3)),
-            "labels has the shape [3] where there are 4 samples",
+            "labels has shape [3], expected 4 samples",
         ),
         (
             lambda arrays: arrays.update({"input:x": numpy.float32(3)}),
-            "input:x has the shape []",
+            "input:x has shape []",
         ),
         (
             lambda arrays: arrays.update({"expected:output": numpy.array(["a"] * 4)}),
-            "which are no numbers",
+            "which is not numeric",
         ),
         (
             lambda arrays: arrays.update(more=numpy.zeros(4)),
-            "'more' is no array of a bundle",
+            "unknown array 'more'",
         ),
     ],
 )
@@ -74,21 +79,21 @@ def test_arrays_that_do_not_fit_are_told(
     arrays: dict[str, Any] = dict(ARRAYS)
     change(arrays)
     with pytest.raises(ValueError) as error:
-        bundled.samples(written(tmp_path, arrays), FACTS)
+        bundled.load_samples(written(tmp_path, arrays), FACTS)
     assert said in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"steps": {}}, "step of the output 'output' is None"),
+        ({"steps": {}}, "step of the output 'output' must be above 0, got None"),
         ({"steps": {"output": 0.0}}, "must be above 0"),
         ({"steps": {"output": -1}}, "must be above 0"),
         ({"steps": {"output": float("nan")}}, "must be above 0"),
-        ({"parity_steps": -1.0}, "must not be below 0"),
+        ({"parity_steps": -1.0}, "must not be negative"),
         ({"parity_steps": True}, "must be a number"),
-        ({"gates": {"speedup": float("inf")}}, "speedup is inf"),
-        ({"samples": 0}, "where there are 0 samples"),
+        ({"gates": {"speedup": float("inf")}}, "speedup must be a number, got inf"),
+        ({"samples": 0}, "expected 0 samples"),
     ],
 )
 def test_facts_that_no_number_can_be_held_against_are_told(
@@ -98,7 +103,7 @@ def test_facts_that_no_number_can_be_held_against_are_told(
     pass.
     """
     with pytest.raises(ValueError) as error:
-        bundled.samples(written(tmp_path, ARRAYS), {**FACTS, **facts})
+        bundled.load_samples(written(tmp_path, ARRAYS), {**FACTS, **facts})
     assert said in str(error.value)
 
 
@@ -135,5 +140,5 @@ def test_what_is_no_archive_or_too_large_is_told_before_it_is_read(
     """Nothing, noise, a bare array, and one that would need more memory than there is."""
     (tmp_path / "samples.npz").write_bytes(content)
     with pytest.raises(ValueError) as error:
-        bundled.samples(str(tmp_path / "samples.npz"), FACTS)
+        bundled.load_samples(str(tmp_path / "samples.npz"), FACTS)
     assert said in str(error.value)

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from edgekit.device_worker import edgetpu
-from edgekit.device_worker.edgetpu import EdgeTpuError, delegate, library, sticks
+from edgekit.device_worker.edgetpu import (
+    EdgeTpuError,
+    create_delegate,
+    find_devices,
+    find_library,
+)
 
 
 def plug_in(root: pathlib.Path, place: str, vendor: str, product: str) -> None:
@@ -29,8 +34,8 @@ def test_usb_sticks_before_and_after_their_first_use(tmp_path: pathlib.Path) -> 
     plug_in(tmp_path, "2-1", "18d1", "9302")
     plug_in(tmp_path, "2-2", "18d1", "4ee7")
     (tmp_path / "sys/bus/usb/devices/1-0:1.0").mkdir()
-    assert sticks(tmp_path) == [
-        "usb 1-1 (1a6e:089a, not used since it was plugged in)",
+    assert find_devices(tmp_path) == [
+        "usb 1-1 (1a6e:089a, not used since it was connected)",
         "usb 2-1 (18d1:9302, ready)",
     ]
 
@@ -42,43 +47,43 @@ def test_pcie_cards(tmp_path: pathlib.Path) -> None:
         (tmp_path / "dev" / name).touch()
     (tmp_path / "sys/class/apex/apex_0").mkdir(parents=True)
     (tmp_path / "sys/class/apex/apex_0/temp").write_text("46300\n")
-    assert sticks(tmp_path) == [
+    assert find_devices(tmp_path) == [
         "pcie apex_0 (46 degrees Celsius)",
-        "pcie apex_1 (temperature not told)",
+        "pcie apex_1 (temperature not reported)",
     ]
 
 
 def test_nothing_is_here(tmp_path: pathlib.Path) -> None:
     """An empty folder has none."""
-    assert sticks(tmp_path) == []
+    assert find_devices(tmp_path) == []
 
 
 def test_this_machine_has_none() -> None:
     """Without a stick the answer is empty; with one, this test says so."""
-    if sticks():
-        pytest.skip(f"an Edge TPU is plugged in here: {sticks()}")
-    assert sticks() == []
+    if find_devices():
+        pytest.skip(f"an Edge TPU is connected: {find_devices()}")
+    assert find_devices() == []
 
 
 def test_a_missing_library_is_told() -> None:
     """The error names the library and where it comes from."""
     with pytest.raises(
         EdgeTpuError,
-        match=r"libedgetpu is not installed here\. Fix: install libedgetpu1-std from Google's own package archive",
+        match=r"libedgetpu is not installed\. Fix: install libedgetpu1-std from Google's own package archive",
     ):
-        delegate(_no_delegate, find=lambda: None)
+        create_delegate(_no_delegate, library_finder=lambda: None)
 
 
 def test_a_missing_stick_is_told() -> None:
     """The library without a stick: what to plug in."""
-    with pytest.raises(EdgeTpuError, match=r"No Edge TPU is plugged in here\. Fix: "):
-        delegate(_no_delegate, find=lambda: "libedgetpu.so.1", found=[])
+    with pytest.raises(EdgeTpuError, match=r"No Edge TPU is connected\. Fix: "):
+        create_delegate(_no_delegate, library_finder=lambda: "libedgetpu.so.1", devices=[])
 
 
 @pytest.mark.parametrize(
     ("stick", "told"),
     [
-        ("usb 1-1 (1a6e:089a, not used since it was plugged in)", "/dev/bus/usb"),
+        ("usb 1-1 (1a6e:089a, not used since it was connected)", "/dev/bus/usb"),
         ("pcie apex_0 (46 degrees Celsius)", "group plugdev or apex"),
     ],
 )
@@ -99,9 +104,11 @@ def test_a_library_that_gives_no_delegate(
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source)], check=True)
     with pytest.raises(
         EdgeTpuError,
-        match=rf"libedgetpu gives no delegate for {re.escape(stick)}: .*{told}",
+        match=rf"libedgetpu failed to create a delegate for {re.escape(stick)}: .*{told}",
     ):
-        delegate(interpreter.load_delegate, find=lambda: str(made), found=[stick])
+        create_delegate(
+            interpreter.load_delegate, library_finder=lambda: str(made), devices=[stick]
+        )
 
 
 def test_a_runtime_that_cannot_load_is_told() -> None:
@@ -111,16 +118,18 @@ def test_a_runtime_that_cannot_load_is_told() -> None:
         raise OSError("libedgetpu.so.1: cannot open shared object file")
 
     with pytest.raises(EdgeTpuError, match="cannot open shared object file. Fix: "):
-        delegate(refuses, find=lambda: "libedgetpu.so.1", found=["pcie apex_0"])
+        create_delegate(
+            refuses, library_finder=lambda: "libedgetpu.so.1", devices=["pcie apex_0"]
+        )
 
 
 def test_what_reaches_the_runtime() -> None:
     """The library's name and the options, as libedgetpu reads them."""
-    got = delegate(
+    got = create_delegate(
         lambda name, options: (name, options),
         {"device": "usb:0"},
-        find=lambda: "libedgetpu.so.1",
-        found=["usb"],
+        library_finder=lambda: "libedgetpu.so.1",
+        devices=["usb"],
     )
     assert got == ("libedgetpu.so.1", {"device": "usb:0"})
 
@@ -129,16 +138,18 @@ def test_a_library_that_the_loader_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by the loader under the name that it is given; one that is not there is None."""
     monkeypatch.setitem(edgetpu.LIBRARIES, sys.platform, "libc.so.6")
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
-    assert library() == "libc.so.6"
+    assert find_library() == "libc.so.6"
     monkeypatch.setitem(
         edgetpu.LIBRARIES, sys.platform, "libedgetpu_that_is_not_there.so.1"
     )
-    assert library() is None
+    assert find_library() is None
 
 
 def test_it_runs_alone(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The file on its own, in a Python without any package: that is how a device gets it."""
-    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['sticks'](sys.argv[2]))"
+    code = (
+        "import runpy, sys; print(runpy.run_path(sys.argv[1])['find_devices'](sys.argv[2]))"
+    )
     plug_in(tmp_path, "1-1", "18d1", "9302")
     done = subprocess.run(
         [

@@ -74,10 +74,10 @@ def test_a_changed_file_is_refused(bundle: pathlib.Path) -> None:
     done = script(bundle, "--no-times")
     assert done.returncode != 0 and "Traceback (most recent call last)" not in done.stdout
     (bundle / "device_worker" / "store.py").write_text("")
-    with pytest.raises(evidence.NotWhole, match=f"{model.name} has the hash"):
-        evidence.read(str(bundle))
-    with pytest.raises(evidence.NotWhole, match="device_worker/store.py"):
-        evidence.read(str(bundle))
+    with pytest.raises(evidence.CorruptBundle, match=f"{model.name} has the hash"):
+        evidence.read_bundle(str(bundle))
+    with pytest.raises(evidence.CorruptBundle, match="device_worker/store.py"):
+        evidence.read_bundle(str(bundle))
 
 
 def test_a_file_that_computes_something_else_fails(bundle: pathlib.Path) -> None:
@@ -114,14 +114,14 @@ def test_a_runtime_that_is_missing_is_told(bundle: pathlib.Path) -> None:
     )
     assert (
         done.returncode == 3
-        and "cannot be run here" in done.stderr
+        and "cannot be run on this machine" in done.stderr
         and "Traceback" not in done.stderr
     )
 
 
 def test_fewer_samples_can_be_looked_at(bundle: pathlib.Path) -> None:
     """``--samples 8`` looks at 8, and a few samples do not turn equal outputs into doubt."""
-    found = evidence.verify(str(bundle), samples=8, timed=False)
+    found = evidence.verify(str(bundle), samples=8, measure_times=False)
     assert {row["n"] for row in found["measurements"]} == {8}
     assert found["verdict"] == "pass"
 
@@ -136,7 +136,7 @@ def test_an_engine_counts_only_where_its_log_is_of_this_graph(
         evidence.sha256(str(tmp_path / name)) for name in ("main.onnx", "main.engine")
     )
     path, model = str(tmp_path / "main"), str(tmp_path / "main.onnx")
-    assert evidence._built(path, model) is None
+    assert evidence.find_engine(path, model) is None
     for log, found in (
         ({"onnx_sha256": graph, "engine_sha256": engine}, f"{path}.engine"),
         ({"onnx_sha256": graph}, None),
@@ -145,4 +145,4 @@ def test_an_engine_counts_only_where_its_log_is_of_this_graph(
         ({"onnx_sha256": graph, "engine_sha256": "0"}, None),
     ):
         (tmp_path / "main.log.json").write_text(json.dumps(log))
-        assert evidence._built(path, model) == found
+        assert evidence.find_engine(path, model) == found

@@ -71,7 +71,7 @@ def test_more_than_is_expected_is_refused() -> None:
     frames.write_frame(
         stream, {}, {"a": numpy.ones(5, "float32"), "b": numpy.ones(5, "int8")}
     )
-    with pytest.raises(ValueError, match="25 bytes are announced where at most 24"):
+    with pytest.raises(ValueError, match="at most 24 bytes, got 25"):
         frames.read_frame(io.BytesIO(stream.getvalue()), 24)
     assert list(frames.read_frame(io.BytesIO(stream.getvalue()), 25)[1]) == ["a", "b"]
 

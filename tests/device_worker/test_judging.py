@@ -37,7 +37,7 @@ def named(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 )
 def test_parity_is_counted_in_steps(by: float, verdict: str, equal: float) -> None:
     """Two steps pass, three do not; the share of equal numbers is told beside."""
-    rows = named(judging.parity(moved(by), EXPECTED, REFERENCE, FACTS, "here"))
+    rows = named(judging.compare_outputs(moved(by), EXPECTED, REFERENCE, FACTS, "here"))
     assert (
         rows["parity"]["verdict"],
         rows["parity"]["value"],
@@ -50,21 +50,21 @@ def test_less_than_quantization_itself_moves_is_the_same_network() -> None:
     anyway, and the row says so.
     """
     far = {"output": REFERENCE["output"] - 2.0}
-    row = judging.parity(moved(1.5), EXPECTED, far, FACTS, "here")[0]
-    assert row["verdict"] == "pass" and "quantization itself" in row["how"]
+    row = judging.compare_outputs(moved(1.5), EXPECTED, far, FACTS, "here")[0]
+    assert row["verdict"] == "pass" and "quantization error" in row["how"]
 
 
 @pytest.mark.parametrize(
     ("ours", "said"),
     [
-        ({}, "there is no output"),
+        ({}, "output 'output' is missing"),
         ({"output": numpy.ones((2, 3))}, "has shape"),
         ({"output": numpy.full((2, 2), numpy.nan)}, "is not finite"),
     ],
 )
 def test_other_outputs_fail(ours: dict[str, Any], said: str) -> None:
     """A missing output, another shape and NaN fail with the reason."""
-    rows = judging.parity(ours, EXPECTED, REFERENCE, FACTS, "here")
+    rows = judging.compare_outputs(ours, EXPECTED, REFERENCE, FACTS, "here")
     assert [row["verdict"] for row in rows] == ["fail"] and said in rows[0]["how"]
 
 
@@ -90,26 +90,29 @@ def test_a_drop_is_judged_by_its_whole_interval() -> None:
     right = {"output": numpy.eye(10, dtype="float32")[labels]}
     wrong = {"output": numpy.roll(right["output"], 1, axis=1)}
     assert (
-        named(judging.accuracy(wrong, right, labels, FACTS, "here"))["accuracy_drop"][
-            "verdict"
-        ]
+        named(judging.compare_accuracy(wrong, right, labels, FACTS, "here"))[
+            "accuracy_drop"
+        ]["verdict"]
         == "fail"
     )
     assert (
-        named(judging.accuracy(right, right, labels, FACTS, "here"))["accuracy_drop"][
-            "verdict"
-        ]
+        named(judging.compare_accuracy(right, right, labels, FACTS, "here"))[
+            "accuracy_drop"
+        ]["verdict"]
         == "pass"
     )
     few = {"output": right["output"][:20]}
     assert (
-        named(judging.accuracy(few, few, labels[:20], FACTS, "here"))["accuracy_drop"][
-            "verdict"
-        ]
+        named(judging.compare_accuracy(few, few, labels[:20], FACTS, "here"))[
+            "accuracy_drop"
+        ]["verdict"]
         == "inconclusive"
     )
     assert (
-        judging.accuracy(right, right, labels, {**FACTS, "metric": "cosine"}, "here") == []
+        judging.compare_accuracy(
+            right, right, labels, {**FACTS, "metric": "cosine"}, "here"
+        )
+        == []
     )
 
 
@@ -118,13 +121,16 @@ def test_speed_is_judged_by_the_paired_ratio() -> None:
     worst.
     """
     quick, slow = [1e6 + k for k in range(40)], [2e6 + k for k in range(40)]
-    assert named(judging.times(quick, slow, FACTS, "here"))["speedup"]["verdict"] == "pass"
+    assert (
+        named(judging.summarize_times(quick, slow, FACTS, "here"))["speedup"]["verdict"]
+        == "pass"
+    )
     rows = [
-        *judging.parity(EXPECTED, EXPECTED, REFERENCE, FACTS, "here"),
-        *judging.times(slow, quick, FACTS, "here"),
+        *judging.compare_outputs(EXPECTED, EXPECTED, REFERENCE, FACTS, "here"),
+        *judging.summarize_times(slow, quick, FACTS, "here"),
     ]
-    assert judging.verdict(rows) == "fail"
-    assert judging.verdict([]) == "unmeasured"
+    assert judging.combine_verdicts(rows) == "fail"
+    assert judging.combine_verdicts([]) == "unmeasured"
 
 
 def test_an_open_accuracy_does_not_undo_equal_outputs() -> None:
@@ -134,19 +140,26 @@ def test_an_open_accuracy_does_not_undo_equal_outputs() -> None:
     same = {"name": "parity", "verdict": "pass", "value": 1.0, "detail": {"tolerance": 2.0}}
     further = {**same, "value": 40.0}
     assert (
-        judging.verdict([same, {"name": "accuracy_drop", "verdict": "inconclusive"}])
+        judging.combine_verdicts(
+            [same, {"name": "accuracy_drop", "verdict": "inconclusive"}]
+        )
         == "pass"
     )
     assert (
-        judging.verdict([further, {"name": "accuracy_drop", "verdict": "inconclusive"}])
+        judging.combine_verdicts(
+            [further, {"name": "accuracy_drop", "verdict": "inconclusive"}]
+        )
         == "inconclusive"
     )
     assert (
-        judging.verdict([further, {"name": "accuracy_drop", "verdict": "pass"}])
-        == judging.verdict([further])
+        judging.combine_verdicts([further, {"name": "accuracy_drop", "verdict": "pass"}])
+        == judging.combine_verdicts([further])
         == "pass"
     )
-    assert judging.verdict([same, {"name": "accuracy_drop", "verdict": "fail"}]) == "fail"
+    assert (
+        judging.combine_verdicts([same, {"name": "accuracy_drop", "verdict": "fail"}])
+        == "fail"
+    )
 
 
 @pytest.mark.parametrize("verdict", ["unmeasured", "inconclusive", None])
@@ -156,9 +169,9 @@ def test_nothing_passes_where_nothing_was_compared(verdict: str | None) -> None:
         {"name": "parity", "verdict": verdict, "value": None, "detail": {}},
         {"name": "speedup", "verdict": "pass", "value": 2.0, "detail": {}},
     ]
-    assert judging.verdict(rows) == "unmeasured"
+    assert judging.combine_verdicts(rows) == "unmeasured"
     assert (
-        judging.verdict(
+        judging.combine_verdicts(
             [
                 *rows,
                 {"name": "accuracy_drop", "verdict": "fail", "value": 0.5, "detail": {}},
@@ -171,11 +184,14 @@ def test_nothing_passes_where_nothing_was_compared(verdict: str | None) -> None:
 @pytest.mark.parametrize("labels", [[5, 0], [-1, 0], [0.0, 1.0], [0]])
 def test_labels_that_are_no_classes_give_no_accuracy(labels: list[float]) -> None:
     """Out of range, below 0, not whole, too few: parity alone is judged."""
-    assert judging.accuracy(EXPECTED, REFERENCE, numpy.array(labels), FACTS, "here") == []
+    assert (
+        judging.compare_accuracy(EXPECTED, REFERENCE, numpy.array(labels), FACTS, "here")
+        == []
+    )
 
 
 def test_a_stand_in_is_not_timed_but_the_device_is() -> None:
     """Times count for a file of a processor, and for any on its own device."""
-    assert judging.may_time({"stands_in": ""}, on_device=False)
-    assert judging.may_time({"stands_in": "engine not executed"}, on_device=True)
-    assert not judging.may_time({"stands_in": "engine not executed"}, on_device=False)
+    assert judging.can_time({"stands_in": ""}, on_device=False)
+    assert judging.can_time({"stands_in": "engine not executed"}, on_device=True)
+    assert not judging.can_time({"stands_in": "engine not executed"}, on_device=False)

@@ -10,14 +10,10 @@ from typing import Any
 import numpy
 import pytest
 
-from edgekit.device_worker import tensorrt_engine
-from edgekit.device_worker.tensorrt_engine import (
-    EngineError,
-    TensorrtModel,
-    measure,
-    percentile,
-    summary,
-)
+from edgekit.device_worker import cuda, runtime_tensorrt
+from edgekit.device_worker.cuda import EngineError
+from edgekit.device_worker.gpu_timing import measure, percentile, summarize
+from edgekit.device_worker.runtime_tensorrt import Model
 from edgekit.formats.tensorrt import build as tensorrt_build
 
 
@@ -101,7 +97,9 @@ def test_a_slow_inference_is_asked_ten_times() -> None:
     """Where one takes 2 s the ten queries decide, not the 3 seconds."""
     device = Device()
     assert (
-        measure(lambda: device.spend(1e-4, 2.0), device, graph=False)["gpu_compute_ms"]["n"]
+        measure(lambda: device.spend(1e-4, 2.0), device, use_graph=False)["gpu_compute_ms"][
+            "n"
+        ]
         == 10
     )
     assert device.captured == 0
@@ -120,13 +118,13 @@ def test_a_graph_is_captured_after_one_enqueue_and_launched_from_then_on() -> No
 def test_a_gpu_that_waits_for_the_processor_is_told() -> None:
     """1 ms to start a kernel of 0.1 ms, and times that jump."""
     device = Device()
-    (told,) = measure(lambda: device.spend(1e-3, 1e-4), device, graph=False)["warnings"]
+    (told,) = measure(lambda: device.spend(1e-3, 1e-4), device, use_graph=False)["warnings"]
     assert "may have waited for the processor" in told
     durations = iter([2e-3, 3e-3] * 2000)
-    (told,) = measure(lambda: device.spend(1e-5, next(durations)), device, graph=False)[
+    (told,) = measure(lambda: device.spend(1e-5, next(durations)), device, use_graph=False)[
         "warnings"
     ]
-    assert "differ by more than 1 %" in told
+    assert "vary by more than 1 %" in told
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,7 @@ def test_a_gpu_that_waits_for_the_processor_is_told() -> None:
 def test_percentiles_are_exact(n: int, percent: int, rank: int) -> None:
     """With doubles the 90th of 10 numbers would be the tenth."""
     assert percentile(list(range(1, n + 1)), percent) == rank
-    assert summary([3.0, 1.0, 2.0])["median"] == 2.0
+    assert summarize([3.0, 1.0, 2.0])["median"] == 2.0
 
 
 class Context:
@@ -210,7 +208,7 @@ def test_a_model_runs_on_what_it_is_given(tmp_path: pathlib.Path) -> None:
     """
     (tmp_path / "x.engine").write_bytes(b"engine")
     device = Device()
-    model = TensorrtModel(str(tmp_path / "x.engine"), 1, True, device, library(device))
+    model = Model(str(tmp_path / "x.engine"), 1, True, device, library(device))
     assert model.runtime == "tensorrt 10.3.0"
     assert model.inputs == [
         {"name": "x", "dtype": "float32", "shape": [None, 3], "quantization": None}
@@ -221,15 +219,17 @@ def test_a_model_runs_on_what_it_is_given(tmp_path: pathlib.Path) -> None:
     assert (first == [[2, 4, 6]]).all() and (second == first).all() and second is not first
     (grown,) = model.bind({"x": numpy.ones((4, 3), "float32")})()
     assert grown.shape == (4, 3) and (grown == 2).all() and device.freed == 2
-    assert model.timed({"x": numpy.ones((1, 3), "float32")})["flags"]["cuda_graph"] is True
+    assert (
+        model.benchmark({"x": numpy.ones((1, 3), "float32")})["flags"]["cuda_graph"] is True
+    )
 
 
 def test_wrong_inputs_are_told(tmp_path: pathlib.Path) -> None:
     """A name that is missing, and a batch that no profile has."""
     (tmp_path / "x.engine").write_bytes(b"engine")
     device = Device()
-    model = TensorrtModel(str(tmp_path / "x.engine"), 1, True, device, library(device))
-    with pytest.raises(EngineError, match="the inputs x are missing; given: other"):
+    model = Model(str(tmp_path / "x.engine"), 1, True, device, library(device))
+    with pytest.raises(EngineError, match="the inputs x are missing; got: other"):
         model.bind({"other": numpy.ones((1, 3))})
     with pytest.raises(EngineError, match=r"x cannot have the shape \[5, 3\]"):
         model.bind({"x": numpy.ones((5, 3))})
@@ -244,25 +244,23 @@ def test_an_engine_for_another_gpu_is_told_with_the_librarys_reason(
     with pytest.raises(
         EngineError, match=r"x\.engine cannot be loaded.*: wrong architecture"
     ):
-        TensorrtModel(
-            str(tmp_path / "x.engine"), 1, True, device, library(device, opens=False)
-        )
+        Model(str(tmp_path / "x.engine"), 1, True, device, library(device, opens=False))
 
 
 def test_no_library_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each name that was tried, with its reason."""
-    monkeypatch.setattr(tensorrt_engine, "MODULES", ("tensorrt_of_nobody",))
-    monkeypatch.setattr(tensorrt_engine, "LIBRARIES", ("libcudart_of_nobody.so",))
+    monkeypatch.setattr(runtime_tensorrt, "MODULES", ("tensorrt_of_nobody",))
+    monkeypatch.setattr(cuda, "LIBRARIES", ("libcudart_of_nobody.so",))
     with pytest.raises(
         EngineError,
-        match="no TensorRT can be imported: tensorrt_of_nobody: No module named",
+        match="TensorRT cannot be imported: tensorrt_of_nobody: No module named",
     ):
-        tensorrt_engine._tensorrt()
+        runtime_tensorrt.import_tensorrt()
     with pytest.raises(
         EngineError,
         match=r"CUDA's runtime library cannot be loaded: libcudart_of_nobody\.so",
     ):
-        tensorrt_engine._library()
+        cuda.load_library()
 
 
 def test_a_machine_without_a_gpu_says_so(tmp_path: pathlib.Path) -> None:
@@ -272,7 +270,7 @@ def test_a_machine_without_a_gpu_says_so(tmp_path: pathlib.Path) -> None:
     with pytest.raises(
         EngineError, match=r"cannot be loaded: .*cudaError 35|CUDA"
     ) as refusal:
-        TensorrtModel(str(engine), 1, True, Device(), library)
+        Model(str(engine), 1, True, Device(), library)
     assert "CUDA" in str(refusal.value)
 
 

@@ -4,6 +4,7 @@ import ast
 import io
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -17,8 +18,8 @@ from hypothesis.extra import numpy as arrays_of
 from onnx import TensorProto, helper
 
 from edgekit import device_worker
-from edgekit.device_worker import batches, frames, runtimes, worker
-from edgekit.hosts.process import MAGIC, MODULES, Start, sources
+from edgekit.device_worker import batches, frames, runtime_litert, runtimes, worker
+from edgekit.hosts.process import MAGIC, Start, WorkerProcess, sources, worker_files
 
 FOLDER = pathlib.Path(device_worker.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
@@ -106,7 +107,7 @@ def test_a_cut_frame_and_noise_are_no_frames() -> None:
     frames.write_frame(stream, {}, {"a": numpy.ones(5)})
     with pytest.raises(EOFError):
         frames.read_frame(io.BytesIO(stream.getvalue()[:-1]))
-    with pytest.raises(ValueError, match="no frame"):
+    with pytest.raises(ValueError, match="invalid frame"):
         frames.read_frame(io.BytesIO(b"WARNING: something was printed"))
 
 
@@ -163,7 +164,7 @@ def test_slices_cover_every_sample_once(count: int, batch: int | None) -> None:
     """The slices follow each other, hold every sample once, and are full after the padding
     where the batch is fixed.
     """
-    cuts = batches.slices(count, batch)
+    cuts = batches.plan_slices(count, batch)
     assert [index for start, stop, _ in cuts for index in range(start, stop)] == list(
         range(count)
     )
@@ -199,15 +200,15 @@ def test_inputs_of_different_length_are_refused() -> None:
         {"a": numpy.ones((0, 1))},
         {"a": numpy.float32(1)},
     ):
-        with pytest.raises(frames.WorkerError, match="one row a sample"):
-            batches.in_slices(arrays, None, dict)
+        with pytest.raises(frames.WorkerError, match="same number of samples"):
+            batches.run_in_slices(arrays, None, dict)
 
 
 @pytest.mark.parametrize(
     ("header", "kind", "said"),
     [
-        ({"command": "sing"}, "request", "no command is called 'sing'"),
-        ({"command": "__init__"}, "request", "no command"),
+        ({"command": "sing"}, "request", "unknown command 'sing'"),
+        ({"command": "__init__"}, "request", "unknown command"),
         ({"command": "infer", "name": "nothing"}, "request", "nothing"),
         ({"command": "infer"}, "request", "TypeError"),
         (
@@ -220,7 +221,7 @@ def test_inputs_of_different_length_are_refused() -> None:
                 "options": {},
             },
             "load",
-            "no file",
+            "does not exist",
         ),
         (
             {
@@ -309,7 +310,10 @@ def test_args_10_comes_after_args_2() -> None:
     """TFLite inputs are put in order by their number, not by their letters."""
     names = [f"serving_default_args_{k}" for k in (10, 2, 0, 1)]
     assert [
-        name for name, _ in sorted(((name, 0) for name in names), key=runtimes._by_number)
+        name
+        for name, _ in sorted(
+            ((name, 0) for name in names), key=runtime_litert._natural_key
+        )
     ] == [f"serving_default_args_{k}" for k in (0, 1, 2, 10)]
 
 
@@ -419,27 +423,87 @@ def test_a_runtime_that_is_missing_is_told(tmp_path: pathlib.Path) -> None:
         process.stdin.close()
 
 
-def test_every_module_is_sent_and_in_order() -> None:
-    """Each file of the room that is not loaded by name is among those that are sent, after
-    what it imports; the text holds no single quote.
+def test_every_module_that_the_worker_imports_is_sent() -> None:
+    """The modules that are sent import only each other, in any order; the text that starts
+    them contains no single quote.
     """
     from edgekit.hosts import process
 
-    seen: set[str] = set()
-    for name in MODULES:
-        tree = ast.parse((FOLDER / f"{name}.py").read_text())
-        relative = [
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.level
-        ]
-        own = {
-            name
-            for node in relative
-            for name in (
-                [node.module] if node.module else [alias.name for alias in node.names]
-            )
-        }
-        assert own <= seen, name
-        seen.add(name)
+    paths = worker_files()
+    names = {path.stem for path in paths}
+    assert {"worker", "runtime_onnxruntime", "runtime_litert"} <= names
+    for path in paths:
+        assert imported_modules(path) <= names, path.name
     assert "'" not in process.BOOT
+
+
+def imported_modules(path: pathlib.Path) -> set[str]:
+    """The modules of the package that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names.update([node.module] if node.module else [row.name for row in node.names])
+    return names
+
+
+def test_a_new_runtime_is_one_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in the folder is sent, listed by hello, and loads files of its suffix."""
+    folder = tmp_path / "device_worker"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "runtime_abacus.py").write_text(ABACUS)
+    monkeypatch.setattr(device_worker, "__file__", str(folder / "__init__.py"))
+    model = tmp_path / "model.beads"
+    model.write_text("3")
+    process = WorkerProcess(Start((sys.executable,)), 60)
+    sources.cache_clear()
+    try:
+        hello, _ = process.ask("saying hello", {"command": "hello"})
+        assert hello["versions"]["pytest"] == pytest.__version__
+        loading = {
+            "command": "load",
+            "name": "m",
+            "path": str(model),
+            "runtime": "abacus",
+            "threads": 1,
+            "options": {},
+        }
+        reply, _ = process.ask("loading", loading)
+        assert reply["runtime"] == "abacus 3"
+        _, outputs = process.ask(
+            "running",
+            {"command": "infer", "name": "m"},
+            {"x": numpy.ones((2, 1), "float32")},
+            largest=100,
+        )
+        assert outputs["y"].tolist() == [[3.0], [3.0]]
+    finally:
+        process.close()
+        sources.cache_clear()
+
+
+#: Multiplies by the number in the file.
+ABACUS = """
+DISTRIBUTIONS = ("pytest",)
+SUFFIXES = (".beads",)
+ROW = {"dtype": "float32", "shape": [None, 1], "quantization": None}
+
+
+class Model:
+    def __init__(self, path, threads, optimize):
+        self.factor = float(open(path).read())
+        self.runtime = f"abacus {self.factor:g}"
+        self.inputs, self.outputs = [{"name": "x", **ROW}], [{"name": "y", **ROW}]
+
+    def bind(self, arrays):
+        return lambda: [arrays["x"] * arrays["x"].dtype.type(self.factor)]
+"""
+
+
+@pytest.mark.parametrize("runtime", ["abacus", "../x", "", "onnxruntime.x", "_names"])
+def test_an_unknown_runtime_is_not_imported(runtime: str) -> None:
+    """Only the names of the runtimes' own files are imported."""
+    with pytest.raises(frames.WorkerError, match="unknown runtime") as raised:
+        runtimes.load_model(runtime, "x", 1, True)
+    assert raised.value.kind == "request"

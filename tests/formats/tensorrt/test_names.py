@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgekit.device_worker import tensorrt_engine
+from edgekit.device_worker import runtime_tensorrt
 from edgekit.formats.tensorrt import build as tensorrt_build
 
 KNOWN = {
@@ -70,7 +70,7 @@ def used(path: str) -> Iterator[tuple[str, str]]:
                 yield OBJECTS[owner], node.attr
 
 
-USED = sorted({*used(tensorrt_build.__file__), *used(tensorrt_engine.__file__)})
+USED = sorted({*used(tensorrt_build.__file__), *used(runtime_tensorrt.__file__)})
 
 
 def test_the_uses_are_found() -> None:
