@@ -4,25 +4,18 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import click
 
 from edgekit import cache as caches
 from edgekit.cli import output, progress
 from edgekit.cli.overrides import Wanted, recipe_options
-from edgekit.measurement import Verdict
+from edgekit.device_worker.rules import EXIT_CODES
 from edgekit.rendering.html import html
 from edgekit.rendering.markdown import markdown
 from edgekit.rendering.table import table
 from edgekit.report import FILE_NAME, Report
-
-EXIT_CODES: Mapping[Verdict, int] = {
-    "pass": 0,
-    "fail": 1,
-    "inconclusive": 3,
-    "unmeasured": 3,
-}
 
 
 @click.command()

@@ -11,7 +11,8 @@ from edgekit import report as reports
 from edgekit.bundles import bundle as bundles
 from edgekit.cache import write_text
 from edgekit.cli import output, progress
-from edgekit.cli.run import EXIT_CODES, draw
+from edgekit.cli.run import draw
+from edgekit.device_worker.rules import EXIT_CODES
 from edgekit.errors import BundleError
 from edgekit.hosts.responses import plain
 from edgekit.measurement import Verdict, worst

@@ -20,6 +20,7 @@ import numpy
 
 from . import bundled, cuda, edgetpu, judging, tensors
 from .frames import WorkerError
+from .rules import EXIT_CODES
 from .runtimes import RUNTIME_OF
 from .store import sha256
 from .worker import Worker
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, Array]
 
-EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "unmeasured": 3}
 EXIT_CORRUPT = 2
 MANIFEST = "manifest.json"
 SAMPLES = "samples.npz"

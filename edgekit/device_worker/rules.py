@@ -1,4 +1,4 @@
-"""The rule that turns a 95 % interval and a limit into a verdict."""
+"""The rules that turn a 95 % interval into a verdict, and a verdict into an exit code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from typing import Literal
 
     IntervalVerdict = Literal["pass", "fail", "inconclusive"]
+
+#: Verdict -> exit code of ``edgekit run``, ``edgekit verify`` and ``verify.py`` in a bundle.
+EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "unmeasured": 3}
 
 
 def judge_interval(
