@@ -28,6 +28,7 @@ from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import export as torch_to_tflite
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite import graph as tflite_graph
+from edgekit.formats.tflite import interpreter as litert
 from edgekit.formats.tflite.channel_last import prefer_channel_last
 from edgekit.quantization import decompose
 from edgekit.quantization.graph import calibrate, simulate
@@ -74,8 +75,8 @@ def make(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> None:
         calibrate(network, [(data,)], signature, Settings(runtime="edgetpu")),
         fold=False,
     )
-    graph, samples = torch_to_tflite._with_static_shapes(
-        simulated, torch_to_tflite._fixed(signature, 1)
+    graph, samples = torch_to_tflite.with_static_shapes(
+        simulated, torch_to_tflite.with_batch(signature, 1)
     )
     prefer_channel_last(graph)
     last = [k for k, value in enumerate(outputs) if value.dim() == 4]
@@ -100,7 +101,7 @@ def error(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> float:
         running.get_input_details(),
         sorted(
             running.get_output_details(),
-            key=lambda detail: tflite_file.by_number(detail["name"]),
+            key=lambda detail: litert.natural_key(detail["name"]),
         ),
     )
     total = lost = 0.0

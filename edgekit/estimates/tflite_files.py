@@ -5,25 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
+from edgekit.device_worker.tensors import itemsize
 from edgekit.estimates.operators import Operator, spread, variant
 from edgekit.estimates.table import Cost
 from edgekit.formats.tflite import audit as audit_tflite
+from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.formats.tflite.graph import Tensor
 from edgekit.signature import Quantization, TensorSpec
 
-_SIZES: Mapping[str, float] = {
-    "float32": 4,
-    "float16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-    "int16": 2,
-    "int64": 8,
-    "float64": 8,
-}
 _CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 _TENSOR_TYPES: Mapping[int, Any] = {
     schema.TensorType.FLOAT32: "float32",
@@ -50,18 +41,18 @@ def _operator(operator: tflite_graph.Operator) -> Operator:
     tensors = [tensor for tensor in operator.inputs if tensor is not None]
     cost = Cost(
         kind=kind,
-        dtype=audit_tflite.arithmetic(operator),
+        dtype=audit_tflite.classify_arithmetic(operator),
         macs=operator.macs,
         read=sum(_bytes(tensor) for tensor in tensors if not tensor.stored),
         written=sum(map(_bytes, operator.outputs)),
         weights=sum(tensor.bytes for tensor in tensors if tensor.stored),
     )
     name = operator.outputs[0].name if operator.outputs else operator.op
-    return Operator(cost, name, audit_tflite.module(operator))
+    return Operator(cost, name, audit_tflite.module_path(operator))
 
 
 def _bytes(tensor: Tensor) -> int:
-    return int(tensor.size * _SIZES.get(tensor.dtype, 4))
+    return tensor.size * itemsize(tensor.dtype)
 
 
 def cut(
@@ -69,9 +60,9 @@ def cut(
 ) -> list[tuple[pathlib.Path, TensorSpec]]:
     """At most ``most`` files and their outputs, from the shortest to the whole."""
     made: list[tuple[pathlib.Path, TensorSpec]] = []
-    count = len(flatbuffer_utils.read_model(str(path)).subgraphs[0].operators)
+    count = len(tflite_file.read(path).subgraphs[0].operators)
     for position in spread(range(count), most):
-        model = flatbuffer_utils.read_model(str(path))
+        model = tflite_file.read(path)
         graph = model.subgraphs[0]
         end = (
             int(graph.operators[position].outputs[0])
@@ -88,7 +79,7 @@ def cut(
                 needed.update(int(index) for index in operator.inputs)
         graph.operators, graph.outputs, model.signatureDefs = kept, [end], []
         target = folder / f"{len(made)}.tflite"
-        target.write_bytes(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+        tflite_file.write(model, target)
         made.append((target, _spec(tensor)))
     return made
 
@@ -102,7 +93,7 @@ def _spec(tensor: Any) -> TensorSpec:
         else None
     )
     name, dims = (
-        (tensor.name or b"").decode("utf-8", "replace"),
+        tflite_file.tensor_name(tensor),
         tuple(int(size) for size in tensor.shape),
     )
     return TensorSpec(

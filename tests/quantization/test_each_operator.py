@@ -25,6 +25,7 @@ from edgekit.formats.onnx.export import export
 from edgekit.formats.onnx.lower import lower
 from edgekit.formats.tensorrt.export import OnnxToTensorrt
 from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import interpreter as litert
 from edgekit.formats.tflite.export import TorchToTflite
 from edgekit.quantization.capture import capture
 from edgekit.quantization.decompose import decompose
@@ -500,7 +501,7 @@ def in_litert(
     file: Artifact = step.run(artifact, context)
     step.ensures(artifact, file)
     return _run(file, made.feeds), Counter(
-        dict(tflite_file.arithmetic(file.path(file.parts[0])).float_operators)
+        dict(tflite_file.count_layers(file.path(file.parts[0])).float_operators)
     )
 
 
@@ -508,7 +509,7 @@ def _run(file: Artifact, feeds: list[numpy.ndarray]) -> list[numpy.ndarray]:
     signature = file.parts[0].signature
     running = Interpreter(str(file.path(file.parts[0])), num_threads=1)
     running.allocate_tensors()
-    by_number = lambda detail: tflite_file.by_number(str(detail["name"]))  # noqa: E731
+    by_number = lambda detail: litert.natural_key(str(detail["name"]))  # noqa: E731
     inputs, outputs = (
         sorted(details, key=by_number)
         for details in (running.get_input_details(), running.get_output_details())

@@ -204,8 +204,8 @@ def _warnings(graph: Graph, fates: Sequence[Fate]) -> Iterable[str]:
     after = sum(fate.status == SUBGRAPH for fate in fates)
     if after:
         yield f"{after} operators after it could run on the Edge TPU, but the compiler maps one piece of a graph only (its option -a maps all, often slower)"
-    if graph.others:
-        yield f"the file has {graph.others} more graphs, which are not judged"
+    if graph.extra_graphs:
+        yield f"the file has {graph.extra_graphs} more graphs, which are not judged"
 
 
 def _logged_bytes(logs: Mapping[str, Mapping[str, Any]]) -> Measurement:

@@ -23,6 +23,7 @@ from edgekit.errors import StepError
 from edgekit.formats.edgetpu import log as edgetpu_log
 from edgekit.formats.edgetpu import rewrite as edgetpu_rewrite
 from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import interpreter as litert
 from edgekit.signature import Signature
 from edgekit.task import SplitName
 
@@ -62,7 +63,7 @@ class TfliteToEdgetpu:
         for part in artifact.parts:
             if (
                 not _integer(part)
-                and tflite_file.arithmetic(artifact.path(part)).int8_weights
+                and tflite_file.count_layers(artifact.path(part)).int8_weights
             ):
                 raise StepError(
                     f"{part.name} has int8 weights, but float inputs and outputs; the Edge TPU runs wholly int8 networks only.",
@@ -161,7 +162,7 @@ def _write(
     ):
         _change(model, ends, defined, _UINT8 if io == "uint8" else _INT8, insert)
     tflite_file.write(model, path)
-    return tflite_file.described(path, signature), rewritten
+    return litert.read_signature(path, signature), rewritten
 
 
 def _change(
@@ -213,7 +214,7 @@ def _scales(tensor: Any) -> bool:
 def _requantize(model: Any, source: int, result: int) -> Any:
     """A QUANTIZE operator from one tensor to another."""
     operator = schema.OperatorT()
-    operator.opcodeIndex = tflite_file.operator_code(model, schema.BuiltinOperator.QUANTIZE)
+    operator.opcodeIndex = tflite_file.ensure_operator_code(model, schema.BuiltinOperator.QUANTIZE)
     operator.inputs, operator.outputs = [source], [result]
     operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
     operator.builtinOptions = schema.QuantizeOptionsT()

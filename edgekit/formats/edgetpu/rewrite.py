@@ -81,7 +81,7 @@ def _prelu(model: Any, operator: Any) -> bool:
         ],
         "int32",
     )
-    operator.opcodeIndex = tflite_file.operator_code(model, schema.BuiltinOperator.PRELU)
+    operator.opcodeIndex = tflite_file.ensure_operator_code(model, schema.BuiltinOperator.PRELU)
     operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.NONE, None
     return True
 
@@ -179,13 +179,13 @@ def _blind(model: Any, operator: Any, tensor: int, order: list[int]) -> bool:
     if name == "PAD":
         return (
             len(others) == 1
-            and tflite_file.stored(model, others[0])
+            and tflite_file.is_stored(model, others[0])
             and len(_numbers(model, others[0])) == 2 * len(order)
         )
     if name in _WITH_NUMBER:
         return (
             len(others) == 1
-            and tflite_file.stored(model, others[0])
+            and tflite_file.is_stored(model, others[0])
             and math.prod(int(dim) for dim in others[0].shape) == 1
         )
     return name in _ALIKE and not others
@@ -198,7 +198,7 @@ def _order(model: Any, operator: Any) -> list[int] | None:
     held = model.subgraphs[0].tensors[int(operator.inputs[1])]
     return (
         [int(axis) for axis in _numbers(model, held)]
-        if tflite_file.stored(model, held)
+        if tflite_file.is_stored(model, held)
         else None
     )
 

@@ -124,7 +124,7 @@ def _one_alpha(operator: Operator) -> str | None:
 
 def _zeros_only(operator: Operator) -> str | None:
     stored = [tensor for tensor in operator.inputs if tensor is not None and tensor.stored]
-    padding = len(operator.inputs) == 2 and len(stored) == 1 and stored[0].zeros
+    padding = len(operator.inputs) == 2 and len(stored) == 1 and stored[0].is_zero
     return (
         None
         if not stored or padding

@@ -49,7 +49,7 @@ class _Compiled:
         """Vela's rows for an operator; none where they may be those of another graph."""
         return (
             []
-            if self.graph.others
+            if self.graph.extra_graphs
             else [layer for layer in self.log.layers if layer.operator == operator.index]
         )
 
@@ -59,7 +59,7 @@ class _Compiled:
             CPU
             if operator.index in self.left
             else NPU
-            if self.graph.others or self.layers(operator)
+            if self.graph.extra_graphs or self.layers(operator)
             else JOINED
         )
 
@@ -89,7 +89,7 @@ def audit_file(path: pathlib.Path, limits: Limits) -> Audit:
     Raises ModelError for one that Vela has compiled already.
     """
     graph = tflite_graph.read(path)
-    if any(operator.op == vela.CUSTOM for operator in graph.operators):
+    if any(operator.op == tflite_graph.ETHOS_U for operator in graph.operators):
         raise ModelError(
             f"{path} is compiled for an Ethos-U already: what its custom operator does is not in the file.",
             fix="name the int8 .tflite file that it was made from",
@@ -114,7 +114,7 @@ def _read(graph: Graph, compiled: pathlib.Path, log: Log) -> _Compiled:
     outside = [
         operator
         for operator in tflite_graph.read(compiled).operators
-        if operator.op != vela.CUSTOM
+        if operator.op != tflite_graph.ETHOS_U
     ]
     names = {
         (operator.op, tensor.name) for operator in outside for tensor in operator.outputs
@@ -165,7 +165,7 @@ def _row(operator: Operator, part: str, file: _Compiled) -> dict[str, Any]:
     told = place == NPU and bool(layers)
     used = macs / (cycles * file.log.setting.macs_per_cycle) if cycles else 0.0
     return {
-        **audit_tflite.row(operator, part),
+        **audit_tflite.report_row(operator, part),
         "runs_on": place,
         "cycles": cycles if told else None,
         "utilisation": used if told else None,
@@ -182,7 +182,7 @@ def _share(files: Mapping[str, _Compiled]) -> Measurement:
     for file in files.values():
         for operator in file.graph.operators:
             macs[
-                CPU if file.place(operator) == CPU else audit_tflite.arithmetic(operator)
+                CPU if file.place(operator) == CPU else audit_tflite.classify_arithmetic(operator)
             ] += operator.macs
     total, count = (
         sum(macs.values()),

@@ -13,6 +13,7 @@ from edgekit.errors import StepError
 from edgekit.formats.ethosu import vela
 from edgekit.formats.ethosu.vela import Setting
 from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.task import SplitName
 
 
@@ -113,7 +114,7 @@ def _integer(artifact: Artifact, part: Part) -> bool:
     quantized = any(
         spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs)
     )
-    return quantized or tflite_file.arithmetic(artifact.path(part)).int8_weights > 0
+    return quantized or tflite_file.count_layers(artifact.path(part)).int8_weights > 0
 
 
 def _left(compiled: pathlib.Path) -> int:
@@ -126,7 +127,7 @@ def _left(compiled: pathlib.Path) -> int:
 
 
 def _is_compiled(code: Any) -> bool:
-    return f"CUSTOM:{(code.customCode or b'').decode('utf-8', 'replace')}" == vela.CUSTOM
+    return f"CUSTOM:{(code.customCode or b'').decode('utf-8', 'replace')}" == tflite_graph.ETHOS_U
 
 
 def _told(log: vela.Log, left: int) -> dict[str, Any]:

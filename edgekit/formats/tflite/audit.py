@@ -1,8 +1,8 @@
-"""What a TFLite file will execute: which operators compute in int8, which in float, what
-only moves numbers.
+"""What a TFLite file will execute: which operators compute in int8, which in float, and
+which only move data.
 
-audit(artifact, limits)        # every part of an artifact
-audit_file(path, limits)       # any .tflite file
+    audit(artifact, limits)        # every part of an artifact
+    audit_file(path, limits)       # any .tflite file
 """
 
 import pathlib
@@ -12,89 +12,81 @@ from typing import Any
 
 from edgekit.artifact import Artifact
 from edgekit.contracts import Audit
-from edgekit.formats.ethosu import vela
 from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.formats.tflite import names as tflite_names
-from edgekit.formats.tflite.graph import FLOATS, INTEGERS, Graph, Operator
+from edgekit.formats.tflite.graph import (
+    EDGE_TPU,
+    ETHOS_U,
+    FLOATS,
+    INTEGERS,
+    Graph,
+    Operator,
+)
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.target import Limits
 
-#: The custom operators of compiled files -> for what they were compiled.
-COMPILED: Mapping[str, str] = {
-    vela.CUSTOM: "an Ethos-U",
-    "CUSTOM:edgetpu-custom-op": "an Edge TPU",
-}
+#: The custom operators of compiled files, and the device they are compiled for.
+COMPILED: Mapping[str, str] = {ETHOS_U: "an Ethos-U", EDGE_TPU: "an Edge TPU"}
 _QUANTIZING = ("QUANTIZE", "DEQUANTIZE")
-#: Newest operator versions that tflite-runtime 2.14 (the last one, 2023) loads, where
-#: exporters write newer ones. Measured there.
+#: Newest operator versions that tflite-runtime 2.14 (the last one, 2023) loads, for operators
+#: of which exporters write newer versions. Measured with that runtime.
 OLD_RUNTIME_VERSIONS: Mapping[str, int] = {"FULLY_CONNECTED": 11, "GATHER_ND": 4, "ADD": 5}
-#: The arithmetic of one operator. dynamic: int8 weights, float activations that the runtime
-#: quantizes as it goes.
+#: The arithmetic of an operator. DYNAMIC: int8 weights, and float activations that the
+#: runtime quantizes at run time.
 INT8, DYNAMIC, FLOAT, INT16, OTHER = "int8", "int8 weights", "float32", "int16", "other"
+#: At most this many modules are named in a warning.
+_MAX_MODULES = 4
 
 Row = Mapping[str, Any]
-#: So many modules are named in a warning.
-_NAMED = 4
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
-    """The audit of all parts of an artifact together."""
-    return audit_graphs(
-        {part.name: tflite_graph.read(artifact.path(part)) for part in artifact.parts},
-        limits,
-    )
+    """Audit all parts of an artifact together. Raises ModelError for an invalid file."""
+    graphs = {part.name: tflite_graph.read(artifact.path(part)) for part in artifact.parts}
+    return audit_graphs(graphs, limits)
 
 
 def audit_file(path: pathlib.Path, limits: Limits) -> Audit:
-    """The audit of one file, made by edgekit or not.
-
-    Raises ModelError where it is no TFLite file.
-    """
+    """Audit one file, written by any tool. Raises ModelError if it is not a TFLite file."""
     return audit_graphs({path.stem: tflite_graph.read(path)}, limits)
 
 
 def audit_graphs(graphs: Mapping[str, Graph], limits: Limits) -> Audit:
-    """Measurements over all graphs, a row for each operator, and what is wrong with each
-    graph.
-    """
-    where = "the flatbuffer of " + ", ".join(graph.path.name for graph in graphs.values())
+    """Measurements over all graphs, a row per operator, and the warnings of each graph."""
+    files = ", ".join(graph.path.name for graph in graphs.values())
+    where = f"the flatbuffer of {files}"
     operators = [operator for graph in graphs.values() for operator in graph.operators]
-    float_operators = [operator for operator in operators if is_float(operator)]
-    transposes = [operator for operator in operators if operator.op == "TRANSPOSE"]
-    ends = [operator for operator in operators if is_conversion(operator)]
     measurements = [
-        int8_share(operators, where),
+        measure_int8_share(operators, where),
         _count(
             "float_ops",
-            float_operators,
+            [operator for operator in operators if is_float(operator)],
             where,
-            "operators that read or write float tensors while the network runs, QUANTIZE and DEQUANTIZE not counted",
+            "operators that read or write float tensors while the network runs, without "
+            "QUANTIZE and DEQUANTIZE",
         ),
-        _count("transposes", transposes, where, "TRANSPOSE operators"),
+        _count(
+            "transposes",
+            [operator for operator in operators if operator.op == "TRANSPOSE"],
+            where,
+            "TRANSPOSE operators",
+        ),
         _count(
             "qdq_pairs",
-            ends,
+            [operator for operator in operators if is_conversion(operator)],
             where,
             "QUANTIZE and DEQUANTIZE operators between float and integer tensors",
         ),
     ]
-    rows = [
-        row(operator, name)
-        for name, graph in graphs.items()
-        for operator in graph.operators
-    ]
-    return Audit(
-        measurements,
-        rows,
-        [
-            f"{name}: {text}"
-            for name, graph in graphs.items()
-            for text in warnings(graph, limits)
-        ],
-    )
+    rows: list[Row] = []
+    warnings: list[str] = []
+    for name, graph in graphs.items():
+        rows += [report_row(operator, name) for operator in graph.operators]
+        warnings += [f"{name}: {warning}" for warning in find_warnings(graph, limits)]
+    return Audit(measurements, rows, warnings)
 
 
-def arithmetic(operator: Operator) -> str:
+def classify_arithmetic(operator: Operator) -> str:
     """How an operator computes: ``int8``, ``int8 weights``, ``float32``, ``int16`` or
     ``other`` (index arithmetic, booleans).
     """
@@ -109,239 +101,244 @@ def arithmetic(operator: Operator) -> str:
 
 
 def is_float(operator: Operator) -> bool:
-    """True for an operator with float activations that is no QUANTIZE or DEQUANTIZE."""
-    return arithmetic(operator) in (FLOAT, DYNAMIC)
+    """Whether an operator other than QUANTIZE and DEQUANTIZE has float activations."""
+    return classify_arithmetic(operator) in (FLOAT, DYNAMIC)
 
 
 def is_conversion(operator: Operator) -> bool:
-    """True for a QUANTIZE or DEQUANTIZE between float and integer that runs with every
-    inference (not on stored weights).
+    """Whether an operator converts between float and integer in every inference.
+
+    True for QUANTIZE and DEQUANTIZE of activations, false for those of stored weights.
     """
+    if operator.op not in _QUANTIZING:
+        return False
     dtypes = {tensor.dtype for tensor in operator.activations}
-    return (
-        operator.op in _QUANTIZING
-        and bool(dtypes & set(FLOATS))
-        and bool(dtypes & set(INTEGERS))
-    )
+    return bool(dtypes & set(FLOATS)) and bool(dtypes & set(INTEGERS))
 
 
-def row(operator: Operator, part: str) -> dict[str, Any]:
+def report_row(operator: Operator, part: str) -> dict[str, Any]:
     """One operator as a row of the report."""
-    output = operator.outputs[0] if operator.outputs else None
+    name = ""
+    shape: list[int] = []
+    if operator.outputs:
+        name = operator.outputs[0].name
+        shape = list(operator.outputs[0].shape)
     return {
         "op": operator.op,
-        "name": "" if output is None else output.name,
-        "dtype": arithmetic(operator),
+        "name": name,
+        "dtype": classify_arithmetic(operator),
         "macs": operator.macs,
-        "module": module(operator),
-        "shape": [] if output is None else list(output.shape),
+        "module": module_path(operator),
+        "shape": shape,
         "version": operator.version,
         "part": part,
     }
 
 
-def int8_share(operators: Sequence[Operator], where: str) -> Measurement:
-    """Share of multiply-accumulates with int8 factors; for dynamic quantization the runtime
-    makes the second factor int8.
+def measure_int8_share(operators: Sequence[Operator], where: str) -> Measurement:
+    """The share (0 to 1) of multiply-accumulates that compute in int8.
+
+    Layers with int8 weights and float activations count: LiteRT quantizes the activations
+    at run time.
     """
     macs: Counter[str] = Counter()
     for operator in operators:
-        macs[arithmetic(operator)] += operator.macs
-    total = sum(macs.values())
+        macs[classify_arithmetic(operator)] += operator.macs
+    total = macs.total()
     if not total:
-        return unmeasured(
-            "int8_mac_share",
-            "share",
-            where,
-            "the file has no convolution and no matrix product",
-        )
-    how = "multiply-accumulates of convolutions and matrix products whose weights and activations are integers, of all"
+        reason = "the file has no convolution and no matrix product"
+        return unmeasured("int8_mac_share", "share", where, reason)
+    how = (
+        "multiply-accumulates of convolutions and matrix products whose weights and "
+        "activations are integers, relative to all"
+    )
     if macs[DYNAMIC]:
-        how += "; with int8 weights and float activations they are counted as int8 (LiteRT quantizes the activations as it runs)"
-    if layers := unpacked(operators):
-        how += f"; {len(layers)} layers whose integer weights are made float first are counted as float"
-    share = (macs[INT8] + macs[DYNAMIC]) / total
+        how += (
+            "; layers with int8 weights and float activations are counted as int8 (LiteRT "
+            "quantizes the activations at run time)"
+        )
+    if layers := find_dequantized_layers(operators):
+        how += f"; {len(layers)} layers with dequantized weights are counted as float"
     return Measurement(
         name="int8_mac_share",
-        value=share,
+        value=(macs[INT8] + macs[DYNAMIC]) / total,
         unit="share",
         n=len(operators),
         where=where,
         how=how,
-        detail={key: count for key, count in macs.items() if count},
+        detail={arithmetic: count for arithmetic, count in macs.items() if count},
     )
 
 
 def _count(
     name: MeasurementName, operators: Sequence[Operator], where: str, how: str
 ) -> Measurement:
-    kinds = dict(Counter(operator.op for operator in operators))
     return Measurement(
         name=name,
         value=len(operators),
         unit="operators",
         where=where,
         how=how,
-        detail=kinds,
+        detail=dict(Counter(operator.op for operator in operators)),
     )
 
 
-def warnings(graph: Graph, limits: Limits) -> list[str]:
-    """Known signs that a file is slow, or that a device cannot run it."""
-    return [text for check in _CHECKS for text in check(graph, limits)]
+def find_warnings(graph: Graph, limits: Limits) -> list[str]:
+    """Signs that a file is slow, or that a device with these limits cannot run it."""
+    return [warning for check in _CHECKS for warning in check(graph, limits)]
 
 
-def _float_islands(graph: Graph, limits: Limits) -> Iterable[str]:
-    integer = any(
-        arithmetic(operator) == INT8 and operator.multiplies for operator in graph.operators
+def _check_float_operators(graph: Graph, limits: Limits) -> Iterable[str]:
+    has_int8_layers = any(
+        operator.multiplies and classify_arithmetic(operator) == INT8
+        for operator in graph.operators
     )
-    found = [operator for operator in graph.operators if is_float(operator)]
-    islands = Counter(operator.op for operator in found)
-    if integer and islands:
-        yield f"{len(found)} operators compute in float inside an int8 graph ({told(islands)}){_places(found)}"
-    elif islands and limits.arithmetic == "integer":
-        yield f"{sum(islands.values())} operators compute in float; the device runs integer arithmetic only"
+    floats = [operator for operator in graph.operators if is_float(operator)]
+    if floats and has_int8_layers:
+        counts = format_counts(Counter(operator.op for operator in floats))
+        modules = _format_modules(floats)
+        yield f"{len(floats)} operators compute in float inside an int8 graph ({counts}){modules}"
+    elif floats and limits.arithmetic == "integer":
+        yield (
+            f"{len(floats)} operators compute in float; the device supports integer "
+            "arithmetic only"
+        )
 
 
-def _weight_only(graph: Graph, limits: Limits) -> Iterable[str]:
-    found = Counter(operator.op for operator in unpacked(graph.operators))
-    if found:
-        yield f"{sum(found.values())} layers store integer weights but multiply in float ({told(found)}): smaller, not faster"
+def _check_dequantized_weights(graph: Graph, limits: Limits) -> Iterable[str]:
+    layers = find_dequantized_layers(graph.operators)
+    if layers:
+        counts = format_counts(Counter(operator.op for operator in layers))
+        yield (
+            f"{len(layers)} layers store integer weights but multiply in float ({counts}): "
+            "smaller, not faster"
+        )
 
 
-def unpacked(operators: Sequence[Operator]) -> list[Operator]:
-    """The layers whose weights are stored as integers and made float before they are used."""
-    made = {tensor: operator for operator in operators for tensor in operator.outputs}
-    found = []
+def find_dequantized_layers(operators: Sequence[Operator]) -> list[Operator]:
+    """The layers whose stored integer weights are dequantized before they are used."""
+    producers = {tensor: operator for operator in operators for tensor in operator.outputs}
+    layers = []
     for operator in operators:
-        maker = made.get(operator.weights) if operator.weights is not None else None
-        if (
-            maker is not None
-            and maker.op == "DEQUANTIZE"
-            and maker.input(0).stored
-            and maker.input(0).dtype in INTEGERS
-        ):
-            found.append(operator)
-    return found
+        if operator.weights is None:
+            continue
+        producer = producers.get(operator.weights)
+        if producer is None or producer.op != "DEQUANTIZE":
+            continue
+        source = producer.input(0)
+        if source.stored and source.dtype in INTEGERS:
+            layers.append(operator)
+    return layers
 
 
-def _conversions(graph: Graph, limits: Limits) -> Iterable[str]:
-    first, last = (
-        {tensor.index for tensor in graph.inputs},
-        {tensor.index for tensor in graph.outputs},
-    )
+def _check_conversions(graph: Graph, limits: Limits) -> Iterable[str]:
+    inputs = {tensor.index for tensor in graph.inputs}
+    outputs = {tensor.index for tensor in graph.outputs}
     inner = [
         operator
         for operator in graph.operators
         if is_conversion(operator)
-        and operator.input(0).index not in first
-        and operator.outputs[0].index not in last
+        and operator.input(0).index not in inputs
+        and operator.outputs[0].index not in outputs
     ]
     if inner:
-        yield f"{len(inner)} QUANTIZE or DEQUANTIZE operators in the middle of the graph: it leaves int8 and comes back"
+        yield (
+            f"{len(inner)} QUANTIZE or DEQUANTIZE operators in the middle of the graph: it "
+            "leaves int8 and returns to it"
+        )
 
 
-def _moves(graph: Graph, limits: Limits) -> Iterable[str]:
+def _check_transposes(graph: Graph, limits: Limits) -> Iterable[str]:
     count = sum(operator.op == "TRANSPOSE" for operator in graph.operators)
     if count and limits.arithmetic == "integer":
-        yield f"{count} TRANSPOSE operators: accelerators for int8 seldom run them"
+        yield f"{count} TRANSPOSE operators: int8 accelerators seldom support them"
 
 
-def _old_runtime(graph: Graph, limits: Limits) -> Iterable[str]:
-    new = Counter(
+def _check_old_runtime(graph: Graph, limits: Limits) -> Iterable[str]:
+    unsupported = Counter(
         operator.op
         for operator in graph.operators
-        if operator.op.startswith("STABLEHLO_") or operator.op.startswith("BUILTIN_")
+        if operator.op.startswith(("STABLEHLO_", "BUILTIN_"))
     )
-    if new:
-        yield f"operators that no tflite-runtime package knows, only newer LiteRT: {told(new)}"
+    if unsupported:
+        counts = format_counts(unsupported)
+        yield f"operators that no tflite-runtime package supports, only newer LiteRT: {counts}"
     for op, newest in OLD_RUNTIME_VERSIONS.items():
-        found = max(
-            (operator.version for operator in graph.operators if operator.op == op),
-            default=0,
-        )
-        if found > newest:
-            yield f"{op} has version {found}; tflite-runtime 2.14 loads {newest} at most"
+        versions = [operator.version for operator in graph.operators if operator.op == op]
+        version = max(versions, default=0)
+        if version > newest:
+            yield f"{op} has version {version}; tflite-runtime 2.14 loads {newest} at most"
 
 
-def _ends(graph: Graph, limits: Limits) -> Iterable[str]:
-    wrong = (
-        sorted(
-            {
-                tensor.dtype
-                for tensor in (*graph.inputs, *graph.outputs)
-                if tensor.dtype != limits.io
-            }
-        )
-        if limits.io != "any"
-        else []
-    )
-    if wrong:
-        yield f"inputs or outputs are {', '.join(wrong)}; the device wants {limits.io}"
-    if limits.shapes == "static" and any(
-        dim < 1 for tensor in graph.inputs for dim in tensor.shape
-    ):
-        yield "an input has no fixed shape; the device wants static shapes"
+def _check_inputs_and_outputs(graph: Graph, limits: Limits) -> Iterable[str]:
+    dtypes = {tensor.dtype for tensor in (*graph.inputs, *graph.outputs)}
+    if limits.io != "any" and dtypes - {limits.io}:
+        other = ", ".join(sorted(dtypes - {limits.io}))
+        yield f"inputs or outputs are {other}; the device requires {limits.io}"
+    dims = [dim for tensor in graph.inputs for dim in tensor.shape]
+    if limits.shapes == "static" and min(dims, default=1) < 1:
+        yield "an input has no fixed shape; the device requires static shapes"
     if limits.memory_bytes is not None and graph.stored_bytes > limits.memory_bytes:
-        yield f"weights take {graph.stored_bytes} bytes, the device has {limits.memory_bytes}"
+        yield (
+            f"weights need {graph.stored_bytes} bytes, the device has {limits.memory_bytes}"
+        )
 
 
-def _compiled(graph: Graph, limits: Limits) -> Iterable[str]:
-    for op in dict.fromkeys(
-        operator.op for operator in graph.operators if operator.op in COMPILED
-    ):
-        yield f"the file is compiled for {COMPILED[op]}: what its operator {op} does is not in the file; inspect the one that it was made from"
+def _check_compiled(graph: Graph, limits: Limits) -> Iterable[str]:
+    compiled = [operator.op for operator in graph.operators if operator.op in COMPILED]
+    for op in dict.fromkeys(compiled):
+        yield (
+            f"the file is compiled for {COMPILED[op]}, and does not show what its operator {op} "
+            "executes; inspect the file that it was compiled from"
+        )
 
 
-def _others(graph: Graph, limits: Limits) -> Iterable[str]:
-    if graph.others:
-        yield f"the file has {graph.others} more graphs (signatures or branches); only the first is audited"
+def _check_extra_graphs(graph: Graph, limits: Limits) -> Iterable[str]:
+    if graph.extra_graphs:
+        yield (
+            f"the file has {graph.extra_graphs} more graphs (signatures or branches); only the "
+            "first is audited"
+        )
 
 
 _CHECKS: tuple[Callable[[Graph, Limits], Iterable[str]], ...] = (
-    _float_islands,
-    _weight_only,
-    _conversions,
-    _moves,
-    _old_runtime,
-    _ends,
-    _compiled,
-    _others,
+    _check_float_operators,
+    _check_dequantized_weights,
+    _check_conversions,
+    _check_transposes,
+    _check_old_runtime,
+    _check_inputs_and_outputs,
+    _check_compiled,
+    _check_extra_graphs,
 )
 
 
-def told(kinds: Mapping[str, int]) -> str:
-    """``CONV_2D 3, ADD 1``, the most frequent first."""
-    return ", ".join(
-        f"{op} {count}"
-        for op, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    )
+def format_counts(counts: Mapping[str, int]) -> str:
+    """``CONV_2D 3, ADD 1``: the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{op} {count}" for op, count in ordered)
 
 
-def module(operator: Operator) -> str:
-    """The PyTorch module of an operator, as far as the file tells.
+def module_path(operator: Operator) -> str:
+    """The path of an operator's PyTorch module; empty if the file does not name it.
 
-    Weights are named after it alone; fused operators have several names.
+    Weights are named after the module alone, while outputs of fused operators have several
+    names.
     """
-    constants = [
-        tensor for tensor in operator.inputs if tensor is not None and tensor.stored
-    ]
-    tensors = (
-        (*constants, *operator.outputs)
-        if operator.multiplies
-        else (*operator.outputs, *constants)
-    )
-    return next(
-        (path for tensor in tensors if (path := tflite_names.module_of(tensor.name))), ""
-    )
+    if operator.multiplies:
+        tensors = (*operator.constants, *operator.outputs)
+    else:
+        tensors = (*operator.outputs, *operator.constants)
+    paths = (tflite_names.module_of(tensor.name) for tensor in tensors)
+    return next(filter(None, paths), "")
 
 
-def _places(operators: Iterable[Operator]) -> str:
-    """`` at head.exp, 2 more``: the modules of some operators, none where the file tells
-    none.
-    """
-    found = list(
-        dict.fromkeys(path for operator in operators if (path := module(operator)))
-    )
-    more = f", {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return f" at {', '.join(found[:_NAMED])}{more}" if found else ""
+def _format_modules(operators: Iterable[Operator]) -> str:
+    """`` at head.exp, 2 more``: the modules of some operators; empty if there are none."""
+    paths = list(dict.fromkeys(filter(None, map(module_path, operators))))
+    if not paths:
+        return ""
+    more = ""
+    if len(paths) > _MAX_MODULES:
+        more = f", {len(paths) - _MAX_MODULES} more"
+    return f" at {', '.join(paths[:_MAX_MODULES])}{more}"

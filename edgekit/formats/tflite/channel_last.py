@@ -1,15 +1,14 @@
-"""Make a traced network fit for a channel-last runtime, so that no transpose is left in its
-middle.
+"""Rewrite a traced network for a channel-last runtime, so that no transpose is left inside.
 
-torch counts axes as N, C, H, W; TFLite computes in N, H, W, C. ``x.flatten(1)`` in front of
-a linear layer shows the order of the axes: the features are flattened channel-last instead,
-and the layer's weights are put in that order once. This is exact: the same numbers are
-multiplied and added, in another order. (The other habit that shows it, the mean over (2,
-3), is rewritten in ``edgekit.quantization.rewrite``.)
+torch orders axes as N, C, H, W; TFLite computes in N, H, W, C. ``x.flatten(1)`` in front of
+a linear layer depends on the order of the axes: the features are flattened channel-last
+instead, and the layer's weights are reordered once. This is exact: the same numbers are
+multiplied and added, in another order. (The other habit that depends on the order, the mean
+over (2, 3), is rewritten in ``edgekit.quantization.rewrite``.)
 """
 
 import torch
-import torch.ao.quantization.fx._decomposed  # names the operators of quantize and dequantize
+import torch.ao.quantization.fx._decomposed  # registers the quantize and dequantize operators
 from torch.fx import GraphModule, Node
 
 A = torch.ops.aten
@@ -22,7 +21,7 @@ _PER_CHANNEL = {
     _QUANTIZED.quantize_per_channel.default,
     _QUANTIZED.dequantize_per_channel.default,
 }
-#: One number in, one number out: these do not see the order of the features.
+#: Operators for which the order of the features does not matter.
 _ELEMENTWISE = _PER_TENSOR | {
     A.relu.default,
     A.relu_.default,
@@ -36,13 +35,14 @@ _CHANNEL_LAST = [0, 2, 3, 1]
 
 
 def prefer_channel_last(graph: GraphModule) -> int:
-    """Change the graph in place (static shapes, nodes with ``val``); tells how many places
-    were changed.
+    """Change the graph in place and return the number of places that were changed.
+
+    Shapes must be static, and every node must have its ``val``.
     """
     changed = 0
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and node.target in _FLATTEN:
-            changed += _flatten(graph, node)
+            changed += _flatten_channel_last(graph, node)
     if changed:
         graph.graph.eliminate_dead_code()
         graph.graph.lint()
@@ -50,21 +50,18 @@ def prefer_channel_last(graph: GraphModule) -> int:
     return changed
 
 
-def _flatten(graph: GraphModule, node: Node) -> bool:
+def _flatten_channel_last(graph: GraphModule, node: Node) -> bool:
     source = node.args[0]
     assert isinstance(source, Node)
-    before, after = source.meta["val"].shape, node.meta["val"].shape
-    if (
-        len(before) != 4
-        or len(after) != 2
-        or before[0] != after[0]
-        or before[1] == 1
-        or before[2] * before[3] == 1
-    ):
+    before = source.meta["val"].shape
+    after = node.meta["val"].shape
+    if not _depends_on_layout(before, after):
         return False
-    linears = _readers(node)
-    weights = [_weight(linear) for linear in linears or []]
-    if not linears or None in weights:
+    linears = _find_linears(node)
+    if not linears:
+        return False
+    weights = [_find_weight(linear) for linear in linears]
+    if None in weights:
         return False
     for weight in dict.fromkeys(weights):
         assert weight is not None
@@ -77,40 +74,49 @@ def _flatten(graph: GraphModule, node: Node) -> bool:
     return True
 
 
-def _readers(node: Node) -> list[Node] | None:
-    """The linear layers that read the features, through elementwise ops only; None where
-    anything else reads them.
+def _depends_on_layout(before: torch.Size, after: torch.Size) -> bool:
+    """Whether (N, C, H, W) is flattened to (N, C * H * W), with more than one channel and
+    more than one position.
     """
-    found: list[Node] = []
+    if len(before) != 4 or len(after) != 2 or before[0] != after[0]:
+        return False
+    _, channels, height, width = before
+    return bool(channels != 1 and height * width != 1)
+
+
+def _find_linears(node: Node) -> list[Node] | None:
+    """The linear layers that read the features through elementwise operators only.
+
+    None if anything else reads them.
+    """
+    linears: list[Node] = []
     for user in node.users:
-        if (
-            user.target is A.linear.default
-            and user.args[0] is node
-            and node not in user.args[1:]
-        ):
-            found.append(user)
-        elif user.target in _ELEMENTWISE and user.args[0] is node:
-            deeper = _readers(user)
+        if not user.args or user.args[0] is not node:
+            return None
+        if user.target is A.linear.default and node not in user.args[1:]:
+            linears.append(user)
+        elif user.target in _ELEMENTWISE:
+            deeper = _find_linears(user)
             if deeper is None:
                 return None
-            found += deeper
+            linears += deeper
         else:
             return None
-    return found
+    return linears
 
 
-def _weight(linear: Node) -> Node | None:
-    """The stored weight of a linear layer, behind quantize and dequantize; None where it is
-    shared or computed.
+def _find_weight(linear: Node) -> Node | None:
+    """The stored weight of a linear layer, before it is quantized and dequantized.
+
+    None if it is shared or computed.
     """
     node = linear.args[1]
     while isinstance(node, Node) and len(node.users) == 1:
         if node.op == "get_attr":
             return node
-        rows = (
-            node.target in _PER_CHANNEL and node.args[3] == 0
-        )  # one scale an output feature: the order of inputs is free
-        if not rows and node.target not in _PER_TENSOR:
+        # Per-channel scales along axis 0, the outputs: the inputs may be reordered.
+        per_output = node.target in _PER_CHANNEL and node.args[3] == 0
+        if not per_output and node.target not in _PER_TENSOR:
             return None
         node = node.args[0]
     return None
@@ -119,12 +125,8 @@ def _weight(linear: Node) -> Node | None:
 def _reorder(graph: GraphModule, weight: Node, shape: tuple[int, int, int]) -> None:
     owner, _, name = str(weight.target).rpartition(".")
     stored = getattr(graph.get_submodule(owner), name).detach()
-    moved = (
-        stored.reshape(len(stored), *shape)
-        .permute(*_CHANNEL_LAST)
-        .reshape(len(stored), -1)
-        .contiguous()
-    )
+    images = stored.reshape(len(stored), *shape)
+    moved = images.permute(*_CHANNEL_LAST).reshape(len(stored), -1).contiguous()
     graph.register_buffer(f"{weight.name}_channel_last", moved)
     with graph.graph.inserting_before(weight):
         replacement = graph.graph.get_attr(f"{weight.name}_channel_last")

@@ -1,27 +1,27 @@
-"""Changing a float TFLite file: the linear layers that read one tensor, their weights, and
-a factor in front of them.
+"""Edit a float TFLite file: the linear layers that read one tensor, their weights, and a
+factor in front of them.
 """
 
 import dataclasses
 import pathlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
-import numpy.typing
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
+from edgekit.arrays import Array
+from edgekit.formats.module_paths import is_within
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite import names as tflite_names
 
-Array = numpy.typing.NDArray[Any]
-
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """FULLY_CONNECTED operators that read the same tensor, ``source``, and have float
-    weights of their own.
+class LinearGroup:
+    """FULLY_CONNECTED operators that read the same tensor, each with its own float weights.
+
+    ``source`` is the index of that tensor, ``module`` the module of the first operator.
     """
 
     source: int
@@ -29,177 +29,161 @@ class Group:
     operators: tuple[Any, ...]
 
 
-def groups(model: Any, keep: tuple[str, ...] = ()) -> list[Group]:
+def find_linear_groups(model: Any, keep: Sequence[str] = ()) -> list[LinearGroup]:
     """The groups of the main graph, in the order in which they run.
 
-    Weights that several operators share (an unrolled loop) are left out.
+    Weights that several operators share (an unrolled loop) and operators of the modules in
+    ``keep`` are left out.
     """
     graph = model.subgraphs[0]
-    tensors = Counter(
+    readers = Counter(
         int(index) for operator in graph.operators for index in operator.inputs
     )
     buffers = Counter(tensor.buffer for tensor in graph.tensors)
-    found: dict[int, list[Any]] = {}
+    operators_of: dict[int, list[Any]] = {}
     for operator in graph.operators:
         if tflite_file.operator_name(model, operator) != "FULLY_CONNECTED":
             continue
-        source, index = int(operator.inputs[0]), int(operator.inputs[1])
-        held = graph.tensors[index]
-        own = (
-            tflite_file.stored(model, held)
-            and tensors[index] == 1
-            and buffers[held.buffer] == 1
-        )
-        plain = held.type == schema.TensorType.FLOAT32 and not tflite_file.stored(
-            model, graph.tensors[source]
-        )
-        whole = int(graph.tensors[source].shape[-1]) == int(
-            held.shape[-1]
-        )  # not flattened by the operator itself
-        if (
-            own
-            and plain
-            and whole
-            and not tflite_names.inside(module(model, operator), keep)
-        ):
-            found.setdefault(source, []).append(operator)
+        weights_index = int(operator.inputs[1])
+        weights = graph.tensors[weights_index]
+        if readers[weights_index] != 1 or buffers[weights.buffer] != 1:
+            continue
+        if not _is_plain_float(model, operator):
+            continue
+        if not is_within(module_path(model, operator), keep):
+            operators_of.setdefault(int(operator.inputs[0]), []).append(operator)
     return [
-        Group(source, module(model, operators[0]), tuple(operators))
-        for source, operators in found.items()
+        LinearGroup(source, module_path(model, operators[0]), tuple(operators))
+        for source, operators in operators_of.items()
     ]
 
 
-def module(model: Any, operator: Any, number: int = 0) -> str:
-    """The PyTorch module of an operator of the graph ``number``.
+def _is_plain_float(model: Any, operator: Any) -> bool:
+    """Whether stored float32 weights multiply an activation that needs no flattening."""
+    tensors = model.subgraphs[0].tensors
+    source = tensors[int(operator.inputs[0])]
+    weights = tensors[int(operator.inputs[1])]
+    return (
+        weights.type == schema.TensorType.FLOAT32
+        and tflite_file.is_stored(model, weights)
+        and not tflite_file.is_stored(model, source)
+        and int(source.shape[-1]) == int(weights.shape[-1])
+    )
 
-    Weights are named after it alone; outputs of fused operators have several names.
+
+def module_path(model: Any, operator: Any, graph_index: int = 0) -> str:
+    """The path of the PyTorch module of an operator; empty if the file does not name it.
+
+    Weights are named after the module alone, while outputs of fused operators have several
+    names.
     """
-    graph = model.subgraphs[number]
-    constants = [
-        graph.tensors[int(index)]
-        for index in operator.inputs
-        if index >= 0 and tflite_file.stored(model, graph.tensors[int(index)])
-    ]
+    graph = model.subgraphs[graph_index]
+    inputs = [graph.tensors[int(index)] for index in operator.inputs if index >= 0]
+    constants = [tensor for tensor in inputs if tflite_file.is_stored(model, tensor)]
     outputs = [graph.tensors[int(index)] for index in operator.outputs]
-    tensors = (
-        (*constants, *outputs)
-        if tflite_file.operator_name(model, operator) in tflite_file.WEIGHTS
-        else (*outputs, *constants)
-    )
-    return next(
-        (
-            path
-            for tensor in tensors
-            if (
-                path := tflite_names.module_of(
-                    (tensor.name or b"").decode("utf-8", "replace")
-                )
-            )
-        ),
-        "",
-    )
+    if tflite_file.operator_name(model, operator) in tflite_file.WEIGHT_INPUTS:
+        tensors = (*constants, *outputs)
+    else:
+        tensors = (*outputs, *constants)
+    names = (tflite_file.tensor_name(tensor) for tensor in tensors)
+    return next(filter(None, map(tflite_names.module_of, names)), "")
 
 
-def weight(model: Any, operator: Any) -> Array:
-    """The weights (outputs, inputs) of a FULLY_CONNECTED."""
+def get_weight(model: Any, operator: Any) -> Array:
+    """The weights of a FULLY_CONNECTED: float32, (outputs, inputs)."""
     tensor = model.subgraphs[0].tensors[int(operator.inputs[1])]
-    return numpy.frombuffer(bytes(model.buffers[tensor.buffer].data), "float32").reshape(
-        tensor.shape
-    )
+    return _values(model, tensor).reshape(tensor.shape)
 
 
 def set_weight(model: Any, operator: Any, value: Array, added_bias: Array | None) -> None:
-    """New weights for a FULLY_CONNECTED, and something added to its bias, which it gets
-    where it has none.
+    """Replace the weights of a FULLY_CONNECTED and add to its bias.
+
+    ``value`` is (outputs, inputs), ``added_bias`` (outputs,). A layer without a bias gets
+    one.
     """
     graph = model.subgraphs[0]
-    model.buffers[graph.tensors[int(operator.inputs[1])].buffer].data = _bytes(value)
+    weights = graph.tensors[int(operator.inputs[1])]
+    model.buffers[weights.buffer].data = _data(value)
     if added_bias is None:
         return
     inputs = [int(index) for index in operator.inputs]
-    old = graph.tensors[inputs[2]] if len(inputs) > 2 and inputs[2] >= 0 else None
-    if old is not None:
-        added_bias = added_bias + numpy.frombuffer(
-            bytes(model.buffers[old.buffer].data), "float32"
-        )
-    # A tensor of its own: equal biases (zeros) of several layers share one.
-    operator.inputs = [
-        *inputs[:2],
-        _constant(model, _name(graph, operator) + "/bias", added_bias),
-    ]
+    if len(inputs) > 2 and inputs[2] >= 0:
+        added_bias = added_bias + _values(model, graph.tensors[inputs[2]])
+    # A new tensor, since equal biases (zeros) of several layers share one.
+    output_name = tflite_file.tensor_name(graph.tensors[int(operator.outputs[0])])
+    operator.inputs = [*inputs[:2], _add_constant(model, f"{output_name}/bias", added_bias)]
 
 
-def scale_input(model: Any, group: Group, factor: Array) -> None:
-    """Multiply what the group reads with ``factor``, one number a column; other readers see
-    it unchanged.
+def scale_input(model: Any, group: LinearGroup, factor: Array) -> None:
+    """Multiply what the group reads by ``factor``, (inputs,): a MUL in front of the group.
+
+    Other readers of the tensor still see it unchanged.
     """
     graph = model.subgraphs[0]
     source = graph.tensors[group.source]
-    name = source.name + b"/smoothed"
+    name = tflite_file.tensor_name(source) + "/smoothed"
     product = schema.TensorT()
-    product.name, product.type, product.shape, product.shapeSignature = (
-        name,
-        source.type,
-        source.shape,
-        source.shapeSignature,
-    )
+    product.name = name.encode()
+    product.type = source.type
+    product.shape = source.shape
+    product.shapeSignature = source.shapeSignature
     product.buffer = 0
     graph.tensors.append(product)
-    index = len(graph.tensors) - 1
+    product_index = len(graph.tensors) - 1
+
     multiply = schema.OperatorT()
-    multiply.opcodeIndex = tflite_file.operator_code(model, schema.BuiltinOperator.MUL)
-    multiply.inputs, multiply.outputs = (
-        [group.source, _constant(model, name.decode() + "/factor", factor)],
-        [index],
+    multiply.opcodeIndex = tflite_file.ensure_operator_code(
+        model, schema.BuiltinOperator.MUL
     )
-    multiply.builtinOptionsType, multiply.builtinOptions = (
-        schema.BuiltinOptions.MulOptions,
-        schema.MulOptionsT(),
-    )
-    first = min(
+    multiply.inputs = [group.source, _add_constant(model, f"{name}/factor", factor)]
+    multiply.outputs = [product_index]
+    multiply.builtinOptionsType = schema.BuiltinOptions.MulOptions
+    multiply.builtinOptions = schema.MulOptionsT()
+
+    members = {id(operator) for operator in group.operators}
+    positions = [
         position
         for position, operator in enumerate(graph.operators)
-        if any(operator is member for member in group.operators)
-    )
-    graph.operators.insert(first, multiply)
+        if id(operator) in members
+    ]
+    graph.operators.insert(min(positions), multiply)
     for operator in group.operators:
-        operator.inputs = [index, *(int(other) for other in operator.inputs[1:])]
+        rest = [int(index) for index in operator.inputs[1:]]
+        operator.inputs = [product_index, *rest]
 
 
-def with_outputs(path: pathlib.Path, tensors: list[int]) -> bytes:
-    """The file with more outputs, behind its own, so that a runtime with a delegate shows
-    what is inside.
+def add_outputs(path: pathlib.Path, tensors: Sequence[int]) -> bytes:
+    """The file with more outputs, after its own.
+
+    Makes intermediate tensors readable in a runtime with a delegate.
     """
     model = tflite_file.read(path)
     graph = model.subgraphs[0]
-    ends = [int(index) for index in graph.outputs]
-    inputs = {int(index) for index in graph.inputs}
-    graph.outputs = [
-        *ends,
-        *(index for index in tensors if index not in ends and index not in inputs),
-    ]
+    outputs = [int(index) for index in graph.outputs]
+    existing = {*outputs, *(int(index) for index in graph.inputs)}
+    graph.outputs = [*outputs, *(index for index in tensors if index not in existing)]
     model.signatureDefs = []
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return tflite_file.serialize(model)
 
 
-def _constant(model: Any, name: str, value: Array) -> int:
+def _add_constant(model: Any, name: str, value: Array) -> int:
+    """Store a float32 constant and return the index of its tensor."""
     buffer = schema.BufferT()
-    buffer.data = _bytes(value)
+    buffer.data = _data(value)
     model.buffers.append(buffer)
     tensor = schema.TensorT()
-    tensor.name, tensor.type, tensor.shape, tensor.buffer = (
-        name.encode(),
-        schema.TensorType.FLOAT32,
-        list(value.shape),
-        len(model.buffers) - 1,
-    )
-    model.subgraphs[0].tensors.append(tensor)
-    return len(model.subgraphs[0].tensors) - 1
+    tensor.name = name.encode()
+    tensor.type = schema.TensorType.FLOAT32
+    tensor.shape = list(value.shape)
+    tensor.buffer = len(model.buffers) - 1
+    tensors = model.subgraphs[0].tensors
+    tensors.append(tensor)
+    return len(tensors) - 1
 
 
-def _bytes(value: Array) -> Array:
+def _values(model: Any, tensor: Any) -> Array:
+    return numpy.frombuffer(bytes(model.buffers[tensor.buffer].data), "float32")
+
+
+def _data(value: Array) -> Array:
     return numpy.frombuffer(numpy.ascontiguousarray(value, "float32").tobytes(), "uint8")
-
-
-def _name(graph: Any, operator: Any) -> str:
-    return (graph.tensors[int(operator.outputs[0])].name or b"").decode("utf-8", "replace")

@@ -1,9 +1,8 @@
-"""torch to TFLite: one sample at a time, images channel-last, int8 where the network was
-quantized.
-"""
+"""Export torch networks to TFLite: batch 1, images channel-last, int8 if quantized."""
 
 import dataclasses
 import importlib.metadata
+import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,9 +13,11 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import interpreter as litert
 from edgekit.formats.tflite import signatures as tflite_signatures
 from edgekit.formats.tflite.channel_last import prefer_channel_last
-from edgekit.formats.tflite.tflite_runtime_compat import gather_as_integers
+from edgekit.formats.tflite.converter_errors import translate_error
+from edgekit.formats.tflite.tflite_runtime_compat import index_booleans_as_integers
 from edgekit.quantization.calibration import read
 from edgekit.quantization.capture import capture, example
 from edgekit.quantization.operators import RECURRENT
@@ -29,13 +30,12 @@ from edgekit.task import SplitName
 
 @dataclasses.dataclass(frozen=True)
 class TorchToTflite:
-    """Writes ``<part>.tflite`` with static shapes and batch 1 (TFLite runs one sample on a
-    device).
+    """Writes ``<part>.tflite`` with static shapes and batch 1 (a device runs single samples).
 
-    More ``batches`` are more signatures of the file, called ``batch_8`` and so on, which
-    share its weights; the first must be 1. Float inputs and outputs of four dims are
-    channel-last; the signature's ``axes`` says so. A quantized network becomes int8
-    throughout, its inputs and outputs too, where the quantizer has reached them.
+    More ``batches`` become more signatures of the file, named ``batch_8`` and so on, which
+    share its weights; the first batch must be 1. Float inputs and outputs of four dims are
+    channel-last, as the signature's ``axes`` state. A quantized network becomes int8
+    throughout, including those of its inputs and outputs that the quantizer reached.
     """
 
     batches: Sequence[int] = (1,)
@@ -53,120 +53,125 @@ class TorchToTflite:
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:
-        """Every free dim must be the number of samples: the file's shapes are fixed."""
-        if (
-            not self.batches
-            or self.batches[0] != 1
-            or len(set(self.batches)) < len(self.batches)
-            or min(self.batches) < 1
-        ):
+        """Distinct batches, 1 first; the batch is the only free dim, since shapes are fixed."""
+        has_duplicates = len(set(self.batches)) < len(self.batches)
+        if list(self.batches[:1]) != [1] or has_duplicates or min(self.batches) < 1:
             raise StepError(
-                f"The batches {list(self.batches)} cannot be made.",
-                fix="name 1 first, and each further number once: [1, 8]",
+                f"Invalid batches: {list(self.batches)}.",
+                fix="list 1 first, and every further batch size once: [1, 8]",
             )
         for part in artifact.parts:
             for spec in part.signature.inputs:
                 free = [dim for dim in spec.dims[1:] if isinstance(dim, str)]
                 if free:
                     raise StepError(
-                        f"{part.name}: the input {spec.name} has the free dims {', '.join(free)}; a TFLite file has fixed shapes.",
-                        fix="give the model a fixed size there",
+                        f"{part.name}: the input {spec.name} has the free dims "
+                        f"{', '.join(free)}; a TFLite file has fixed shapes.",
+                        fix="use a fixed size for these dims in the model",
                     )
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """Convert every part; the notes tell what stays float."""
+        """Convert every part; the notes contain what stays float."""
         networks = torch_storage.load(artifact, context.networks())
         context.progress.expect(len(artifact.parts))
-        parts, notes = [], {}
+        parts = []
+        notes = {}
         for part in artifact.parts:
-            made, notes[part.name] = self._export(
-                artifact, part, networks[part.name], context
+            exported, part_notes = self._export(
+                artifact, part, networks[part.name], context.folder
             )
-            parts.append(made)
+            parts.append(exported)
+            notes[part.name] = part_notes
             context.progress.advance()
+        version = importlib.metadata.version("litert-torch")
         return Artifact(
             format="tflite",
             parts=tuple(parts),
             folder=context.folder,
-            notes={
-                "converter": f"litert-torch {importlib.metadata.version('litert-torch')}",
-                "parts": notes,
-            },
+            notes={"converter": f"litert-torch {version}", "parts": notes},
         )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """A quantized part has int8 weights: more float layers than the quantizer left
-        would mean that the converter failed silently.
+        """All signatures agree, and a quantized part has int8 weights.
+
+        More float layers than the quantizer left would mean that the converter failed
+        silently.
         """
-        for part, made in zip(before.parts, after.parts, strict=True):
-            tflite_signatures.check(after.path(made), made.name)
+        for part, exported in zip(before.parts, after.parts, strict=True):
+            path = after.path(exported)
+            tflite_signatures.check(path, exported.name)
             if QUANTIZATION not in part.files:
                 continue
-            found = tflite_file.arithmetic(after.path(made))
-            left = read(before.path(part, QUANTIZATION)).left_float * len(self.batches)
-            unrolled = any(
-                item.reason == RECURRENT for item in left
-            )  # one layer for each step in time
-            if not found.int8_weights or (found.float_weights > len(left) and not unrolled):
+            counts = tflite_file.count_layers(path)
+            left_float = read(before.path(part, QUANTIZATION)).left_float * len(
+                self.batches
+            )
+            # An unrolled loop has a layer for each step in time.
+            is_unrolled = any(item.reason == RECURRENT for item in left_float)
+            too_many_floats = counts.float_weights > len(left_float) and not is_unrolled
+            if not counts.int8_weights or too_many_floats:
+                layers = counts.int8_weights + counts.float_weights
                 raise StepError(
-                    f"{made.files['model'].path} is not int8: {found.float_weights} of {found.int8_weights + found.float_weights} layers compute in float, "
-                    f"{len(left)} operators were left in float on purpose.",
-                    fix="report it with the network; until then take the scheme 'float' or 'w8-dynamic' for this target",
+                    f"{path.name} is not int8: {counts.float_weights} of {layers} layers "
+                    f"compute in float, expected at most {len(left_float)}.",
+                    fix="report it with the network; until then use the scheme 'float' or "
+                    "'w8-dynamic' for this target",
                 )
 
     def _export(
-        self, artifact: Artifact, part: Part, network: torch.nn.Module, context: Context
+        self, artifact: Artifact, part: Part, network: torch.nn.Module, folder: pathlib.Path
     ) -> tuple[Part, dict[str, Any]]:
+        """Write the file of one part; return the part and its notes."""
+        signatures = {}
+        # The first batch last: the notes and the signature describe its graph.
+        for batch in reversed(self.batches):
+            static = with_batch(part.signature, batch)
+            graph = _load_graph(artifact, part, network)
+            traced, samples = with_static_shapes(graph, static, batch)
+            rewritten = prefer_channel_last(traced)
+            index_booleans_as_integers(traced)
+            signatures[tflite_signatures.signature_name(batch)] = traced, samples
+        expected = _file_signature(static, traced)
+        path = folder / f"{part.name}.tflite"
         quantized = QUANTIZATION in part.files
-        signatures, changed = {}, 0
-        for batch in reversed(
-            self.batches
-        ):  # so that what is found of the graph at the end is of the first
-            static = _fixed(part.signature, batch)
-            graph, samples = _with_static_shapes(
-                _graph(artifact, part, network), static, batch
-            )
-            changed = prefer_channel_last(graph)
-            gather_as_integers(graph)
-            signatures[tflite_signatures.name(batch)] = graph, samples
-        wanted = Signature(
-            inputs=tuple(_channel_last(spec) for spec in static.inputs),
-            outputs=tuple(
-                _channel_last(spec.model_copy(update={"dims": dims}))
-                for spec, dims in zip(static.outputs, _output_dims(graph), strict=True)
-            ),
-        )
-        path = context.folder / f"{part.name}.tflite"
         litert_conversion.convert_several(
             dict(reversed(signatures.items())),
             path,
             quantized=quantized,
-            channel_last_inputs=[k for k, spec in enumerate(wanted.inputs) if spec.axes],
-            channel_last_outputs=[k for k, spec in enumerate(wanted.outputs) if spec.axes],
+            channel_last_inputs=_positions_with_axes(expected.inputs),
+            channel_last_outputs=_positions_with_axes(expected.outputs),
         )
-        signature = _described(path, wanted, part.name)
-        notes: dict[str, Any] = {
-            "rewritten_for_channel_last": changed,
-            **tflite_file.runtime(path),
+        signature = _read_signature(path, expected, part.name)
+        notes = {
+            "rewritten_for_channel_last": rewritten,
+            **litert.describe_runtime(path),
+            **self._notes(path, signature, quantized),
         }
+        files = {"model": File(path=path.name)}
+        return Part(name=part.name, signature=signature, files=files), notes
+
+    def _notes(
+        self, path: pathlib.Path, signature: Signature, quantized: bool
+    ) -> dict[str, Any]:
+        notes: dict[str, Any] = {}
         if quantized:
-            notes["float_operators"] = dict(tflite_file.arithmetic(path).float_operators)
+            specs = (*signature.inputs, *signature.outputs)
+            notes["float_operators"] = dict(tflite_file.count_layers(path).float_operators)
             notes["float_inputs_and_outputs"] = [
-                spec.name
-                for spec in (*signature.inputs, *signature.outputs)
-                if spec.dtype == "float32"
+                spec.name for spec in specs if spec.dtype == "float32"
             ]
         if len(self.batches) > 1:
             notes["signatures"] = {
-                tflite_signatures.name(batch): f"{batch} samples" for batch in self.batches
+                tflite_signatures.signature_name(batch): f"{batch} samples"
+                for batch in self.batches
             }
-        return Part(
-            name=part.name, signature=signature, files={"model": File(path=path.name)}
-        ), notes
+        return notes
 
 
-def _graph(artifact: Artifact, part: Part, network: torch.nn.Module) -> torch.nn.Module:
-    """The network's graph, quantized where the part is; its batch is free."""
+def _load_graph(
+    artifact: Artifact, part: Part, network: torch.nn.Module
+) -> torch.nn.Module:
+    """The network's graph with a free batch, quantized if the part is."""
     if QUANTIZATION in part.files:
         return rebuilt(artifact, part, network, fold=False)
     graph = capture(network, part.signature).module(check_guards=False)
@@ -174,46 +179,59 @@ def _graph(artifact: Artifact, part: Part, network: torch.nn.Module) -> torch.nn
     return graph
 
 
-def _described(path: Any, wanted: Signature, where: str) -> Signature:
+def _read_signature(path: pathlib.Path, expected: Signature, where: str) -> Signature:
     try:
-        return tflite_file.described(path, wanted)
-    except StepError:
-        raise
-    except (
-        RuntimeError,
-        ValueError,
-    ) as error:  # LiteRT refuses the file: an operator that only the converter knows
-        raise litert_conversion.translated(error, where) from error
+        return litert.read_signature(path, expected)
+    except (RuntimeError, ValueError) as error:
+        # LiteRT rejects the file: an operator that only the converter supports.
+        raise translate_error(error, where) from error
 
 
-def _with_static_shapes(
+def with_static_shapes(
     graph: torch.nn.Module, static: Signature, batch: int = 1
 ) -> tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]:
-    """The graph traced again with so many samples, so that every node knows its numbers of
-    rows and columns.
+    """The graph traced again with a fixed batch, so that every node has a static shape.
+
+    Also returns the samples that it was traced with.
     """
     samples = example(static, batch=batch)
     with litert_conversion.quiet(), torch.no_grad():
-        traced = torch.export.export(
-            litert_conversion.inference(graph), samples, strict=False
-        ).module(check_guards=False)
+        network = litert_conversion.as_inference(graph)
+        program = torch.export.export(network, samples, strict=False)
+        traced = program.module(check_guards=False)
     assert isinstance(traced, torch.fx.GraphModule)
     return traced, samples
 
 
-def _fixed(signature: Signature, batch: int) -> Signature:
-    def fixed(spec: TensorSpec) -> TensorSpec:
+def with_batch(signature: Signature, batch: int) -> Signature:
+    def fix_dims(spec: TensorSpec) -> TensorSpec:
         return spec.model_copy(update={"dims": spec.shape(batch)})
 
     return Signature(
-        inputs=tuple(map(fixed, signature.inputs)),
-        outputs=tuple(map(fixed, signature.outputs)),
+        inputs=tuple(map(fix_dims, signature.inputs)),
+        outputs=tuple(map(fix_dims, signature.outputs)),
     )
 
 
-def _channel_last(spec: TensorSpec) -> TensorSpec:
-    image = len(spec.dims) == 4 and spec.dtype == "float32"
-    return spec.model_copy(update={"axes": tflite_file.CHANNEL_LAST}) if image else spec
+def _file_signature(static: Signature, graph: torch.fx.GraphModule) -> Signature:
+    """The signature in the file: dims from the traced graph, images channel-last."""
+    outputs = [
+        spec.model_copy(update={"dims": dims})
+        for spec, dims in zip(static.outputs, _output_dims(graph), strict=True)
+    ]
+    return Signature(
+        inputs=tuple(map(_set_axes, static.inputs)), outputs=tuple(map(_set_axes, outputs))
+    )
+
+
+def _set_axes(spec: TensorSpec) -> TensorSpec:
+    if len(spec.dims) == 4 and spec.dtype == "float32":
+        return spec.model_copy(update={"axes": tflite_file.CHANNEL_LAST})
+    return spec
+
+
+def _positions_with_axes(specs: Sequence[TensorSpec]) -> list[int]:
+    return [position for position, spec in enumerate(specs) if spec.axes]
 
 
 def _output_dims(graph: torch.fx.GraphModule) -> list[tuple[int, ...]]:

@@ -1,85 +1,151 @@
-"""What a step must know of a TFLite file that it wrote: inputs, outputs, and in which
-arithmetic its layers compute.
+"""The object tree of a TFLite file: reading, writing, and counting what it stores.
+
+``edgekit.formats.tflite.graph`` is the typed, read-only view on top of it.
 """
 
+import contextlib
 import dataclasses
 import pathlib
-import re
 import struct
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit.errors import StepError
-from edgekit.formats import runtime_size
-from edgekit.signature import DType, Quantization, Signature, TensorSpec
+from edgekit.errors import ModelError
 
+#: Axes of the network (N, C, H, W) in the order of a channel-last file.
 CHANNEL_LAST = (0, 2, 3, 1)
-#: The operators that hold weights, and which of their inputs these are.
-WEIGHTS = {
+#: The operators that hold weights, and the position of the weights among their inputs.
+WEIGHT_INPUTS = {
     "CONV_2D": 1,
     "DEPTHWISE_CONV_2D": 1,
     "FULLY_CONNECTED": 1,
     "TRANSPOSE_CONV": 1,
     "CONV_3D": 1,
 }
-_OPERATORS: dict[int, str] = {
-    code: name
-    for name, code in vars(schema.BuiltinOperator).items()
-    if not name.startswith("_")
-}
-#: The older field of an operator's code has 7 bits; newer operators write this there.
+_IDENTIFIER = b"TFL3"
+#: An operator code's older field has 7 bits; newer operators store this value in it.
 _LAST_OLD_CODE = 127
-_SMALL = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT4)
+_QUANTIZED = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT4)
 _FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
+#: What flatbuffers and the generated classes raise for a damaged file.
+_PARSE_ERRORS = (
+    struct.error,
+    ValueError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+)
+
+
+def _enum_names(enumeration: type) -> dict[int, str]:
+    members = vars(enumeration).items()
+    return {
+        value: name
+        for name, value in members
+        if isinstance(value, int) and not name.startswith("_")
+    }
+
+
+#: Builtin operator code -> name, such as CONV_2D.
+OPERATOR_NAMES: Mapping[int, str] = _enum_names(schema.BuiltinOperator)
+#: Tensor type -> dtype, such as float32.
+DTYPE_NAMES: Mapping[int, str] = {
+    value: name.lower() for value, name in _enum_names(schema.TensorType).items()
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Arithmetic:
-    """How the layers of a file compute.
+class LayerCounts:
+    """How many layers of a file have which weights.
 
-    A layer with float activations and int8 weights counts as int8 weights.
+    A layer with float activations and int8 weights counts under ``int8_weights``.
     """
 
     int8_weights: int
     float_weights: int
-    #: Operators that touch a float tensor that is not stored in the file, by name; QUANTIZE
-    #: and DEQUANTIZE too.
+    #: Operators that read or write a float tensor that is not stored in the file, by name;
+    #: includes QUANTIZE and DEQUANTIZE.
     float_operators: Mapping[str, int]
 
 
-def read(path: pathlib.Path) -> Any:
-    """The file as the schema's object tree, or StepError where it is no TFLite file."""
+@contextlib.contextmanager
+def parse_errors(path: pathlib.Path) -> Iterator[None]:
+    """Raise what goes wrong while a file is parsed as ModelError."""
     try:
-        return flatbuffer_utils.read_model(str(path))
-    except (struct.error, ValueError, IndexError, AttributeError, TypeError) as error:
-        raise StepError(
-            f"{path} is no TFLite file, or a part of it is missing.", fix="export it again"
+        yield
+    except _PARSE_ERRORS as error:
+        raise ModelError(
+            f"{path} is damaged: it starts like a TFLite file, but it cannot be parsed.",
+            fix="export or copy it again",
         ) from error
+
+
+def read(path: pathlib.Path) -> Any:
+    """Read a file, written by any tool, as the schema's object tree (``ModelT``).
+
+    Raises ModelError if the file is missing, truncated or not a TFLite file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror or error}.", fix="pass a .tflite file"
+        ) from error
+    if content[4:8] != _IDENTIFIER:
+        raise ModelError(
+            f"{path} is not a TFLite file ({len(content)} bytes, no identifier 'TFL3').",
+            fix="pass a .tflite file",
+        )
+    with parse_errors(path):
+        return flatbuffer_utils.read_model_from_bytearray(content)
+
+
+def serialize(model: Any) -> bytes:
+    """The bytes of the TFLite file that an object tree describes."""
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def write(model: Any, path: pathlib.Path) -> None:
     """Write an object tree as a TFLite file."""
-    path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    path.write_bytes(serialize(model))
+
+
+def tensor_name(tensor: Any) -> str:
+    """The name of a tensor; empty if it has none."""
+    return (tensor.name or b"").decode("utf-8", "replace")
+
+
+def is_stored(model: Any, tensor: Any) -> bool:
+    """Whether the values of a tensor are stored in the file."""
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0
 
 
 def operator_name(model: Any, operator: Any) -> str:
-    """The name of an operator in the TFLite schema, such as CONV_2D."""
+    """The name of an operator in the TFLite schema, such as CONV_2D.
+
+    Custom operators are named ``CUSTOM:<custom code>``, and operators that are newer than
+    the installed schema ``BUILTIN_<number>``.
+    """
     code = model.operatorCodes[operator.opcodeIndex]
-    return _OPERATORS.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+    number = _builtin_number(code)
+    if number == schema.BuiltinOperator.CUSTOM:
+        custom_code = (code.customCode or b"").decode("utf-8", "replace")
+        return f"CUSTOM:{custom_code}"
+    return OPERATOR_NAMES.get(number, f"BUILTIN_{number}")
 
 
-def operator_code(model: Any, builtin: int) -> int:
-    """The index of an operator's code, which is added (version 1) where the file has none."""
+def ensure_operator_code(model: Any, builtin: int) -> int:
+    """The index of a builtin operator's code; the code is added (version 1) if missing."""
     for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+        if _builtin_number(code) == builtin:
             return index
     code = schema.OperatorCodeT()
     code.builtinCode = builtin
@@ -89,156 +155,58 @@ def operator_code(model: Any, builtin: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-def arithmetic(path: pathlib.Path) -> Arithmetic:
-    """Count the layers by the dtype of their weights, and the operators that compute in
-    float.
-    """
+def _builtin_number(code: Any) -> int:
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def count_layers(path: pathlib.Path) -> LayerCounts:
+    """Count layers by the dtype of their weights, and operators that compute in float."""
     model = read(path)
-    weights: Counter[bool] = Counter()
-    floats: Counter[str] = Counter()
+    float_weights: Counter[bool] = Counter()
+    float_operators: Counter[str] = Counter()
     for graph in model.subgraphs:
         for operator in graph.operators:
             name = operator_name(model, operator)
-            tensors = [
-                graph.tensors[index]
-                for index in (*operator.inputs, *operator.outputs)
-                if index >= 0
-            ]
-            if any(
-                tensor.type in _FLOATS and not stored(model, tensor) for tensor in tensors
-            ):
-                floats[name] += 1
-            if name in WEIGHTS:
-                weights[graph.tensors[operator.inputs[WEIGHTS[name]]].type in _FLOATS] += 1
-    return Arithmetic(
-        int8_weights=weights[False],
-        float_weights=weights[True],
-        float_operators=dict(floats),
+            if _has_float_activations(model, graph, operator):
+                float_operators[name] += 1
+            if name in WEIGHT_INPUTS:
+                weights = graph.tensors[operator.inputs[WEIGHT_INPUTS[name]]]
+                float_weights[weights.type in _FLOATS] += 1
+    return LayerCounts(
+        int8_weights=float_weights[False],
+        float_weights=float_weights[True],
+        float_operators=dict(float_operators),
     )
 
 
-def runtime(path: pathlib.Path) -> dict[str, Any]:
-    """For the notes: how many of TFLite's operators the file needs, and the size of the
-    library that has all of them.
-    """
+def _has_float_activations(model: Any, graph: Any, operator: Any) -> bool:
+    for index in (*operator.inputs, *operator.outputs):
+        if index < 0:  # an optional input that is left out
+            continue
+        tensor = graph.tensors[index]
+        if tensor.type in _FLOATS and not is_stored(model, tensor):
+            return True
+    return False
+
+
+def operators_in(path: pathlib.Path) -> set[str]:
+    """The names of all operators that a file needs."""
     model = read(path)
-    needed = {
-        operator_name(model, operator)
-        for graph in model.subgraphs
-        for operator in graph.operators
-    }
-    return runtime_size.measured(
-        "ai-edge-litert", "libpywrap_litert_common", len(needed), len(_OPERATORS)
-    )
+    operators = (operator for graph in model.subgraphs for operator in graph.operators)
+    return {operator_name(model, operator) for operator in operators}
 
 
-def half_tensors(path: pathlib.Path) -> int:
+def count_half_tensors(path: pathlib.Path) -> int:
     """How many tensors the file stores as 16-bit floats."""
-    model = read(path)
-    return sum(
-        tensor.type == schema.TensorType.FLOAT16 and stored(model, tensor)
-        for graph in model.subgraphs
-        for tensor in graph.tensors
-    )
+    return _count_stored(path, (schema.TensorType.FLOAT16,))
 
 
-def small_tensors(path: pathlib.Path) -> int:
+def count_quantized_tensors(path: pathlib.Path) -> int:
     """How many tensors the file stores with 8 or 4 bits."""
+    return _count_stored(path, _QUANTIZED)
+
+
+def _count_stored(path: pathlib.Path, types: tuple[int, ...]) -> int:
     model = read(path)
-    return sum(
-        tensor.type in _SMALL and stored(model, tensor)
-        for graph in model.subgraphs
-        for tensor in graph.tensors
-    )
-
-
-def require_loadable(path: pathlib.Path) -> None:
-    """Raise StepError unless LiteRT can load the file; asked in another process, since on
-    some files it ends the one that it is in.
-    """
-    code = "import sys; from ai_edge_litert.interpreter import Interpreter; Interpreter(sys.argv[1], num_threads=1).allocate_tensors()"
-    done = subprocess.run(
-        [sys.executable, "-I", "-W", "ignore", "-c", code, str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = [
-            line.strip()
-            for line in done.stderr.splitlines()
-            if line.strip() and not line.startswith("INFO")
-        ]
-        said = lines[-1][:240] if lines else "no word"
-        ended = (
-            f"crashes (signal {-done.returncode})" if done.returncode < 0 else "refuses it"
-        )
-        raise StepError(
-            f"{path.name}: LiteRT {ended} while it loads the file: {said}",
-            fix="take another scheme for this network",
-        )
-
-
-def described(path: pathlib.Path, wanted: Signature) -> Signature:
-    """``wanted`` (in the file's order) with the dims, dtypes and quantization that the file
-    has; names and axes are kept.
-
-    LiteRT loads the file for this, so a file that it cannot run raises here, whatever
-    LiteRT raises.
-    """
-    interpreter = Interpreter(
-        model_path=str(path),
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.allocate_tensors()
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    return Signature(
-        inputs=_specs(path, wanted.inputs, inputs),
-        outputs=_specs(path, wanted.outputs, outputs),
-    )
-
-
-def _specs(
-    path: pathlib.Path, wanted: Sequence[TensorSpec], details: Sequence[Mapping[str, Any]]
-) -> tuple[TensorSpec, ...]:
-    if len(wanted) != len(details):
-        raise StepError(
-            f"{path.name} has {len(details)} inputs or outputs where the network has {len(wanted)} ({', '.join(spec.name for spec in wanted)}).",
-            fix="remove inputs that the network does not use, and outputs that are the same tensor",
-        )
-    ordered = sorted(details, key=lambda detail: by_number(str(detail["name"])))
-    return tuple(_spec(spec, detail) for spec, detail in zip(wanted, ordered, strict=True))
-
-
-def _spec(wanted: TensorSpec, detail: Mapping[str, Any]) -> TensorSpec:
-    scales, zero_points = (
-        detail["quantization_parameters"]["scales"],
-        detail["quantization_parameters"]["zero_points"],
-    )
-    quantization = (
-        Quantization(scale=float(scales[0]), zero_point=int(zero_points[0]))
-        if len(scales)
-        else None
-    )
-    dtype = cast(DType, numpy.dtype(detail["dtype"]).name)
-    return wanted.model_copy(
-        update={
-            "dims": tuple(int(dim) for dim in detail["shape"]),
-            "dtype": dtype,
-            "quantization": quantization,
-        }
-    )
-
-
-def by_number(name: str) -> list[tuple[int, str]]:
-    """A key that sorts ``args_10`` after ``args_2``."""
-    return [
-        (int(piece), "") if piece.isdigit() else (-1, piece)
-        for piece in re.split(r"(\d+)", name)
-    ]
-
-
-def stored(model: Any, tensor: Any) -> bool:
-    """True for a tensor whose numbers are in the file."""
-    data = model.buffers[tensor.buffer].data
-    return data is not None and len(data) > 0
+    tensors = (tensor for graph in model.subgraphs for tensor in graph.tensors)
+    return sum(tensor.type in types and is_stored(model, tensor) for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Quantize a float TFLite file with Google's ai-edge-quantizer, without calibration data."""
+"""Quantize a float TFLite file without calibration data, with Google's ai-edge-quantizer."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ from edgekit.task import SplitName
 _ALL = TFLOperationName.ALL_SUPPORTED
 
 
-def _half(quantizer: Quantizer) -> None:
-    """float16 weights; each gets a DEQUANTIZE, and the runtime computes in what it likes."""
+def _set_half(quantizer: Quantizer) -> None:
+    """float16 weights, each with a DEQUANTIZE; the runtime chooses its arithmetic."""
     weights = TensorQuantizationConfig(num_bits=16, dtype=TensorDataType.FLOAT)
     config = OpQuantizationConfig(
         weight_tensor_config=weights,
@@ -42,18 +42,19 @@ def _half(quantizer: Quantizer) -> None:
     )
 
 
-def _dynamic(quantizer: Quantizer) -> None:
-    """int8 weights with one scale a channel; LiteRT scales every row of the activations
-    while the network runs.
+def _set_dynamic(quantizer: Quantizer) -> None:
+    """int8 weights with per-channel scales; LiteRT computes a scale for each row of the
+    activations at run time.
     """
     quantizer.add_dynamic_config(".*", _ALL, 8)
 
 
-def _dynamic_tensor(quantizer: Quantizer) -> None:
-    """int8 weights: one scale a channel for convolutions, one for all in FULLY_CONNECTED.
+def _set_dynamic_tensor(quantizer: Quantizer) -> None:
+    """int8 weights: per-channel scales in convolutions, per-tensor in FULLY_CONNECTED.
 
-    With one a channel there, tflite-runtime 2.14 loads the file and computes nonsense
-    (accuracy at chance); with one for all in CONV_2D, LiteRT 2.3 does.
+    With per-channel scales in FULLY_CONNECTED, tflite-runtime 2.14 loads the file and
+    computes nonsense (accuracy at chance); with per-tensor scales in CONV_2D, LiteRT 2.3
+    does.
     """
     quantizer.add_dynamic_config(".*", _ALL, 8)
     quantizer.add_dynamic_config(
@@ -61,15 +62,15 @@ def _dynamic_tensor(quantizer: Quantizer) -> None:
     )
 
 
-def _weight(quantizer: Quantizer) -> None:
-    """int8 weights that are made float again before they are used: all arithmetic is float."""
+def _set_weight_only(quantizer: Quantizer) -> None:
+    """int8 weights that are dequantized before they are used: all arithmetic is float."""
     quantizer.add_weight_only_config(".*", _ALL, 8)
 
 
-def _weight4(quantizer: Quantizer) -> None:
-    """As ``_weight``, with 4 bits in FULLY_CONNECTED, one scale a channel.
+def _set_weight_only_4bit(quantizer: Quantizer) -> None:
+    """As ``_set_weight_only``, with per-channel 4-bit weights in FULLY_CONNECTED.
 
-    Convolutions and embeddings, which 4 bits hurt most, have 8.
+    Convolutions and embeddings, which lose most with 4 bits, keep 8.
     """
     quantizer.add_weight_only_config(".*", _ALL, 8)
     quantizer.add_weight_only_config(
@@ -78,11 +79,11 @@ def _weight4(quantizer: Quantizer) -> None:
 
 
 RECIPES: Mapping[str, Callable[[Quantizer], None]] = {
-    "fp16": _half,
-    "w8-dynamic": _dynamic,
-    "w8-dynamic-tensor": _dynamic_tensor,
-    "w8-weight": _weight,
-    "w4-weight": _weight4,
+    "fp16": _set_half,
+    "w8-dynamic": _set_dynamic,
+    "w8-dynamic-tensor": _set_dynamic_tensor,
+    "w8-weight": _set_weight_only,
+    "w4-weight": _set_weight_only_4bit,
 }
 
 
@@ -90,7 +91,7 @@ RECIPES: Mapping[str, Callable[[Quantizer], None]] = {
 class QuantizeTflite:
     """Writes ``<part>.tflite`` with smaller weights; inputs and outputs stay float.
 
-    ``keep``: modules, by path, that stay in float.
+    ``keep``: paths of modules that stay in float.
     """
 
     scheme: str
@@ -103,41 +104,41 @@ class QuantizeTflite:
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:
-        """A scheme that this step has, and a file that is not quantized yet."""
+        """A scheme of this step, and a file that is not quantized yet."""
         if self.scheme not in RECIPES:
+            suggestion = suggest(self.scheme, RECIPES)
             raise StepError(
-                f"quantize_tflite has no scheme {self.scheme!r}. {suggest(self.scheme, RECIPES)}",
-                fix="w8a8-static is made by quantize_torch, before the export; w8a16-static by calibrate_tflite",
+                f"quantize_tflite does not support the scheme {self.scheme!r}. {suggestion}",
+                fix="use quantize_torch, before the export, for w8a8-static, and "
+                "calibrate_tflite for w8a16-static",
             )
         tflite_quantizer.require_float(artifact, self.scheme)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """Quantize every part; the notes tell how many layers have int8 weights."""
+        """Quantize every part; the notes contain how many layers have int8 weights."""
         for part in artifact.parts:
+            path = context.folder / f"{part.name}.tflite"
             tflite_quantizer.quantize(
-                artifact.path(part),
-                context.folder / f"{part.name}.tflite",
-                RECIPES[self.scheme],
-                self.keep,
+                artifact.path(part), path, RECIPES[self.scheme], self.keep
             )
-        return tflite_quantizer.finished(artifact, context.folder)
+        return tflite_quantizer.collect(artifact, context.folder)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Weights changed: tensors of 4 or 8 bits, or half-precision tensors for fp16; all
-        signatures of a file give the same.
+        """Weights changed, and all signatures of a file produce the same.
+
+        fp16 must store half-precision tensors, the other schemes tensors of 4 or 8 bits.
         """
+        is_dynamic = self.scheme.startswith("w8-dynamic")
         for part in after.parts:
             path = after.path(part)
-            tflite_signatures.check(
-                path, part.name, dynamic=self.scheme.startswith("w8-dynamic")
-            )
-            done = (
-                tflite_file.half_tensors(path)
-                if self.scheme == "fp16"
-                else tflite_file.small_tensors(path)
-            )
-            if not done:
+            tflite_signatures.check(path, part.name, dynamic=is_dynamic)
+            if self.scheme == "fp16":
+                changed = tflite_file.count_half_tensors(path)
+            else:
+                changed = tflite_file.count_quantized_tensors(path)
+            if not changed:
                 raise NothingToDo(
-                    f"{part.name}: {self.scheme} changed no weights; no layer of this network can have it.",
-                    fix="take the scheme 'float'",
+                    f"{part.name}: {self.scheme} changed no weights; it supports no layer of "
+                    "this network.",
+                    fix="use the scheme 'float'",
                 )

@@ -1,6 +1,4 @@
-"""Several signatures of one TFLite file: one network in several batch sizes, its weights
-stored once.
-"""
+"""Signatures of a TFLite file: one network in several batch sizes, its weights stored once."""
 
 import pathlib
 from typing import Any
@@ -8,84 +6,84 @@ from typing import Any
 import numpy
 from ai_edge_litert.interpreter import Interpreter
 
+from edgekit.arrays import Array
 from edgekit.errors import StepError
-from edgekit.formats.tflite.conversion import DEFAULT
-from edgekit.formats.tflite.file import by_number
+from edgekit.formats.tflite.conversion import DEFAULT_SIGNATURE
+from edgekit.formats.tflite.interpreter import natural_key
 
-#: The largest difference between two signatures: integers of an output, or a part of the
-#: range of a float output (kernels of other shapes add in another order; scales that are
-#: found while the file runs are of other samples).
-_STEPS, _FLOAT, _SCALED = 1, 1e-4, 0.1
+#: The largest difference between two signatures. Integer outputs: quantization steps. Float
+#: outputs: a fraction of their range, since kernels for other shapes add in another order,
+#: and larger for dynamic quantization, whose scales depend on the samples of the batch.
+_MAX_STEPS = 1
+_MAX_FLOAT = 1e-4
+_MAX_DYNAMIC = 0.1
 
 
-def name(batch: int) -> str:
-    """What the signature for so many samples is called."""
-    return DEFAULT if batch == 1 else f"batch_{batch}"
+def signature_name(batch: int) -> str:
+    """The name of the signature for a batch size."""
+    return DEFAULT_SIGNATURE if batch == 1 else f"batch_{batch}"
 
 
 def check(path: pathlib.Path, where: str, dynamic: bool = False) -> None:
-    """Raise StepError unless every further signature gives, for random samples, what the
-    first gives for them one by one.
+    """Compare all signatures of a file on random samples.
 
-    ``dynamic``: the file finds scales of activations while it runs, so other samples of a
-    batch may matter.
+    Raises StepError unless every further signature produces what the first one produces
+    sample by sample. ``dynamic``: the file computes scales of activations at run time, so
+    the other samples of a batch may matter.
     """
-    running = Interpreter(model_path=str(path), num_threads=1)
-    names = list(running.get_signature_list())
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    names = list(interpreter.get_signature_list())
     if len(names) < 2:
         return
-    if DEFAULT not in names:
+    if DEFAULT_SIGNATURE not in names:
         raise StepError(
-            f"{where}: the file has the signatures {', '.join(names)}, and none is {DEFAULT}.",
+            f"{where}: expected a signature {DEFAULT_SIGNATURE}, got {', '.join(names)}.",
             fix="report it with the network",
         )
-    first = running.get_signature_runner(DEFAULT)
-    for other in names:
-        if other != DEFAULT:
-            _compare(
-                first,
-                running.get_signature_runner(other),
-                f"{where}, {other}",
-                _SCALED if dynamic else _FLOAT,
-            )
+    tolerance = _MAX_DYNAMIC if dynamic else _MAX_FLOAT
+    reference = interpreter.get_signature_runner(DEFAULT_SIGNATURE)
+    for name in names:
+        if name != DEFAULT_SIGNATURE:
+            runner = interpreter.get_signature_runner(name)
+            _compare(reference, runner, f"{where}, {name}", tolerance)
 
 
-def _compare(first: Any, other: Any, where: str, allowed: float) -> None:
+def _compare(reference: Any, runner: Any, where: str, tolerance: float) -> None:
     random = numpy.random.default_rng(0)
-    feeds = {
-        key: _random(detail, random) for key, detail in other.get_input_details().items()
-    }
-    ours = other(**feeds)
-    samples = len(next(iter(feeds.values())))
-    rows = [
-        first(**{key: array[k : k + 1] for key, array in feeds.items()})
-        for k in range(samples)
-    ]
-    for key in sorted(ours, key=by_number):
-        expected = numpy.concatenate([row[key] for row in rows])
-        if ours[key].shape != expected.shape:
-            raise StepError(
-                f"{where}: the output {key} is {list(ours[key].shape)}, not {list(expected.shape)}.",
-                fix="make the file with batches: [1]",
-            )
-        difference = numpy.abs(ours[key].astype("float64") - expected).max()
-        limit = (
-            _STEPS
-            if numpy.issubdtype(expected.dtype, numpy.integer)
-            else allowed * max(float(numpy.ptp(expected)), 1e-6)
+    details = runner.get_input_details()
+    feeds = {name: _random_input(detail, random) for name, detail in details.items()}
+    batched = runner(**feeds)
+    singles = []
+    for index in range(len(next(iter(feeds.values())))):
+        sample = {name: array[index : index + 1] for name, array in feeds.items()}
+        singles.append(reference(**sample))
+    for name in sorted(batched, key=natural_key):
+        expected = numpy.concatenate([outputs[name] for outputs in singles])
+        _compare_output(batched[name], expected, f"{where}: the output {name}", tolerance)
+
+
+def _compare_output(value: Array, expected: Array, where: str, tolerance: float) -> None:
+    if value.shape != expected.shape:
+        raise StepError(
+            f"{where} has the shape {list(value.shape)}, expected {list(expected.shape)}.",
+            fix="export the file with batches: [1]",
         )
-        if not difference <= limit:
-            raise StepError(
-                f"{where}: the output {key} differs by {difference:.3g} from that for one sample (allowed: {limit:.3g}).",
-                fix="make the file with batches: [1], and report the network",
-            )
+    difference = numpy.abs(value.astype("float64") - expected).max()
+    limit: float = _MAX_STEPS
+    if not numpy.issubdtype(expected.dtype, numpy.integer):
+        limit = tolerance * max(float(numpy.ptp(expected)), 1e-6)
+    if not difference <= limit:  # also for NaN
+        raise StepError(
+            f"{where} differs by {difference:.3g} from that for single samples (allowed: "
+            f"{limit:.3g}).",
+            fix="export the file with batches: [1], and report the network",
+        )
 
 
-def _random(detail: Any, random: numpy.random.Generator) -> Any:
-    """Numbers around zero; where the input is quantized, all its integers; indexes are 0
-    and 1.
-    """
-    dtype, shape = numpy.dtype(detail["dtype"]), tuple(int(dim) for dim in detail["shape"])
+def _random_input(detail: dict[str, Any], random: numpy.random.Generator) -> Array:
+    """A normal distribution; every integer of a quantized input; 0 and 1 for indices."""
+    dtype = numpy.dtype(detail["dtype"])
+    shape = tuple(int(dim) for dim in detail["shape"])
     if numpy.issubdtype(dtype, numpy.floating):
         return random.normal(size=shape).astype(dtype)
     if detail["quantization"][0] and dtype.itemsize == 1:

@@ -1,8 +1,8 @@
-"""Make a traced network fit for TFLite runtimes of earlier years, where the same numbers
-can be had without a newer operator.
+"""Rewrite a traced network for older TFLite runtimes, with the same results from operators
+that they support.
 
-tflite-runtime 2.14 gathers numbers but no truth values (GATHER_ND of version 5 has them;
-Hugging Face's masks are made that way). They are gathered as integers, which is exact.
+tflite-runtime 2.14 gathers numbers but no booleans (only version 5 of GATHER_ND does;
+Hugging Face computes its masks so). They are gathered as integers, which is exact.
 """
 
 import torch
@@ -11,34 +11,42 @@ from torch.fx import GraphModule, Node
 A = torch.ops.aten
 
 
-def gather_as_integers(graph: GraphModule) -> int:
-    """Change the graph in place (nodes with ``val``): bool tensors are indexed as int32;
-    tells how many places were changed.
+def index_booleans_as_integers(graph: GraphModule) -> int:
+    """Convert bool tensors to int32 for indexing, and the result back to bool.
+
+    Changes the graph in place (every node must have its ``val``) and returns the number of
+    places that were changed.
     """
-    found = [
+    lookups = [
         node
         for node in graph.graph.nodes
-        if node.target is A.index.Tensor and _truth(node.args[0])
+        if node.target is A.index.Tensor and _is_boolean(node.args[0])
     ]
-    for node in found:
-        source = node.args[0]
-        assert isinstance(source, Node)
-        with graph.graph.inserting_before(node):
-            whole = graph.graph.call_function(A.to.dtype, (source, torch.int32))
-        whole.meta["val"] = source.meta["val"].to(torch.int32)
-        with graph.graph.inserting_after(node):
-            truth = graph.graph.call_function(A.to.dtype, (node, torch.bool))
-        truth.meta["val"] = node.meta["val"]
-        node.replace_all_uses_with(
-            truth, delete_user_cb=lambda user, truth=truth: user is not truth
-        )
-        node.update_arg(0, whole)
-        node.meta["val"] = node.meta["val"].to(torch.int32)
-    if found:
+    for lookup in lookups:
+        _index_as_integer(graph, lookup)
+    if lookups:
         graph.graph.lint()
         graph.recompile()
-    return len(found)
+    return len(lookups)
 
 
-def _truth(argument: object) -> bool:
+def _index_as_integer(graph: GraphModule, lookup: Node) -> None:
+    source = lookup.args[0]
+    assert isinstance(source, Node)
+    with graph.graph.inserting_before(lookup):
+        integers = graph.graph.call_function(A.to.dtype, (source, torch.int32))
+    integers.meta["val"] = source.meta["val"].to(torch.int32)
+    with graph.graph.inserting_after(lookup):
+        booleans = graph.graph.call_function(A.to.dtype, (lookup, torch.bool))
+    booleans.meta["val"] = lookup.meta["val"]
+
+    def reads_result(user: Node) -> bool:
+        return user is not booleans
+
+    lookup.replace_all_uses_with(booleans, delete_user_cb=reads_result)
+    lookup.update_arg(0, integers)
+    lookup.meta["val"] = lookup.meta["val"].to(torch.int32)
+
+
+def _is_boolean(argument: object) -> bool:
     return isinstance(argument, Node) and argument.meta["val"].dtype == torch.bool

@@ -16,6 +16,7 @@ from edgekit.errors import StepError
 from edgekit.formats.edgetpu.export import TfliteToEdgetpu
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import interpreter as litert
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Quantization, Signature, TensorSpec
@@ -51,7 +52,7 @@ print("Operator  Count  Status\\n\\nCONV_2D  2  Mapped to Edge TPU\\nMEAN  1  Op
 def artifact(folder: pathlib.Path, signature: Signature) -> Artifact:
     part = Part(
         name="main",
-        signature=tflite_file.described(folder / "main.tflite", signature),
+        signature=litert.read_signature(folder / "main.tflite", signature),
         files={"model": File(path="main.tflite")},
     )
     return Artifact(format="tflite", parts=(part,), folder=folder)

@@ -49,7 +49,7 @@ def graph(
         for k, (op, reads, gives) in enumerate(operators)
     )
     return Graph(
-        path=pathlib.Path("x.tflite"), inputs=(), outputs=(), operators=made, others=0
+        path=pathlib.Path("x.tflite"), inputs=(), outputs=(), operators=made, extra_graphs=0
     )
 
 

@@ -19,6 +19,7 @@ from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import export as torch_to_tflite
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite import graph as tflite_graph
+from edgekit.formats.tflite import interpreter as litert
 from edgekit.formats.tflite.channel_last import prefer_channel_last
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
@@ -52,8 +53,8 @@ def int8(network: nn.Module, data: Tensor, path: pathlib.Path) -> nn.Module:
         ),
         fold=False,
     )
-    graph, samples = torch_to_tflite._with_static_shapes(
-        simulated, torch_to_tflite._fixed(signature, 1)
+    graph, samples = torch_to_tflite.with_static_shapes(
+        simulated, torch_to_tflite.with_batch(signature, 1)
     )
     prefer_channel_last(graph)
     last = [k for k, value in enumerate(outputs) if value.dim() == 4]
@@ -86,7 +87,7 @@ def run(path: pathlib.Path, image: numpy.ndarray) -> list[numpy.ndarray]:
     running.invoke()
     ordered = sorted(
         running.get_output_details(),
-        key=lambda detail: tflite_file.by_number(detail["name"]),
+        key=lambda detail: litert.natural_key(detail["name"]),
     )
     return [running.get_tensor(detail["index"]).astype(int) for detail in ordered]
 

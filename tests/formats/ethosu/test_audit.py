@@ -210,14 +210,14 @@ def test_with_several_graphs_the_compiled_file_tells_what_is_left(
     operator then.
     """
     graph = tflite_graph.read(folder / "volumes.tflite")
-    assert graph.others
+    assert graph.extra_graphs
     log = vela.compiled(
         folder / "volumes.tflite", setting(), folder / "volumes_vela.tflite"
     )
     left = [
         operator.op
         for operator in tflite_graph.read(folder / "volumes_vela.tflite").operators
-        if operator.op != vela.CUSTOM
+        if operator.op != tflite_graph.ETHOS_U
     ]
     audit = audit_ethosu.audit_file(folder / "volumes.tflite", DEVICE)
     assert sorted(

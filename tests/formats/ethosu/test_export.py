@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgekit import catalog
-from edgekit import target
+from edgekit import catalog, target
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import MissingBackend, StepError
@@ -22,6 +21,7 @@ from edgekit.formats.ethosu import vela
 from edgekit.formats.ethosu.export import TfliteToEthosu
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import interpreter as litert
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
@@ -107,7 +107,7 @@ def artifact(
     )
     part = Part(
         name="main",
-        signature=tflite_file.described(
+        signature=litert.read_signature(
             folder / "main.tflite", signature(1, size, size, 1, axes=(0, 2, 3, 1))
         ),
         files={"model": File(path="main.tflite")},

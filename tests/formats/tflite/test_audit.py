@@ -1,5 +1,5 @@
-"""The audits of TFLite files: what computes in int8, what does not, and what the Edge TPU
-would take.
+"""Audits of TFLite files: what computes in int8, what does not, and what the Edge TPU would
+execute.
 """
 
 import json
@@ -87,9 +87,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     island).
     """
     torch.manual_seed(0)
-    made, data = tmp_path_factory.mktemp("files"), torch.randn(16, 3, 8, 8)
+    files_folder, data = tmp_path_factory.mktemp("files"), torch.randn(16, 3, 8, 8)
     litert_conversion.convert(
-        plain().eval(), (data[:1],), made / "float.tflite", channel_last_inputs=(0,)
+        plain().eval(), (data[:1],), files_folder / "float.tflite", channel_last_inputs=(0,)
     )
     for name, network, outputs in (
         ("int8", plain().eval(), ()),
@@ -110,12 +110,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         litert_conversion.convert(
             graph,
             (data[:1],),
-            made / f"{name}.tflite",
+            files_folder / f"{name}.tflite",
             channel_last_inputs=(0,),
             channel_last_outputs=outputs,
             quantized=True,
         )
-    return made
+    return files_folder
 
 
 def measured(audit: Audit) -> dict[str, Measurement]:
@@ -127,7 +127,7 @@ def values(audit: Audit) -> dict[str, float | None]:
 
 
 def test_an_int8_file(folder: pathlib.Path) -> None:
-    """All multiply-accumulates in int8, nothing else to tell."""
+    """All multiply-accumulates are in int8, and there are no warnings."""
     audit = audit_tflite.audit(artifact(folder / "int8.tflite"), DEVICE)
     assert values(audit) == {
         "int8_mac_share": 1,
@@ -145,36 +145,36 @@ def test_an_int8_file(folder: pathlib.Path) -> None:
 
 
 def test_a_float_file(folder: pathlib.Path) -> None:
-    """All in float; a warning only where the device is for integers."""
+    """All in float; a warning only if the device is for integers."""
     audit = audit_tflite.audit_file(folder / "float.tflite", Limits())
     assert values(audit)["int8_mac_share"] == 0
     assert values(audit)["float_ops"] == len(audit.rows)
     assert not audit.warnings
     texts = audit_tflite.audit_file(folder / "float.tflite", DEVICE).warnings
     assert any(
-        "compute in float; the device runs integer arithmetic only" in text
+        "compute in float; the device supports integer arithmetic only" in text
         for text in texts
     )
-    assert any("float32; the device wants int8" in text for text in texts)
+    assert any("float32; the device requires int8" in text for text in texts)
 
 
 def test_a_float_island(folder: pathlib.Path) -> None:
-    """An operator without an int8 kernel is found, and so are the conversions around it and
-    the transpose at the end.
+    """An operator without an int8 kernel is reported, and so are the conversions around it
+    and the transpose at the end.
     """
     audit = audit_tflite.audit_file(folder / "island.tflite", DEVICE)
-    found = measured(audit)
-    assert found["float_ops"].detail.get("SIN") == 1
-    assert found["transposes"].value == 1
-    assert (found["qdq_pairs"].value or 0) >= 2
+    by_name = measured(audit)
+    assert by_name["float_ops"].detail.get("SIN") == 1
+    assert by_name["transposes"].value == 1
+    assert (by_name["qdq_pairs"].value or 0) >= 2
     assert any("inside an int8 graph" in text and "SIN" in text for text in audit.warnings)
     assert any("in the middle of the graph" in text for text in audit.warnings)
     assert any("TRANSPOSE" in text for text in audit.warnings)
 
 
 def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """In edgekit's own exports a row tells the PyTorch module, the network's output layer
-    too, and the warning says where the island is.
+    """In edgekit's own exports a row names the PyTorch module, also for the output layer, and
+    the warning names the modules of the island.
     """
 
     class Nested(nn.Module):
@@ -194,8 +194,8 @@ def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
     graph = simulate(
         network, signature, calibrate(network, [(data,)], signature, Settings()), fold=False
     )
-    static, samples = torch_to_tflite._with_static_shapes(
-        graph, torch_to_tflite._fixed(signature, 1)
+    static, samples = torch_to_tflite.with_static_shapes(
+        graph, torch_to_tflite.with_batch(signature, 1)
     )
     litert_conversion.convert(
         static,
@@ -221,8 +221,8 @@ def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
 
 
 def test_files_of_other_tools(tmp_path: pathlib.Path) -> None:
-    """A file made by litert-torch and ai-edge-quantizer alone: dynamic int8 counts as int8,
-    weights that are unpacked as float, modules as told.
+    """A file of litert-torch and ai-edge-quantizer alone: dynamic int8 counts as int8,
+    dequantized weights as float, and modules are named.
     """
     layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten()]
     network = nn.Sequential(nn.Sequential(*layers), nn.Linear(256, 32), nn.Tanh()).eval()
@@ -240,11 +240,11 @@ def test_files_of_other_tools(tmp_path: pathlib.Path) -> None:
     shares = {name: measured(audit)["int8_mac_share"] for name, audit in audits.items()}
     assert (
         shares["dynamic"].value == 1
-        and "LiteRT quantizes the activations as it runs" in shares["dynamic"].how
+        and "LiteRT quantizes the activations at run time" in shares["dynamic"].how
     )
     assert (
         shares["weight_only"].value == 0
-        and "3 layers whose integer weights are made float first are counted as float"
+        and "3 layers with dequantized weights are counted as float"
         in shares["weight_only"].how
     )
     assert any(
@@ -259,7 +259,7 @@ def test_files_of_other_tools(tmp_path: pathlib.Path) -> None:
 
 
 def test_memory_limit(folder: pathlib.Path) -> None:
-    """Weights that the device cannot hold are told."""
+    """Weights that the device cannot hold are reported."""
     assert any(
         "the device has 100" in text
         for text in audit_tflite.audit_file(
@@ -268,16 +268,16 @@ def test_memory_limit(folder: pathlib.Path) -> None:
     )
 
 
-def test_damaged_files_are_told(tmp_path: pathlib.Path) -> None:
-    """A file that is no TFLite file is an error with its name."""
+def test_damaged_files_are_reported(tmp_path: pathlib.Path) -> None:
+    """A file that is not a TFLite file is an error with its name."""
     path = tmp_path / "broken.tflite"
     path.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"broken\.tflite is no TFLite file"):
+    with pytest.raises(ModelError, match=r"broken\.tflite is not a TFLite file"):
         audit_tflite.audit_file(path, Limits())
 
 
-def test_the_edge_tpu_takes_an_int8_file(folder: pathlib.Path) -> None:
-    """The whole network is predicted to map, and the prediction says that it is one."""
+def test_the_edge_tpu_maps_an_int8_file(folder: pathlib.Path) -> None:
+    """The entire network is predicted to map, and the number is marked as a prediction."""
     audit = audit_edgetpu.audit(artifact(folder / "int8.tflite"), DEVICE)
     share = measured(audit)["tpu_mapped_share"]
     assert share.value == 1
@@ -314,7 +314,7 @@ def test_the_edge_tpu_stops_at_the_island(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "text"),
+    ("cache_bytes", "text"),
     [
         ((10, 20), "does not fit on chip; weights are streamed over USB/PCIe"),
         ((10, 10_000), "may not fit on chip"),
@@ -322,22 +322,27 @@ def test_the_edge_tpu_stops_at_the_island(folder: pathlib.Path) -> None:
     ],
 )
 def test_weights_that_do_not_fit(
-    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, room: tuple[int, int], text: str
+    folder: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cache_bytes: tuple[int, int],
+    text: str,
 ) -> None:
-    """A warning where the weights take more than the chip keeps, a weaker one between what
-    logs have seen.
+    """A warning if the weights exceed what the chip stores, a weaker one between the limits
+    that logs have shown.
     """
-    monkeypatch.setattr(audit_edgetpu, "CACHE_BYTES", room)
-    found = [
+    monkeypatch.setattr(audit_edgetpu, "CACHE_BYTES", cache_bytes)
+    by_name = [
         warning
         for warning in audit_edgetpu.audit_file(folder / "int8.tflite", DEVICE).warnings
         if "fit on chip" in warning
     ]
-    assert bool(found) == bool(text) and all(warning.startswith(text) for warning in found)
+    assert bool(by_name) == bool(text) and all(
+        warning.startswith(text) for warning in by_name
+    )
 
 
 def test_nothing_of_a_float_file_is_mapped(folder: pathlib.Path) -> None:
-    """The Edge TPU takes no float operator."""
+    """The Edge TPU executes no float operator."""
     assert (
         values(audit_edgetpu.audit_file(folder / "float.tflite", DEVICE))[
             "tpu_mapped_share"
@@ -349,8 +354,8 @@ def test_nothing_of_a_float_file_is_mapped(folder: pathlib.Path) -> None:
 def test_the_compilers_own_result_wins(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """With a compiled file, the share is what the compiler left for the CPU, and its log
-    gives the reasons.
+    """With a compiled file, the share follows from what the compiler left for the CPU, and
+    its log contains the reasons.
     """
     for name in ("island", "int8"):
         shutil.copyfile(folder / f"{name}.tflite", tmp_path / f"{name}.tflite")
@@ -363,10 +368,10 @@ def test_the_compilers_own_result_wins(
             {"version": "16.0", "rows": rows, "on_chip_bytes": 90, "off_chip_bytes": 10}
         )
     )
-    given = artifact(
+    compiled_artifact = artifact(
         tmp_path / "island.tflite", compiled="int8.tflite", log="log.json"
     )  # any smaller graph stands for what is left
-    audit = audit_edgetpu.audit(given, DEVICE)
+    audit = audit_edgetpu.audit(compiled_artifact, DEVICE)
     share = measured(audit)["tpu_mapped_share"]
     total, left = 64 * 8 * 27 + 64 * 4 * 72, 36 * 8 * 27 + 16 * 8 * 72 + 8 * 4
     assert share.value == pytest.approx(1 - left / total)
@@ -387,9 +392,9 @@ def test_the_compilers_own_result_wins(
         json.dumps({"version": "14.1", "rows": rows, "off_chip_bytes": None})
     )
     assert (
-        measured(audit_edgetpu.audit(given, DEVICE))["tpu_weight_bytes"].verdict
+        measured(audit_edgetpu.audit(compiled_artifact, DEVICE))["tpu_weight_bytes"].verdict
         == "unmeasured"
     )
     (tmp_path / "log.json").write_text("{")
     with pytest.raises(ModelError, match="log of 'main' cannot be read"):
-        audit_edgetpu.audit(given, DEVICE)
+        audit_edgetpu.audit(compiled_artifact, DEVICE)

@@ -1,4 +1,4 @@
-"""The channel-last rewrite: exact, and careful where it cannot be."""
+"""The channel-last rewrite is exact, and changes only what it can keep exact."""
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ def targets(graph: torch.fx.GraphModule) -> list[object]:
 
 
 class Flat(nn.Module):
-    """Features that are flattened and read by two layers; ``peek`` gives them out, ``tied``
+    """Features that are flattened and read by two layers; ``peek`` returns them too, ``tied``
     uses one weight twice.
     """
 
@@ -41,17 +41,17 @@ def test_flattened_features_are_reordered_with_their_weights() -> None:
     stay the same.
     """
     network, x = Flat(), torch.randn(1, 3, 4, 5)
-    wanted = network(x)
+    expected = network(x)
     graph = traced(network, x)
     before = network.one.weight.clone()
     assert prefer_channel_last(graph) == 1
     assert A.permute.default in targets(graph)
-    torch.testing.assert_close(graph(x), wanted)
+    torch.testing.assert_close(graph(x), expected)
     torch.testing.assert_close(network.one.weight, before)
 
 
 def test_features_that_others_read_are_left() -> None:
-    """Where the features or the weights are read elsewhere, nothing is changed."""
+    """If the features or the weights are read elsewhere, nothing is changed."""
     x = torch.randn(1, 3, 4, 5)
     assert prefer_channel_last(traced(Flat(peek=True), x)) == 0
     assert prefer_channel_last(traced(Flat(tied=True), x)) == 0

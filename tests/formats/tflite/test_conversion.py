@@ -1,13 +1,14 @@
-"""Foreign errors in plain words."""
+"""Errors of the converter and of LiteRT are explained, with a fix."""
 
 import pytest
 
-from edgekit.formats.tflite.conversion import KNOWN, translated
+from edgekit.formats.tflite.converter_errors import KNOWN_ERRORS, translate_error
 
-#: What litert-torch 0.10 and LiteRT 2.3 said when each of these was met.
-MET = (
+#: What litert-torch 0.10 and LiteRT 2.3 raised in each of these cases.
+RAISED = (
     (
-        "ValueError: Failed to run converter passes: failed to legalize operation 'mhlo.convolution'",
+        "ValueError: Failed to run converter passes: failed to legalize operation "
+        "'mhlo.convolution'",
         "transposed convolution",
     ),
     ("Lowering not found: aten.randn_like.default", "random numbers"),
@@ -20,7 +21,8 @@ MET = (
         "depends on values",
     ),
     (
-        "Only update, Add, Multiply, Maximum and Minimum operations are currently supported for stablehlo.scatter",
+        "Only update, Add, Multiply, Maximum and Minimum operations are currently supported for "
+        "stablehlo.scatter",
         "index_add",
     ),
     ("Didn't find op for builtin opcode 'STABLEHLO_SORT' version '1'", "topk"),
@@ -32,23 +34,23 @@ MET = (
 )
 
 
-@pytest.mark.parametrize(("text", "meaning"), MET)
+@pytest.mark.parametrize(("text", "meaning"), RAISED)
 def test_known_errors_are_translated(text: str, meaning: str) -> None:
-    """Each error that was met is told by its meaning and with a way out."""
-    error = translated(RuntimeError(text), "main")
+    """Each error that was observed is reported with its meaning and a fix."""
+    error = translate_error(RuntimeError(text), "main")
     assert meaning in error.message
     assert error.message.startswith("main: ")
     assert error.fix
 
 
-def test_every_rule_was_met() -> None:
-    """No translation is without an error that needs it."""
-    assert len(MET) == len(KNOWN)
+def test_every_rule_was_observed() -> None:
+    """Every rule belongs to an error that was observed."""
+    assert len(RAISED) == len(KNOWN_ERRORS)
 
 
-def test_unknown_errors_keep_their_words() -> None:
-    """What is not in the table is passed on, cut short, with a way out."""
-    error = translated(KeyError("surprise " * 100), "main")
+def test_unknown_errors_are_quoted() -> None:
+    """An error that is not in the table is quoted, truncated, with a fix."""
+    error = translate_error(KeyError("surprise " * 100), "main")
     assert "the TFLite converter failed: KeyError" in error.message
     assert len(error.message) < 400
     assert error.fix

@@ -1,5 +1,5 @@
-"""torch to TFLite: the same numbers, channel-last, int8 throughout, no noise, and errors
-that say the way out.
+"""torch to TFLite: the same numbers, channel-last, int8 throughout, quiet, and errors that
+say how to fix them.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "i
 
 
 class Awkward(nn.Module):
-    """What converters trip over: even kernels, padded and ceil-mode pools, BN after ReLU, a
+    """What converters often fail on: even kernels, padded and ceil-mode pools, BN after ReLU, a
     flattened map, a spatial mean.
     """
 
@@ -74,7 +74,7 @@ def stored(
     signature: Signature,
     batches: torch.Tensor | None = None,
 ) -> Artifact:
-    """The network as a torch artifact; quantized where there are calibration ``batches``."""
+    """The network as a torch artifact; quantized if there are calibration ``batches``."""
     folder.mkdir()
     artifact = torch_storage.save({"main": network}, {"main": signature}, folder, {})
     if batches is None:
@@ -100,9 +100,9 @@ def exported(
     )
     folder.mkdir()
     step.requires(artifact)
-    made = step.run(artifact, context)
-    step.ensures(artifact, made)
-    return made
+    result = step.run(artifact, context)
+    step.ensures(artifact, result)
+    return result
 
 
 def run(artifact: Artifact, *arrays: numpy.ndarray) -> list[numpy.ndarray]:
@@ -185,12 +185,14 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
 def test_float_file_computes_the_same(name: str, request: pytest.FixtureRequest) -> None:
-    """The float file gives torch's numbers."""
-    given: Case = request.getfixturevalue(name)
+    """The float file computes torch's numbers."""
+    case: Case = request.getfixturevalue(name)
     with torch.no_grad():
-        wanted = given.network(given.data[:8]).numpy()
+        expected = case.network(case.data[:8]).numpy()
     numpy.testing.assert_allclose(
-        run(given.plain, given.data.numpy())[0], wanted, atol=1e-5 * numpy.abs(wanted).max()
+        run(case.plain, case.data.numpy())[0],
+        expected,
+        atol=1e-5 * numpy.abs(expected).max(),
     )
 
 
@@ -199,27 +201,27 @@ def test_int8_file_computes_what_was_simulated(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     """The int8 file is within two output steps of the quantized torch graph."""
-    given: Case = request.getfixturevalue(name)
+    case: Case = request.getfixturevalue(name)
     with torch.no_grad():
-        wanted = given.simulated(given.data[:8]).numpy()
-    quantization = given.int8.parts[0].signature.outputs[0].quantization
+        expected = case.simulated(case.data[:8]).numpy()
+    quantization = case.int8.parts[0].signature.outputs[0].quantization
     assert quantization is not None
     assert (
-        numpy.abs(run(given.int8, given.data.numpy())[0] - wanted).max()
+        numpy.abs(run(case.int8, case.data.numpy())[0] - expected).max()
         <= 2.01 * quantization.scale
     )
 
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
 def test_int8_file_is_int8_throughout(name: str, request: pytest.FixtureRequest) -> None:
-    """No operator touches a float, inputs and outputs are int8, and the notes say so."""
-    given: Case = request.getfixturevalue(name)
-    part = given.int8.parts[0]
-    assert tflite_file.arithmetic(given.int8.path(part)).float_operators == {}
+    """No operator reads or writes a float; inputs and outputs are int8, also in the notes."""
+    case: Case = request.getfixturevalue(name)
+    part = case.int8.parts[0]
+    assert tflite_file.count_layers(case.int8.path(part)).float_operators == {}
     assert {spec.dtype for spec in (*part.signature.inputs, *part.signature.outputs)} == {
         "int8"
     }
-    assert given.int8.notes["parts"]["main"]["float_inputs_and_outputs"] == []
+    assert case.int8.notes["parts"]["main"]["float_inputs_and_outputs"] == []
 
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
@@ -227,12 +229,12 @@ def test_no_transposes_are_left(name: str, request: pytest.FixtureRequest) -> No
     """Neither the channel-first input, nor a spatial mean, nor a flattened map leaves a
     TRANSPOSE.
     """
-    given: Case = request.getfixturevalue(name)
-    assert "TRANSPOSE" not in operators(given.plain) + operators(given.int8)
+    case: Case = request.getfixturevalue(name)
+    assert "TRANSPOSE" not in operators(case.plain) + operators(case.int8)
 
 
-def test_signature_tells_the_layout(residual: Case) -> None:
-    """The file takes one channel-last sample, and the signature tells the axes."""
+def test_signature_contains_the_layout(residual: Case) -> None:
+    """The file accepts one channel-last sample, and the signature contains the axes."""
     spec = residual.plain.parts[0].signature.inputs[0]
     assert (spec.name, spec.dims, spec.axes, spec.dtype) == (
         "input",
@@ -243,13 +245,13 @@ def test_signature_tells_the_layout(residual: Case) -> None:
 
 
 def test_rewrites_are_counted_in_the_notes(residual: Case, awkward: Case) -> None:
-    """The notes tell how many flattened maps were rewritten for a channel-last runtime."""
+    """The notes count the flattened maps that were rewritten for a channel-last runtime."""
     assert residual.plain.notes["parts"]["main"]["rewritten_for_channel_last"] == 0
     assert awkward.plain.notes["parts"]["main"]["rewritten_for_channel_last"] == 1
 
 
 def test_silent_float_file_is_refused(residual: Case, tmp_path: pathlib.Path) -> None:
-    """A graph with Q/DQ that the converter wrote as a float file does not pass for a
+    """A graph with Q/DQ that the converter wrote as a float file is not accepted as a
     quantized one.
     """
     litert_conversion.convert(
@@ -295,32 +297,32 @@ def test_inputs_and_outputs_keep_their_order(tmp_path: pathlib.Path) -> None:
         ),
     )
     network = Several().eval()
-    made = exported(
+    artifact = exported(
         stored(network, tmp_path / "source", signature), Several, tmp_path / "made"
     )
     images, words = torch.randn(8, 3, 6, 5), torch.randint(0, 7, (8, 2))
     with torch.no_grad():
-        wanted = network(images, words)
-    given = run(made, images.numpy(), words.numpy())
-    for name, found in zip(("map", "score", "next"), given, strict=True):
-        numpy.testing.assert_allclose(found, wanted[name].numpy(), atol=1e-5)
-    part = made.parts[0].signature
+        expected = network(images, words)
+    outputs = run(artifact, images.numpy(), words.numpy())
+    for name, output in zip(("map", "score", "next"), outputs, strict=True):
+        numpy.testing.assert_allclose(output, expected[name].numpy(), atol=1e-5)
+    part = artifact.parts[0].signature
     assert [spec.dtype for spec in part.inputs] == ["float32", "int32"]
     assert part.outputs[0].dims == (1, 6, 5, 4)
 
 
-def test_unknown_operator_says_the_way_out(tmp_path: pathlib.Path) -> None:
-    """A transposed convolution that TFLite cannot have is told with those that it can."""
-    given, result = (
+def test_unsupported_operator_has_a_fix(tmp_path: pathlib.Path) -> None:
+    """A transposed convolution that TFLite lacks is reported with those that it has."""
+    spec, result = (
         TensorSpec(name=name, dtype="float32", dims=("batch", *dims))
         for name, dims in (("x", (8, 7, 7)), ("y", (4, 14, 14)))
     )
-    signature = Signature(inputs=(given,), outputs=(result,))
+    signature = Signature(inputs=(spec,), outputs=(result,))
     network = nn.ConvTranspose2d(8, 4, 3, 2, 1, 1)
     source = stored(network.eval(), tmp_path / "source", signature)
     with pytest.raises(
         StepError,
-        match="main: a transposed convolution with this kernel.*\n.*kernel 4, stride 2, padding 1",
+        match="main: TFLite has no transposed convolution with this kernel.*\n.*kernel 4, stride 2",
     ):
         exported(source, lambda: nn.ConvTranspose2d(8, 4, 3, 2, 1, 1), tmp_path / "made")
 
@@ -345,13 +347,16 @@ def test_nothing_reaches_the_user() -> None:
     code = """
 import warnings; warnings.simplefilter("always")
 import pathlib, tempfile, torch
-from edgekit.steps import torch_to_tflite, litert_conversion, tflite_file
+from edgekit.formats.tflite import conversion as litert_conversion
+from edgekit.formats.tflite import export, interpreter as litert
 from edgekit.signature import Signature, TensorSpec
 with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "main.tflite"
-    litert_conversion.convert(torch.nn.Conv2d(1, 2, 3), (torch.zeros(1, 1, 8, 8),), path, channel_last_inputs=(0,))
+    network = torch.nn.Conv2d(1, 2, 3)
+    samples = (torch.zeros(1, 1, 8, 8),)
+    litert_conversion.convert(network, samples, path, channel_last_inputs=(0,))
     spec = TensorSpec(name="x", dtype="float32", dims=(1,))
-    tflite_file.described(path, Signature(inputs=(spec,), outputs=(spec,)))
+    litert.read_signature(path, Signature(inputs=(spec,), outputs=(spec,)))
 import logging, os; assert not logging.root.handlers and "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 """
     environment = {

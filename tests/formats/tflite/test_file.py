@@ -1,19 +1,19 @@
-"""What is asked of a TFLite file that was just made."""
+"""LiteRT must load a file that was just written."""
 
 import pathlib
 
 import pytest
 
 from edgekit.errors import StepError
-from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import interpreter as litert
 
 
-def test_a_file_that_the_runtime_cannot_load_is_told(tmp_path: pathlib.Path) -> None:
-    """LiteRT is asked in a process of its own: a refusal and a crash are one sentence."""
+def test_a_file_that_the_runtime_cannot_load_is_reported(tmp_path: pathlib.Path) -> None:
+    """LiteRT runs in another process: a rejection and a crash are both one error."""
     path = tmp_path / "main.tflite"
     path.write_bytes(b"\0" * 64)
     with pytest.raises(
         StepError,
-        match=r"main.tflite: LiteRT (refuses it|crashes).* while it loads the file",
+        match=r"main.tflite: LiteRT (rejects the file|crashes).* on loading",
     ):
-        tflite_file.require_loadable(path)
+        litert.require_loadable(path)

@@ -1,6 +1,4 @@
-"""Reading .tflite files: operators, multiply-accumulates, and clear errors for what is no
-such file.
-"""
+"""Reading .tflite files: operators, multiply-accumulates, and clear errors for other files."""
 
 import pathlib
 
@@ -65,7 +63,7 @@ def test_macs_are_those_of_the_formulas(graph: Graph) -> None:
     assert graph.macs == sum(counted.values())
 
 
-def test_weights_are_told_from_activations(graph: Graph) -> None:
+def test_weights_are_distinguished_from_activations(graph: Graph) -> None:
     """Weights are stored in the file with their bytes; the second factor of a matrix
     product is not.
     """
@@ -89,7 +87,7 @@ def test_ends_and_versions(graph: Graph) -> None:
     assert [tensor.shape for tensor in graph.inputs] == [(1, 6, 6, 3), (1, 4, 12, 16)]
     assert [tensor.shape for tensor in graph.outputs] == [(1, 5)]
     assert all(operator.version >= 1 for operator in graph.operators)
-    assert graph.others == 0
+    assert graph.extra_graphs == 0
 
 
 def test_small_constants_are_numbers(graph: Graph) -> None:
@@ -100,8 +98,8 @@ def test_small_constants_are_numbers(graph: Graph) -> None:
         reduce.input(7)
 
 
-def test_what_is_no_tflite_file_is_told(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A missing file, garbage, and a file cut short anywhere each give one clear error,
+def test_other_files_are_reported(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A missing file, garbage, and a file truncated anywhere each raise one clear error,
     never a crash.
     """
     with pytest.raises(ModelError, match="cannot be read: No such file"):
@@ -109,10 +107,10 @@ def test_what_is_no_tflite_file_is_told(path: pathlib.Path, tmp_path: pathlib.Pa
     wrong = tmp_path / "wrong.tflite"
     for content in (b"", b"PK\x03\x04 some archive", b"garbage garbage garbage"):
         wrong.write_bytes(content)
-        with pytest.raises(ModelError, match="is no TFLite file"):
+        with pytest.raises(ModelError, match="is not a TFLite file"):
             read(wrong)
-    whole = path.read_bytes()
-    for length in (16, 64, len(whole) // 4, len(whole) // 2, len(whole) - 200):
-        wrong.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in (16, 64, len(content) // 4, len(content) // 2, len(content) - 200):
+        wrong.write_bytes(content[:length])
         with pytest.raises(ModelError, match="is damaged"):
             read(wrong)

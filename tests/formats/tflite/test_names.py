@@ -2,7 +2,8 @@
 
 import pytest
 
-from edgekit.formats.tflite.names import inside, module_of
+from edgekit.formats.module_paths import is_within
+from edgekit.formats.tflite.names import module_of
 
 SEQUENTIAL = "torch.nn.modules.container.Sequential_layers"
 
@@ -30,13 +31,15 @@ SEQUENTIAL = "torch.nn.modules.container.Sequential_layers"
     ],
 )
 def test_module_of(name: str, module: str) -> None:
-    """edgekit's names give the whole path, litert-torch's the attributes, names of other
-    tools nothing.
+    """edgekit's names contain the complete path, litert-torch's the attributes, names of
+    other tools nothing.
     """
     assert module_of(name) == module
 
 
-def test_inside() -> None:
-    """A module is inside of itself and of its parents, not of one whose name begins alike."""
-    assert inside("layers.1.conv", ("layers.1",)) and inside("layers.1", ("layers.1",))
-    assert not inside("layers.10", ("layers.1",)) and not inside("layers.1", ())
+def test_is_within() -> None:
+    """A module is within itself and its parents, not within one whose name starts alike."""
+    assert is_within("layers.1.conv", ("layers.1",))
+    assert is_within("layers.1", ("layers.1",))
+    assert not is_within("layers.10", ("layers.1",))
+    assert not is_within("layers.1", ())

@@ -30,7 +30,7 @@ SIGNATURE = Signature(
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A float file with convolutions and a linear layer, large enough that every quantizer
-    takes their weights.
+    quantizes their weights.
     """
     torch.manual_seed(0)
     layers = [
@@ -65,9 +65,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def quantized(plain: Artifact, scheme: str, folder: pathlib.Path) -> Artifact:
     step = QuantizeTflite(scheme)
     step.requires(plain)
-    made = step.run(plain, Context(folder=folder, networks=dict, task=TASK))
-    step.ensures(plain, made)
-    return made
+    result = step.run(plain, Context(folder=folder, networks=dict, task=TASK))
+    step.ensures(plain, result)
+    return result
 
 
 def run(
@@ -98,51 +98,55 @@ def run(
 def test_numbers_stay_near(
     plain: Artifact, scheme: str, tolerance: float, tmp_path: pathlib.Path
 ) -> None:
-    """The outputs are near those of the float file, with LiteRT's plain kernels, and the
+    """The outputs are close to those of the float file, with LiteRT's plain kernels, and the
     file is smaller.
     """
-    made = quantized(plain, scheme, tmp_path)
+    result = quantized(plain, scheme, tmp_path)
     images = numpy.random.default_rng(0).standard_normal((16, 8, 8, 4)).astype("float32")
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    wanted, given = run(plain, images, kernels), run(made, images, kernels)
-    assert 0 < numpy.abs(given - wanted).max() < tolerance * numpy.abs(wanted).max()
+    expected, actual = run(plain, images, kernels), run(result, images, kernels)
+    assert 0 < numpy.abs(actual - expected).max() < tolerance * numpy.abs(expected).max()
     assert (
-        made.path(made.parts[0]).stat().st_size
+        result.path(result.parts[0]).stat().st_size
         < 0.8 * plain.path(plain.parts[0]).stat().st_size
     )
     assert [
         spec.dtype
-        for spec in (*made.parts[0].signature.inputs, *made.parts[0].signature.outputs)
+        for spec in (*result.parts[0].signature.inputs, *result.parts[0].signature.outputs)
     ] == ["float32", "float32"]
 
 
 def test_dynamic_files_suit_old_runtimes(plain: Artifact, tmp_path: pathlib.Path) -> None:
-    """FULLY_CONNECTED has one scale (one a channel is silently wrong in tflite-runtime
-    2.14), convolutions one a channel (wrong in LiteRT 2.3 otherwise).
+    """FULLY_CONNECTED has per-tensor scales (per-channel is silently wrong in tflite-runtime
+    2.14), convolutions per-channel (wrong in LiteRT 2.3 otherwise).
     """
-    made = quantized(plain, "w8-dynamic-tensor", tmp_path)
-    model = tflite_file.read(made.path(made.parts[0]))
+    result = quantized(plain, "w8-dynamic-tensor", tmp_path)
+    model = tflite_file.read(result.path(result.parts[0]))
     graph = model.subgraphs[0]
     scales: dict[str, list[int]] = {}
     for operator in graph.operators:
         name = tflite_file.operator_name(model, operator)
-        if name in tflite_file.WEIGHTS:
+        if name in tflite_file.WEIGHT_INPUTS:
             scales.setdefault(name, []).append(
                 len(graph.tensors[operator.inputs[1]].quantization.scale)
             )
     assert scales == {"CONV_2D": [16], "DEPTHWISE_CONV_2D": [16], "FULLY_CONNECTED": [1, 1]}
-    told = made.notes["parts"]["main"]
-    assert (told["int8_weights"], told["float_weights"], told["operators"]) == (4, 0, 4)
+    part_notes = result.notes["parts"]["main"]
+    assert (
+        part_notes["int8_weights"],
+        part_notes["float_weights"],
+        part_notes["operators"],
+    ) == (4, 0, 4)
 
 
-def test_a_half_precision_file_is_one_that_gpus_take(
+def test_a_half_precision_file_suits_gpu_delegates(
     plain: Artifact, tmp_path: pathlib.Path
 ) -> None:
-    """The format that LiteRT documents for its GPU delegate: float16 weights, each made
-    float by a DEQUANTIZE, float inputs and outputs.
+    """The layout that LiteRT documents for its GPU delegate: float16 weights, each with a
+    DEQUANTIZE, float inputs and outputs.
     """
-    made = quantized(plain, "fp16", tmp_path)
-    model = tflite_file.read(made.path(made.parts[0]))
+    result = quantized(plain, "fp16", tmp_path)
+    model = tflite_file.read(result.path(result.parts[0]))
     graph = model.subgraphs[0]
     halves = {
         index
@@ -163,7 +167,7 @@ def test_a_half_precision_file_is_one_that_gpus_take(
     weights = [
         operator.inputs[1]
         for operator in graph.operators
-        if tflite_file.operator_name(model, operator) in tflite_file.WEIGHTS
+        if tflite_file.operator_name(model, operator) in tflite_file.WEIGHT_INPUTS
     ]
     assert set(map(int, weights)) <= {
         int(index) for operator in readers for index in operator.outputs
@@ -171,7 +175,7 @@ def test_a_half_precision_file_is_one_that_gpus_take(
 
 
 def test_the_float_file_is_untouched(plain: Artifact, tmp_path: pathlib.Path) -> None:
-    """A step never changes what it was given."""
+    """A step never changes its input."""
     before = plain.path(plain.parts[0]).read_bytes()
     quantized(plain, "fp16", tmp_path)
     assert plain.path(plain.parts[0]).read_bytes() == before
@@ -186,11 +190,10 @@ def test_nothing_is_printed(
 
 
 def test_wrong_input_is_refused(plain: Artifact, tmp_path: pathlib.Path) -> None:
-    """An unknown scheme, a file that is quantized already, and a file that is damaged are
-    each told.
-    """
+    """An unknown scheme, a quantized file, and a damaged file are each reported."""
     with pytest.raises(
-        StepError, match="no scheme 'w8-dynamics'. Did you mean 'w8-dynamic'"
+        StepError,
+        match="does not support the scheme 'w8-dynamics'. Did you mean 'w8-dynamic'",
     ):
         QuantizeTflite("w8-dynamics").requires(plain)
     part = plain.parts[0]
@@ -199,10 +202,10 @@ def test_wrong_input_is_refused(plain: Artifact, tmp_path: pathlib.Path) -> None
     )
     signature = part.signature.model_copy(update={"inputs": (spec,)})
     with pytest.raises(
-        StepError, match="quantized already"
+        StepError, match="already quantized"
     ):  # weights of a file whose inputs and outputs are float
         QuantizeTflite("w4-weight").requires(quantized(plain, "w8-weight", tmp_path))
-    with pytest.raises(StepError, match="quantized already"):
+    with pytest.raises(StepError, match="already quantized"):
         QuantizeTflite("fp16").requires(
             plain.model_copy(
                 update={"parts": (part.model_copy(update={"signature": signature}),)}

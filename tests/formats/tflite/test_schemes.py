@@ -17,6 +17,7 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.tflite import conversion as litert_conversion
 from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import interpreter as litert
 from edgekit.formats.tflite.calibrate import CalibrateTflite
 from edgekit.formats.tflite.quantize import RECIPES, QuantizeTflite
 from edgekit.quantization.capture import capture
@@ -128,7 +129,7 @@ class Case:
         image = (0,) if len(shape) == 3 else ()
         with torch.no_grad():
             self.float = self.network(tensor).numpy()
-        given = TensorSpec(
+        actual = TensorSpec(
             name="input",
             dtype="int64" if words else "float32",
             dims=("batch", *shape),
@@ -136,7 +137,7 @@ class Case:
             high=100 if words else None,
         )
         signature = Signature(
-            inputs=(given,),
+            inputs=(actual,),
             outputs=(
                 TensorSpec(
                     name="output", dtype="float32", dims=("batch", *self.float.shape[1:])
@@ -153,7 +154,7 @@ class Case:
         )
         fixed = Signature(
             inputs=(
-                given.model_copy(
+                actual.model_copy(
                     update={
                         "dims": (1, *shape),
                         "axes": (0, 2, 3, 1) if image else None,
@@ -168,7 +169,7 @@ class Case:
                 ),
             ),
         )
-        described = tflite_file.described(folder / "main.tflite", fixed)
+        described = litert.read_signature(folder / "main.tflite", fixed)
         self.artifact = Artifact(
             format="tflite",
             parts=(
@@ -216,8 +217,8 @@ def run(
 
 
 def simulated(case: Case, scheme: str) -> numpy.ndarray:
-    """The network in torch with weights on their grid, and inputs of its layers as the
-    runtime rounds them.
+    """The network in torch with weights on their grid, and inputs of its layers rounded as
+    in the runtime.
     """
     network = copy.deepcopy(case.network)
     for layer in network.modules():
@@ -249,9 +250,9 @@ def _round_weight(layer: nn.Module, bits: int, per_tensor: bool) -> None:
     layer.weight.data = (weight / scale).round().clamp(-most, most) * scale  # type: ignore[union-attr]
 
 
-def _rounded_input(layer: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """One scale a row for linear layers, one a sample for convolutions."""
-    values = given[0].numpy()
+def _rounded_input(layer: nn.Module, actual: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Per-row scales for linear layers, per-sample scales for convolutions."""
+    values = actual[0].numpy()
     rows = (
         values.reshape(-1, values.shape[-1])
         if isinstance(layer, nn.Linear)
@@ -269,9 +270,9 @@ def quantized(
         else QuantizeTflite(scheme, keep=keep)
     )
     step.requires(case.artifact)
-    made = step.run(case.artifact, Context(folder=folder, networks=dict, task=case.task))
-    step.ensures(case.artifact, made)
-    return made
+    result = step.run(case.artifact, Context(folder=folder, networks=dict, task=case.task))
+    step.ensures(case.artifact, result)
+    return result
 
 
 @pytest.mark.parametrize("scheme", [*RECIPES, "w8a16-static"])
@@ -279,23 +280,23 @@ def test_litert_computes_what_torch_does(
     case: Case, scheme: str, tmp_path: pathlib.Path
 ) -> None:
     """Within two steps of 1/255 of the output's range, and the file is smaller."""
-    made = quantized(case, scheme, tmp_path)
-    wanted, given = (
+    result = quantized(case, scheme, tmp_path)
+    expected, actual = (
         case.float if scheme == "fp16" else simulated(case, scheme),
-        run(made, case.data),
+        run(result, case.data),
     )
     step = (case.float.max() - case.float.min()) / 255
-    assert numpy.abs(given - wanted).max() < 2 * step
-    part = made.parts[0]
+    assert numpy.abs(actual - expected).max() < 2 * step
+    part = result.parts[0]
     assert (
-        made.path(part).stat().st_size
+        result.path(part).stat().st_size
         < case.artifact.path(case.artifact.parts[0]).stat().st_size
     )
 
 
 def test_kept_modules_stay_float(case: Case, tmp_path: pathlib.Path) -> None:
-    """A module that is named keeps its float weights, in the static scheme too; one that
-    the file does not have is refused.
+    """A module to keep has float weights, in the static scheme too; one that the file does
+    not have is an error.
     """
     name = next(
         name
@@ -303,29 +304,31 @@ def test_kept_modules_stay_float(case: Case, tmp_path: pathlib.Path) -> None:
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
     )
     one = (
-        tflite_file.arithmetic(case.artifact.path(case.artifact.parts[0])).float_weights
+        tflite_file.count_layers(case.artifact.path(case.artifact.parts[0])).float_weights
         == 1
     )  # and an embedding, which 16-bit files keep in float
     for scheme in ("w8-dynamic",) if one else ("w8-dynamic", "w8a16-static"):
         folder = tmp_path / scheme
         folder.mkdir()
-        whole = tflite_file.arithmetic(
+        all_quantized = tflite_file.count_layers(
             quantized(case, scheme, folder).path(case.artifact.parts[0])
         )
-        found = tflite_file.arithmetic(
+        counts = tflite_file.count_layers(
             quantized(case, scheme, folder, keep=(name,)).path(case.artifact.parts[0])
         )
-        assert found.float_weights >= 1 + whole.float_weights
+        assert counts.float_weights >= 1 + all_quantized.float_weights
         assert (
-            found.int8_weights + found.float_weights
-            == whole.int8_weights + whole.float_weights
+            counts.int8_weights + counts.float_weights
+            == all_quantized.int8_weights + all_quantized.float_weights
         )
-    with pytest.raises(StepError, match=r"no operators of the modules nowhere\.at\.all"):
+    with pytest.raises(
+        StepError, match=r"no operators of the modules to keep in float: nowhere\.at\.all"
+    ):
         quantized(case, "w8-dynamic", tmp_path, keep=("nowhere.at.all",))
 
 
 def test_nothing_to_quantize_is_refused(tmp_path: pathlib.Path) -> None:
-    """A network without weights has no scheme but float."""
+    """A network without weights supports no scheme but float."""
     litert_conversion.convert(nn.ReLU(), (torch.randn(1, 4),), tmp_path / "main.tflite")
     spec = TensorSpec(name="input", dtype="float32", dims=(1, 4))
     part = Part(
@@ -348,13 +351,13 @@ def test_nothing_to_quantize_is_refused(tmp_path: pathlib.Path) -> None:
     ):
         (folder := tmp_path / name).mkdir()
         step.requires(artifact)
-        made = step.run(artifact, dataclasses.replace(context, folder=folder))
+        result = step.run(artifact, dataclasses.replace(context, folder=folder))
         with pytest.raises(StepError, match="changed no weights"):
-            step.ensures(artifact, made)
+            step.ensures(artifact, result)
 
 
 def test_static_ranges_cut_nothing_off(tmp_path: pathlib.Path) -> None:
-    """One sample that goes far beyond the others is still computed right
+    """One sample with a far larger range than the others is still computed correctly
     (ai-edge-quantizer's own moving average would clip it).
     """
     case = Case("linear", tmp_path)
@@ -364,6 +367,6 @@ def test_static_ranges_cut_nothing_off(tmp_path: pathlib.Path) -> None:
     )
     (folder := tmp_path / "made").mkdir()
     step = CalibrateTflite(samples=len(data))
-    made = step.run(case.artifact, Context(folder=folder, networks=dict, task=case.task))
-    wanted, given = run(case.artifact, data[-1:]), run(made, data[-1:])
-    assert numpy.abs(wanted - given).max() < 0.01 * numpy.abs(wanted).max()
+    result = step.run(case.artifact, Context(folder=folder, networks=dict, task=case.task))
+    expected, actual = run(case.artifact, data[-1:]), run(result, data[-1:])
+    assert numpy.abs(expected - actual).max() < 0.01 * numpy.abs(expected).max()

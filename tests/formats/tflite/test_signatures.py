@@ -64,7 +64,7 @@ def files(
     tmp_path_factory: pytest.TempPathFactory, images: torch.Tensor
 ) -> dict[str, Artifact]:
     """float and int8 files, each with one signature and with three."""
-    made = {}
+    result = {}
     for kind in ("float", "int8"):
         source = tmp_path_factory.mktemp(kind)
         artifact = torch_storage.save({"main": network()}, {"main": SIGNATURE}, source, {})
@@ -80,18 +80,20 @@ def files(
                 update={"parts": (part.model_copy(update={"files": quantized}),)}
             )
         for name, batches in ((kind, (1,)), (f"{kind} x3", [1, 8, 3])):
-            step, folder = TorchToTflite(batches), tmp_path_factory.mktemp("made")
+            step, folder = TorchToTflite(batches), tmp_path_factory.mktemp("exported")
             step.requires(artifact)
-            made[name] = step.run(
+            result[name] = step.run(
                 artifact,
                 Context(folder=folder, networks=lambda: {"main": network()}, task=TASK),
             )
-            step.ensures(artifact, made[name])
-    return made
+            step.ensures(artifact, result[name])
+    return result
 
 
-def answers(artifact: Artifact, signature: str, images: numpy.ndarray) -> numpy.ndarray:
-    """What one signature gives, as real numbers."""
+def run_signature(
+    artifact: Artifact, signature: str, images: numpy.ndarray
+) -> numpy.ndarray:
+    """The outputs of one signature, as real numbers."""
     part = artifact.parts[0]
     running = Interpreter(str(artifact.path(part)), num_threads=1).get_signature_runner(
         signature
@@ -110,9 +112,9 @@ def quantize(
 ) -> Artifact:
     step = QuantizeTflite(scheme, keep)
     step.requires(artifact)
-    made = step.run(artifact, Context(folder=folder, networks=dict, task=TASK))
-    step.ensures(artifact, made)
-    return made
+    result = step.run(artifact, Context(folder=folder, networks=dict, task=TASK))
+    step.ensures(artifact, result)
+    return result
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])
@@ -122,25 +124,25 @@ def test_every_signature_computes_what_torch_computes(
     """On digits: the float network to 1e-4, the quantized one to two steps of its output;
     1, 8 and 3 samples at once.
     """
-    made = files[f"{kind} x3"]
+    result = files[f"{kind} x3"]
     with torch.no_grad():
         if kind == "int8":
-            found = simulate(
+            graph = simulate(
                 network(),
                 SIGNATURE,
                 calibrate(network(), [(images,)], SIGNATURE, Settings(runtime="litert")),
                 fold=True,
             )
-            expected, output = found(images).numpy(), made.parts[0].signature.outputs[0]
+            expected, output = graph(images).numpy(), result.parts[0].signature.outputs[0]
             assert output.quantization is not None
             allowed = 2 * output.quantization.scale + 1e-6
         else:
             expected, allowed = network()(images).numpy(), 1e-4
     for signature in ("serving_default", "batch_8", "batch_3"):
-        given = answers(made, signature, images.numpy())
-        assert numpy.abs(given - expected[: len(given)]).max() <= allowed
+        actual = run_signature(result, signature, images.numpy())
+        assert numpy.abs(actual - expected[: len(actual)]).max() <= allowed
         assert (
-            len(given) == {"serving_default": 40, "batch_8": 40, "batch_3": 39}[signature]
+            len(actual) == {"serving_default": 40, "batch_8": 40, "batch_3": 39}[signature]
         )
 
 
@@ -171,19 +173,19 @@ def test_the_weights_are_stored_once(
         three.path(three.parts[0]).stat().st_size - one.path(one.parts[0]).stat().st_size
     )
     assert 0 < extra < weights
-    first = answers(three, "serving_default", images.numpy())
+    first = run_signature(three, "serving_default", images.numpy())
     allowed = 0.1 if "dynamic" in scheme else 1e-4
     assert (
-        numpy.abs(answers(three, "batch_8", images.numpy()) - first).max()
+        numpy.abs(run_signature(three, "batch_8", images.numpy()) - first).max()
         <= allowed * numpy.ptp(first)
         or scheme == "int8"
     )
     numpy.testing.assert_allclose(
-        answers(one, "serving_default", images.numpy()), first, atol=1e-6
+        run_signature(one, "serving_default", images.numpy()), first, atol=1e-6
     )
 
 
-def test_host_and_audit_take_the_first_signature(
+def test_host_and_audit_use_the_first_signature(
     files: dict[str, Artifact], images: torch.Tensor
 ) -> None:
     """The file with three runs as the file with one does, and its operators are counted
@@ -210,9 +212,9 @@ def test_host_and_audit_take_the_first_signature(
 def test_a_module_that_stays_in_float_does_so_in_every_signature(
     files: dict[str, Artifact], tmp_path: pathlib.Path
 ) -> None:
-    """Else the file would hold its weights twice."""
-    made = quantize(files["float x3"], "w8-weight", tmp_path, keep=("7",))
-    model = tflite_file.read(made.path(made.parts[0]))
+    """Otherwise the file would store its weights twice."""
+    result = quantize(files["float x3"], "w8-weight", tmp_path, keep=("7",))
+    model = tflite_file.read(result.path(result.parts[0]))
     linears = [
         (graph, operator)
         for graph in model.subgraphs
@@ -225,7 +227,7 @@ def test_a_module_that_stays_in_float_does_so_in_every_signature(
         == 1
     )
     assert all(
-        tflite_edit.module(model, operator, number) == "7"
+        tflite_edit.module_path(model, operator, number) == "7"
         for number, (_, operator) in enumerate(linears)
     )
 
@@ -246,20 +248,20 @@ def test_a_signature_of_another_network_is_noticed(tmp_path: pathlib.Path) -> No
 
 
 @pytest.mark.parametrize("step", [TuneTflite(), CalibrateTflite()])
-def test_steps_that_know_one_graph_refuse_several(
+def test_steps_for_one_graph_reject_several(
     step: TuneTflite | CalibrateTflite, files: dict[str, Artifact]
 ) -> None:
-    """They would change the weights of all signatures by one."""
+    """They would change the weights of all signatures for one."""
     step.requires(files["float"])
     with pytest.raises(StepError, match="several signatures"):
         step.requires(files["float x3"])
 
 
 @pytest.mark.parametrize("batches", [(), (8,), (8, 1), (1, 1), (1, 0)])
-def test_batches_that_make_no_sense_are_refused(
+def test_invalid_batches_are_rejected(
     batches: tuple[int, ...], tmp_path: pathlib.Path
 ) -> None:
-    """The first signature is the one that runtimes take."""
+    """The first signature is the one that runtimes use."""
     artifact = torch_storage.save({"main": network()}, {"main": SIGNATURE}, tmp_path, {})
-    with pytest.raises(StepError, match="cannot be made"):
+    with pytest.raises(StepError, match="Invalid batches"):
         TorchToTflite(batches).requires(artifact)

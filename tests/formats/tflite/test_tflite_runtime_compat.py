@@ -1,5 +1,5 @@
-"""Truth values are gathered as integers: the same numbers, and a file that tflite-runtime
-2.14 loads too.
+"""Booleans are gathered as integers: the same numbers, and a file that tflite-runtime 2.14
+loads too.
 """
 
 import pathlib
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from edgekit.artifact import Artifact, File, Part
 from edgekit.formats.tflite import conversion as litert_conversion
-from edgekit.formats.tflite import file as tflite_file
-from edgekit.formats.tflite import tflite_runtime_compat as older_tflite
+from edgekit.formats.tflite import interpreter as litert
+from edgekit.formats.tflite import tflite_runtime_compat
 from edgekit.hosts.local import LocalHost
 from edgekit.signature import Signature, TensorSpec
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 class Masked(nn.Module):
-    """Adds what a mask of truth values lets through, taken by row and column as Hugging
-    Face's masks are.
+    """Adds what a boolean mask lets through, indexed by row and column as in Hugging Face's
+    masks.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,20 +43,20 @@ def traced() -> torch.fx.GraphModule:
 
 
 def test_the_numbers_stay() -> None:
-    """One place is changed, and another pass finds nothing that is left."""
+    """One place is changed, and another pass changes nothing."""
     graph, x = traced(), torch.randn(1, 6)
-    assert older_tflite.gather_as_integers(graph) == 1
+    assert tflite_runtime_compat.index_booleans_as_integers(graph) == 1
     assert torch.equal(graph(x), Masked()(x))
     assert [
         node.meta["val"].dtype
         for node in graph.graph.nodes
         if node.target is torch.ops.aten.index.Tensor
     ] == [torch.int32]
-    assert older_tflite.gather_as_integers(graph) == 0
+    assert tflite_runtime_compat.index_booleans_as_integers(graph) == 0
 
 
 def test_what_gathers_numbers_is_left_alone() -> None:
-    """An index into floats is what every runtime has."""
+    """Every runtime supports an index into floats."""
 
     class Floats(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -67,15 +67,15 @@ def test_what_gathers_numbers_is_left_alone() -> None:
         check_guards=False
     )
     assert isinstance(graph, torch.fx.GraphModule)
-    assert older_tflite.gather_as_integers(graph) == 0
+    assert tflite_runtime_compat.index_booleans_as_integers(graph) == 0
 
 
 @pytest.mark.slow
 def test_the_old_runtime_loads_the_file(
     tmp_path: pathlib.Path, ready_host: "Callable[[str], WorkerHost]"
 ) -> None:
-    """In both runtimes the file computes what torch computes; without the change the old
-    one refuses it.
+    """In both runtimes the file computes what torch computes; without the change the old one
+    rejects it.
     """
     graph, x = traced(), torch.randn(1, 6)
     litert_conversion.convert(
@@ -86,7 +86,7 @@ def test_the_old_runtime_loads_the_file(
         channel_last_inputs=(),
         channel_last_outputs=(),
     )
-    older_tflite.gather_as_integers(graph)
+    tflite_runtime_compat.index_booleans_as_integers(graph)
     litert_conversion.convert(
         graph,
         (x,),
@@ -96,7 +96,7 @@ def test_the_old_runtime_loads_the_file(
         channel_last_outputs=(),
     )
     spec = TensorSpec(name="x", dtype="float32", dims=(1, 6))
-    signature = tflite_file.described(
+    signature = litert.read_signature(
         tmp_path / "after.tflite",
         Signature(inputs=(spec,), outputs=(spec.model_copy(update={"name": "y"}),)),
     )

@@ -1,5 +1,5 @@
-"""Linear layers of a float TFLite file made fit for dynamic int8: exact in float, and much
-nearer to it once quantized.
+"""Linear layers of a float TFLite file prepared for dynamic int8: exact in float, and much
+closer to it once quantized.
 """
 
 import pathlib
@@ -84,7 +84,7 @@ def run(artifact: Artifact, data: numpy.ndarray) -> numpy.ndarray:
     return numpy.array(rows)
 
 
-def made(
+def run_step(
     step: TuneTflite | QuantizeTflite,
     artifact: Artifact,
     data: numpy.ndarray,
@@ -104,7 +104,7 @@ def test_smoothing_alone_is_exact(
     plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path
 ) -> None:
     """Factors before a layer and their inverses in its weights change nothing in float."""
-    tuned = made(
+    tuned = run_step(
         TuneTflite(rounding="nearest", correct_bias=False), plain, data, tmp_path / "tuned"
     )
     notes = tuned.notes["parts"]["main"]
@@ -117,22 +117,22 @@ def test_smoothing_alone_is_exact(
     [TuneTflite(), TuneTflite(rounding="nearest", correct_bias=False)],
     ids=["all", "smooth"],
 )
-def test_dynamic_int8_comes_nearer(
+def test_dynamic_int8_error_falls(
     plain: Artifact, data: numpy.ndarray, step: TuneTflite, tmp_path: pathlib.Path
 ) -> None:
     """On data that calibration has not seen, LiteRT's squared error falls, by more than
     half with all three together.
     """
-    test, wanted = data[48:], run(plain, data[48:])
-    direct = made(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "direct")
-    tuned = made(
+    test, expected = data[48:], run(plain, data[48:])
+    direct = run_step(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "direct")
+    tuned = run_step(
         QuantizeTflite("w8-dynamic"),
-        made(step, plain, data, tmp_path / "tuned"),
+        run_step(step, plain, data, tmp_path / "tuned"),
         data,
         tmp_path / "quantized",
     )
     before, after = (
-        float(numpy.square(run(artifact, test) - wanted).mean())
+        float(numpy.square(run(artifact, test) - expected).mean())
         for artifact in (direct, tuned)
     )
     assert after < (0.5 if step == TuneTflite() else 0.9) * before
@@ -142,16 +142,18 @@ def test_rounded_weights_are_found_again(
     plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path
 ) -> None:
     """The quantizer's int8 numbers times its scales are the tuned float weights: it adds no
-    rounding of its own.
+    further rounding.
     """
-    tuned = made(TuneTflite(), plain, data, tmp_path / "tuned")
-    quantized = made(QuantizeTflite("w8-dynamic"), tuned, data, tmp_path / "quantized")
+    tuned = run_step(TuneTflite(), plain, data, tmp_path / "tuned")
+    quantized = run_step(QuantizeTflite("w8-dynamic"), tuned, data, tmp_path / "quantized")
     model, stored = (
         tflite_file.read(artifact.path(artifact.parts[0]))
         for artifact in (tuned, quantized)
     )
     groups = [
-        operator for group in tflite_edit.groups(model) for operator in group.operators
+        operator
+        for group in tflite_edit.find_linear_groups(model)
+        for operator in group.operators
     ]
     graph = stored.subgraphs[0]
     layers = [
@@ -160,40 +162,41 @@ def test_rounded_weights_are_found_again(
         if tflite_file.operator_name(stored, operator) == "FULLY_CONNECTED"
     ]
     assert len(groups) == len(layers) == 4
-    found = {
+    tensor_of = {
         graph.tensors[operator.inputs[1]].name: graph.tensors[operator.inputs[1]]
         for operator in layers
     }
     for operator in groups:
-        tensor = found[model.subgraphs[0].tensors[operator.inputs[1]].name]
+        tensor = tensor_of[model.subgraphs[0].tensors[operator.inputs[1]].name]
         steps = numpy.frombuffer(bytes(stored.buffers[tensor.buffer].data), "int8").reshape(
             tensor.shape
         )
         scale = numpy.array(tensor.quantization.scale, "float32")[:, None]
         assert numpy.allclose(
-            steps * scale, tflite_edit.weight(model, operator), rtol=1e-5, atol=1e-7
+            steps * scale, tflite_edit.get_weight(model, operator), rtol=1e-5, atol=1e-7
         )
 
 
 def test_kept_and_wrong_input(
     plain: Artifact, data: numpy.ndarray, tmp_path: pathlib.Path
 ) -> None:
-    """Kept modules are left as they are; no samples, quantized files and data that are not
-    finite are refused.
+    """Kept modules stay unchanged; no samples, quantized files and infinite data are
+    rejected.
     """
     model = tflite_file.read(plain.path(plain.parts[0]))
     assert [
-        len(group.operators) for group in tflite_edit.groups(model, ("gate", "near"))
+        len(group.operators)
+        for group in tflite_edit.find_linear_groups(model, ("gate", "near"))
     ] == [1, 1]
-    assert tflite_edit.groups(model, ("up", "gate", "near", "down")) == []
-    with pytest.raises(StepError, match="on 0 samples"):
+    assert tflite_edit.find_linear_groups(model, ("up", "gate", "near", "down")) == []
+    with pytest.raises(StepError, match="Invalid number of calibration samples: 0"):
         TuneTflite(samples=0).requires(plain)
-    with pytest.raises(StepError, match="quantized already"):
+    with pytest.raises(StepError, match="already quantized"):
         TuneTflite().requires(
-            made(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "quantized")
+            run_step(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "quantized")
         )
-    with pytest.raises(StepError, match="infinite or undefined numbers"):
-        made(
+    with pytest.raises(StepError, match="infinite or undefined values"):
+        run_step(
             TuneTflite(),
             plain,
             data
