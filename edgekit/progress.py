@@ -1,32 +1,33 @@
-"""How long work tells that it goes on.
+"""Progress reporting for long-running work.
 
-The command line draws bars; a pipe gets lines; the default says nothing.
+``edgekit.rendering.progress`` draws bars on a terminal and in a notebook, and prints lines in a
+pipe. The default, ``Silent``, reports nothing.
 """
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a step or a check may say while it works."""
+    """What steps and checks report while they work. Tasks may be nested."""
 
     def start(self, name: str) -> None:
-        """A piece of work begins."""
+        """Start a task inside the current one."""
 
     def expect(self, total: int) -> None:
-        """The current work will come to ``total`` advances."""
+        """Set the number of advances that complete the current task."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Some of the current work is done; ``note`` is a short word such as ``loss 0.12``."""
+        """Advance the current task; ``note`` is short, such as ``loss 0.12``."""
 
     def finish(self, note: str = "") -> None:
-        """The current work is done."""
+        """Finish the current task."""
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Show one line to the user."""
 
 
 class Silent:
-    """Says nothing."""
+    """Discards all progress."""
 
     def start(self, name: str) -> None:
         pass

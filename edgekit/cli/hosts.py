@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit import catalog
-from edgekit.cli import output, progress
+from edgekit.cli import output
 from edgekit.cli.listing import Listing, listing
 from edgekit.cli.record import record
 from edgekit.errors import EdgekitError
@@ -23,6 +23,7 @@ from edgekit.hosts import lookup as reach
 from edgekit.hosts import selftest as trial
 from edgekit.hosts.execution import PACKAGES
 from edgekit.hosts.runner import WorkerHost
+from edgekit.rendering.progress import show_progress
 from edgekit.rendering.words import size
 
 
@@ -111,7 +112,7 @@ def setup(names: tuple[str, ...], *, as_json: bool) -> None:
     """
     files = [reach.find(name) for name in dict.fromkeys(names)]
     rows = []
-    with progress.shown() as told:
+    with show_progress() as told:
         for file in files:
             began = time.monotonic()
             reach.kind_of(file).setup(told)
@@ -178,7 +179,7 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
     Ends with 1 where one does not answer or gives other numbers.
     """
     rows = []
-    with progress.shown() as told:
+    with show_progress() as told:
         for name in dict.fromkeys(names):
             file, only = reach.find(name), reach.split(name)[1]
             if only is not None and only not in file.environments:
@@ -317,7 +318,7 @@ def clean(name: str, *, as_json: bool) -> None:
     if file.kind in ("venv", "qemu"):
         from edgekit.hosts.setup_steps import workshop
 
-        with progress.shown() as told, workshop(file.name, told):
+        with show_progress() as told, workshop(file.name, told):
             folders, removed = places.remove(file.name)
     else:
         host: WorkerHost = reach.reach(name)

@@ -10,13 +10,14 @@ import click
 from rich.text import Text
 
 from edgekit import cache as caches
-from edgekit.cli import output, progress
+from edgekit.cli import output
 from edgekit.errors import HostError
 from edgekit.estimates import table as latency_table
 from edgekit.formats.record import Implementation
 from edgekit.hosts import lookup as reach
 from edgekit.registry import Registry
 from edgekit.rendering import words
+from edgekit.rendering.progress import show_progress
 
 if TYPE_CHECKING:
     from edgekit.estimates.table import Table
@@ -83,7 +84,7 @@ def record(
     place = reach.reach(host)
     caches.make_folder(path.parent)
     recorder = RECORDERS.load(format)
-    with progress.shown() as told:
+    with show_progress() as told:
         table: Table = recorder(
             place, format, name, caches.Cache(caches.default_root()), quick, told
         )

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import click
 
 from edgekit import cache as caches
-from edgekit.cli import output, progress
+from edgekit.cli import output
 from edgekit.cli.overrides import Wanted, recipe_options
 from edgekit.device_worker.rules import EXIT_CODES
 from edgekit.rendering.html import html
 from edgekit.rendering.markdown import markdown
+from edgekit.rendering.progress import show_progress
 from edgekit.rendering.table import table
 from edgekit.report import FILE_NAME, Report
 
@@ -75,7 +76,7 @@ def run(
     folder = out or pathlib.Path("runs") / plan.recipe.name
     # What a user's own file prints goes to stderr: stdout is the report's alone (--json
     # must stay JSON).
-    with progress.shown() as told, contextlib.redirect_stdout(sys.stderr):
+    with show_progress() as told, contextlib.redirect_stdout(sys.stderr):
         report = execution.run(
             plan,
             execution.Options(

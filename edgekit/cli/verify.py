@@ -10,13 +10,14 @@ from rich.text import Text
 from edgekit import report as reports
 from edgekit.bundles import bundle as bundles
 from edgekit.cache import write_text
-from edgekit.cli import output, progress
+from edgekit.cli import output
 from edgekit.cli.run import draw
 from edgekit.device_worker.rules import EXIT_CODES
 from edgekit.errors import BundleError
 from edgekit.hosts.responses import plain
 from edgekit.measurement import Verdict, worst
 from edgekit.rendering import words
+from edgekit.rendering.progress import show_progress
 from edgekit.rendering.table import styled
 from edgekit.report import FILE_NAME, EvidenceReport, TargetReport
 
@@ -126,7 +127,7 @@ def _run_again(
     """
     from edgekit.bundles import evidence
 
-    with progress.shown() as told:
+    with show_progress() as told:
         for path, rows in results.items():
             for host in hosts:
                 told.start(f"verify {path.name} on {host}")
