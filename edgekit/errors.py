@@ -93,30 +93,30 @@ class EstimateError(EdgekitError):
     """A latency table is invalid, or was recorded for other files."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: str, valid_names: Iterable[str]) -> str:
     """Return the message for a name that does not exist, with the nearest one that does.
 
     >>> unknown("step", "exprt_onnx", ["export_onnx", "export_tflite"])
     "Unknown step 'exprt_onnx'. Did you mean 'export_onnx'?"
     """
-    return f"Unknown {kind} {name!r}. {suggest(name, known)}".rstrip()
+    return f"Unknown {kind} {name!r}. {suggest(name, valid_names)}".rstrip()
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, valid_names: Iterable[str]) -> str:
     """Return a sentence that helps with an unknown name.
 
-    The nearest known name; all of them if none is near; empty if there are none.
+    The nearest valid name; all of them if none is similar; empty if there are none.
     """
-    candidates = sorted(known)
+    candidates = sorted(valid_names)
     closest = nearest(name, candidates)
     if closest is not None:
         return f"Did you mean {closest!r}?"
     return f"Expected one of: {', '.join(candidates)}." if candidates else ""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most similar to ``name``; None if none is similar."""
-    matches = difflib.get_close_matches(name, sorted(known), n=1)
+def nearest(name: str, valid_names: Iterable[str]) -> str | None:
+    """Return the valid name that is most similar to ``name``; None if none is similar."""
+    matches = difflib.get_close_matches(name, sorted(valid_names), n=1)
     return matches[0] if matches else None
 
 

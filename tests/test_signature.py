@@ -1,4 +1,4 @@
-"""Signatures: the task's arrays become what a file takes, and come back."""
+"""Signatures: the task's arrays are converted to a file's, and back."""
 
 import numpy
 import pytest
@@ -30,7 +30,7 @@ stored = st.sampled_from(("int8", "uint8", "int16"))
     scale=st.floats(0.001, 1.0),
     share=st.floats(0, 1),
 )
-def test_what_is_encoded_comes_back_to_within_half_a_step(
+def test_decode_inverts_encode_to_within_half_a_step(
     array: numpy.ndarray, axes: tuple[int, ...], dtype: str, scale: float, share: float
 ) -> None:
     """decode(encode(x)) is x, clipped to what the dtype can hold, to within half a
@@ -49,10 +49,10 @@ def test_what_is_encoded_comes_back_to_within_half_a_step(
     assert encoded.dtype == dtype
     assert encoded.shape == tuple(array.shape[k] for k in axes)
     low, high = (info.min - zero) * scale, (info.max - zero) * scale
-    wanted = numpy.clip(array, low, high)
-    assert numpy.abs(spec.decode(encoded) - wanted).max() <= scale / 2 + 1e-4 * max(
-        1.0, float(numpy.abs(wanted).max())
-    )
+    expected = numpy.clip(array, low, high)
+    error = numpy.abs(spec.decode(encoded) - expected).max()
+    rounding = 1e-4 * max(1.0, float(numpy.abs(expected).max()))
+    assert error <= scale / 2 + rounding
 
 
 @given(
@@ -79,10 +79,10 @@ def test_stored_numbers_survive_a_round_trip_exactly(
     array=arrays.arrays("float32", (2, 3, 4, 5), elements=st.floats(-1e6, 1e6, width=32)),
     axes=st.none() | axes_of_four,
 )
-def test_a_float_file_gets_the_numbers_as_they_are(
+def test_a_float_file_gets_unchanged_numbers(
     array: numpy.ndarray, axes: tuple[int, ...] | None
 ) -> None:
-    """Where nothing is quantized only the layout changes, and back."""
+    """If nothing is quantized only the layout changes, and back."""
     spec = TensorSpec(name="x", dtype="float32", dims=("batch", 3, 4, 5), axes=axes)
     encoded = spec.encode(array)
     assert encoded.flags["C_CONTIGUOUS"]
@@ -90,9 +90,7 @@ def test_a_float_file_gets_the_numbers_as_they_are(
 
 
 def test_an_image_becomes_channel_last_int8() -> None:
-    """One pixel of one channel lands where TFLite looks for it, in its own steps, rounded
-    half to even.
-    """
+    """One pixel of one channel is where TFLite expects it, quantized, rounded half to even."""
     image = numpy.zeros((1, 3, 8, 6), "float32")
     image[0, 2, 4, 5] = 0.525
     encoded = NHWC.encode(image)
@@ -102,52 +100,50 @@ def test_an_image_becomes_channel_last_int8() -> None:
 
 
 def test_values_outside_the_range_are_clipped() -> None:
-    """A number too large for int8 becomes the largest one, never wraps around."""
+    """A number too large for int8 saturates, and never wraps around."""
     encoded = NHWC.encode(numpy.full((1, 3, 8, 6), 1e6, "float32"))
     assert encoded.min() == 127
 
 
 def test_half_precision_outputs_become_float32() -> None:
-    """What a float16 file gives is compared in float32."""
+    """Outputs of a float16 file are compared in float32."""
     spec = TensorSpec(name="y", dtype="float16", dims=("batch", 2))
     assert spec.decode(numpy.ones((1, 2), "float16")).dtype == numpy.float32
 
 
 def test_a_batch_may_be_free_or_fixed() -> None:
-    """A named first dim takes any number of samples, a number only that many."""
+    """A named first dim accepts any number of samples, an integer only that many."""
     assert (FLOAT.static_batch, NHWC.static_batch) == (None, 1)
     assert FLOAT.shape(5) == (5, 3, 8, 6)
 
 
 @pytest.mark.parametrize(
-    ("feeds", "said"),
+    ("feeds", "message"),
     [
         (
             {"image": numpy.zeros((2, 3, 8, 6), "float32")},
-            "needs the inputs input; the data has image",
+            "requires the inputs input; the data has image",
         ),
         ({}, "the data has nothing"),
         (
             {"input": numpy.zeros((2, 1, 8, 6), "float32")},
-            "takes input of shape ['batch', 3, 8, 6]; the data has [2, 1, 8, 6]",
+            "expects input of shape ['batch', 3, 8, 6], got [2, 1, 8, 6]",
         ),
-        ({"input": numpy.zeros((2, 3, 8), "float32")}, "the data has [2, 3, 8]"),
+        ({"input": numpy.zeros((2, 3, 8), "float32")}, "got [2, 3, 8]"),
     ],
 )
-def test_data_that_do_not_fit_are_refused(
-    feeds: dict[str, numpy.ndarray], said: str
+def test_data_of_another_shape_are_refused(
+    feeds: dict[str, numpy.ndarray], message: str
 ) -> None:
-    """A wrong name, a wrong size or a missing axis is told with both shapes."""
+    """A wrong name, size or number of axes is an error with both shapes."""
     with pytest.raises(ModelError) as caught:
         Signature(inputs=(FLOAT,), outputs=(OUT,)).check_feeds(feeds, "net.py:model")
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert caught.value.fix
 
 
 def test_any_number_of_samples_fits_in_the_tasks_layout() -> None:
-    """A channel-last file of batch 1 is still fed the task's channel-first arrays, however
-    many.
-    """
+    """A channel-last file of batch 1 is fed any number of the task's channel-first arrays."""
     Signature(inputs=(NHWC,), outputs=(OUT,)).check_feeds(
         {"input": numpy.zeros((7, 3, 8, 6), "float32")}, "file"
     )

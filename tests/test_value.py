@@ -67,7 +67,7 @@ def test_data_of_the_wrong_type_are_reported() -> None:
 
 
 def test_a_word_without_a_similar_one_lists_the_valid_ones() -> None:
-    """No guess is made if nothing is near."""
+    """There is no suggestion if nothing is similar."""
     message = error_message({"name": "x", "wheels": [{"radius": 1, "material": "iron"}]})
     assert message.endswith("wheels.0.material: expected one of wood, rubber; got 'iron'.")
 

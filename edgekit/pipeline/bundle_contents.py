@@ -80,7 +80,7 @@ def gather(ground: Ground, winner: Entry, reference: Entry) -> Proof:
         device_only=ground.planned.target.latency == "unmeasured",
         reference=None if beside is None else _told(beside),
         preprocessing={
-            spec.name: spec.words()
+            spec.name: spec.describe()
             for part in artifact.parts
             for spec in part.signature.inputs
             if spec.name in split.inputs

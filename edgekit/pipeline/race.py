@@ -206,7 +206,7 @@ def _diagnosed(ground: Ground, ill: Entry) -> Diagnosis | None:
     except EdgekitError as error:
         build.progress.finish(f"failed: {error.message}")
         return None
-    build.progress.finish(found.words())
+    build.progress.finish(found.describe())
     return found
 
 

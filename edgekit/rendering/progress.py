@@ -47,7 +47,8 @@ class Lines:
     def say(self, text: str) -> None:
         """Print a line, flushed; nothing if stderr is closed."""
         if sys.stderr is not None:
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
 
 class Bars:

@@ -280,7 +280,7 @@ def findings(target: TargetReport, says: Wording) -> list[str]:
     """
     if target.diagnosis is None:
         return []
-    lines = [f"diagnosis: {target.diagnosis.words()}"]
+    lines = [f"diagnosis: {target.diagnosis.describe()}"]
     loudest = [
         f"{layer.module or 'the top'} {layer.sqnr_db:.1f} dB"
         for layer in target.diagnosis.layers[:5]

@@ -545,9 +545,9 @@ def test_a_torch_artifact_is_refused(one: Artifact) -> None:
 def test_data_that_do_not_fit_are_told(one: Artifact) -> None:
     """A missing input, a wrong shape and no samples are errors that name the part."""
     with HOST.open(one) as runner:
-        with pytest.raises(ModelError, match="needs the inputs input"):
+        with pytest.raises(ModelError, match="requires the inputs input"):
             runner.infer({"x": numpy.ones((1, 4), "float32")})
-        with pytest.raises(ModelError, match="takes input of shape"):
+        with pytest.raises(ModelError, match="expects input of shape"):
             runner.infer({"input": numpy.ones((1, 5), "float32")})
         with pytest.raises(RunnerError, match="one row a sample"):
             runner.infer({"input": numpy.ones((0, 4), "float32")})

@@ -133,7 +133,7 @@ def test_wrong_data_and_wrong_networks_are_told() -> None:
         TorchRunner({"other": tiny_network()}, (MAIN,))
     with pytest.raises(ModelError, match="no network"):
         TorchRunner({}, ())
-    with pytest.raises(ModelError, match="needs the inputs input"):
+    with pytest.raises(ModelError, match="requires the inputs input"):
         TorchRunner({"main": tiny_network()}, (MAIN,)).infer(
             {"x": numpy.ones((1, 8), "float32")}
         )

@@ -41,7 +41,8 @@ def test_the_layer_with_the_outlier_is_the_loudest_and_equalization_helps_most()
         trial.tuning.smooth for trial in told.trials
     )  # there is no normalization to smooth
     assert (
-        "activations make most of the noise, the loudest layer is depthwise" in told.words()
+        "activations cause most of the noise, the noisiest layer is depthwise"
+        in told.describe()
     )
 
 
