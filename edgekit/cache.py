@@ -1,8 +1,8 @@
 """The content-addressed store of artifacts and measurements.
 
-An entry is a folder ``<root>/<key>/`` with a ``manifest.json``. It is written under another
-name, synced and renamed, so a killed run leaves no half entry. Every file's hash is checked
-when an entry is read; an entry that was changed is rebuilt.
+An entry is a folder ``<root>/<key>/`` with a ``manifest.json``. It is written under a temporary
+name, synced and renamed, so a killed run leaves no partial entry. The hash of every file is
+checked when an entry is read; a modified entry is rebuilt.
 """
 
 import contextlib
@@ -36,30 +36,35 @@ _UNWRITABLE = (
 
 
 def default_root() -> pathlib.Path:
-    """``$EDGEKIT_CACHE``, else edgekit's folder in the user's cache folder."""
-    given = os.environ.get("EDGEKIT_CACHE")
-    return (
-        pathlib.Path(given)
-        if given
-        else pathlib.Path(platformdirs.user_cache_dir("edgekit", appauthor=False))
-    )
+    """Return ``$EDGEKIT_CACHE``, else edgekit's folder in the user's cache folder."""
+    configured = os.environ.get("EDGEKIT_CACHE")
+    if configured:
+        return pathlib.Path(configured)
+    return pathlib.Path(platformdirs.user_cache_dir("edgekit", appauthor=False))
 
 
 def digest(value: Any) -> str:
-    """The hash of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
-    ).hexdigest()
+    """Return the SHA-256 of a JSON value; the order of keys does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: pathlib.Path) -> str:
-    """The SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Cache:
-    """Artifacts and measurements by key. ``say`` is told when an entry is rebuilt."""
+    """Artifacts and measurements by key.
+
+    Args:
+        root: The folder of the entries; it is created, and what killed runs left is removed.
+        say: Called with one line for each damaged entry.
+
+    Raises:
+        CacheError: The folder cannot be created or written.
+    """
 
     def __init__(
         self, root: pathlib.Path, say: Callable[[str], None] = lambda text: None
@@ -71,19 +76,18 @@ class Cache:
         self._sweep()
 
     def find(self, key: str) -> Artifact | None:
-        """The sealed artifact of a key; None where there is none, or where it was damaged
-        (it is then removed).
+        """Return the artifact of a key; None if there is none, or a damaged one.
+
+        A damaged entry is removed.
         """
         folder = self.root / key
         if not folder.exists():
             return None
         try:
-            return _opened(folder)
+            return _open(folder)
         except _DAMAGE as problem:
-            self._say(
-                f"the cache entry {key[:12]} was damaged ({_short(problem)}); it is built again"
-            )
-            self._drop(folder)
+            self._say(f"rebuilding damaged cache entry {key[:12]}: {_first_line(problem)}")
+            self._remove(folder)
             return None
 
     def build(
@@ -93,48 +97,46 @@ class Cache:
         step: str,
         make: Callable[[pathlib.Path], Artifact],
     ) -> Artifact:
-        """Let ``make`` fill an empty folder, then seal it under ``key``.
+        """Let ``make`` fill an empty folder, then seal it as the entry of ``key``.
 
-        Nothing is left behind where ``make`` fails.
+        Atomic: if ``make`` fails, no entry and no temporary folder remain.
         """
-        with self._folder() as folder:
-            made = make(folder)
-            _seal(
-                made.model_copy(update={"key": key, "parent": parent, "step": step}), folder
-            )
+        with self._temporary_folder() as folder:
+            identity = {"key": key, "parent": parent, "step": step}
+            _seal(make(folder).model_copy(update=identity), folder)
             self._publish(folder, self.root / key)
-        # Read back: where another run has sealed the key first, its files are the ones that
-        # count.
-        return _opened(self.root / key)
+        # Read back: if another run has sealed the same key first, its files are used.
+        return _open(self.root / key)
 
     def record(self, key: str, make: Callable[[], Any], *, fresh: bool = False) -> Any:
-        """A JSON value by key: read where it is there and whole, else made and kept.
+        """Return the JSON value of a key, computing and storing it if it is missing.
 
-        ``fresh`` makes it again.
+        Args:
+            key: The entry.
+            make: Computes the value.
+            fresh: Compute it even if it is stored.
         """
         folder = self.root / key
         if not fresh and folder.exists():
             try:
-                return _unwrapped(
-                    json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-                )
+                return _read_manifest(folder)
             except _DAMAGE as problem:
                 self._say(
-                    f"the cached measurement {key[:12]} was damaged ({_short(problem)}); it is taken again"
+                    f"repeating damaged cached measurement {key[:12]}: {_first_line(problem)}"
                 )
         value = make()
-        with self._folder() as made:
-            _write(made / MANIFEST, {"value": value, "seal": digest(value)})
-            self._drop(folder)
-            self._publish(made, folder)
+        with self._temporary_folder() as temporary:
+            _write(temporary / MANIFEST, {"value": value, "seal": digest(value)})
+            self._remove(folder)
+            self._publish(temporary, folder)
         return value
 
     @contextlib.contextmanager
-    def _folder(self) -> Iterator[pathlib.Path]:
-        folder = self.root / "tmp" / _own_name()
+    def _temporary_folder(self) -> Iterator[pathlib.Path]:
+        folder = self.root / "tmp" / _temporary_name()
         with writing(self.root):
             try:
-                folder.mkdir(parents=True)  # inside: Ctrl-C may come right behind it
+                folder.mkdir(parents=True)  # inside: Ctrl-C may follow immediately
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -144,83 +146,77 @@ class Cache:
         try:
             folder.rename(final)
         except OSError as problem:
-            # Another run has sealed the same key first: the same content, so that one is
-            # kept.
+            # Another run has sealed the same key first; its content is the same.
             if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         sync_folder(self.root)
 
-    def _drop(self, folder: pathlib.Path) -> None:
-        """Remove an entry in one move, so that no half of it is ever seen."""
-        gone = self.root / "tmp" / _own_name()
-        with (
-            writing(self.root),
-            contextlib.suppress(FileNotFoundError),
-        ):  # another run may have removed it first
-            folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+    def _remove(self, folder: pathlib.Path) -> None:
+        """Remove an entry by one rename, so that no other run sees a partial one."""
+        removed = self.root / "tmp" / _temporary_name()
+        # Another run may have removed it first.
+        with writing(self.root), contextlib.suppress(FileNotFoundError):
+            folder.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
     def _sweep(self) -> None:
-        """Remove what killed runs have left under ``tmp``."""
+        """Remove the temporary folders of killed runs."""
         for folder in (self.root / "tmp").iterdir():
-            process, _, place = folder.name.partition("-")
-            # A folder of another machine or container is left alone: its processes cannot
-            # be seen from here.
-            if (
-                process.isdigit()
-                and place.partition("-")[0] == _place()
-                and int(process) != os.getpid()
-                and not _alive(int(process))
-            ):
+            process, _, rest = folder.name.partition("-")
+            # The processes of another machine or container are not visible from here, so its
+            # folders are kept.
+            is_local = rest.partition("-")[0] == _machine_id()
+            if not is_local or not process.isdigit() or int(process) == os.getpid():
+                continue
+            if not _is_alive(int(process)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def writing(where: pathlib.Path) -> Iterator[None]:
-    """Translate what the disk refuses into a CacheError that says what to do."""
+    """Translate errors of the file system inside the block into CacheError."""
     try:
         yield
     except OSError as problem:
         if problem.errno in _FULL:
-            raise CacheError(
-                f"The disk is full: {where} could not be written. What was finished before is kept.",
-                fix="free some space and run the same command, or give another folder with --cache or --out",
-            ) from problem
+            raise _disk_full(where) from problem
         if problem.errno in _UNWRITABLE:
             raise CacheError(
-                f"{where} cannot be written: {problem.strerror}.",
-                fix="give another folder with --cache or --out, or set EDGEKIT_CACHE",
+                f"Cannot write {where}: {problem.strerror}.",
+                fix="choose another folder with --cache or --out, or set EDGEKIT_CACHE",
             ) from problem
+        raise
+    except CacheError:
         raise
     except Exception as problem:
-        # safetensors, onnx and torch wrap the system's error in their own; only its text is
-        # left.
-        if "No space left on device" in str(problem) and not isinstance(
-            problem, CacheError
-        ):
-            raise CacheError(
-                f"The disk is full: {where} could not be written. What was finished before is kept.",
-                fix="free some space and run the same command, or give another folder with --cache or --out",
-            ) from problem
+        # safetensors, onnx and torch wrap the system's error; only its text remains.
+        if "No space left on device" in str(problem):
+            raise _disk_full(where) from problem
         raise
+
+
+def _disk_full(where: pathlib.Path) -> CacheError:
+    return CacheError(
+        f"The disk is full: cannot write {where}. Finished steps are kept.",
+        fix="free some space and run the same command, "
+        "or choose another folder with --cache or --out",
+    )
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Make a folder and those above it, or raise CacheError where the system has no such
-    place.
-    """
+    """Create a folder and its parents, or raise CacheError."""
     with writing(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as problem:
             raise CacheError(
-                f"{folder} cannot be made: {problem.strerror}.",
-                fix="give another folder with --cache or --out",
+                f"Cannot create {folder}: {problem.strerror}.",
+                fix="choose another folder with --cache or --out",
             ) from problem
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a whole file or nothing: under another name, synced, then renamed."""
+    """Write a text file atomically: under a temporary name, synced, then renamed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
         try:
@@ -234,7 +230,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Make a folder's entries last through a power cut."""
+    """Flush a folder's entries to disk, so that they survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -243,11 +239,10 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 class _DamagedError(Exception):
-    """An entry is not what was sealed."""
+    """An entry differs from what was sealed."""
 
 
-#: What reading an entry that was changed by hand may raise. Other errors of the system are
-#: not the entry's fault.
+#: What reading a modified entry may raise. Other errors of the system do not mean damage.
 _DAMAGE = (
     _DamagedError,
     FileNotFoundError,
@@ -259,39 +254,40 @@ _DAMAGE = (
 
 
 def _seal(artifact: Artifact, folder: pathlib.Path) -> None:
-    """Fill in hashes and sizes, and write the manifest with a seal of its own."""
+    """Sync the files, fill in their hashes and sizes, and write the manifest with its seal."""
     parts = []
     for part in artifact.parts:
-        files = {}
-        for role, file in part.files.items():
-            path = folder / file.path
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-            files[role] = File(
-                path=file.path, sha256=file_digest(path), bytes=path.stat().st_size
-            )
+        files = {role: _seal_file(file, folder) for role, file in part.files.items()}
         parts.append(part.model_copy(update={"files": files}))
     body = artifact.model_copy(update={"parts": tuple(parts)}).model_dump(mode="json")
     _write(folder / MANIFEST, {"value": body, "seal": digest(body)})
 
 
-def _opened(folder: pathlib.Path) -> Artifact:
-    body = _unwrapped(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    artifact = Artifact.model_validate(body).model_copy(update={"folder": folder})
+def _seal_file(file: File, folder: pathlib.Path) -> File:
+    path = folder / file.path
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return File(path=file.path, sha256=file_digest(path), bytes=path.stat().st_size)
+
+
+def _open(folder: pathlib.Path) -> Artifact:
+    artifact = Artifact.model_validate(_read_manifest(folder))
+    artifact = artifact.model_copy(update={"folder": folder})
     if artifact.key != folder.name:
         raise _DamagedError("its key differs")
     for part in artifact.parts:
         for file in part.files.values():
             if file_digest(folder / file.path) != file.sha256:
-                raise _DamagedError(f"{file.path} has another hash")
+                raise _DamagedError(f"the hash of {file.path} differs")
     return artifact
 
 
-def _unwrapped(manifest: Any) -> Any:
-    if not isinstance(manifest, Mapping) or manifest.get("seal") != digest(
-        manifest.get("value")
-    ):
-        raise _DamagedError("its manifest was changed")
+def _read_manifest(folder: pathlib.Path) -> Any:
+    """Return the value of a manifest whose seal matches."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    is_valid = isinstance(manifest, Mapping) and "seal" in manifest
+    if not is_valid or manifest["seal"] != digest(manifest.get("value")):
+        raise _DamagedError("its manifest was modified")
     return manifest["value"]
 
 
@@ -302,9 +298,10 @@ def _write(path: pathlib.Path, value: Any) -> None:
         os.fsync(stream.fileno())
 
 
-def _place() -> str:
-    """This machine's processes as seen from here: host name and, on Linux, the pid
-    namespace; letters and digits only.
+def _machine_id() -> str:
+    """Identify the set of processes that is visible from here, in hexadecimal digits.
+
+    The host name and, on Linux, the pid namespace.
     """
     try:
         namespace = pathlib.Path("/proc/self/ns/pid").readlink().name
@@ -313,16 +310,16 @@ def _place() -> str:
     return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:12]
 
 
-def _own_name() -> str:
-    """A new name for a temporary folder that tells whose it is."""
-    return f"{os.getpid()}-{_place()}-{uuid.uuid4().hex}"
+def _temporary_name() -> str:
+    """Return a unique name for a temporary folder that identifies its process."""
+    return f"{os.getpid()}-{_machine_id()}-{uuid.uuid4().hex}"
 
 
-def _short(problem: Exception) -> str:
+def _first_line(problem: Exception) -> str:
     return (str(problem) or type(problem).__name__).splitlines()[0]
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

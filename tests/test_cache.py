@@ -1,4 +1,4 @@
-"""The cache: whole entries or none, damaged ones rebuilt, disk errors told."""
+"""The cache: complete entries or none, damaged ones rebuilt, disk errors reported."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ import pytest
 from edgekit.artifact import Artifact, File, Part
 from edgekit.cache import (
     Cache,
-    _own_name,
+    _temporary_name,
     default_root,
     digest,
     file_digest,
@@ -29,7 +29,7 @@ SIGNATURE = Signature(
 
 
 def make(text: str):
-    """A step's work: one file in the folder that it is given."""
+    """Return a step's work: one file in the folder."""
 
     def work(folder: pathlib.Path) -> Artifact:
         (folder / "main.onnx").write_text(text)
@@ -46,23 +46,23 @@ def cache(tmp_path: pathlib.Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def test_a_built_entry_is_found_again_with_its_hashes(cache: Cache) -> None:
-    """What is sealed is read back the same, with the size and the hash of its file."""
+def test_a_built_entry_is_read_with_its_hashes(cache: Cache) -> None:
+    """An entry is read back unchanged, with the size and the hash of its file."""
     built = cache.build("k1", "parent", "torch_to_onnx", make("weights"))
-    found = Cache(cache.root).find("k1")
-    assert found == built
-    assert found is not None
-    assert (found.parent, found.step, found.size_bytes) == ("parent", "torch_to_onnx", 7)
-    assert found.path(found.parts[0]).read_text() == "weights"
+    entry = Cache(cache.root).find("k1")
+    assert entry == built
+    assert entry is not None
+    assert (entry.parent, entry.step, entry.size_bytes) == ("parent", "torch_to_onnx", 7)
+    assert entry.path(entry.parts[0]).read_text() == "weights"
 
 
 def test_an_unknown_key_is_not_found(cache: Cache) -> None:
-    """A key that was never built gives None."""
+    """A key that was never built has no entry."""
     assert cache.find("nothing") is None
 
 
 def test_a_failed_step_leaves_nothing(cache: Cache) -> None:
-    """When the work raises, neither an entry nor a temporary folder stays."""
+    """If the work raises, neither an entry nor a temporary folder remains."""
 
     def fails(folder: pathlib.Path) -> Artifact:
         (folder / "half").write_text("half")
@@ -75,31 +75,29 @@ def test_a_failed_step_leaves_nothing(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("victim", ["main.onnx", "manifest.json"])
-def test_an_entry_changed_by_hand_is_removed_and_told(cache: Cache, victim: str) -> None:
-    """A changed byte in a file or in the manifest makes the entry unusable, and the user is
-    told.
-    """
+def test_a_modified_entry_is_removed_and_reported(cache: Cache, victim: str) -> None:
+    """A changed byte in a file or in the manifest makes the entry unusable."""
     cache.build("k1", None, "train", make("weights"))
     path = cache.root / "k1" / victim
     path.write_text(path.read_text().replace("weights", "weightz"))
-    said: list[str] = []
-    again = Cache(cache.root, said.append)
+    messages: list[str] = []
+    again = Cache(cache.root, messages.append)
     assert again.find("k1") is None
-    assert len(said) == 1
-    assert "built again" in said[0]
+    assert len(messages) == 1
+    assert "rebuilding damaged cache entry k1" in messages[0]
     assert again.build("k1", None, "train", make("weights")).notes == {"text": "weights"}
     assert again.find("k1") is not None
 
 
 def test_an_entry_under_a_wrong_name_is_not_used(cache: Cache) -> None:
-    """An entry that was renamed to another key is refused, although its own hashes hold."""
+    """An entry that was renamed to another key is refused, although its hashes match."""
     cache.build("k1", None, "train", make("weights"))
     (cache.root / "k1").rename(cache.root / "k2")
     assert cache.find("k2") is None
 
 
 def test_a_truncated_manifest_is_rebuilt(cache: Cache) -> None:
-    """Half a manifest is treated as damage, not as a crash."""
+    """A partial manifest is treated as damage, not as a crash."""
     cache.build("k1", None, "train", make("weights"))
     manifest = cache.root / "k1" / "manifest.json"
     manifest.write_text(manifest.read_text()[:40])
@@ -107,22 +105,22 @@ def test_a_truncated_manifest_is_rebuilt(cache: Cache) -> None:
 
 
 def test_two_runs_that_build_the_same_key_keep_one(cache: Cache) -> None:
-    """The second to finish leaves the first one's entry as it is."""
+    """The second to finish leaves the first one's entry unchanged."""
 
     def slow(folder: pathlib.Path) -> Artifact:
         Cache(cache.root).build("k1", None, "train", make("first"))
         return make("second")(folder)
 
     built = cache.build("k1", None, "train", slow)
-    found = cache.find("k1")
-    assert built == found
+    entry = cache.find("k1")
+    assert built == entry
     assert built.parts[0].files["model"].sha256 == file_digest(built.path(built.parts[0]))
-    assert found is not None
-    assert found.path(found.parts[0]).read_text() == "first"
+    assert entry is not None
+    assert entry.path(entry.parts[0]).read_text() == "first"
 
 
 def test_a_measurement_is_taken_once_unless_fresh(cache: Cache) -> None:
-    """A record is read again; ``fresh`` takes it anew; damage takes it anew and says so."""
+    """A record is read from the cache unless ``fresh`` is set or it is damaged."""
     taken: list[int] = []
 
     def measure() -> dict[str, int]:
@@ -137,17 +135,15 @@ def test_a_measurement_is_taken_once_unless_fresh(cache: Cache) -> None:
     assert cache.record("m", measure) == {"count": 3}
 
 
-def test_what_a_killed_run_left_is_swept(cache: Cache) -> None:
-    """A temporary folder of a dead process goes; that of a living one, or of another
-    machine on the same cache, stays.
-    """
+def test_temporary_folders_of_killed_runs_are_removed(cache: Cache) -> None:
+    """Those of a running process, or of another machine on the same cache, are kept."""
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    own = _own_name().split("-")
+    own = _temporary_name().split("-")
     names = [f"{dead}-{own[1]}-x", f"{own[0]}-{own[1]}-y", f"{dead}-0123456789ab-z"]
     for name in names:
         (cache.root / "tmp" / name).mkdir()
@@ -160,22 +156,20 @@ def test_what_a_killed_run_left_is_swept(cache: Cache) -> None:
     [
         (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
         (ValueError("write: No space left on device"), "disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied"), "cannot be written"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Cannot write"),
     ],
 )
-def test_what_the_disk_refuses_is_told(
+def test_disk_errors_are_reported(
     tmp_path: pathlib.Path, problem: Exception, word: str
 ) -> None:
-    """A full or read-only disk gives a CacheError with the way out."""
+    """A full or read-only disk raises a CacheError with a fix."""
     with pytest.raises(CacheError, match=word) as caught, writing(tmp_path):
         raise problem
     assert "Fix:" in str(caught.value)
 
 
-def test_a_really_full_disk_gives_the_error(cache: Cache) -> None:
-    """/dev/full refuses every byte, as a full disk does: the error is clear and no entry
-    stays.
-    """
+def test_a_full_disk_is_reported(cache: Cache) -> None:
+    """/dev/full refuses every byte, as a full disk does; no entry remains."""
 
     def full(folder: pathlib.Path) -> Artifact:
         with pathlib.Path("/dev/full").open("wb", buffering=0) as stream:
@@ -187,7 +181,7 @@ def test_a_really_full_disk_gives_the_error(cache: Cache) -> None:
     assert cache.find("k1") is None
 
 
-def test_text_is_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
+def test_text_is_written_atomically(tmp_path: pathlib.Path) -> None:
     """A failed write keeps the old file and leaves no partial one."""
     path = tmp_path / "report.json"
     write_text(path, "old")
@@ -197,10 +191,10 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_the_environment_names_the_cache(
+def test_an_environment_variable_sets_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    """EDGEKIT_CACHE wins over the user's cache folder."""
+    """EDGEKIT_CACHE takes precedence over the user's cache folder."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
     assert default_root() == tmp_path
     monkeypatch.delenv("EDGEKIT_CACHE")
@@ -214,9 +208,9 @@ def test_a_key_does_not_depend_on_the_order_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("edit", ["file", "folder", "deep"])
-def test_stronger_edits_by_hand_are_damage_too(cache: Cache, edit: str) -> None:
-    """A file in the entry's place, a folder in the manifest's, or a manifest of a hundred
-    thousand brackets: built again.
+def test_replaced_files_and_folders_are_damage_too(cache: Cache, edit: str) -> None:
+    """A file instead of the entry, a folder instead of the manifest, or a manifest of a
+    hundred thousand brackets: rebuilt.
     """
     cache.build("k1", None, "train", make("weights"))
     manifest = cache.root / "k1" / "manifest.json"
@@ -232,7 +226,7 @@ def test_stronger_edits_by_hand_are_damage_too(cache: Cache, edit: str) -> None:
     assert cache.build("k1", None, "train", make("weights")).notes == {"text": "weights"}
 
 
-def test_a_place_that_cannot_be_is_told() -> None:
-    """A folder under /proc is refused with the way out."""
+def test_an_impossible_folder_is_reported() -> None:
+    """A folder in /proc is refused with a fix."""
     with pytest.raises(CacheError, match="--cache"):
         Cache(pathlib.Path("/proc/edgekit-nowhere/cache"))
