@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeVar
 import pydantic
 
 from edgekit.errors import unknown
-from edgekit.errors import unknown
 from edgekit.formats import FORMATS
 from edgekit.signature import Signature, TensorSpec
 from edgekit.value import Value
@@ -30,6 +29,9 @@ def _known_format(name: str) -> str:
 FormatName = Annotated[str, pydantic.AfterValidator(_known_format)]
 #: The name of the only part of a model that has one.
 MAIN = "main"
+#: What a runtime loads for one part: the file ``model``, and the file ``weights`` of formats
+#: that store the weights separately.
+LOADED_ROLES = ("model", "weights")
 
 T = TypeVar("T")
 
@@ -67,9 +69,16 @@ class Part(Value):
 
     name: str
     signature: Signature
-    #: role -> file. The role ``model`` is what a runtime loads; a torch part has
-    #: ``weights`` (and more).
+    #: role -> file. A runtime loads ``model``, together with ``weights`` if there is such a
+    #: file; a torch part has no ``model``.
     files: dict[str, File]
+
+    @property
+    def loaded_files(self) -> dict[str, File]:
+        """The files that a runtime loads, by role; all files of a part without ``model``."""
+        if "model" not in self.files:
+            return self.files
+        return {role: self.files[role] for role in LOADED_ROLES if role in self.files}
 
 
 class Artifact(Value):
@@ -103,15 +112,8 @@ class Artifact(Value):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that are shipped: the ``model`` file of every part (all files where a part
-        has none).
-        """
-        return sum(
-            part.files["model"].bytes
-            if "model" in part.files
-            else sum(file.bytes for file in part.files.values())
-            for part in self.parts
-        )
+        """Bytes of the files that a runtime loads."""
+        return sum(file.bytes for part in self.parts for file in part.loaded_files.values())
 
 
 def chain(

@@ -87,6 +87,20 @@ def test_size_counts_what_is_shipped() -> None:
     assert Artifact(format="torch", parts=(torch,)).size_bytes == 7
 
 
+def test_separate_weights_are_loaded_with_the_model() -> None:
+    """Both files of a format that stores weights separately count; its log does not."""
+    two_files = part(
+        "main",
+        ("image",),
+        "answer",
+        model=File(path="main.xml", bytes=1),
+        weights=File(path="main.bin", bytes=20),
+        log=File(path="x.json", bytes=300),
+    )
+    assert list(two_files.loaded_files) == ["model", "weights"]
+    assert Artifact(format="onnx", parts=(two_files,)).size_bytes == 21
+
+
 def test_an_artifact_survives_being_written_down() -> None:
     """All but the folder, which is where it lies and not what it is, comes back from JSON."""
     artifact = Artifact(

@@ -5,12 +5,12 @@ from edgekit.formats import FORMATS
 from edgekit.measurement import Measurement, unmeasured
 
 WHERE = "the file itself"
-HOW = "bytes of the model file of every part"
+HOW = "bytes of the files of every part that the runtime loads"
 UNSEALED = "the artifact is not sealed, so its sizes are not known"
 
 
 def size_bytes(artifact: Artifact) -> Measurement:
-    """The bytes that are shipped: the model file of every part."""
+    """The bytes of the files that the runtime loads, of every part."""
     if artifact.size_bytes == 0:
         return unmeasured("size_bytes", "bytes", WHERE, UNSEALED)
     # An engine also holds its kernels' text, so its own size says nothing about the

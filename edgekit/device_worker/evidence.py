@@ -21,7 +21,7 @@ import numpy
 from . import bundled, cuda, edgetpu, judging, tensors
 from .frames import WorkerError
 from .rules import EXIT_CODES
-from .runtimes import RUNTIME_OF
+from .runtimes import runtime_of
 from .store import sha256
 from .worker import Worker
 
@@ -78,7 +78,7 @@ class Chain:
                 path=path,
                 runtime=runtime,
                 threads=threads,
-                options={"optimize": optimize},
+                options=_load_options(folder, entry, part, path, optimize),
             )
             self.runtime = reply["runtime"]
             self.is_device = runtime in DEVICE_RUNTIMES
@@ -289,11 +289,7 @@ def _choose_file(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str,
     An engine that was built here from the bundle's recipe is ``<part>.engine`` in the same
     folder; it is used if its log shows that it was built from this graph.
     """
-    files = {
-        file["role"]: os.path.join(folder, os.path.basename(file["path"]))
-        for file in entry["files"]
-        if file["part"] == part
-    }
+    files = _files_by_role(folder, entry, part)
     if entry["format"] == "tensorrt" and cuda.has_gpu():
         engine = files.get("engine") or find_engine(
             os.path.join(folder, part), files["model"]
@@ -302,7 +298,26 @@ def _choose_file(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str,
             return engine, "tensorrt"
     if entry["format"] == "edgetpu" and "compiled" in files and edgetpu.find_devices():
         return files["compiled"], "edgetpu"
-    return files["model"], RUNTIME_OF[entry["format"]]
+    return files["model"], runtime_of(entry["format"])
+
+
+def _load_options(
+    folder: str, entry: Mapping[str, Any], part: str, path: str, optimize: bool
+) -> dict[str, Any]:
+    """How a file is loaded: with its file of weights, if the format has a separate one."""
+    options: dict[str, Any] = {"optimize": optimize}
+    files = _files_by_role(folder, entry, part)
+    if path == files["model"] and "weights" in files:
+        options["weights"] = files["weights"]
+    return options
+
+
+def _files_by_role(folder: str, entry: Mapping[str, Any], part: str) -> dict[str, str]:
+    return {
+        file["role"]: os.path.join(folder, os.path.basename(file["path"]))
+        for file in entry["files"]
+        if file["part"] == part
+    }
 
 
 def find_engine(stem: str, model: str) -> str | None:

@@ -8,6 +8,8 @@ from . import edgetpu, runtime_litert
 
 DISTRIBUTIONS = runtime_litert.DISTRIBUTIONS
 SUFFIXES = runtime_litert.SUFFIXES
+#: Another runtime loads the file of its format.
+FORMATS: tuple[str, ...] = ()
 
 
 class Model(runtime_litert.Model):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTIONS = ("ai-edge-litert", "tflite-runtime")
 SUFFIXES = (".tflite",)
+FORMATS = ("tflite", "edgetpu", "ethosu")
 
 
 class Model:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTIONS = ("onnxruntime",)
 SUFFIXES = (".onnx", ".ort")
+FORMATS = ("onnx", "ort", "tensorrt")
 #: ONNX Runtime's names of the types that numpy calls otherwise.
 DTYPES = {"float": "float32", "float16": "float16", "double": "float64"}
 

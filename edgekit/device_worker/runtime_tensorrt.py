@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DISTRIBUTIONS = ("tensorrt", "tensorrt-rtx")
 SUFFIXES = (".engine",)
+#: Another runtime loads the file of its format.
+FORMATS: tuple[str, ...] = ()
 #: The device's own TensorRT first; TensorRT-RTX if only that is installed.
 MODULES = ("tensorrt", "tensorrt_rtx")
 

@@ -1,9 +1,14 @@
 """Loads a model file in its runtime.
 
 Every runtime is one file of this folder, ``runtime_<name>.py``, found by its name. It
-defines ``DISTRIBUTIONS``, the packages that contain the runtime as pip names them,
-``SUFFIXES`` of the files that it loads, and ``Model``, a class with the interface described
-below. It imports the runtime only when a file is loaded, so that the others work without it.
+imports the runtime only when a file is loaded, so that the others work without it. It
+defines
+
+* ``DISTRIBUTIONS``: the packages that contain the runtime, as pip names them;
+* ``SUFFIXES`` of the files that it loads;
+* ``FORMATS`` whose files it loads if there is no accelerator; for some formats that file is
+  a proxy for what the device executes;
+* ``Model``: a class with the interface of ``LoadedModel``.
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ _PREFIX = "runtime_"
 
 class LoadedModel(Protocol):
     """A file in its runtime, constructed as ``Model(path, threads, optimize)``.
+
+    ``Model`` of a format with a separate file of weights accepts its path as ``weights``.
 
     The constructor raises WorkerError("missing", ...) if the runtime cannot be imported;
     any other exception means that the file cannot be loaded.
@@ -51,8 +58,10 @@ def runtime_names() -> list[str]:
     return sorted(name[len(_PREFIX) :] for name in names if name.startswith(_PREFIX))
 
 
-def load_model(runtime: str, path: str, threads: int, optimize: bool) -> LoadedModel:
-    """Load a file.
+def load_model(
+    runtime: str, path: str, threads: int, optimize: bool, weights: str = ""
+) -> LoadedModel:
+    """Load a file, with its separate file of weights if it has one.
 
     Raises WorkerError with the kind ``request`` for an unknown runtime, ``missing`` if the
     runtime cannot be imported, and ``load`` if there is no such file or it is refused.
@@ -62,11 +71,13 @@ def load_model(runtime: str, path: str, threads: int, optimize: bool) -> LoadedM
         raise WorkerError(
             "request", f"unknown runtime {runtime!r}; expected one of {', '.join(names)}"
         )
-    if not os.path.isfile(path):
-        raise WorkerError("load", f"file {path} does not exist")
+    missing = [file for file in (path, weights) if file and not os.path.isfile(file)]
+    if missing:
+        raise WorkerError("load", f"file {missing[0]} does not exist")
     module = _import_runtime(runtime)
+    options = {"weights": weights} if weights else {}
     try:
-        model: LoadedModel = module.Model(path, threads, optimize)
+        model: LoadedModel = module.Model(path, threads, optimize, **options)
     except WorkerError:
         raise
     except Exception as error:
@@ -91,6 +102,14 @@ def list_suffixes() -> set[str]:
     return suffixes
 
 
+def runtime_of(format_name: str) -> str:
+    """The runtime that loads the file of a format. Raises KeyError for an unknown format."""
+    for name in runtime_names():
+        if format_name in _import_runtime(name).FORMATS:
+            return name
+    raise KeyError(format_name)
+
+
 def installed_version(distribution: str) -> str:
     """The version of an installed distribution, or an empty string."""
     try:
@@ -105,15 +124,3 @@ def _import_runtime(name: str) -> Any:
 
 def _is_ours(module: str) -> bool:
     return module.startswith(f"{__package__}.")
-
-
-#: The runtime that loads the file of each format; for some formats that file is a proxy for
-#: what the device executes.
-RUNTIME_OF = {
-    "onnx": "onnxruntime",
-    "tensorrt": "onnxruntime",
-    "tflite": "litert",
-    "edgetpu": "litert",
-    "ethosu": "litert",
-    "ort": "onnxruntime",
-}

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .arrays import Array, Reply
 
 COMMANDS = ("hello", "have", "put", "clean", "load", "infer", "warm", "bench")
-LOAD_OPTIONS = frozenset(("optimize", "stored"))
+LOAD_OPTIONS = frozenset(("optimize", "stored", "weights"))
 #: How long after the other side has stopped waiting this process ends itself.
 LATE_S = 10.0
 
@@ -117,15 +117,18 @@ class Worker:
         """Load a file under a name; the runtime's version and the file's inputs and outputs.
 
         ``options``: ``optimize`` (True) applies the runtime's graph optimizations;
-        ``stored`` (False) means that ``path`` is a name in the store.
+        ``stored`` (False) means that ``path`` is a name in the store. ``weights`` is the file
+        of the weights of a format that stores them separately, a path or a name likewise.
         """
         unknown = sorted(set(options) - LOAD_OPTIONS)
         if unknown:
             raise WorkerError("request", f"unknown options: {', '.join(unknown)}")
+        weights = options.get("weights", "")
         if options.get("stored"):
             path = self._store.path(path)
+            weights = self._store.path(weights) if weights else ""
         optimize = bool(options.get("optimize", True))
-        loader = functools.partial(load_model, runtime, path, threads, optimize)
+        loader = functools.partial(load_model, runtime, path, threads, optimize, weights)
         model = loader()
         self._models[name] = model
         self._loaders[name] = loader

@@ -52,6 +52,14 @@ def inspect_file(file: pathlib.Path, target: Target | None = None) -> Audit:
     return read(file, limits)
 
 
+def loaded_bytes(file: pathlib.Path, format: FormatName) -> int:
+    """The bytes of a file and of the file of weights that is loaded together with it."""
+    files = [file]
+    if FORMATS[format].weights_suffix:
+        files.append(file.with_suffix(FORMATS[format].weights_suffix))
+    return sum(path.stat().st_size for path in files)
+
+
 def _require_utf8(file: pathlib.Path) -> None:
     # Python keeps bytes that are not UTF-8 as lone surrogates.
     if any("\udc80" <= letter <= "\udcff" for letter in str(file)):

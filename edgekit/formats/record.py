@@ -95,6 +95,8 @@ class Format:
         stand_in_optimized: the stand-in may be executed with its runtime's optimizations.
         accelerator: the device that executes another file; None: there is none.
         size_note: what the size is measured on, if not on the shipped file.
+        weights_suffix: of the separate file of weights (role ``weights``) that the runtime
+            loads together with the file; empty: the weights are in the file.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Format:
     stand_in_optimized: bool = True
     accelerator: Accelerator | None = None
     size_note: str = ""
+    weights_suffix: str = ""
 
     def absolute(self, implementation: Implementation) -> Implementation:
         """An implementation of this record with the full name of its module."""
