@@ -1,3 +1,5 @@
-"""Quantize once: our own PT2E quantizer, its calibration as plain data, and the quantized
-graph rebuilt from it.
+"""Post-training quantization of PyTorch graphs: a PT2E quantizer for edge runtimes.
+
+A network is calibrated once. The calibration is plain data, from which the quantized graph
+is rebuilt for every export format.
 """

@@ -1,6 +1,6 @@
-"""What calibration finds, as plain data: ranges as JSON, changed weights as safetensors.
+"""Calibration results as plain data: ranges as JSON, changed weights as safetensors.
 
-No pickle, no code.
+Neither file contains pickles or code.
 """
 
 import json
@@ -17,36 +17,35 @@ from edgekit.errors import StepError
 from edgekit.quantization.settings import Settings
 from edgekit.value import Value, parse
 
-#: Tensors of the rewritten graph (weights, biases) by the name of the attribute that holds
-#: them.
+#: Tensors of the rewritten graph (weights, biases) by the name of the graph attribute.
 Constants = Mapping[str, torch.Tensor]
-#: Gives the calibration batches from the first one on, each time it is called; a batch is a
-#: tuple in the signature's order.
-Rows = Callable[[], Iterator[tuple[torch.Tensor, ...]]]
+#: Returns an iterator over all calibration batches each time it is called. A batch is a
+#: tuple of tensors in the signature's order.
+BatchSource = Callable[[], Iterator[tuple[torch.Tensor, ...]]]
 
 
-class Observed(Value):
-    """The quantization of one tensor, or of several that share it: real = scale * (stored -
-    zero_point).
+class TensorQuantization(Value):
+    """The quantization of one tensor, or of several tensors that share it.
+
+    real = scale * (stored - zero_point)
     """
 
-    #: The graph's tensors, in the order in which they are computed; the first gives the key
-    #: in ``Calibration``.
+    #: The graph's tensors in execution order; the first one is the key in ``Calibration``.
     nodes: tuple[str, ...]
-    #: The PyTorch module that makes the first of them; the empty string is the network
-    #: itself.
+    #: Path of the PyTorch module that computes the first tensor; the empty string is the
+    #: network itself.
     module: str
     dtype: Literal["int8", "int16"] = "int8"
     quant_min: int
     quant_max: int
-    #: One number, or one for each channel of ``axis``.
+    #: One value per tensor, or one per channel of ``axis``.
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int | None = None
 
 
-class LeftFloat(Value):
-    """An operator that computes in float, and why."""
+class FloatOperator(Value):
+    """An operator that stays in float, and the reason."""
 
     op: str
     module: str
@@ -54,39 +53,42 @@ class LeftFloat(Value):
 
 
 class Calibration(Value):
-    """Everything that calibration found: stored as ``<part>.quantization.json``."""
+    """The result of calibrating one network, stored as ``<part>.quantization.json``."""
 
     settings: Settings = Settings()
-    tensors: dict[str, Observed] = pydantic.Field(default_factory=dict)
-    #: How many operators compute in int8, and which do not.
+    tensors: dict[str, TensorQuantization] = pydantic.Field(default_factory=dict)
+    #: The number of operators that compute in int8.
     quantized_ops: int = 0
-    left_float: tuple[LeftFloat, ...] = ()
-    #: The scale of each output of the network, in order; None where an output is float.
+    left_float: tuple[FloatOperator, ...] = ()
+    #: The scale of each output of the network, in order; None for a float output.
     output_scales: tuple[float | None, ...] = ()
-    #: How weights were changed before they were quantized, in words; the changed ones lie
-    #: beside this file.
+    #: How weights were changed before they were quantized, one text per change. The changed
+    #: weights are in the file ``constants_path``.
     changes: tuple[str, ...] = ()
 
 
 def write(
     calibration: Calibration, constants: Constants, path: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Write a calibration to ``path`` and changed constants, where there are any, beside
-    it; the files that were written.
+    """Write a calibration to ``path``, and changed constants, if any, next to it.
+
+    Returns the paths of the files that were written.
     """
     path.write_text(calibration.model_dump_json(), encoding="utf-8")
     if not constants:
         return [path]
-    beside = constants_path(path)
-    safetensors.torch.save_file(
-        {name: value.detach().clone().contiguous() for name, value in constants.items()},
-        beside,
-    )
-    return [path, beside]
+    tensors = {
+        name: value.detach().clone().contiguous() for name, value in constants.items()
+    }
+    safetensors.torch.save_file(tensors, constants_path(path))
+    return [path, constants_path(path)]
 
 
 def read(path: pathlib.Path) -> Calibration:
-    """Read a stored calibration, or raise StepError with what is wrong in it."""
+    """Read a stored calibration.
+
+    Raises StepError with every mistake in the file if it is not a valid calibration.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -97,21 +99,22 @@ def read(path: pathlib.Path) -> Calibration:
 
 
 def read_constants(path: pathlib.Path) -> Constants:
-    """The changed constants that lie beside the calibration at ``path``; empty where
-    nothing was changed.
+    """Read the changed constants that belong to the calibration at ``path``.
+
+    Returns an empty mapping if no constants were changed.
     """
-    beside = constants_path(path)
-    if not beside.exists():
+    constants_file = constants_path(path)
+    if not constants_file.exists():
         return {}
     try:
-        found: Constants = safetensors.torch.load_file(beside)
+        constants: Constants = safetensors.torch.load_file(constants_file)
     except (OSError, SafetensorError) as error:
         raise StepError(
-            f"{beside} cannot be read: {error}.", fix="quantize again"
+            f"{constants_file} cannot be read: {error}.", fix="quantize again"
         ) from error
-    return found
+    return constants
 
 
 def constants_path(path: pathlib.Path) -> pathlib.Path:
-    """Where the changed constants of the calibration at ``path`` lie."""
+    """The path of the changed constants for the calibration at ``path``."""
     return path.with_suffix(".safetensors")

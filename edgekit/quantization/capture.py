@@ -1,5 +1,6 @@
-"""A network as a torch.export program: free dims named after the signature, outputs in the
-signature's order.
+"""Tracing a network as a torch.export program.
+
+Free dims are named after the signature, and outputs are in the signature's order.
 """
 
 import contextlib
@@ -13,13 +14,32 @@ import torch
 from edgekit.errors import StepError
 from edgekit.signature import Signature
 
-#: The attribute that holds the network while it is traced; taken off module paths again.
+#: The attribute that holds the network while it is traced; removed from module paths again.
 _WRAPPED = "edgekit_network"
+#: Warnings that torch and torchao emit during tracing and that need no action.
+_IGNORED_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    (UserWarning, "Using padding='same' with even kernel lengths"),
+    (UserWarning, "erase_node.* on a node that was already erased"),
+    # nn.LSTM and similar modules keep two references to their weights.
+    (UserWarning, "The tensor attributes .* were assigned during export"),
+    (UserWarning, "must run observer before calling calculate_qparams"),
+)
+#: Modules whose deprecation warnings are for their own developers.
+_IGNORED_MODULES = (
+    r"torch\._export",
+    r"torch\.export",
+    r"torch\.onnx",
+    r"torch\.fx",
+    r"torchao\.",
+    r"onnxscript",
+)
 
 
-class _Ordered(torch.nn.Module):
-    """Calls the network and gives its outputs in the signature's order: one tensor, or a
-    tuple.
+class _OrderedOutputs(torch.nn.Module):
+    """Calls the network and returns its outputs in the signature's order.
+
+    One output is a tensor, several are a tuple.
     """
 
     def __init__(self, network: torch.nn.Module, names: tuple[str, ...]) -> None:
@@ -28,69 +48,73 @@ class _Ordered(torch.nn.Module):
         self._names = names
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        outputs = in_order(getattr(self, _WRAPPED)(*inputs), self._names)
+        network = getattr(self, _WRAPPED)
+        outputs = order_outputs(network(*inputs), self._names)
         return outputs[0] if len(outputs) == 1 else outputs
 
 
-def in_order(result: object, names: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
-    """A network's result as tensors in the order of ``names``.
+def order_outputs(result: object, names: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
+    """The tensors of a network's result in the order of ``names``.
 
-    Raises StepError where there are more or fewer.
+    ``result`` is a tensor, a tuple or list of tensors, or a mapping (entries that are None
+    are ignored). Raises StepError if the number of tensors differs from ``names``.
     """
-    if isinstance(result, torch.Tensor):
-        result = (result,)
-    if isinstance(result, Mapping):
-        given = {name: value for name, value in result.items() if value is not None}
-        result = (
-            tuple(given[name] for name in names)
-            if set(names) <= given.keys()
-            else tuple(given.values())
+    outputs = result
+    if isinstance(outputs, torch.Tensor):
+        outputs = (outputs,)
+    if isinstance(outputs, Mapping):
+        outputs = _order_mapping(outputs, names)
+    if not _are_tensors(outputs, len(names)):
+        raise StepError(
+            f"The network returns {_describe(result)}; "
+            f"its signature has the outputs {', '.join(names)}.",
+            fix="return these tensors, as a tuple or a dict",
         )
-    if (
-        not isinstance(result, tuple | list)
-        or len(result) != len(names)
-        or not all(isinstance(item, torch.Tensor) for item in result)
-    ):
-        told = f"The network gives {_told(result)}; its signature names the outputs {', '.join(names)}."
-        raise StepError(told, fix="return these tensors, as a tuple or a dict")
-    return tuple(result)
+    return tuple(outputs)  # type: ignore[arg-type]
 
 
-def example(signature: Signature, batch: int = 2) -> tuple[torch.Tensor, ...]:
+def _order_mapping(
+    result: Mapping[str, object], names: tuple[str, ...]
+) -> tuple[object, ...]:
+    present = {name: value for name, value in result.items() if value is not None}
+    if set(names) <= present.keys():
+        return tuple(present[name] for name in names)
+    return tuple(present.values())
+
+
+def _are_tensors(outputs: object, count: int) -> bool:
+    if not isinstance(outputs, tuple | list) or len(outputs) != count:
+        return False
+    return all(isinstance(item, torch.Tensor) for item in outputs)
+
+
+def example_inputs(signature: Signature, batch: int = 2) -> tuple[torch.Tensor, ...]:
     """Random inputs of ``batch`` samples, in the signature's order."""
-    drawn = signature.draw(batch)
-    return tuple(torch.from_numpy(drawn[spec.name].copy()) for spec in signature.inputs)
+    arrays = signature.draw(batch)
+    return tuple(torch.from_numpy(arrays[spec.name].copy()) for spec in signature.inputs)
 
 
 def capture(network: torch.nn.Module, signature: Signature) -> torch.export.ExportedProgram:
-    """Trace the network in eval mode, or raise StepError with what in it cannot be traced.
+    """Trace a network in eval mode with torch.export.
 
-    Dims that the signature names stay free under these names. Inputs are positional, in the
-    signature's order. A graph that was captured before, then quantized, keeps its module
-    paths.
+    Dims that the signature names stay free and keep these names. Inputs are positional, in
+    the signature's order. A graph that was captured before and then quantized keeps its
+    module paths. Raises StepError if the network cannot be traced.
     """
-    names = {
-        dim: torch.export.Dim(dim)
-        for spec in signature.inputs
-        for dim in spec.dims
-        if isinstance(dim, str)
-    }
-    dims = tuple(
-        {axis: names[dim] for axis, dim in enumerate(spec.dims) if isinstance(dim, str)}
-        for spec in signature.inputs
-    )
-    again = hasattr(network, _WRAPPED)
-    wrapped = (
-        network
-        if again
-        else _Ordered(network, tuple(spec.name for spec in signature.outputs))
-    )
+    dims = _dynamic_dims(signature)
+    captured_before = hasattr(network, _WRAPPED)
+    if captured_before:
+        wrapped, dynamic_shapes = network, dims
+    else:
+        names = tuple(spec.name for spec in signature.outputs)
+        # The wrapper's forward has a single parameter, *inputs.
+        wrapped, dynamic_shapes = _OrderedOutputs(network, names), (dims,)
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(
                 wrapped.eval(),
-                example(signature),
-                dynamic_shapes=dims if again else (dims,),
+                example_inputs(signature),
+                dynamic_shapes=dynamic_shapes,
                 strict=False,
             )
     except StepError:
@@ -98,74 +122,72 @@ def capture(network: torch.nn.Module, signature: Signature) -> torch.export.Expo
     except Exception as error:  # torch.export raises whatever the network's own code raises
         raise StepError(
             f"The network cannot be traced by torch.export: {_first_lines(error)}",
-            fix="keep forward() free of branches on values, and of shapes that fix the number of samples",
+            fix="remove branches on tensor values from forward(), "
+            "and shapes with a fixed batch size",
         ) from error
+
+
+def _dynamic_dims(signature: Signature) -> tuple[dict[int, object], ...]:
+    """The free axes of every input for torch.export: axis -> ``torch.export.Dim``."""
+    dims: dict[str, object] = {}
+    shapes = []
+    for spec in signature.inputs:
+        axes: dict[int, object] = {}
+        for axis, dim in enumerate(spec.dims):
+            if isinstance(dim, str):
+                axes[axis] = dims.setdefault(dim, torch.export.Dim(dim))
+        shapes.append(axes)
+    return tuple(shapes)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the notes that torch, torchao and onnxscript write for their own developers from
-    the user. Errors pass.
+    """Silence what torch, torchao and onnxscript log for their own developers.
+
+    Errors are still logged.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with _filtered():
+        with warnings.catch_warnings():
+            _ignore_warnings()
             yield
     finally:
         logging.disable(before)
 
 
-@contextlib.contextmanager
-def _filtered() -> Iterator[None]:
-    with warnings.catch_warnings():
-        for category, message in (
-            (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
-            (UserWarning, "Using padding='same' with even kernel lengths"),
-            (UserWarning, "erase_node.* on a node that was already erased"),
-            (
-                UserWarning,
-                "The tensor attributes .* were assigned during export",
-            ),  # nn.LSTM and its like hold their weights twice
-            (UserWarning, "must run observer before calling calculate_qparams"),
-        ):
-            warnings.filterwarnings("ignore", category=category, message=message)
-        for module in (
-            r"torch\._export",
-            r"torch\.export",
-            r"torch\.onnx",
-            r"torch\.fx",
-            r"torchao\.",
-            r"onnxscript",
-        ):
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
-            warnings.filterwarnings("ignore", category=FutureWarning, module=module)
-        yield
+def _ignore_warnings() -> None:
+    for category, message in _IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", category=category, message=message)
+    for module in _IGNORED_MODULES:
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
 
 def module_of(node: torch.fx.Node) -> str:
-    """The path of the PyTorch module that a node came from; the empty string is the network
-    itself.
+    """The path of the PyTorch module that a node was traced from.
+
+    The empty string is the network itself.
     """
     stack = node.meta.get("nn_module_stack") or {}
-    return plain_path(next(reversed([entry[0] for entry in stack.values()]), ""))
+    paths = [entry[0] for entry in stack.values()]
+    return plain_path(paths[-1]) if paths else ""
 
 
 def plain_path(path: str) -> str:
-    """A module path without what tracing added to it."""
+    """A module path without the prefix that tracing adds."""
     return re.sub(rf"^(?:{_WRAPPED}(?:\.|$))+", "", path)
 
 
-def _told(result: object) -> str:
+def _describe(result: object) -> str:
     if isinstance(result, Mapping):
         return f"a dict of {', '.join(map(str, result)) or 'nothing'}"
-    return (
-        f"{len(result)} results"
-        if isinstance(result, tuple | list)
-        else type(result).__name__
-    )
+    if isinstance(result, tuple | list):
+        return f"{len(result)} results"
+    return type(result).__name__
 
 
 def _first_lines(error: Exception, limit: int = 300) -> str:
-    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:4])
+    lines = str(error).strip().splitlines()[:4]
+    text = " ".join(line.strip() for line in lines)
     return f"{type(error).__name__}: {text[:limit]}"

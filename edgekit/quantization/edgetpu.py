@@ -1,10 +1,9 @@
-"""Operators that the Edge TPU does not have, written with those that it has.
+"""Replacing operators that the Edge TPU does not have; float values stay the same.
 
-Float numbers stay the same.
-
-Its compiler maps a graph up to the first operator that it does not know, so that one of
-these cuts off all that follows. What it knows is in ``edgekit.formats.edgetpu.mapper``;
-LeakyReLU is changed in the finished file (``edgekit.formats.edgetpu.rewrite``).
+Its compiler maps a graph up to the first unsupported operator, so that one of these moves
+everything after it to the CPU. The supported operators are in
+``edgekit.formats.edgetpu.mapper``; LeakyReLU is replaced in the finished file
+(``edgekit.formats.edgetpu.rewrite``).
 """
 
 import math
@@ -14,12 +13,12 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from edgekit.quantization.graph_edit import constant_value, copy_origin
 from edgekit.quantization.operators import A
-from edgekit.quantization.rewrite import constant, like
 from edgekit.quantization.site import Site
 
-#: These give no number below zero.
-_NEVER_NEGATIVE = {
+#: Operators whose output is never negative.
+_NON_NEGATIVE = {
     A.relu.default,
     A.relu6.default,
     A.sigmoid.default,
@@ -27,8 +26,8 @@ _NEVER_NEGATIVE = {
     A.softmax.int,
     A.abs.default,
 }
-#: These give no number below zero where they read none.
-_PASSING = {
+#: Operators whose output is not negative if no input is.
+_SIGN_PRESERVING = {
     A.max_pool2d.default,
     A.avg_pool2d.default,
     A.adaptive_avg_pool2d.default,
@@ -41,259 +40,248 @@ _PASSING = {
     A.upsample_nearest2d.vec,
     A.dropout.default,
 }
+_VIEWS = (A.view.default, A.reshape.default, A.unflatten.int)
+_TRANSPOSES = (A.transpose.int, A.permute.default)
+_COPIES = (A.contiguous.default, A.clone.default)
+_IMAGE_RANK = 4
+#: Padding before and after an axis.
+_Edge = tuple[int, int]
 
 
 def _max_pool(site: Site) -> None:
-    """A padded max pool becomes PADV2 (padding with the lowest number) and a pool in
-    TFLite; the Edge TPU has PAD (with zeros) only.
+    """A padded max pool becomes an explicit padding and an unpadded pool.
 
-    Behind a ReLU padding with zeros is the same. Elsewhere the edge is repeated: a window
-    that reaches over it holds the edge itself, so that its maximum is the same.
+    TFLite has PADV2 (padding with the lowest value) for it; the Edge TPU has only PAD (with
+    zeros). After a ReLU padding with zeros is the same. Elsewhere the edge is repeated: a
+    window that reaches over it contains the edge itself, so that its maximum is the same.
     """
     source = site.args[0]
     assert isinstance(source, Node)
-    kernel, stride, padding, dilation = (
-        _pair(site.args, position, default)
-        for position, default in ((1, None), (2, None), (3, 0), (4, 1))
-    )
-    stride = stride or kernel
-    before, after = source.meta["val"].shape, site.node.meta["val"].shape
-    if (
-        kernel is None
-        or stride is None
-        or padding in (None, (0, 0))
-        or dilation != (1, 1)
-        or not site.is_float
-        or len(before) != 4
-    ):
+    edges = _pool_edges(site, source)
+    if edges is None:
         return
-    assert padding is not None
-    sizes = list(zip(before[2:], after[2:], kernel, stride, padding, strict=True))
-    if not all(isinstance(dim, int) for pair in sizes for dim in pair[:2]):
-        return
-    # The last windows may not reach the padding behind; with a rounded-up size they may
-    # reach further.
-    edges = [
-        (pad, max(0, (new - 1) * step + wide - pad - old))
-        for old, new, wide, step, pad in sizes
-    ]
-    value = (
-        _padded(site, source, edges)
-        if _positive(source)
-        else _repeated(site, source, edges)
-    )
-    site.put(site.make(A.max_pool2d.default, value, list(kernel), list(stride)))
+    kernel = _pair(site.args, 1)
+    stride = _pair(site.args, 2) or kernel
+    assert kernel is not None
+    assert stride is not None
+    pad = _pad_with_zeros if _is_non_negative(source) else _repeat_edges
+    padded = pad(site, source, edges)
+    site.replace_with(site.insert(A.max_pool2d.default, padded, list(kernel), list(stride)))
 
 
-def _padded(site: Site, source: Node, edges: Sequence[tuple[int, int]]) -> Node:
+def _pool_edges(site: Site, source: Node) -> list[_Edge] | None:
+    """The padding of rows and columns of a pool; None if it need not be replaced."""
+    kernel = _pair(site.args, 1)
+    stride = _pair(site.args, 2) or kernel
+    padding = _pair(site.args, 3) or (0, 0)
+    dilation = _pair(site.args, 4) or (1, 1)
+    if kernel is None or stride is None or padding == (0, 0) or dilation != (1, 1):
+        return None
+    before = source.meta["val"].shape
+    after = site.node.meta["val"].shape
+    if not site.is_float or len(before) != _IMAGE_RANK:
+        return None
+    if not all(isinstance(size, int) for size in (*before[2:], *after[2:])):
+        return None
+    edges = []
+    sizes = zip(before[2:], after[2:], kernel, stride, padding, strict=True)
+    for old, new, window, step, pad in sizes:
+        # The last window may end before the padding does; with a rounded-up size it may
+        # end after it.
+        end = (new - 1) * step + window - pad - old
+        edges.append((pad, max(0, end)))
+    return edges
+
+
+def _pad_with_zeros(site: Site, source: Node, edges: Sequence[_Edge]) -> Node:
     (above, below), (left, right) = edges
-    rows, samples, columns = (
-        source.meta["val"].shape[2] + above + below,
-        source.meta["val"].shape[:2],
-        source.meta["val"].shape[3] + left + right,
-    )
+    value = source.meta["val"]
+    samples, channels, rows, columns = value.shape
     with site.graph.graph.inserting_before(site.node):
-        made = site.graph.graph.call_function(
+        padded = site.graph.graph.call_function(
             A.pad.default, (source, [left, right, above, below])
         )
-    # Tried on a tensor with a free batch, this operator would fix the batch.
-    return like(site.node, made, source.meta["val"].new_empty((*samples, rows, columns)))
+    # Run on a tensor with a free batch dim, this operator would fix the batch dim.
+    shape = (samples, channels, rows + above + below, columns + left + right)
+    return copy_origin(site.node, padded, value.new_empty(shape))
 
 
-def _repeated(site: Site, source: Node, edges: Sequence[tuple[int, int]]) -> Node:
-    for axis, (before, behind) in zip((2, 3), edges, strict=True):
+def _repeat_edges(site: Site, source: Node, edges: Sequence[_Edge]) -> Node:
+    for axis, (before, after) in zip((2, 3), edges, strict=True):
         size = int(source.meta["val"].shape[axis])
         pieces = [source]
         if before:
-            pieces = [site.make(A.slice.Tensor, source, axis, 0, 1)] * before + pieces
-        if behind:
-            pieces = (
-                pieces + [site.make(A.slice.Tensor, source, axis, size - 1, size)] * behind
-            )
-        source = site.make(A.cat.default, pieces, axis) if len(pieces) > 1 else source
+            first = site.insert(A.slice.Tensor, source, axis, 0, 1)
+            pieces = [first] * before + pieces
+        if after:
+            last = site.insert(A.slice.Tensor, source, axis, size - 1, size)
+            pieces = pieces + [last] * after
+        if len(pieces) > 1:
+            source = site.insert(A.cat.default, pieces, axis)
     return source
 
 
-def _every_nth(site: Site) -> None:
-    """A slice with a step: a slice without one, then a max pool over windows of 1 that
-    moves on by the step.
+def _strided_slice(site: Site) -> None:
+    """A slice with a step becomes a slice without one and a max pool.
+
+    The pool has windows of 1 and the step as its stride.
     """
     source = site.args[0]
-    axis, start, end, step = (
-        _argument(site.args, position, default)
-        for position, default in ((1, 0), (2, None), (3, None), (4, 1))
-    )
     assert isinstance(source, Node)
+    axis = _argument(site.args, 1, 0)
+    step = _argument(site.args, 4, 1)
+    if step == 1 or not isinstance(step, int) or not site.is_float:
+        return
     value = source.meta["val"]
-    if (
-        step == 1
-        or not isinstance(step, int)
-        or value.dim() != 4
-        or axis % 4 < 2
-        or not site.is_float
-        or not isinstance(value.shape[axis], int)
-    ):
+    if value.dim() != _IMAGE_RANK or axis % _IMAGE_RANK < 2:
+        return
+    if not isinstance(value.shape[axis], int):
         return
     size = int(value.shape[axis])
-    first, last, _ = slice(start, end).indices(size)
+    bounds = slice(_argument(site.args, 2, None), _argument(site.args, 3, None))
+    first, last, _ = bounds.indices(size)
     if (first, last) != (0, size):
-        source = site.make(A.slice.Tensor, source, axis, first, last)
-    strides = [step, 1] if axis % 4 == 2 else [1, step]
-    site.put(site.make(A.max_pool2d.default, source, [1, 1], strides))
+        source = site.insert(A.slice.Tensor, source, axis, first, last)
+    strides = [step, 1] if axis % _IMAGE_RANK == 2 else [1, step]
+    site.replace_with(site.insert(A.max_pool2d.default, source, [1, 1], strides))
 
 
 def _hardswish(site: Site) -> None:
     """x * relu6(x + 3) / 6 (Howard et al. 2019, eq. 2)."""
-    if site.is_float:
-        raised = site.make(
-            A.relu6.default, site.make(A.add.Tensor, site.args[0], site.number(3.0))
-        )
-        site.put(
-            site.make(
-                A.mul.Tensor,
-                site.args[0],
-                site.make(A.mul.Tensor, raised, site.number(1 / 6)),
-            )
-        )
+    if not site.is_float:
+        return
+    shifted = site.insert(A.add.Tensor, site.args[0], site.insert_number(3.0))
+    clipped = site.insert(A.relu6.default, shifted)
+    gate = site.insert(A.mul.Tensor, clipped, site.insert_number(1 / 6))
+    site.replace_with(site.insert(A.mul.Tensor, site.args[0], gate))
 
 
 def _prelu(site: Site) -> None:
-    """The larger of x and a * x, where all a lie in [0, 1]; else max(x, 0) + a * min(x, 0)."""
-    slopes, source = constant(site.graph, site.args[1]), site.args[0]
+    """max(x, a x) if all slopes a are in [0, 1]; else max(x, 0) + a min(x, 0).
+
+    With one slope for all channels it is a LeakyReLU.
+    """
+    slopes = constant_value(site.graph, site.args[1])
+    source = site.args[0]
     if slopes is None or not site.is_float:
         return
-    if bool((slopes == slopes.flatten()[0]).all()):
-        site.put(site.make(A.leaky_relu.default, source, float(slopes.flatten()[0])))
+    first = slopes.flatten()[0]
+    if bool((slopes == first).all()):
+        leaky = site.insert(A.leaky_relu.default, source, float(first))
+        site.replace_with(leaky)
         return
     assert isinstance(source, Node)
-    stored = site.store(
-        "slopes", slopes.reshape(1, -1, *[1] * (source.meta["val"].dim() - 2))
-    )
+    spatial = [1] * (source.meta["val"].dim() - 2)
+    stored = site.insert_constant("slopes", slopes.reshape(1, -1, *spatial))
     if bool((slopes >= 0).all() and (slopes <= 1).all()):
-        site.put(
-            site.make(A.maximum.default, source, site.make(A.mul.Tensor, source, stored))
-        )
+        scaled = site.insert(A.mul.Tensor, source, stored)
+        site.replace_with(site.insert(A.maximum.default, source, scaled))
         return
-    above = site.make(A.relu.default, source)
-    below = site.make(A.mul.Tensor, site.make(A.sub.Tensor, source, above), stored)
-    site.put(site.make(A.add.Tensor, above, below))
+    positive = site.insert(A.relu.default, source)
+    negative = site.insert(A.sub.Tensor, source, positive)
+    scaled = site.insert(A.mul.Tensor, negative, stored)
+    site.replace_with(site.insert(A.add.Tensor, positive, scaled))
 
 
-def _unshuffle(site: Site) -> None:
-    """Blocks of places as channels: a convolution that takes one number each."""
-    source, block = site.args[0], site.args[1]
-    assert isinstance(source, Node) and isinstance(block, int)
+def _pixel_unshuffle(site: Site) -> None:
+    """Blocks of positions become channels, by a convolution with one weight of 1 each."""
+    source, block = site.args[:2]
+    assert isinstance(source, Node)
+    assert isinstance(block, int)
+    if not site.is_float or source.meta["val"].dim() != _IMAGE_RANK:
+        return
     channels = source.meta["val"].shape[1]
-    if not site.is_float or source.meta["val"].dim() != 4:
-        return
-    weight = torch.eye(channels * block * block).reshape(-1, channels, block, block)
-    site.put(
-        site.make(
-            A.conv2d.default, source, site.store("weight", weight), None, [block, block]
-        )
-    )
+    identity = torch.eye(channels * block * block)
+    weight = identity.reshape(-1, channels, block, block)
+    stored = site.insert_constant("weight", weight)
+    convolution = site.insert(A.conv2d.default, source, stored, None, [block, block])
+    site.replace_with(convolution)
 
 
-def _shuffle(site: Site) -> None:
-    """Channels of groups mixed (ShuffleNet), by a view of five dims: a 1x1 convolution that
-    takes one channel each.
+def _channel_shuffle(site: Site) -> None:
+    """A channel shuffle (ShuffleNet) becomes a 1x1 convolution.
+
+    A shuffle is a view with five dims, a transposition of groups, and a view back. The
+    convolution reads one channel per output channel.
     """
-    turned = _behind_copies(site.args[0])
-    grouped = (
-        turned.args[0]
-        if turned is not None and turned.target in (A.transpose.int, A.permute.default)
-        else None
-    )
-    if (
-        turned is None
-        or not isinstance(grouped, Node)
-        or grouped.target not in (A.view.default, A.reshape.default, A.unflatten.int)
-    ):
+    transposed = _skip_copies(site.args[0])
+    if transposed is None or transposed.target not in _TRANSPOSES:
+        return
+    grouped = transposed.args[0]
+    if not isinstance(grouped, Node) or grouped.target not in _VIEWS:
         return
     source = grouped.args[0]
     assert isinstance(source, Node)
-    before, five, after = (
-        source.meta["val"].shape,
-        grouped.meta["val"].shape,
-        site.node.meta["val"].shape,
-    )
-    # Rows of a batch, then groups, then channels of a group: nothing else may move.
-    moved = (
-        list(before) == list(after)
-        and len(before) == 4
-        and len(five) == 5
-        and list(five[3:]) == list(before[2:])
-        and five[0] == before[0]
-    )
-    if not moved or not _swaps_groups(turned) or not site.is_float:
+    before = list(source.meta["val"].shape)
+    five = list(grouped.meta["val"].shape)
+    after = list(site.node.meta["val"].shape)
+    if before != after or len(before) != _IMAGE_RANK or len(five) != 5:
+        return
+    # Samples, then groups, then channels of a group: nothing else may move.
+    if five[3:] != before[2:] or five[0] != before[0]:
+        return
+    if not _swaps_groups(transposed) or not site.is_float:
         return
     groups, channels = int(five[1]), int(before[1])
     order = torch.arange(channels).reshape(groups, -1).t().flatten()
     weight = torch.eye(channels)[order].reshape(channels, channels, 1, 1)
-    site.put(site.make(A.conv2d.default, source, site.store("weight", weight), None))
+    stored = site.insert_constant("weight", weight)
+    site.replace_with(site.insert(A.conv2d.default, source, stored, None))
 
 
-def _swaps_groups(turned: Node) -> bool:
-    if turned.target is A.transpose.int:
-        return {int(str(axis)) % 5 for axis in turned.args[1:3]} == {1, 2}
-    axes = turned.args[1]
-    return isinstance(axes, list | tuple) and [int(str(axis)) % 5 for axis in axes] == [
-        0,
-        2,
-        1,
-        3,
-        4,
-    ]
+def _swaps_groups(transposed: Node) -> bool:
+    """Whether only the axes 1 and 2 of five are swapped."""
+    if transposed.target is A.transpose.int:
+        return {int(str(axis)) % 5 for axis in transposed.args[1:3]} == {1, 2}
+    axes = transposed.args[1]
+    if not isinstance(axes, list | tuple):
+        return False
+    return [int(str(axis)) % 5 for axis in axes] == [0, 2, 1, 3, 4]
 
 
-def _behind_copies(node: object) -> Node | None:
-    while isinstance(node, Node) and node.target in (A.contiguous.default, A.clone.default):
+def _skip_copies(node: object) -> Node | None:
+    """The node whose values a chain of copies ends with; None if it is not a node."""
+    while isinstance(node, Node) and node.target in _COPIES:
         node = node.args[0]
     return node if isinstance(node, Node) else None
 
 
-def _positive(node: Node) -> bool:
-    """Whether a tensor is known to hold no number below zero."""
-    if node.target in _NEVER_NEGATIVE:
+def _is_non_negative(node: Node) -> bool:
+    """Whether a tensor is known to contain no negative value."""
+    if node.target in _NON_NEGATIVE:
         return True
     if node.target is A.hardtanh.default:
         return float(str(_argument(node.args, 1, -1.0))) >= 0
     if node.target is A.clamp.default:
-        return (
-            float(str(_argument(node.args, 1, None) or -math.inf)) >= 0
-            or _argument(node.args, 1, None) == 0
-        )
-    return (
-        node.target in _PASSING
-        and not node.kwargs
-        and bool(node.all_input_nodes)
-        and all(_positive(item) for item in node.all_input_nodes)
-    )
+        low = _argument(node.args, 1, None)
+        return float(str(-math.inf if low is None else low)) >= 0
+    if node.target not in _SIGN_PRESERVING or node.kwargs:
+        return False
+    inputs = node.all_input_nodes
+    return bool(inputs) and all(_is_non_negative(item) for item in inputs)
 
 
 def _argument(args: Sequence[Any], position: int, default: Any) -> Any:
     return args[position] if len(args) > position else default
 
 
-def _pair(
-    args: Sequence[Any], position: int, default: int | None
-) -> tuple[int, int] | None:
-    """Numbers for rows and columns, given as two, one or none."""
-    given = _argument(args, position, default)
-    if given is None or (isinstance(given, list | tuple) and not given):
+def _pair(args: Sequence[Any], position: int) -> tuple[int, int] | None:
+    """An argument for rows and columns, which may be two numbers, one or none."""
+    value = _argument(args, position, None)
+    if value is None or (isinstance(value, list | tuple) and not value):
         return None
-    both = list(given) if isinstance(given, list | tuple) else [given]
+    both = list(value) if isinstance(value, list | tuple) else [value]
     return int(both[0]), int(both[-1])
 
 
-#: What is changed for the Edge TPU only; ``decompose`` goes through it first.
-FOR_EDGETPU: Mapping[Callable[..., Any], Callable[[Site], None]] = {
+#: Replacements for the Edge TPU only; ``decompose`` applies them first.
+EDGETPU_REWRITES: Mapping[Callable[..., Any], Callable[[Site], None]] = {
     A.max_pool2d.default: _max_pool,
-    A.slice.Tensor: _every_nth,
+    A.slice.Tensor: _strided_slice,
     A.hardswish.default: _hardswish,
     A.prelu.default: _prelu,
-    A.pixel_unshuffle.default: _unshuffle,
-    A.view.default: _shuffle,
-    A.reshape.default: _shuffle,
-    A.flatten.using_ints: _shuffle,
+    A.pixel_unshuffle.default: _pixel_unshuffle,
+    A.view.default: _channel_shuffle,
+    A.reshape.default: _channel_shuffle,
+    A.flatten.using_ints: _channel_shuffle,
 }

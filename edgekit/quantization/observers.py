@@ -1,6 +1,6 @@
-"""How ranges are found.
+"""Observers: how the range of a tensor is found during calibration.
 
-Every observer needs the same memory after a thousand samples as after one.
+Every observer uses constant memory, whatever the number of samples.
 """
 
 from collections.abc import Callable
@@ -16,52 +16,52 @@ from edgekit.quantization.pt2e import (
 )
 from edgekit.scheme import Observer
 
-#: The smallest scale: a tensor that is always zero must not divide by zero (TFLite's and
-#: XNNPACK's kernels ask for about as much).
+#: The smallest scale: a tensor that is always zero must not divide by zero (the kernels of
+#: TFLite and XNNPACK require a bound of about this size).
 EPSILON = 2.0**-16
-#: The share of the numbers that percentile leaves out at each end.
+#: The share of the values that "percentile" ignores at each end.
 _TAIL = 0.5e-4
-#: How much of each new batch goes into a moving average.
-_NEW = 0.1
+#: The weight of each new batch in a moving average.
+_AVERAGING = 0.1
 
 
 class PercentileObserver(HistogramObserver):  # type: ignore[misc]
-    """The range of the middle 99.99 % of all numbers, read from a running histogram of
-    2,048 bins.
-    """
+    """The range of the middle 99.99 % of all values, from a running histogram of 2,048 bins."""
 
     def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Called by torchao for the lowest and highest number of the range."""
+        """The lowest and highest value of the range; called by torchao."""
         share = torch.cumsum(self.histogram.double(), 0)
         share = share / share[-1]
         width = (self.max_val - self.min_val) / self.bins
-        first, last = int((share <= _TAIL).sum()), int((share < 1 - _TAIL).sum())
-        return self.min_val + width * first, self.min_val + width * min(last + 1, self.bins)
+        first = int((share <= _TAIL).sum())
+        last = int((share < 1 - _TAIL).sum())
+        low = self.min_val + width * first
+        high = self.min_val + width * min(last + 1, self.bins)
+        return low, high
 
 
-_MAKERS: dict[Observer, Callable[..., Any]] = {
+_CONSTRUCTORS: dict[Observer, Callable[..., Any]] = {
     "histogram": HistogramObserver.with_args(eps=EPSILON),
     "min-max": MinMaxObserver.with_args(eps=EPSILON),
     "percentile": PercentileObserver.with_args(eps=EPSILON),
     "moving-average": MovingAverageMinMaxObserver.with_args(
-        eps=EPSILON, averaging_constant=_NEW
+        eps=EPSILON, averaging_constant=_AVERAGING
     ),
 }
 
 
 def activation_observer(observer: Observer) -> Callable[..., Any]:
-    """What makes the observer of an activation."""
-    return _MAKERS[observer]
+    """The constructor of the observer for an activation."""
+    return _CONSTRUCTORS[observer]
 
 
 def constant_observer() -> Callable[..., Any]:
-    """What makes the observer of a constant operand: its own lowest and highest number."""
-    return _MAKERS["min-max"]
+    """The constructor of the observer for a constant operand: its minimum and maximum."""
+    return _CONSTRUCTORS["min-max"]
 
 
 def weight_observer(per_channel: bool) -> Callable[..., Any]:
-    """What makes the observer of a weight."""
-    made: Callable[..., Any] = (
-        PerChannelMinMaxObserver if per_channel else MinMaxObserver
-    ).with_args(eps=EPSILON)
-    return made
+    """The constructor of the observer for a weight, per-channel or per-tensor."""
+    observer = PerChannelMinMaxObserver if per_channel else MinMaxObserver
+    constructor: Callable[..., Any] = observer.with_args(eps=EPSILON)
+    return constructor

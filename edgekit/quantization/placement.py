@@ -1,22 +1,23 @@
-"""Which operators of a traced graph compute in int8, which only pass numbers on, and why
-the others stay float.
+"""Which operators of a traced graph compute in int8, and why the others stay in float.
 
-``operators.py`` says what can be done with each operator; here it is decided for the
-operators of one graph. A weighted operator quantizes what it reads; all others are int8
-only where what they read is int8 already, or enters the network there.
+``operators.py`` contains what is possible for each operator; this module decides for the
+operators of one graph. A weighted operator quantizes its inputs. All others are int8 only
+if their inputs are int8 already, or enter the network there.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.formats import kernels_of
 from edgekit.quantization.capture import module_of
+from edgekit.quantization.graph_edit import constant_value
 from edgekit.quantization.operators import (
     BOUNDS,
     FUSED,
+    LINEARS,
     OPERATORS,
     SPLIT,
     TFLITE,
@@ -24,27 +25,34 @@ from edgekit.quantization.operators import (
     A,
     Kind,
     Operator,
-    name,
+    operator_name,
 )
-from edgekit.quantization.rewrite import LINEARS, constant
 from edgekit.quantization.settings import Settings
 
 KEPT = "kept in float"
 #: Clips that TFLite has as operators; the bounds of any other would be rounded to the steps
-#: of what comes in.
+#: of the input.
 _TFLITE_CLIPS = ((0.0, 6.0), (-1.0, 1.0), (0.0, 1.0))
-#: A probability is stored in steps of 1/256: of more numbers than this most would be zero.
+#: A probability is stored in steps of 1/256: over more values than this, most would be 0.
 _LONGEST_SOFTMAX = 256
-#: Operators of two tensors that take the activation behind them along.
-_WITH_TAIL = {A.add.Tensor, A.mul.Tensor, A.sub.Tensor}
-_PLAIN = Settings()
+#: Elementwise operators that include the activation after them.
+_ELEMENTWISE = {A.add.Tensor, A.mul.Tensor, A.sub.Tensor}
+_MOVING_KINDS = ("passthrough", "shared-inputs")
+_TWO_INPUT_KINDS = ("binary", "shared-inputs")
+#: Parts of the names of operators that reshape.
+_RESHAPES = ("view", "reshape", "flatten", "select", "squeeze")
+_FLOAT_INPUT: Mapping[str, str] = {
+    "binary": "one operand is float",
+    "shared-inputs": "one of its inputs is float",
+}
+_DEFAULT = Settings()
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
+class QuantizedNode:
     """One operator that computes in int8.
 
-    ``tail`` is the node whose result is quantized: the activation that follows, or the node
+    ``tail`` is the node whose output is quantized: the activation that follows, or the node
     itself.
     """
 
@@ -52,124 +60,120 @@ class Placed:
     tail: Node
     kind: Kind
     inputs: tuple[Node, ...]
-    #: False where the result is read in float only, and is left so.
-    result: bool = True
+    #: False if all readers of the output are float, and it stays in float.
+    quantizes_output: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Float:
-    """One operator that stays float, and why."""
+class FloatNode:
+    """One operator that stays in float, and the reason."""
 
     node: Node
     reason: str
 
     @property
-    def where(self) -> tuple[str, str, str]:
+    def row(self) -> tuple[str, str, str]:
         """The operator, its module, the reason."""
-        return (
-            str(self.node.target).removeprefix("aten."),
-            module_of(self.node),
-            self.reason,
-        )
+        target = str(self.node.target).removeprefix("aten.")
+        return target, module_of(self.node), self.reason
 
 
-def place(graph: GraphModule, settings: Settings = _PLAIN) -> Iterator[Placed | Float]:
-    """Decide for every operator, in the order in which they run."""
-    placing = _Placing(graph, settings)
-    found: list[Placed | Float] = []
+def place(
+    graph: GraphModule, settings: Settings = _DEFAULT
+) -> Iterator[QuantizedNode | FloatNode]:
+    """Decide for every operator of a graph, in execution order."""
+    placement = _Placement(graph, settings)
+    decisions: list[QuantizedNode | FloatNode] = []
     for node in graph.graph.nodes:
-        if node.op == "call_function" and node not in placing.tails:
-            placed = placing.decide(node)
-            if placed is not None:
-                found.append(placed)
-    read = {
-        item for placed in found if isinstance(placed, Placed) for item in placed.inputs
-    }
-    for placed in found:
-        yield (
-            dataclasses.replace(placed, result=False)
-            if isinstance(placed, Placed) and _ends_float(placed, read, settings)
-            else placed
-        )
+        if node.op != "call_function" or node in placement.tails:
+            continue
+        decision = placement.decide(node)
+        if decision is not None:
+            decisions.append(decision)
+    int8_inputs: set[Node] = set()
+    for decision in decisions:
+        if isinstance(decision, QuantizedNode):
+            int8_inputs.update(decision.inputs)
+    for decision in decisions:
+        if not isinstance(decision, QuantizedNode):
+            yield decision
+        elif _keeps_float_output(decision, int8_inputs, settings):
+            yield dataclasses.replace(decision, quantizes_output=False)
+        else:
+            yield decision
 
 
-class _Placing:
-    """One pass over a graph: what is int8 so far."""
+class _Placement:
+    """One pass over a graph: which nodes are int8 so far."""
 
     def __init__(self, graph: GraphModule, settings: Settings) -> None:
-        self._graph, self._settings = graph, settings
-        self._ends = _joined_outputs(graph) if settings.split_outputs else set()
-        self._done: set[Node] = set()  # nodes whose result is quantized
+        self._graph = graph
+        self._settings = settings
+        #: Concatenations, and what moves them, that stay in float with an output.
+        self._float_outputs: set[Node] = set()
+        if settings.split_outputs:
+            self._float_outputs = _concatenated_outputs(graph)
+        #: Nodes whose output is quantized.
+        self._quantized: set[Node] = set()
         self.tails: set[Node] = set()
 
-    def decide(self, node: Node) -> Placed | Float | None:
-        """What becomes of one operator; None where it is not worth a word."""
+    def decide(self, node: Node) -> QuantizedNode | FloatNode | None:
+        """The decision for one operator; None if the report need not list it."""
         row = OPERATORS.get(node.target)  # type: ignore[arg-type]
-        if row is None or (
-            self._settings.placement == "linear"
-            and row.kind != "weighted"
-            and row.reason == ""
-        ):
+        if row is None:
             return None
-        placed = self._placed(node, row)
-        if isinstance(placed, Placed) and self._is_kept(node):
-            placed = Float(node, KEPT) if placed.kind != "sharing" else None
-        if isinstance(placed, Placed):
-            self.tails.add(placed.tail)
-            if placed.result:
-                self._done.add(placed.tail)
-        return placed
+        linear_only = self._settings.placement == "linear"
+        if linear_only and row.kind != "weighted" and not row.reason:
+            return None
+        decision = self._decide(node, row)
+        if isinstance(decision, QuantizedNode) and self._is_kept(node):
+            decision = FloatNode(node, KEPT) if decision.kind != "passthrough" else None
+        if isinstance(decision, QuantizedNode):
+            self.tails.add(decision.tail)
+            if decision.quantizes_output:
+                self._quantized.add(decision.tail)
+        return decision
 
-    def _placed(self, node: Node, row: Operator) -> Placed | Float | None:
-        if row.kind in ("float", "rewritten"):
-            return Float(node, row.reason) if row.reason else None
+    def _decide(self, node: Node, row: Operator) -> QuantizedNode | FloatNode | None:
+        if row.kind in ("float", "decomposed"):
+            return FloatNode(node, row.reason) if row.reason else None
         if not _is_float(node):
             return None
         if row.kind == "weighted":
-            return self._weighted(node, row)
+            return self._decide_weighted(node, row)
         if self._settings.placement == "linear":
             return None
-        inputs = _inputs(node, row)
-        if not inputs or not all(self._ready(item) for item in inputs):
-            told = {
-                "joining": "one operand is float",
-                "uniting": "one of its inputs is float",
-            }
-            return Float(node, told[row.kind]) if row.kind in told else None
-        if not row.runs_in(self._settings.runtime):
-            return Float(node, f"{self._settings.runtime} has no int8 kernel for it")
-        reason = _refused(node, row, self._settings)
-        if node in self._ends or node.meta.get(SPLIT):
-            reason = (
-                "its pieces have scales of their own"
-                if row.kind == "uniting"
-                else "it only moves an output that stays float"
-            )
+        inputs = _tensor_inputs(node, row)
+        if not inputs or not all(self._can_be_int8(item) for item in inputs):
+            reason = _FLOAT_INPUT.get(row.kind)
+            return FloatNode(node, reason) if reason else None
+        reason = self._reason_for_float(node, row)
         if reason:
-            return Float(node, reason)
-        elementwise = node.target in _WITH_TAIL
-        return Placed(node, self._tail(node) if elementwise else node, row.kind, inputs)
+            return FloatNode(node, reason)
+        tail = self._tail(node) if node.target in _ELEMENTWISE else node
+        return QuantizedNode(node, tail, row.kind, inputs)
 
-    def _weighted(self, node: Node, row: Operator) -> Placed | Float:
-        first, weight = node.args[:2]
-        if not isinstance(first, Node) or constant(self._graph, weight) is None:
-            return Float(node, "its weights are computed while the network runs")
+    def _reason_for_float(self, node: Node, row: Operator) -> str:
         runtime = self._settings.runtime
         if not row.runs_in(runtime):
-            return Float(
-                node,
-                f"{runtime}: {row.reason}"
-                if runtime
-                else f"not in every runtime: {row.reason}",
-            )
-        linear = self._settings.placement == "linear" and node.target in LINEARS
-        return Placed(
-            node,
-            node if linear else self._tail(node),
-            "weighted",
-            (first,),
-            result=not linear,
-        )
+            return f"{runtime} has no int8 kernel for it"
+        if node in self._float_outputs or node.meta.get(SPLIT):
+            if row.kind == "shared-inputs":
+                return "its inputs have separate scales"
+            return "it only moves an output that stays float"
+        return _float_reason(node, row, self._settings)
+
+    def _decide_weighted(self, node: Node, row: Operator) -> QuantizedNode | FloatNode:
+        first, weight = node.args[:2]
+        if not isinstance(first, Node) or constant_value(self._graph, weight) is None:
+            return FloatNode(node, "its weights are computed while the network runs")
+        runtime = self._settings.runtime
+        if not row.runs_in(runtime):
+            place = runtime or "not in every runtime"
+            return FloatNode(node, f"{place}: {row.reason}")
+        if self._settings.placement == "linear" and node.target in LINEARS:
+            return QuantizedNode(node, node, "weighted", (first,), quantizes_output=False)
+        return QuantizedNode(node, self._tail(node), "weighted", (first,))
 
     def _tail(self, node: Node) -> Node:
         """The activation that follows and belongs to the operator, or the operator itself."""
@@ -178,136 +182,143 @@ class _Placing:
             return node
         return users[0]
 
-    def _ready(self, node: Node) -> bool:
-        """Whether a tensor is int8 already, or can be made so where it enters: an input or
-        a constant of the network.
-        """
-        if node in self._done:
+    def _can_be_int8(self, node: Node) -> bool:
+        """Whether a tensor is int8, or is a float input or constant of the network."""
+        if node in self._quantized:
             return True
         if node.op == "placeholder":
             return _is_float(node)
-        found = constant(self._graph, node)
-        return found is not None and found.dtype == torch.float32
+        value = constant_value(self._graph, node)
+        return value is not None and value.dtype == torch.float32
 
     def _is_kept(self, node: Node) -> bool:
         return self._settings.keeps(module_of(node))
 
 
-def _inputs(node: Node, row: Operator) -> tuple[Node, ...]:
-    """The tensors that an operator reads; none where one of them is not a tensor of the
-    graph.
-    """
+def _tensor_inputs(node: Node, row: Operator) -> tuple[Node, ...]:
+    """The tensors that an operator reads; empty if one of them is not part of the graph."""
     if isinstance(node.args[0], list | tuple):
         return tuple(item for item in node.args[0] if isinstance(item, Node))
-    given = node.args[:2] if row.kind in ("joining", "uniting") else node.args[:1]
-    return (
-        tuple(item for item in given if isinstance(item, Node))
-        if all(isinstance(item, Node) for item in given)
-        else ()
-    )
+    count = 2 if row.kind in _TWO_INPUT_KINDS else 1
+    inputs = [item for item in node.args[:count] if isinstance(item, Node)]
+    return tuple(inputs) if len(inputs) == len(node.args[:count]) else ()
 
 
-def _refused(node: Node, row: Operator, settings: Settings) -> str:
-    """Why an operator whose inputs are int8 cannot be; the empty string where it can."""
-    value = node.meta["val"]
-    if (
-        node.target in _WITH_TAIL
-        and settings.runtime in TFLITE
-        and all(_reshaped(item) for item in node.all_input_nodes)
-    ):
-        return "TFLite's converter fails where both operands are reshaped"
-    if (
-        node.target is A.hardtanh.default
-        and settings.runtime in TFLITE
-        and (node.args[1:3] or (-1, 1)) not in _TFLITE_CLIPS
-    ):
-        return "its bounds are no steps of what comes in"
-    if row.kind == "joining" and node.kwargs.get("alpha", 1) != 1:
+def _float_reason(node: Node, row: Operator, settings: Settings) -> str:
+    """Why an operator with int8 inputs stays in float; the empty string if it does not."""
+    if settings.runtime in TFLITE:
+        reason = _tflite_reason(node)
+        if reason:
+            return reason
+    if row.kind == "binary" and node.kwargs.get("alpha", 1) != 1:
         return "one operand is multiplied by alpha"
-    if (
-        row.kind == "bounded"
-        and BOUNDS[node.target][0] == 0  # type: ignore[index]
-        and settings.symmetric
-        and settings.activation_bits == 8
-        and "onnxruntime" not in kernels_of(settings.runtime)
-    ):
+    if row.kind == "fixed-range" and _needs_zero_point(node, settings):
         return "in TFLite its zero point is -128"
-    if node.target is A.pad.default and not _pads_zeros(node):
+    if node.target is A.pad.default and not _pads_with_zeros(node):
         return "only padding with zeros is the same in int8"
     if node.target is A.softmax.int:
-        axis, length = int(str(node.args[1])), value.shape[-1]
-        if axis not in (-1, value.dim() - 1):
-            return "softmax is int8 over the last axis only"
-        if not isinstance(length, int) or length > _LONGEST_SOFTMAX:
-            return (
-                f"most of its numbers would be zero: it gives more than {_LONGEST_SOFTMAX}"
-            )
-    if "adaptive_avg_pool" in name(node.target) and not _even_windows(node):
+        return _softmax_reason(node)
+    if "adaptive_avg_pool" in operator_name(node.target) and not _has_even_windows(node):
         return "its windows differ in size"
     return ""
 
 
-def _reshaped(node: Node) -> bool:
-    return any(
-        word in name(node.target)
-        for word in ("view", "reshape", "flatten", "select", "squeeze")
-    )
+def _tflite_reason(node: Node) -> str:
+    if node.target in _ELEMENTWISE:
+        if all(_is_reshape(item) for item in node.all_input_nodes):
+            return "TFLite's converter fails if both operands are reshaped"
+    elif node.target is A.hardtanh.default:
+        bounds = node.args[1:3] or (-1, 1)
+        if bounds not in _TFLITE_CLIPS:
+            return "its bounds are not steps of the input"
+    return ""
 
 
-def _even_windows(node: Node) -> bool:
+def _needs_zero_point(node: Node, settings: Settings) -> bool:
+    """Whether TFLite's fixed quantization of an operator contradicts symmetric int8."""
+    symmetric = settings.symmetric and settings.activation_bits == 8
+    low, _ = BOUNDS[node.target]  # type: ignore[index]
+    in_onnxruntime = "onnxruntime" in kernels_of(settings.runtime)
+    return low == 0 and symmetric and not in_onnxruntime
+
+
+def _softmax_reason(node: Node) -> str:
+    value = node.meta["val"]
+    axis = int(str(node.args[1]))
+    length = value.shape[-1]
+    if axis not in (-1, value.dim() - 1):
+        return "softmax is int8 over the last axis only"
+    if not isinstance(length, int) or length > _LONGEST_SOFTMAX:
+        return f"most of its outputs would be zero: it has more than {_LONGEST_SOFTMAX}"
+    return ""
+
+
+def _is_reshape(node: Node) -> bool:
+    name = operator_name(node.target)
+    return any(word in name for word in _RESHAPES)
+
+
+def _has_even_windows(node: Node) -> bool:
     source = node.args[0]
     assert isinstance(source, Node)
-    before, after = source.meta["val"].shape[2:], node.meta["val"].shape[2:]
-    return all(
-        new == 1 or (isinstance(old, int) and isinstance(new, int) and old % new == 0)
-        for old, new in zip(before, after, strict=True)
-    )
+    before = source.meta["val"].shape[2:]
+    after = node.meta["val"].shape[2:]
+    for old, new in zip(before, after, strict=True):
+        divides = isinstance(old, int) and isinstance(new, int) and old % new == 0
+        if new != 1 and not divides:
+            return False
+    return True
 
 
-def _joined_outputs(graph: GraphModule) -> set[Node]:
-    """The concatenations that lead to outputs only, with what lies between them and there."""
-    moves = {
-        target for target, row in OPERATORS.items() if row.kind in ("sharing", "uniting")
-    }
-    ends: set[Node] = set()
+def _concatenated_outputs(graph: GraphModule) -> set[Node]:
+    """Concatenations that lead to outputs only, with the operators from there to the output."""
+    leads_to_output: set[Node] = set()
     for node in reversed(graph.graph.nodes):
-        if (
-            node.op == "call_function"
-            and node.target in moves
-            and all(user in ends or user.op == "output" for user in node.users)
-        ):
-            ends.add(node)
-    behind: set[Node] = set()
+        if not _moves_values(node):
+            continue
+        if all(user in leads_to_output or user.op == "output" for user in node.users):
+            leads_to_output.add(node)
+    concatenated: set[Node] = set()
     for node in graph.graph.nodes:
-        if node in ends and (
-            OPERATORS[node.target].kind == "uniting"
-            or any(item in behind for item in node.all_input_nodes)
-        ):
-            behind.add(node)
-    return behind
+        if node not in leads_to_output:
+            continue
+        is_concatenation = OPERATORS[node.target].kind == "shared-inputs"
+        if is_concatenation or any(item in concatenated for item in node.all_input_nodes):
+            concatenated.add(node)
+    return concatenated
 
 
-def _ends_float(placed: Placed, read: set[Node], settings: Settings) -> bool:
-    """Whether the result is not worth quantizing: all its readers are float, and the
-    runtime has a kernel that gives floats.
+def _moves_values(node: Node) -> bool:
+    row = OPERATORS.get(node.target)  # type: ignore[arg-type]
+    return node.op == "call_function" and row is not None and row.kind in _MOVING_KINDS
+
+
+def _keeps_float_output(
+    decision: QuantizedNode, int8_inputs: set[Node], settings: Settings
+) -> bool:
+    """Whether an int8 operator should return float.
+
+    That is so if all readers are float and the runtime has a kernel with a float output.
     """
-    node = placed.node
-    # A Gemm with a float bias and a float result does not fuse in ONNX Runtime; a MatMul
-    # with an Add behind it does.
-    fuses = node.target in LINEARS and (
-        node.meta["val"].dim() > 2 or len(node.args) < 3 or node.args[2] is None
-    )
-    gives_floats = settings.runtime == "tensorrt" or (
-        settings.runtime == "onnxruntime" and fuses
-    )
-    readers = placed.tail.users
-    return (
-        node.target in WEIGHTED
-        and gives_floats
-        and placed.tail not in read
-        and bool(readers)
-        and all(user.op != "output" for user in readers)
-    )
+    node = decision.node
+    if node.target not in WEIGHTED or not _has_float_kernel(node, settings):
+        return False
+    readers = decision.tail.users
+    if not readers or decision.tail in int8_inputs:
+        return False
+    return all(user.op != "output" for user in readers)
+
+
+def _has_float_kernel(node: Node, settings: Settings) -> bool:
+    """Whether the runtime has an int8 kernel of this operator with a float output."""
+    if settings.runtime == "tensorrt":
+        return True
+    if settings.runtime != "onnxruntime" or node.target not in LINEARS:
+        return False
+    # A Gemm with a float bias and a float output does not fuse in ONNX Runtime; a MatMul
+    # followed by an Add does.
+    has_bias = len(node.args) >= 3 and node.args[2] is not None
+    return bool(node.meta["val"].dim() > 2) or not has_bias
 
 
 def _is_float(node: Node) -> bool:
@@ -315,7 +326,7 @@ def _is_float(node: Node) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.float32
 
 
-def _pads_zeros(node: Node) -> bool:
+def _pads_with_zeros(node: Node) -> bool:
     mode = node.args[2] if len(node.args) > 2 else "constant"
     value = node.args[3] if len(node.args) > 3 else 0
     return mode in ("reflect", "replicate", "circular") or not value

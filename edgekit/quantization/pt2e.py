@@ -1,5 +1,6 @@
-"""What edgekit uses of torchao's PT2E, imported without torchao's notes about kernels for
-hardware that is not here.
+"""What edgekit uses of torchao's PT2E.
+
+Imported without torchao's log messages about kernels for hardware that is not present.
 """
 
 import logging

@@ -1,7 +1,4 @@
-"""What the quantizer is told: how it is to quantize one network.
-
-Plain data, stored with every calibration.
-"""
+"""Settings of the quantizer for one network: plain data, stored with every calibration."""
 
 from typing import Literal
 
@@ -13,28 +10,28 @@ from edgekit.value import Value
 class Settings(Value):
     """How a network is quantized.
 
-    The same settings on the same network place the same quantizers.
+    The same settings on the same network quantize the same tensors.
     """
 
     #: Activations with zero point 0. 16-bit activations always have it.
     symmetric: bool = False
-    #: Weights: one scale for each output channel, or one for all.
+    #: Per-channel weight scales (one per output channel), or per-tensor.
     per_channel: bool = True
     activation_bits: Literal[8, 16] = 8
     observer: Observer = "histogram"
-    #: linear: only what convolutions, linear layers read is quantized; the results of
-    #: linear layers stay float.
+    #: linear: only the inputs of convolutions and linear layers are quantized; the outputs
+    #: of linear layers stay in float.
     placement: Literal["all", "linear"] = "all"
     #: Modules (by path) whose operators stay in float, with everything below them.
     keep: tuple[str, ...] = ()
-    #: Concatenations that make an output stay in float; what they join is quantized piece
-    #: by piece.
+    #: Concatenations that compute an output stay in float; each of their inputs is
+    #: quantized with its own scale.
     split_outputs: bool = False
     #: Layers that become two, (module path, channel): the channels from there on get a
-    #: scale of their own.
+    #: separate scale.
     split: tuple[tuple[str, int], ...] = ()
-    #: Where the graph will run: what that runtime has no int8 kernel for stays float. None:
-    #: any runtime.
+    #: Where the graph will run: an operator without an int8 kernel in that runtime stays in
+    #: float. None: any runtime.
     runtime: Runtime | None = None
 
     def keeps(self, module: str) -> bool:

@@ -1,8 +1,8 @@
-"""The quantized graph with quantizers that can be switched: for training, and to ask what
-one quantizer alone does.
+"""The quantized graph with quantizers that can be switched on and off.
 
-A switch that is on rounds its tensor as the runtime will (straight-through gradient inside
-the range); off, it is the identity.
+It is used for training, and to measure what a single quantizer does. A quantizer that is on
+rounds its tensor as the runtime will, with a straight-through gradient inside the range; off,
+it is the identity.
 """
 
 import dataclasses
@@ -13,42 +13,44 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.quantization.calibration import Calibration, Constants, Observed
+from edgekit.quantization.calibration import Calibration, Constants, TensorQuantization
 from edgekit.quantization.capture import module_of
-from edgekit.quantization.graph import Stored, stored
+from edgekit.quantization.graph import FixedObserver, restore_observers
 from edgekit.quantization.observers import EPSILON
-from edgekit.quantization.operators import SHARING, WEIGHTED
-from edgekit.quantization.prepared import constant_of, groups, rewritten
+from edgekit.quantization.operators import PASSTHROUGH, WEIGHTED
+from edgekit.quantization.prepared import build_float_graph, find_constant, observer_groups
 from edgekit.signature import Signature
 
 
-class Switch(torch.nn.Module):
-    """Fake quantization of one tensor: ``real = scale * (stored - zero_point)``, stored in
-    [quant_min, quant_max].
+class FakeQuantizer(torch.nn.Module):
+    """Fake quantization of one tensor, which can be switched off.
+
+    real = scale * (stored - zero_point), with stored in [quant_min, quant_max].
     """
 
     scale: torch.Tensor
     zero_point: torch.Tensor
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, quantization: TensorQuantization) -> None:
         super().__init__()
         self.on = True
-        #: Whether the scale follows the tensor's present range, as a weight's does while it
-        #: is trained.
-        self.follows = False
-        self.axis = observed.axis
-        self.quant_min, self.quant_max = observed.quant_min, observed.quant_max
-        self.register_buffer("scale", torch.tensor(observed.scale, dtype=torch.float32))
-        self.register_buffer(
-            "zero_point", torch.tensor(observed.zero_point, dtype=torch.int32)
-        )
+        #: Whether the scale is computed from the tensor's present range, as it is for a
+        #: weight that is being trained.
+        self.tracks_range = False
+        self.axis = quantization.axis
+        self.quant_min = quantization.quant_min
+        self.quant_max = quantization.quant_max
+        scale = torch.tensor(quantization.scale, dtype=torch.float32)
+        zero_point = torch.tensor(quantization.zero_point, dtype=torch.int32)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.rounded(x) if self.on else x
+        return self.quantize(x) if self.on else x
 
-    def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        """The tensor as it is after quantization, whether the switch is on or off."""
-        if self.follows:
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor after quantization, whether the quantizer is on or off."""
+        if self.tracks_range:
             self.scale = symmetric_scale(x.detach(), self.axis, self.quant_max)
         if self.axis is None:
             return torch.fake_quantize_per_tensor_affine(
@@ -60,176 +62,187 @@ class Switch(torch.nn.Module):
 
 
 def symmetric_scale(x: torch.Tensor, axis: int | None, quant_max: int) -> torch.Tensor:
-    """The scale with which the largest value of a tensor, or of each of its channels, is
-    ``quant_max`` steps: shape (channels,) or (1,).
+    """The symmetric scale of a tensor: max |x| / quant_max.
+
+    Per channel of ``axis``, shape (channels,); per-tensor if ``axis`` is None, shape (1,).
     """
-    largest = (
-        x.abs().amax()[None]
-        if axis is None
-        else x.abs().transpose(0, axis).flatten(1).amax(1)
-    )
+    if axis is None:
+        largest = x.abs().amax()[None]
+    else:
+        largest = x.abs().transpose(0, axis).flatten(1).amax(1)
     return (largest / quant_max).clamp(min=EPSILON)
 
 
 @dataclasses.dataclass(frozen=True)
-class Operator:
+class WeightedOperator:
     """One convolution or linear layer of the graph, its quantizers and constants."""
 
     node: Node
     module: str
-    #: Of its input and its weight; the input of a layer behind a float one may have none.
-    input: Switch | None
-    weight: Switch
-    #: Names of the constants.
+    #: The quantizer of the input; None if the input is float.
+    input: FakeQuantizer | None
+    weight: FakeQuantizer
+    #: The names of the constants.
     weight_name: str
     bias_name: str | None
-    #: Multiply-accumulates of one sample.
+    #: Multiply-accumulates for one sample.
     macs: int
+
+    @property
+    def is_convolution(self) -> bool:
+        """True for a convolution, False for a linear layer."""
+        return "conv" in str(self.node.target)
 
     @property
     def channel_axis(self) -> int:
         """The axis of the output's channels."""
-        return 1 if "conv" in str(self.node.target) else -1
+        return 1 if self.is_convolution else -1
 
     def compute(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
-        """The operator on another input, weight and bias."""
-        result: torch.Tensor = self.node.target(
+        """Run the operator on another input, weight and bias."""
+        target: Any = self.node.target
+        result: torch.Tensor = target(
             x, weight, bias, *self.node.args[3:], **self.node.kwargs
-        )  # type: ignore[operator]
+        )
         return result
 
 
 @dataclasses.dataclass(frozen=True)
 class Simulator:
-    """The graph, its switches by the key of their tensor, and its weighted operators in the
-    order in which they run.
+    """The graph, its quantizers, and its weighted operators in execution order.
+
+    A quantizer's key is the key of its tensor in ``Calibration.tensors``.
     """
 
     graph: GraphModule
-    switches: dict[str, Switch]
-    operators: tuple[Operator, ...]
+    quantizers: dict[str, FakeQuantizer]
+    operators: tuple[WeightedOperator, ...]
 
-    def all(self, on: bool) -> None:
-        """Switch every quantizer."""
-        for switch in self.switches.values():
-            switch.on = on
+    def set_all(self, on: bool) -> None:
+        """Switch every quantizer on or off."""
+        for quantizer in self.quantizers.values():
+            quantizer.on = on
 
-    def of_modules(self) -> dict[str, list[Switch]]:
-        """For each module path the quantizers of what its operators read, and those of the
-        network's outputs by the module that makes them.
+    def quantizers_by_module(self) -> dict[str, list[FakeQuantizer]]:
+        """The quantizers of each module path.
+
+        These are the quantizers that the module's operators read; an output of the network
+        belongs to the module that computes it.
         """
-        found: dict[str, list[Switch]] = {}
+        by_module: dict[str, list[FakeQuantizer]] = {}
         for node in self.graph.graph.nodes:
-            if node.op != "call_module" or not isinstance(
-                self.graph.get_submodule(str(node.target)), Switch
-            ):
+            quantizer = _quantizer(self.graph, node)
+            if quantizer is None:
                 continue
-            switch = self.graph.get_submodule(str(node.target))
-            assert isinstance(switch, Switch)
-            makers = (
-                [node.args[0]] if any(user.op == "output" for user in node.users) else []
-            )
-            for reader in [
-                user
-                for user in node.users
-                if user.op == "call_function" and user.target not in SHARING
-            ] + makers:
-                listed = found.setdefault(module_of(reader), [])
-                if not any(switch is known for known in listed):
-                    listed.append(switch)
-        return found
+            for owner in _owners(node):
+                quantizers = by_module.setdefault(module_of(owner), [])
+                if not any(quantizer is listed for listed in quantizers):
+                    quantizers.append(quantizer)
+        return by_module
 
 
-def simulator(
+def _owners(node: Node) -> list[Node]:
+    """The operators that read a quantizer; also its producer, if it is an output."""
+    owners = [
+        user
+        for user in node.users
+        if user.op == "call_function" and user.target not in PASSTHROUGH
+    ]
+    producer = node.args[0]
+    if any(user.op == "output" for user in node.users) and isinstance(producer, Node):
+        owners.append(producer)
+    return owners
+
+
+def build_simulator(
     network: torch.nn.Module,
     signature: Signature,
     calibration: Calibration,
     constants: Constants | None = None,
 ) -> Simulator:
-    """Rebuild the quantized graph of a calibration with switches, all of them on.
+    """Rebuild the quantized graph of a calibration with all quantizers on.
 
-    The network is unchanged.
-
-    Raises StepError where network and calibration do not match.
+    The network is unchanged. Raises StepError if network and calibration do not match.
     """
-    graph = stored(rewritten(network, signature, constants), calibration)
-    switches = {}
-    for key, nodes in groups(graph):
-        assert isinstance(graph.get_submodule(str(nodes[0].target)), Stored)
-        switches[key] = Switch(calibration.tensors[key])
+    graph = build_float_graph(network, signature, constants)
+    prepared = restore_observers(graph, calibration)
+    quantizers = {}
+    for key, nodes in observer_groups(prepared):
+        assert isinstance(prepared.get_submodule(str(nodes[0].target)), FixedObserver)
+        quantizers[key] = FakeQuantizer(calibration.tensors[key])
         for node in nodes:
-            setattr(graph, str(node.target), switches[key])
-    return Simulator(graph, switches, tuple(_operators(graph)))
+            setattr(prepared, str(node.target), quantizers[key])
+    return Simulator(prepared, quantizers, tuple(_weighted_operators(prepared)))
 
 
-def _operators(graph: GraphModule) -> Iterator[Operator]:
+def _weighted_operators(graph: GraphModule) -> Iterator[WeightedOperator]:
     for node in graph.graph.nodes:
         if node.op != "call_function" or node.target not in WEIGHTED:
             continue
-        weight, named = _switch(graph, node.args[1]), constant_of(graph, node.args[1])
-        if weight is None or named is None:
+        quantizer = _quantizer(graph, node.args[1])
+        weight = find_constant(graph, node.args[1])
+        if quantizer is None or weight is None:
             continue
-        bias = constant_of(graph, node.args[2]) if len(node.args) > 2 else None
-        value = node.meta["val"]
-        places = (
-            math.prod(int(size) for size in value.shape[2:])
-            if "conv" in str(node.target)
-            else math.prod(int(size) for size in value.shape[1:-1])
-        )
-        yield Operator(
-            node,
-            module_of(node),
-            _switch(graph, node.args[0]),
-            weight,
-            named[0],
-            None if bias is None else bias[0],
-            named[1].numel() * places,
+        bias = find_constant(graph, node.args[2]) if len(node.args) > 2 else None
+        yield WeightedOperator(
+            node=node,
+            module=module_of(node),
+            input=_quantizer(graph, node.args[0]),
+            weight=quantizer,
+            weight_name=weight[0],
+            bias_name=None if bias is None else bias[0],
+            macs=weight[1].numel() * _positions(node),
         )
 
 
-def _switch(graph: GraphModule, node: object) -> Switch | None:
-    found = (
-        graph.get_submodule(str(node.target))
-        if isinstance(node, Node) and node.op == "call_module"
-        else None
-    )
-    return found if isinstance(found, Switch) else None
+def _positions(node: Node) -> int:
+    """How often one sample uses each weight: positions of an image, rows of a sequence."""
+    shape = node.meta["val"].shape
+    positions = shape[2:] if "conv" in str(node.target) else shape[1:-1]
+    return math.prod(int(size) for size in positions)
 
 
-class Tap(torch.fx.Interpreter):
-    """Runs the graph and shows each chosen operator its arguments: ``look(operator,
-    arguments)``, the input first.
-    """
+def _quantizer(graph: GraphModule, node: object) -> FakeQuantizer | None:
+    if not isinstance(node, Node) or node.op != "call_module":
+        return None
+    module = graph.get_submodule(str(node.target))
+    return module if isinstance(module, FakeQuantizer) else None
+
+
+#: Called with an operator and its arguments, the input first.
+Visitor = Callable[[WeightedOperator, tuple[Any, ...]], None]
+
+
+class _VisitingInterpreter(torch.fx.Interpreter):
+    """Runs a graph and calls ``visit`` before each of the chosen operators."""
 
     def __init__(
-        self,
-        simulated: Simulator,
-        operators: Sequence[Operator],
-        look: Callable[[Operator, tuple[Any, ...]], None],
+        self, simulator: Simulator, operators: Sequence[WeightedOperator], visit: Visitor
     ) -> None:
-        super().__init__(simulated.graph)
+        super().__init__(simulator.graph)
         self._chosen = {operator.node: operator for operator in operators}
-        self._look = look
+        self._visit = visit
 
     def run_node(self, n: Node) -> Any:
-        """As the graph does, with a look at the chosen ones."""
         if n in self._chosen:
-            self._look(self._chosen[n], self.fetch_args_kwargs_from_env(n)[0])
+            arguments, _ = self.fetch_args_kwargs_from_env(n)
+            self._visit(self._chosen[n], arguments)
         return super().run_node(n)
 
 
-def observe(
-    simulated: Simulator,
-    operators: Sequence[Operator],
-    rows: Iterable[tuple[torch.Tensor, ...]],
-    look: Callable[[Operator, tuple[Any, ...]], None],
+def visit_operators(
+    simulator: Simulator,
+    operators: Sequence[WeightedOperator],
+    batches: Iterable[tuple[torch.Tensor, ...]],
+    visit: Visitor,
 ) -> None:
-    """Run batches through the float graph (all switches off) and show the operators their
-    arguments.
+    """Run batches through the float graph and call ``visit`` for each chosen operator.
+
+    All quantizers are off during the run and on afterwards.
     """
-    simulated.all(False)
-    tap = Tap(simulated, operators, look)
+    simulator.set_all(False)
+    interpreter = _VisitingInterpreter(simulator, operators, visit)
     with torch.no_grad():
-        for row in rows:
-            tap.run(*row)
-    simulated.all(True)
+        for batch in batches:
+            interpreter.run(*batch)
+    simulator.set_all(True)

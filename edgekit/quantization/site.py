@@ -1,4 +1,4 @@
-"""One operator of a traced graph, and what may be put in its place."""
+"""One operator of a traced graph, and what may replace it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,59 +6,67 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.quantization.rewrite import like, new_constant, replace
+from edgekit.quantization.graph_edit import add_constant, copy_origin, replace_node
 from edgekit.quantization.settings import Settings
 
-_IMAGE = 4
+_IMAGE_RANK = 4
 
 
 class Site:
-    """One operator, and what may be put in its place."""
+    """One operator of a graph, with methods that build its replacement."""
 
     def __init__(self, graph: GraphModule, node: Node, settings: Settings) -> None:
-        self.graph, self.node, self.args, self.settings = graph, node, node.args, settings
+        self.graph = graph
+        self.node = node
+        self.args = node.args
+        self.settings = settings
 
     @property
     def is_float(self) -> bool:
-        """Whether it computes on float32."""
+        """Whether the first input is float32."""
         first = self.args[0]
         value = first.meta.get("val") if isinstance(first, Node) else None
         return isinstance(value, torch.Tensor) and value.dtype == torch.float32
 
-    def make(self, target: Callable[..., Any], *args: Any) -> Node:
-        """A new operator in front of this one, with its origin."""
+    def insert(self, target: Callable[..., Any], *args: Any) -> Node:
+        """Insert a new operator before this one, with the same origin."""
         with self.graph.graph.inserting_before(self.node):
-            made = self.graph.graph.call_function(target, args)
-        return like(self.node, made, target(*(self._fake(item) for item in args)))
+            node = self.graph.graph.call_function(target, args)
+        fake_result = target(*(self._fake(item) for item in args))
+        return copy_origin(self.node, node, fake_result)
 
-    def store(self, what: str, value: torch.Tensor) -> Node:
-        """A new constant."""
+    def insert_constant(self, what: str, value: torch.Tensor) -> Node:
+        """Insert a new constant before this operator; ``what`` becomes part of its name."""
         with self.graph.graph.inserting_before(self.node):
-            return new_constant(self.graph, self.node, what, value)
+            return add_constant(self.graph, self.node, what, value)
 
-    def number(self, value: float) -> Node:
-        """A plain number as a constant that can be quantized.
+    def insert_number(self, value: float) -> Node:
+        """Insert a number as a constant that can be quantized.
 
-        Of an image's rank for the Edge TPU: beside any other TFLite's converter transposes
-        the image.
+        For the Edge TPU it has the rank of an image: TFLite's converter transposes the image
+        if the other operand has another rank.
         """
-        first = self.args[0].meta["val"].dim() if isinstance(self.args[0], Node) else 1
-        rank = first if self.settings.runtime == "edgetpu" and first == _IMAGE else 1
-        return self.store("number", torch.full([1] * rank, value, dtype=torch.float32))
+        first = self.args[0]
+        for_edgetpu = self.settings.runtime == "edgetpu" and isinstance(first, Node)
+        rank = 1
+        if for_edgetpu and first.meta["val"].dim() == _IMAGE_RANK:
+            rank = _IMAGE_RANK
+        constant = torch.full([1] * rank, value, dtype=torch.float32)
+        return self.insert_constant("number", constant)
 
-    def put(self, node: Node) -> None:
-        """Take the new operator's result in place of this one's."""
-        replace(self.node, node)
+    def replace_with(self, node: Node) -> None:
+        """Use the result of ``node`` instead of this operator's."""
+        replace_node(self.node, node)
 
     def _fake(self, item: Any) -> Any:
+        """An argument as a fake tensor, so that shapes are computed without data."""
         if isinstance(item, list | tuple):
             return [self._fake(inner) for inner in item]
         value = item.meta["val"] if isinstance(item, Node) else item
-        if isinstance(value, torch.Tensor) and not hasattr(value, "fake_mode"):
-            first = next(
-                node.meta["val"]
-                for node in self.graph.graph.nodes
-                if hasattr(node.meta.get("val"), "fake_mode")
-            )
-            return first.fake_mode.from_tensor(value)
+        if not isinstance(value, torch.Tensor) or hasattr(value, "fake_mode"):
+            return value
+        for node in self.graph.graph.nodes:
+            example = node.meta.get("val")
+            if hasattr(example, "fake_mode"):
+                return example.fake_mode.from_tensor(value)
         return value

@@ -19,12 +19,12 @@ from edgekit.errors import StepError
 from edgekit.quantization.calibration import (
     Calibration,
     Constants,
-    Observed,
+    TensorQuantization,
     read,
     read_constants,
 )
-from edgekit.quantization.capture import in_order
-from edgekit.quantization.simulator import Simulator, simulator
+from edgekit.quantization.capture import order_outputs
+from edgekit.quantization.simulator import Simulator, build_simulator
 from edgekit.signature import Signature
 from edgekit.steps import losses, torch_storage, training
 from edgekit.steps.distill import softened, squared
@@ -139,7 +139,7 @@ class _Student(nn.Module):
         path = artifact.path(part, QUANTIZATION)
         self.calibration = read(path)
         self.constants = dict(read_constants(path))
-        self.simulated: Simulator = simulator(
+        self.simulated: Simulator = build_simulator(
             network, part.signature, self.calibration, self.constants
         )
         self.signature: Signature = part.signature
@@ -165,11 +165,13 @@ class _Student(nn.Module):
             setattr(self.simulated.graph.get_submodule(owner), attribute, parameter)
             self.trained.append(parameter)
         for operator in self.simulated.operators:
-            operator.weight.follows = True
+            operator.weight.tracks_range = True
 
     def forward(self, *inputs: Tensor) -> Any:
         graph = self.__dict__["simulated"].graph
-        return in_order(graph(*inputs), tuple(spec.name for spec in self.signature.outputs))
+        return order_outputs(
+            graph(*inputs), tuple(spec.name for spec in self.signature.outputs)
+        )
 
     def results(self) -> tuple[Calibration, Constants]:
         """The calibration with the trained weights' scales, and all changed constants."""
@@ -183,15 +185,15 @@ class _Student(nn.Module):
         scales = {}
         with torch.no_grad():
             for operator in self.simulated.operators:
-                operator.weight.rounded(constants[operator.weight_name])
+                operator.weight.quantize(constants[operator.weight_name])
                 scales[id(operator.weight)] = tuple(
                     float(value) for value in operator.weight.scale
                 )
-        tensors: dict[str, Observed] = {
+        tensors: dict[str, TensorQuantization] = {
             key: tensor.model_copy(
-                update={"scale": scales[id(self.simulated.switches[key])]}
+                update={"scale": scales[id(self.simulated.quantizers[key])]}
             )
-            if id(self.simulated.switches[key]) in scales
+            if id(self.simulated.quantizers[key]) in scales
             else tensor
             for key, tensor in self.calibration.tensors.items()
         }

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgekit.errors import StepError
-from edgekit.quantization.data import checked
+from edgekit.quantization.data import check_batches
 from edgekit.signature import Signature, TensorSpec
 
 INPUTS = (
@@ -39,7 +39,7 @@ def test_good_data_pass_unchanged_one_batch_at_a_time() -> None:
             drawn.append(batch())
             yield drawn[-1]
 
-    for count, given in enumerate(checked(source(), SIGNATURE), 1):
+    for count, given in enumerate(check_batches(source(), SIGNATURE), 1):
         assert len(drawn) == count and given is drawn[-1]
 
 
@@ -48,13 +48,16 @@ def test_good_data_pass_unchanged_one_batch_at_a_time() -> None:
     [
         ([], "no calibration data"),
         ([batch(), spoiled(math.nan)], "NaN: image, sample 6"),
-        ([spoiled(-math.inf)], "infinite number: image, sample 2"),
-        ([batch(), batch(0)], "behind sample 4 is empty"),
-        ([batch()[:1]], "has 1 tensors; the network takes image, mask"),
-        ([(batch(3)[0], batch(4)[1])], "has 3 of image, 4 of mask"),
+        ([spoiled(-math.inf)], "infinite value: image, sample 2"),
+        ([batch(), batch(0)], "after sample 4 is empty"),
+        ([batch()[:1]], "has 1 tensors; the network expects image, mask"),
+        (
+            [(batch(3)[0], batch(4)[1])],
+            "different numbers of samples: 3 of image, 4 of mask",
+        ),
         (
             [(torch.randn(4, 5), batch()[1])],
-            r"shape \[4, 5\] in calibration; the network takes \['batch', 3\]",
+            r"shape \[4, 5\] in calibration; the network expects \['batch', 3\]",
         ),
         (
             [(torch.zeros(4, 3), batch()[1])] * 2,
@@ -65,7 +68,7 @@ def test_good_data_pass_unchanged_one_batch_at_a_time() -> None:
 def test_bad_data_are_refused(data: list[tuple[torch.Tensor, ...]], message: str) -> None:
     """What is wrong and where, with a way out."""
     with pytest.raises(StepError, match=message) as raised:
-        list(checked(data, SIGNATURE))
+        list(check_batches(data, SIGNATURE))
     assert raised.value.fix
 
 
@@ -73,4 +76,6 @@ def test_one_input_may_be_constant() -> None:
     """A mask of ones beside images is no mistake, and neither is a batch that is constant
     beside others that are not.
     """
-    assert len(list(checked([(torch.zeros(4, 3), batch()[1]), batch()], SIGNATURE))) == 2
+    assert (
+        len(list(check_batches([(torch.zeros(4, 3), batch()[1]), batch()], SIGNATURE))) == 2
+    )

@@ -25,12 +25,13 @@ from edgekit.formats.onnx.export import export
 from edgekit.formats.onnx.lower import lower
 from edgekit.formats.tensorrt.export import OnnxToTensorrt
 from edgekit.formats.tflite import file as tflite_file
+from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.formats.tflite import interpreter as litert
 from edgekit.formats.tflite.export import TorchToTflite
 from edgekit.quantization.capture import capture
 from edgekit.quantization.decompose import decompose
 from edgekit.quantization.graph import Calibration, calibrate, simulate
-from edgekit.quantization.operators import OPERATORS, name
+from edgekit.quantization.operators import OPERATORS, operator_name
 from edgekit.quantization.rewrite import rewrite
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec
@@ -555,7 +556,7 @@ def test_the_cases_hold_every_operator_of_the_table() -> None:
         rewrite(graph)
         decompose(graph, Settings())
         met |= {node.target for node in graph.graph.nodes}
-    assert [name(target) for target in OPERATORS if target not in met] == [
+    assert [operator_name(target) for target in OPERATORS if target not in met] == [
         "conv_transpose3d.input",
         "batch_norm",
     ]
@@ -621,13 +622,15 @@ def test_an_ethos_u_runs_what_is_int8(case: str, tmp_path: pathlib.Path) -> None
         system_config="Ethos_U55_High_End_Embedded",
         memory_mode="Shared_Sram",
     )
-    vela.compiled(tmp_path / "after" / "main.tflite", setting, tmp_path / "compiled.tflite")
+    vela.compile_file(
+        tmp_path / "after" / "main.tflite", setting, tmp_path / "compiled.tflite"
+    )
     model = tflite_file.read(tmp_path / "compiled.tflite")
     left = Counter(
         tflite_file.operator_name(model, operator)
         for operator in model.subgraphs[0].operators
     )
-    assert left.keys() - {"CUSTOM"} <= {*floats, "QUANTIZE"}
+    assert left.keys() - {tflite_graph.ETHOS_U} <= {*floats, "QUANTIZE"}
 
 
 @pytest.mark.parametrize("case", ["weighted", "joined", "pooled", "curved"])

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-#: Calibrates a convolutional network on 32x32 images that are made batch by batch; prints
+#: Calibrates a convolutional network on 32x32 images that are drawn batch by batch; prints
 #: the peak of resident memory in KiB.
 PROGRAM = """
 import resource, sys
@@ -14,11 +14,21 @@ from edgekit.signature import Signature, TensorSpec
 
 torch.set_num_threads(1)
 count, batch = int(sys.argv[1]), 32
-network = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 32 * 32, 10)).eval()
-signature = Signature(inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 32, 32)),),
-                      outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),))
+network = nn.Sequential(
+    nn.Conv2d(3, 32, 3, padding=1),
+    nn.ReLU(),
+    nn.Conv2d(32, 32, 3, padding=1),
+    nn.ReLU(),
+    nn.Flatten(),
+    nn.Linear(32 * 32 * 32, 10),
+).eval()
+image = TensorSpec(name="input", dtype="float32", dims=("batch", 3, 32, 32))
+logits = TensorSpec(name="output", dtype="float32", dims=("batch", 10))
 random = torch.Generator().manual_seed(0)
-calibrate(network, ((torch.randn(batch, 3, 32, 32, generator=random),) for _ in range(count // batch)), signature)
+batches = (
+    (torch.randn(batch, 3, 32, 32, generator=random),) for _ in range(count // batch)
+)
+calibrate(network, batches, Signature(inputs=(image,), outputs=(logits,)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -34,6 +44,6 @@ def peak(samples: int) -> int:
 
 
 def test_1024_samples_need_no_more_memory_than_32() -> None:
-    """At most a tenth more resident memory at the peak of the whole process."""
+    """At most a tenth more resident memory at the peak of the entire process."""
     few, many = peak(32), peak(1024)
     assert many <= 1.1 * few

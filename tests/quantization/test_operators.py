@@ -2,7 +2,7 @@
 
 import pathlib
 
-from edgekit.quantization.operators import BOUNDS, FUSED, OPERATORS, name
+from edgekit.quantization.operators import BOUNDS, FUSED, OPERATORS, operator_name
 
 MARK = "<!-- operators -->"
 SHORT = {
@@ -21,7 +21,9 @@ def table() -> str:
     rows: dict[tuple[str, ...], list[str]] = {}
     for target, row in OPERATORS.items():
         where = ", ".join(SHORT[runtime] for runtime in row.runtimes) or "-"
-        rows.setdefault((row.kind, where, row.reason), []).append(f"`{name(target)}`")
+        rows.setdefault((row.kind, where, row.reason), []).append(
+            f"`{operator_name(target)}`"
+        )
     lines = [
         f"| {', '.join(names)} | {kind} | {where} | {reason} |"
         for (kind, where, reason), names in rows.items()
@@ -52,6 +54,6 @@ def test_every_row_says_what_it_must() -> None:
     for target, row in OPERATORS.items():
         assert bool(row.runtimes) is (row.kind != "float") and (
             row.reason or row.kind != "float"
-        ), name(target)
-        assert (target in BOUNDS) is (row.kind == "bounded"), name(target)
-    assert all(OPERATORS[target].kind == "curved" for target in FUSED)
+        ), operator_name(target)
+        assert (target in BOUNDS) is (row.kind == "fixed-range"), operator_name(target)
+    assert all(OPERATORS[target].kind == "unary" for target in FUSED)

@@ -5,12 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekit.quantization.capture import capture
-from edgekit.quantization.placement import Float, Placed, place
+from edgekit.quantization.placement import FloatNode, QuantizedNode, place
 from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
 
 
-def placed(network: nn.Module, *dims: int) -> list[Placed | Float]:
+def placed(network: nn.Module, *dims: int) -> list[QuantizedNode | FloatNode]:
     spec = TensorSpec(name="input", dtype="float32", dims=("batch", *dims))
     signature = Signature(
         inputs=(spec,),
@@ -23,7 +23,7 @@ def placed(network: nn.Module, *dims: int) -> list[Placed | Float]:
 
 def told(network: nn.Module, *dims: int) -> list[tuple[str, str]]:
     return [
-        (item.node.name, item.kind if isinstance(item, Placed) else item.reason)
+        (item.node.name, item.kind if isinstance(item, QuantizedNode) else item.reason)
         for item in placed(network, *dims)
     ]
 
@@ -32,7 +32,9 @@ def test_an_activation_belongs_to_the_layer_before_it() -> None:
     """A ReLU6 that follows a convolution is no operator of its own."""
     found = placed(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU6()), 1, 8, 8)
     assert [
-        (item.node.name, item.tail.name) for item in found if isinstance(item, Placed)
+        (item.node.name, item.tail.name)
+        for item in found
+        if isinstance(item, QuantizedNode)
     ] in ([("conv2d", "hardtanh")], [("conv2d", "relu6")])
 
 
@@ -51,7 +53,7 @@ def test_residuals_are_int8_only_where_both_sides_are() -> None:
             return scores + (x > 0).float().log().clamp(min=-1e9)
 
     found = told(Masked(), 8)
-    assert ("add", "joining") in found and any(
+    assert ("add", "binary") in found and any(
         name.startswith("add") and reason == "one operand is float"
         for name, reason in found
     )
@@ -60,7 +62,7 @@ def test_residuals_are_int8_only_where_both_sides_are() -> None:
 def test_transposed_convolutions_and_recurrent_layers_say_why_they_are_float() -> None:
     """The reasons are words for the report."""
     assert told(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [
-        ("conv_transpose2d", "no converter makes an int8 transposed convolution of it")
+        ("conv_transpose2d", "no converter produces an int8 transposed convolution")
     ]
     assert (
         "lstm",
@@ -79,7 +81,7 @@ def test_padding_with_other_numbers_than_zero_stays_float() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return functional.pad(x, (1, 1), value=self.value)
 
-    assert told(Pad(0.0), 1, 4, 4) == [("pad", "sharing")]
+    assert told(Pad(0.0), 1, 4, 4) == [("pad", "passthrough")]
     assert told(Pad(3.0), 1, 4, 4) == [
         ("pad", "only padding with zeros is the same in int8")
     ]

@@ -158,15 +158,15 @@ def test_a_module_that_was_folded_away_may_be_kept() -> None:
     "settings", [Settings(keep=("block.1",)), Settings(split=(("block.1", 2),))]
 )
 def test_a_path_that_is_no_module_is_told_with_the_nearest(settings: Settings) -> None:
-    """A slip of the pen is no silent change of nothing."""
-    with pytest.raises(StepError, match=r"no module 'block\.1'.*blocks\.1"):
+    """A typo must not be ignored silently."""
+    with pytest.raises(StepError, match=r"Unknown module 'block\.1'.*blocks\.1"):
         calibrated(Small(), settings)
 
 
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (("blocks", 2), "no convolution or linear layer"),
+        (("blocks", 2), "not a convolution or linear layer"),
         (("head", 4), "has 4 channels"),
         (("head", 0), "channel 0"),
     ],
@@ -193,7 +193,7 @@ def test_outputs_that_mix_ranges_are_split() -> None:
         assert after < 0.02 and before > 20 * after
         assert (pieces - wanted).abs().max() < 0.02 * wanted.abs().max()
         reasons = {item.reason for item in calibrated(network, settings).left_float}
-        assert "its pieces have scales of their own" in reasons
+        assert "its inputs have separate scales" in reasons
 
 
 def test_a_split_layer_has_exactly_the_weights_of_the_whole() -> None:

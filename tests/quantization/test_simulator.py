@@ -6,7 +6,7 @@ import torch
 from edgekit.errors import StepError
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings
-from edgekit.quantization.simulator import simulator
+from edgekit.quantization.simulator import build_simulator
 from tests.quantization.networks import IMAGE, normed, outlier, rows
 
 
@@ -19,7 +19,7 @@ def test_switches_on_is_the_quantized_network_and_off_the_float_one(
     """
     network, test = outlier(), next(rows(1, 8, 8, seed=9)())[0]
     calibration = calibrate(network, rows(1, 8, 8)(), IMAGE, Settings(symmetric=symmetric))
-    simulated = simulator(network, IMAGE, calibration)
+    simulated = build_simulator(network, IMAGE, calibration)
     with torch.no_grad():
         step = calibration.output_scales[0]
         assert step is not None
@@ -28,7 +28,7 @@ def test_switches_on_is_the_quantized_network_and_off_the_float_one(
         ).abs()
         assert float(difference.max()) <= 1.001 * step
         assert float((difference > step / 2).float().mean()) < 0.01
-        simulated.all(False)
+        simulated.set_all(False)
         assert torch.allclose(simulated.graph(test), network(test), atol=1e-4)
 
 
@@ -39,7 +39,7 @@ def test_operators_know_their_module_their_constants_and_their_cost() -> None:
     calibration = calibrate(outlier(), rows(1, 8, 8)(), IMAGE)
     found = {
         operator.module: operator
-        for operator in simulator(outlier(), IMAGE, calibration).operators
+        for operator in build_simulator(outlier(), IMAGE, calibration).operators
     }
     assert list(found) == ["first", "depthwise", "point", "head"]
     assert found["first"].macs == 16 * 9 * 64
@@ -51,7 +51,7 @@ def test_operators_know_their_module_their_constants_and_their_cost() -> None:
 def test_another_networks_calibration_is_refused() -> None:
     """The tensors must be the same ones."""
     with pytest.raises(StepError, match="does not match its calibration"):
-        simulator(
+        build_simulator(
             normed(),
             IMAGE.model_copy(
                 update={

@@ -19,7 +19,7 @@ from edgekit.formats.tflite.channel_last import prefer_channel_last
 from edgekit.formats.tflite.converter_errors import translate_error
 from edgekit.formats.tflite.tflite_runtime_compat import index_booleans_as_integers
 from edgekit.quantization.calibration import read
-from edgekit.quantization.capture import capture, example
+from edgekit.quantization.capture import capture, example_inputs
 from edgekit.quantization.operators import RECURRENT
 from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
@@ -194,7 +194,7 @@ def with_static_shapes(
 
     Also returns the samples that it was traced with.
     """
-    samples = example(static, batch=batch)
+    samples = example_inputs(static, batch=batch)
     with litert_conversion.quiet(), torch.no_grad():
         network = litert_conversion.as_inference(graph)
         program = torch.export.export(network, samples, strict=False)

@@ -150,19 +150,19 @@ class TuneTflite:
         weights = [tflite_edit.get_weight(model, operator) for operator in group.operators]
         alpha, factor = None, None
         if self.smooth:
-            alpha, factor = dynamic_tuning.smoothing(rows, weights)
+            alpha, factor = dynamic_tuning.find_smoothing(rows, weights)
         if factor is not None:
             moments = moments * numpy.outer(factor, factor)
         error_after = 0.0
         for operator, weight in zip(group.operators, weights, strict=True):
             new_weight = weight if factor is None else weight / factor
             if self.rounding == "learned":
-                new_weight = dynamic_tuning.rounded(new_weight, moments)
-            stored = dynamic_tuning.quantized_weight(new_weight)
+                new_weight = dynamic_tuning.round_weight(new_weight, moments)
+            stored = dynamic_tuning.quantize_weight(new_weight)
             added_bias = None
             if self.correct_bias:
                 added_bias = dynamic_tuning.bias_correction(rows, weight, factor, stored)
-            error_after += dynamic_tuning.remaining(
+            error_after += dynamic_tuning.remaining_error(
                 rows, weight, factor, stored, added_bias
             )
             tflite_edit.set_weight(model, operator, new_weight, added_bias)

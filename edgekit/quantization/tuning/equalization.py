@@ -1,10 +1,11 @@
-"""Cross-layer equalization (Nagel et al. 2019, section 4.1): what one layer's channel is
-divided by, the next layer's weights are multiplied with.
+"""Cross-layer equalization (Nagel et al. 2019, section 4.1).
 
-Between two layers a channel may be scaled by any s > 0 where what lies between them is
+What one layer's output channel is divided by, the next layer's weights are multiplied by.
+
+Between two layers a channel may be scaled by any s > 0 if the operators between them are
 positively homogeneous, f(s x) = s f(x): ReLU, pools, zero padding. With s = sqrt(r1 / r2),
 r1 and r2 the largest weights of the channel on both sides, both ranges become equal. The
-float network computes the same.
+float network computes the same values.
 """
 
 import dataclasses
@@ -15,7 +16,12 @@ from torch.fx import GraphModule, Node
 
 from edgekit.errors import StepError
 from edgekit.quantization.operators import WEIGHTED
-from edgekit.quantization.prepared import change, constant_of, readers, rewritten
+from edgekit.quantization.prepared import (
+    build_float_graph,
+    find_constant,
+    find_readers,
+    set_constants,
+)
 from edgekit.signature import Signature
 
 A = torch.ops.aten
@@ -38,141 +44,149 @@ HOMOGENEOUS = {
     A.clone.default,
 }
 #: A channel's scale stays within this factor of 1, so that a channel that is nearly dead
-#: does not blow up the others' steps.
+#: does not make the steps of the others coarse.
 LARGEST = 1e4
 ROUNDS = 20
+#: Equalization has converged when no scale is further from 1 than this.
 CLOSE = 1e-3
+#: The position of ``groups`` among the arguments of a convolution.
+_GROUPS = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
-    """Two layers and the names of their constants."""
+class LayerPair:
+    """Two layers in succession, by the names of their constants."""
 
     first_weight: str
     first_bias: str | None
     second_weight: str
-    #: Output channels of the first that feed one weight column of the second: more than 1
-    #: behind a flattened image.
+    #: How many weight columns of the second layer read one output channel of the first:
+    #: more than 1 after a flattened image.
     spread: int
     depthwise: bool
 
+    @property
+    def constants(self) -> list[str]:
+        """The names of all constants of the pair."""
+        names = (self.first_weight, self.first_bias, self.second_weight)
+        return [name for name in names if name is not None]
 
-def equalized(network: torch.nn.Module, signature: Signature) -> dict[str, torch.Tensor]:
-    """Changed weights and biases by name, or StepError where no two layers follow each
-    other.
+
+def equalize(network: torch.nn.Module, signature: Signature) -> dict[str, torch.Tensor]:
+    """Changed weights and biases by name.
+
+    Raises StepError if the network has no two layers that can be equalized.
     """
-    graph = rewritten(network, signature)
-    pairs = list(_pairs(graph))
+    graph = build_float_graph(network, signature)
+    pairs = list(_find_pairs(graph))
     if not pairs:
         raise StepError(
-            "Equalization finds no two layers with only ReLU or pools between them.",
-            fix="leave equalize out",
+            "Equalization found no two layers with only ReLU or pools between them.",
+            fix="remove 'equalize'",
         )
     changed: dict[str, torch.Tensor] = {}
-    for name in {
-        name
-        for pair in pairs
-        for name in (pair.first_weight, pair.first_bias, pair.second_weight)
-        if name is not None
-    }:
-        owner, _, attribute = name.rpartition(".")
-        changed[name] = getattr(graph.get_submodule(owner), attribute).detach().clone()
+    for pair in pairs:
+        for name in pair.constants:
+            owner, _, attribute = name.rpartition(".")
+            constant = getattr(graph.get_submodule(owner), attribute)
+            changed[name] = constant.detach().clone()
     for _ in range(ROUNDS):
-        furthest = max(_equalize(pair, changed) for pair in pairs)
+        furthest = max(_equalize_pair(pair, changed) for pair in pairs)
         if furthest < CLOSE:
             break
-    change(graph, changed)  # the shapes are as they were
+    set_constants(graph, changed)  # checks that all shapes are unchanged
     return changed
 
 
-def _equalize(pair: Pair, constants: dict[str, torch.Tensor]) -> float:
-    """Scale one pair in place; how far the furthest scale is from 1."""
-    first, second = constants[pair.first_weight], constants[pair.second_weight]
-    ours = first.flatten(1).abs().amax(1)
-    columns = (
-        second.flatten(1).abs()
-        if pair.depthwise
-        else second.transpose(0, 1).flatten(1).abs()
-    )
-    theirs = columns.amax(1).reshape(len(ours), pair.spread).amax(1)
-    alive = (ours > 0) & (theirs > 0)
-    scale = torch.where(
-        alive, torch.sqrt(ours / theirs.clamp(min=1e-30)), torch.ones_like(ours)
-    ).clamp(1 / LARGEST, LARGEST)
+def _equalize_pair(pair: LayerPair, constants: dict[str, torch.Tensor]) -> float:
+    """Scale one pair in place; returns the largest |scale - 1|."""
+    first = constants[pair.first_weight]
+    second = constants[pair.second_weight]
+    first_range = first.flatten(1).abs().amax(1)
+    by_column = second if pair.depthwise else second.transpose(0, 1)
+    column_range = by_column.flatten(1).abs().amax(1)
+    second_range = column_range.reshape(len(first_range), pair.spread).amax(1)
+    alive = (first_range > 0) & (second_range > 0)
+    scale = torch.sqrt(first_range / second_range.clamp(min=1e-30))
+    scale = torch.where(alive, scale, torch.ones_like(scale)).clamp(1 / LARGEST, LARGEST)
     constants[pair.first_weight] = first / scale.reshape(-1, *[1] * (first.dim() - 1))
     if pair.first_bias is not None:
         constants[pair.first_bias] = constants[pair.first_bias] / scale
-    across = scale.repeat_interleave(pair.spread)
-    shape = (
-        (-1, *[1] * (second.dim() - 1))
-        if pair.depthwise
-        else (1, -1, *[1] * (second.dim() - 2))
-    )
-    constants[pair.second_weight] = second * across.reshape(shape)
+    spatial = [1] * (second.dim() - 2)
+    shape = (-1, 1, *spatial) if pair.depthwise else (1, -1, *spatial)
+    column_scale = scale.repeat_interleave(pair.spread).reshape(shape)
+    constants[pair.second_weight] = second * column_scale
     return float((scale - 1).abs().max())
 
 
-def _pairs(graph: GraphModule) -> Iterator[Pair]:
+def _find_pairs(graph: GraphModule) -> Iterator[LayerPair]:
     for node in graph.graph.nodes:
-        if (
-            node.op != "call_function"
-            or node.target not in WEIGHTED
-            or "transpose" in str(node.target)
-        ):
+        if node.op != "call_function" or not _is_layer(node):
             continue
-        first = constant_of(graph, node.args[1])
-        second, flattened = _next_layer(node)
-        if first is None or second is None or len(readers(graph, first[0])) > 1:
+        next_layer, flattened = _next_layer(node)
+        if next_layer is None:
             continue
-        weight = constant_of(graph, second.args[1])
-        if weight is None or len(readers(graph, weight[0])) > 1:
-            continue
-        pair = _matched(graph, node, second, flattened)
+        pair = _match_pair(graph, node, next_layer, flattened)
         if pair is not None:
             yield pair
 
 
-def _matched(graph: GraphModule, node: Node, second: Node, flattened: bool) -> Pair | None:
-    first, weight = constant_of(graph, node.args[1]), constant_of(graph, second.args[1])
-    assert first is not None
-    assert weight is not None
-    bias = constant_of(graph, node.args[2]) if len(node.args) > 2 else None
-    if (
-        len(node.args) > 2
-        and node.args[2] is not None
-        and (bias is None or len(readers(graph, bias[0])) > 1)
-    ):
+def _match_pair(
+    graph: GraphModule, node: Node, next_layer: Node, flattened: bool
+) -> LayerPair | None:
+    """The pair of two layers, or None if their constants are shared or do not correspond."""
+    first = _own_constant(graph, node.args[1])
+    second = _own_constant(graph, next_layer.args[1])
+    if first is None or second is None:
         return None
-    channels, conv = first[1].shape[0], "conv" in str(second.target)
-    groups = second.args[6] if conv and len(second.args) > 6 else 1
-    depthwise = bool(conv and groups == channels) and weight[1].shape[0] == channels
-    columns = channels if depthwise else weight[1].shape[1]
-    if (
-        (groups != 1 and not depthwise)
-        or columns % channels
-        or (columns != channels and not flattened)
-    ):
+    has_bias = len(node.args) > 2 and node.args[2] is not None
+    bias = _own_constant(graph, node.args[2]) if has_bias else None
+    if has_bias and bias is None:
         return None
-    return Pair(
-        first[0],
-        None if bias is None else bias[0],
-        weight[0],
-        columns // channels,
-        depthwise,
+    channels = first[1].shape[0]
+    is_conv = "conv" in str(next_layer.target)
+    groups: object = 1
+    if is_conv and len(next_layer.args) > _GROUPS:
+        groups = next_layer.args[_GROUPS]
+    depthwise = is_conv and groups == channels and second[1].shape[0] == channels
+    if groups != 1 and not depthwise:
+        return None
+    columns = channels if depthwise else second[1].shape[1]
+    if columns % channels or (columns != channels and not flattened):
+        return None
+    return LayerPair(
+        first_weight=first[0],
+        first_bias=None if bias is None else bias[0],
+        second_weight=second[0],
+        spread=columns // channels,
+        depthwise=depthwise,
     )
 
 
+def _own_constant(graph: GraphModule, node: object) -> tuple[str, torch.Tensor] | None:
+    """The name and value of a constant that only one operator reads, or None."""
+    constant = find_constant(graph, node)
+    if constant is None or len(find_readers(graph, constant[0])) > 1:
+        return None
+    return constant
+
+
 def _next_layer(node: Node) -> tuple[Node | None, bool]:
-    """The layer that alone reads what ``node`` gives, behind homogeneous operators; whether
-    an image is flattened in between.
+    """The layer that alone reads the output of ``node``, through homogeneous operators.
+
+    Returns (layer or None, whether an image is flattened in between).
     """
     flattened = False
     while len(node.users) == 1:
         node = next(iter(node.users))
-        if node.target in WEIGHTED and "transpose" not in str(node.target):
+        if _is_layer(node):
             return node, flattened
         if node.target is A.flatten.using_ints and node.args[1:] in ((1,), (1, -1)):
             flattened = True
         elif node.target not in HOMOGENEOUS:
             break
     return None, False
+
+
+def _is_layer(node: Node) -> bool:
+    return node.target in WEIGHTED and "transpose" not in str(node.target)

@@ -1,126 +1,183 @@
-"""Learned rounding (after AdaRound, Nagel et al. 2020): each weight goes up or down so that
-its layer's output is right, not the weight.
+"""Learned rounding (after AdaRound, Nagel et al. 2020).
+
+Each weight is rounded up or down so that the output of its layer is right, not the weight.
 
 For each layer by itself, min over h of |W x - s clip(floor(W / s) + h) x|^2 + lambda *
-sum(1 - |2 h - 1|^beta), where h = clip(1.2 sigmoid(v) - 0.1, 0, 1) and beta falls from 20
-to 2 (the paper's eq. 21 to 24). Unlike there x is the float network's own input: on few
+sum(1 - |2 h - 1|^beta), with h = clip(1.2 sigmoid(v) - 0.1, 0, 1) and beta falling from 20
+to 2 (the paper's eq. 21 to 24). Unlike there, x is the float network's own input: on few
 samples the weights would learn the noise of its rounding.
 """
 
+import dataclasses
+
 import torch
 
-from edgekit.quantization.calibration import Calibration, Constants, Rows
-from edgekit.quantization.simulator import Operator, Simulator, observe, simulator
+from edgekit.quantization.calibration import BatchSource, Calibration, Constants
+from edgekit.quantization.simulator import (
+    Simulator,
+    WeightedOperator,
+    build_simulator,
+    visit_operators,
+)
 from edgekit.signature import Signature
 
-#: Samples (of a convolution) or rows (of a linear layer) that one step looks at, and how
-#: many such pieces there are at most.
-PIECE = {True: 8, False: 128}
+#: Samples of a convolution that one optimizer step uses, and rows of a linear layer.
+CONVOLUTION_PIECE = 8
+LINEAR_PIECE = 128
+#: The largest number of such pieces.
 PIECES = 8
 #: Batches of calibration data that a layer learns from.
-BATCHES, STEPS, RATE = 4, 500, 0.05
-WARM, LAMBDA = 0.2, 0.003
-STRETCH, SHIFT = 1.2, 0.1
+BATCHES = 4
+STEPS = 500
+LEARNING_RATE = 0.05
+#: The share of the steps before the regularization (with the weight lambda) begins.
+WARM_UP = 0.2
+LAMBDA = 0.003
+#: h = clip(STRETCH * sigmoid(v) - SHIFT, 0, 1)
+STRETCH = 1.2
+SHIFT = 0.1
 
 
-def learned_rounding(
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """The rounding of one layer: inputs with the outputs of the float weight."""
+
+    operator: WeightedOperator
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    #: Broadcastable to the weight.
+    scale: torch.Tensor
+    #: (input, output) for each piece.
+    pairs: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def dequantize(self, steps: torch.Tensor) -> torch.Tensor:
+        """The weight of a number of steps, clipped to the range of int8."""
+        quantizer = self.operator.weight
+        return self.scale * steps.clamp(quantizer.quant_min, quantizer.quant_max)
+
+    def error(self, weight: torch.Tensor) -> float:
+        """The sum over the pieces of the mean squared error of the output."""
+        total = 0.0
+        for x, output in self.pairs:
+            difference = self.operator.compute(x, weight, self.bias) - output
+            total += float(difference.square().mean())
+        return total
+
+
+def learn_rounding(
     network: torch.nn.Module,
     signature: Signature,
-    rows: Rows,
+    batches: BatchSource,
     calibration: Calibration,
     constants: Constants,
 ) -> dict[str, torch.Tensor]:
-    """New weights by name, each a whole number of steps.
+    """New weights by name, each an integer number of steps of its scale.
 
-    A layer whose output does not come closer keeps its own. The same data give the same
-    weights.
+    A layer whose output does not become closer to the float output keeps its weight. The
+    same data produce the same weights.
     """
-    simulated = simulator(network, signature, calibration, constants)
+    simulator = build_simulator(network, signature, calibration, constants)
     changed = {}
-    for operator in simulated.operators:
-        learned = _learn(operator, _inputs(simulated, operator, rows))
+    for operator in simulator.operators:
+        arguments = _record_arguments(simulator, operator, batches)
+        learned = _learn(operator, arguments)
         if learned is not None:
             changed[operator.weight_name] = learned
     return changed
 
 
-def _inputs(
-    simulated: Simulator, operator: Operator, rows: Rows
+def _record_arguments(
+    simulator: Simulator, operator: WeightedOperator, batches: BatchSource
 ) -> list[tuple[torch.Tensor, ...]]:
-    """The operator's arguments (input, weight, bias) in the float network, for the first
-    batches.
+    """The operator's arguments (input, weight, bias) in the float network.
+
+    One tuple for each of the first batches.
     """
-    found: list[tuple[torch.Tensor, ...]] = []
-    first = [row for row, _ in zip(rows(), range(BATCHES), strict=False)]
-    observe(simulated, [operator], first, lambda _, arguments: found.append(arguments))
-    return found
+    recorded: list[tuple[torch.Tensor, ...]] = []
+    first = [batch for batch, _ in zip(batches(), range(BATCHES), strict=False)]
+
+    def record(_: WeightedOperator, arguments: tuple[torch.Tensor, ...]) -> None:
+        recorded.append(arguments)
+
+    visit_operators(simulator, [operator], first, record)
+    return recorded
 
 
-def _learn(operator: Operator, seen: list[tuple[torch.Tensor, ...]]) -> torch.Tensor | None:
-    switch, weight = operator.weight, seen[0][1].detach()
-    scale = (
-        switch.scale.reshape(-1, *[1] * (weight.dim() - 1))
-        if switch.axis == 0
-        else switch.scale
-    )
-    if not isinstance(scale, torch.Tensor) or switch.axis not in (None, 0):
+def _learn(
+    operator: WeightedOperator, arguments: list[tuple[torch.Tensor, ...]]
+) -> torch.Tensor | None:
+    """The learned weight of one layer; None if rounding to nearest is as good."""
+    problem = _build_problem(operator, arguments)
+    if problem is None:
         return None
-    bias = seen[0][2].detach() if len(seen[0]) > 2 and seen[0][2] is not None else None
+    steps = problem.weight / problem.scale
+    floor = torch.floor(steps)
+    v = _optimize(problem, floor, (steps - floor).clamp(0.01, 0.99))
     with torch.no_grad():
-        pairs = [
-            (x, operator.compute(x, weight, bias))
-            for x in _pieces(operator, [arguments[0] for arguments in seen])
-        ]
-    size = (
-        torch.stack([wanted.square().mean() for _, wanted in pairs]).mean().clamp(min=1e-12)
-    )
-    floor = torch.floor(weight / scale)
-    v = _inverse((weight / scale - floor).clamp(0.01, 0.99)).requires_grad_(True)
-    optimizer = torch.optim.Adam([v], lr=RATE)
+        learned = problem.dequantize(floor + (v >= 0))
+        nearest = operator.weight.quantize(problem.weight)
+        is_better = problem.error(learned) < problem.error(nearest)
+    return learned if is_better else None
+
+
+def _build_problem(
+    operator: WeightedOperator, arguments: list[tuple[torch.Tensor, ...]]
+) -> _Problem | None:
+    quantizer = operator.weight
+    if quantizer.axis not in (None, 0):
+        return None
+    _, weight, *rest = arguments[0]
+    weight = weight.detach()
+    bias = rest[0].detach() if rest and rest[0] is not None else None
+    scale = quantizer.scale
+    if quantizer.axis == 0:
+        scale = scale.reshape(-1, *[1] * (weight.dim() - 1))
+    pieces = _draw_pieces(operator, [inputs for inputs, *_ in arguments])
+    with torch.no_grad():
+        pairs = [(x, operator.compute(x, weight, bias)) for x in pieces]
+    return _Problem(operator, weight, bias, scale, pairs)
+
+
+def _optimize(
+    problem: _Problem, floor: torch.Tensor, fraction: torch.Tensor
+) -> torch.Tensor:
+    """Minimize the loss of the module's docstring; returns v."""
+    powers = torch.stack([output.square().mean() for _, output in problem.pairs])
+    power = powers.mean().clamp(min=1e-12)
+    v = _inverse(fraction).requires_grad_(True)
+    optimizer = torch.optim.Adam([v], lr=LEARNING_RATE)
     for step in range(STEPS):
-        x, wanted = pairs[step % len(pairs)]
+        x, output = problem.pairs[step % len(problem.pairs)]
         h = (torch.sigmoid(v) * STRETCH - SHIFT).clamp(0, 1)
-        made = operator.compute(
-            x, scale * (floor + h).clamp(switch.quant_min, switch.quant_max), bias
-        )
-        loss = (made - wanted).square().mean() / size
-        done = step / STEPS
-        if done > WARM:
-            beta = 2 + 18 * (1 - (done - WARM) / (1 - WARM))
+        rounded = problem.dequantize(floor + h)
+        result = problem.operator.compute(x, rounded, problem.bias)
+        loss = (result - output).square().mean() / power
+        progress = step / STEPS
+        if progress > WARM_UP:
+            beta = 2 + 18 * (1 - (progress - WARM_UP) / (1 - WARM_UP))
             loss = loss + LAMBDA * (1 - (2 * h - 1).abs().pow(beta)).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    with torch.no_grad():
-        learned = scale * (floor + (v >= 0)).clamp(switch.quant_min, switch.quant_max)
-        better = _error(operator, learned, bias, pairs) < _error(
-            operator, switch.rounded(weight), bias, pairs
-        )
-    return learned if better else None
+    return v
 
 
-def _pieces(operator: Operator, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """A few small pieces of all that was seen, drawn with a fixed seed: whole samples for a
-    convolution, rows for a linear layer.
+def _draw_pieces(
+    operator: WeightedOperator, inputs: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """A few random pieces of all inputs, drawn with a fixed seed.
+
+    A piece contains complete samples for a convolution, rows for a linear layer.
     """
-    conv = operator.channel_axis == 1
-    rows = torch.cat(inputs) if conv else torch.cat([x.flatten(0, -2) for x in inputs])
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[
-        : PIECES * PIECE[conv]
-    ]
-    return list(torch.split(rows[order], PIECE[conv]))
-
-
-def _error(
-    operator: Operator,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    pairs: list[tuple[torch.Tensor, torch.Tensor]],
-) -> float:
-    return sum(
-        float((operator.compute(x, weight, bias) - wanted).square().mean())
-        for x, wanted in pairs
-    )
+    if operator.is_convolution:
+        size = CONVOLUTION_PIECE
+        rows = torch.cat(inputs)
+    else:
+        size = LINEAR_PIECE
+        rows = torch.cat([x.flatten(0, -2) for x in inputs])
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(rows), generator=generator)[: PIECES * size]
+    return list(torch.split(rows[order], size))
 
 
 def _inverse(fraction: torch.Tensor) -> torch.Tensor:

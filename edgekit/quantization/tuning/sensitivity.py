@@ -1,29 +1,31 @@
-"""How loud quantization is, layer by layer and altogether, and which changes would make it
-quieter; all simulated in PyTorch.
+"""Measuring quantization noise, layer by layer and in total, simulated in PyTorch.
+
+Also measures which tunings would reduce it.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.diagnosis import Diagnosis, LayerNoise, Trial
 from edgekit.errors import StepError
-from edgekit.quantization.calibration import Calibration, Constants, Rows
-from edgekit.quantization.prepared import rewritten
-from edgekit.quantization.simulator import Simulator, simulator
+from edgekit.quantization.calibration import BatchSource, Calibration, Constants
+from edgekit.quantization.prepared import build_float_graph
+from edgekit.quantization.simulator import FakeQuantizer, Simulator, build_simulator
 from edgekit.quantization.tuning.adapt import adapt
 from edgekit.scheme import Tuning
 from edgekit.signature import Signature
 
 A = torch.ops.aten
-#: SQNR where there is no noise at all.
+#: The SQNR that is reported if there is no noise at all.
 QUIET_DB = 120.0
-#: Batches on which noise is measured, and on which a trial is calibrated.
-MEASURED, CALIBRATED = 1, 4
-_SHAPES = {
+#: The number of batches on which noise is measured, and on which a trial is calibrated.
+MEASURED_BATCHES = 1
+CALIBRATED_BATCHES = 4
+_RESHAPES = {
     A.view.default,
     A.reshape.default,
     A.permute.default,
@@ -32,40 +34,90 @@ _SHAPES = {
     A.unsqueeze.default,
     A.squeeze.dim,
 }
+_Batches = Sequence[tuple[torch.Tensor, ...]]
 
 
 def diagnose(
     network: torch.nn.Module,
     signature: Signature,
-    rows: Rows,
-    found: tuple[Calibration, Constants],
+    batches: BatchSource,
+    adapted: tuple[Calibration, Constants],
     trials: Sequence[Tuning] = (),
 ) -> Diagnosis:
-    """Measure the noise of a calibrated network on its first calibration batch, and of
-    every tuning in ``trials`` that can be made.
+    """Measure the noise of a calibrated network and of the tunings in ``trials``.
 
-    ``found`` is what ``adapt`` gave. A trial that finds nothing to change is left out.
+    ``adapted`` is the result of ``adapt``. Noise is measured on the first calibration
+    batch. A trial that does not apply to the network is left out.
     """
-    calibration, constants = found
-    batches = list(itertools.islice(rows(), MEASURED))
-    simulated = simulator(network, signature, calibration, constants)
-    wanted = _outputs(simulated, batches, on=())
-    weights = {id(operator.weight) for operator in simulated.operators}
-    everything = list(simulated.switches.values())
-
-    def level(on: Sequence[torch.nn.Module]) -> float:
-        return sqnr(wanted, _outputs(simulated, batches, on))
-
-    # A trial is measured against the network's own outputs, which changed constants would
-    # not give.
-    original = (
-        wanted
-        if not constants
-        else _outputs(simulator(network, signature, calibration), batches, on=())
+    calibration, constants = adapted
+    measured = list(itertools.islice(batches(), MEASURED_BATCHES))
+    simulator = build_simulator(network, signature, calibration, constants)
+    noise = _NoiseMeter(simulator, measured)
+    quantizers = list(simulator.quantizers.values())
+    weight_ids = {id(operator.weight) for operator in simulator.operators}
+    weights = [item for item in quantizers if id(item) in weight_ids]
+    activations = [item for item in quantizers if id(item) not in weight_ids]
+    return Diagnosis(
+        sqnr_db=noise.measure(quantizers),
+        weights_db=noise.measure(weights),
+        activations_db=noise.measure(activations),
+        layers=_rank_layers(simulator, noise),
+        mixed_output=mixed_output(
+            build_float_graph(network, signature, constants), measured
+        ),
+        trials=_run_trials(network, signature, batches, calibration, trials),
     )
 
-    def attempt(tuning: Tuning) -> Trial | None:
-        changed = calibration.settings.model_copy(
+
+class _NoiseMeter:
+    """Measures the SQNR of a simulated network against its own float outputs, in dB."""
+
+    def __init__(self, simulator: Simulator, batches: _Batches) -> None:
+        self._simulator = simulator
+        self._batches = batches
+        self._reference = _run(simulator, batches, on=())
+
+    def measure(self, on: Sequence[FakeQuantizer]) -> float:
+        """The SQNR with only the quantizers ``on`` switched on."""
+        return sqnr(self._reference, _run(self._simulator, self._batches, on))
+
+
+def _rank_layers(simulator: Simulator, noise: _NoiseMeter) -> tuple[LayerNoise, ...]:
+    """The noise of each module alone, the noisiest first."""
+    macs: dict[str, int] = {}
+    for operator in simulator.operators:
+        macs[operator.module] = macs.get(operator.module, 0) + operator.macs
+    layers = [
+        LayerNoise(
+            module=module, sqnr_db=noise.measure(quantizers), macs=macs.get(module, 0)
+        )
+        for module, quantizers in simulator.quantizers_by_module().items()
+    ]
+    return tuple(sorted(layers, key=lambda layer: (layer.sqnr_db, layer.module)))
+
+
+def _run_trials(
+    network: torch.nn.Module,
+    signature: Signature,
+    batches: BatchSource,
+    calibration: Calibration,
+    tunings: Sequence[Tuning],
+) -> tuple[Trial, ...]:
+    """Calibrate the network with each tuning and measure its noise.
+
+    The reference is the network's own outputs, which changed constants would not compute.
+    """
+    if not tunings:
+        return ()
+    measured = list(itertools.islice(batches(), MEASURED_BATCHES))
+    reference = _run(build_simulator(network, signature, calibration), measured, on=())
+    trials = []
+
+    def first_batches() -> Iterator[tuple[torch.Tensor, ...]]:
+        return itertools.islice(batches(), CALIBRATED_BATCHES)
+
+    for tuning in tunings:
+        settings = calibration.settings.model_copy(
             update={
                 "observer": tuning.observer,
                 "keep": tuning.keep,
@@ -73,119 +125,96 @@ def diagnose(
             }
         )
         try:
-            made = adapt(
-                network,
-                lambda: itertools.islice(rows(), CALIBRATED),
-                signature,
-                changed,
-                tuning,
-            )
+            adapted = adapt(network, first_batches, signature, settings, tuning)
         except StepError:
-            return None  # it finds nothing to change
-        tried = simulator(network, signature, *made)
-        return Trial(
-            tuning=tuning,
-            sqnr_db=sqnr(original, _outputs(tried, batches, list(tried.switches.values()))),
-        )
-
-    macs: dict[str, int] = {}
-    for operator in simulated.operators:
-        macs[operator.module] = macs.get(operator.module, 0) + operator.macs
-    layers = [
-        LayerNoise(module=module, sqnr_db=level(switches), macs=macs.get(module, 0))
-        for module, switches in simulated.of_modules().items()
-    ]
-    return Diagnosis(
-        sqnr_db=level(everything),
-        weights_db=level([switch for switch in everything if id(switch) in weights]),
-        activations_db=level(
-            [switch for switch in everything if id(switch) not in weights]
-        ),
-        layers=tuple(sorted(layers, key=lambda layer: (layer.sqnr_db, layer.module))),
-        mixed_output=mixed_output(rewritten(network, signature, constants), batches),
-        trials=tuple(trial for tuning in trials if (trial := attempt(tuning)) is not None),
-    )
+            continue  # the tuning does not apply to this network
+        simulator = build_simulator(network, signature, *adapted)
+        outputs = _run(simulator, measured, list(simulator.quantizers.values()))
+        trials.append(Trial(tuning=tuning, sqnr_db=sqnr(reference, outputs)))
+    return tuple(trials)
 
 
-def sqnr(wanted: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> float:
-    """The lowest SQNR of several outputs in dB, each at most QUIET_DB."""
+def sqnr(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
+    """The lowest signal-to-quantization-noise ratio of several outputs, in dB.
+
+    10 log10(E[y^2] / E[(y - y_q)^2]), at most QUIET_DB.
+    """
     levels = [QUIET_DB]
-    for signal, other in zip(wanted, given, strict=True):
-        power, noise = (
-            float(signal.double().square().mean()),
-            float((signal.double() - other.double()).square().mean()),
-        )
+    for signal, output in zip(reference, outputs, strict=True):
+        power = float(signal.double().square().mean())
+        noise = float((signal.double() - output.double()).square().mean())
         if noise > 0:
             levels.append(10 * math.log10(max(power, 1e-30) / noise))
     return min(levels)
 
 
-def mixed_output(graph: GraphModule, batches: Sequence[tuple[torch.Tensor, ...]]) -> float:
-    """The largest ratio of the ranges of tensors that one concatenation joins into an
-    output of the network; 1 where there is none.
+def mixed_output(graph: GraphModule, batches: _Batches) -> float:
+    """The largest ratio between the ranges of tensors that are concatenated to an output.
+
+    1 if no output of the network is a concatenation.
     """
-    joins = list(_joined(graph))
-    ranges: dict[Node, float] = {}
-
-    class Look(torch.fx.Interpreter):
-        def run_node(self, n: Node) -> object:
-            result = super().run_node(n)
-            if n in wanted:
-                ranges[n] = max(ranges.get(n, 0.0), float(result.abs().max()))
-            return result
-
-    wanted = {piece for pieces in joins for piece in pieces}
-    if not wanted:
+    concatenations = list(_concatenated_outputs(graph))
+    ranges = _RangeInterpreter(graph, concatenations)
+    if not concatenations:
         return 1.0
-    look = Look(graph)
     with torch.no_grad():
         for batch in batches:
-            look.run(*batch)
-    ratios = [
-        max(ranges[piece] for piece in pieces)
-        / max(min(ranges[piece] for piece in pieces), 1e-9)
-        for pieces in joins
-    ]
-    return max(ratios)
+            ranges.run(*batch)
+    return max(ranges.ratio(pieces) for pieces in concatenations)
 
 
-def _joined(graph: GraphModule) -> list[list[Node]]:
-    """The pieces of every concatenation that makes an output, also behind reshapes."""
+class _RangeInterpreter(torch.fx.Interpreter):
+    """Runs a graph and records the largest absolute value of some nodes."""
+
+    def __init__(self, graph: GraphModule, concatenations: Sequence[list[Node]]) -> None:
+        super().__init__(graph)
+        self._nodes = set(itertools.chain.from_iterable(concatenations))
+        self._ranges: dict[Node, float] = {}
+
+    def run_node(self, n: Node) -> object:
+        result = super().run_node(n)
+        if n in self._nodes:
+            largest = float(result.abs().max())
+            self._ranges[n] = max(self._ranges.get(n, 0.0), largest)
+        return result
+
+    def ratio(self, pieces: Sequence[Node]) -> float:
+        """The largest range of some nodes, divided by the smallest."""
+        ranges = [self._ranges[piece] for piece in pieces]
+        return max(ranges) / max(min(ranges), 1e-9)
+
+
+def _concatenated_outputs(graph: GraphModule) -> list[list[Node]]:
+    """The inputs of each concatenation that computes an output, also through reshapes."""
     output = next(node for node in graph.graph.nodes if node.op == "output")
-    made = output.args[0] if isinstance(output.args[0], tuple | list) else [output.args[0]]
-    found = []
-    for result in made:
+    results = output.args[0]
+    if not isinstance(results, tuple | list):
+        results = [results]
+    concatenations = []
+    for result in results:
         node = result
-        while isinstance(node, Node) and node.target in _SHAPES:
+        while isinstance(node, Node) and node.target in _RESHAPES:
             node = node.args[0]
-        if (
-            isinstance(node, Node)
-            and node.target is A.cat.default
-            and isinstance(node.args[0], tuple | list)
-        ):
-            found.append([piece for piece in node.args[0] if isinstance(piece, Node)])
-    return found
+        if not isinstance(node, Node) or node.target is not A.cat.default:
+            continue
+        if isinstance(node.args[0], tuple | list):
+            pieces = [piece for piece in node.args[0] if isinstance(piece, Node)]
+            concatenations.append(pieces)
+    return concatenations
 
 
-def _outputs(
-    simulated: Simulator,
-    batches: Sequence[tuple[torch.Tensor, ...]],
-    on: Sequence[torch.nn.Module],
+def _run(
+    simulator: Simulator, batches: _Batches, on: Sequence[FakeQuantizer]
 ) -> list[torch.Tensor]:
-    """The float outputs of all batches with only these switches on."""
-    simulated.all(False)
-    for switch in on:
-        switch.on = True  # type: ignore[assignment]
-    found: list[list[torch.Tensor]] = []
+    """The float outputs of all batches, with only the quantizers ``on`` switched on."""
+    simulator.set_all(False)
+    for quantizer in on:
+        quantizer.on = True
+    by_batch: list[list[torch.Tensor]] = []
     with torch.no_grad():
         for batch in batches:
-            result = simulated.graph(*batch)
-            found.append(
-                [
-                    value
-                    for value in (result if isinstance(result, tuple | list) else [result])
-                    if value.is_floating_point()
-                ]
-            )
-    simulated.all(True)
-    return [torch.cat(values) for values in zip(*found, strict=True)]
+            result = simulator.graph(*batch)
+            outputs = result if isinstance(result, tuple | list) else [result]
+            by_batch.append([value for value in outputs if value.is_floating_point()])
+    simulator.set_all(True)
+    return [torch.cat(values) for values in zip(*by_batch, strict=True)]

@@ -21,7 +21,7 @@ from edgekit.formats.tflite import interpreter as litert
 from edgekit.formats.tflite.calibrate import CalibrateTflite
 from edgekit.formats.tflite.quantize import RECIPES, QuantizeTflite
 from edgekit.quantization.capture import capture
-from edgekit.quantization.tuning.dynamic import quantized_rows
+from edgekit.quantization.tuning.dynamic import quantize_rows
 from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Task
 
@@ -258,7 +258,7 @@ def _rounded_input(layer: nn.Module, actual: tuple[torch.Tensor]) -> tuple[torch
         if isinstance(layer, nn.Linear)
         else values.reshape(len(values), -1)
     )
-    return (torch.from_numpy(quantized_rows(rows).astype("float32").reshape(values.shape)),)
+    return (torch.from_numpy(quantize_rows(rows).astype("float32").reshape(values.shape)),)
 
 
 def quantized(

@@ -7,7 +7,7 @@ import torch
 from edgekit.quantization.calibration import Calibration, Constants
 from edgekit.quantization.graph import simulate
 from edgekit.quantization.settings import Settings
-from edgekit.quantization.simulator import simulator
+from edgekit.quantization.simulator import build_simulator
 from edgekit.quantization.tuning.adapt import adapt
 from edgekit.quantization.tuning.sensitivity import sqnr
 from edgekit.scheme import Tuning
@@ -103,10 +103,10 @@ def test_learned_rounding_is_closer_than_the_nearest_step() -> None:
     network, data, test = dense(), correlated(batches=4), next(correlated(seed=50)())[0]
     calibration, constants = adapted(network, data, VECTOR, Tuning(rounding="learned"))
     nearest = {}
-    for operator in simulator(network, VECTOR, calibration).operators:
+    for operator in build_simulator(network, VECTOR, calibration).operators:
         scale = operator.weight.scale[:, None]
         weight = network.get_submodule(operator.module).weight.detach()
-        nearest[operator.weight_name] = operator.weight.rounded(weight)
+        nearest[operator.weight_name] = operator.weight.quantize(weight)
         learned = constants[operator.weight_name]
         assert ((learned - weight).abs() <= 1.001 * scale).all()
         assert torch.allclose(learned / scale, (learned / scale).round(), atol=1e-3)

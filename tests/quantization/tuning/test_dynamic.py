@@ -21,7 +21,7 @@ def test_rows_keep_zero_and_half_a_step() -> None:
     """
     rows = ROWS.copy()
     rows[:, 7] = 0
-    given = dynamic_tuning.quantized_rows(rows)
+    given = dynamic_tuning.quantize_rows(rows)
     step = (numpy.maximum(rows.max(1), 0) - numpy.minimum(rows.min(1), 0)) / 255
     assert (given[:, 7] == 0).all()
     assert (numpy.abs(given - rows).max(1) <= 1.01 * step).all()
@@ -31,13 +31,13 @@ def test_learned_rounding_keeps_the_grid_and_lessens_the_error() -> None:
     """Every weight is a whole step of the plain grid, and the outputs' squared error is
     less than 0.7 of rounding to nearest.
     """
-    learned = dynamic_tuning.rounded(WEIGHT, ROWS.T @ ROWS)
+    learned = dynamic_tuning.round_weight(WEIGHT, ROWS.T @ ROWS)
     steps = learned / dynamic_tuning.weight_scales(WEIGHT)
     assert numpy.allclose(steps, numpy.round(steps), atol=1e-3)
-    assert numpy.allclose(dynamic_tuning.quantized_weight(learned), learned, atol=1e-7)
+    assert numpy.allclose(dynamic_tuning.quantize_weight(learned), learned, atol=1e-7)
     before, after = (
         numpy.square(ROWS @ (weight - WEIGHT).T).mean()
-        for weight in (dynamic_tuning.quantized_weight(WEIGHT), learned)
+        for weight in (dynamic_tuning.quantize_weight(WEIGHT), learned)
     )
     assert after < 0.7 * before
 
@@ -46,29 +46,29 @@ def test_smoothing_is_taken_where_it_helps_only() -> None:
     """Outlier channels are smoothed with a smaller error; even channels are left alone."""
     outliers = ROWS.copy()
     outliers[:, [3, 50]] *= 40
-    alpha, factor = dynamic_tuning.smoothing(outliers, [WEIGHT])
+    alpha, factor = dynamic_tuning.find_smoothing(outliers, [WEIGHT])
     assert alpha is not None and factor is not None
     assert factor[3] < factor[4]
     assert dynamic_tuning.output_error(
         outliers, [WEIGHT], factor
     ) < 0.5 * dynamic_tuning.output_error(outliers, [WEIGHT], None)
     even = RANDOM.standard_normal((500, 96)).astype("float32")
-    assert dynamic_tuning.smoothing(even, [WEIGHT]) == (None, None)
+    assert dynamic_tuning.find_smoothing(even, [WEIGHT]) == (None, None)
 
 
 def test_bias_correction_takes_the_mean_error_away() -> None:
     """What is left of the error after it has mean zero for every output, and is not larger."""
     rows = ROWS + 1
-    new = dynamic_tuning.quantized_weight(WEIGHT)
+    new = dynamic_tuning.quantize_weight(WEIGHT)
     added = dynamic_tuning.bias_correction(rows, WEIGHT, None, new)
     assert numpy.allclose(
-        (dynamic_tuning.quantized_rows(rows) @ new.T + added).mean(0),
+        (dynamic_tuning.quantize_rows(rows) @ new.T + added).mean(0),
         (rows @ WEIGHT.T).mean(0),
         atol=1e-5,
     )
-    assert dynamic_tuning.remaining(
+    assert dynamic_tuning.remaining_error(
         rows, WEIGHT, None, new, added
-    ) <= dynamic_tuning.remaining(rows, WEIGHT, None, new, None)
+    ) <= dynamic_tuning.remaining_error(rows, WEIGHT, None, new, None)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_bias_correction_takes_the_mean_error_away() -> None:
 )
 def test_data_without_variety_do_no_harm(rows: numpy.ndarray) -> None:
     """Inputs that are all zero or all alike give finite weights near the given ones."""
-    given = dynamic_tuning.rounded(WEIGHT, rows.T @ rows)
+    given = dynamic_tuning.round_weight(WEIGHT, rows.T @ rows)
     assert numpy.isfinite(given).all()
     assert numpy.abs(given - WEIGHT).max() < 0.05
-    assert numpy.isfinite(dynamic_tuning.factors(rows, [WEIGHT], 0.5)).all()
+    assert numpy.isfinite(dynamic_tuning.smoothing_factors(rows, [WEIGHT], 0.5)).all()

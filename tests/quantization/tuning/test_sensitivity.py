@@ -5,7 +5,7 @@ help.
 import torch
 from torch import nn
 
-from edgekit.quantization.prepared import rewritten
+from edgekit.quantization.prepared import build_float_graph
 from edgekit.quantization.settings import Settings
 from edgekit.quantization.tuning.adapt import adapt
 from edgekit.quantization.tuning.sensitivity import QUIET_DB, diagnose, mixed_output, sqnr
@@ -62,10 +62,10 @@ class Joined(nn.Module):
 def test_an_output_that_joins_different_ranges_is_seen() -> None:
     """The ratio of the pieces' ranges, also behind a reshape; 1 where nothing is joined."""
     data = list(rows(32)())
-    loud = mixed_output(rewritten(Joined(500).eval(), VECTOR), data)
+    loud = mixed_output(build_float_graph(Joined(500).eval(), VECTOR), data)
     assert 100 < loud < 2500
-    assert mixed_output(rewritten(Joined(1).eval(), VECTOR), data) < 5
-    assert mixed_output(rewritten(outlier(), IMAGE), list(rows(1, 8, 8)())) == 1
+    assert mixed_output(build_float_graph(Joined(1).eval(), VECTOR), data) < 5
+    assert mixed_output(build_float_graph(outlier(), IMAGE), list(rows(1, 8, 8)())) == 1
 
 
 def test_the_ratio_of_signal_to_noise() -> None:
