@@ -41,6 +41,13 @@ _FAMILY_PAGES = {
     "tflite": "mobile.md",
     "ort": "mobile.md",
 }
+_FAMILY_TITLES = {
+    "cpu.md": "x86 CPUs",
+    "edge-tpu.md": "The Edge TPU",
+    "ethos-u.md": "Arm Ethos-U",
+    "tensorrt.md": "TensorRT",
+    "mobile.md": "Phones and Raspberry Pi",
+}
 
 
 # The hooks that MkDocs calls.
@@ -92,6 +99,7 @@ def target_names() -> list[str]:
 def target_page(device: Target) -> str:
     """The page of one target."""
     file = (TARGETS / f"{device.name}.yaml").read_text(encoding="utf-8")
+    family = _family(device)
     rows = [
         ("format", f"`{device.format}`"),
         ("runtime", f"`{device.runtime}`"),
@@ -108,13 +116,13 @@ def target_page(device: Target) -> str:
         [
             f"# {device.name}",
             "",
-            f"{device.title}. See [{_family(device)}](../{_family(device)}) for the family.",
+            f"{device.title}. The family: [{_FAMILY_TITLES[family]}](../{family}).",
             "",
             "```console",
             f"$ edgekit plan int8 --model net.py:model --task net.py:task --target {device.name}",
             "```",
             "",
-            _table(("", ""), rows),
+            _table(("key", "value"), rows),
             "",
             "## Limits",
             "",
@@ -280,12 +288,16 @@ def _contained(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
 
 
 def _type(annotation: Any) -> str:
-    text = (
-        annotation.__name__
-        if isinstance(annotation, type) and not hasattr(annotation, "__args__")
-        else str(annotation)
-    )
-    return "`" + re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text).replace("NoneType", "None") + "`"
+    """A field's type as JSON has it: lists instead of tuples, the values of a Literal."""
+    plain = isinstance(annotation, type) and not hasattr(annotation, "__args__")
+    text = annotation.__name__ if plain else str(annotation)
+    text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text).replace("NoneType", "None")
+    text = re.sub(r"tuple\[([\w\[\], ]+), \.\.\.\]", r"list[\1]", text)
+    return "`" + re.sub(r"Literal\[([^\]]*)\]", _one_of, text) + "`"
+
+
+def _one_of(values: re.Match[str]) -> str:
+    return " | ".join(value.strip() for value in values.group(1).split(","))
 
 
 def field_comments(kind: type[pydantic.BaseModel]) -> dict[str, str]:
@@ -346,7 +358,18 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """One cell: one line, in which neither a pipe nor a tag has a meaning."""
+    pieces = " ".join(text.split()).split("`")
+    for index, piece in enumerate(pieces):
+        escaped = piece.replace("<", "&lt;").replace("|", "&#124;")
+        is_code = index % 2 == 1
+        if not is_code:
+            pieces[index] = escaped
+        elif "|" in piece:
+            pieces[index] = f"<code>{escaped}</code>"
+        else:
+            pieces[index] = f"`{piece}`"
+    return "".join(pieces)
 
 
 def _plain(value: Any) -> str:

@@ -2,7 +2,7 @@
 
     python examples/int8_in_five_minutes.py [FOLDER]
 
-The network and the data are part of edgekit. The run needs about half a minute.
+The network and the data are part of edgekit. The run needs about a minute.
 """
 
 import sys
@@ -12,7 +12,7 @@ import edgekit
 # What to do, never how a backend does it. The same keys as in a recipe's YAML file.
 RECIPE = {
     "compress": [
-        {"train": {"epochs": 5}},
+        {"train": {"epochs": 3}},
         {"quantize": {"scheme": "auto"}},  # race every scheme that the target can execute
     ],
     # Pass only if at most 2 points of accuracy are lost, with 95 % confidence.
@@ -23,11 +23,11 @@ RECIPE = {
 def main(folder: str) -> None:
     """Plan, run, and print what ships."""
     # A plan imports no framework and lists everything that is missing, before any work.
-    plan = edgekit.plan(RECIPE, model="zoo:cnn", task="digits", targets=["cpu-onnx"])
+    plan = edgekit.plan(RECIPE, model="zoo:resnet8", task="digits", targets=["cpu-onnx"])
     plan.require_possible()
 
     report = edgekit.run(
-        "zoo:cnn",
+        "zoo:resnet8",
         "digits",
         recipe=RECIPE,
         targets=["cpu-onnx"],
