@@ -48,7 +48,7 @@ SAMPLES, SIZE = 32, 32
 def without_rewrites() -> Iterator[None]:
     """What the Edge TPU lacks is left as it is."""
     with (
-        mock.patch.object(decompose, "FOR_EDGETPU", {}),
+        mock.patch.object(decompose, "EDGETPU_REWRITES", {}),
         mock.patch.object(edgetpu_rewrite, "rewrite", lambda model: {}),
     ):
         yield
@@ -136,11 +136,11 @@ def row(network: nn.Module, data: torch.Tensor, folder: pathlib.Path) -> str:
     path = folder / "main.tflite"
     make(network, data, path)
     graph = tflite_graph.read(path)
-    fates = edgetpu_mapper.predict(graph)
+    results = edgetpu_mapper.predict(graph)
     mapped = [
         operator
-        for operator, fate in zip(graph.operators, fates, strict=True)
-        if fate.status == edgetpu_mapper.MAPPED
+        for operator, result in zip(graph.operators, results, strict=True)
+        if result.status == edgetpu_mapper.MAPPED
     ]
     share = sum(operator.macs for operator in mapped) / graph.macs
     return f"{len(mapped)} of {len(graph.operators)} | {100 * share:.0f} % | {100 * error(network, data[:8], path):.1f} %"

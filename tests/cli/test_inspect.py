@@ -151,7 +151,7 @@ def test_an_int8_file_is_held_against_an_ethos_u(tmp_path: pathlib.Path) -> None
     done = inspect(path, "--target", "ethos-u85-256")
     assert "npu time (estimate)" in done.stdout
     assert "Vela 5" in done.stdout
-    vela.compiled(
+    vela.compile_file(
         path,
         vela.Setting(
             accelerator="ethos-u55-32",
@@ -161,7 +161,7 @@ def test_an_int8_file_is_held_against_an_ethos_u(tmp_path: pathlib.Path) -> None
         tmp_path / "made.tflite",
     )
     done = inspect(tmp_path / "made.tflite", "--target", "ethos-u55-256")
-    assert (done.exit_code, "compiled for an Ethos-U already" in done.stderr) == (1, True)
+    assert (done.exit_code, "already compiled for an Ethos-U" in done.stderr) == (1, True)
     assert "CUSTOM:ethos-u" in inspect(tmp_path / "made.tflite").stdout
 
 

@@ -1,277 +1,277 @@
-"""What a file will do on an Edge TPU: the audit of its TFLite graph, and which part of it
-the device takes.
+"""What a file will do on an Edge TPU: the audit of its TFLite graph, and the part of it
+that the device runs.
 
-Where Google's compiler was run (role ``compiled``), its own result counts; else the
+If Google's compiler was run (role ``compiled``), its own result counts; otherwise the
 published rules give an upper bound.
 """
 
 import json
 import pathlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact, Part
 from edgekit.contracts import Audit
 from edgekit.errors import ModelError
 from edgekit.formats.edgetpu import mapper as edgetpu_mapper
-from edgekit.formats.edgetpu.mapper import MAPPED, SUBGRAPH, Fate
-from edgekit.formats.edgetpu.rules import WAYS_OUT
+from edgekit.formats.edgetpu.mapper import MAPPED, SUBGRAPH, MappingResult
+from edgekit.formats.edgetpu.rules import FIXES
 from edgekit.formats.tflite import audit as audit_tflite
 from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.formats.tflite.graph import Graph, Operator
 from edgekit.measurement import Measurement, unmeasured
 from edgekit.target import Limits
 
-#: How many bytes of weights the Edge TPU keeps. coral.ai says "roughly 8 MB" for weights
+#: How many bytes of weights the Edge TPU stores. coral.ai states "roughly 8 MB" for weights
 #: and the program; the compiler's logs have from 6.06 MiB (google-coral/edgetpu issue 211,
 #: large images) to 7.47 MiB (issue 147), most 6.9 to 7.1 MiB (issues 60, 512, 671). The
 #: rest is streamed.
 CACHE_BYTES = (round(6.06 * 2**20), round(7.47 * 2**20))
 STREAMED = "does not fit on chip; weights are streamed over USB/PCIe for each inference"
-ESTIMATED = "estimate: the stored bytes of the weights that the predicted part reads; the compiler pads and adds its program (logs: 0.97 to 1.16 of the file)"
+ESTIMATED = (
+    "estimate: the stored bytes of the weights that the predicted part reads; the compiler "
+    "pads them and adds its program (logs: 0.97 to 1.16 of the file)"
+)
 PREDICTED = "static prediction, upper bound; edgetpu_compiler not run"
 COMPILED = (
     "edgetpu_compiler's own result: the operators left for the CPU in the compiled file"
 )
+_NOTHING_TO_MAP = "the file has no convolution and no matrix product"
+
+Results = Mapping[str, Sequence[MappingResult]]
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
-    """The audit of all parts of an artifact of the format ``edgetpu``."""
+    """Audit all parts of an artifact of the format ``edgetpu``.
+
+    Raises ModelError if a file or a compiler log cannot be read.
+    """
     graphs = {part.name: tflite_graph.read(artifact.path(part)) for part in artifact.parts}
     base = audit_tflite.audit_graphs(graphs, limits)
-    if all("compiled" in part.files for part in artifact.parts):
-        left = {
-            part.name: tflite_graph.read(artifact.path(part, "compiled"))
-            for part in artifact.parts
-        }
-        logs = {part.name: _log(artifact, part) for part in artifact.parts}
-        found = _mapped(
-            sum(graph.macs for graph in graphs.values()),
-            sum(graph.macs for graph in left.values()),
-            logs,
-        )
-        return Audit(
-            [*base.measurements, found, _logged_bytes(logs)],
-            base.rows,
-            [*base.warnings, *_log_warnings(logs)],
-        )
-    return _predicted(base, graphs)
+    if not all("compiled" in part.files for part in artifact.parts):
+        return _add_prediction(base, graphs)
+    left = [tflite_graph.read(artifact.path(part, "compiled")) for part in artifact.parts]
+    logs = {part.name: _read_log(artifact, part) for part in artifact.parts}
+    share = _compiled_share(
+        sum(graph.macs for graph in graphs.values()),
+        sum(graph.macs for graph in left),
+        logs,
+    )
+    return Audit(
+        [*base.measurements, share, _logged_bytes(logs)],
+        base.rows,
+        [*base.warnings, *_log_warnings(logs)],
+    )
 
 
 def audit_file(path: pathlib.Path, limits: Limits) -> Audit:
-    """The audit of one int8 .tflite file, made by edgekit or not, with the prediction of
-    what the device takes.
+    """Audit one int8 .tflite file, written by any tool, with the predicted mapping.
+
+    Raises ModelError if it is not a TFLite file.
     """
     graphs = {path.stem: tflite_graph.read(path)}
-    return _predicted(audit_tflite.audit_graphs(graphs, limits), graphs)
+    return _add_prediction(audit_tflite.audit_graphs(graphs, limits), graphs)
 
 
-def _predicted(base: Audit, graphs: Mapping[str, Graph]) -> Audit:
-    fates = {name: edgetpu_mapper.predict(graph) for name, graph in graphs.items()}
-    flat = [fate for fate_list in fates.values() for fate in fate_list]
+def _add_prediction(base: Audit, graphs: Mapping[str, Graph]) -> Audit:
+    results = {name: edgetpu_mapper.predict(graph) for name, graph in graphs.items()}
+    flat = [result for graph_results in results.values() for result in graph_results]
     rows = [
-        {**row, "status": fate.status, "reason": fate.reason}
-        for row, fate in zip(base.rows, flat, strict=True)
+        {**row, "status": result.status, "reason": result.reason}
+        for row, result in zip(base.rows, flat, strict=True)
     ]
-    where = "the published rules applied to " + ", ".join(
-        graph.path.name for graph in graphs.values()
-    )
-    weights = _weights(graphs, fates, where)
-    warnings = [
-        f"{name}: {text}"
-        for name, graph in graphs.items()
-        for text in _warnings(graph, fates[name])
-    ]
-    return Audit(
-        [*base.measurements, _share(graphs, fates, where), weights],
-        rows,
-        [*base.warnings, *warnings, *_fit(weights)],
-    )
+    files = ", ".join(graph.path.name for graph in graphs.values())
+    where = f"the published rules applied to {files}"
+    weights = _predicted_bytes(graphs, results, where)
+    warnings = list(base.warnings)
+    for name, graph in graphs.items():
+        warnings += [f"{name}: {text}" for text in _mapping_warnings(graph, results[name])]
+    warnings += _memory_warnings(weights)
+    share = _predicted_share(graphs, results, where)
+    return Audit([*base.measurements, share, weights], rows, warnings)
 
 
-def _share(
-    graphs: Mapping[str, Graph], fates: Mapping[str, Sequence[Fate]], where: str
+def _predicted_share(
+    graphs: Mapping[str, Graph], results: Results, where: str
 ) -> Measurement:
     total = sum(graph.macs for graph in graphs.values())
     if not total:
-        return unmeasured(
-            "tpu_mapped_share",
-            "share",
-            where,
-            "the file has no convolution and no matrix product",
-        )
-    mapped = [
-        operator
+        return unmeasured("tpu_mapped_share", "share", where, _NOTHING_TO_MAP)
+    mapped = list(_all_mapped(graphs, results))
+    optimistic = {
+        name: edgetpu_mapper.predict(graph, optimistic=True)
         for name, graph in graphs.items()
-        for operator in _on_tpu(graph, fates[name])
-    ]
-    trusted = [
-        operator
-        for graph in graphs.values()
-        for operator in _on_tpu(graph, edgetpu_mapper.predict(graph, trusting=True))
-    ]
-    able = [
-        operator
-        for graph in graphs.values()
-        for operator in graph.operators
-        if edgetpu_mapper.judge(operator).status == MAPPED
-    ]
-    statuses = Counter(fate.status for found in fates.values() for fate in found)
-    detail = {
-        "statuses": dict(statuses),
-        "mapped_operators": len(mapped),
-        "operators": sum(statuses.values()),
-        "subgraphs": sum(edgetpu_mapper.pieces(graph) for graph in graphs.values()),
-        "share_of_all_subgraphs": _macs(able) / total,
     }
-    share, high = _macs(mapped) / total, _macs(trusted) / total
-    doubts = (
-        ""
-        if high == share
-        else "; the interval's upper end counts what only some compilers take"
-    )
-    # An upper bound can break a gate, and never hold one: so its interval reaches down to
-    # nothing.
+    supported = {
+        name: [edgetpu_mapper.judge(operator) for operator in graph.operators]
+        for name, graph in graphs.items()
+    }
+    share = _count_macs(mapped) / total
+    high = _count_macs(_all_mapped(graphs, optimistic)) / total
+    statuses = Counter(result.status for group in results.values() for result in group)
+    how = f"{PREDICTED}; share of multiply-accumulates"
+    if high != share:
+        how += "; the interval's upper end includes what only some compilers map"
     return Measurement(
         name="tpu_mapped_share",
         value=share,
+        # An upper bound can fail a gate, but never pass one: its interval starts at zero.
         low=0.0,
         high=max(share, high),
         unit="share",
-        n=sum(statuses.values()),
+        n=statuses.total(),
         where=where,
-        how=f"{PREDICTED}; share of multiply-accumulates{doubts}",
-        detail=detail,
+        how=how,
+        detail={
+            "statuses": dict(statuses),
+            "mapped_operators": len(mapped),
+            "operators": statuses.total(),
+            "subgraphs": sum(map(edgetpu_mapper.count_subgraphs, graphs.values())),
+            "share_of_all_subgraphs": _count_macs(_all_mapped(graphs, supported)) / total,
+        },
     )
 
 
-def _on_tpu(graph: Graph, fates: Sequence[Fate]) -> list[Operator]:
-    return [
-        operator
-        for operator, fate in zip(graph.operators, fates, strict=True)
-        if fate.status == MAPPED
-    ]
+def _all_mapped(graphs: Mapping[str, Graph], results: Results) -> Iterator[Operator]:
+    for name, graph in graphs.items():
+        yield from _mapped_operators(graph, results[name])
 
 
-def _macs(operators: Sequence[Operator]) -> int:
+def _mapped_operators(graph: Graph, results: Sequence[MappingResult]) -> list[Operator]:
+    pairs = zip(graph.operators, results, strict=True)
+    return [operator for operator, result in pairs if result.mapped]
+
+
+def _count_macs(operators: Iterable[Operator]) -> int:
     return sum(operator.macs for operator in operators)
 
 
-def _weights(
-    graphs: Mapping[str, Graph], fates: Mapping[str, Sequence[Fate]], where: str
+def _predicted_bytes(
+    graphs: Mapping[str, Graph], results: Results, where: str
 ) -> Measurement:
-    """The weights of the part on the device; each part of a network is a file of its own,
-    and all share the cache only if compiled together.
+    """Bytes of the weights of the operators on the device.
+
+    Each part of a network is a separate file, and parts share the cache only if compiled
+    together.
     """
     size = sum(
-        edgetpu_mapper.parameter_bytes(_on_tpu(graph, fates[name]))
+        edgetpu_mapper.parameter_bytes(_mapped_operators(graph, results[name]))
         for name, graph in graphs.items()
     )
     low, high = CACHE_BYTES
-    fits = True if size <= low else False if size > high else None
-    detail = {
-        "fits_on_chip": fits,
-        "usable_bytes": list(CACHE_BYTES),
-        "streamed_bytes": [max(0, size - high), max(0, size - low)],
-    }
+    fits: bool | None = None
+    if size <= low:
+        fits = True
+    elif size > high:
+        fits = False
     return Measurement(
         name="tpu_weight_bytes",
         value=size,
         unit="bytes",
         where=where,
         how=ESTIMATED,
-        detail=detail,
+        detail={
+            "fits_on_chip": fits,
+            "usable_bytes": [low, high],
+            "streamed_bytes": [max(0, size - high), max(0, size - low)],
+        },
     )
 
 
-def _fit(weights: Measurement) -> Iterable[str]:
-    fits, (low, high) = weights.detail["fits_on_chip"], CACHE_BYTES
-    told = f"{weights.value:,.0f} bytes of weights, of which the Edge TPU keeps {low:,} to {high:,} (an estimate)"
+def _memory_warnings(weights: Measurement) -> Iterable[str]:
+    low, high = CACHE_BYTES
+    sizes = (
+        f"{weights.value:,.0f} bytes of weights; the Edge TPU stores {low:,} to {high:,} "
+        "(an estimate)"
+    )
+    fits = weights.detail["fits_on_chip"]
     if fits is False:
-        yield f"{STREAMED}: {told}"
+        yield f"{STREAMED}: {sizes}"
     elif fits is None:
-        yield f"may not fit on chip: {told}"
+        yield f"may not fit on chip: {sizes}"
 
 
-def _warnings(graph: Graph, fates: Sequence[Fate]) -> Iterable[str]:
-    for operator, fate in zip(graph.operators, fates, strict=True):
-        way = f". Fix: {WAYS_OUT[operator.op]}" if operator.op in WAYS_OUT else ""
-        if fate.status not in (MAPPED, SUBGRAPH):
-            yield f"operator {operator.index} of {len(graph.operators)} ({operator.op}) runs on the CPU: {fate.status} ({fate.reason}){way}"
-        elif fate.status == MAPPED and fate.reason:
-            yield f"operator {operator.index} of {len(graph.operators)} ({operator.op}): {fate.reason}"
-    after = sum(fate.status == SUBGRAPH for fate in fates)
-    if after:
-        yield f"{after} operators after it could run on the Edge TPU, but the compiler maps one piece of a graph only (its option -a maps all, often slower)"
+def _mapping_warnings(graph: Graph, results: Sequence[MappingResult]) -> Iterable[str]:
+    for operator, result in zip(graph.operators, results, strict=True):
+        where = f"operator {operator.index} of {len(graph.operators)} ({operator.op})"
+        if result.mapped and result.reason:
+            yield f"{where}: {result.reason}"
+        elif not result.mapped and result.status != SUBGRAPH:
+            fix = f". Fix: {FIXES[operator.op]}" if operator.op in FIXES else ""
+            yield f"{where} runs on the CPU: {result.status} ({result.reason}){fix}"
+    later = sum(result.status == SUBGRAPH for result in results)
+    if later:
+        yield (
+            f"{later} operators after it could run on the Edge TPU, but the compiler maps only "
+            "one subgraph (its option -a maps all, which is often slower)"
+        )
     if graph.extra_graphs:
-        yield f"the file has {graph.extra_graphs} more graphs, which are not judged"
+        yield f"the file has {graph.extra_graphs} more graphs, which are not audited"
+
+
+def _compiler(logs: Mapping[str, Mapping[str, Any]]) -> str:
+    versions = dict.fromkeys(str(log["version"]) for log in logs.values())
+    return f"edgetpu_compiler {', '.join(versions)}"
 
 
 def _logged_bytes(logs: Mapping[str, Mapping[str, Any]]) -> Measurement:
-    """What the compiler says of the weights: kept on the chip, and streamed."""
-    where = "edgetpu_compiler " + ", ".join(
-        dict.fromkeys(str(log["version"]) for log in logs.values())
-    )
-    kept: list[Any] = [log.get("on_chip_bytes") for log in logs.values()]
-    streamed = [log["off_chip_bytes"] for log in logs.values()]
-    if any(number is None for number in (*kept, *streamed)):
-        return unmeasured(
-            "tpu_weight_bytes", "bytes", where, "the compiler's log does not tell it"
-        )
-    total = sum(streamed)
+    """Bytes of the weights that the compiler reports, on chip and streamed."""
+    on_chip: list[Any] = [log.get("on_chip_bytes") for log in logs.values()]
+    off_chip: list[Any] = [log["off_chip_bytes"] for log in logs.values()]
+    if None in on_chip or None in off_chip:
+        reason = "the compiler's log does not contain it"
+        return unmeasured("tpu_weight_bytes", "bytes", _compiler(logs), reason)
+    streamed = sum(off_chip)
     return Measurement(
         name="tpu_weight_bytes",
-        value=sum(kept) + total,
+        value=sum(on_chip) + streamed,
         unit="bytes",
-        where=where,
+        where=_compiler(logs),
         how="the compiler's log, on chip and off chip",
-        detail={"fits_on_chip": total == 0, "streamed_bytes": [total, total]},
+        detail={"fits_on_chip": streamed == 0, "streamed_bytes": [streamed, streamed]},
     )
 
 
-def _mapped(total: int, left: int, logs: Mapping[str, Mapping[str, Any]]) -> Measurement:
-    versions = ", ".join(dict.fromkeys(str(log["version"]) for log in logs.values()))
-    where = f"edgetpu_compiler {versions}"
+def _compiled_share(
+    total: int, left: int, logs: Mapping[str, Mapping[str, Any]]
+) -> Measurement:
+    """The share of multiply-accumulates that the compiler mapped.
+
+    ``total`` counts those of the network, ``left`` those that stay on the CPU.
+    """
     if not total:
-        return unmeasured(
-            "tpu_mapped_share",
-            "share",
-            where,
-            "the file has no convolution and no matrix product",
-        )
+        return unmeasured("tpu_mapped_share", "share", _compiler(logs), _NOTHING_TO_MAP)
     statuses: Counter[str] = Counter()
     for log in logs.values():
         for row in log["rows"]:
             statuses[row["status"]] += row["count"]
-    detail = {
-        "statuses": dict(statuses),
-        "mapped_operators": statuses[MAPPED],
-        "operators": sum(statuses.values()),
-        "logs": dict(logs),
-    }
     return Measurement(
         name="tpu_mapped_share",
         value=1 - left / total,
         unit="share",
-        n=sum(statuses.values()),
-        where=where,
+        n=statuses.total(),
+        where=_compiler(logs),
         how=COMPILED,
-        detail=detail,
+        detail={
+            "statuses": dict(statuses),
+            "mapped_operators": statuses[MAPPED],
+            "operators": statuses.total(),
+            "logs": dict(logs),
+        },
     )
 
 
-def _log(artifact: Artifact, part: Part) -> dict[str, Any]:
+def _read_log(artifact: Artifact, part: Part) -> dict[str, Any]:
     try:
-        log: dict[str, Any] = json.loads(
-            artifact.path(part, "log").read_text(encoding="utf-8")
-        )
+        text = artifact.path(part, "log").read_text(encoding="utf-8")
+        log: dict[str, Any] = json.loads(text)
         for key in ("version", "rows", "off_chip_bytes"):
             log[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"The compiler's log of {part.name!r} cannot be read: {error}",
-            fix="make the edgetpu file again",
+            fix="build the edgetpu file again",
         ) from error
     return log
 
@@ -281,5 +281,6 @@ def _log_warnings(logs: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
         for row in log["rows"]:
             if row["status"] != MAPPED:
                 yield f"{name}: {row['count']} {row['op']} on the CPU: {row['status']}"
-        if log["off_chip_bytes"]:
-            yield f"{name}: {STREAMED}: {log['off_chip_bytes']:,} bytes, by the compiler's log"
+        streamed = log["off_chip_bytes"]
+        if streamed:
+            yield f"{name}: {STREAMED}: {streamed:,} bytes, according to the compiler's log"

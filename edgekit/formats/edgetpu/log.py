@@ -1,22 +1,22 @@
-"""Read what Google's edgetpu_compiler prints (versions 2 to 16, with -s): a table of
-operators, some sizes, and why it failed.
+"""Parse the output of Google's edgetpu_compiler (versions 2 to 16, with -s): a table of
+operators, some sizes, and the reason of a failure.
 
 The format is the compiler's own; seen in google-coral/edgetpu issues 60, 92, 211, 342, 444,
-512, 601, 671, 686, 728, 829. With -d (search_delegate) it tries several times: the last try
-counts.
+512, 601, 671, 686, 728, 829. With -d (search_delegate) the compiler tries several times: the
+last try counts.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from edgekit.value import Value
 
 _ROW = re.compile(r"^(?P<op>[A-Za-z][\w:.-]*)\s+(?P<count>\d+)\s+(?P<status>\S.*?)\s*$")
 _SIZE = re.compile(
-    r"^(?P<what>[A-Z][\w -]+):\s+(?P<number>[\d.]+)(?P<unit>B|KiB|MiB|GiB)\s*$"
+    r"^(?P<label>[A-Z][\w -]+):\s+(?P<number>[\d.]+)(?P<unit>B|KiB|MiB|GiB)\s*$"
 )
-_COUNT = re.compile(r"^(?P<what>[A-Z][\w ]+):\s+(?P<number>\d+)\s*$")
+_COUNT = re.compile(r"^(?P<label>[A-Z][\w ]+):\s+(?P<number>\d+)\s*$")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZES = {
     "On-chip memory used for caching model parameters": "on_chip_bytes",
@@ -29,46 +29,60 @@ _COUNTS = {
     "Number of operations that will run on Edge TPU": "operations_on_tpu",
     "Number of operations that will run on CPU": "operations_on_cpu",
 }
+_TABLE_HEADER = ["Operator", "Count", "Status"]
 _SUCCEEDED = re.compile(
     r"^\s*(Model compiled successfully|Compilation succeeded|Model successfully compiled)"
 )
 _FAILED = re.compile(
-    r"^\s*(Compilation failed|Internal compiler error|Invalid model|Model not quantized|Compilation timeout)"
+    r"^\s*(Compilation failed|Internal compiler error|Invalid model|Model not quantized|"
+    r"Compilation timeout)"
 )
-#: What a new try begins with.
+#: The first line of a new try.
 _TRY = re.compile(r"^\s*(Try to compile segment|Started a compilation timeout timer)")
-#: The compiler's own word for an operator that the Edge TPU runs.
+#: The compiler's own status of an operator that the Edge TPU runs.
 MAPPED = "Mapped to Edge TPU"
-#: What the compiler says where it fails -> what it means, and the way out. The first that
-#: is found is told.
-FAILURES: Sequence[tuple[str, str, str]] = (
-    (r"Model not quantized", "the file is not wholly int8", "take the scheme w8a8-static"),
-    (
+
+
+class KnownFailure(NamedTuple):
+    """A pattern in the compiler's output, what it means, and a fix."""
+
+    pattern: str
+    meaning: str
+    fix: str
+
+
+#: The first pattern that matches is reported.
+KNOWN_FAILURES: Sequence[KnownFailure] = (
+    KnownFailure(
+        r"Model not quantized", "the file is not fully int8", "use the scheme w8a8-static"
+    ),
+    KnownFailure(
         r"dynamic-sized tensors",
-        "the file has tensors whose size is not fixed",
+        "the file has tensors without a fixed size",
         "export with fixed shapes, batch 1",
     ),
-    (
-        r"Didn't find op for builtin opcode '(?P<what>\w+)' version '(?P<version>\d+)'",
-        "it does not know {what} in version {version}",
-        "leave this operator out; the compiler is of 2021",
+    KnownFailure(
+        r"Didn't find op for builtin opcode '(?P<op>\w+)' version '(?P<version>\d+)'",
+        "it does not support {op} in version {version}",
+        "remove this operator; the compiler is from 2021",
     ),
-    (
+    KnownFailure(
         r"large activation tensors|Compilation timeout|Internal compiler error|out_of_range",
-        "its activations are too large, or the compiler has a fault",
-        "take smaller images; or its option -d (search_delegate), which leaves the last operators to the CPU",
+        "its activations are too large, or the compiler has a bug",
+        "use smaller images; or its option -d (search_delegate), which leaves the last "
+        "operators to the CPU",
     ),
-    (
+    KnownFailure(
         r"Model failed in Tflite interpreter",
-        "the compiler's TFLite, of 2021, cannot load the file",
-        "leave newer operators out",
+        "the compiler's TFLite, from 2021, cannot load the file",
+        "remove newer operators",
     ),
-    (r"Invalid model", "it is no TFLite file that it can read", "export it again"),
+    KnownFailure(r"Invalid model", "it cannot read the file", "export it again"),
 )
 
 
 class LogRow(Value):
-    """Operators of one kind that share a fate, in the compiler's own words."""
+    """Operators of one kind with the same status, in the compiler's own words."""
 
     op: str
     count: int
@@ -76,11 +90,11 @@ class LogRow(Value):
 
 
 class CompilerLog(Value):
-    """What the compiler reported. Sizes are in bytes; None where it did not say."""
+    """What the compiler reported. Sizes are in bytes; None if it did not report them."""
 
     version: str = ""
     succeeded: bool
-    #: Why it failed, and what to do; empty where it did not, or gave no word.
+    #: Why it failed, and a fix; empty if it succeeded, or failed without a message.
     failure: str = ""
     rows: tuple[LogRow, ...] = ()
     operations: int | None = None
@@ -93,63 +107,78 @@ class CompilerLog(Value):
 
     @property
     def mapped(self) -> int:
-        """How many operators run on the Edge TPU: by the table, or by the compiler's sum
-        where it printed no table (no -s).
+        """How many operators run on the Edge TPU.
+
+        Counted from the table, or the compiler's total if it printed no table (no -s).
         """
-        return (
-            sum(row.count for row in self.rows if row.status == MAPPED)
-            if self.rows
-            else self.operations_on_tpu or 0
-        )
+        if self.rows:
+            return sum(row.count for row in self.rows if row.status == MAPPED)
+        return self.operations_on_tpu or 0
 
     @property
     def total(self) -> int:
         """How many operators the network has."""
-        return sum(row.count for row in self.rows) if self.rows else (self.operations or 0)
+        if self.rows:
+            return sum(row.count for row in self.rows)
+        return self.operations or 0
 
 
 def parse(text: str) -> CompilerLog:
-    """Read a log. A text that is no log gives no rows and ``succeeded=False``."""
+    """Parse a log. Other texts have no rows and ``succeeded=False``."""
     version = re.search(r"^Edge TPU Compiler version (\S+)", text, re.MULTILINE)
     lines = _last_try([line.strip() for line in text.splitlines()])
-    found: dict[str, Any] = {}
-    rows: list[LogRow] = []
-    table = succeeded = False
+    # The last message counts.
+    succeeded = False
     for line in lines:
         if _SUCCEEDED.match(line) or _FAILED.match(line):
-            succeeded = bool(_SUCCEEDED.match(line))  # the last word counts
-        if line.split() == ["Operator", "Count", "Status"]:
-            table = True
-        elif table and (row := _ROW.match(line)):
-            rows.append(LogRow(op=row["op"], count=int(row["count"]), status=row["status"]))
-        elif (size := _SIZE.match(line)) and size["what"] in _SIZES:
-            found[_SIZES[size["what"]]] = round(
-                float(size["number"]) * _UNITS[size["unit"]]
-            )
-        elif (count := _COUNT.match(line)) and count["what"] in _COUNTS:
-            found[_COUNTS[count["what"]]] = int(count["number"])
-    failure = "" if succeeded else _failure("\n".join(lines))
+            succeeded = bool(_SUCCEEDED.match(line))
     return CompilerLog(
         version=version[1] if version else "",
         succeeded=succeeded,
-        failure=failure,
-        rows=tuple(rows),
-        **found,
+        failure="" if succeeded else _explain_failure("\n".join(lines)),
+        rows=tuple(_parse_table(lines)),
+        **_parse_numbers(lines),
     )
+
+
+def _parse_table(lines: Sequence[str]) -> list[LogRow]:
+    words = [line.split() for line in lines]
+    if _TABLE_HEADER not in words:
+        return []
+    matches = map(_ROW.match, lines[words.index(_TABLE_HEADER) + 1 :])
+    return [
+        LogRow(op=match["op"], count=int(match["count"]), status=match["status"])
+        for match in matches
+        if match and match[0].split() != _TABLE_HEADER
+    ]
+
+
+def _parse_numbers(lines: Sequence[str]) -> dict[str, int]:
+    numbers = {}
+    for line in lines:
+        size = _SIZE.match(line)
+        count = _COUNT.match(line)
+        if size and size["label"] in _SIZES:
+            value = float(size["number"]) * _UNITS[size["unit"]]
+            numbers[_SIZES[size["label"]]] = round(value)
+        elif count and count["label"] in _COUNTS:
+            numbers[_COUNTS[count["label"]]] = int(count["number"])
+    return numbers
 
 
 def _last_try(lines: list[str]) -> list[str]:
     """The lines of the last try.
 
-    A timer right behind "Try to compile" begins no second one: it has the same outcome.
+    A timer directly after "Try to compile" starts no other try: both have the same outcome.
     """
     starts = [index for index, line in enumerate(lines) if _TRY.match(line)]
     return lines[starts[-1] :] if starts else lines
 
 
-def _failure(text: str) -> str:
-    for pattern, meaning, fix in FAILURES:
-        met = re.search(pattern, text)
-        if met:
-            return f"{meaning.format(**met.groupdict())}. Fix: {fix}"
+def _explain_failure(text: str) -> str:
+    for failure in KNOWN_FAILURES:
+        match = re.search(failure.pattern, text)
+        if match:
+            meaning = failure.meaning.format(**match.groupdict())
+            return f"{meaning}. Fix: {failure.fix}"
     return ""

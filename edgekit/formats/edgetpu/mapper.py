@@ -1,18 +1,18 @@
 """Which operators of a TFLite file the Edge TPU could run: a prediction from Google's
 published rules, without its compiler.
 
-The compiler maps one piece of the graph: up to the first operator that it cannot map; all
-that follows runs on the CPU. It may refuse more than these rules say
-(``edgekit.formats.edgetpu.rules``), so the prediction is an upper bound.
+The compiler maps one subgraph: everything up to the first operator that it cannot map; all
+operators after that run on the CPU. It may reject more than these rules
+(``edgekit.formats.edgetpu.rules``) state, so the prediction is an upper bound.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from edgekit.formats.edgetpu.rules import RULES, VERSIONS
-from edgekit.formats.tflite.graph import FLOATS, Graph, Operator, Tensor
+from edgekit.formats.edgetpu.rules import RULES, VERSIONS, Rule
+from edgekit.formats.tflite.graph import FLOATS, Graph, Operator
 
-#: The compiler's own words.
+#: The statuses in the compiler's own words.
 MAPPED = "Mapped to Edge TPU"
 UNSUPPORTED = "Operation not supported"
 DTYPE = "Operation is working on an unsupported data type"
@@ -25,132 +25,141 @@ LIMITATION = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Fate:
-    """What happens to one operator: the compiler's status word, and the reason in ours."""
+class MappingResult:
+    """Whether one operator is mapped: the compiler's status, and edgekit's reason."""
 
     status: str
     reason: str = ""
 
+    @property
+    def mapped(self) -> bool:
+        """Whether the operator runs on the Edge TPU."""
+        return self.status == MAPPED
 
-def predict(graph: Graph, *, trusting: bool = False) -> list[Fate]:
-    """The fate of every operator, in the graph's order.
 
-    The graph falls into pieces that one device can run in one go, as TensorFlow Lite cuts
-    it for a delegate; the compiler maps the first of the Edge TPU's pieces ("more than one
-    subgraph"). ``trusting``: what only some compilers take, or take in some sizes, counts
-    as taken.
+def predict(graph: Graph, *, optimistic: bool = False) -> list[MappingResult]:
+    """The result for every operator, in the graph's order.
+
+    The graph is partitioned into subgraphs that one device can run at once, as TensorFlow
+    Lite does for a delegate; the compiler maps the first one that the Edge TPU supports.
+    ``optimistic``: operators that only some compilers map, or that are mapped in some sizes
+    only, count as mapped.
     """
-    fates = [judge(operator, trusting=trusting) for operator in graph.operators]
-    pieces = _pieces(graph, [fate.status == MAPPED for fate in fates])
-    first = next((piece for piece in pieces if fates[piece[0]].status == MAPPED), [])
-    later = {
-        index for piece in pieces for index in piece if fates[index].status == MAPPED
-    } - set(first)
-    return [
-        Fate(SUBGRAPH, "an operator before it runs on the CPU") if index in later else fate
-        for index, fate in enumerate(fates)
-    ]
+    results = [judge(operator, optimistic=optimistic) for operator in graph.operators]
+    subgraphs = _partition(graph, [result.mapped for result in results])
+    mappable = [subgraph for subgraph in subgraphs if results[subgraph[0]].mapped]
+    for subgraph in mappable[1:]:
+        for index in subgraph:
+            results[index] = MappingResult(
+                SUBGRAPH, "an operator before it runs on the CPU"
+            )
+    return results
 
 
-def pieces(graph: Graph) -> int:
-    """How many pieces of the graph the Edge TPU could run, which the compiler's option -a
-    maps all (experimental; each one is a way there and back).
+def count_subgraphs(graph: Graph) -> int:
+    """How many subgraphs the Edge TPU supports.
+
+    The compiler's option -a maps all of them (experimental; each one costs a transfer to
+    the device and back).
     """
-    able = [judge(operator).status == MAPPED for operator in graph.operators]
-    return sum(able[piece[0]] for piece in _pieces(graph, able))
+    supported = [judge(operator).mapped for operator in graph.operators]
+    return sum(supported[subgraph[0]] for subgraph in _partition(graph, supported))
 
 
-def _pieces(graph: Graph, able: Sequence[bool]) -> list[list[int]]:
-    """Operators that run together: each piece takes all that is ready, of one kind
+def _partition(graph: Graph, supported: Sequence[bool]) -> list[list[int]]:
+    """Indices of operators that run together.
+
+    Each subgraph consists of all operators of one kind, supported or not, that are ready
     (TensorFlow Lite's graph_info.cc, greedily in order).
     """
-    made_by = {
-        tensor.index: index
-        for index, operator in enumerate(graph.operators)
+    producers = {
+        tensor.index: operator.index
+        for operator in graph.operators
         for tensor in operator.outputs
     }
-    needs = [
-        {
-            made_by[tensor.index]
-            for tensor in operator.inputs
-            if tensor is not None and tensor.index in made_by
-        }
-        for operator in graph.operators
-    ]
-    left, done, found = list(range(len(graph.operators))), set[int](), list[list[int]]()
-    while left:
-        kind, piece = able[left[0]], list[int]()
-        for index in left:
-            if able[index] == kind and needs[index] <= done:
-                piece.append(index)
+    predecessors = [_predecessors(operator, producers) for operator in graph.operators]
+    remaining = list(range(len(graph.operators)))
+    done: set[int] = set()
+    subgraphs: list[list[int]] = []
+    while remaining:
+        kind = supported[remaining[0]]
+        subgraph: list[int] = []
+        for index in remaining:
+            if supported[index] == kind and predecessors[index] <= done:
+                subgraph.append(index)
                 done.add(index)
-        left = [index for index in left if index not in done]
-        found.append(piece)
-    return found
+        remaining = [index for index in remaining if index not in done]
+        subgraphs.append(subgraph)
+    return subgraphs
 
 
-def judge(operator: Operator, *, trusting: bool = False) -> Fate:
-    """The fate of one operator on its own.
+def _predecessors(operator: Operator, producers: dict[int, int]) -> set[int]:
+    indices = {tensor.index for tensor in operator.inputs if tensor is not None}
+    return {producers[index] for index in indices if index in producers}
 
-    What is mapped with a reason may stay on the CPU for it.
+
+def judge(operator: Operator, *, optimistic: bool = False) -> MappingResult:
+    """The result for one operator on its own.
+
+    An operator that is mapped with a reason may stay on the CPU because of it.
     """
     rule = RULES.get(operator.op)
     if rule is None:
-        return Fate(UNSUPPORTED, f"{operator.op} is in no published table")
-    if operator.version > VERSIONS[operator.op]:
-        return Fate(
-            VERSION,
-            f"it has version {operator.version}, the compiler knows {VERSIONS[operator.op]}",
-        )
-    computed = [
-        position
-        for position in rule.stored
-        if position < len(operator.inputs) and not _fixed(operator, position)
-    ]
-    if computed:
-        return Fate(
-            LIMITATION,
-            f"its input {', '.join(map(str, computed))} is computed while the network runs; it must be stored",
-        )
-    wrong = next(
-        (
-            tensor
-            for tensor in operator.activations
-            if tensor.dtype not in ("int8", "uint8")
-        ),
-        None,
+        return MappingResult(UNSUPPORTED, f"{operator.op} is in no published table")
+    newest = VERSIONS[operator.op]
+    if operator.version > newest:
+        reason = f"it has version {operator.version}, the compiler supports up to {newest}"
+        return MappingResult(VERSION, reason)
+    return (
+        _check_constants(operator, rule)
+        or _check_tensors(operator)
+        or _check_rule(operator, rule, optimistic)
     )
-    if wrong is not None and not (operator.op == "QUANTIZE" and wrong.dtype in FLOATS):
-        return Fate(DTYPE, f"it works on {wrong.dtype}")
-    deep = next(
-        (
-            tensor
-            for tensor in operator.activations
-            if any(dim > 1 for dim in tensor.shape[:-3])
-        ),
-        None,
+
+
+def _check_constants(operator: Operator, rule: Rule) -> MappingResult | None:
+    computed = []
+    for position in rule.constants:
+        if position >= len(operator.inputs):
+            continue
+        tensor = operator.inputs[position]
+        if tensor is not None and not tensor.stored:
+            computed.append(str(position))
+    if not computed:
+        return None
+    return MappingResult(
+        LIMITATION,
+        f"its input {', '.join(computed)} is computed at run time; it must be stored",
     )
-    if deep is not None:
-        return Fate(RANK, f"a tensor has the shape {list(deep.shape)}")
-    reason = next(
-        (found for test in rule.tests if (found := test(operator)) is not None), None
-    )
-    if reason is None and rule.doubt is not None and not trusting:
-        reason = rule.doubt(operator)
-    return Fate(MAPPED, rule.caution) if reason is None else Fate(LIMITATION, reason)
 
 
-def _fixed(operator: Operator, position: int) -> bool:
-    tensor = operator.inputs[position]
-    return tensor is None or tensor.stored
+def _check_tensors(operator: Operator) -> MappingResult | None:
+    dtypes = [tensor.dtype for tensor in operator.activations]
+    other = [dtype for dtype in dtypes if dtype not in ("int8", "uint8")]
+    if other and not (operator.op == "QUANTIZE" and other[0] in FLOATS):
+        return MappingResult(DTYPE, f"it works on {other[0]}")
+    for tensor in operator.activations:
+        if any(dim > 1 for dim in tensor.shape[:-3]):
+            return MappingResult(RANK, f"a tensor has the shape {list(tensor.shape)}")
+    return None
 
 
-def parameter_bytes(operators: Sequence[Operator]) -> int:
+def _check_rule(operator: Operator, rule: Rule, optimistic: bool) -> MappingResult:
+    checks = list(rule.checks)
+    if rule.doubt is not None and not optimistic:
+        checks.append(rule.doubt)
+    for check in checks:
+        reason = check(operator)
+        if reason is not None:
+            return MappingResult(LIMITATION, reason)
+    return MappingResult(MAPPED, rule.caution)
+
+
+def parameter_bytes(operators: Iterable[Operator]) -> int:
     """Bytes of the weights that these operators read, each counted once."""
-    stored: dict[int, Tensor] = {
-        tensor.index: tensor
+    sizes = {
+        tensor.index: tensor.bytes
         for operator in operators
-        for tensor in operator.inputs
-        if tensor is not None and tensor.stored
+        for tensor in operator.constants
     }
-    return sum(tensor.bytes for tensor in stored.values())
+    return sum(sizes.values())

@@ -1,28 +1,29 @@
-"""Change an int8 TFLite file so that more of it runs on the Edge TPU; the numbers stay.
+"""Rewrite an int8 TFLite file so that more of it runs on the Edge TPU, with the same results.
 
 * ``LEAKY_RELU``, which the Edge TPU lacks, becomes ``PRELU`` with one slope for all
   channels: the same function, with the same scales (its product with the slope may round
   the other way: one step).
-* A ``TRANSPOSE`` and one that undoes it, with nothing between them that sees the order of
-  the axes, are both left out. TFLite's converter puts such pairs around paddings and around
-  sums with a plain number.
+* A ``TRANSPOSE`` and its inverse are both removed if the operators between them do not
+  depend on the order of the axes. TFLite's converter puts such pairs around paddings and
+  around sums with a scalar.
 
-What is better changed before quantization is in ``edgekit.quantization.edgetpu``.
+Changes that are better made before quantization are in ``edgekit.quantization.edgetpu``.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
 from ai_edge_litert import schema_py_generated as schema
 
+from edgekit.arrays import Array
 from edgekit.formats.tflite import file as tflite_file
 
 _INT8 = (schema.TensorType.INT8, schema.TensorType.UINT8)
-#: These read one tensor and give one of the same shape, number by number.
-_ALIKE = {
+#: Elementwise operators with one input.
+_ELEMENTWISE = {
     "RELU",
     "RELU6",
     "RELU_N1_TO_1",
@@ -34,118 +35,116 @@ _ALIKE = {
     "DEQUANTIZE",
     "ABS",
 }
-#: These do so where their other operand is one number.
-_WITH_NUMBER = {"ADD", "MUL", "SUB", "MAXIMUM", "MINIMUM"}
-_STEPS = 127
+#: Elementwise operators if their other operand is a scalar.
+_BINARY = {"ADD", "MUL", "SUB", "MAXIMUM", "MINIMUM"}
+_MAX_INT8 = 127
 
 
 def rewrite(model: Any) -> Mapping[str, int]:
-    """Change the main graph in place; tells what was changed, and how often."""
-    done: Counter[str] = Counter()
+    """Change the main graph in place; return how often each change was made."""
+    changes: Counter[str] = Counter()
     while _cancel_transposes(model):
-        done["transposes left out"] += 2
+        changes["transposes removed"] += 2
     for operator in model.subgraphs[0].operators:
-        if tflite_file.operator_name(model, operator) == "LEAKY_RELU" and _prelu(
-            model, operator
-        ):
-            done["LEAKY_RELU as PRELU"] += 1
-    return dict(done)
+        if tflite_file.operator_name(model, operator) != "LEAKY_RELU":
+            continue
+        if _replace_leaky_relu(model, operator):
+            changes["LEAKY_RELU as PRELU"] += 1
+    return dict(changes)
 
 
-def _prelu(model: Any, operator: Any) -> bool:
+def _replace_leaky_relu(model: Any, operator: Any) -> bool:
+    """Turn a LEAKY_RELU into a PRELU; False if it is float or its slope cannot be stored."""
     graph = model.subgraphs[0]
-    source, slope = (
-        graph.tensors[int(operator.inputs[0])],
-        float(operator.builtinOptions.alpha),
-    )
+    source = graph.tensors[int(operator.inputs[0])]
+    slope = float(operator.builtinOptions.alpha)
     if source.type not in _INT8 or not slope or not math.isfinite(slope):
         return False
     shape = [int(dim) for dim in source.shape]
+    output = graph.tensors[int(operator.outputs[0])]
     alpha = schema.TensorT()
-    alpha.name, alpha.type = (
-        (graph.tensors[int(operator.outputs[0])].name or b"") + b"/slope",
-        schema.TensorType.INT8,
-    )
-    alpha.shape = numpy.array([1] * (len(shape) - 2) + shape[-1:], "int32")
+    alpha.name = (output.name or b"") + b"/slope"
+    alpha.type = schema.TensorType.INT8
+    alpha.shape = _int32([1] * (len(shape) - 2) + shape[-1:])
     alpha.quantization = schema.QuantizationParametersT()
-    alpha.quantization.scale, alpha.quantization.zeroPoint = (
-        numpy.array([abs(slope) / _STEPS], "float32"),
-        numpy.array([0], "int64"),
+    alpha.quantization.scale = numpy.array([abs(slope) / _MAX_INT8], "float32")
+    alpha.quantization.zeroPoint = numpy.array([0], "int64")
+    slopes = numpy.full(shape[-1], math.copysign(_MAX_INT8, slope), "int8")
+    operator.inputs = _int32([operator.inputs[0], _add_constant(model, alpha, slopes)])
+    operator.opcodeIndex = tflite_file.ensure_operator_code(
+        model, schema.BuiltinOperator.PRELU
     )
-    operator.inputs = numpy.array(
-        [
-            int(operator.inputs[0]),
-            _stored(
-                model, alpha, numpy.full(shape[-1], math.copysign(_STEPS, slope), "int8")
-            ),
-        ],
-        "int32",
-    )
-    operator.opcodeIndex = tflite_file.ensure_operator_code(model, schema.BuiltinOperator.PRELU)
-    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.NONE, None
+    operator.builtinOptionsType = schema.BuiltinOptions.NONE
+    operator.builtinOptions = None
     return True
 
 
 def _cancel_transposes(model: Any) -> bool:
-    """Leave out the first pair of transposes that undo each other."""
+    """Remove the first pair of transposes that undo each other; False if there is none."""
     graph = model.subgraphs[0]
-    readers = _readers(graph)
+    readers = _find_readers(graph)
     for first in graph.operators:
-        order = _order(model, first)
-        if order is None or int(first.outputs[0]) in graph.outputs:
+        order = _permutation(model, first)
+        if order is None:
             continue
-        chain, tensor = [], int(first.outputs[0])
-        while (
-            (following := _only(readers, tensor)) is not None
-            and tensor not in graph.outputs
-            and _blind(model, following, tensor, order)
-        ):
-            chain.append(following)
-            tensor = int(following.outputs[0])
-        if following is None or tensor in graph.outputs:
+        chain, last = _follow_chain(model, readers, first, order)
+        if last is None:
             continue
-        back = _order(model, following)
+        back = _permutation(model, last)
         if back is None or [order[axis] for axis in back] != list(range(len(order))):
             continue
-        _join(model, first, chain, following, order)
+        _remove_pair(model, first, chain, last, order)
         return True
     return False
 
 
-def _join(model: Any, first: Any, chain: list[Any], last: Any, order: list[int]) -> None:
-    """The chain reads what the first transpose read, and what read the last one reads the
-    chain.
+def _follow_chain(
+    model: Any, readers: Mapping[int, list[Any]], first: Any, order: list[int]
+) -> tuple[list[Any], Any | None]:
+    """The permutation-invariant operators after a transpose, and the operator after them.
+
+    None instead of that operator if a tensor on the way is an output of the network or has
+    several readers.
     """
     graph = model.subgraphs[0]
-    source, end = int(first.inputs[0]), int(last.outputs[0])
-    inverse = [order.index(axis) for axis in range(len(order))]
+    chain: list[Any] = []
     tensor = int(first.outputs[0])
+    while True:
+        following = readers.get(tensor, [])
+        if tensor in graph.outputs or len(following) != 1:
+            return chain, None
+        if not _is_permutation_invariant(model, following[0], tensor, order):
+            return chain, following[0]
+        chain.append(following[0])
+        tensor = int(following[0].outputs[0])
+
+
+def _remove_pair(
+    model: Any, first: Any, chain: list[Any], last: Any, order: list[int]
+) -> None:
+    """Connect the chain to the input of the first transpose and the readers of the last."""
+    graph = model.subgraphs[0]
+    source = int(first.inputs[0])
+    tensor = int(first.outputs[0])
+    inverse = [order.index(axis) for axis in range(len(order))]
     for operator in chain:
-        operator.inputs = numpy.array(
-            [source if int(index) == tensor else int(index) for index in operator.inputs],
-            "int32",
-        )
+        operator.inputs = _replace_index(operator.inputs, tensor, source)
         source = tensor = int(operator.outputs[0])
-        made = graph.tensors[tensor]
-        made.shape = numpy.array([int(made.shape[axis]) for axis in inverse], "int32")
-        made.shapeSignature = None
+        output = graph.tensors[tensor]
+        output.shape = _int32([output.shape[axis] for axis in inverse])
+        output.shapeSignature = None
         if tflite_file.operator_name(model, operator) == "PAD":
-            _turn_paddings(model, operator, inverse)
+            _permute_paddings(model, operator, inverse)
+    end = int(last.outputs[0])
     for operator in graph.operators:
-        operator.inputs = numpy.array(
-            [source if int(index) == end else int(index) for index in operator.inputs],
-            "int32",
-        )
-    graph.outputs = numpy.array(
-        [source if int(index) == end else int(index) for index in graph.outputs], "int32"
-    )
+        operator.inputs = _replace_index(operator.inputs, end, source)
+    graph.outputs = _replace_index(graph.outputs, end, source)
     for definition in model.signatureDefs or []:
+        if definition.subgraphIndex != 0:
+            continue
         for entry in definition.outputs:
-            entry.tensorIndex = (
-                source
-                if definition.subgraphIndex == 0 and entry.tensorIndex == end
-                else entry.tensorIndex
-            )
+            if entry.tensorIndex == end:
+                entry.tensorIndex = source
     graph.operators = [
         operator
         for operator in graph.operators
@@ -153,79 +152,73 @@ def _join(model: Any, first: Any, chain: list[Any], last: Any, order: list[int])
     ]
 
 
-def _turn_paddings(model: Any, operator: Any, inverse: list[int]) -> None:
-    graph = model.subgraphs[0]
-    held = graph.tensors[int(operator.inputs[1])]
-    numbers = _numbers(model, held).reshape(-1, 2)[inverse]
-    turned = schema.TensorT()
-    turned.name, turned.type, turned.shape = (
-        (held.name or b"") + b"/turned",
-        held.type,
-        held.shape,
-    )
-    operator.inputs = numpy.array(
-        [int(operator.inputs[0]), _stored(model, turned, numpy.ascontiguousarray(numbers))],
-        "int32",
-    )
+def _permute_paddings(model: Any, operator: Any, inverse: list[int]) -> None:
+    tensor = model.subgraphs[0].tensors[int(operator.inputs[1])]
+    paddings = _integers(model, tensor).reshape(-1, 2)[inverse]
+    permuted = schema.TensorT()
+    permuted.name = (tensor.name or b"") + b"/permuted"
+    permuted.type = tensor.type
+    permuted.shape = tensor.shape
+    index = _add_constant(model, permuted, numpy.ascontiguousarray(paddings))
+    operator.inputs = _int32([operator.inputs[0], index])
 
 
-def _blind(model: Any, operator: Any, tensor: int, order: list[int]) -> bool:
-    """Whether an operator does the same with its axes in another order."""
+def _is_permutation_invariant(
+    model: Any, operator: Any, tensor: int, order: list[int]
+) -> bool:
+    """Whether an operator that reads ``tensor`` does the same with its axes permuted.
+
+    True for a PAD, whose paddings can be permuted too.
+    """
     name = tflite_file.operator_name(model, operator)
-    graph = model.subgraphs[0]
-    others = [
-        graph.tensors[int(index)] for index in operator.inputs if int(index) != tensor
-    ]
+    tensors = model.subgraphs[0].tensors
+    others = [tensors[int(index)] for index in operator.inputs if int(index) != tensor]
+    if name in _ELEMENTWISE:
+        return not others
+    if len(others) != 1 or not tflite_file.is_stored(model, others[0]):
+        return False
     if name == "PAD":
-        return (
-            len(others) == 1
-            and tflite_file.is_stored(model, others[0])
-            and len(_numbers(model, others[0])) == 2 * len(order)
-        )
-    if name in _WITH_NUMBER:
-        return (
-            len(others) == 1
-            and tflite_file.is_stored(model, others[0])
-            and math.prod(int(dim) for dim in others[0].shape) == 1
-        )
-    return name in _ALIKE and not others
+        return len(_integers(model, others[0])) == 2 * len(order)
+    return name in _BINARY and math.prod(int(dim) for dim in others[0].shape) == 1
 
 
-def _order(model: Any, operator: Any) -> list[int] | None:
-    """How a TRANSPOSE orders the axes; None for any other operator."""
+def _permutation(model: Any, operator: Any) -> list[int] | None:
+    """The permutation of a TRANSPOSE; None if computed, and for any other operator."""
     if tflite_file.operator_name(model, operator) != "TRANSPOSE":
         return None
-    held = model.subgraphs[0].tensors[int(operator.inputs[1])]
-    return (
-        [int(axis) for axis in _numbers(model, held)]
-        if tflite_file.is_stored(model, held)
-        else None
-    )
+    tensor = model.subgraphs[0].tensors[int(operator.inputs[1])]
+    if not tflite_file.is_stored(model, tensor):
+        return None
+    return [int(axis) for axis in _integers(model, tensor)]
 
 
-def _numbers(model: Any, tensor: Any) -> Any:
+def _find_readers(graph: Any) -> Mapping[int, list[Any]]:
+    readers: dict[int, list[Any]] = {}
+    for operator in graph.operators:
+        for index in {int(index) for index in operator.inputs}:
+            readers.setdefault(index, []).append(operator)
+    return readers
+
+
+def _integers(model: Any, tensor: Any) -> Array:
     dtype = "int64" if tensor.type == schema.TensorType.INT64 else "int32"
     return numpy.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype)
 
 
-def _stored(model: Any, tensor: Any, value: Any) -> int:
-    """Add a constant; the number of its tensor."""
+def _int32(values: Sequence[Any]) -> Array:
+    return numpy.array([int(value) for value in values], "int32")
+
+
+def _replace_index(indices: Sequence[Any], old: int, new: int) -> Array:
+    return _int32([new if int(index) == old else index for index in indices])
+
+
+def _add_constant(model: Any, tensor: Any, value: Array) -> int:
+    """Store the values of a new tensor and return its index."""
     buffer = schema.BufferT()
     buffer.data = numpy.frombuffer(value.tobytes(), "uint8")
     model.buffers.append(buffer)
     tensor.buffer = len(model.buffers) - 1
-    model.subgraphs[0].tensors.append(tensor)
-    return len(model.subgraphs[0].tensors) - 1
-
-
-def _readers(graph: Any) -> Mapping[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
-    for operator in graph.operators:
-        for index in {int(index) for index in operator.inputs}:
-            found.setdefault(index, []).append(operator)
-    return found
-
-
-def _only(readers: Mapping[int, list[Any]], tensor: int) -> Any | None:
-    found = readers.get(tensor, [])
-    return found[0] if len(found) == 1 else None
+    tensors = model.subgraphs[0].tensors
+    tensors.append(tensor)
+    return len(tensors) - 1

@@ -1,5 +1,5 @@
-"""TFLite to the Ethos-U's format: the int8 file beside what Vela compiles of it, with
-Vela's estimates.
+"""Export TFLite files to the Ethos-U's format: the int8 file, the file that Vela compiles
+from it, and Vela's estimates.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.ethosu import vela
-from edgekit.formats.ethosu.vela import Setting
+from edgekit.formats.ethosu.log import Log, Setting
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite import graph as tflite_graph
 from edgekit.task import SplitName
@@ -19,17 +19,17 @@ from edgekit.task import SplitName
 
 @dataclasses.dataclass(frozen=True)
 class TfliteToEthosu:
-    """Writes ``<part>.tflite`` (role ``model``: the int8 file, which any TFLite runtime can
-    run), ``<part>_vela.tflite`` (role ``compiled``) and ``<part>.log.json`` (role
-    ``log``: what Vela estimates, operator by operator).
+    """Writes ``<part>.tflite`` (role ``model``: the int8 file, which runs in any TFLite
+    runtime), ``<part>_vela.tflite`` (role ``compiled``) and ``<part>.log.json`` (role
+    ``log``: Vela's estimates per operator).
 
-    A float file is passed on as it is: it is the reference, nothing of it runs on the NPU.
+    A float file is copied unchanged: it is the reference, and none of it runs on the NPU.
     """
 
     accelerator: str
     system_config: str
     memory_mode: str
-    #: How much SRAM Vela may plan with; None: as much as the memory mode gives.
+    #: The SRAM that Vela may use, in bytes; None: as much as the memory mode has.
     sram_bytes: int | None = None
 
     takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
@@ -40,7 +40,7 @@ class TfliteToEthosu:
 
     @property
     def setting(self) -> Setting:
-        """What Vela compiles for."""
+        """The device that Vela compiles for."""
         return Setting(
             accelerator=self.accelerator,
             system_config=self.system_config,
@@ -49,7 +49,7 @@ class TfliteToEthosu:
         )
 
     def requires(self, artifact: Artifact) -> None:
-        """Vela is there and knows the names of the target."""
+        """Vela is installed and supports the names of the target."""
         vela.require(self.setting)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
@@ -61,18 +61,13 @@ class TfliteToEthosu:
             path = context.folder / f"{part.name}.tflite"
             shutil.copyfile(artifact.path(part), path)
             files = {"model": File(path=path.name)}
-            if _integer(artifact, part):
-                made, report = (
-                    path.with_name(f"{path.stem}_vela.tflite"),
-                    path.with_name(f"{path.stem}.log.json"),
-                )
-                log = vela.compiled(path, self.setting, made)
-                report.write_text(log.model_dump_json(indent=1), encoding="utf-8")
-                files |= {"compiled": File(path=made.name), "log": File(path=report.name)}
-                notes[part.name] = _told(log, _left(made))
+            if _is_quantized(artifact, part):
+                compiled, notes[part.name] = self._compile(path)
+                files.update(compiled)
             else:
                 notes[part.name] = (
-                    "a float file: nothing of it runs on the Ethos-U; it serves as the reference on the CPU"
+                    "a float file: none of it runs on the Ethos-U; it serves as the reference "
+                    "on the CPU"
                 )
             parts.append(part.model_copy(update={"files": files}))
             context.progress.advance()
@@ -83,59 +78,54 @@ class TfliteToEthosu:
             folder=context.folder,
         )
 
+    def _compile(self, path: pathlib.Path) -> tuple[dict[str, File], dict[str, Any]]:
+        """Compile one file; return the files by role, and the notes."""
+        compiled = path.with_name(f"{path.stem}_vela.tflite")
+        report = path.with_name(f"{path.stem}.log.json")
+        log = vela.compile_file(path, self.setting, compiled)
+        report.write_text(log.model_dump_json(indent=1), encoding="utf-8")
+        files = {"compiled": File(path=compiled.name), "log": File(path=report.name)}
+        notes = {
+            "compiled": True,
+            "vela": log.version,
+            "npu_time_ms_estimated": log.time_ms,
+            "clock_hz": log.clock_hz,
+            "sram_bytes": log.sram_bytes,
+            "cpu_operators": _count_cpu_operators(compiled),
+        }
+        return files, notes
+
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """The int8 files are unchanged, and the NPU has something to do in each that was
-        compiled.
-        """
+        """The int8 files are unchanged, and the NPU runs something of each compiled file."""
         for old, new in zip(before.parts, after.parts, strict=True):
             if before.path(old).read_bytes() != after.path(new).read_bytes():
                 raise StepError(
-                    f"{new.name}: the file that stands in for the NPU is not the one that was compiled.",
+                    f"{new.name}: the int8 file is not the one that was compiled.",
                     fix="report it",
                 )
-            if "compiled" in new.files and not any(
-                _is_compiled(code)
-                for code in tflite_file.read(after.path(new, "compiled")).operatorCodes
+            if "compiled" not in new.files:
+                continue
+            if tflite_graph.ETHOS_U not in tflite_file.operators_in(
+                after.path(new, "compiled")
             ):
-                log = vela.Log.model_validate_json(
-                    after.path(new, "log").read_text(encoding="utf-8")
-                )
-                why = "; ".join(
-                    dict.fromkeys(f"{row.op}: {row.reason}" for row in log.refusals[:3])
-                )
+                text = after.path(new, "log").read_text(encoding="utf-8")
+                refusals = Log.model_validate_json(text).refusals[:3]
+                reasons = dict.fromkeys(f"{row.op}: {row.reason}" for row in refusals)
                 raise StepError(
-                    f"{new.name}: Vela leaves every operator to the CPU ({why}).",
-                    fix="take w8a8-static, or another target",
+                    f"{new.name}: Vela leaves all operators to the CPU ({'; '.join(reasons)}).",
+                    fix="use w8a8-static, or another target",
                 )
 
 
-def _integer(artifact: Artifact, part: Part) -> bool:
-    """Whether a file has int8 layers, or is int8 at its ends."""
-    quantized = any(
-        spec.quantization for spec in (*part.signature.inputs, *part.signature.outputs)
-    )
-    return quantized or tflite_file.count_layers(artifact.path(part)).int8_weights > 0
+def _is_quantized(artifact: Artifact, part: Part) -> bool:
+    """Whether a file has int8 layers, inputs or outputs."""
+    specs = (*part.signature.inputs, *part.signature.outputs)
+    if any(spec.quantization for spec in specs):
+        return True
+    return tflite_file.count_layers(artifact.path(part)).int8_weights > 0
 
 
-def _left(compiled: pathlib.Path) -> int:
-    """How many operators of a compiled file the CPU runs."""
-    model = tflite_file.read(compiled)
-    return sum(
-        not _is_compiled(model.operatorCodes[operator.opcodeIndex])
-        for operator in model.subgraphs[0].operators
-    )
-
-
-def _is_compiled(code: Any) -> bool:
-    return f"CUSTOM:{(code.customCode or b'').decode('utf-8', 'replace')}" == tflite_graph.ETHOS_U
-
-
-def _told(log: vela.Log, left: int) -> dict[str, Any]:
-    return {
-        "compiled": True,
-        "vela": log.version,
-        "npu_time_ms_estimated": log.time_ms,
-        "clock_hz": log.clock_hz,
-        "sram_bytes": log.sram_bytes,
-        "cpu_operators": left,
-    }
+def _count_cpu_operators(compiled: pathlib.Path) -> int:
+    """How many operators of a compiled file run on the CPU."""
+    operators = tflite_graph.read(compiled).operators
+    return sum(operator.op != tflite_graph.ETHOS_U for operator in operators)

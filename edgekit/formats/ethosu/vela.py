@@ -1,38 +1,31 @@
-"""Arm's compiler for the Ethos-U, Vela, run as a program of its own: what it knows, and
-what it says of a TFLite file.
-
-Vela estimates; it runs nothing. Its numbers hold for the clock and the memories of one
-system configuration.
+"""Run Vela, Arm's compiler for the Ethos-U, as a program: its configurations, and the
+compilation of a TFLite file.
 """
 
 import configparser
-import csv
 import importlib.metadata
 import importlib.util
-import io
 import pathlib
-import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from edgekit import registry
 from edgekit.errors import MissingBackend, StepError, suggest
-from edgekit.value import Value
+from edgekit.formats.ethosu import log as vela_log
+from edgekit.formats.ethosu.log import Log, Setting
 
 MODULE, DISTRIBUTION, EXTRA = "ethosu.vela", "ethos-u-vela", "ethosu"
-#: The custom operator that stands for all that Vela has compiled.
-CUSTOM = "CUSTOM:ethos-u"
-#: -P: a folder of the user's that is called ethosu is not taken for Vela.
+#: -P: a folder of the user's that is named ethosu is not imported instead of Vela.
 COMMAND: Sequence[str] = (sys.executable, "-P", "-m", MODULE)
-#: Vela takes 1 to 3 s for small networks; no compilation is waited for longer.
+#: Vela needs 1 to 3 s for small networks.
 TIMEOUT_S = 300.0
 #: The configuration file that Vela ships.
 CONFIG = "Arm/vela.ini"
-#: What Vela 5.2 compiles for; the last number is multiply-accumulates a cycle.
+#: What Vela 5.2 compiles for; the last number is multiply-accumulates per cycle.
 ACCELERATORS = (
     "ethos-u55-32",
     "ethos-u55-64",
@@ -46,202 +39,144 @@ ACCELERATORS = (
     "ethos-u85-1024",
     "ethos-u85-2048",
 )
-_LONGEST_REASON = 240
-_TABLE = re.compile(r'<table name="(\w+)">\s*<!\[CDATA\[\n(.*?)\]\]>', re.DOTALL)
-_WARNING = re.compile(
-    r"^Warning \(supported operators\) operator: (?P<op>\S+), ofm: '(?P<name>.*)'\nReason: (?P<reason>.+(?:\n.+)*)",
-    re.MULTILINE,
-)
-#: The tensor that has a dtype, which may be a long path.
-_TENSOR = re.compile(r"(DataType \w+) \(.*\)")
-#: Words of Vela's failures -> what they mean, and the way out.
-_FAILURES: Mapping[str, tuple[str, str]] = {
-    "cannot mmap an empty file": ("the file is empty", "export it again"),
-    "Failed to load TfLite model": (
-        "it does not read this file",
+
+
+class KnownFailure(NamedTuple):
+    """A text in Vela's output, what it means, and a fix."""
+
+    text: str
+    meaning: str
+    fix: str
+
+
+_KNOWN_FAILURES = (
+    KnownFailure("cannot mmap an empty file", "the file is empty", "export it again"),
+    KnownFailure(
+        "Failed to load TfLite model",
+        "it cannot read this file",
         "export the file again; a part of it is missing or damaged",
     ),
-    "Failed to parse TFLite file": (
-        "it does not read this file",
-        "export the file again, or leave the operators out that only newer TFLite runtimes know",
+    KnownFailure(
+        "Failed to parse TFLite file",
+        "it cannot read this file",
+        "export the file again, or remove operators that only newer TFLite runtimes support",
     ),
-    "No networks defined": (
-        "it does not take this for a TFLite file",
-        "name a .tflite file",
+    KnownFailure(
+        "No networks defined",
+        "it does not recognize this as a TFLite file",
+        "pass a .tflite file",
     ),
-    "could not run on NPU": (
+    KnownFailure(
+        "could not run on NPU",
         "it can neither place an operator on the NPU nor leave it to the CPU",
-        "take that operator out of the network",
+        "remove that operator from the network",
     ),
-    "Incorrect argument to CLI option": (
-        "it does not know this configuration",
+    KnownFailure(
+        "Incorrect argument to CLI option",
+        "unknown configuration",
         "correct the target's limits; 'python -m ethosu.vela --list-configs "
-        f"{CONFIG}' lists what it knows",
+        f"{CONFIG}' lists the valid ones",
     ),
-    "Invalid configuration of": (
+    KnownFailure(
+        "Invalid configuration of",
         "the memory mode does not fit the system configuration",
-        "take memory_mode Shared_Sram or Sram_Only with flash, Dedicated_Sram with DRAM",
+        "use memory_mode Shared_Sram or Sram_Only with flash, Dedicated_Sram with DRAM",
     ),
-}
-
-
-class Setting(Value):
-    """What a file is compiled for. The names are Vela's own."""
-
-    accelerator: str
-    system_config: str
-    memory_mode: str
-    #: How much SRAM Vela may plan with; None: as much as the memory mode gives.
-    sram_bytes: int | None = None
-
-    @property
-    def macs_per_cycle(self) -> int:
-        """How many products the NPU adds in one cycle, at most."""
-        return int(self.accelerator.rpartition("-")[2])
-
-
-class Layer(Value):
-    """One of Vela's rows.
-
-    An operator of the file may become several, or none. ``operator`` is its number in the
-    file.
-    """
-
-    operator: int | None
-    original: str
-    op: str
-    name: str
-    target: Literal["NPU", "CPU"]
-    cycles: int
-    macs: int
-
-
-class Refusal(Value):
-    """An operator that Vela does not place on the NPU: its kind, the name of what it gives,
-    and why.
-    """
-
-    op: str
-    name: str
-    reason: str
-
-
-class Log(Value):
-    """What Vela said of one file: estimates, for the clock and the memories of the
-    configuration.
-    """
-
-    version: str
-    setting: Setting
-    clock_hz: float
-    #: Cycles of the NPU's part, memory accesses included; the CPU's operators take none
-    #: here.
-    cycles: int
-    sram_bytes: int
-    dram_bytes: int
-    on_chip_flash_bytes: int
-    off_chip_flash_bytes: int
-    #: Of the first graph of a file. Where it has several graphs Vela may tell the rows of
-    #: another one.
-    layers: tuple[Layer, ...]
-    refusals: tuple[Refusal, ...]
-
-    @property
-    def time_ms(self) -> float:
-        """The NPU's time for one inference."""
-        return 1000 * self.cycles / self.clock_hz
-
-    @property
-    def storage_bytes(self) -> int:
-        """All memory but SRAM: where the weights lie."""
-        return self.dram_bytes + self.on_chip_flash_bytes + self.off_chip_flash_bytes
+)
 
 
 def require(setting: Setting) -> None:
-    """Raise MissingBackend where Vela is not installed, StepError for names that it does
-    not know, with those that it does.
+    """Check that Vela is installed and supports a setting.
+
+    Raises MissingBackend if it is not installed, and StepError for an unknown name, with
+    the valid ones.
     """
-    systems, modes = known()
+    systems, modes = list_configurations()
+    # Vela itself silently accepts the clock and the memories of another family.
     family = setting.accelerator.rpartition("-")[0].replace("-", "_")
-    # Vela itself takes the clock and the memories of another family without a word.
-    fitting = tuple(name for name in systems if name.lower().startswith(f"{family}_"))
-    for what, given, choice in (
-        ("accelerator", setting.accelerator, ACCELERATORS),
-        ("system_config", setting.system_config, fitting),
-        ("memory_mode", setting.memory_mode, modes),
-    ):
-        if given not in choice:
-            other = f" for {setting.accelerator}" if what == "system_config" else ""
-            raise StepError(
-                f"Vela has no {what} {given!r}{other}. {suggest(given, choice)}",
-                fix=f"write one of {', '.join(choice)} in the target's limits",
-            )
+    matching = [name for name in systems if name.lower().startswith(f"{family}_")]
+    _require_choice("accelerator", setting.accelerator, ACCELERATORS)
+    _require_choice(
+        "system_config", setting.system_config, matching, f" for {setting.accelerator}"
+    )
+    _require_choice("memory_mode", setting.memory_mode, modes)
 
 
-def known() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The system configurations and the memory modes of the file that Vela ships."""
-    path = _package().parent / "config_files" / CONFIG
-    found = configparser.ConfigParser()
-    if not found.read(path, encoding="utf-8"):
+def _require_choice(kind: str, name: str, choices: Sequence[str], scope: str = "") -> None:
+    if name not in choices:
+        raise StepError(
+            f"Vela has no {kind} {name!r}{scope}. {suggest(name, choices)}",
+            fix=f"use one of {', '.join(choices)} in the target's limits",
+        )
+
+
+def list_configurations() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The system configurations and the memory modes in the file that Vela ships.
+
+    Raises MissingBackend if Vela is not installed, or the file is missing.
+    """
+    path = _package_folder().parent / "config_files" / CONFIG
+    parser = configparser.ConfigParser()
+    if not parser.read(path, encoding="utf-8"):
         raise MissingBackend(
             f"Vela's own {CONFIG} is not where it was in version 5.2.",
-            fix=f"{registry.install(EXTRA)}",
+            fix=registry.install(EXTRA),
         )
-    names = [section.partition(".") for section in found.sections()]
-    systems, modes = (
-        tuple(name for kind, _, name in names if kind == wanted)
-        for wanted in ("System_Config", "Memory_Mode")
-    )
+    names = [section.partition(".") for section in parser.sections()]
+    systems = tuple(name for kind, _, name in names if kind == "System_Config")
+    modes = tuple(name for kind, _, name in names if kind == "Memory_Mode")
     return systems, modes
 
 
 def version() -> str:
-    """The installed version of Vela."""
-    _package()
+    """The installed version of Vela. Raises MissingBackend if it is not installed."""
+    _package_folder()
     return importlib.metadata.version(DISTRIBUTION)
 
 
-def compiled(path: pathlib.Path, setting: Setting, made: pathlib.Path | None = None) -> Log:
-    """Compile a TFLite file; the compiled file goes to ``made`` if that is given.
+def compile_file(
+    path: pathlib.Path, setting: Setting, output: pathlib.Path | None = None
+) -> Log:
+    """Compile a TFLite file, write the result to ``output`` if given, and return the log.
 
-    Raises StepError, and leaves nothing behind then.
+    Raises StepError if Vela fails; ``output`` is not written then.
     """
     installed = version()
     with tempfile.TemporaryDirectory(prefix="edgekit-vela-") as folder:
-        source = (
-            pathlib.Path(folder) / "model.tflite"
-        )  # Vela names what it writes after the file
+        # Vela names its own files after this one.
+        source = pathlib.Path(folder) / "model.tflite"
         source.symlink_to(path.resolve())
-        output = _run(source, path, setting)
+        printed = _run(source, path.name, setting)
         results = {
             suffix: next(iter(source.parent.glob(f"out/model_{suffix}")), None)
             for suffix in ("vela.tflite", "debug.xml", "summary_*.csv")
         }
-        if None in results.values():
+        compiled, debug, summary = results.values()
+        if compiled is None or debug is None or summary is None:
             raise StepError(
-                f"Vela ended without an error, but not all that it writes for {path.name} is there.",
+                f"Vela finished without an error, but did not write all files for {path.name}.",
                 fix="report it with the file",
             )
-        texts = [
-            file.read_text(encoding="utf-8", errors="replace")
-            for file in (results["summary_*.csv"], results["debug.xml"])
-            if file is not None
-        ]
         try:
-            log = _log(installed, setting, texts, _refusals(output))
+            log = vela_log.parse(
+                installed, setting, _read_text(summary), _read_text(debug), printed
+            )
         except (LookupError, ValueError) as error:
-            fix = f"install version 5.2 of {DISTRIBUTION}"
             raise StepError(
-                f"What Vela {installed} wrote of {path.name} cannot be read: {error}.",
-                fix=fix,
+                f"The report of Vela {installed} on {path.name} cannot be read: {error}.",
+                fix=f"install version 5.2 of {DISTRIBUTION}",
             ) from error
-        if made is not None and results["vela.tflite"] is not None:
-            made.write_bytes(results["vela.tflite"].read_bytes())
+        if output is not None:
+            output.write_bytes(compiled.read_bytes())
         return log
 
 
-def _package() -> pathlib.Path:
-    """Vela's folder; it is not imported."""
+def _read_text(path: pathlib.Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _package_folder() -> pathlib.Path:
+    """Vela's folder, without importing it."""
     try:
         spec = importlib.util.find_spec(MODULE)
     except (ImportError, ValueError):
@@ -254,13 +189,7 @@ def _package() -> pathlib.Path:
     return pathlib.Path(spec.submodule_search_locations[0])
 
 
-def _run(source: pathlib.Path, path: pathlib.Path, setting: Setting) -> str:
-    """What Vela printed. ``path`` is the file's name for the user."""
-    budget = (
-        []
-        if setting.sram_bytes is None
-        else ["--arena-cache-size", str(setting.sram_bytes)]
-    )
+def _command(source: pathlib.Path, setting: Setting) -> list[str]:
     command = [
         *COMMAND,
         str(source),
@@ -274,13 +203,17 @@ def _run(source: pathlib.Path, path: pathlib.Path, setting: Setting) -> str:
         setting.system_config,
         "--memory-mode",
         setting.memory_mode,
-        *budget,
-        "--verbose-performance",
-        "--enable-debug-db",
     ]
+    if setting.sram_bytes is not None:
+        command += ["--arena-cache-size", str(setting.sram_bytes)]
+    return [*command, "--verbose-performance", "--enable-debug-db"]
+
+
+def _run(source: pathlib.Path, name: str, setting: Setting) -> str:
+    """Run Vela and return its output. ``name`` is the file's name for messages."""
     try:
-        done = subprocess.run(
-            command,
+        process = subprocess.run(
+            _command(source, setting),
             capture_output=True,
             text=True,
             errors="replace",
@@ -290,107 +223,44 @@ def _run(source: pathlib.Path, path: pathlib.Path, setting: Setting) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise StepError(
-            f"Vela did not end within {TIMEOUT_S:g} s on {path.name}.",
-            fix="give it a smaller network",
+            f"Vela did not finish within {TIMEOUT_S:g} s on {name}.",
+            fix="use a smaller network",
         ) from error
     except OSError as error:
         raise StepError(
             f"Vela cannot be started: {error.strerror or error}.",
             fix=registry.install(EXTRA),
         ) from error
-    if done.returncode:
-        raise _failure(path.name, done)
-    return done.stdout
+    if process.returncode:
+        raise _translate_failure(name, process)
+    return process.stdout
 
 
-def _failure(name: str, done: "subprocess.CompletedProcess[str]") -> StepError:
-    said = [
-        line.strip()
-        for line in f"{done.stdout}\n{done.stderr}".splitlines()
-        if line.strip()
-    ]
-    last = said[-1][:_LONGEST_REASON] if said else "it printed nothing"
-    for words, (meaning, fix) in _FAILURES.items():
-        line = next((line for line in said if words in line), None)
+def _translate_failure(name: str, process: "subprocess.CompletedProcess[str]") -> StepError:
+    output = f"{process.stdout}\n{process.stderr}"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for failure in _KNOWN_FAILURES:
+        line = next((line for line in lines if failure.text in line), None)
         if line is not None:
+            quote = line[: vela_log.MAX_REASON]
             return StepError(
-                f"Vela cannot compile {name}: {meaning} ({line[:_LONGEST_REASON]}).",
-                fix=fix,
+                f"Vela cannot compile {name}: {failure.meaning} ({quote}).", fix=failure.fix
             )
-    if done.returncode < 0:
-        crash = (
-            signal.Signals(-done.returncode).name
-            if -done.returncode in list(signal.Signals)
-            else f"signal {-done.returncode}"
-        )
+    last_line = lines[-1][: vela_log.MAX_REASON] if lines else "no output"
+    if process.returncode < 0:
+        crash = _signal_name(-process.returncode)
         return StepError(
-            f"Vela crashed on {name} ({crash}); its last words: {last}",
+            f"Vela crashed on {name} ({crash}); its last output: {last_line}",
             fix="export the file again, or report it to Arm",
         )
     return StepError(
-        f"Vela failed on {name} (exit status {done.returncode}): {last}",
-        fix="'edgekit inspect' shows what the file holds",
+        f"Vela failed on {name} (exit status {process.returncode}): {last_line}",
+        fix="'edgekit inspect' shows what the file contains",
     )
 
 
-def _refusals(output: str) -> Iterator[Refusal]:
-    return (
-        Refusal(op=found["op"], name=found["name"], reason=_short(found["reason"]))
-        for found in _WARNING.finditer(output)
-    )
-
-
-def _short(reason: str) -> str:
-    """Of a wrong dtype only that it is wrong: the tensor's name and all dtypes that would
-    be right take lines.
-    """
-    first = reason.splitlines()[0]
-    told = _TENSOR.sub(r"\1", first) if _TENSOR.search(first) else reason
-    return " ".join(told.split())[:_LONGEST_REASON]
-
-
-def _log(
-    installed: str, setting: Setting, texts: Sequence[str], refusals: Iterable[Refusal]
-) -> Log:
-    summary = next(_rows(texts[0]))
-    tables = {name: list(_rows(content)) for name, content in _TABLE.findall(texts[1])}
-    origins = {row["id"]: row for row in tables["source"]}
-    layers = tuple(_layer(row, origins.get(row["source_id"])) for row in tables["perf"])
-    memory = {
-        kind: round(1024 * float(summary[f"{kind}_memory_used"]))
-        for kind in ("sram", "dram", "on_chip_flash", "off_chip_flash")
-    }
-    return Log(
-        version=installed,
-        setting=setting,
-        clock_hz=float(summary["core_clock"]),
-        cycles=round(float(summary["cycles_total"])),
-        sram_bytes=memory["sram"],
-        dram_bytes=memory["dram"],
-        on_chip_flash_bytes=memory["on_chip_flash"],
-        off_chip_flash_bytes=memory["off_chip_flash"],
-        layers=layers,
-        refusals=tuple(refusals),
-    )
-
-
-def _layer(row: Mapping[str, str], origin: Mapping[str, str] | None) -> Layer:
-    return Layer(
-        operator=None if origin is None else int(origin["ext_key"]),
-        original=row["operator"] if origin is None else origin["operator"],
-        op=row["operator"],
-        name=row["name"],
-        target="CPU" if row["operator"] == "Passthrough" else "NPU",
-        cycles=int(row["op_cycles"]),
-        macs=int(row["mac_count"]),
-    )
-
-
-def _rows(text: str) -> Iterator[Mapping[str, str]]:
-    """A table with a heading; ValueError for a row of another length (a tensor's name may
-    hold anything).
-    """
-    for row in csv.DictReader(io.StringIO(text)):
-        if None in row or None in row.values():
-            raise ValueError(f"a row does not fit its table: {list(row.values())[:4]}")
-        yield row
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

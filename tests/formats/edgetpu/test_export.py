@@ -1,4 +1,4 @@
-"""uint8 ends for the Edge TPU, and its compiler where there is one."""
+"""uint8 inputs and outputs for the Edge TPU, and its compiler if it is installed."""
 
 import json
 import pathlib
@@ -33,8 +33,8 @@ FIXED = Signature(
     ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=(1, 4)),),
 )
-#: Stands in for Google's compiler, which cannot be had here: it copies the file and prints
-#: a log.
+#: A substitute for Google's compiler, which is not available here: it copies the file and
+#: prints a log.
 COMPILER = """#!{python}
 import pathlib, shutil, sys
 arguments = sys.argv[1:]
@@ -45,7 +45,8 @@ if {fails}:
 shutil.copyfile(source, pathlib.Path(arguments[2]) / (source.stem + "_edgetpu.tflite"))
 (pathlib.Path(arguments[2]) / (source.stem + "_edgetpu.log")).write_text("log")
 print("Edge TPU Compiler version 16.0\\nModel compiled successfully in 4 ms.")
-print("Operator  Count  Status\\n\\nCONV_2D  2  Mapped to Edge TPU\\nMEAN  1  Operation not supported")
+print("Operator  Count  Status\\n\\nCONV_2D  2  Mapped to Edge TPU")
+print("MEAN  1  Operation not supported")
 """
 
 
@@ -102,9 +103,9 @@ def prepared(source: Artifact, folder: pathlib.Path, io: str = "uint8") -> Artif
     step = TfliteToEdgetpu(io)
     folder.mkdir(exist_ok=True)
     step.requires(source)
-    made = step.run(source, Context(folder=folder, networks=dict, task=TASK))
-    step.ensures(source, made)
-    return made
+    result = step.run(source, Context(folder=folder, networks=dict, task=TASK))
+    step.ensures(source, result)
+    return result
 
 
 def run(source: Artifact, images: numpy.ndarray) -> numpy.ndarray:
@@ -133,14 +134,14 @@ def install(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, fails: boo
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
-def test_uint8_ends_give_the_same_numbers(int8: Artifact, tmp_path: pathlib.Path) -> None:
-    """Every stored output is the int8 file's plus 128, and the signature says so."""
-    made = prepared(int8, tmp_path / "made")
+def test_uint8_ends_store_the_same_numbers(int8: Artifact, tmp_path: pathlib.Path) -> None:
+    """Every stored output is the int8 file's plus 128, also in the signature."""
+    result = prepared(int8, tmp_path / "made")
     images = torch.randn(16, 3, 8, 8).numpy()
-    before, after = run(int8, images), run(made, images)
+    before, after = run(int8, images), run(result, images)
     assert (before.dtype, after.dtype) == (numpy.int8, numpy.uint8)
     numpy.testing.assert_array_equal(after.astype(int), before.astype(int) + 128)
-    old, new = int8.parts[0].signature, made.parts[0].signature
+    old, new = int8.parts[0].signature, result.parts[0].signature
     for was, spec in zip(
         (*old.inputs, *old.outputs), (*new.inputs, *new.outputs), strict=True
     ):
@@ -161,9 +162,9 @@ def test_uint8_ends_give_the_same_numbers(int8: Artifact, tmp_path: pathlib.Path
 
 def test_the_ends_keep_their_names(int8: Artifact, tmp_path: pathlib.Path) -> None:
     """Runtimes order inputs by name, and the file's own signature points at the new ends."""
-    made = prepared(int8, tmp_path / "made")
+    result = prepared(int8, tmp_path / "made")
     running = Interpreter(
-        str(made.path(made.parts[0])),
+        str(result.path(result.parts[0])),
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     assert running.get_input_details()[0]["name"] == "serving_default_args_0"
@@ -173,15 +174,15 @@ def test_the_ends_keep_their_names(int8: Artifact, tmp_path: pathlib.Path) -> No
 
 def test_int8_ends_are_kept_on_request(int8: Artifact, tmp_path: pathlib.Path) -> None:
     """io='int8' adds no operator."""
-    made = prepared(int8, tmp_path / "made", "int8")
-    assert len(tflite_file.read(made.path(made.parts[0])).subgraphs[0].operators) == len(
-        tflite_file.read(int8.path(int8.parts[0])).subgraphs[0].operators
-    )
-    assert made.parts[0].signature == int8.parts[0].signature
+    result = prepared(int8, tmp_path / "made", "int8")
+    assert len(
+        tflite_file.read(result.path(result.parts[0])).subgraphs[0].operators
+    ) == len(tflite_file.read(int8.path(int8.parts[0])).subgraphs[0].operators)
+    assert result.parts[0].signature == int8.parts[0].signature
 
 
 def test_there_and_back(int8: Artifact, tmp_path: pathlib.Path) -> None:
-    """A uint8 file can be given int8 ends again, with the first numbers."""
+    """A uint8 file can be converted back to int8 ends, with the original numbers."""
     there = prepared(int8, tmp_path / "there").model_copy(update={"format": "tflite"})
     back = prepared(there, tmp_path / "back", "int8")
     images = torch.randn(4, 3, 8, 8).numpy()
@@ -190,50 +191,52 @@ def test_there_and_back(int8: Artifact, tmp_path: pathlib.Path) -> None:
 
 
 def test_a_float_file_is_passed_on(plain: Artifact, tmp_path: pathlib.Path) -> None:
-    """The float reference is unchanged, and the notes say that the CPU runs it."""
-    made = prepared(plain, tmp_path / "made")
-    assert made.path(made.parts[0]).read_bytes() == plain.path(plain.parts[0]).read_bytes()
-    assert "nothing of it runs on the Edge TPU" in made.notes["parts"]["main"]
+    """The float reference is unchanged; the notes state that it runs on the CPU."""
+    result = prepared(plain, tmp_path / "made")
+    assert (
+        result.path(result.parts[0]).read_bytes() == plain.path(plain.parts[0]).read_bytes()
+    )
+    assert "none of it runs on the Edge TPU" in result.notes["parts"]["main"]
 
 
-def test_unfit_wishes_are_refused(plain: Artifact, int8: Artifact) -> None:
-    """An unknown dtype, int8 weights behind float ends, and a file that does not hold the
-    promise.
+def test_invalid_input_is_rejected(plain: Artifact, int8: Artifact) -> None:
+    """An unknown dtype, int8 weights between float ends, and a file that breaks the
+    contract.
     """
-    with pytest.raises(StepError, match="cannot be 'float32'"):
+    with pytest.raises(StepError, match="outputs: 'float32'"):
         TfliteToEdgetpu("float32").requires(plain)
     part = int8.parts[0].model_copy(update={"signature": FIXED})
     with pytest.raises(StepError, match="int8 weights, but float inputs"):
         TfliteToEdgetpu().requires(int8.model_copy(update={"parts": (part,)}))
-    with pytest.raises(StepError, match="input is int8 .* not uint8 with zero point"):
+    with pytest.raises(StepError, match="input is int8 .* expected uint8 with zero point"):
         TfliteToEdgetpu().ensures(int8, int8)
 
 
-def test_without_the_compiler_the_notes_say_so(
+def test_without_the_compiler_the_notes_state_it(
     int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No compiler: no compiled role, and the reason."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    made = prepared(int8, tmp_path / "made")
-    assert set(made.parts[0].files) == {"model"}
-    assert made.notes["parts"]["main"]["compiled"] is False
-    assert "not installed" in made.notes["parts"]["main"]["why"]
+    result = prepared(int8, tmp_path / "made")
+    assert set(result.parts[0].files) == {"model"}
+    assert result.notes["parts"]["main"]["compiled"] is False
+    assert "not installed" in result.notes["parts"]["main"]["why"]
 
 
-def test_the_compiler_is_run_where_it_is(
+def test_the_compiler_runs_if_installed(
     int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a compiler on the PATH its file and its report are added."""
     install(tmp_path, monkeypatch, fails=False)
-    made = prepared(int8, tmp_path / "made")
-    part = made.parts[0]
-    assert made.path(part, "compiled").is_file()
-    log = json.loads(made.path(part, "log").read_text())
+    result = prepared(int8, tmp_path / "made")
+    part = result.parts[0]
+    assert result.path(part, "compiled").is_file()
+    log = json.loads(result.path(part, "log").read_text())
     assert [(row["op"], row["count"], row["status"]) for row in log["rows"]] == [
         ("CONV_2D", 2, "Mapped to Edge TPU"),
         ("MEAN", 1, "Operation not supported"),
     ]
-    assert made.notes["parts"]["main"]["mapped_operators"] == 2
+    assert result.notes["parts"]["main"]["mapped_operators"] == 2
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
         file.path for file in part.files.values()
     }
@@ -242,11 +245,11 @@ def test_the_compiler_is_run_where_it_is(
 def test_a_failing_compiler_is_a_note(
     int8: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A compiler that fails leaves the file for the CPU, with its last words in the notes."""
+    """A compiler that fails leaves the file for the CPU, with its message in the notes."""
     install(tmp_path, monkeypatch, fails=True)
-    made = prepared(int8, tmp_path / "made")
-    assert set(made.parts[0].files) == {"model"}
+    result = prepared(int8, tmp_path / "made")
+    assert set(result.parts[0].files) == {"model"}
     assert (
-        "activations are too large, or the compiler has a fault. Fix: "
-        in made.notes["parts"]["main"]["why"]
+        "activations are too large, or the compiler has a bug. Fix: "
+        in result.notes["parts"]["main"]["why"]
     )

@@ -4,7 +4,10 @@ import pytest
 
 from edgekit.formats.edgetpu.log import LogRow, parse
 
-WHOLE = """Edge TPU Compiler version 16.0.384591198
+LIMITATION = (
+    "Operation is otherwise supported, but not mapped due to some unspecified limitation"
+)
+COMPLETE = """Edge TPU Compiler version 16.0.384591198
 Started a compilation timeout timer of 180 seconds.
 
 Model compiled successfully in 412 ms.
@@ -31,7 +34,7 @@ MEAN                           1          Mapped to Edge TPU
 Compilation child process completed within timeout period.
 Compilation succeeded!
 """
-PARTLY = """Edge TPU Compiler version 16.0.384591198
+PARTLY = f"""Edge TPU Compiler version 16.0.384591198
 Model successfully compiled but not all operations are supported by the Edge TPU.
 Number of operations that will run on Edge TPU: 3
 Number of operations that will run on CPU: 4
@@ -39,7 +42,7 @@ Off-chip memory used for streaming uncached model parameters: 10.50KiB
 
 Operator                       Count      Status
 
-QUANTIZE                       1          Operation is otherwise supported, but not mapped due to some unspecified limitation
+QUANTIZE                       1          {LIMITATION}
 QUANTIZE                       1          Mapped to Edge TPU
 CONV_2D                        2          Mapped to Edge TPU
 CONV_2D                        1          More than one subgraph is not supported
@@ -52,9 +55,9 @@ Model not quantized
 """
 
 
-def test_a_whole_network() -> None:
+def test_a_fully_mapped_network() -> None:
     """All operators mapped: counts, sizes in bytes, version."""
-    log = parse(WHOLE)
+    log = parse(COMPLETE)
     assert (
         log.succeeded,
         log.version,
@@ -71,8 +74,8 @@ def test_a_whole_network() -> None:
     assert log.rows[0] == LogRow(op="CONV_2D", count=13, status="Mapped to Edge TPU")
 
 
-def test_a_network_that_is_cut() -> None:
-    """One kind of operator may have several fates; each keeps the compiler's words."""
+def test_a_partly_mapped_network() -> None:
+    """Operators of one kind may have several statuses; each keeps the compiler's words."""
     log = parse(PARTLY)
     assert (log.succeeded, log.mapped, log.total, log.off_chip_bytes) == (True, 3, 7, 10752)
     assert [row.status for row in log.rows if row.op == "CONV_2D"] == [
@@ -83,17 +86,17 @@ def test_a_network_that_is_cut() -> None:
 
 
 def test_a_failure_and_nonsense() -> None:
-    """A failed compilation, and text that is no log, give no rows and no success."""
+    """A failed compilation, and text that is not a log, have no rows and no success."""
     for text in (FAILED, "", "Operator went away 3 times\n"):
         log = parse(text)
         assert (log.succeeded, log.rows, log.total) == (False, (), 0)
 
 
-# The samples below are written for these tests in the compiler's format. Where such texts
-# were seen is named at each.
+# The samples below are written for these tests in the compiler's format. A comment at each
+# names where such texts were seen.
 
-#: google-coral/edgetpu issues 342 and 317: with -a, several pieces are mapped.
-ALL_PIECES = """Edge TPU Compiler version 15.0.340273435
+#: google-coral/edgetpu issues 342 and 317: with -a, several subgraphs are mapped.
+ALL_SUBGRAPHS = """Edge TPU Compiler version 15.0.340273435
 
 Model compiled successfully in 1502 ms.
 
@@ -108,7 +111,8 @@ Number of Edge TPU subgraphs: 3
 Total number of operations: 12
 Operation log: net_edgetpu.log
 
-Model successfully compiled but not all operations are supported by the Edge TPU. A percentage of the model will instead run on the CPU, which is slower.
+Model successfully compiled but not all operations are supported by the Edge TPU. A \
+percentage of the model will instead run on the CPU, which is slower.
 Number of operations that will run on Edge TPU: 9
 Number of operations that will run on CPU: 3
 
@@ -163,7 +167,7 @@ Number of operations that will run on Edge TPU: 102
 Number of operations that will run on CPU: 6
 See the operation log file for individual operation details.
 """
-#: The file that the compiler leaves beside its result (issue 187): the table alone.
+#: The file that the compiler writes next to its result (issue 187): only the table.
 LOG_FILE = """Edge TPU Compiler version 14.1.317412892
 Input: tiny.tflite
 Output: tiny_edgetpu.tflite
@@ -173,46 +177,57 @@ Operator                       Count      Status
 MAX_POOL_2D                    6          Mapped to Edge TPU
 CONV_2D                        2          More than one subgraph is not supported
 """
-HEAD = "Edge TPU Compiler version 16.0.384591198\nStarted a compilation timeout timer of 180 seconds.\n"
+HEAD = (
+    "Edge TPU Compiler version 16.0.384591198\n"
+    "Started a compilation timeout timer of 180 seconds.\n"
+)
 END = "Compilation child process completed within timeout period.\nCompilation failed!\n"
+FIFTEEN = "Edge TPU Compiler version 15.0.340273435\n"
 FAILURES = [
+    # issues 168, 313
     (
-        "Edge TPU Compiler version 15.0.340273435\nInvalid model: net.tflite\nModel not quantized\n",
-        "not wholly int8",
-    ),  # issues 168, 313
+        FIFTEEN + "Invalid model: net.tflite\nModel not quantized\n",
+        "not fully int8",
+    ),
+    # issues 92, 157
     (
         "Edge TPU Compiler version 2.1.302470888\n\nInternal compiler error. Aborting!\n",
-        "or the compiler has a fault",
-    ),  # issues 92, 157
+        "or the compiler has a bug",
+    ),
+    # issue 686
     (
-        HEAD
-        + "Compilation timeout. This is usually caused by large activations.\nCompilation failed!\n",
-        "take smaller images",
-    ),  # issue 686
+        HEAD + "Compilation timeout. This is usually caused by large activations.\n"
+        "Compilation failed!\n",
+        "use smaller images",
+    ),
     # issue 829
     (
         HEAD
-        + "ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has dynamic-sized tensors.\n"
+        + "ERROR: Attempting to use a delegate that only supports static-sized tensors "
+        "with a graph that has dynamic-sized tensors.\n"
         "Compilation failed: Model failed in Tflite interpreter.\n" + END,
-        "size is not fixed",
+        "without a fixed size",
     ),
+    # issue 384
     (
-        "Edge TPU Compiler version 15.0.340273435\nERROR: Didn't find op for builtin opcode 'RSQRT' version '2'\n\nERROR: Registration failed.\n",
-        "does not know RSQRT in version 2",
-    ),  # issue 384
+        FIFTEEN + "ERROR: Didn't find op for builtin opcode 'RSQRT' version '2'\n\n"
+        "ERROR: Registration failed.\n",
+        "does not support RSQRT in version 2",
+    ),
+    # issue 728
     (
-        HEAD
-        + "libc++abi: terminating with uncaught exception of type std::out_of_range: vector\n"
-        + END,
-        "a fault",
-    ),  # issue 728
-    (HEAD + END, ""),  # issue 800: no word at all
+        HEAD + "libc++abi: terminating with uncaught exception of type std::out_of_range: "
+        "vector\n" + END,
+        "a bug",
+    ),
+    # issue 800: no message
+    (HEAD + END, ""),
 ]
 
 
-def test_several_pieces() -> None:
-    """With -a the log counts the pieces; an operator may be refused for its version."""
-    log = parse(ALL_PIECES)
+def test_several_subgraphs() -> None:
+    """With -a the log counts subgraphs; an operator may be rejected for its version."""
+    log = parse(ALL_SUBGRAPHS)
     assert (log.succeeded, log.subgraphs, log.mapped, log.total) == (True, 3, 9, 12)
     assert (log.operations_on_tpu, log.operations_on_cpu) == (9, 3)
     assert log.rows[-1].status == "Operation version not supported"
@@ -237,7 +252,7 @@ def test_the_last_try_counts() -> None:
 
 
 def test_a_log_without_a_table() -> None:
-    """The compiler's own sums stand in for the table."""
+    """The compiler's own totals replace the table."""
     log = parse(WITHOUT_TABLE)
     assert (log.succeeded, log.rows, log.mapped, log.total, log.off_chip_bytes) == (
         True,
@@ -249,7 +264,7 @@ def test_a_log_without_a_table() -> None:
 
 
 def test_the_compilers_own_log_file() -> None:
-    """It holds the table and the version, and no word on success."""
+    """It contains the table and the version, but not whether compilation succeeded."""
     log = parse(LOG_FILE)
     assert (log.version, log.mapped, log.total, log.on_chip_bytes) == (
         "14.1.317412892",
@@ -259,11 +274,10 @@ def test_the_compilers_own_log_file() -> None:
     )
 
 
-@pytest.mark.parametrize(("text", "told"), FAILURES)
-def test_failures_are_told_with_a_way_out(text: str, told: str) -> None:
-    """What the compiler says where it fails, in words that help; silence where it says
-    nothing.
-    """
+@pytest.mark.parametrize(("text", "meaning"), FAILURES)
+def test_failures_are_explained_with_a_fix(text: str, meaning: str) -> None:
+    """A failure of the compiler is explained; without a message there is no explanation."""
     log = parse(text)
     assert not log.succeeded and log.version
-    assert told in log.failure and (not told or "Fix: " in log.failure)
+    assert meaning in log.failure
+    assert bool(meaning) == ("Fix: " in log.failure)

@@ -1,4 +1,4 @@
-"""Which piece of a graph the Edge TPU's compiler would map."""
+"""Which subgraph the Edge TPU's compiler would map."""
 
 import pathlib
 
@@ -10,7 +10,7 @@ from edgekit.formats.edgetpu.mapper import (
     MAPPED,
     SUBGRAPH,
     UNSUPPORTED,
-    pieces,
+    count_subgraphs,
     predict,
 )
 from edgekit.formats.tflite.graph import Graph, Operator, Tensor
@@ -30,26 +30,30 @@ def tensor(index: int, dtype: str = "int8", size: int = 0) -> Tensor:
 def graph(
     *operators: tuple[str, tuple[int, ...], int], floats: tuple[int, ...] = ()
 ) -> Graph:
-    """Operators as (name, numbers of the tensors that it reads, number of the tensor that
-    it makes).
+    """Operators as (name, indices of the tensors that it reads, index of the tensor that it
+    writes).
     """
 
     def at(index: int) -> Tensor:
         return tensor(index, "float32" if index in floats else "int8")
 
-    made = tuple(
+    nodes = tuple(
         Operator(
             index=k,
             op=op,
             version=1,
             inputs=tuple(map(at, reads)),
-            outputs=(at(gives),),
+            outputs=(at(writes),),
             options={},
         )
-        for k, (op, reads, gives) in enumerate(operators)
+        for k, (op, reads, writes) in enumerate(operators)
     )
     return Graph(
-        path=pathlib.Path("x.tflite"), inputs=(), outputs=(), operators=made, extra_graphs=0
+        path=pathlib.Path("x.tflite"),
+        inputs=(),
+        outputs=(),
+        operators=nodes,
+        extra_graphs=0,
     )
 
 
@@ -57,7 +61,7 @@ S, U = "RELU", "PADV2"
 
 
 @pytest.mark.parametrize(
-    ("given", "statuses", "count"),
+    ("subject", "statuses", "count"),
     [
         (graph((S, (0,), 1), (S, (1,), 2)), [MAPPED, MAPPED], 1),
         (
@@ -65,7 +69,7 @@ S, U = "RELU", "PADV2"
             [MAPPED, UNSUPPORTED, SUBGRAPH, SUBGRAPH],
             2,
         ),
-        # A branch beside the operator that is not mapped belongs to the first piece.
+        # A branch parallel to the operator that is not mapped belongs to the first subgraph.
         (
             graph((S, (0,), 1), (U, (1,), 2), (S, (1,), 3), ("ADD", (2, 3), 4)),
             [MAPPED, UNSUPPORTED, MAPPED, SUBGRAPH],
@@ -79,28 +83,28 @@ S, U = "RELU", "PADV2"
         (graph((U, (0,), 1)), [UNSUPPORTED], 0),
     ],
 )
-def test_only_the_first_piece_is_mapped(
-    given: Graph, statuses: list[str], count: int
+def test_only_the_first_subgraph_is_mapped(
+    subject: Graph, statuses: list[str], count: int
 ) -> None:
-    """After the first operator on the CPU, all that needs its results stays there; each
-    later piece would need -a.
+    """After the first operator on the CPU, all that reads its results stays there; each later
+    subgraph would require -a.
     """
-    assert [fate.status for fate in predict(given)] == statuses
-    assert pieces(given) == count
+    assert [result.status for result in predict(subject)] == statuses
+    assert count_subgraphs(subject) == count
 
 
 def test_float_ends_stay_on_the_cpu() -> None:
-    """As the compiler's logs have it: the first QUANTIZE and the last DEQUANTIZE of a
+    """As in the compiler's logs: the first QUANTIZE and the last DEQUANTIZE of a
     network with float ends, all between them mapped.
     """
-    given = graph(
+    subject = graph(
         ("QUANTIZE", (0,), 1),
         (S, (1,), 2),
         (S, (2,), 3),
         ("DEQUANTIZE", (3,), 4),
         floats=(0, 4),
     )
-    assert [fate.status for fate in predict(given)] == [
+    assert [result.status for result in predict(subject)] == [
         LIMITATION,
         MAPPED,
         MAPPED,
@@ -109,7 +113,7 @@ def test_float_ends_stay_on_the_cpu() -> None:
 
 
 def test_weights_are_counted_once() -> None:
-    """Two operators that share weights need them once on the chip."""
+    """Two operators that share weights store them once on the chip."""
     shared = Operator(
         index=0,
         op="CONV_2D",

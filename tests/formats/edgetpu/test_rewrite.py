@@ -1,5 +1,5 @@
-"""Files changed for the Edge TPU: the same numbers as before, and every operator predicted
-to map.
+"""Files rewritten for the Edge TPU: the same numbers as before, and every operator is
+predicted to map.
 """
 
 import pathlib
@@ -29,7 +29,7 @@ DATA = torch.Generator().manual_seed(3)
 
 
 def int8(network: nn.Module, data: Tensor, path: pathlib.Path) -> nn.Module:
-    """Write the network as the Edge TPU's route does up to its last step; gives the
+    """Write the network as the Edge TPU's route does up to its last step; return the
     simulated network.
     """
     with torch.no_grad():
@@ -78,10 +78,10 @@ def run(path: pathlib.Path, image: numpy.ndarray) -> list[numpy.ndarray]:
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     running.allocate_tensors()
-    (given,) = running.get_input_details()
-    scale, zero = given["quantization"]
+    (detail,) = running.get_input_details()
+    scale, zero = detail["quantization"]
     running.set_tensor(
-        given["index"],
+        detail["index"],
         numpy.clip(numpy.round(image / scale) + zero, -128, 127).astype("int8"),
     )
     running.invoke()
@@ -92,12 +92,12 @@ def run(path: pathlib.Path, image: numpy.ndarray) -> list[numpy.ndarray]:
     return [running.get_tensor(detail["index"]).astype(int) for detail in ordered]
 
 
-def changed(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, int]]:
+def write_rewritten(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, int]]:
     model = tflite_file.read(path)
     done = dict(edgetpu_rewrite.rewrite(model))
-    made = path.with_name("changed.tflite")
-    tflite_file.write(model, made)
-    return made, done
+    rewritten = path.with_name("changed.tflite")
+    tflite_file.write(model, rewritten)
+    return rewritten, done
 
 
 def names(path: pathlib.Path) -> list[str]:
@@ -123,7 +123,7 @@ class Around(nn.Module):
 @pytest.mark.parametrize(
     ("function", "done"),
     [
-        (lambda x: nn.functional.pad(x.relu(), (0, 1, 2, 0)), {"transposes left out": 2}),
+        (lambda x: nn.functional.pad(x.relu(), (0, 1, 2, 0)), {"transposes removed": 2}),
         (lambda x: nn.functional.leaky_relu(x, 0.1), {"LEAKY_RELU as PRELU": 1}),
         (lambda x: nn.functional.leaky_relu(x, -0.3), {"LEAKY_RELU as PRELU": 1}),
     ],
@@ -131,50 +131,50 @@ class Around(nn.Module):
 def test_the_numbers_stay(
     function: Callable[[Tensor], Tensor], done: dict[str, int], tmp_path: pathlib.Path
 ) -> None:
-    """The changed file gives what the file gave, within one step, and all of it is
-    predicted to map.
+    """The rewritten file computes the same, within one step, and all of it is predicted to
+    map.
     """
     torch.manual_seed(0)
     data = torch.randn(16, 3, 8, 8)
     int8(Around(function), data, tmp_path / "main.tflite")
-    made, told = changed(tmp_path / "main.tflite")
-    assert told == done
+    rewritten, changes = write_rewritten(tmp_path / "main.tflite")
+    assert changes == done
     differences = [
         numpy.abs(a - b).max()
         for k in range(8)
         for a, b in zip(
-            *(run(p, _image(data, k)) for p in (tmp_path / "main.tflite", made)),
+            *(run(p, _image(data, k)) for p in (tmp_path / "main.tflite", rewritten)),
             strict=True,
         )
     ]
-    assert max(differences) <= (0 if "transposes left out" in done else 1)
-    assert {fate.status for fate in edgetpu_mapper.predict(tflite_graph.read(made))} == {
-        edgetpu_mapper.MAPPED
-    }
+    assert max(differences) <= (0 if "transposes removed" in done else 1)
+    assert {
+        mapping.status for mapping in edgetpu_mapper.predict(tflite_graph.read(rewritten))
+    } == {edgetpu_mapper.MAPPED}
 
 
 def test_transposes_that_are_needed_stay(tmp_path: pathlib.Path) -> None:
-    """A transpose whose result is read in its order is left."""
+    """A transpose stays if an operator depends on its order."""
     torch.manual_seed(0)
     data = torch.randn(8, 3, 8, 8)
     int8(Around(lambda x: x.transpose(2, 3) + x), data, tmp_path / "main.tflite")
-    made, told = changed(tmp_path / "main.tflite")
-    assert names(made) == names(tmp_path / "main.tflite")
-    assert not told
+    rewritten, changes = write_rewritten(tmp_path / "main.tflite")
+    assert names(rewritten) == names(tmp_path / "main.tflite")
+    assert not changes
 
 
 def test_float_files_are_left(tmp_path: pathlib.Path) -> None:
-    """The slope becomes int8 only where the file is."""
+    """The slope becomes int8 only if the file is."""
     litert_conversion.convert(
         Around(lambda x: nn.functional.leaky_relu(x, 0.1)).eval(),
         (torch.randn(1, 3, 8, 8),),
         tmp_path / "main.tflite",
     )
-    made, told = changed(tmp_path / "main.tflite")
-    assert "LEAKY_RELU" in names(made) and "LEAKY_RELU as PRELU" not in told
+    rewritten, changes = write_rewritten(tmp_path / "main.tflite")
+    assert "LEAKY_RELU" in names(rewritten) and "LEAKY_RELU as PRELU" not in changes
 
 
-def test_a_signature_points_at_the_output_that_is_left(tmp_path: pathlib.Path) -> None:
+def test_a_signature_names_the_remaining_output(tmp_path: pathlib.Path) -> None:
     """A pair of transposes at the end: the file's output and its signature name the tensor
     before it.
     """
@@ -182,12 +182,13 @@ def test_a_signature_points_at_the_output_that_is_left(tmp_path: pathlib.Path) -
     data = torch.randn(8, 3, 8, 8)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ZeroPad2d((0, 1, 0, 1)))
     int8(network, data, tmp_path / "main.tflite")
-    made, told = changed(tmp_path / "main.tflite")
-    assert told == {"transposes left out": 2}
-    model = tflite_file.read(made)
+    rewritten, changes = write_rewritten(tmp_path / "main.tflite")
+    assert changes == {"transposes removed": 2}
+    model = tflite_file.read(rewritten)
     assert model.signatureDefs[0].outputs[0].tensorIndex == model.subgraphs[0].outputs[0]
     numpy.testing.assert_array_equal(
-        run(made, _image(data, 0))[0], run(tmp_path / "main.tflite", _image(data, 0))[0]
+        run(rewritten, _image(data, 0))[0],
+        run(tmp_path / "main.tflite", _image(data, 0))[0],
     )
 
 
@@ -200,29 +201,31 @@ def test_a_signature_points_at_the_output_that_is_left(tmp_path: pathlib.Path) -
         "prelu, max pool of a sum",
     ],
 )
-def test_whole_networks(name: str, tmp_path: pathlib.Path) -> None:
-    """Networks that were cut at their first layers map as a whole, and compute what torch
-    simulates: on average within one step.
+def test_complete_networks(name: str, tmp_path: pathlib.Path) -> None:
+    """Networks that used to map only in their first layers map completely, and compute what
+    torch simulates: on average within one step.
     """
     torch.manual_seed(0)
     network, data = NETWORKS[name](), torch.randn(16, 3, 32, 32, generator=DATA)
     simulated = int8(network, data, tmp_path / "main.tflite")
-    made, _ = changed(tmp_path / "main.tflite")
-    graph = tflite_graph.read(made)
-    assert {fate.status for fate in edgetpu_mapper.predict(graph)} == {
+    rewritten, _ = write_rewritten(tmp_path / "main.tflite")
+    graph = tflite_graph.read(rewritten)
+    assert {mapping.status for mapping in edgetpu_mapper.predict(graph)} == {
         edgetpu_mapper.MAPPED
     }
-    tensors = tflite_file.read(made).subgraphs[0]
+    tensors = tflite_file.read(rewritten).subgraphs[0]
     scales = [
         (float(q.scale[0]), int(q.zeroPoint[0]))
         for q in (tensors.tensors[index].quantization for index in tensors.outputs)
     ]
     with torch.no_grad():
-        wanted = simulated(data[:4])
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        simulated_outputs = simulated(data[:4])
+    simulated_outputs = (
+        simulated_outputs if isinstance(simulated_outputs, tuple) else (simulated_outputs,)
+    )
     for k in range(4):
         for got, value, (scale, zero) in zip(
-            run(made, _image(data, k)), wanted, scales, strict=True
+            run(rewritten, _image(data, k)), simulated_outputs, scales, strict=True
         ):
             expected = (
                 value[k : k + 1].movedim(1, -1) if value.dim() == 4 else value[k : k + 1]
@@ -232,14 +235,14 @@ def test_whole_networks(name: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_slopes_keep_the_scales(tmp_path: pathlib.Path) -> None:
-    """The slope is one int8 number a channel, in the innermost axis, exact to a float32."""
+    """The slope is per-channel int8, in the innermost axis, exact to a float32."""
     torch.manual_seed(0)
     int8(
         Around(lambda x: nn.functional.leaky_relu(x, 0.1)),
         torch.randn(8, 3, 8, 8),
         tmp_path / "main.tflite",
     )
-    model = tflite_file.read(changed(tmp_path / "main.tflite")[0])
+    model = tflite_file.read(write_rewritten(tmp_path / "main.tflite")[0])
     graph = model.subgraphs[0]
     (prelu,) = (
         operator

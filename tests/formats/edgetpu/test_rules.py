@@ -19,13 +19,13 @@ from edgekit.formats.edgetpu.mapper import (
     VERSION,
     judge,
 )
-from edgekit.formats.edgetpu.rules import RULES, VERSIONS, WAYS_OUT
+from edgekit.formats.edgetpu.rules import FIXES, RULES, VERSIONS
 from edgekit.formats.tflite import graph as tflite_graph
 
 
 @dataclasses.dataclass
 class T:
-    """A tensor of a file: its shape, its dtype, and its numbers where they are stored."""
+    """A tensor of a file: its shape, its dtype, and its numbers if they are stored."""
 
     shape: tuple[int, ...]
     dtype: str = "int8"
@@ -49,17 +49,17 @@ def file(
         schema.OperatorCodeT(),
     )
     model.version, model.buffers, graph.tensors = 3, [schema.BufferT()], []
-    for given in (*inputs, output):
+    for spec in (*inputs, output):
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.buffer = b"t", list(given.shape), 0
-        tensor.type = getattr(schema.TensorType, given.dtype.upper())
+        tensor.name, tensor.shape, tensor.buffer = b"t", list(spec.shape), 0
+        tensor.type = getattr(schema.TensorType, spec.dtype.upper())
         tensor.quantization = schema.QuantizationParametersT()
-        tensor.quantization.scale, tensor.quantization.zeroPoint = [0.1], [given.zero]
-        if given.data is not None:
+        tensor.quantization.scale, tensor.quantization.zeroPoint = [0.1], [spec.zero]
+        if spec.data is not None:
             buffer = schema.BufferT()
             buffer.data = numpy.frombuffer(
                 numpy.broadcast_to(
-                    numpy.asarray(given.data, given.dtype), given.shape
+                    numpy.asarray(spec.data, spec.dtype), spec.shape
                 ).tobytes(),
                 "uint8",
             )
@@ -79,7 +79,7 @@ def file(
         operator.builtinOptions = getattr(schema, name + "T")()
         for key, value in options.items():
             setattr(operator.builtinOptions, key, value)
-    stored = [k for k, given in enumerate(inputs) if given.data is None]
+    stored = [k for k, spec in enumerate(inputs) if spec.data is None]
     graph.operators, graph.inputs, graph.outputs, model.operatorCodes, model.subgraphs = (
         [operator],
         stored,
@@ -116,7 +116,7 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
         IMAGE,
         {"version": 6},
         VERSION,
-        "version 6, the compiler knows 4",
+        "version 6, the compiler supports up to 4",
     ),
     ("AVERAGE_POOL_2D", [IMAGE], IMAGE, POOL, MAPPED, ""),
     (
@@ -231,7 +231,7 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
         ROW,
         {**FULL, "version": 12},
         VERSION,
-        "knows 9",
+        "supports up to 9",
     ),
     ("L2_NORMALIZATION", [ROW], ROW, {}, MAPPED, ""),
     ("LOGISTIC", [IMAGE], IMAGE, {}, MAPPED, ""),
@@ -240,7 +240,14 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("MUL", [IMAGE, IMAGE], IMAGE, {}, MAPPED, ""),
     ("SUB", [IMAGE, IMAGE], IMAGE, {}, MAPPED, ""),
     ("MEAN", [IMAGE, ints(1, 2)], T((1, 8)), {}, MAPPED, ""),
-    ("MEAN", [T((1, 4, 4, 6)), ints(-1)], T((1, 4, 4)), {}, LIMITATION, "no multiple of 4"),
+    (
+        "MEAN",
+        [T((1, 4, 4, 6)), ints(-1)],
+        T((1, 4, 4)),
+        {},
+        LIMITATION,
+        "not a multiple of 4",
+    ),
     ("MEAN", [T((4, 1, 1, 8)), ints(0)], T((1, 8)), {}, RANK, ""),
     ("MEAN", [T((4, 8)), ints(0)], T((8,)), {}, LIMITATION, "batch"),
     ("MEAN", [IMAGE, COMPUTED], T((1, 8)), {}, LIMITATION, "input 1 is computed"),
@@ -250,7 +257,7 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
         T((1, 4)),
         {},
         LIMITATION,
-        "so many numbers",
+        "so many elements",
     ),
     ("REDUCE_MAX", [IMAGE, ints(1, 2)], T((1, 8)), {}, MAPPED, ""),
     ("REDUCE_MIN", [T((4, 8)), ints(0)], T((8,)), {}, LIMITATION, "batch"),
@@ -373,7 +380,7 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
         T((1, 8, 4, 4)),
         {},
         LIMITATION,
-        "compiler 16 takes some",
+        "compiler 16 maps some",
     ),
     (
         "TRANSPOSE_CONV",
@@ -406,22 +413,20 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ids=[f"{row[0]}-{row[5] or row[4].split()[0]}" for row in TABLE],
 )
 def test_each_rule(row: int, tmp_path: pathlib.Path) -> None:
-    """An operator on its own gets the compiler's status word and a reason."""
+    """A single operator gets the compiler's status and a reason."""
     op, inputs, output, options, status, reason = TABLE[row]
-    fate = judge(
+    result = judge(
         tflite_graph.read(
             file(tmp_path / "one.tflite", op, inputs, output, **options)
         ).operators[0]
     )
-    assert fate.status == status
-    assert re.search(reason, fate.reason)
-    assert fate.reason or status == MAPPED
+    assert result.status == status
+    assert re.search(reason, result.reason)
+    assert result.reason or status == MAPPED
 
 
-def test_what_is_doubtful_counts_for_the_upper_end(tmp_path: pathlib.Path) -> None:
-    """Transposes and large means are taken by some compilers, so a trusting judge takes
-    them.
-    """
+def test_doubtful_operators_count_for_the_upper_end(tmp_path: pathlib.Path) -> None:
+    """Some compilers map transposes and large means, so the optimistic prediction maps them."""
     for op, inputs, output in (
         ("TRANSPOSE", [IMAGE, ints(0, 3, 1, 2)], T((1, 8, 4, 4))),
         ("MEAN", [T((1, 256, 128, 4)), ints(1, 2)], T((1, 4))),
@@ -429,20 +434,20 @@ def test_what_is_doubtful_counts_for_the_upper_end(tmp_path: pathlib.Path) -> No
         (operator,) = tflite_graph.read(
             file(tmp_path / "one.tflite", op, inputs, output)
         ).operators
-        assert (judge(operator).status, judge(operator, trusting=True).status) == (
+        assert (judge(operator).status, judge(operator, optimistic=True).status) == (
             LIMITATION,
             MAPPED,
         )
 
 
 def test_the_tables_agree() -> None:
-    """Each rule has a source, a newest version and a row in the test above; each way out is
-    for an operator that is refused.
+    """Each rule has a source, a newest version and a row in the test above; each fix is for
+    an operator that is rejected.
     """
     assert all(rule.source for rule in RULES.values())
     assert RULES.keys() == VERSIONS.keys()
     assert RULES.keys() <= {row[0] for row in TABLE}
-    assert not WAYS_OUT.keys() & {
+    assert not FIXES.keys() & {
         op
         for op, rule in RULES.items()
         if rule.doubt is None and op not in ("SOFTMAX", "DEQUANTIZE")

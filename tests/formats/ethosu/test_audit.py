@@ -1,5 +1,5 @@
-"""What an Ethos-U takes of a file, with the real Vela: where every operator runs, what it
-costs, and why the CPU has the rest.
+"""What an Ethos-U runs of a file, with the real Vela: where every operator runs, what it
+costs, and why the rest stays on the CPU.
 """
 
 import pathlib
@@ -41,16 +41,14 @@ FIRST, SECOND, HEAD = 64 * 8 * 27, 64 * 8 * 72, 8 * 4
 
 
 class Waves(nn.Module):
-    """A sine, which no NPU has."""
+    """A sine, which no NPU supports."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sin(x)
 
 
 class Volumes(nn.Module):
-    """A window that is a graph of its own in TFLite: Vela's rows are then those of that
-    graph.
-    """
+    """A window that is a separate graph in TFLite: Vela's rows are then those of that graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     volumes.tflite (several graphs), float.tflite, compiled.tflite.
     """
     torch.manual_seed(0)
-    made, data = tmp_path_factory.mktemp("files"), torch.randn(16, 3, 8, 8)
+    files_folder, data = tmp_path_factory.mktemp("files"), torch.randn(16, 3, 8, 8)
     for name, net in (
         ("int8", network(nn.LeakyReLU())),
         ("waves", network(Waves())),
@@ -91,15 +89,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         litert_conversion.convert(
             simulate(net, FREE, calibration, fold=False),
             (data[:1],),
-            made / f"{name}.tflite",
+            files_folder / f"{name}.tflite",
             channel_last_inputs=(0,),
             quantized=True,
         )
     litert_conversion.convert(
-        network(nn.ReLU()), (data[:1],), made / "float.tflite", channel_last_inputs=(0,)
+        network(nn.ReLU()),
+        (data[:1],),
+        files_folder / "float.tflite",
+        channel_last_inputs=(0,),
     )
-    vela.compiled(made / "int8.tflite", setting(), made / "compiled.tflite")
-    return made
+    vela.compile_file(
+        files_folder / "int8.tflite", setting(), files_folder / "compiled.tflite"
+    )
+    return files_folder
 
 
 def setting(sram_bytes: int | None = None) -> vela.Setting:
@@ -116,12 +119,12 @@ def measured(audit: Audit) -> dict[str, Measurement]:
 
 
 def artifact(folder: pathlib.Path, *names: str) -> Artifact:
-    """Parts as the step leaves them; the float file has no log."""
+    """Parts as the step writes them; the float file has no log."""
     parts = []
     for name in names:
         files = {"model": File(path=f"{name}.tflite")}
         if name != "float":
-            log = vela.compiled(
+            log = vela.compile_file(
                 folder / f"{name}.tflite", setting(), folder / f"{name}_vela.tflite"
             )
             (folder / f"{name}.log.json").write_text(log.model_dump_json())
@@ -133,24 +136,24 @@ def artifact(folder: pathlib.Path, *names: str) -> Artifact:
     return Artifact(format="ethosu", parts=tuple(parts), folder=folder)
 
 
-def test_a_convolutional_network_is_the_npus_alone(folder: pathlib.Path) -> None:
-    """No operator on the CPU, all MACs int8, a time and memory that are told as estimates
-    at the clock of the configuration, and nothing to warn of.
+def test_a_convolutional_network_runs_on_the_npu_only(folder: pathlib.Path) -> None:
+    """No operator on the CPU, all MACs int8, a time and memory that are marked as estimates
+    at the clock of the configuration, and no warnings.
     """
     audit = audit_ethosu.audit_file(folder / "int8.tflite", DEVICE)
-    found = measured(audit)
-    assert (found["cpu_ops"].value, found["int8_mac_share"].value) == (0, 1)
-    time = found["npu_time_ms"]
+    by_name = measured(audit)
+    assert (by_name["cpu_ops"].value, by_name["int8_mac_share"].value) == (0, 1)
+    time = by_name["npu_time_ms"]
     assert time.where == f"Vela {vela.version()}'s estimate for ethos-u55-256"
     assert (
         time.how
         == "estimate by Vela at 500 MHz (Ethos_U55_High_End_Embedded, Shared_Sram), not measured"
     )
     assert time.value == pytest.approx(1000 * time.detail["int8"]["cycles"] / 500e6)
-    assert 0 < (found["sram_bytes"].value or 0) < 20_000
+    assert 0 < (by_name["sram_bytes"].value or 0) < 20_000
     assert (
-        found["flash_bytes"].value
-        == found["flash_bytes"].detail["off_chip_flash_bytes"]
+        by_name["flash_bytes"].value
+        == by_name["flash_bytes"].detail["off_chip_flash_bytes"]
         > 0
     )
     assert list(audit.warnings) == []
@@ -158,7 +161,7 @@ def test_a_convolutional_network_is_the_npus_alone(folder: pathlib.Path) -> None
 
 def test_every_operator_has_its_cost_and_its_module(folder: pathlib.Path) -> None:
     """The rows are those of the file; their cycles add up to Vela's total, and Vela's MACs
-    to the use of the NPU.
+    to the utilisation of the NPU.
     """
     audit = audit_ethosu.audit_file(folder / "int8.tflite", DEVICE)
     rows = {(row["op"], row["module"]): row for row in audit.rows}
@@ -179,12 +182,14 @@ def test_every_operator_has_its_cost_and_its_module(folder: pathlib.Path) -> Non
     assert second["utilisation"] == pytest.approx(SECOND / (second["cycles"] * 256))
 
 
-def test_what_falls_back_is_told_with_its_module_and_reason(folder: pathlib.Path) -> None:
-    """A sine is float: it and the conversions around it are the CPU's, and the NPU's time
-    says that it lacks them.
+def test_operators_on_the_cpu_are_reported_with_module_and_reason(
+    folder: pathlib.Path,
+) -> None:
+    """A sine is float: it and the conversions around it run on the CPU, and the NPU's time is
+    marked as without them.
     """
     audit = audit_ethosu.audit_file(folder / "waves.tflite", DEVICE)
-    found = measured(audit)
+    by_name = measured(audit)
     left = [
         (row["op"], row["module"], row["reason"])
         for row in audit.rows
@@ -196,22 +201,26 @@ def test_what_falls_back_is_told_with_its_module_and_reason(folder: pathlib.Path
         reason == "Operation has tensor with unsupported DataType Float32"
         for _, _, reason in left
     )
-    assert found["cpu_ops"].value == len(left) == len(found["cpu_ops"].detail["operators"])
+    assert (
+        by_name["cpu_ops"].value == len(left) == len(by_name["cpu_ops"].detail["operators"])
+    )
     assert "waves: 1 SIN left to the CPU at middle: Unsupported opType" in audit.warnings
-    assert "the time of operators on the CPU is not in the NPU time" in audit.warnings
-    assert f"the {len(left)} operators on the CPU are not in it" in found["npu_time_ms"].how
-    assert found["int8_mac_share"].value == 1  # of the products: both convolutions are int8
+    assert "the NPU time does not include operators on the CPU" in audit.warnings
+    assert f"without the {len(left)} operators on the CPU" in by_name["npu_time_ms"].how
+    assert (
+        by_name["int8_mac_share"].value == 1
+    )  # of the products: both convolutions are int8
 
 
-def test_with_several_graphs_the_compiled_file_tells_what_is_left(
+def test_with_several_graphs_the_compiled_file_counts(
     folder: pathlib.Path,
 ) -> None:
-    """Vela's own rows are one graph's, not the main one's; no cycles are told for an
-    operator then.
+    """Vela's own rows are those of another graph than the main one; no operator has cycles
+    then.
     """
     graph = tflite_graph.read(folder / "volumes.tflite")
     assert graph.extra_graphs
-    log = vela.compiled(
+    log = vela.compile_file(
         folder / "volumes.tflite", setting(), folder / "volumes_vela.tflite"
     )
     left = [
@@ -232,15 +241,15 @@ def test_with_several_graphs_the_compiled_file_tells_what_is_left(
 
 
 def test_nothing_of_a_float_file_runs_on_the_npu(folder: pathlib.Path) -> None:
-    """All operators are the CPU's and no time is claimed; as a reference it has the TFLite
+    """All operators run on the CPU and there is no time; as a reference it has the TFLite
     audit's numbers only.
     """
-    found = measured(audit_ethosu.audit_file(folder / "float.tflite", DEVICE))
-    assert found["npu_time_ms"].value is None
-    assert found["cpu_ops"].value == len(
+    by_name = measured(audit_ethosu.audit_file(folder / "float.tflite", DEVICE))
+    assert by_name["npu_time_ms"].value is None
+    assert by_name["cpu_ops"].value == len(
         tflite_graph.read(folder / "float.tflite").operators
     )
-    assert found["int8_mac_share"].value == 0
+    assert by_name["int8_mac_share"].value == 0
     reference = measured(audit_ethosu.audit(artifact(folder, "float"), DEVICE))
     assert set(reference) == set(
         measured(audit_tflite.audit_file(folder / "float.tflite", DEVICE))
@@ -254,14 +263,14 @@ def test_parts_run_one_after_the_other(folder: pathlib.Path) -> None:
         for name in ("int8", "waves")
     )
     both = audit_ethosu.audit(artifact(folder, "int8", "waves"), DEVICE)
-    found = measured(both)
-    assert found["npu_time_ms"].value == pytest.approx(
+    by_name = measured(both)
+    assert by_name["npu_time_ms"].value == pytest.approx(
         (one["npu_time_ms"].value or 0) + (two["npu_time_ms"].value or 0)
     )
-    assert found["flash_bytes"].value == (one["flash_bytes"].value or 0) + (
+    assert by_name["flash_bytes"].value == (one["flash_bytes"].value or 0) + (
         two["flash_bytes"].value or 0
     )
-    assert found["sram_bytes"].value == max(
+    assert by_name["sram_bytes"].value == max(
         one["sram_bytes"].value or 0, two["sram_bytes"].value or 0
     )
     assert {row["part"] for row in both.rows} == {"int8", "waves"}
@@ -275,25 +284,26 @@ def test_too_little_memory_is_warned_of(folder: pathlib.Path) -> None:
     assert any("bytes of flash, the device has 100" in text for text in warnings)
 
 
-def test_a_compiled_file_is_told_from_the_one_it_was_made_of(folder: pathlib.Path) -> None:
-    """For a target it is refused; without one the audit says that its operator hides what
-    it does.
+def test_a_compiled_file_is_recognized(folder: pathlib.Path) -> None:
+    """For a target it is rejected; without one the audit warns that its operator hides what
+    it executes.
     """
     with pytest.raises(
         ModelError,
-        match=r"compiled for an Ethos-U already.*\n  Fix: name the int8 .tflite file",
+        match=r"already compiled for an Ethos-U.*\n  Fix: pass the int8 .tflite file",
     ):
         audit_ethosu.audit_file(folder / "compiled.tflite", DEVICE)
     assert any(
-        "compiled for an Ethos-U: what its operator CUSTOM:ethos-u does" in text
+        "compiled for an Ethos-U, and does not show what its operator CUSTOM:ethos-u"
+        in text
         for text in audit_tflite.audit_file(folder / "compiled.tflite", DEVICE).warnings
     )
 
 
-def test_wrong_limits_and_a_lost_log_are_told(
+def test_wrong_limits_and_a_broken_log_are_reported(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The names that Vela knows, and the step that makes the log again."""
+    """With the names that Vela supports, and the step that writes the log again."""
     with pytest.raises(
         EdgekitError, match="no system_config 'Ethos_U65_High_End' for ethos-u55-256"
     ):
@@ -302,7 +312,7 @@ def test_wrong_limits_and_a_lost_log_are_told(
             DEVICE.model_copy(update={"system_config": "Ethos_U65_High_End"}),
         )
     shutil.copyfile(folder / "int8.tflite", tmp_path / "int8.tflite")
-    given = artifact(tmp_path, "int8")
+    broken = artifact(tmp_path, "int8")
     (tmp_path / "int8.log.json").write_text("{")
     with pytest.raises(ModelError, match="log of 'int8' cannot be read"):
-        audit_ethosu.audit(given, DEVICE)
+        audit_ethosu.audit(broken, DEVICE)

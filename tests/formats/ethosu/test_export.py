@@ -1,5 +1,5 @@
-"""Int8 TFLite files compiled by the real Vela: what is kept, for every accelerator that has
-a target, and what is refused.
+"""Int8 TFLite files compiled by the real Vela: what is written, for every accelerator that
+has a target, and what is rejected.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class Depthwise(nn.Module):
 
 
 class Attention(nn.Module):
-    """A convolution and an attention over its places."""
+    """A convolution and an attention over its positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def step_of(name: str) -> TfliteToEthosu:
     )
 
 
-def made(source: Artifact, folder: pathlib.Path, step: TfliteToEthosu) -> Artifact:
+def run_step(source: Artifact, folder: pathlib.Path, step: TfliteToEthosu) -> Artifact:
     folder.mkdir(exist_ok=True)
     step.requires(source)
     result = step.run(source, Context(folder=folder, networks=dict, task=TASK))
@@ -147,16 +147,16 @@ def test_there_is_a_target_of_each_family() -> None:
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_network_of_edgekits_runs_on_the_npu_alone(
+def test_a_network_of_edgekits_runs_on_the_npu_only(
     int8: dict[str, Artifact], network: str, name: str, tmp_path: pathlib.Path
 ) -> None:
     """On every target: the compiled file is one custom operator, the log has a time, and
     the names are the target's.
     """
     step = step_of(name)
-    result = made(int8[network], tmp_path / "made", step)
+    result = run_step(int8[network], tmp_path / "exported", step)
     part = result.parts[0]
-    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {
         "main.tflite",
         "main_vela.tflite",
         "main.log.json",
@@ -184,7 +184,7 @@ def test_a_network_of_edgekits_runs_on_the_npu_alone(
 
 
 def test_vela_plans_with_the_srams_size(tmp_path: pathlib.Path) -> None:
-    """With less SRAM it takes less where it can, and never fewer cycles for it."""
+    """With less SRAM it uses less if it can, and never fewer cycles."""
     (tmp_path / "wide").mkdir()
     network = nn.Sequential(
         nn.Conv2d(1, 64, 3, padding=1),
@@ -197,40 +197,42 @@ def test_vela_plans_with_the_srams_size(tmp_path: pathlib.Path) -> None:
         artifact(tmp_path / "wide", network, quantized=True, size=32),
         step_of("ethos-u55-256"),
     )
-    roomy, tight = (
-        _log(made(source, tmp_path / str(sram), dataclasses.replace(step, sram_bytes=sram)))
+    wide, tight = (
+        _log(
+            run_step(
+                source, tmp_path / str(sram), dataclasses.replace(step, sram_bytes=sram)
+            )
+        )
         for sram in (2 << 20, 150_000)
     )
-    assert tight["sram_bytes"] <= 150_000 < roomy["sram_bytes"]
-    assert tight["cycles"] >= roomy["cycles"]
+    assert tight["sram_bytes"] <= 150_000 < wide["sram_bytes"]
+    assert tight["cycles"] >= wide["cycles"]
 
 
 def _log(compiled: Artifact) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(compiled.path(compiled.parts[0], "log").read_text())
-    return told
+    report: dict[str, Any] = json.loads(compiled.path(compiled.parts[0], "log").read_text())
+    return report
 
 
 def test_a_float_file_is_passed_on(tmp_path: pathlib.Path) -> None:
-    """The reference is unchanged, is not compiled, and the notes say that the CPU runs it."""
+    """The reference is unchanged and not compiled; the notes state that it runs on the CPU."""
     (tmp_path / "float").mkdir()
     source = artifact(tmp_path / "float", Depthwise(), quantized=False)
-    result = made(source, tmp_path / "made", step_of("ethos-u55-256"))
+    result = run_step(source, tmp_path / "exported", step_of("ethos-u55-256"))
     assert set(result.parts[0].files) == {"model"}
     assert (
         result.path(result.parts[0]).read_bytes()
         == source.path(source.parts[0]).read_bytes()
     )
-    assert "nothing of it runs on the Ethos-U" in result.notes["parts"]["main"]
+    assert "none of it runs on the Ethos-U" in result.notes["parts"]["main"]
 
 
-def test_a_file_of_which_the_npu_takes_nothing_is_refused(
+def test_a_file_of_which_the_npu_runs_nothing_is_rejected(
     int8: dict[str, Artifact], tmp_path: pathlib.Path
 ) -> None:
-    """A compiled file without Vela's custom operator, such as Vela's own file given to
-    Vela.
-    """
+    """A compiled file without Vela's custom operator, such as the file before compilation."""
     step = step_of("ethos-u55-256")
-    result = made(int8["depthwise"], tmp_path / "made", step)
+    result = run_step(int8["depthwise"], tmp_path / "exported", step)
     again = int8["depthwise"].model_copy(
         update={
             "folder": result.folder,
@@ -244,17 +246,17 @@ def test_a_file_of_which_the_npu_takes_nothing_is_refused(
     (result.folder / "main_vela.tflite").write_bytes(
         result.path(result.parts[0]).read_bytes()
     )
-    with pytest.raises(StepError, match="Vela leaves every operator to the CPU"):
+    with pytest.raises(StepError, match="Vela leaves all operators to the CPU"):
         step.ensures(again, result)
     (result.folder / "main.tflite").write_bytes(b"another file")
     with pytest.raises(StepError, match="is not the one that was compiled"):
         step.ensures(int8["depthwise"], result)
 
 
-def test_a_wrong_target_and_a_missing_vela_are_told_before_any_work(
+def test_a_wrong_target_and_a_missing_vela_are_reported_before_any_work(
     int8: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """StepError with the known names, MissingBackend with the extra."""
+    """StepError with the valid names, MissingBackend with the extra."""
     with pytest.raises(
         StepError, match="no system_config 'Ethos_U85_SYS_DRAM_Low' for ethos-u55-256"
     ):
@@ -269,9 +271,9 @@ def test_a_wrong_target_and_a_missing_vela_are_told_before_any_work(
 def test_a_failure_leaves_no_compiled_file(
     int8: dict[str, Artifact], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Vela that ends with an error stops the step, with nothing of its own in the folder."""
+    """If Vela fails, the step fails, and none of Vela's files is in the folder."""
     monkeypatch.setattr(vela, "COMMAND", ("false",))
     with pytest.raises(StepError, match="Vela failed on main.tflite"):
-        made(int8["resnet8"], tmp_path / "made", step_of("ethos-u55-256"))
-    assert not list((tmp_path / "made").glob("*vela*"))
-    assert not list((tmp_path / "made").glob("*.json"))
+        run_step(int8["resnet8"], tmp_path / "exported", step_of("ethos-u55-256"))
+    assert not list((tmp_path / "exported").glob("*vela*"))
+    assert not list((tmp_path / "exported").glob("*.json"))

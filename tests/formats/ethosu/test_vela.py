@@ -1,6 +1,6 @@
-"""Vela as a program: what it knows, what its report says, and what becomes of its failures.
+"""Vela as a program: its configurations, its report, and its failures.
 
-With the real Vela where it is asked for files.
+The real Vela runs in the tests that compile files.
 """
 
 import pathlib
@@ -21,36 +21,36 @@ U55 = Setting(
     system_config="Ethos_U55_High_End_Embedded",
     memory_mode="Shared_Sram",
 )
-#: What begins like a TFLite file, and is none.
+#: What starts like a TFLite file, but is not one.
 NOISE = b"\x1c\x00\x00\x00TFL3" + b"0" * 200
 
 
-def stands_in(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    """Let another program be run in Vela's place."""
+def replace_vela(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Run another program instead of Vela."""
     monkeypatch.setattr(vela, "COMMAND", (sys.executable, "-c", program))
 
 
-def refused(path: pathlib.Path, setting: Setting = U55) -> str:
-    made = path.with_name("made.tflite")
+def refusal(path: pathlib.Path, setting: Setting = U55) -> str:
+    compiled = path.with_name("compiled.tflite")
     with pytest.raises(StepError) as caught:
-        vela.compiled(path, setting, made)
-    assert not made.exists()
+        vela.compile_file(path, setting, compiled)
+    assert not compiled.exists()
     return str(caught.value)
 
 
-def test_the_accelerators_are_those_that_vela_takes() -> None:
+def test_the_accelerators_are_those_of_vela() -> None:
     """The table is Vela's own list of choices, in its order."""
-    told = subprocess.run(
+    message = subprocess.run(
         [*vela.COMMAND, "--help"], capture_output=True, text=True, check=True
     ).stdout
-    found = re.search(r"--accelerator-config \{([^}]*)\}", told)
-    assert found is not None
-    assert tuple(found[1].replace("\n", "").replace(" ", "").split(",")) == ACCELERATORS
+    choices = re.search(r"--accelerator-config \{([^}]*)\}", message)
+    assert choices is not None
+    assert tuple(choices[1].replace("\n", "").replace(" ", "").split(",")) == ACCELERATORS
 
 
-def test_what_vela_ships_is_known() -> None:
+def test_configurations_are_read_from_velas_file() -> None:
     """System configurations and memory modes are read from Vela's own file."""
-    systems, modes = vela.known()
+    systems, modes = vela.list_configurations()
     assert {
         "Ethos_U55_High_End_Embedded",
         "Ethos_U65_High_End",
@@ -64,7 +64,7 @@ def test_what_vela_ships_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"accelerator": "ethos-u55-512"}, "no accelerator 'ethos-u55-512'"),
         (
@@ -78,70 +78,70 @@ def test_what_vela_ships_is_known() -> None:
         ({"memory_mode": "Shared"}, "Did you mean 'Shared_Sram'?"),
     ],
 )
-def test_names_that_vela_does_not_know_are_refused_with_those_that_it_does(
-    changes: dict[str, str], said: str
+def test_unknown_names_are_rejected_with_the_valid_ones(
+    changes: dict[str, str], expected: str
 ) -> None:
-    """Another family's clock too, which Vela itself would take without a word."""
+    """Also another family's clock, which Vela itself would silently accept."""
     vela.require(U55)
     with pytest.raises(StepError) as caught:
         vela.require(U55.model_copy(update=changes))
-    assert said in str(caught.value)
-    assert "Fix: write one of " in str(caught.value)
+    assert expected in str(caught.value)
+    assert "Fix: use one of " in str(caught.value)
 
 
 def test_without_vela_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    """Not installed, or the parent package too is not: the command that installs it."""
+    """Not installed, nor its parent package: the command that installs it."""
     monkeypatch.setattr(vela, "MODULE", "no_such_package.vela")
     for call in (
         lambda: vela.require(U55),
         vela.version,
-        lambda: vela.compiled(tmp_path / "main.tflite", U55),
+        lambda: vela.compile_file(tmp_path / "main.tflite", U55),
     ):
         with pytest.raises(MissingBackend, match=r"pip install 'edgekit\[ethosu\]'"):
             call()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
-        (NOISE, "it does not read this file"),
+        (NOISE, "it cannot read this file"),
         (b"", "the file is empty"),
-        (b"not a model", "no TFLite file|take this for"),
+        (b"not a model", "does not recognize this as a TFLite file"),
     ],
 )
-def test_a_file_that_vela_cannot_read_is_told(
-    tmp_path: pathlib.Path, content: bytes, said: str
+def test_a_file_that_vela_cannot_read_is_reported(
+    tmp_path: pathlib.Path, content: bytes, expected: str
 ) -> None:
-    """The real Vela, which crashes on noise, shows a traceback for an empty file: one
-    sentence, and the way out.
+    """The real Vela crashes on noise and shows a traceback for an empty file: one sentence,
+    and a fix.
     """
     (tmp_path / "main.tflite").write_bytes(content)
-    told = refused(tmp_path / "main.tflite")
-    assert re.search(said, told), told
-    assert "main.tflite" in told
-    assert "Fix:" in told
-    assert "Traceback" not in told
+    message = refusal(tmp_path / "main.tflite")
+    assert re.search(expected, message), message
+    assert "main.tflite" in message
+    assert "Fix:" in message
+    assert "Traceback" not in message
 
 
-def test_a_memory_mode_that_the_system_has_no_memory_for_is_told(
+def test_a_memory_mode_without_its_memory_is_reported(
     tmp_path: pathlib.Path,
 ) -> None:
-    """Dedicated SRAM needs a memory beside it that can be written; flash is none."""
+    """Dedicated SRAM requires another writable memory; flash is not writable."""
     (tmp_path / "main.tflite").write_bytes(NOISE)
-    assert "the memory mode does not fit the system configuration" in refused(
+    assert "the memory mode does not fit the system configuration" in refusal(
         tmp_path / "main.tflite", U55.model_copy(update={"memory_mode": "Dedicated_Sram"})
     )
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "expected"),
     [
-        ("import time; time.sleep(60)", "did not end within 0.5 s"),
+        ("import time; time.sleep(60)", "did not finish within 0.5 s"),
         (
             "import os, signal; print('so far', flush=True); os.kill(os.getpid(), signal.SIGSEGV)",
-            r"crashed on main.tflite \(SIGSEGV\); its last words: so far",
+            r"crashed on main.tflite \(SIGSEGV\); its last output: so far",
         ),
         (
             "raise SystemExit('out of luck')",
@@ -151,41 +151,42 @@ def test_a_memory_mode_that_the_system_has_no_memory_for_is_told(
             "raise SystemExit('Non-passthrough operation (NotEqual) could not run on NPU')",
             r"neither place an operator on the NPU .*NotEqual",
         ),
-        ("print('done')", "not all that it writes"),
+        ("print('done')", "did not write all files"),
         (
-            "import pathlib, sys; out = pathlib.Path(sys.argv[3]); out.mkdir(); [(out / ('model_' + name)).write_text('a,b\\n1\\n') for name in "
-            "('vela.tflite', 'debug.xml', 'summary_x.csv')]",
-            "wrote of main.tflite cannot be read",
+            "import pathlib, sys; out = pathlib.Path(sys.argv[3]); out.mkdir(); "
+            "names = ('vela.tflite', 'debug.xml', 'summary_x.csv'); "
+            "[(out / ('model_' + name)).write_text('a,b\\n1\\n') for name in names]",
+            "on main.tflite cannot be read",
         ),
     ],
 )
-def test_whatever_vela_does_is_bounded_and_told(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, program: str, said: str
+def test_every_failure_of_vela_is_reported(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, program: str, expected: str
 ) -> None:
-    """A hang, a crash, a failure, nothing written, a report of another shape: one
+    """A hang, a crash, a failure, no output files, a report with another structure: one
     StepError, and no file.
     """
     monkeypatch.setattr(vela, "TIMEOUT_S", 0.5 if "sleep" in program else 60.0)
-    stands_in(monkeypatch, program)
+    replace_vela(monkeypatch, program)
     (tmp_path / "main.tflite").write_bytes(NOISE)
-    assert re.search(said, refused(tmp_path / "main.tflite"))
+    assert re.search(expected, refusal(tmp_path / "main.tflite"))
 
 
-def test_a_program_that_is_not_there_is_told(
+def test_a_missing_program_is_reported(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interpreter itself may be gone."""
+    """The interpreter itself may be missing."""
     monkeypatch.setattr(vela, "COMMAND", (str(tmp_path / "none"),))
     (tmp_path / "main.tflite").write_bytes(NOISE)
-    assert "cannot be started: No such file or directory" in refused(
+    assert "cannot be started: No such file or directory" in refusal(
         tmp_path / "main.tflite"
     )
 
 
-def test_a_folder_called_ethosu_is_not_run(
+def test_a_folder_named_ethosu_is_not_run(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python would take the package from the folder where the command runs."""
+    """Python would import the package from the folder where the command runs."""
     (tmp_path / "ethosu" / "vela").mkdir(parents=True)
     (tmp_path / "ethosu" / "vela" / "__main__.py").write_text(
         "raise SystemExit('the wrong one')"
@@ -193,4 +194,4 @@ def test_a_folder_called_ethosu_is_not_run(
     (tmp_path / "ethosu" / "vela" / "__init__.py").write_text("")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "main.tflite").write_bytes(b"")
-    assert "the file is empty" in refused(tmp_path / "main.tflite")
+    assert "the file is empty" in refusal(tmp_path / "main.tflite")
