@@ -5,13 +5,13 @@ handed.
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from edgekit.artifact import Artifact, FormatName
 from edgekit.measurement import Measurement
 from edgekit.progress import Progress, Silent
 from edgekit.target import Limits
-from edgekit.task import SplitName, Task
+from edgekit.task import Task
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Feeds = Mapping[str, Array]
     #: Makes the fresh networks of a model, by part name, in the order in which they run.
     Networks = Callable[[], Mapping[str, torch.nn.Module]]
+
+
+#: What a step can read of a run: a split of the task, the task's metric, the teacher.
+Read = Literal["train", "calibration", "test", "metric", "teacher"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +57,35 @@ class Step(Protocol):
     #: Distribution names whose versions are part of the cache key; ``tool:NAME`` stands for
     #: a program on the PATH.
     packages: ClassVar[tuple[str, ...]]
-    #: The splits of the task that the step reads.
-    reads: ClassVar[tuple[SplitName, ...]]
+    #: What its result depends on: splits of the task, its ``metric``, the ``teacher``. The
+    #: loss counts if it reads ``train``.
+    reads: ClassVar[tuple[Read, ...]]
 
     def requires(self, artifact: Artifact) -> None:
-        """Raise StepError with the way out, before any work."""
+        """Raise StepError with a fix if the step cannot work on it, before any work."""
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """Fill ``context.folder`` and describe it; the old artifact is untouched."""
+        """Fill ``context.folder`` and describe it; the old artifact is unchanged."""
         ...
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Raise StepError where the step's own promise does not hold."""
+        """Raise StepError if the step's own promise does not hold."""
+
+
+class Source(Protocol):
+    """The start of a chain: what a step is, but it works on no artifact."""
+
+    gives: ClassVar[FormatName]
+    version: ClassVar[int]
+    packages: ClassVar[tuple[str, ...]]
+    reads: ClassVar[tuple[Read, ...]]
+
+    def run(self, artifact: None, context: Context) -> Artifact:
+        """Fill ``context.folder`` and describe it."""
+        ...
+
+    def ensures(self, before: None, after: Artifact) -> None:
+        """Raise StepError if the promise does not hold."""
 
 
 class Runner(Protocol):
@@ -112,7 +133,40 @@ class Samples:
 
 
 class Host(Protocol):
-    """Where files run."""
+    """A place where files run. Implemented by ``edgekit.hosts.runner.WorkerHost``."""
+
+    @property
+    def name(self) -> str:
+        """The name that reports show; for all but the first environment ``host/environment``."""
+        ...
+
+    @property
+    def untimed(self) -> str:
+        """Why its times are meaningless, such as "emulated"; empty if they count."""
+        ...
+
+    @property
+    def shares_files(self) -> bool:
+        """Whether it reads this machine's files; else they are copied there."""
+        ...
+
+    def reporting_to(self, say: Callable[[str], None]) -> "Host":
+        """The same host, with messages about damaged files that are copied again."""
+        ...
+
+    def hello(self) -> dict[str, Any]:
+        """Connect once and describe the host: ``python``, ``machine``, ``system``,
+        ``devices`` and the ``versions`` of its runtimes. Raises HostError.
+        """
+        ...
+
+    def time_hello(self) -> tuple[dict[str, Any], float, float]:
+        """``hello``, with the seconds to start a worker and the seconds of one reply."""
+        ...
+
+    def clean(self) -> tuple[int, int]:
+        """Remove the files that were copied there: their number and their bytes."""
+        ...
 
     def open(self, artifact: Artifact, options: Mapping[str, Any] | None = None) -> Runner:
         """Load the artifact.
@@ -124,37 +178,37 @@ class Host(Protocol):
     def race(
         self, artifacts: Mapping[str, Artifact], feeds: "Feeds", protocol: BenchProtocol
     ) -> dict[str, Samples]:
-        """Time the artifacts in turns on one sample; raw times by the same names."""
+        """Time the artifacts interleaved on one sample; raw times by the same names."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
-        """What every number that is taken there depends on, in plain data: two hosts that
-        tell the same may share one.
+        """Everything that numbers from this host depend on, as plain data: hosts with equal
+        identities may share them.
         """
         ...
 
 
 class HostKind(Protocol):
-    """One way to have a Python somewhere: made from a host file, as data
+    """One way to start a Python somewhere, constructed from a host file
     (``edgekit.host.HostFile``).
     """
 
     def problem(self, environment: str) -> tuple[str, str] | None:
-        """What is known to be missing, and the way out.
+        """What is known to be missing and its fix, or None.
 
         Quick: makes no connection and starts nothing.
         """
         ...
 
     def setup(self, progress: Progress) -> None:
-        """Make every environment of the host ready; what is ready is left alone.
+        """Set up every environment of the host that is not ready.
 
-        Raises HostError and leaves nothing half made.
+        Atomic: on failure it raises HostError and leaves nothing behind.
         """
         ...
 
-    def host(self, environment: str) -> Any:
-        """The host (``edgekit.hosts.runner.WorkerHost``) with one of its environments."""
+    def host(self, environment: str) -> Host:
+        """The host with one of its environments."""
         ...
 
 

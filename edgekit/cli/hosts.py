@@ -16,20 +16,18 @@ from edgekit import catalog
 from edgekit.cli import output
 from edgekit.cli.listing import Listing, listing
 from edgekit.cli.record import record
+from edgekit.contracts import Host
 from edgekit.errors import EdgekitError
 from edgekit.host import HostFile
-from edgekit.hosts import install_dirs as places
-from edgekit.hosts import lookup as reach
-from edgekit.hosts import selftest as trial
+from edgekit.hosts import install_dirs, lookup, selftest
 from edgekit.hosts.execution import PACKAGES
-from edgekit.hosts.runner import WorkerHost
 from edgekit.rendering.progress import show_progress
 from edgekit.rendering.words import size
 
 
 def _find(name: str) -> dict[str, Any]:
-    file = reach.find(name)
-    made = places.root() / file.name
+    file = lookup.find_host(name)
+    made = install_dirs.root() / file.name
     problems = [
         known
         for known in (
@@ -40,7 +38,7 @@ def _find(name: str) -> dict[str, Any]:
     return {
         **file.model_dump(mode="json"),
         "file": ""
-        if name.partition(":")[0] in reach.SHORT
+        if name.partition(":")[0] in lookup.SHORT_KINDS
         else str(catalog.find("hosts", name)),
         "made_in": str(made) if made.is_dir() else "",
         "ready": not problems,
@@ -65,7 +63,7 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def _problem(file: HostFile, environment: str, asked: str) -> dict[str, str] | None:
-    known = reach.known(file, environment, asked)
+    known = lookup.find_environment_problem(file, environment, asked)
     return (
         None
         if known is None
@@ -110,12 +108,12 @@ def setup(names: tuple[str, ...], *, as_json: bool) -> None:
     """Make hosts ready: packages and an emulated machine are fetched into edgekit's own
     folder. What is ready is left alone.
     """
-    files = [reach.find(name) for name in dict.fromkeys(names)]
+    files = [lookup.find_host(name) for name in dict.fromkeys(names)]
     rows = []
     with show_progress() as told:
         for file in files:
             began = time.monotonic()
-            reach.kind_of(file).setup(told)
+            lookup.load_kind(file).setup(told)
             took = time.monotonic() - began
             rows += [
                 {
@@ -153,8 +151,8 @@ def _made(file: HostFile, environment: str, took: float) -> dict[str, Any]:
     """
     noted = [
         facts
-        for path in places.older(file.name, environment)
-        if (facts := places.told(path))
+        for path in install_dirs.list_folders(file.name, environment)
+        if (facts := install_dirs.read_marker(path))
     ]
     if noted:
         return {
@@ -162,7 +160,7 @@ def _made(file: HostFile, environment: str, took: float) -> dict[str, Any]:
             "seconds": noted[0]["seconds"],
             "bytes": noted[0]["bytes"],
         }
-    hello = reach.kind_of(file).host(environment).hello()
+    hello = lookup.load_kind(file).host(environment).hello()
     return {
         **{key: hello[key] for key in ("python", "machine", "system", "versions")},
         "seconds": round(took, 1),
@@ -181,9 +179,9 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
     rows = []
     with show_progress() as told:
         for name in dict.fromkeys(names):
-            file, only = reach.find(name), reach.split(name)[1]
+            file, only = lookup.find_host(name), lookup.split_name(name)[1]
             if only is not None and only not in file.environments:
-                reach.reach(name)  # tells which environments there are
+                lookup.open_host(name)  # tells which environments there are
             for environment in file.environments if only is None else (only,):
                 told.start(f"{file.name}/{environment}")
                 rows.append(_checked(file, environment, name))
@@ -207,12 +205,14 @@ def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
     problem = _problem(file, environment, asked)
     if problem is not None:
         return {**row, "error": problem["what"], "fix": problem["fix"]}
-    host: WorkerHost = reach.kind_of(file).host(environment)
+    host = lookup.load_kind(file).host(environment)
     try:
-        row |= _answers(host)
+        row |= _describe(host)
     except EdgekitError as error:
         return {**row, "error": error.message, "fix": error.fix or ""}
-    trials = [trial.run(host, name) for name in trial.names(row["versions"])]
+    trials = [
+        selftest.run_file(host, name) for name in selftest.list_files(row["versions"])
+    ]
     if not trials:
         fix = f"install one of {', '.join(PACKAGES)} for that Python"
         return {
@@ -220,36 +220,24 @@ def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
             "error": "Python answers, and there is no runtime that could run a file.",
             "fix": fix,
         }
-    files = [{**dataclasses.asdict(done), "good": done.good} for done in trials]
+    files = [{**dataclasses.asdict(done), "good": done.passed} for done in trials]
     return {
         **row,
-        "good": all(done.good for done in trials),
+        "good": all(done.passed for done in trials),
         "untimed": host.untimed,
         "files": files,
     }
 
 
-def _answers(host: WorkerHost) -> dict[str, Any]:
-    """What a worker tells of itself, how long it takes to start, and how long one answer
-    takes after that.
+def _describe(host: Host) -> dict[str, Any]:
+    """What a host reports about itself, the time to start its worker, and the time of one
+    reply.
     """
-    began = time.monotonic()
-    process = host.connect()
-    try:
-        started = time.monotonic()
-        hello, _ = process.ask(
-            f"asking {host.name}", {"command": "hello", "folder": host.folder}
-        )
-        answered = time.monotonic()
-    finally:
-        process.close()
-    times = {
-        "start_ms": round(1000 * (started - began), 1),
-        "answer_ms": round(1000 * (answered - started), 2),
-    }
+    hello, start_s, reply_s = host.time_hello()
     return {
         **{key: hello[key] for key in ("python", "machine", "system", "versions")},
-        **times,
+        "start_ms": round(1000 * start_s, 1),
+        "answer_ms": round(1000 * reply_s, 2),
     }
 
 
@@ -313,22 +301,15 @@ def clean(name: str, *, as_json: bool) -> None:
     """Remove what 'setup' made for a host, and on a device the model files that were copied
     there.
     """
-    file = reach.find(name)
+    file = lookup.find_host(name)
     folders = count = removed = 0
     if file.kind in ("venv", "qemu"):
-        from edgekit.hosts.setup_steps import workshop
+        from edgekit.hosts.setup_steps import setup_session
 
-        with show_progress() as told, workshop(file.name, told):
-            folders, removed = places.remove(file.name)
+        with show_progress() as told, setup_session(file.name, told):
+            folders, removed = install_dirs.remove_host(file.name)
     else:
-        host: WorkerHost = reach.reach(name)
-        if not host.shares_files:
-            process = host.connect()
-            try:
-                reply, _ = process.ask(f"cleaning {host.name}", {"command": "clean"})
-            finally:
-                process.close()
-            count, removed = int(reply["files"]), int(reply["bytes"])
+        count, removed = lookup.open_host(name).clean()
     if as_json:
         output.show_json(
             {"host": file.name, "folders": folders, "files": count, "bytes": removed}

@@ -1,3 +1,3 @@
-"""Where files run: this machine, another environment, an emulated ARM, a device; each is
-one way to start the worker of ``device_worker`` there.
+"""The places where files run. There is one implementation of ``Host`` (``runner.WorkerHost``)
+and, per kind of host, one way to start the worker of ``device_worker`` there.
 """

@@ -1,9 +1,9 @@
-"""A phone over adb: the user's own ``adb`` starts a Python on it, and all goes through that
-shell's stdin and stdout.
+"""The kind ``adb``: a phone, on which the user's own ``adb`` starts a Python. Everything goes
+through that shell's stdin and stdout.
 
-The phone must have a Python that adb's shell user may run, with numpy and a runtime;
-edgekit brings none. No phone was at hand when this was written: what adb says without a
-phone is tested with the real program, the way through with a stand-in for it.
+The phone must have a Python that adb's shell user may run, with numpy and a runtime; edgekit
+installs none. No phone was available when this was written: what adb prints without a phone
+is tested with the real program, the rest with a substitute for it.
 """
 
 import dataclasses
@@ -11,135 +11,150 @@ import shlex
 import shutil
 import subprocess
 
+from edgekit.contracts import Host
 from edgekit.errors import EdgekitError, HostError
 from edgekit.host import HostFile
 from edgekit.hosts import failures, shell
-from edgekit.hosts.failures import Ended, Place, Sign
+from edgekit.hosts.failures import ExitReport, FailurePattern, Place
 from edgekit.hosts.process import Start
-from edgekit.hosts.responses import plain
+from edgekit.hosts.responses import to_printable
 from edgekit.hosts.runner import WorkerHost
 from edgekit.progress import Progress
 
-#: No terminal, so that bytes stay as they are (Android 7 and later), and no escape
-#: character.
+#: No terminal, so that bytes are not changed (Android 7 and later), and no escape character.
 OPTIONS = ("shell", "-e", "none", "-T")
-#: Where Pythons for adb's shell user are put; Termux's own belongs to Termux and is reached
+#: The usual Python of adb's shell user. Termux's Python belongs to Termux and is reached
 #: with run-as or over ssh.
 PYTHON = ("/data/local/tmp/python/bin/python3",)
-#: adb's shell user has no home that can be written to.
+#: adb's shell user has no writable home.
 FOLDER = "/data/local/tmp/edgekit-worker"
-NOT_FOUND, NOT_ALLOWED = 127, 126
+#: The exit status of a shell that does not find the program, or may not run it.
+COMMAND_NOT_FOUND = 127
+COMMAND_NOT_ALLOWED = 126
 _LISTING_S = 20
-SIGNS = (
-    Sign(
+#: What adb prints if it cannot connect; the first match counts.
+CONNECTION_FAILURES = (
+    FailurePattern(
         "more than one device",
-        "There is more than one phone, and {name} names none.",
-        "name one by its serial number, adb:SERIAL. There are: {devices}",
+        "Several phones are connected, and {name} does not select one.",
+        "select one by its serial number, adb:SERIAL. Connected: {devices}",
     ),
-    Sign(
+    FailurePattern(
         "no devices/emulators found|no devices found",
-        "There is no phone for {name}.",
-        "plug it in and switch on USB debugging in its developer options",
+        "No phone is connected for {name}.",
+        "connect it and enable USB debugging in its developer options",
     ),
-    Sign(
+    FailurePattern(
         "device '.*' not found",
-        "There is no phone with the serial number {address}.",
-        "name one of those that are there: {devices}",
+        "No phone with the serial number {address} is connected.",
+        "select one of those that are connected: {devices}",
     ),
-    Sign(
+    FailurePattern(
         "unauthorized|still authorizing",
         "The phone {name} does not trust this computer yet.",
         "unlock it and answer its question, then run adb devices",
     ),
-    Sign(
+    FailurePattern(
         "offline|still connecting",
         "The phone {name} is offline.",
-        "adb reconnect, or plug it in again",
+        "adb reconnect, or reconnect the cable",
     ),
-    Sign(
+    FailurePattern(
         "no permissions|insufficient permissions",
-        "This user may not speak to the phone {name}.",
+        "This user has no permission to access the phone {name}.",
         "add a udev rule for it (apt-get install android-sdk-platform-tools-common)",
     ),
-    Sign(
+    FailurePattern(
         "doesn't support (PTY args|shell)|does not support shell",
-        "The phone {name} is too old: its adb cannot keep bytes as they are.",
-        "Android 7 or later",
+        "The phone {name} is too old: its adb changes bytes.",
+        "use Android 7 or later",
     ),
-    Sign(
+    FailurePattern(
         "[Cc]annot connect to daemon|failed to start daemon|failed to check server version",
-        "adb's own server does not run.",
+        "adb's own server is not running.",
         "adb kill-server, then adb devices",
     ),
 )
-CUT = r"error: closed|device .* not found|no devices|offline|protocol fault|Connection reset|Broken pipe"
+#: What adb prints if an established connection ends.
+DISCONNECTED = (
+    "error: closed|device .* not found|no devices|offline|protocol fault"
+    "|Connection reset|Broken pipe"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Adb:
-    """The kind ``adb``.
-
-    Nothing is installed on the phone; files are copied under their hash.
-    """
+    """A phone over adb. Nothing is installed there; files are copied under their hash."""
 
     file: HostFile
 
     def problem(self, environment: str) -> tuple[str, str] | None:
-        """Whether there is an adb on this machine."""
-        return (
-            None
-            if shutil.which("adb")
-            else ("There is no program adb on the PATH.", "apt-get install adb")
-        )
+        """Whether adb is installed on this machine."""
+        if shutil.which("adb"):
+            return None
+        return "the program adb is not installed", "apt-get install adb"
 
     def setup(self, progress: Progress) -> None:
-        """Reach every environment once: there must be a Python, numpy and a runtime.
+        """Connect once to every environment: it must have a Python, numpy and a runtime.
 
-        Nothing is changed over there.
+        Changes nothing there.
         """
         for environment in self.file.environments:
-            shell.check(self.host(environment), progress)
+            shell.check(self._host(environment), progress)
 
-    def host(self, environment: str) -> WorkerHost:
+    def host(self, environment: str) -> Host:
         """The phone, with one of its Pythons."""
-        python = shell.words(self.file, environment, PYTHON)
+        return self._host(environment)
+
+    def _host(self, environment: str) -> WorkerHost:
+        python = shell.python_command(self.file, environment, PYTHON)
         serial = ("-s", self.file.address) if self.file.address else ()
         place = Place(
             self.file.name,
             shlex.join(("adb", *serial, "shell", *python[1:])) + " -m pip install {}",
-            self._connection,
+            self._explain_exit,
         )
-        made = shell.made(
-            self.file, environment, Start(("adb", *serial, *OPTIONS, *python), place=place)
-        )
-        return made if made.folder else dataclasses.replace(made, folder=FOLDER)
+        start = Start(("adb", *serial, *OPTIONS, *python), place=place)
+        return shell.remote_host(self.file, environment, start, FOLDER)
 
-    def _connection(self, how: Ended) -> EdgekitError | None:
-        """The error for an adb that ended."""
-        name, words = self.file.name, {"name": self.file.name, "address": self.file.address}
-        if how.started:
-            # A phone that is unplugged ends the stream with no status of the program over
-            # there, or with adb's own 1 or 255.
-            if how.code in (0, 255) or (how.code == 1 and failures.found(CUT, how.said)):
-                told = f"The connection to {name} ended while {how.doing}.{failures.quoted(how.said)}"
-                return HostError(
-                    told,
-                    fix="plug it in and run the same command again: what was copied stays there",
-                )
-            return None
-        if how.code in (NOT_FOUND, NOT_ALLOWED):
-            told = f"The Python of {name} cannot be started.{failures.quoted(how.said)}"
+    def _explain_exit(self, report: ExitReport) -> EdgekitError | None:
+        """The error for an adb that ended, or None if the runtime failed."""
+        name = self.file.name
+        output = failures.quote_output(report.stderr)
+        if report.started:
+            if not _is_disconnected(report):
+                return None
             return HostError(
-                told,
-                fix="put one where adb's shell may run it, and name it in a host file: environments (see docs/hosts.md)",
+                f"The connection to {name} ended while {report.activity}.{output}",
+                fix="reconnect it and run the same command again: copied files stay there",
             )
-        return failures.read(SIGNS, how.said, {**words, "devices": _devices()})
+        if report.code in (COMMAND_NOT_FOUND, COMMAND_NOT_ALLOWED):
+            return HostError(
+                f"The Python of {name} cannot be started.{output}",
+                fix="install one that adb's shell may run, and name it in a host file:"
+                " environments (see docs/guides/hosts.md)",
+            )
+        values = {
+            "name": name,
+            "address": self.file.address,
+            "devices": _list_devices(),
+        }
+        return failures.match_failure(CONNECTION_FAILURES, report.stderr, values)
 
 
-def _devices() -> str:
-    """What adb lists, in one line."""
+def _is_disconnected(report: ExitReport) -> bool:
+    """Whether the phone was disconnected: this ends the stream without an exit status of the
+    program there, or with adb's own 1 or 255.
+    """
+    if report.code in (0, 255):
+        return True
+    return report.code == 1 and failures.matches(DISCONNECTED, report.stderr)
+
+
+def _list_devices() -> str:
+    """The output of ``adb devices`` in one line."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["adb", "devices"],
             capture_output=True,
             text=True,
@@ -148,9 +163,8 @@ def _devices() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown (adb devices failed)"
-    rows = [
-        " ".join(line.split())
-        for line in done.stdout.splitlines()[1:]
-        if line.strip() and not line.startswith("*")
-    ]
-    return plain(", ".join(rows)) or "none"
+    devices = []
+    for line in process.stdout.splitlines()[1:]:
+        if line.strip() and not line.startswith("*"):
+            devices.append(" ".join(line.split()))
+    return to_printable(", ".join(devices)) or "none"

@@ -1,9 +1,9 @@
-"""Debian's packages for any processor, unpacked into a folder: no root, no chroot, nothing
-of the machine's own apt is changed.
+"""Debian's packages for any processor, unpacked into a folder.
 
-apt works on lists, archives and a status file of its own. The mirror is the one that the
-machine's apt is configured with, and what is downloaded must be signed by Debian's keys:
-that check is apt's, it is switched on whatever the machine's settings are.
+Needs no root and no chroot, and does not change the machine's own apt: apt works on separate
+lists, archives and a separate status file. The mirror is the one that the machine's apt is
+configured with. Downloads must be signed by Debian's keys; apt checks that, and the check is
+on whatever the machine's settings are.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ import tarfile
 from collections.abc import Sequence
 
 from edgekit.errors import HostError
-from edgekit.hosts.setup_steps import Failed, Workshop
+from edgekit.hosts.setup_steps import ProgramFailed, SetupSession
 
-#: Debian's public keys, from its package debian-archive-keyring; newer releases of it have
+#: Debian's public keys, from its package debian-archive-keyring; newer releases of it use
 #: the second name.
 KEYRINGS = (
     pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
@@ -27,119 +27,93 @@ _UNSIGNED = re.compile(
     r"NO_PUBKEY|is not signed|couldn't be verified|EXPKEYSIG|REVKEYSIG|BADSIG"
 )
 _OFFLINE = re.compile(
-    r"Could not resolve|Temporary failure|Could not connect|Unable to connect|Cannot initiate the connection|timed out"
+    r"Could not resolve|Temporary failure|Could not connect|Unable to connect"
+    r"|Cannot initiate the connection|timed out"
 )
-_CHECKED = (
-    *(
-        "-oAPT::Get::AllowUnauthenticated=false",
-        "-oAcquire::AllowInsecureRepositories=false",
-        "-oAcquire::AllowWeakRepositories=false",
-    ),
-    *(
-        "-oAcquire::AllowDowngradeToInsecureRepositories=false",
-        "-oAcquire::Check-Valid-Until=true",
-    ),
+_REQUIRE_SIGNATURES = (
+    "-oAPT::Get::AllowUnauthenticated=false",
+    "-oAcquire::AllowInsecureRepositories=false",
+    "-oAcquire::AllowWeakRepositories=false",
+    "-oAcquire::AllowDowngradeToInsecureRepositories=false",
+    "-oAcquire::Check-Valid-Until=true",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Debian:
-    """One release of Debian for one processor; ``folder`` holds apt's lists and archives
-    and can be removed afterwards.
+    """One release of Debian for one processor.
+
+    ``folder`` holds apt's lists and archives and can be removed afterwards. All methods
+    raise HostError.
     """
 
-    work: Workshop
+    session: SetupSession
     suite: str
     architecture: str
     folder: pathlib.Path
 
-    def fetch(self, *packages: str, needs: bool = True) -> list[pathlib.Path]:
-        """The archives of packages, with ``needs`` also of all that they need."""
-        wanted = (
-            ["install", "--yes", "--download-only", "--no-install-recommends"]
-            if needs
-            else ["download"]
-        )
+    def fetch(self, *packages: str, dependencies: bool = True) -> list[pathlib.Path]:
+        """Download packages, by default with all that they depend on."""
         keyring = next((path for path in KEYRINGS if path.is_file()), None)
         if keyring is None or not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-            raise _no_debian(
-                "apt-get, dpkg-deb or Debian's keys (debian-archive-keyring) are missing here"
+            raise _not_debian(
+                "apt-get, dpkg-deb or Debian's keys (debian-archive-keyring) are missing"
             )
         archives = self.folder / "archives"
-        for path in (self.folder / "lists" / "partial", archives / "partial"):
-            path.mkdir(parents=True)
+        (self.folder / "lists" / "partial").mkdir(parents=True)
+        (archives / "partial").mkdir(parents=True)
         (self.folder / "status").touch()
         self._update(keyring)
+        # ``download`` writes to the current folder.
+        command = ["env", "--chdir", str(archives), "apt-get", *self._options()]
+        if dependencies:
+            command += ["install", "--yes", "--download-only", "--no-install-recommends"]
+        else:
+            command.append("download")
         try:
-            # ``download`` writes to the current folder, so apt is told to go there.
-            self.work.run(
-                [
-                    "env",
-                    "--chdir",
-                    str(archives),
-                    "apt-get",
-                    *self._options(),
-                    *wanted,
-                    *packages,
-                ]
-            )
-        except Failed as failed:
-            raise _translated(failed, self.suite) from failed
+            self.session.run([*command, *packages])
+        except ProgramFailed as error:
+            raise _explain(error, self.suite) from error
         return sorted(archives.glob("*.deb"))
 
     def _update(self, keyring: pathlib.Path) -> None:
-        """Read the release's lists from the first configured mirror that has them, signed
-        by Debian.
+        """Read the release's lists, signed by Debian, from the first configured mirror that
+        has them.
         """
-        bases, last = self._bases(), None
-        for base in bases:
+        first_error = None
+        for mirror in self._list_mirrors():
             (self.folder / "sources.list").write_text(
-                f"deb [signed-by={keyring}] {base} {self.suite} main\n", encoding="utf-8"
+                f"deb [signed-by={keyring}] {mirror} {self.suite} main\n", encoding="utf-8"
             )
+            options = [*self._options(), "-oAPT::Update::Error-Mode=any"]
             try:
-                self.work.run(
-                    ["apt-get", *self._options(), "-oAPT::Update::Error-Mode=any", "update"]
-                )
+                self.session.run(["apt-get", *options, "update"])
                 return
-            except Failed as failed:
-                last = last or failed
-        raise (
-            _translated(last, self.suite)
-            if last
-            else _no_debian(
-                "apt is configured with no mirror that could have Debian's packages"
-            )
-        )
+            except ProgramFailed as error:
+                first_error = first_error or error
+        if first_error is None:
+            raise _not_debian("apt is configured with no mirror of Debian's packages")
+        raise _explain(first_error, self.suite)
 
-    def _bases(self) -> list[str]:
-        """The mirrors of the machine's apt, as apt itself tells them; those of updates and
-        security last. No network.
+    def _list_mirrors(self) -> list[str]:
+        """The mirrors that the machine's apt prints; those of updates and security last.
+
+        Needs no network.
         """
-        nothing = self.folder / "nothing"
-        nothing.mkdir()
+        empty = self.folder / "nothing"
+        empty.mkdir()
+        options = [f"-oDir::State::Lists={empty}", "-oDebug::NoLocking=1"]
         try:
-            told = self.work.run(
-                [
-                    "apt-get",
-                    f"-oDir::State::Lists={nothing}",
-                    "-oDebug::NoLocking=1",
-                    "update",
-                    "--print-uris",
-                ]
-            )
-        except Failed as failed:
+            text = self.session.run(["apt-get", *options, "update", "--print-uris"])
+        except ProgramFailed as error:
             raise HostError(
-                f"apt cannot read its own configuration:\n{failed.tail()}",
-                fix="mend it until 'apt-get update' works",
-            ) from failed
-        return list(
-            dict.fromkeys(
-                base
-                for base, _ in sorted(
-                    _RELEASE.findall(told), key=lambda found: "-" in found[1]
-                )
-            )
-        )
+                f"apt cannot read its own configuration:\n{error.tail()}",
+                fix="repair it until 'apt-get update' works",
+            ) from error
+        releases = _RELEASE.findall(text)
+        # Suites such as bookworm-updates contain a hyphen.
+        releases.sort(key=lambda release: "-" in release[1])
+        return list(dict.fromkeys(mirror for mirror, _ in releases))
 
     def _options(self) -> list[str]:
         state = {
@@ -160,70 +134,80 @@ class Debian:
             "Acquire::Languages": "none",
             "Debug::NoLocking": "1",
         }
-        return [*(f"-o{key}={value}" for key, value in state.items()), *_CHECKED]
+        settings = [f"-o{key}={value}" for key, value in state.items()]
+        return [*settings, *_REQUIRE_SIGNATURES]
 
 
-def unpack(work: Workshop, archives: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
-    """Put the files of packages into a folder. No script of theirs is run."""
-    work.progress.expect(len(archives))
+def unpack(
+    session: SetupSession, archives: Sequence[pathlib.Path], folder: pathlib.Path
+) -> None:
+    """Extract the files of packages into a folder. None of their scripts is run."""
+    session.progress.expect(len(archives))
     for archive in archives:
         try:
-            work.run(["dpkg-deb", "--extract", str(archive), str(folder)])
-        except Failed as failed:
+            session.run(["dpkg-deb", "--extract", str(archive), str(folder)])
+        except ProgramFailed as error:
             raise HostError(
-                f"{archive.name} cannot be unpacked:\n{failed.tail()}",
+                f"{archive.name} cannot be unpacked:\n{error.tail()}",
                 fix="set the host up again",
-            ) from failed
-        work.progress.advance(note=archive.name.partition("_")[0])
+            ) from error
+        session.progress.advance(note=archive.name.partition("_")[0])
 
 
-def take(work: Workshop, archive: pathlib.Path, name: str, target: pathlib.Path) -> None:
-    """One program of a package, without the rest: qemu-user holds 455 MB of them."""
+def extract_program(
+    session: SetupSession, archive: pathlib.Path, name: str, target: pathlib.Path
+) -> None:
+    """Extract one program of a package, without the others: qemu-user contains 455 MB."""
     try:
         with (
-            work.reading(["dpkg-deb", "--fsys-tarfile", str(archive)]) as stream,
-            tarfile.open(fileobj=stream, mode="r|") as bundle,
+            session.stream(["dpkg-deb", "--fsys-tarfile", str(archive)]) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as package,
         ):
-            for member in bundle:
-                source = (
-                    bundle.extractfile(member)
-                    if member.name.removeprefix("./") == name and member.isfile()
-                    else None
-                )
-                if source is not None:
-                    with target.open("wb") as copy:
-                        shutil.copyfileobj(source, copy)
-                    target.chmod(0o755)
+            for member in package:
+                if member.name.removeprefix("./") == name and member.isfile():
+                    _copy_member(package, member, target)
                     return
-    except (Failed, tarfile.TarError) as failed:
+    except (ProgramFailed, tarfile.TarError) as error:
         raise HostError(
-            f"{archive.name} cannot be unpacked: {failed}.", fix="set the host up again"
-        ) from failed
+            f"{archive.name} cannot be unpacked: {error}.", fix="set the host up again"
+        ) from error
     raise HostError(
-        f"{archive.name} holds no {name}.",
+        f"{archive.name} contains no {name}.",
         fix="please report it, with the name of this release of Debian",
     )
 
 
-def _translated(failed: Failed, suite: str) -> HostError:
-    if _UNSIGNED.search(failed.text):
-        told = f"The packages of Debian {suite} are not signed by a key that this machine knows, so they are not used:\n{failed.tail()}"
+def _copy_member(
+    package: tarfile.TarFile, member: tarfile.TarInfo, target: pathlib.Path
+) -> None:
+    source = package.extractfile(member)
+    assert source is not None
+    with target.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
+    target.chmod(0o755)
+
+
+def _explain(error: ProgramFailed, suite: str) -> HostError:
+    if _UNSIGNED.search(error.text):
         return HostError(
-            told,
-            fix="apt-get install debian-archive-keyring (a newer one has the keys of newer releases)",
+            f"The packages of Debian {suite} are not signed by a key that this machine"
+            f" trusts, so they are not used:\n{error.tail()}",
+            fix="apt-get install debian-archive-keyring (a newer version has the keys of"
+            " newer releases)",
         )
-    if _OFFLINE.search(failed.text):
+    if _OFFLINE.search(error.text):
         return HostError(
-            f"apt cannot reach its mirror:\n{failed.tail()}",
+            f"apt cannot reach its mirror:\n{error.tail()}",
             fix="check the network until 'apt-get update' works, then set the host up again",
         )
-    return _no_debian(
-        f"apt finds no packages of Debian {suite} at its mirrors:\n{failed.tail()}\n"
+    return _not_debian(
+        f"apt found no packages of Debian {suite} at its mirrors:\n{error.tail()}\n"
     )
 
 
-def _no_debian(why: str) -> HostError:
+def _not_debian(reason: str) -> HostError:
     return HostError(
-        f"edgekit makes this host from Debian's packages, and {why}.",
-        fix="install qemu-user 10 or newer and an aarch64 Python in a folder, and name them in a host file of your own: docs/hosts.md, 'Not on Debian'",
+        f"edgekit builds this host from Debian's packages, but {reason}.",
+        fix="install qemu-user 10 or newer and an aarch64 Python in a folder, and name them"
+        " in your own host file: docs/guides/hosts.md, 'Other systems than Debian'",
     )

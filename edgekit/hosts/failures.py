@@ -1,17 +1,17 @@
-"""What is said where a worker fails: here, or on a machine that has a name, a way to
-install packages, and a connection that may end.
+"""Errors for a worker that failed: on this machine, or on a host with a name, a command that
+installs packages, and a connection that may end.
 """
 
 import dataclasses
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError
 from edgekit.formats import FORMATS
-from edgekit.hosts.responses import plain
+from edgekit.hosts.responses import to_printable
 
-#: What a failure's text says of a package that is not there -> what pip calls it.
+#: A word in the message about a missing package -> the package's name for pip.
 PACKAGES = (
     ("numpy", "numpy"),
     *dict.fromkeys(
@@ -19,24 +19,27 @@ PACKAGES = (
     ),
     ("tflite", FORMATS["tflite"].distributions[0]),
 )
-#: What runtimes say of a file that is newer than they are.
-TOO_OLD = r"[Oo]lder version of this builtin|old TFLite binary|Unsupported model IR version|is till opset|Opset \d+ is under development|No Op registered for"
-#: How much of a worker's own text is told.
+#: What runtimes print about a file that is newer than they are.
+TOO_OLD = (
+    "[Oo]lder version of this builtin|old TFLite binary|Unsupported model IR version"
+    r"|is till opset|Opset \d+ is under development|No Op registered for"
+)
+#: The longest part of a worker's own text that is shown.
 _LONGEST = 1500
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
-    """A process that ended without an answer."""
+class ExitReport:
+    """A process that ended without a reply."""
 
-    doing: str
-    #: Its exit status, negative for a signal; None where it did not end.
+    activity: str
+    #: Its exit status, negative for a signal; None if it did not end.
     code: int | None
     #: The end of what it printed to stderr.
-    said: str
-    #: What came on stdout before the worker began.
-    noise: str
-    #: A worker had begun.
+    stderr: str
+    #: What it printed to stdout before the worker started.
+    early_output: str
+    #: Whether a worker had started.
     started: bool
 
 
@@ -46,161 +49,179 @@ class Place:
 
     #: The host's name; empty for this machine.
     name: str = ""
-    #: The command that installs a package there, with ``{}`` for its name.
+    #: The command that installs a package there, with ``{}`` for the package's name.
     install: str = ""
-    #: Reads a connection's own failures: the error for a process that ended, or None where
-    #: the runtime did.
-    connection: Callable[[Ended], EdgekitError | None] | None = None
+    #: Recognizes a failed connection: the error for a process that ended, or None if the
+    #: runtime failed.
+    connection: Callable[[ExitReport], EdgekitError | None] | None = None
 
     @property
-    def on(self) -> str:
+    def suffix(self) -> str:
         """`` on board``, or nothing for this machine."""
         return f" on {self.name}" if self.name else ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sign:
+class FailurePattern:
     """One way in which a connection fails: what its program prints, and what that means."""
 
     pattern: str
-    told: str
+    message: str
     fix: str
 
 
-def read(signs: Sequence[Sign], said: str, words: dict[str, str]) -> HostError | None:
-    """The error for the first sign that is found; its texts may name ``{name}`` and what
-    else is in ``words``.
+def match_failure(
+    patterns: Sequence[FailurePattern], stderr: str, values: Mapping[str, str]
+) -> HostError | None:
+    """The error for the first pattern that matches, or None.
+
+    ``values`` replace the ``{name}`` placeholders in its message and fix.
     """
-    for sign in signs:
-        if re.search(sign.pattern, said):
-            return HostError(
-                _with(sign.told, words) + quoted(said), fix=_with(sign.fix, words)
-            )
+    for pattern in patterns:
+        if re.search(pattern.pattern, stderr):
+            message = _fill_in(pattern.message, values) + quote_output(stderr)
+            return HostError(message, fix=_fill_in(pattern.fix, values))
     return None
 
 
-def found(pattern: str, said: str) -> bool:
-    """Whether a program has printed something of the kind."""
-    return re.search(pattern, said) is not None
+def matches(pattern: str, text: str) -> bool:
+    """Whether a regular expression matches anywhere in a text."""
+    return re.search(pattern, text) is not None
 
 
-def _with(text: str, words: dict[str, str]) -> str:
-    for key, word in words.items():
-        text = text.replace("{" + key + "}", word)
+def _fill_in(text: str, values: Mapping[str, str]) -> str:
+    # Not str.format: a value such as an address may contain braces.
+    for key, value in values.items():
+        text = text.replace("{" + key + "}", value)
     return text
 
 
-def quoted(said: str) -> str:
-    """The last words of a program, behind a sentence; nothing where there are none."""
-    return f" Its last words:\n{plain(said, _LONGEST)}" if said else ""
+def quote_output(text: str) -> str:
+    """The end of a program's output, to follow a sentence; empty if there is none."""
+    return f" Its last output:\n{to_printable(text, _LONGEST)}" if text else ""
 
 
-def ended(place: Place, how: Ended) -> EdgekitError:
-    """A process that ended: its connection where the place knows of that, else the runtime."""
-    known = place.connection(how) if place.connection is not None else None
-    if known is not None:
-        return known
-    if not how.started and place.name:
-        said = "\n".join(text for text in (how.noise, how.said) if text)
+def explain_exit(place: Place, report: ExitReport) -> EdgekitError:
+    """The error for a process that ended: a failed connection if the place recognizes one,
+    else a failed runtime.
+    """
+    if place.connection is not None:
+        connection_error = place.connection(report)
+        if connection_error is not None:
+            return connection_error
+    status = describe_exit(report.code)
+    if not report.started and place.name:
+        output = f"{report.early_output}\n{report.stderr}".strip()
         return HostError(
-            f"No Python began{place.on} ({cause(how.code)}) while {how.doing}.{quoted(said)}",
+            f"Python did not start{place.suffix} ({status}) while"
+            f" {report.activity}.{quote_output(output)}",
             fix=f"edgekit hosts show {place.name}",
         )
-    fix = "try another scheme or another version of the runtime"
     return RunnerError(
-        f"The runtime{place.on} crashed ({cause(how.code)}) while {how.doing}.{quoted(how.said or how.noise)}",
-        fix=fix,
+        f"The runtime{place.suffix} crashed ({status}) while"
+        f" {report.activity}.{quote_output(report.stderr or report.early_output)}",
+        fix="try another scheme or another version of the runtime",
     )
 
 
-def late(place: Place, doing: str, limit_s: float, started: bool) -> EdgekitError:
-    """A worker that gave no answer in time; on another machine it may not even have begun."""
+def explain_timeout(
+    place: Place, activity: str, limit_s: float, started: bool
+) -> EdgekitError:
+    """The error for a worker that did not reply in time; on another machine it may not even
+    have started.
+    """
     if place.name and not started:
-        fix = f"see that a program can be run there without a question being asked: edgekit hosts check {place.name}"
         return HostError(
-            f"No Python began{place.on} within {limit_s:g} s while {doing}.", fix=fix
+            f"Python did not start{place.suffix} within {limit_s:g} s while {activity}.",
+            fix="make sure that a program can be run there without being asked anything:"
+            f" edgekit hosts check {place.name}",
         )
     return RunnerError(
-        f"The runtime{place.on} gave no answer within {limit_s:g} s while {doing}.",
-        fix="give the host a longer timeout_s",
+        f"The runtime{place.suffix} did not reply within {limit_s:g} s while {activity}.",
+        fix="increase timeout_s in the host's file",
     )
 
 
-def garbled(place: Place, doing: str, why: str) -> RunnerError:
-    """Bytes that are no frame."""
+def explain_invalid_output(place: Place, activity: str, reason: str) -> RunnerError:
+    """The error for bytes that are not a frame."""
     name = place.name or "the worker"
     return RunnerError(
-        f"What came from {name} while {doing} is no answer: {plain(why)}.",
-        fix="see what else writes to its output, such as a login script",
+        f"Invalid output from {name} while {activity}: {to_printable(reason)}.",
+        fix="check what else writes to its output, such as a login script",
     )
 
 
-def cause(code: int | None) -> str:
-    """An exit status in words; a shell tells a signal as 128 and its number."""
-    number = (
-        -code
-        if code is not None and code < 0
-        else code - 128
-        if code is not None and 128 < code < 192
-        else None
-    )
+def describe_exit(code: int | None) -> str:
+    """An exit status as text; a shell reports a signal as 128 plus its number."""
+    number = 0
+    if code is not None and code < 0:
+        number = -code
+    elif code is not None and 128 < code < 192:
+        number = code - 128
     try:
-        return signal.Signals(number).name if number else f"exit status {code}"
+        return signal.Signals(number).name
     except ValueError:
         return f"exit status {code}"
 
 
-class Damaged(RunnerError):
+class DamagedFile(RunnerError):
     """A file arrived with another hash."""
 
 
-def translated(place: Place, doing: str, kind: str, message: str) -> EdgekitError:
-    """The worker's answer to a failure as an error of edgekit."""
-    message = plain(message, _LONGEST)
+def translate_error(place: Place, activity: str, kind: str, message: str) -> EdgekitError:
+    """Turn a worker's error reply into an error of edgekit."""
+    message = to_printable(message, _LONGEST)
+    name = place.name or "this machine"
     if kind == "missing":
         return MissingBackend(
-            f"The runtime is missing{place.on} while {doing}: {message}.",
-            fix=_install(place, message),
+            f"The runtime is missing{place.suffix} while {activity}: {message}.",
+            fix=_install_command(place, message),
         )
     if kind == "python":
         return HostError(
-            f"The Python{place.on} is too old: {message}.",
-            fix="name a newer one in the host's file: environments: {main: {python: [...]}}",
+            f"The Python{place.suffix} is too old: {message}.",
+            fix="set a newer one in the host's file: environments: {main: {python: [...]}}",
         )
-    name = place.name or "this machine"
     if kind == "damaged":
-        return Damaged(
-            f"Damaged while {doing}: {message}.",
+        return DamagedFile(
+            f"Damaged while {activity}: {message}.",
             fix=f"check the cable, the memory and the disk of {name}",
         )
     if kind == "full":
         return RunnerError(
-            f"No room{place.on} while {doing}: {message}.",
-            fix=f"free some space there, or edgekit hosts clean {name}; the copy then goes on",
+            f"Not enough disk space{place.suffix} while {activity}: {message}.",
+            fix=f"free some space there, or run edgekit hosts clean {name};"
+            " the copy then continues",
         )
-    if kind == "load" and re.search(TOO_OLD, message) and place.name:
-        fix = f"take a newer runtime there ({_install(place, message + doing, ' --upgrade')}), or another scheme"
+    if kind == "load" and place.name and re.search(TOO_OLD, message):
+        command = _install_command(place, message + activity, "--upgrade")
         return RunnerError(
-            f"The runtime{place.on} is older than the file while {doing}: {message}",
-            fix=fix,
+            f"The runtime{place.suffix} is older than the file while {activity}: {message}",
+            fix=f"install a newer runtime there ({command}), or use another scheme",
         )
-    fixes = {
-        "load": "check that the file is whole and made for this runtime",
-        "infer": "check that the data fit the file's inputs",
-        "store": f"see that the folder{place.on} can be written to, or name another one in the host's file: folder",
-    }
     return RunnerError(
-        f"The runtime{place.on} failed while {doing}: {message}",
-        fix=fixes.get(kind, "this is a fault of edgekit; please report it"),
+        f"The runtime{place.suffix} failed while {activity}: {message}",
+        fix=_runtime_fix(place, kind),
     )
 
 
-def _install(place: Place, message: str, option: str = "") -> str:
-    """The command that brings what a message misses, for that place."""
+def _runtime_fix(place: Place, kind: str) -> str:
+    fixes = {
+        "load": "check that the file is complete and was built for this runtime",
+        "infer": "check that the data match the file's inputs",
+        "store": f"make sure that the folder{place.suffix} is writable, or set another one"
+        " in the host's file: folder",
+    }
+    return fixes.get(kind, "this is a bug in edgekit; please report it")
+
+
+def _install_command(place: Place, message: str, option: str = "") -> str:
+    """The command that installs the package that a message is about."""
     if not place.install:
         return "pip install 'edgekit[onnx]' or 'edgekit[tflite]'"
-    package = next(
-        (package for words, package in PACKAGES if re.search(words, message)),
-        "onnxruntime ai-edge-litert",
-    )
+    package = "onnxruntime ai-edge-litert"
+    for word, name in PACKAGES:
+        if re.search(word, message):
+            package = name
+            break
     return place.install.replace("{}", f"{option} {package}".strip())

@@ -1,11 +1,12 @@
-"""Where the hosts that edgekit makes lie on this machine, and what counts as ready.
+"""The folders in which edgekit installs hosts on this machine.
 
-    $EDGEKIT_HOSTS/<host>/<environment>-<key>/     the packages, and ready.json, written last
-    $EDGEKIT_HOSTS/<host>/partial-*                what a setup is filling, or what a killed one has left
-    $EDGEKIT_HOSTS/<host>.lock                     held by the setup that is at work
+    $EDGEKIT_HOSTS/<host>/<environment>-<key>/  packages, and ready.json, written last
+    $EDGEKIT_HOSTS/<host>/partial-*             being filled, or left by a killed setup
+    $EDGEKIT_HOSTS/<host>.lock                  held by a running setup
 
-``key`` is the hash of all that the folder is made of, so that other pins are another
-folder. A folder gets its name only when it is finished: there is never half of one.
+``key`` is the hash of everything that the folder is installed from, so that other pins get
+another folder. A folder gets its name only when it is finished, so an incomplete one is
+never used.
 """
 
 import contextlib
@@ -24,125 +25,123 @@ import platformdirs
 from edgekit.errors import HostError
 
 MARKER = "ready.json"
-#: Raised when what edgekit puts into a folder changes, so that older ones are made anew.
+#: Increased when edgekit puts other content into a folder, so that old ones are replaced.
 LAYOUT = 1
+_KEY_LENGTH = 12
+_PARTIAL = "partial-"
 
 
 def root() -> pathlib.Path:
     """``$EDGEKIT_HOSTS``, else edgekit's folder in the user's data folder."""
-    given = os.environ.get("EDGEKIT_HOSTS")
-    # Absolute: a worker may be started from any folder.
-    return (
-        pathlib.Path(given).absolute()
-        if given
-        else pathlib.Path(platformdirs.user_data_path("edgekit", appauthor=False)) / "hosts"
-    )
+    configured = os.environ.get("EDGEKIT_HOSTS")
+    if configured:
+        # Absolute: a worker may be started from any folder.
+        return pathlib.Path(configured).absolute()
+    return pathlib.Path(platformdirs.user_data_path("edgekit", appauthor=False)) / "hosts"
 
 
-def place(host: str, name: str, made_of: Mapping[str, Any]) -> pathlib.Path:
-    """Where one finished folder of a host lies, or would lie."""
-    text = json.dumps({"layout": LAYOUT, **made_of}, sort_keys=True)
-    return root() / host / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+def folder_for(host: str, name: str, contents: Mapping[str, Any]) -> pathlib.Path:
+    """The path of one folder of a host, which need not exist.
 
-
-def told(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What the setup has noted of a finished folder; None where there is no such folder, or
-    none that counts.
+    ``contents``: everything that it is installed from, as JSON values.
     """
+    text = json.dumps({"layout": LAYOUT, **contents}, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
+    return root() / host / f"{name}-{key}"
+
+
+def read_marker(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What the setup has recorded about a finished folder; None if it is not finished."""
     try:
-        noted = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return noted if isinstance(noted, dict) else None
+    return marker if isinstance(marker, dict) else None
 
 
-def older(host: str, name: str) -> list[pathlib.Path]:
-    """Every folder of one name, whatever it was made of."""
-    return sorted(
-        path
-        for path in (root() / host).glob(f"{name}-*")
-        if len(path.name) == len(name) + 13
-    )
+def write_marker(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    """Record facts about a folder; to be called after all other files were written."""
+    text = json.dumps({**facts, "bytes": folder_size(folder)}, indent=1)
+    (folder / MARKER).write_text(text, encoding="utf-8")
 
 
-def retire(host: str, name: str, *kept: pathlib.Path) -> None:
-    """Remove the folders of one name that were made of something else; only whoever holds
-    the host's lock may.
+def list_folders(host: str, name: str) -> list[pathlib.Path]:
+    """All folders of one name, whatever they were installed from."""
+    length = len(f"{name}-") + _KEY_LENGTH
+    folders = (root() / host).glob(f"{name}-*")
+    return sorted(folder for folder in folders if len(folder.name) == length)
+
+
+def remove_outdated(host: str, name: str, *current: pathlib.Path) -> None:
+    """Remove the folders of one name except the current ones.
+
+    The caller must hold the host's lock.
     """
-    for path in older(host, name):
-        if path not in kept:
-            path.rename(path.parent / f"partial-{path.name}")
-    sweep(root() / host)
+    for path in list_folders(host, name):
+        if path not in current:
+            path.rename(path.parent / f"{_PARTIAL}{path.name}")
+    remove_partial(root() / host)
 
 
 @contextlib.contextmanager
-def filling(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty folder that becomes ``target`` where the block ends well, and is removed
-    where it does not.
-    """
-    partial = target.parent / f"partial-{uuid.uuid4().hex}"
+def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty folder that becomes ``target`` if the block succeeds, else is removed."""
+    partial = target.parent / f"{_PARTIAL}{uuid.uuid4().hex}"
     try:
-        with writing(target):
+        with translate_errors(target):
             partial.mkdir(parents=True)
             yield partial
             if target.exists():
-                target.rename(target.parent / f"partial-{uuid.uuid4().hex}")
+                target.rename(target.parent / f"{_PARTIAL}{uuid.uuid4().hex}")
             partial.rename(target)
     finally:
-        sweep(target.parent)
+        remove_partial(target.parent)
 
 
-def sweep(folder: pathlib.Path) -> None:
-    """Remove what was left half made; only whoever holds the host's lock may."""
-    for path in folder.glob("partial-*"):
+def remove_partial(folder: pathlib.Path) -> None:
+    """Remove unfinished folders. The caller must hold the host's lock."""
+    for path in folder.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def note(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
-    """Write the marker, as the last file."""
-    (folder / MARKER).write_text(
-        json.dumps({**facts, "bytes": size(folder)}, indent=1), encoding="utf-8"
-    )
-
-
-def remove(host: str) -> tuple[int, int]:
-    """Remove all that was made for a host: how many folders, and how many bytes."""
+def remove_host(host: str) -> tuple[int, int]:
+    """Remove everything installed for a host: the number of folders, and their bytes."""
     folder = root() / host
     if not folder.is_dir():
         return 0, 0
-    count, found = sum(1 for path in folder.iterdir() if path.is_dir()), size(folder)
-    with writing(folder):
+    count = sum(1 for path in folder.iterdir() if path.is_dir())
+    size = folder_size(folder)
+    with translate_errors(folder):
         shutil.rmtree(folder)
-    return count, found
+    return count, size
 
 
-def size(folder: pathlib.Path) -> int:
+def folder_size(folder: pathlib.Path) -> int:
     """The bytes of all files in a folder; links are not followed."""
     return sum(
         path.lstat().st_size
         for path in folder.rglob("*")
-        if not path.is_dir() or path.is_symlink()
+        if path.is_symlink() or not path.is_dir()
     )
 
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
-    """Turn what the system says of a folder into an error with a way out."""
+def translate_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turn an OSError within the context into a HostError."""
     try:
         yield
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full() from problem
-        told_by = problem.strerror or str(problem)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full_error() from error
         raise HostError(
-            f"{problem.filename or path} cannot be written: {told_by}.",
+            f"{error.filename or path} cannot be written: {error.strerror or error}.",
             fix="check that folder, or set EDGEKIT_HOSTS to another one",
-        ) from problem
+        ) from error
 
 
-def disk_full() -> HostError:
+def disk_full_error() -> HostError:
     """The error for a full disk."""
     return HostError(
-        f"The disk is full: there is no room left at {root()}.",
-        fix="make room, or set EDGEKIT_HOSTS to a folder on another disk",
+        f"The disk is full: no space left at {root()}.",
+        fix="free some space, or set EDGEKIT_HOSTS to a folder on another disk",
     )

@@ -1,10 +1,12 @@
-"""This machine as a host: files run in a worker process of their own, so that a runtime's
-crash is an error and no more.
+"""This machine as a host.
+
+Files run in a separate worker process, so that a crash of a runtime is only an error.
 """
 
 import dataclasses
 import sys
 
+from edgekit.contracts import Host
 from edgekit.host import HostFile
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
@@ -25,24 +27,23 @@ class LocalHost(WorkerHost):
 
 @dataclasses.dataclass(frozen=True)
 class Local:
-    """The kind ``local``: there is nothing to set up."""
+    """The kind ``local``, which needs no setup."""
 
     file: HostFile
 
     def problem(self, environment: str) -> tuple[str, str] | None:
-        """Nothing can be wrong with it."""
+        """None: this machine is always available."""
         return None
 
     def setup(self, progress: Progress) -> None:
-        """There is nothing to do."""
+        """Do nothing."""
 
-    def host(self, environment: str) -> WorkerHost:
+    def host(self, environment: str) -> Host:
         """This machine."""
         python = self.file.environments[environment].python
-        start = Start(python) if python else _this_python()
         return LocalHost(
             self.file.name,
-            start,
+            Start(python) if python else _this_python(),
             self.file.threads,
             self.file.timeout_s,
             untimed=self.file.untimed,

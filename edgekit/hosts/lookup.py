@@ -1,23 +1,22 @@
-"""From a host's name to the host: a shipped file, a file of the user's, ``ssh:address`` or
+"""Finds a host by its name: a shipped file, the user's own file, ``ssh:address`` or
 ``adb:serial``.
 """
 
-from edgekit import catalog
-from edgekit import registry
-from edgekit.contracts import HostKind
+from edgekit import catalog, registry
+from edgekit.contracts import Host, HostKind
 from edgekit.errors import HostError, suggest
 from edgekit.host import MAIN, HostFile, load
-from edgekit.hosts.runner import WorkerHost
 from edgekit.value import parse
 
 _FILES = (".yaml", ".yml")
-#: What stands before the colon where no file is needed.
-SHORT = ("ssh", "adb")
+#: Kinds whose hosts need no file: ``kind:address``.
+SHORT_KINDS = ("ssh", "adb")
 
 
-def split(name: str) -> tuple[str, str | None]:
-    """``qemu-arm64/litert`` and ``./my-board.yaml/litert`` as host and environment; a path
-    to a YAML file alone is no environment.
+def split_name(name: str) -> tuple[str, str | None]:
+    """Split ``qemu-arm64/litert`` and ``./my-board.yaml/litert`` into host and environment.
+
+    The environment is None if the name has none; a path to a YAML file alone has none.
     """
     host, slash, environment = name.rpartition("/")
     is_path = host.startswith((".", "/")) and not host.endswith(_FILES)
@@ -26,85 +25,84 @@ def split(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def find(name: str) -> HostFile:
-    """The host of a name, a path, ``ssh:address`` or ``adb:serial``; an environment behind
-    a slash is not looked at.
+def find_host(name: str) -> HostFile:
+    """The host file of a name, a path, ``ssh:address`` or ``adb:serial``.
+
+    An environment after a slash is ignored. Raises HostError.
     """
-    name, _ = split(name)
+    name, _ = split_name(name)
     kind, colon, address = name.partition(":")
-    if colon and kind in SHORT:
-        data = {
-            "name": f"{kind}-{address}".replace(":", "-"),
-            "title": f"{address} over {kind}",
-            "kind": kind,
-            "address": address,
-        }
-        return parse(HostFile, data, name, HostError)
-    return load(catalog.find("hosts", name))
+    if not colon or kind not in SHORT_KINDS:
+        return load(catalog.find("hosts", name))
+    data = {
+        "name": f"{kind}-{address}".replace(":", "-"),
+        "title": f"{address} over {kind}",
+        "kind": kind,
+        "address": address,
+    }
+    return parse(HostFile, data, name, HostError)
 
 
-def kind_of(file: HostFile) -> HostKind:
-    """What knows how to set this host up and reach it."""
-    made: HostKind = registry.HOSTS.load(file.kind)(file)
-    return made
+def load_kind(file: HostFile) -> HostKind:
+    """The implementation of the host's kind, which sets it up and connects to it."""
+    kind: HostKind = registry.HOSTS.load(file.kind)(file)
+    return kind
 
 
-def environments(name: str) -> list[str]:
-    """The names of a host's environments, each as ``reach`` takes it; the one that is
-    named, where one is.
-    """
-    if split(name)[1] is not None:
+def list_environments(name: str) -> list[str]:
+    """The environments of a host, as names for ``open_host``; one if the name selects it."""
+    if split_name(name)[1] is not None:
         return [name]
-    file = find(name)
-    return (
-        [name]
-        if len(file.environments) == 1
-        else [f"{name}/{environment}" for environment in file.environments]
-    )
+    environments = find_host(name).environments
+    if len(environments) == 1:
+        return [name]
+    return [f"{name}/{environment}" for environment in environments]
 
 
-def problem(name: str) -> tuple[str, str] | None:
-    """Why a host cannot be used now, and the way out; None where nothing is known against
-    it. Makes no connection.
+def find_problem(name: str) -> tuple[str, str] | None:
+    """Why a host cannot be used and the fix; None if no problem is known.
+
+    Makes no connection.
     """
-    file = find(name)
-    return known(file, _environment(file, split(name)[1]), name)
+    file = find_host(name)
+    environment = _select_environment(file, split_name(name)[1])
+    return find_environment_problem(file, environment, name)
 
 
-def known(file: HostFile, environment: str, asked: str) -> tuple[str, str] | None:
-    """What is known against an environment of a host; the way out names the host as it was
-    asked for, which may be a path.
+def find_environment_problem(
+    file: HostFile, environment: str, requested: str
+) -> tuple[str, str] | None:
+    """Why an environment cannot be used and the fix; None if no problem is known.
+
+    The fix names the host as it was requested, which may be a path.
     """
-    found = kind_of(file).problem(environment)
-    return (
-        None
-        if found is None
-        else (
-            found[0],
-            found[1].replace(
-                f"edgekit hosts setup {file.name}", f"edgekit hosts setup {split(asked)[0]}"
-            ),
-        )
-    )
+    problem = load_kind(file).problem(environment)
+    if problem is None:
+        return None
+    reason, fix = problem
+    setup = f"edgekit hosts setup {file.name}"
+    requested_setup = f"edgekit hosts setup {split_name(requested)[0]}"
+    return reason, fix.replace(setup, requested_setup)
 
 
-def reach(name: str) -> WorkerHost:
-    """The host, ready to load files; HostError with the way out where it is not set up."""
-    file = find(name)
-    environment, kind = _environment(file, split(name)[1]), kind_of(file)
-    found = known(file, environment, name)
-    if found is not None:
-        raise HostError(f"{found[0][0].upper()}{found[0][1:]}.", fix=found[1])
-    made: WorkerHost = kind.host(environment)
-    return made
+def open_host(name: str) -> Host:
+    """The host, ready to load files. Raises HostError, with the fix, if it is not set up."""
+    file = find_host(name)
+    environment = _select_environment(file, split_name(name)[1])
+    problem = find_environment_problem(file, environment, name)
+    if problem is not None:
+        reason, fix = problem
+        raise HostError(f"{reason[0].upper()}{reason[1:]}.", fix=fix)
+    return load_kind(file).host(environment)
 
 
-def _environment(file: HostFile, name: str | None) -> str:
+def _select_environment(file: HostFile, name: str | None) -> str:
     if name is None:
         return MAIN if MAIN in file.environments else next(iter(file.environments))
     if name not in file.environments:
         raise HostError(
-            f"The host {file.name} has no environment {name!r}. {suggest(name, file.environments)}",
+            f"Unknown environment {name!r} of the host {file.name}."
+            f" {suggest(name, file.environments)}",
             fix=f"edgekit hosts show {file.name}",
         )
     return name

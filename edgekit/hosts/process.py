@@ -1,8 +1,8 @@
-"""A worker that is running: a Python somewhere whose stdin and stdout reach us, and which
-was sent the code of ``device_worker``.
+"""A running worker: a Python somewhere whose stdin and stdout are connected to edgekit, and
+which was sent the code of ``device_worker``.
 
-Nothing is installed there and no file name is part of a command line: the command starts a
-bare Python with a text of our own (``BOOT``), which reads the worker's source from stdin.
+Nothing is installed there, and no file name is part of a command line: the command starts
+Python with a constant text (``BOOT``), which reads the worker's source from stdin.
 """
 
 import base64
@@ -24,16 +24,11 @@ from typing import TYPE_CHECKING, Any
 from edgekit import device_worker
 from edgekit.device_worker import frames
 from edgekit.errors import EdgekitError, RunnerError
-from edgekit.hosts import failures
-from edgekit.hosts import timeouts as ending
+from edgekit.hosts import failures, timeouts
 
 if TYPE_CHECKING:
-    import numpy.typing
-
+    from edgekit.arrays import Feeds
     from edgekit.device_worker.arrays import Reply
-
-    Array = numpy.typing.NDArray[Any]
-    Feeds = Mapping[str, Array]
 
 #: The files that every worker needs; each runtime is one more, ``runtime_<name>.py``.
 CORE_MODULES = (
@@ -48,14 +43,13 @@ CORE_MODULES = (
     "timing",
     "worker",
 )
-#: The first line that our own text prints over there. What comes before it is a login
-#: script's.
+#: The first line that ``BOOT`` prints. What comes before it is from a login script.
 MAGIC = b"edgekit-worker 1\n"
-#: The most that may come before it.
+#: The most bytes that may come before it.
 NOISE_BYTES = 1 << 16
-#: What the Python over there runs: it reads the worker's modules from stdin and starts
-#: ``worker``. Its first lines are for any Python, so that an old one can say that it is old;
-#: what cannot be imported is answered like a runtime that is missing.
+#: What the Python on the host runs: it reads the worker's modules from stdin and starts
+#: ``worker``. Its first lines work in any Python, so that an old one can report that it is
+#: old; a failing import is reported like a missing runtime.
 BOOT = """
 import json, struct, sys, types, zlib
 out, read = [getattr(stream, "buffer", stream) for stream in (sys.stdout, sys.stdin)]
@@ -97,41 +91,40 @@ except ImportError as error:
 module = sys.modules["device_worker.worker"]
 module.main()
 """
-#: The same as one line without a quote that a shell would read: csh takes no line break
+#: The same as one line without a quote that a shell would read: csh allows no line break
 #: between quotes.
 _LINE = (
     f'import base64;exec(base64.b64decode("{base64.b64encode(BOOT.encode()).decode()}"))'
 )
-#: How long a Python may take to begin, and a connection to it to stand.
+#: How long a Python may take to start, and a connection to it to be established.
 START_S = 60.0
 #: How long a worker may take to end by itself once it is asked to.
 GRACE_S = 5.0
-#: How much of what a crashed worker has printed is told.
+#: How many bytes of a crashed worker's output are shown.
 TAIL = 1500
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How a Python is started somewhere: words for the system, never for a shell of ours."""
+    """How a Python is started somewhere: arguments for the system, never for a local shell."""
 
-    #: What comes before Python's own words: the interpreter, or ``ssh address`` and the
-    #: like with the interpreter behind it.
+    #: What precedes Python's own arguments: the interpreter, or ``ssh address`` and the like
+    #: followed by the interpreter.
     command: tuple[str, ...]
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    #: The words of Python are read by a shell on the other side (ssh, adb).
+    #: A shell on the other side reads Python's arguments (ssh, adb).
     shell: bool = False
-    #: Folders over there where packages lie, beside the interpreter's own.
+    #: Folders of packages on the host, in addition to the interpreter's own.
     paths: tuple[str, ...] = ()
-    #: What errors say of the place; empty: this machine.
+    #: The place for errors; by default this machine.
     place: failures.Place = dataclasses.field(default_factory=failures.Place)
 
-    def words(self) -> list[str]:
-        """The whole command. On the other side of a shell Python's words are quoted."""
+    def arguments(self) -> list[str]:
+        """The entire command; Python's arguments are quoted if a shell reads them."""
         python = ["-I", "-c", _LINE]
-        return [
-            *self.command,
-            *(shlex.quote(word) if self.shell else word for word in python),
-        ]
+        if self.shell:
+            python = [shlex.quote(argument) for argument in python]
+        return [*self.command, *python]
 
 
 def worker_files() -> list[pathlib.Path]:
@@ -142,10 +135,12 @@ def worker_files() -> list[pathlib.Path]:
 
 
 @functools.cache
-def sources(paths: tuple[str, ...] = (), user: bool = False) -> bytes:
-    """The worker's modules as one block, as ``BOOT`` reads it: its length, then JSON.
+def encode_sources(paths: tuple[str, ...] = (), user: bool = False) -> bytes:
+    """The worker's modules as one block for ``BOOT``: its length, then compressed JSON.
 
-    ``user``: with the packages of ``pip install --user``.
+    ``user``: also use the packages of ``pip install --user``. Compressed, the block fits
+    into the buffer of a pipe, so that sending it never blocks on a program that does not
+    read.
     """
     modules = [[path.stem, path.read_text(encoding="utf-8")] for path in worker_files()]
     text = json.dumps({"paths": paths, "user": user, "modules": modules}).encode()
@@ -156,141 +151,133 @@ def sources(paths: tuple[str, ...] = (), user: bool = False) -> bytes:
 class WorkerProcess:
     """A running worker.
 
-    Every answer is waited for at most ``timeout_s`` seconds; then the process is killed.
-
-    It is in a process group of its own: Ctrl-C reaches edgekit alone, which ends the
-    worker.
+    Waits at most ``timeout_s`` seconds for every reply; then the process is killed. It is in
+    its own process group: Ctrl-C reaches edgekit alone, which ends the worker.
     """
 
     def __init__(self, start: Start, timeout_s: float) -> None:
+        self._start = start
         self._timeout_s = timeout_s
-        self._start, self._started, self._noise = start, False, b""
-        command, environ, pipe = (
-            start.words(),
-            {**os.environ, **start.environ},
-            subprocess.PIPE,
-        )
+        self._started = False
+        self._early_output = b""
+        command = start.arguments()
         try:
             self._process = subprocess.Popen(
                 command,
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
-                env=environ,
+                env={**os.environ, **start.environ},
             )
         except OSError as error:
             raise RunnerError(
                 f"The worker cannot be started: {error}.",
                 fix=f"check that {command[0]} can be run",
             ) from error
-        self._said = _Said(self._process)
-        self._end = weakref.finalize(self, _end, self._process, self._said)
+        self._stderr = _StderrTail(self._process)
+        self._end = weakref.finalize(self, _end, self._process, self._stderr)
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
-    def ask(
+    def request(
         self,
-        doing: str,
+        activity: str,
         header: Mapping[str, Any],
         arrays: "Feeds | None" = None,
         timeout_s: float | None = None,
         largest: int = 0,
     ) -> "Reply":
-        """Send one frame and wait for its answer; ``doing`` says in an error what was going
-        on.
+        """Send one frame and wait for the reply.
 
-        ``largest``: how many bytes the arrays of the answer may have. Raises MissingBackend
-        where the runtime cannot be imported, HostError where another machine cannot be
-        reached, RunnerError for all else. After a crash or a timeout the process is gone.
+        ``activity`` completes "... while" in an error; ``largest`` is the most bytes that
+        the arrays of the reply may have. Raises MissingBackend if the runtime cannot be
+        imported, HostError if another machine cannot be reached, else RunnerError. After a
+        crash or a timeout the process has ended.
         """
         if not self._end.alive:
             raise RunnerError(
-                f"The worker has ended, so it cannot go on {doing}.",
+                f"The worker has ended and cannot continue {activity}.",
                 fix="open the artifact again",
             )
-        limit = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             if not self._started:
-                with _within(self._process, min(limit, START_S)):
-                    self._greet()
-            with _within(self._process, limit):
+                with _time_limit(self._process, min(limit_s, START_S)):
+                    self._wait_for_start()
+            with _time_limit(self._process, limit_s):
                 frames.write_frame(
-                    _pipe(self._process.stdin),
-                    {**header, "limit_s": limit},
+                    _require(self._process.stdin),
+                    {**header, "limit_s": limit_s},
                     dict(arrays or {}),
                 )
-                reply, outputs = frames.read_frame(_pipe(self._process.stdout), largest)
+                stdout = _require(self._process.stdout)
+                reply, outputs = frames.read_frame(stdout, largest)
         except (OSError, EOFError, ValueError) as error:
-            raise self._failed(doing, error) from error
+            raise self._explain(activity, error) from error
         except BaseException:
             self._end()
             raise
         if "error" in reply:
-            raise failures.translated(
-                self._start.place, doing, str(reply["error"]), str(reply.get("message"))
-            )
+            kind, message = str(reply["error"]), str(reply.get("message"))
+            raise failures.translate_error(self._start.place, activity, kind, message)
         return reply, outputs
 
     def close(self) -> None:
-        """Ask the process to end, and see to it that it does."""
+        """Ask the process to end, and make sure that it does."""
         if not self._end.alive:
             return
         try:
-            with contextlib.suppress(OSError), _within(self._process, GRACE_S):
+            with contextlib.suppress(OSError), _time_limit(self._process, GRACE_S):
                 with contextlib.suppress(OSError):
-                    frames.write_frame(_pipe(self._process.stdin), {"command": "close"})
-                    _pipe(self._process.stdin).close()
+                    stdin = _require(self._process.stdin)
+                    frames.write_frame(stdin, {"command": "close"})
+                    stdin.close()
                 self._process.wait()
         finally:
             self._end()
 
-    def _greet(self) -> None:
-        """Send the worker's text, and read up to the line with which it begins; what a
-        login script has printed before is kept for an error.
+    def _wait_for_start(self) -> None:
+        """Send the worker's source, and read up to its first line; what a login script has
+        printed before is kept for an error.
         """
-        _pipe(self._process.stdin).write(sources(self._start.paths, self._start.shell))
-        _pipe(self._process.stdin).flush()
+        stdin = _require(self._process.stdin)
+        stdin.write(encode_sources(self._start.paths, self._start.shell))
+        stdin.flush()
         while True:
-            line = _pipe(self._process.stdout).readline(NOISE_BYTES)
+            line = _require(self._process.stdout).readline(NOISE_BYTES)
             if line == MAGIC:
                 self._started = True
                 return
-            self._noise += line
+            self._early_output += line
             if not line:
                 raise EOFError
-            if len(self._noise) > NOISE_BYTES:
-                raise ValueError("it prints more and more, and no worker begins")
+            if len(self._early_output) > NOISE_BYTES:
+                raise ValueError("it keeps printing, and no worker starts")
 
-    def _failed(self, doing: str, error: Exception) -> EdgekitError:
-        """The error for a worker that gave no answer, with the last of what it printed."""
+    def _explain(self, activity: str, error: Exception) -> EdgekitError:
+        """End the process, and the error for it, with the end of what it printed."""
         place = self._start.place
-        if isinstance(error, OSError | EOFError) and not isinstance(error, _Late):
+        has_ended = isinstance(error, OSError | EOFError) and not isinstance(error, _Late)
+        if has_ended:
             with contextlib.suppress(OSError):
-                _pipe(self._process.stdin).close()
+                _require(self._process.stdin).close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_S)
         code = self._process.poll()
-        ending.kill(self._process)
-        said = self._said.tail()
+        timeouts.kill_group(self._process)
+        stderr = self._stderr.read()
         self._end()
         if isinstance(error, _Late):
-            return failures.late(place, doing, error.limit_s, self._started)
+            return failures.explain_timeout(place, activity, error.limit_s, self._started)
         if isinstance(error, ValueError):
-            return failures.garbled(place, doing, str(error))
-        return failures.ended(
-            place,
-            failures.Ended(
-                doing,
-                code,
-                said,
-                self._noise[-TAIL:].decode(errors="replace").strip(),
-                self._started,
-            ),
-        )
+            return failures.explain_invalid_output(place, activity, str(error))
+        early_output = self._early_output[-TAIL:].decode(errors="replace").strip()
+        report = failures.ExitReport(activity, code, stderr, early_output, self._started)
+        return failures.explain_exit(place, report)
 
 
 class _Late(OSError):
@@ -302,58 +289,57 @@ class _Late(OSError):
 
 
 @contextlib.contextmanager
-def _within(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[None]:
+def _time_limit(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[None]:
     """Kill the process after ``limit_s`` seconds, which ends every wait for it; raises
-    _Late where this was done.
+    _Late if that happened.
     """
-    with ending.deadline(process, limit_s) as late:
+    with timeouts.deadline(process, limit_s) as expired:
         try:
             yield
         except (OSError, EOFError, ValueError) as error:
-            if late.is_set():
+            if expired.is_set():
                 raise _Late(limit_s) from error
             raise
-    if (
-        late.is_set()
-    ):  # The answer came in the same moment; the process is gone all the same.
+    # The reply may have come at the same moment; the process is killed all the same.
+    if expired.is_set():
         raise _Late(limit_s)
 
 
-class _Said:
+class _StderrTail:
     """The end of what a process prints to stderr, however much that is."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self._kept = bytearray()
+        self._tail = bytearray()
         self._reader = threading.Thread(
-            target=_keep, args=(_pipe(process.stderr), self._kept), daemon=True
+            target=_keep_tail, args=(_require(process.stderr), self._tail), daemon=True
         )
         self._reader.start()
 
-    def tail(self) -> str:
-        """What there is once the process has ended."""
+    def read(self) -> str:
+        """The text, once the process has ended."""
         self._reader.join(1.0)
-        return bytes(self._kept[-TAIL:]).decode(errors="replace").strip()
+        return bytes(self._tail[-TAIL:]).decode(errors="replace").strip()
 
 
-def _keep(stream: Any, kept: bytearray) -> None:
+def _keep_tail(stream: Any, tail: bytearray) -> None:
     with stream:
         for block in iter(lambda: os.read(stream.fileno(), 1 << 16), b""):
-            kept += block
-            del kept[:-TAIL]
+            tail += block
+            del tail[:-TAIL]
 
 
-def _end(process: "subprocess.Popen[bytes]", said: _Said) -> None:
-    """Leave no process, no zombie and no open pipe behind."""
-    ending.kill(process)
+def _end(process: "subprocess.Popen[bytes]", stderr: _StderrTail) -> None:
+    """Leave no process, no zombie and no open pipe."""
+    timeouts.kill_group(process)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_S)
-    said.tail()
+    stderr.read()
 
 
-def _pipe(pipe: Any) -> Any:
+def _require(pipe: Any) -> Any:
     assert pipe is not None
     return pipe

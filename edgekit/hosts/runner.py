@@ -188,7 +188,7 @@ class WorkerHost:
             # No file has been loaded yet, so the host itself is at fault.
             raise HostError(
                 error.message,
-                fix=f"check what answers there: edgekit hosts check {self.name}",
+                fix=f"check which program replies there: edgekit hosts check {self.name}",
             ) from error
         except BaseException:
             process.close()
@@ -204,8 +204,7 @@ class WorkerHost:
                 fix="export the artifact first; torch networks run with TorchRunner",
             )
         return [
-            choose_execution(artifact.format, part, capabilities)
-            for part in artifact.parts
+            choose_execution(artifact.format, part, capabilities) for part in artifact.parts
         ]
 
     def _load(

@@ -1,7 +1,7 @@
-"""Tries a host with four tiny real files: a network of handwritten digits, float and int8,
-in ONNX and TFLite, and what they gave here.
+"""Tests a host with four tiny real files: a network for handwritten digits, float and int8,
+in ONNX and TFLite, with the outputs that they had where they were built.
 
-The files lie in ``tiny``; ``tests/hosts/make_tiny.py`` made them.
+The files are in ``tiny``; ``tests/hosts/make_tiny.py`` creates them.
 """
 
 import dataclasses
@@ -14,51 +14,52 @@ from typing import Any
 
 import numpy
 
+from edgekit.arrays import Array
 from edgekit.artifact import Artifact, File, Part
+from edgekit.contracts import Host
 from edgekit.errors import EdgekitError, HostError
-from edgekit.hosts.execution import runs
-from edgekit.hosts.runner import WorkerHost
+from edgekit.hosts.execution import runtime_packages
 from edgekit.signature import Signature
 
 FOLDER = pathlib.Path(__file__).parent / "tiny"
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
-    """One file on a host."""
+class SelfTestResult:
+    """The result of one file on a host."""
 
     file: str
-    #: Where it ran, or why it did not.
+    #: Where it ran; the host's name if it did not run.
     where: str
+    #: Why it did not run; empty if it did.
     error: str = ""
-    #: Of 8 digits, how many are told right.
+    #: How many of the digits are classified correctly.
     right: int = 0
     samples: int = 0
-    #: The largest difference to what the file gave where it was made, and how much of it is
-    #: a runtime's own affair.
+    #: The largest difference from the recorded outputs, and the largest allowed one.
     difference: float = 0.0
     allowed: float = 0.0
-    #: Loading and all samples; a time for the user's patience, not a latency.
+    #: Loading and all samples, in seconds; the time to wait, not a latency.
     seconds: float = 0.0
 
     @property
-    def good(self) -> bool:
-        """It ran, and gave the numbers that it should."""
+    def passed(self) -> bool:
+        """It ran, and computed the recorded outputs."""
         return not self.error and self.difference <= self.allowed
 
 
-def names(versions: Mapping[str, str]) -> list[str]:
+def list_files(versions: Mapping[str, str]) -> list[str]:
     """The files that a host with these packages can run."""
     return [
         name
-        for name, facts in _written()["files"].items()
-        if runs(facts["format"], versions)
+        for name, facts in _read_facts()["files"].items()
+        if runtime_packages(facts["format"], versions)
     ]
 
 
-def artifact(name: str) -> Artifact:
-    """One of the files."""
-    facts = _written()["files"][name]
+def load_artifact(name: str) -> Artifact:
+    """One of the files as an artifact."""
+    facts = _read_facts()["files"][name]
     part = Part(
         name="main",
         signature=Signature.model_validate(facts["signature"]),
@@ -67,66 +68,66 @@ def artifact(name: str) -> Artifact:
     return Artifact(format=facts["format"], parts=(part,), folder=FOLDER)
 
 
-def images() -> "numpy.typing.NDArray[numpy.float32]":
-    """The 8 digits."""
-    written = _written()
-    return numpy.asarray(written["images"], dtype="float32").reshape(written["shape"])
+def load_images() -> Array:
+    """The 8 digits, float32."""
+    facts = _read_facts()
+    return numpy.asarray(facts["images"], dtype="float32").reshape(facts["shape"])
 
 
-def expected(name: str) -> "numpy.typing.NDArray[numpy.float32]":
-    """What a file gave where it was made."""
-    return numpy.asarray(_written()["files"][name]["outputs"], dtype="float32")
+def expected_outputs(name: str) -> Array:
+    """The recorded outputs of a file, float32."""
+    return numpy.asarray(_read_facts()["files"][name]["outputs"], dtype="float32")
 
 
-def run(host: WorkerHost, name: str) -> Trial:
-    """Run one file on a host; what goes wrong is told in the result."""
-    began = time.monotonic()
+def run_file(host: Host, name: str) -> SelfTestResult:
+    """Run one file on a host; errors are part of the result."""
+    begin = time.monotonic()
     try:
-        with host.open(artifact(name)) as runner:
-            (outputs,) = runner.infer({"input": images()}).values()
+        with host.open(load_artifact(name)) as runner:
+            (outputs,) = runner.infer({"input": load_images()}).values()
             where = runner.where
     except EdgekitError as error:
-        return Trial(name, host.name, error=error.message, seconds=time.monotonic() - began)
-    labels = numpy.asarray(_written()["labels"])
-    far = float(numpy.abs(outputs - expected(name)).max())
-    right = int((outputs.argmax(axis=1) == labels).sum())
-    return Trial(
+        seconds = time.monotonic() - begin
+        return SelfTestResult(name, host.name, error=error.message, seconds=seconds)
+    labels = numpy.asarray(_read_facts()["labels"])
+    return SelfTestResult(
         name,
         where,
-        "",
-        right,
-        len(labels),
-        far,
-        float(_written()["files"][name]["allowed"]),
-        time.monotonic() - began,
+        right=int((outputs.argmax(axis=1) == labels).sum()),
+        samples=len(labels),
+        difference=float(numpy.abs(outputs - expected_outputs(name)).max()),
+        allowed=float(_read_facts()["files"][name]["allowed"]),
+        seconds=time.monotonic() - begin,
     )
 
 
-def proven(host: WorkerHost, wanted: Sequence[str]) -> dict[str, Any]:
-    """What a new environment says of itself, once it has run every file that it should;
-    HostError where it does not.
+def verify_environment(host: Host, packages: Sequence[str]) -> dict[str, Any]:
+    """Run every file that a new environment should run, and return its description.
+
+    Raises HostError, which names the installed ``packages``.
     """
-    fix = "other versions in the host's file may help"
+    names = ", ".join(packages)
+    fix = "try other versions in the host's file"
     try:
         hello = host.hello()
     except EdgekitError as error:
         raise HostError(
-            f"{', '.join(wanted)} were installed, and Python does not start with them: {error.message}",
+            f"Installed {names}, but Python does not start with them: {error.message}",
             fix=fix,
         ) from error
-    for name in names(hello["versions"]):
-        done = run(host, name)
-        if done.error:
+    for file in list_files(hello["versions"]):
+        result = run_file(host, file)
+        if result.error:
             raise HostError(
-                f"{', '.join(wanted)} were installed, and a tiny file does not run with them: {done.error}",
+                f"Installed {names}, but a tiny file does not run with them:"
+                f" {result.error}",
                 fix=fix,
             )
-    return {
-        "hello": {key: hello[key] for key in ("python", "machine", "system", "versions")}
-    }
+    keys = ("python", "machine", "system", "versions")
+    return {"hello": {key: hello[key] for key in keys}}
 
 
 @functools.cache
-def _written() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FOLDER / "tiny.json").read_text(encoding="utf-8"))
-    return found
+def _read_facts() -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((FOLDER / "tiny.json").read_text(encoding="utf-8"))
+    return facts

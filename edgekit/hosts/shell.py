@@ -1,5 +1,5 @@
-"""What ssh and adb have in common: a shell on the other side reads the command, and what is
-missing there cannot be installed by us.
+"""What ssh and adb have in common: a shell on the other side reads the command, and edgekit
+cannot install what is missing there.
 """
 
 import dataclasses
@@ -12,66 +12,70 @@ from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
 from edgekit.progress import Progress
 
-#: Shells do not agree on these between quotes: fish reads a backslash there, csh an
-#: exclamation mark and no line break.
-_UNSURE = "\\!"
+#: Shells disagree on these inside quotes: fish interprets a backslash there, csh an
+#: exclamation mark.
+_AMBIGUOUS = frozenset("\\!")
 
 
-def words(file: HostFile, environment: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The words that start Python over there, ``exec`` before them, each quoted for any
-    shell; HostError for one that not all shells read alike.
+def python_command(
+    file: HostFile, environment: str, default: tuple[str, ...]
+) -> tuple[str, ...]:
+    """``exec`` and the command that starts Python on the host, quoted for any shell.
+
+    Raises HostError for an argument that shells read differently.
     """
-    given = file.environments[environment].python or default
-    for word in given:
-        if not word or not word.isprintable() or set(word) & set(_UNSURE):
-            told = f"The host {file.name} starts Python with {word!r}, which the shells over there would not all read alike."
+    arguments = file.environments[environment].python or default
+    for argument in arguments:
+        if not argument or not argument.isprintable() or _AMBIGUOUS & set(argument):
             raise HostError(
-                told,
-                fix="environments: name a path without backslash, exclamation mark or line break",
+                f"The host {file.name} starts Python with {argument!r}, which shells read"
+                " differently.",
+                fix="environments: use a path without backslash, exclamation mark or line"
+                " break",
             )
-    if given[0].startswith("-"):
+    if arguments[0].startswith("-"):
         raise HostError(
-            f"The host {file.name} starts Python with {given[0]!r}, which is an option, not a program.",
-            fix="environments: begin with the program",
+            f"The host {file.name} starts Python with {arguments[0]!r}, which is an option,"
+            " not a program.",
+            fix="environments: put the program first",
         )
-    # The shell is replaced: what Python's end was is then told as it is, and nothing is
-    # left when the connection ends.
-    return ("exec", *(shlex.quote(word) for word in given))
+    # exec replaces the shell: Python's exit status is then reported unchanged, and nothing
+    # is left running when the connection ends.
+    return ("exec", *(shlex.quote(argument) for argument in arguments))
 
 
-def made(file: HostFile, environment: str, start: Start) -> WorkerHost:
-    """The host: files are copied there."""
-    start = dataclasses.replace(start, shell=True)
-    name = file.name if environment == MAIN else f"{file.name}/{environment}"
+def remote_host(
+    file: HostFile, environment: str, start: Start, folder: str = ""
+) -> WorkerHost:
+    """A host that files are copied to, into ``folder`` if the host's file names none."""
     return WorkerHost(
-        name,
-        start,
+        file.name if environment == MAIN else f"{file.name}/{environment}",
+        dataclasses.replace(start, shell=True),
         file.threads,
         file.timeout_s,
         shares_files=False,
-        folder=file.folder,
+        folder=file.folder or folder,
         untimed=file.untimed,
     )
 
 
 def check(host: WorkerHost, progress: Progress) -> None:
-    """Connect once, and say what is there; MissingBackend with the command to type where
-    there is no numpy or no runtime.
+    """Connect once and report what is installed.
+
+    Raises MissingBackend, with the command to type, if there is no numpy or no runtime.
     """
     progress.start(f"connect to {host.name}")
-    told = host.hello()
-    found = {
-        name: version for name, version in told["versions"].items() if name in PACKAGES
-    }
-    if not found:
-        fix = (
-            host.start.place.install.replace("{}", "ai-edge-litert")
-            + "  (TFLite files; onnxruntime for ONNX)"
-        )
+    hello = host.hello()
+    machine = f"Python {hello['python']} on {hello['machine']}"
+    runtimes = [
+        f"{name} {version}"
+        for name, version in hello["versions"].items()
+        if name in PACKAGES
+    ]
+    if not runtimes:
+        command = host.start.place.install.replace("{}", "ai-edge-litert")
         raise MissingBackend(
-            f"There is no runtime on {host.name} (Python {told['python']} on {told['machine']}).",
-            fix=fix,
+            f"No runtime is installed on {host.name} ({machine}).",
+            fix=f"{command}  (TFLite files; onnxruntime for ONNX)",
         )
-    progress.finish(
-        f"Python {told['python']} on {told['machine']}: {', '.join(f'{name} {version}' for name, version in found.items())}"
-    )
+    progress.finish(f"{machine}: {', '.join(runtimes)}")

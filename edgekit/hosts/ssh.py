@@ -1,8 +1,9 @@
-"""A machine over the user's own OpenSSH: keys, known hosts and jump hosts are those of
-their configuration.
+"""The kind ``ssh``: a machine over the user's own OpenSSH, with the keys, known hosts and
+jump hosts of their configuration.
 
-We add only what makes it bounded and quiet. Nothing is asked, nothing is forwarded, and the
-command is a constant: the worker's text, files and data go through the connection's stdin.
+edgekit only adds options that make it bounded and quiet. Nothing is asked, nothing is
+forwarded, and the command is constant: the worker's text, files and data go through the
+connection's stdin.
 """
 
 import dataclasses
@@ -10,183 +11,186 @@ import pathlib
 import shlex
 import shutil
 
+from edgekit.contracts import Host
 from edgekit.errors import EdgekitError, HostError, RunnerError
 from edgekit.host import HostFile
 from edgekit.hosts import failures, shell
-from edgekit.hosts.failures import Ended, Place, Sign
+from edgekit.hosts.failures import ExitReport, FailurePattern, Place
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
 from edgekit.progress import Progress
 
-#: No terminal, no agent, no X11, no escape character; a dead link is found within a minute.
-#: An open master connection is used, but none is made: it would have to stay as long as
-#: others use it. Compression is left to the user's configuration.
-OPTIONS = (
-    "-T",
-    "-a",
-    "-x",
-    "-e",
-    "none",
-    "-o",
+#: A dead connection is noticed within a minute. An open master connection is used, but none
+#: is created: it would have to stay as long as others use it. Compression is left to the
+#: user's configuration.
+_SETTINGS = (
     "BatchMode=yes",
-    "-o",
     "ConnectTimeout=20",
-    "-o",
     "ServerAliveInterval=15",
-    "-o",
     "ServerAliveCountMax=4",
-    "-o",
     "ControlMaster=no",
-    "-o",
     "ClearAllForwardings=yes",
-    "-o",
     "PermitLocalCommand=no",
-    "-o",
     "RemoteCommand=none",
-    "-o",
     "LogLevel=INFO",
 )
-#: ssh's own exit status; a program over there that was killed by a signal gives it too.
-FAILED = 255
-#: The status of a shell that does not find the program, or may not run it.
-NOT_FOUND, NOT_ALLOWED = 127, 126
-_BY_HAND = "connect once by hand and answer its questions: {ssh}"
-#: ssh prints these before a login; the first that is found counts.
-LOGIN = (
-    Sign(
+#: No terminal, no agent, no X11, no escape character.
+OPTIONS = (
+    *("-T", "-a", "-x", "-e", "none"),
+    *(word for setting in _SETTINGS for word in ("-o", setting)),
+)
+#: ssh's own exit status; also that of a program on the host that was killed by a signal.
+SSH_FAILED = 255
+#: The exit status of a shell that does not find the program, or may not run it.
+COMMAND_NOT_FOUND = 127
+COMMAND_NOT_ALLOWED = 126
+_CONNECT_MANUALLY = "connect once manually and answer its questions: {ssh}"
+#: What ssh prints before a login; the first match counts.
+LOGIN_FAILURES = (
+    FailurePattern(
         "Could not resolve hostname",
-        "No machine is known as {address} ({name}).",
+        "Unknown host {address} ({name}).",
         "check the address, or the Host entry in your SSH configuration",
     ),
-    Sign(
+    FailurePattern(
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "The host key of {name} is another one than the one that is known.",
-        "if the machine was set up anew, forget its old key as ssh says above (ssh-keygen -R), then connect once by hand: {ssh}. If not, do not connect",
+        "The host key of {name} differs from the known one.",
+        "if the machine was reinstalled, remove its old key as ssh describes above"
+        " (ssh-keygen -R), then connect once manually: {ssh}. If not, do not connect",
     ),
-    Sign(
+    FailurePattern(
         "Host key verification failed|No .* host key is known",
-        "The host key of {name} is not known here.",
-        _BY_HAND,
+        "The host key of {name} is not known.",
+        _CONNECT_MANUALLY,
     ),
-    Sign(
+    FailurePattern(
         "Connection refused",
-        "{name} refuses the connection: no SSH server listens there.",
+        "{name} refuses the connection: no SSH server is running there.",
         "start one there (systemctl start ssh), or check the port",
     ),
-    Sign(
+    FailurePattern(
         "No route to host|Network is unreachable",
-        "There is no way to {name}.",
+        "{name} is unreachable.",
         "check that it is switched on and in the same network",
     ),
-    Sign(
+    FailurePattern(
         "timed out",
-        "{name} did not answer in time.",
+        "{name} did not respond in time.",
         "check that it is switched on, and its address",
     ),
-    Sign(
+    FailurePattern(
         "Permission denied|Too many authentication failures|sign_and_send_pubkey",
-        "{name} does not let us in.",
-        "edgekit gives no password: ssh-copy-id {address}, and ssh-add where the key has a passphrase; {ssh} must then work without a question",
+        "{name} denied the login.",
+        "edgekit enters no password: run ssh-copy-id {address}, and ssh-add if the key has"
+        " a passphrase; {ssh} must then work without a question",
     ),
-    Sign(
-        "Bad configuration option|Bad owner or permissions|[Cc]an't open user config file|terminating, \\d+ bad configuration|no argument after keyword",
+    FailurePattern(
+        "Bad configuration option|Bad owner or permissions"
+        "|[Cc]an't open user config file|terminating, \\d+ bad configuration"
+        "|no argument after keyword",
         "ssh cannot read its configuration for {name}.",
-        "mend what ssh says above",
+        "correct what ssh reports above",
     ),
-    Sign(
+    FailurePattern(
         "Connection closed|Connection reset|kex_exchange_identification|banner exchange",
         "{name} ended the connection before the login.",
-        _BY_HAND,
+        _CONNECT_MANUALLY,
     ),
 )
-#: ssh prints these where a connection ends that stood before.
-CUT = r"closed by remote host|Broken pipe|Connection reset|not responding|Connection to .* closed|Connection closed|Connection corrupted|Bad packet|timed out"
+#: What ssh prints if an established connection ends.
+DISCONNECTED = (
+    "closed by remote host|Broken pipe|Connection reset|not responding"
+    "|Connection to .* closed|Connection closed|Connection corrupted|Bad packet|timed out"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ssh:
-    """The kind ``ssh``.
-
-    Nothing is installed on the machine; files are copied under their hash.
-    """
+    """A machine over ssh. Nothing is installed there; files are copied under their hash."""
 
     file: HostFile
 
     def problem(self, environment: str) -> tuple[str, str] | None:
-        """Whether there is an ssh on this machine."""
+        """Whether ssh is installed on this machine, and its configuration exists."""
         if shutil.which("ssh") is None:
-            return "There is no program ssh on the PATH.", "apt-get install openssh-client"
+            return "the program ssh is not installed", "apt-get install openssh-client"
         if self.file.config and not pathlib.Path(self.file.config).expanduser().is_file():
             return (
-                f"The host {self.file.name} names an SSH configuration that is not there: {self.file.config}.",
-                "name the file's whole path: config",
+                f"the SSH configuration {self.file.config} of the host {self.file.name}"
+                " does not exist",
+                "set the absolute path of the file: config",
             )
         return None
 
     def setup(self, progress: Progress) -> None:
-        """Connect once to every environment: there must be a Python, numpy and a runtime.
+        """Connect once to every environment: it must have a Python, numpy and a runtime.
 
-        Nothing is changed over there.
+        Changes nothing there.
         """
         for environment in self.file.environments:
-            shell.check(self.host(environment), progress)
+            shell.check(self._host(environment), progress)
 
-    def host(self, environment: str) -> WorkerHost:
+    def host(self, environment: str) -> Host:
         """The machine, with one of its Pythons."""
-        python = shell.words(self.file, environment, ("python3",))
-        config = (
-            ("-F", str(pathlib.Path(self.file.config).expanduser()))
-            if self.file.config
-            else ()
-        )
+        return self._host(environment)
+
+    def _host(self, environment: str) -> WorkerHost:
+        python = shell.python_command(self.file, environment, ("python3",))
+        config: tuple[str, ...] = ()
+        if self.file.config:
+            config = ("-F", str(pathlib.Path(self.file.config).expanduser()))
         place = Place(
             self.file.name,
-            self._by_hand(*python[1:]) + " -m pip install {}",
-            self._connection,
+            self._manual_command(*python[1:]) + " -m pip install {}",
+            self._explain_exit,
         )
-        return shell.made(
-            self.file,
-            environment,
-            Start(
-                ("ssh", *config, *OPTIONS, "--", self.file.address, *python), place=place
-            ),
-        )
+        command = ("ssh", *config, *OPTIONS, "--", self.file.address, *python)
+        return shell.remote_host(self.file, environment, Start(command, place=place))
 
-    def _by_hand(self, *words: str) -> str:
-        """What a person types to do the same: words that the shell over there reads are
-        quoted once more for the one here.
+    def _manual_command(self, *arguments: str) -> str:
+        """What a person types to do the same: arguments that the shell there reads are
+        quoted once more for the local one.
         """
         config = ("-F", self.file.config) if self.file.config else ()
-        return shlex.join(("ssh", *config, self.file.address, *words))
+        return shlex.join(("ssh", *config, self.file.address, *arguments))
 
-    def _connection(self, how: Ended) -> EdgekitError | None:
-        """The error for an ssh that ended."""
-        words = {
+    def _explain_exit(self, report: ExitReport) -> EdgekitError | None:
+        """The error for an ssh that ended, or None if the runtime failed."""
+        if report.started:
+            return self._explain_disconnection(report)
+        not_found = failures.matches("[Cc]ommand not found", report.stderr)
+        if report.code in (COMMAND_NOT_FOUND, COMMAND_NOT_ALLOWED) or (
+            report.code == 1 and not_found
+        ):
+            command = self._manual_command("python3", "--version")
+            return HostError(
+                f"The Python of {self.file.name} cannot be started."
+                f"{failures.quote_output(report.stderr)}",
+                fix="install python3 there, or name another one in a host file:"
+                f" environments (to try it: {command})",
+            )
+        if report.code != SSH_FAILED:
+            return None
+        values = {
             "name": self.file.name,
             "address": self.file.address,
-            "ssh": self._by_hand(),
+            "ssh": self._manual_command(),
         }
+        return failures.match_failure(LOGIN_FAILURES, report.stderr, values)
+
+    def _explain_disconnection(self, report: ExitReport) -> EdgekitError | None:
+        if report.code != SSH_FAILED:
+            return None
         name = self.file.name
-        if how.started:
-            if how.code != FAILED:
-                return None
-            if failures.found(CUT, how.said):
-                told = f"The connection to {name} ended while {how.doing}.{failures.quoted(how.said)}"
-                return HostError(
-                    told,
-                    fix="run the same command again: what was copied stays there, and what was measured stays here",
-                )
-            told = f"The runtime on {name} was killed, by a crash or for want of memory, while {how.doing}.{failures.quoted(how.said)}"
-            return RunnerError(
-                told,
-                fix="try a smaller file or another scheme, or look at the machine's system log",
-            )
-        if how.code in (NOT_FOUND, NOT_ALLOWED) or (
-            how.code == 1 and failures.found("[Cc]ommand not found", how.said)
-        ):
-            told = f"The Python of {name} cannot be started.{failures.quoted(how.said)}"
+        output = failures.quote_output(report.stderr)
+        if failures.matches(DISCONNECTED, report.stderr):
             return HostError(
-                told,
-                fix=f"install python3 there, or name another one in a host file: environments (by hand: {self._by_hand('python3', '--version')})",
+                f"The connection to {name} ended while {report.activity}.{output}",
+                fix="run the same command again: copied files stay there, and measurements"
+                " stay here",
             )
-        return failures.read(LOGIN, how.said, words) if how.code == FAILED else None
+        return RunnerError(
+            f"The runtime on {name} was killed, by a crash or for lack of memory, while"
+            f" {report.activity}.{output}",
+            fix="try a smaller file or another scheme, or check the machine's system log",
+        )

@@ -1,5 +1,6 @@
-"""Ends programs that we have started: each is in a process group of its own, which Ctrl-C
-does not reach.
+"""Ends the programs that edgekit starts.
+
+Each runs in its own process group, which Ctrl-C does not reach.
 """
 
 import contextlib
@@ -10,10 +11,8 @@ import threading
 from collections.abc import Iterator
 
 
-def kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a program that still runs, and what it has started: a child of it holds our pipes
-    open as long as it lives.
-    """
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a running program and its children, which would keep our pipes open."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -23,20 +22,21 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
 def deadline(
     process: "subprocess.Popen[bytes]", limit_s: float
 ) -> Iterator[threading.Event]:
-    """Kill the program after ``limit_s`` seconds, which ends every wait for it; the event
-    tells whether this was done.
+    """Kill the program after ``limit_s`` seconds, which ends every wait for it.
+
+    The event is set if that happened.
     """
-    late = threading.Event()
+    expired = threading.Event()
 
     def expire() -> None:
-        late.set()
-        kill(process)
+        expired.set()
+        kill_group(process)
 
-    watch = threading.Timer(limit_s, expire)
-    watch.daemon = True
-    watch.start()
+    timer = threading.Timer(limit_s, expire)
+    timer.daemon = True
+    timer.start()
     try:
-        yield late
+        yield expired
     finally:
-        watch.cancel()
-        watch.join()
+        timer.cancel()
+        timer.join()

@@ -1,4 +1,4 @@
-"""The torch reference: the networks themselves, float or with simulated quantization, in
+"""The PyTorch reference: the networks themselves, float or with simulated quantization, in
 edgekit's own process.
 """
 
@@ -14,15 +14,13 @@ from edgekit.device_worker.frames import WorkerError
 from edgekit.errors import ModelError, RunnerError
 
 if TYPE_CHECKING:
-    import numpy.typing
-
-    Array = numpy.typing.NDArray[Any]
-    Feeds = Mapping[str, Array]
+    from edgekit.arrays import Array, Feeds
 
 
 class TorchRunner:
-    """Runs networks by part name as a Runner: one thread, evaluation mode, no gradients,
-    slices of at most 256 samples.
+    """Runs networks by part name as a Runner, in slices of at most 256 samples.
+
+    One thread, evaluation mode, no gradients.
     """
 
     def __init__(
@@ -30,11 +28,12 @@ class TorchRunner:
     ) -> None:
         missing = [part.name for part in parts if part.name not in networks]
         if missing or not parts:
-            raise ModelError(
-                f"There is no network for the part {', '.join(missing) or '(none)'}; there are {', '.join(networks) or 'none'}."
-            )
+            names = ", ".join(missing) or "(none)"
+            available = ", ".join(networks) or "none"
+            raise ModelError(f"No network for the part {names}. Available: {available}.")
         self.where = f"local: torch {torch.__version__}, 1 thread"
-        self._networks, self._parts = networks, tuple(parts)
+        self._networks = networks
+        self._parts = tuple(parts)
 
     def __enter__(self) -> "TorchRunner":
         return self
@@ -43,52 +42,56 @@ class TorchRunner:
         pass
 
     def infer(self, feeds: "Feeds") -> "dict[str, Array]":
-        """The last part's outputs, as real numbers in the task's layout, for any number of
+        """The last part's outputs as real arrays in the task's layout, for any number of
         samples.
         """
-        self._parts[0].signature.check_feeds(feeds, f"Part {self._parts[0].name!r}")
+        first = self._parts[0]
+        first.signature.check_feeds(feeds, f"Part {first.name!r}")
         with _one_thread(), torch.no_grad():
-            return chain(self._parts, self._part, feeds)
+            return chain(self._parts, self._infer_part, feeds)
 
-    def _part(self, part: Part, feeds: "Feeds") -> "dict[str, Array]":
+    def _infer_part(self, part: Part, feeds: "Feeds") -> "dict[str, Array]":
         part.signature.check_feeds(feeds, f"Part {part.name!r}")
-        network, signature = self._networks[part.name], part.signature
+        network = self._networks[part.name]
+        inputs = part.signature.inputs
 
-        def call(cut: "dict[str, Array]") -> "dict[str, Array]":
-            # A copy: torch warns of arrays that must not be written to, such as those of
-            # another runner.
-            tensors = [
-                torch.from_numpy(spec.encode(cut[spec.name]).copy())
-                for spec in signature.inputs
-            ]
-            try:
-                outputs = _named(
-                    network(*tensors), [spec.name for spec in signature.outputs]
-                )
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                raise RunnerError(
-                    f"The network of part {part.name!r} failed: {error}",
-                    fix="check that the task's inputs fit the network",
-                ) from error
-            return {
-                spec.name: spec.decode(outputs[spec.name].numpy())
-                for spec in signature.outputs
-            }
+        def call(arrays: "dict[str, Array]") -> "dict[str, Array]":
+            return _call_network(network, part, arrays)
 
-        with _evaluating(network):
+        with _evaluation_mode(network):
             try:
                 return run_in_slices(
-                    {spec.name: feeds[spec.name] for spec in signature.inputs},
-                    signature.inputs[0].static_batch,
+                    {spec.name: feeds[spec.name] for spec in inputs},
+                    inputs[0].static_batch,
                     call,
                 )
             except WorkerError as error:
                 raise RunnerError(
-                    f"Part {part.name!r}: {error}.", fix="give each input one row a sample"
+                    f"Part {part.name!r}: {error}.",
+                    fix="pass the same number of samples for every input",
                 ) from error
 
 
-def _named(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
+def _call_network(
+    network: torch.nn.Module, part: Part, arrays: "dict[str, Array]"
+) -> "dict[str, Array]":
+    # Copies: torch warns about arrays that are not writable, such as those of another runner.
+    tensors = [
+        torch.from_numpy(spec.encode(arrays[spec.name]).copy())
+        for spec in part.signature.inputs
+    ]
+    specs = part.signature.outputs
+    try:
+        outputs = _name_outputs(network(*tensors), [spec.name for spec in specs])
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise RunnerError(
+            f"The network of part {part.name!r} failed: {error}",
+            fix="check that the task's inputs match the network",
+        ) from error
+    return {spec.name: spec.decode(outputs[spec.name].numpy()) for spec in specs}
+
+
+def _name_outputs(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
     """A network's result by output name: a tensor, a tuple in the signature's order, or a
     mapping by name.
     """
@@ -99,7 +102,7 @@ def _named(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
             return {name: result[name].contiguous() for name in names}
         result = tuple(result.values())
     if len(result) != len(names):
-        raise ValueError(f"it gives {len(result)} outputs, its signature has {len(names)}")
+        raise ValueError(f"expected {len(names)} outputs, got {len(result)}")
     return {name: tensor.contiguous() for name, tensor in zip(names, result, strict=True)}
 
 
@@ -114,10 +117,10 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while.
+def _evaluation_mode(network: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode within the context.
 
-    A graph of torch.export has no modes and refuses both calls; it is left as it is.
+    A graph of torch.export has no modes and refuses both calls; it is left unchanged.
     """
     modes = {module: module.training for module in network.modules()}
     try:

@@ -1,5 +1,5 @@
 """The kind ``venv``: other packages than edgekit's own, pinned, for a Python of this
-machine; edgekit makes and removes them.
+machine. edgekit installs and removes them.
 """
 
 import dataclasses
@@ -7,121 +7,102 @@ import os
 import pathlib
 import time
 
-from edgekit.host import Environment, HostFile
-from edgekit.hosts import install_dirs as places
-from edgekit.hosts import packages
-from edgekit.hosts import selftest as trial
+from edgekit.contracts import Host
+from edgekit.host import HostFile
+from edgekit.hosts import install_dirs, packages, selftest
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
-from edgekit.hosts.setup_steps import Workshop, workshop
+from edgekit.hosts.setup_steps import SetupSession, setup_session
 from edgekit.progress import Progress
 
-#: Where the packages lie inside an environment's folder.
+#: The folder of the packages inside an environment's folder.
 SITE = "site"
+#: Programs outside the folder that an environment depends on, by their key in the marker.
+_PROGRAMS = ("python", "qemu")
 
 
 @dataclasses.dataclass(frozen=True)
 class Venv:
-    """A host of pinned packages beside edgekit's own."""
+    """A host with pinned packages in addition to edgekit's own."""
 
     file: HostFile
 
     def problem(self, environment: str) -> tuple[str, str] | None:
-        """Whether the environment was made, from these pins, and its Python is still there."""
-        wanted = self.file.environments[environment]
-        return (
-            not_ready(self.file, environment, self._folder(environment))
-            if self._has_python(wanted)
-            else _without_python(wanted.version)
-        )
+        """Whether the environment is installed, from these pins, and its Python exists."""
+        settings = self.file.environments[environment]
+        if not settings.python and not packages.may_exist(settings.version):
+            error = packages.missing_python_error(settings.version)
+            return error.message.rstrip("."), error.fix or ""
+        return find_problem(self.file, environment, self._folder(environment))
 
     def setup(self, progress: Progress) -> None:
-        """Install each environment's packages into a folder of its own."""
-        with workshop(self.file.name, progress) as work:
-            for name, wanted in self.file.environments.items():
+        """Install each environment's packages into its own folder."""
+        with setup_session(self.file.name, progress) as session:
+            for name, settings in self.file.environments.items():
                 if self.problem(name) is None:
                     progress.say(f"{self.file.name}: {name} is ready")
                     continue
-                python = (
-                    wanted.python[0]
-                    if wanted.python
-                    else packages.interpreter(wanted.version)
-                )
-                with work.stage(name):
-                    fill(work, self.file, name, self._folder(name), python)
+                if settings.python:
+                    python = settings.python[0]
+                else:
+                    python = packages.find_interpreter(settings.version)
+                with session.stage(name):
+                    self._install(session, name, python)
 
-    def host(self, environment: str) -> WorkerHost:
+    def host(self, environment: str) -> Host:
         """This machine with the environment's Python and packages."""
         folder = self._folder(environment)
-        return _host(self.file, folder, (places.told(folder) or {})["python"])
+        marker = install_dirs.read_marker(folder) or {}
+        return self._host(folder, marker["python"])
+
+    def _install(self, session: SetupSession, name: str, python: str) -> None:
+        """Install one environment, verify that it works, and remove its older versions."""
+        begin = time.monotonic()
+        requirements = self.file.environments[name].packages
+        folder = self._folder(name)
+        with install_dirs.new_folder(folder) as partial:
+            packages.install(session, requirements, partial / SITE, python)
+            description = selftest.verify_environment(
+                self._host(partial, python), requirements
+            )
+            marker = {
+                "python": python,
+                "seconds": round(time.monotonic() - begin, 1),
+                "installed": packages.list_installed(partial / SITE),
+                **description,
+            }
+            install_dirs.write_marker(partial, marker)
+        install_dirs.remove_outdated(self.file.name, name, folder)
 
     def _folder(self, environment: str) -> pathlib.Path:
-        wanted = self.file.environments[environment]
-        return places.place(
+        settings = self.file.environments[environment]
+        contents = {
+            "packages": settings.packages,
+            "python": settings.python,
+            "version": settings.version or packages.running_version(),
+        }
+        return install_dirs.folder_for(self.file.name, environment, contents)
+
+    def _host(self, folder: pathlib.Path, python: str) -> WorkerHost:
+        return WorkerHost(
             self.file.name,
-            environment,
-            {
-                "packages": wanted.packages,
-                "python": wanted.python,
-                "version": wanted.version or packages.here(),
-            },
+            Start((python, "-S"), paths=(str(folder / SITE),)),
+            self.file.threads,
+            self.file.timeout_s,
+            untimed=self.file.untimed,
         )
 
-    def _has_python(self, wanted: Environment) -> bool:
-        return bool(wanted.python) or packages.may_have(wanted.version)
 
-
-def not_ready(
-    file: HostFile, environment: str, folder: pathlib.Path
-) -> tuple[str, str] | None:
-    """Why a folder that a setup makes cannot be used, and the way out."""
-    noted, fix = places.told(folder), f"edgekit hosts setup {file.name}"
-    if noted is not None:
-        gone = [
-            noted[key]
-            for key in ("python", "qemu")
-            if noted.get(key) and not os.access(noted[key], os.X_OK)
-        ]
-        return (
-            (f"the host {file.name} needs {gone[0]}, which is gone", fix) if gone else None
-        )
-    if places.older(file.name, environment):
+def find_problem(file: HostFile, name: str, folder: pathlib.Path) -> tuple[str, str] | None:
+    """Why a folder that a setup fills cannot be used and the fix, or None."""
+    fix = f"edgekit hosts setup {file.name}"
+    marker = install_dirs.read_marker(folder)
+    if marker is not None:
+        for key in _PROGRAMS:
+            program = marker.get(key)
+            if program and not os.access(program, os.X_OK):
+                return f"the host {file.name} needs {program}, which no longer exists", fix
+        return None
+    if install_dirs.list_folders(file.name, name):
         return f"the packages of {file.name} have changed since it was set up", fix
     return f"the host {file.name} is not set up", fix
-
-
-def fill(
-    work: Workshop, file: HostFile, name: str, folder: pathlib.Path, python: str
-) -> None:
-    """Make one environment of a venv, prove that it answers, and remove the older ones of
-    its name.
-    """
-    began = time.monotonic()
-    with places.filling(folder) as partial:
-        packages.install(work, file.environments[name].packages, partial / SITE, python)
-        facts = trial.proven(_host(file, partial, python), file.environments[name].packages)
-        places.note(
-            partial,
-            {
-                "python": python,
-                "seconds": round(time.monotonic() - began, 1),
-                "installed": packages.listed(partial / SITE),
-                **facts,
-            },
-        )
-    places.retire(file.name, name, folder)
-
-
-def _host(file: HostFile, folder: pathlib.Path, python: str) -> WorkerHost:
-    return WorkerHost(
-        file.name,
-        Start((python, "-S"), paths=(str(folder / SITE),)),
-        file.threads,
-        file.timeout_s,
-        untimed=file.untimed,
-    )
-
-
-def _without_python(version: str) -> tuple[str, str]:
-    error = packages.no_python(version)
-    return error.message.rstrip("."), error.fix or ""
