@@ -212,7 +212,7 @@ REFERENCES = Registry(
     {
         "float": Implementation("edgekit.steps.torch_storage:load", _TORCH, "torch"),
         "quantized": Implementation(
-            "edgekit.steps.torch_reference:simulated", _PT2E, "torch"
+            "edgekit.steps.torch_reference:load_simulated", _PT2E, "torch"
         ),
     },
 )

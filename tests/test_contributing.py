@@ -110,7 +110,7 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(
         folder.mkdir()
     before = torch_storage.save(
         {"main": network},
-        torch_signatures.find({"main": network}, task.need("test", "a test")),
+        torch_signatures.find_signatures({"main": network}, task.need("test", "a test")),
         folders[0],
         {},
     )

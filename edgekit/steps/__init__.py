@@ -1,1 +1,1 @@
-"""Steps: each makes a new artifact from an old one. The file names say from what to what."""
+"""Steps on PyTorch networks: each builds a new artifact from another one."""

@@ -1,9 +1,8 @@
-"""Which channels of a network can be removed, and removing them: torch-pruning's dependency
-graph (Fang et al. 2023, DepGraph).
+"""Finding and removing channels with torch-pruning's dependency graph.
 
-Channels that are coupled (by a residual sum, a concatenation, a normalization) format a
-group and go together. A group that reaches an input or an output of the network is left
-alone, so that the network still fits its signature.
+The graph is DepGraph (Fang et al. 2023). Channels that are coupled (by a residual sum, a
+concatenation, a normalization) form a group and are removed together. A group that reaches
+an input or an output of the network is not pruned, so that the network keeps its signature.
 """
 
 import math
@@ -17,14 +16,16 @@ from torch import Tensor, nn
 
 from edgekit.errors import StepError
 
-#: Kinds of layers whose output channels can be removed.
+#: The types of layers whose output channels can be removed.
 ROOTS = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR)
 _INPUT_MARK = "_EdgekitInput"
 
 
 class _EdgekitInput(torch.autograd.Function):
-    """Does nothing, but leaves its name in the graph, so that a group that reaches the
-    network's input is seen.
+    """The identity.
+
+    It leaves its name in the graph, so that a group that reaches the network's input is
+    recognized.
     """
 
     @staticmethod
@@ -36,16 +37,18 @@ class _EdgekitInput(torch.autograd.Function):
         return gradients[0]
 
 
-def kept(channels: int, ratio: float, multiple: int) -> int:
-    """How many of ``channels`` stay: at least a share of 1 - ``ratio``, in whole
-    ``multiple``s; never more than there are.
+def channels_to_keep(channels: int, ratio: float, multiple: int) -> int:
+    """How many of ``channels`` stay.
+
+    At least a share of 1 - ``ratio``, rounded up to a multiple of ``multiple``, but never
+    more than there are.
     """
     # Rounded first: (1 - 0.7) * 10 is 3.0000000000000004 in floating point.
-    wanted = math.ceil(round(channels * (1 - ratio) / multiple, 9)) * multiple
-    return min(channels, max(wanted, multiple))
+    multiples = math.ceil(round(channels * (1 - ratio) / multiple, 9))
+    return min(channels, max(multiples * multiple, multiple))
 
 
-def widths(network: nn.Module) -> dict[str, int]:
+def output_widths(network: nn.Module) -> dict[str, int]:
     """The output channels of every convolution and linear layer, by path."""
     return {
         path: _out_channels(module)
@@ -54,7 +57,7 @@ def widths(network: nn.Module) -> dict[str, int]:
     }
 
 
-def remove(
+def remove_channels(
     network: nn.Module,
     inputs: Sequence[Tensor],
     ratio: float,
@@ -63,66 +66,72 @@ def remove(
 ) -> None:
     """Remove the smallest channels of every free group, in place.
 
-    A channel's size is the sum of squares of all weights that belong to it, the mean over
-    the coupled layers. Raises StepError where torch-pruning cannot follow the network; the
-    network is then of no use any more.
+    A channel's size is the sum of squares of all weights that belong to it, averaged over
+    the coupled layers. Raises StepError if torch-pruning cannot follow the network; the
+    network must not be used afterwards.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(True)  # the graph is read from autograd
-    mark = cast(Callable[[Tensor], Tensor], _EdgekitInput.apply)
-    marked = tuple(
-        mark(tensor.clone().requires_grad_(True)) if tensor.is_floating_point() else tensor
-        for tensor in inputs
-    )
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            # Parameters that belong to no layer (a class token, a position embedding) are
-            # pruned on their last axis, as we want.
-            warnings.filterwarnings(
-                "ignore", message="Unwrapped parameters detected", category=UserWarning
-            )
-            graph = torch_pruning.DependencyGraph().build_dependency(
-                network, example_inputs=marked, output_transform=_outputs
-            )
+        graph = _build_graph(network, inputs)
         with torch.no_grad():
-            for root, rows in _chosen(graph, ratio, multiple, skip):
-                group = graph.get_pruning_group(root.target.module, root.handler, rows)
+            for root, channels in _select(graph, ratio, multiple, skip):
+                group = graph.get_pruning_group(root.target.module, root.handler, channels)
                 if graph.check_pruning_group(group):
                     group.prune()
     # the boundary to torch-pruning, which fails with bare assertions and index errors
     except Exception as problem:
         why = f"{type(problem).__name__}: {problem}"
-        fix = "take prune out of the recipe, or write the network with standard layers"
         raise StepError(
-            f"The network's dependencies cannot be followed: {why}", fix=fix
+            f"The dependencies of the network's layers cannot be followed: {why}",
+            fix="remove prune from the recipe, or write the network with standard layers",
         ) from problem
 
 
-def _chosen(
+def _build_graph(network: nn.Module, inputs: Sequence[Tensor]) -> Any:
+    mark = cast(Callable[[Tensor], Tensor], _EdgekitInput.apply)
+    marked = tuple(
+        mark(tensor.clone().requires_grad_(True)) if tensor.is_floating_point() else tensor
+        for tensor in inputs
+    )
+    with torch.enable_grad(), warnings.catch_warnings():
+        # Parameters that belong to no layer (a class token, a position embedding) are
+        # pruned on their last axis, which is correct.
+        warnings.filterwarnings(
+            "ignore", message="Unwrapped parameters detected", category=UserWarning
+        )
+        return torch_pruning.DependencyGraph().build_dependency(
+            network, example_inputs=marked, output_transform=_output_tensors
+        )
+
+
+def _select(
     graph: Any, ratio: float, multiple: int, skip: Collection[nn.Module]
 ) -> list[tuple[Any, list[int]]]:
-    """For each group that loses channels, its root and the places; all are ranked before
-    the first is pruned.
+    """The root and the channels to remove of each group that loses some.
+
+    All groups are ranked before the first is pruned.
     """
     importance = torch_pruning.importance.GroupMagnitudeImportance(
         p=2, group_reduction="mean"
     )
-    chosen = []
+    selected = []
     for group in graph.get_all_groups(root_module_types=list(ROOTS)):
         score = None if _is_fixed(graph, group, skip) else importance(group)
-        rows = [] if score is None else _smallest(score, _repeats(group), ratio, multiple)
-        if rows:
-            chosen.append((group[0].dep, rows))
-    return chosen
+        if score is None:
+            continue
+        channels = _smallest(score, _count_blocks(group), ratio, multiple)
+        if channels:
+            selected.append((group[0].dep, channels))
+    return selected
 
 
-def _outputs(result: Any) -> list[Tensor]:
-    """All output tensors that depend on weights, each with a node of its own in the graph."""
-    tensors = (
-        [result]
-        if isinstance(result, Tensor)
-        else list(result.values() if isinstance(result, dict) else result)
-    )
+def _output_tensors(result: Any) -> list[Tensor]:
+    """All output tensors that depend on weights, each with its own node in the graph."""
+    if isinstance(result, Tensor):
+        tensors = [result]
+    else:
+        tensors = list(result.values() if isinstance(result, dict) else result)
     return [
         tensor * 1.0
         for tensor in tensors
@@ -131,57 +140,57 @@ def _outputs(result: Any) -> list[Tensor]:
 
 
 def _is_fixed(graph: Any, group: Any, skip: Collection[nn.Module]) -> bool:
-    """Whether a group reaches an input, an output, the output channels of a skipped module,
+    """Whether a group must not be pruned.
+
+    That is so if it reaches an input, an output, the output channels of a skipped module,
     or a part of a layer with blocks.
     """
-    for dep, places in group:
+    for dep, positions in group:
         node = dep.target
         if node.type == torch_pruning.ops.OPTYPE.OUTPUT or _INPUT_MARK in node.name:
             return True
-        outwards = graph.is_out_channel_pruning_fn(dep.handler)
-        if _blocks(node.module) > 1 and len(places) < (
-            graph.get_out_channels if outwards else graph.get_in_channels
-        )(node.module):
-            return (
-                True  # joined with others before it: the blocks would lose different places
-            )
-        if outwards and any(node.module is module for module in skip):
+        is_output = graph.is_out_channel_pruning_fn(dep.handler)
+        count_channels = graph.get_out_channels if is_output else graph.get_in_channels
+        if _blocks(node.module) > 1 and len(positions) < count_channels(node.module):
+            # Concatenated with others before it: the blocks would lose different positions.
+            return True
+        if is_output and any(node.module is module for module in skip):
             return True
     return False
 
 
-def _repeats(group: Any) -> int:
-    """Into how many equal blocks the channels of a group fall; each block must lose the
-    same places.
+def _count_blocks(group: Any) -> int:
+    """The number of equal blocks that the channels of a group consist of.
+
+    Each block must lose the same positions.
     """
     return math.lcm(*(_blocks(dep.target.module) for dep, _ in group))
 
 
 def _blocks(module: Any) -> int:
-    """Blocks of equal size in a layer's channels: of a grouped convolution, of GroupNorm,
-    the heads of attention.
+    """The number of equal blocks in a layer's channels.
+
+    Groups of a grouped convolution and of GroupNorm, heads of attention.
     """
     if isinstance(module, nn.MultiheadAttention):
         return int(module.num_heads)
     if isinstance(module, nn.GroupNorm):
         return int(module.num_groups)
-    if (
-        isinstance(module, torch_pruning.ops.TORCH_CONV)
-        and module.groups != module.out_channels
-    ):
+    is_convolution = isinstance(module, torch_pruning.ops.TORCH_CONV)
+    if is_convolution and module.groups != module.out_channels:
         return int(module.groups)
     return 1
 
 
-def _smallest(score: Tensor, repeats: int, ratio: float, multiple: int) -> list[int]:
+def _smallest(score: Tensor, blocks: int, ratio: float, multiple: int) -> list[int]:
     """The indices of the channels to remove."""
-    if len(score) % repeats:
+    if len(score) % blocks:
         return []
-    block = len(score) // repeats
-    # The whole layer keeps a multiple: one block needs only its share of it.
-    keep = kept(block, ratio, multiple // math.gcd(multiple, repeats))
-    order = score.view(repeats, block).mean(0).argsort()[: block - keep]
-    return sorted(int(row) + offset * block for row in order for offset in range(repeats))
+    size = len(score) // blocks
+    # The entire layer keeps a multiple: one block needs only its share of it.
+    keep = channels_to_keep(size, ratio, multiple // math.gcd(multiple, blocks))
+    order = score.view(blocks, size).mean(0).argsort()[: size - keep]
+    return sorted(int(index) + block * size for index in order for block in range(blocks))
 
 
 def _out_channels(module: nn.Module) -> int:

@@ -1,6 +1,4 @@
-"""Reading a checkpoint without running any code that it may hold, and fitting it to a
-network.
-"""
+"""Reading a checkpoint without running any code in it, and loading it into a network."""
 
 import pathlib
 import pickle
@@ -16,94 +14,103 @@ from torch import Tensor, nn
 from edgekit.artifact import MAIN
 from edgekit.errors import ModelError
 
-#: Where training scripts put the weights inside a checkpoint.
+#: The keys under which training scripts store the weights in a checkpoint.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-#: At most this many lines of mistakes are told.
+#: A message lists at most this many mistakes.
 MOST_LINES = 30
+#: What DataParallel and torch.compile put before the names of tensors.
+_PREFIXES = ("module.", "_orig_mod.")
+_REPORTED_HERE = (
+    "'torch.load' received a zip file that looks like a TorchScript archive",
+    "Detected pickle protocol",
+)
 
 
 def read(path: pathlib.Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a PyTorch checkpoint
-    (``weights_only=True``), by name.
+    """The tensors of a .safetensors file or a PyTorch checkpoint, by name.
+
+    PyTorch checkpoints are loaded with ``weights_only=True``. Raises ModelError if the file
+    does not exist, is damaged, or contains more than tensors.
     """
     if not path.is_file():
         raise ModelError(
-            f"There is no checkpoint {path}.",
+            f"No such checkpoint: {path}.",
             fix="give the path of a .safetensors file or of a saved state_dict",
         )
-    if path.suffix == ".safetensors":
-        try:
-            return dict(safetensors.torch.load_file(path))
-        except (SafetensorError, OSError, ValueError) as problem:
-            raise ModelError(
-                f"{path} is not a whole safetensors file: {problem}.",
-                fix="write it again with safetensors.torch.save_file",
-            ) from problem
-    return _tensors(_unpickled(path), path)
+    if path.suffix != ".safetensors":
+        return _find_state_dict(_unpickle(path), path)
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise ModelError(
+            f"{path} is not a valid safetensors file: {problem}.",
+            fix="write it again with safetensors.torch.save_file",
+        ) from problem
 
 
 def fit(
     networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], path: pathlib.Path
 ) -> None:
-    """Load ``tensors`` into the networks, or raise one ModelError that lists everything
-    that does not fit.
+    """Load ``tensors`` into the networks.
 
-    With several parts the names begin with the part's: ``encoder.conv1.weight``.
+    With several parts the names begin with the part's: ``encoder.conv1.weight``. Raises one
+    ModelError that lists everything that does not fit.
     """
-    own = {
-        name: tensor
-        for part, network in networks.items()
-        for name, tensor in _named(part, network)
-    }
-    given = _without_prefix(tensors, own)
-    both = [name for name in own if name in given]
-    lines = [
-        *(
-            f"{name}: the network has {list(own[name].shape)}, the checkpoint {list(given[name].shape)}"
-            for name in both
-            if given[name].shape != own[name].shape
-        ),
-        *(
-            f"{name}: {unlike}"
-            for name in both
-            if given[name].shape == own[name].shape
-            and (unlike := _unlike(own[name], given[name]))
-        ),
-        *(f"{name}: the checkpoint lacks it" for name in own if name not in given),
-        *(f"{name}: the network has no such tensor" for name in given if name not in own),
-    ]
-    if lines:
-        more = (
-            [f"... and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
-        )
-        listing = "\n  ".join([*lines[:MOST_LINES], *more])
-        fix = "take the checkpoint of this network, or give the network the checkpoint's sizes"
-        raise ModelError(f"{path} does not fit the network:\n  {listing}", fix=fix)
+    expected: dict[str, Tensor] = {}
     for part, network in networks.items():
-        network.load_state_dict(
-            {
-                key: given[name]
-                for name, key in ((_name(part, key), key) for key in network.state_dict())
-            },
-            strict=True,
+        expected.update(_named_tensors(part, network))
+    stored = _remove_prefix(tensors, expected)
+    mistakes = list(_find_mistakes(expected, stored))
+    if mistakes:
+        hidden = len(mistakes) - MOST_LINES
+        more = [f"... and {hidden} more"] if hidden > 0 else []
+        listing = "\n  ".join([*mistakes[:MOST_LINES], *more])
+        raise ModelError(
+            f"{path} does not fit the network:\n  {listing}",
+            fix="use the checkpoint of this network, "
+            "or give the network the checkpoint's sizes",
         )
+    for part, network in networks.items():
+        state = {key: stored[_full_name(part, key)] for key in network.state_dict()}
+        network.load_state_dict(state, strict=True)
 
 
-def _unlike(own: Tensor, given: Tensor) -> str:
-    """Why a tensor of the right shape cannot be taken; float weights may have another
-    precision, never be integers.
+def _find_mistakes(
+    expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """One line for each tensor that does not fit: shapes, then types, then missing ones."""
+    both = [name for name in expected if name in stored]
+    same_shape = {name for name in both if stored[name].shape == expected[name].shape}
+    for name in both:
+        if name not in same_shape:
+            network_shape = list(expected[name].shape)
+            shape = list(stored[name].shape)
+            yield f"{name}: the network has {network_shape}, the checkpoint {shape}"
+    for name in both:
+        difference = _difference(expected[name], stored[name])
+        if name in same_shape and difference:
+            yield f"{name}: {difference}"
+    for name in expected:
+        if name not in stored:
+            yield f"{name}: missing from the checkpoint"
+    for name in stored:
+        if name not in expected:
+            yield f"{name}: the network has no such tensor"
+
+
+def _difference(expected: Tensor, stored: Tensor) -> str:
+    """Why a tensor of the right shape cannot be loaded; the empty string if it can.
+
+    Float weights may have another precision, but must not be integers.
     """
-    if given.layout != torch.strided or given.is_meta or given.is_quantized:
-        kind = (
-            "has no values (it was saved from the device meta)"
-            if given.is_meta
-            else "is quantized"
-            if given.is_quantized
-            else "is sparse"
-        )
-        return f"the checkpoint's tensor {kind}"
-    if own.is_floating_point() and not given.is_floating_point():
-        return f"the network has {_dtype(own)}, the checkpoint {_dtype(given)}"
+    if stored.is_meta:
+        return "the checkpoint's tensor has no values (it was saved from the device meta)"
+    if stored.is_quantized:
+        return "the checkpoint's tensor is quantized"
+    if stored.layout != torch.strided:
+        return "the checkpoint's tensor is sparse"
+    if expected.is_floating_point() and not stored.is_floating_point():
+        return f"the network has {_dtype(expected)}, the checkpoint {_dtype(stored)}"
     return ""
 
 
@@ -111,85 +118,84 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _name(part: str, key: str) -> str:
+def _full_name(part: str, key: str) -> str:
     return key if part == MAIN else f"{part}.{key}"
 
 
-def _named(part: str, network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from ((_name(part, key), tensor) for key, tensor in network.state_dict().items())
+def _named_tensors(part: str, network: nn.Module) -> dict[str, Tensor]:
+    return {_full_name(part, key): value for key, value in network.state_dict().items()}
 
 
-def _without_prefix(
-    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
+def _remove_prefix(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Names without the ``module.`` or ``_orig_mod.`` that DataParallel and torch.compile
-    put before them.
-    """
-    for prefix in ("module.", "_orig_mod."):
-        if (
-            tensors
-            and all(name.startswith(prefix) for name in tensors)
-            and not any(name.startswith(prefix) for name in own)
-        ):
+    """The tensors without a prefix that all of their names have, and none of the network's."""
+    for prefix in _PREFIXES:
+        prefixed = [name for name in tensors if name.startswith(prefix)]
+        is_wrapped = bool(tensors) and len(prefixed) == len(tensors)
+        if is_wrapped and not any(name.startswith(prefix) for name in expected):
             return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return dict(tensors)
 
 
-def _unpickled(path: pathlib.Path) -> Any:
+def _unpickle(path: pathlib.Path) -> Any:
     try:
         with warnings.catch_warnings():
-            for told_below in (
-                "'torch.load' received a zip file that looks like a TorchScript archive",
-                "Detected pickle protocol",
-            ):
-                warnings.filterwarnings("ignore", message=told_below, category=UserWarning)
+            for message in _REPORTED_HERE:
+                warnings.filterwarnings("ignore", message=message, category=UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
-        fix = "save the weights alone, safetensors.torch.save_file(network.state_dict(), path), and give the network as file.py:function"
-        what = "holds more than tensors (a whole pickled network, or code); it is not loaded, because loading would run it"
-        raise ModelError(f"{path} {what}.", fix=fix) from problem
-    except (
-        Exception
-    ) as problem:  # the boundary to torch.load, which raises many kinds for broken files
-        if "TorchScript" in str(problem):
-            fix = "save the weights alone: safetensors.torch.save_file(network.state_dict(), path)"
-            raise ModelError(
-                f"{path} is a TorchScript archive, which holds code; it is not loaded.",
-                fix=fix,
-            ) from problem
-        # Only what PyTorch words for people is told; what its unpickler stumbles over (a
-        # KeyError of 101) helps nobody.
-        said = (
-            f": {str(problem).partition(chr(10))[0]}"
-            if isinstance(problem, RuntimeError) and str(problem)
-            else ", or not a whole one"
-        )
         raise ModelError(
-            f"{path} is not a PyTorch checkpoint{said}.",
+            f"{path} contains more than tensors (a pickled network, or code); "
+            "it is not loaded, because loading would run that code.",
+            fix="save only the weights, "
+            "safetensors.torch.save_file(network.state_dict(), path), "
+            "and give the network as file.py:function",
+        ) from problem
+    # the boundary to torch.load, which raises many kinds of errors for broken files
+    except Exception as problem:
+        if "TorchScript" in str(problem):
+            raise ModelError(
+                f"{path} is a TorchScript archive, which contains code; it is not loaded.",
+                fix="save only the weights: "
+                "safetensors.torch.save_file(network.state_dict(), path)",
+            ) from problem
+        raise ModelError(
+            f"{path} is not a PyTorch checkpoint{_reason(problem)}.",
             fix="give a .safetensors file or a saved state_dict",
         ) from problem
 
 
-def _tensors(loaded: Any, path: pathlib.Path) -> dict[str, Tensor]:
-    """The state dict inside what was loaded."""
-    if isinstance(loaded, Mapping):
-        for wrapper in WRAPPERS:
-            if isinstance(loaded.get(wrapper), Mapping):
-                loaded = loaded[wrapper]
-                break
-    tensors = (
-        {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-        if isinstance(loaded, Mapping)
-        else {}
-    )
+def _reason(problem: Exception) -> str:
+    """The end of the message for a file that torch.load cannot read.
+
+    Only RuntimeErrors are worded for users; what the unpickler fails with (such as a
+    KeyError of 101) helps nobody.
+    """
+    if isinstance(problem, RuntimeError) and str(problem):
+        return f": {str(problem).splitlines()[0]}"
+    return ", or is incomplete"
+
+
+def _find_state_dict(loaded: Any, path: pathlib.Path) -> dict[str, Tensor]:
+    """The state dict in a loaded checkpoint, or ModelError if there is none."""
+    if not isinstance(loaded, Mapping):
+        raise _not_a_state_dict(path, type(loaded).__name__)
+    for wrapper in WRAPPERS:
+        if isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+            break
+    tensors = {
+        str(name): value for name, value in loaded.items() if isinstance(value, Tensor)
+    }
     if not tensors or len(tensors) < len(loaded):
-        what = (
-            type(loaded).__name__
-            if not isinstance(loaded, Mapping)
-            else f"a dict with the keys {', '.join(map(str, list(loaded)[:8])) or '(none)'}"
-        )
-        raise ModelError(
-            f"{path} holds {what}, not a state_dict.",
-            fix="save the weights alone: torch.save(network.state_dict(), path)",
-        )
+        keys = ", ".join(map(str, list(loaded)[:8])) or "(none)"
+        raise _not_a_state_dict(path, f"a dict with the keys {keys}")
     return tensors
+
+
+def _not_a_state_dict(path: pathlib.Path, what: str) -> ModelError:
+    return ModelError(
+        f"{path} contains {what}, not a state_dict.",
+        fix="save only the weights: torch.save(network.state_dict(), path)",
+    )

@@ -1,6 +1,4 @@
-"""What is wrong with a quantized artifact: the noise of its layers, and what would make it
-quieter.
-"""
+"""Diagnosing a quantized artifact: the noise of its layers, and what would reduce it."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -13,11 +11,11 @@ from edgekit.quantization.calibration import read, read_constants
 from edgekit.quantization.tuning.sensitivity import diagnose as diagnose_part
 from edgekit.scheme import Tuning
 from edgekit.steps import torch_storage
-from edgekit.steps.quantize_torch import drawn, rows_of
+from edgekit.steps.calibration_data import draw_samples, iterate_inputs
 from edgekit.steps.torch_reference import QUANTIZATION
 from edgekit.task import Split
 
-#: Calibration samples that a diagnosis looks at.
+#: Calibration samples that a diagnosis uses.
 SAMPLES = 128
 
 
@@ -28,20 +26,18 @@ def diagnose(
     seed: int,
     trials: Sequence[Tuning],
 ) -> Diagnosis:
-    """Diagnose every part of a calibrated artifact; the loudest part's diagnosis is given."""
+    """Diagnose every part of a calibrated artifact.
+
+    Returns the diagnosis of the part with the lowest SQNR.
+    """
     loaded = torch_storage.load(artifact, networks)
-    order = drawn(split, SAMPLES, seed)
-    found = []
-    for place, part in enumerate(artifact.parts):
+    samples = draw_samples(split, SAMPLES, seed)
+    diagnoses = []
+    for index, part in enumerate(artifact.parts):
         path = artifact.path(part, QUANTIZATION)
-        rows = functools.partial(rows_of, split, order, artifact.parts[: place + 1], loaded)
-        found.append(
-            diagnose_part(
-                loaded[part.name].eval(),
-                part.signature,
-                rows,
-                (read(path), read_constants(path)),
-                trials,
-            )
-        )
-    return min(found, key=lambda diagnosis: diagnosis.sqnr_db)
+        chain = artifact.parts[: index + 1]
+        batches = functools.partial(iterate_inputs, split, samples, chain, loaded)
+        adapted = (read(path), read_constants(path))
+        network = loaded[part.name].eval()
+        diagnoses.append(diagnose_part(network, part.signature, batches, adapted, trials))
+    return min(diagnoses, key=lambda diagnosis: diagnosis.sqnr_db)

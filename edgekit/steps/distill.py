@@ -1,29 +1,27 @@
-"""Train the network to give a teacher's answers (Hinton, Vinyals and Dean 2015, "Distilling
-the Knowledge in a Neural Network").
+"""Training a network on a teacher's outputs.
+
+Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network".
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from edgekit.artifact import Artifact
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.steps import losses, torch_storage, training
+from edgekit.steps.losses import Outputs
 from edgekit.steps.torch_chain import Chain
 from edgekit.steps.train import Train
-
-Outputs = Mapping[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Distill(Train):
-    """Train on a mixture: ``alpha`` of the teacher's answer, the rest of the labels'.
+    """Train on a mixture of two losses: ``alpha`` of the teacher's, the rest of the labels'.
 
-    For class logits (the loss cross_entropy) the teacher's part is the divergence of
+    For class logits (the loss cross_entropy) the teacher's loss is the divergence of
     softened probabilities; for every other loss it is the mean squared difference of all
     outputs.
     """
@@ -32,7 +30,11 @@ class Distill(Train):
     alpha: float = 0.7
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """Train all parts together; the teacher is asked about the same (shifted) samples."""
+        """Train all parts together.
+
+        Student and teacher see the same (shifted) samples. Raises StepError if the recipe
+        names no teacher.
+        """
         if context.teacher is None or context.teacher_networks is None:
             raise StepError(
                 "Distillation has no teacher.",
@@ -40,72 +42,22 @@ class Distill(Train):
             )
         split = context.task.need("train", "distillation")
         networks = torch_storage.load(artifact, context.networks())
-        teacher = Chain(
-            torch_storage.load(context.teacher, context.teacher_networks()),
-            context.teacher.parts,
-        ).eval()
-        loss = losses.resolve(context.task.loss)
-        probabilities = context.task.loss == "cross_entropy"
+        teacher_networks = torch_storage.load(context.teacher, context.teacher_networks())
+        teacher = Chain(teacher_networks, context.teacher.parts).eval()
+        label_loss = losses.resolve(context.task.loss)
+        teacher_loss = losses.distillation(context.task.loss, self.temperature)
 
-        def objective(
-            feeds: Mapping[str, Tensor], outputs: Outputs, labels: Tensor
-        ) -> Tensor:
+        def objective(feeds: training.Feeds, outputs: Outputs, labels: Tensor) -> Tensor:
             with torch.no_grad():
-                answers = teacher(feeds)
-            taught = (
-                softened(outputs, answers, self.temperature)
-                if probabilities
-                else squared(outputs, answers)
-            )
-            return (1 - self.alpha) * loss(outputs, labels) + self.alpha * taught
+                teacher_outputs = teacher(feeds)
+            from_teacher = teacher_loss(outputs, teacher_outputs)
+            return (1 - self.alpha) * label_loss(
+                outputs, labels
+            ) + self.alpha * from_teacher
 
         context.progress.expect(self.epochs)
-        history = training.fit(
-            Chain(networks, artifact.parts), split, objective, self, context
-        )
+        student = Chain(networks, artifact.parts)
+        history = training.fit(student, split, objective, self, context)
         signatures = {part.name: part.signature for part in artifact.parts}
         notes = {"samples": len(split), "loss": history, "teacher": context.teacher.key}
         return torch_storage.save(networks, signatures, context.folder, notes)
-
-
-def softened(outputs: Outputs, answers: Outputs, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) of the probabilities at temperature T, the mean over
-    samples (and positions); classes on axis 1.
-
-    The factor T^2 keeps the gradients as large as the labels' (Hinton et al. 2015, section
-    2).
-    """
-    student, teacher = losses.main_output(outputs), losses.main_output(answers)
-    _refuse_shapes({"output": student}, {"output": teacher})
-    cold, warm = (
-        functional.log_softmax(student / temperature, 1),
-        functional.log_softmax(teacher / temperature, 1),
-    )
-    return (
-        functional.kl_div(cold, warm, reduction="none", log_target=True).sum(1).mean()
-        * temperature**2
-    )
-
-
-def squared(outputs: Outputs, answers: Outputs) -> Tensor:
-    """The mean squared difference to the teacher, the mean over all float outputs."""
-    _refuse_shapes(outputs, answers)
-    return torch.stack(
-        [
-            functional.mse_loss(output, answers[name])
-            for name, output in outputs.items()
-            if output.is_floating_point()
-        ]
-    ).mean()
-
-
-def _refuse_shapes(outputs: Outputs, answers: Outputs) -> None:
-    student, teacher = (
-        {name: list(tensor.shape) for name, tensor in each.items()}
-        for each in (outputs, answers)
-    )
-    if student != teacher:
-        raise StepError(
-            f"Student and teacher give different outputs: {student} and {teacher}.",
-            fix="take a teacher with the student's outputs",
-        )

@@ -1,4 +1,4 @@
-"""The losses that a task can name, and the check of a user's own."""
+"""The losses that a task can name, checks of a user's own, and losses for distillation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,26 +7,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekit.errors import TaskError, unknown
+from edgekit.errors import StepError, TaskError, unknown
 from edgekit.task import LOSSES
 
+Outputs = Mapping[str, Tensor]
 #: Outputs by name and the labels, to a scalar.
-Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-#: Which of several outputs a named loss looks at, in this order.
+Loss = Callable[[Outputs, Tensor], Tensor]
+#: The names of the output that a named loss uses, if there are several; the first that
+#: exists.
 MAIN_OUTPUTS = ("output", "logits")
 
 
 def resolve(loss: str | Callable[..., Any]) -> Loss:
-    """The loss of a task, checked at each call: a TaskError says what does not fit.
+    """The loss of a task.
 
-    A user's function gets one tensor where the model has one output, else a dict of them.
+    It raises TaskError at each call if output and labels do not fit. A user's function gets
+    one tensor if the model has one output, else a dict of tensors.
     """
-    return _user(loss) if callable(loss) else _named(loss)
+    return _wrap_function(loss) if callable(loss) else _find_named(loss)
 
 
-def main_output(outputs: Mapping[str, Tensor]) -> Tensor:
-    """The tensor that a named loss looks at: the only one, or the one called ``output`` or
-    ``logits``.
+def main_output(outputs: Outputs) -> Tensor:
+    """The tensor that a named loss uses: the only one, or ``output``, or ``logits``.
+
+    Raises TaskError if there are several, with other names.
     """
     if len(outputs) == 1:
         return next(iter(outputs.values()))
@@ -34,27 +38,27 @@ def main_output(outputs: Mapping[str, Tensor]) -> Tensor:
         if name in outputs:
             return outputs[name]
     raise TaskError(
-        f"A named loss needs one output; the model gives {', '.join(outputs)}.",
-        fix="call one of them logits, or give loss=f(outputs, labels)",
+        f"A named loss needs one output; the model returns {', '.join(outputs)}.",
+        fix="name one of them logits, or give loss=f(outputs, labels)",
     )
 
 
 def _cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(
-        output, labels if labels.is_floating_point() else labels.long()
-    )
+    targets = labels if labels.is_floating_point() else labels.long()
+    return functional.cross_entropy(output, targets)
 
 
 def _mse(output: Tensor, labels: Tensor) -> Tensor:
-    return functional.mse_loss(output, _like(labels, output))
+    return functional.mse_loss(output, _reshape_labels(labels, output))
 
 
 def _l1(output: Tensor, labels: Tensor) -> Tensor:
-    return functional.l1_loss(output, _like(labels, output))
+    return functional.l1_loss(output, _reshape_labels(labels, output))
 
 
 def _bce_with_logits(output: Tensor, labels: Tensor) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(output, _like(labels, output))
+    targets = _reshape_labels(labels, output)
+    return functional.binary_cross_entropy_with_logits(output, targets)
 
 
 _NAMED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -65,9 +69,10 @@ _NAMED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _like(labels: Tensor, output: Tensor) -> Tensor:
-    """Labels in the output's shape ([n] for [n, 1]); other shapes are refused, since
-    PyTorch would broadcast them.
+def _reshape_labels(labels: Tensor, output: Tensor) -> Tensor:
+    """Labels in the output's shape ([n] for [n, 1]) and dtype.
+
+    Raises TaskError for other shapes, which PyTorch would broadcast.
     """
     if labels.numel() != output.numel() or len(labels) != len(output):
         raise TaskError(
@@ -77,7 +82,7 @@ def _like(labels: Tensor, output: Tensor) -> Tensor:
     return labels.reshape(output.shape).to(output.dtype)
 
 
-def _named(name: str) -> Loss:
+def _find_named(name: str) -> Loss:
     if name not in _NAMED:
         raise TaskError(
             unknown("loss", name, LOSSES),
@@ -85,49 +90,113 @@ def _named(name: str) -> Loss:
         )
     compute = _NAMED[name]
 
-    def loss(outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    def loss(outputs: Outputs, labels: Tensor) -> Tensor:
         output = main_output(outputs)
         try:
             return compute(output, labels)
         except (TaskError, RuntimeError, ValueError, IndexError) as problem:
             why = problem.message if isinstance(problem, TaskError) else str(problem)
             dtype = str(labels.dtype).removeprefix("torch.")
-            fix = "check the labels, or give the task another loss"
             raise TaskError(
-                f"The loss {name} refuses output {list(output.shape)} with labels {dtype}{list(labels.shape)}: {why.rstrip('.')}.",
-                fix=fix,
+                f"The loss {name} does not accept output {list(output.shape)} "
+                f"with labels {dtype}{list(labels.shape)}: {why.rstrip('.')}.",
+                fix="check the labels, or give the task another loss",
             ) from problem
 
     return loss
 
 
-def _user(function: Callable[..., Any]) -> Loss:
+def _wrap_function(function: Callable[..., Any]) -> Loss:
     name = getattr(function, "__name__", type(function).__name__)
 
-    def loss(outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        given: Any = next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs)
+    def loss(outputs: Outputs, labels: Tensor) -> Tensor:
+        argument: Any = dict(outputs)
+        if len(outputs) == 1:
+            argument = next(iter(outputs.values()))
         try:
-            value = function(given, labels)
+            value = function(argument, labels)
         except Exception as problem:  # the boundary to the user's function
-            fix = "f(outputs, labels) gets torch tensors and gives a scalar tensor"
             raise TaskError(
                 f"The task's loss {name} raised {type(problem).__name__}: {problem}",
-                fix=fix,
+                fix="f(outputs, labels) gets torch tensors and returns a scalar tensor",
             ) from problem
-        if (
-            not isinstance(value, Tensor)
-            or value.numel() != 1
-            or (torch.is_grad_enabled() and not value.requires_grad)
-        ):
-            what = type(value).__name__
-            if isinstance(value, Tensor):
-                what = f"a tensor {list(value.shape)}" + (
-                    "" if value.requires_grad else " without gradient"
-                )
+        if not _is_trainable_scalar(value):
             raise TaskError(
-                f"The task's loss {name} gave {what}.",
-                fix="give one scalar tensor that is computed from the outputs with torch",
+                f"The task's loss {name} returned {_describe(value)}.",
+                fix="return one scalar tensor that is computed from the outputs with torch",
             )
-        return value.reshape(())
+        scalar: Tensor = value.reshape(())
+        return scalar
 
     return loss
+
+
+def _is_trainable_scalar(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        return False
+    return value.requires_grad or not torch.is_grad_enabled()
+
+
+def _describe(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    gradient = "" if value.requires_grad else " without gradient"
+    return f"a tensor {list(value.shape)}{gradient}"
+
+
+def softened_divergence(outputs: Outputs, teacher: Outputs, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) of the probabilities at temperature T.
+
+    The mean over samples (and positions); classes are on axis 1. The factor T^2 keeps the
+    gradients as large as those of the labels (Hinton et al. 2015, section 2). Raises
+    StepError if the shapes differ.
+    """
+    student_logits = main_output(outputs)
+    teacher_logits = main_output(teacher)
+    _check_shapes({"output": student_logits}, {"output": teacher_logits})
+    student = functional.log_softmax(student_logits / temperature, 1)
+    target = functional.log_softmax(teacher_logits / temperature, 1)
+    divergence = functional.kl_div(student, target, reduction="none", log_target=True)
+    return divergence.sum(1).mean() * temperature**2
+
+
+def mean_squared_difference(outputs: Outputs, teacher: Outputs) -> Tensor:
+    """The mean squared difference to the teacher, averaged over all float outputs.
+
+    Raises StepError if the shapes differ.
+    """
+    _check_shapes(outputs, teacher)
+    differences = [
+        functional.mse_loss(output, teacher[name])
+        for name, output in outputs.items()
+        if output.is_floating_point()
+    ]
+    return torch.stack(differences).mean()
+
+
+def distillation(
+    loss: str | Callable[..., Any], temperature: float
+) -> Callable[[Outputs, Outputs], Tensor]:
+    """The loss of outputs against a teacher's, for a task with the loss ``loss``.
+
+    For class logits (cross_entropy) it is ``softened_divergence``; for any other loss
+    ``mean_squared_difference``.
+    """
+    if loss != "cross_entropy":
+        return mean_squared_difference
+
+    def divergence(outputs: Outputs, teacher: Outputs) -> Tensor:
+        return softened_divergence(outputs, teacher, temperature)
+
+    return divergence
+
+
+def _check_shapes(outputs: Outputs, teacher: Outputs) -> None:
+    student_shapes = {name: list(tensor.shape) for name, tensor in outputs.items()}
+    teacher_shapes = {name: list(tensor.shape) for name, tensor in teacher.items()}
+    if student_shapes != teacher_shapes:
+        raise StepError(
+            "Student and teacher return different outputs: "
+            f"{student_shapes} and {teacher_shapes}.",
+            fix="use a teacher with the student's outputs",
+        )

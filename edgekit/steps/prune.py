@@ -1,4 +1,4 @@
-"""Remove whole channels, those with the smallest weights first."""
+"""Structured pruning: remove complete channels, those with the smallest weights first."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from edgekit.task import SplitName
 
 @dataclasses.dataclass(frozen=True)
 class Prune:
-    """Remove a share ``ratio`` of the channels of every layer that can lose some; channels
-    stay in multiples of ``multiple``.
+    """Remove a share ``ratio`` of the channels of every layer that can lose some.
 
-    Each part is pruned alone and keeps its inputs and outputs. ``skip`` names modules by
-    path (``part.path`` where there are several parts) that keep all their output channels.
+    The number of channels stays a multiple of ``multiple``. Each part is pruned alone and
+    keeps its inputs and outputs. ``skip`` names modules by path (``part.path`` if there are
+    several parts) that keep all their output channels.
     """
 
     ratio: float = 0.5
@@ -35,138 +35,156 @@ class Prune:
 
     def requires(self, artifact: Artifact) -> None:
         """A float PyTorch network."""
-        training.refuse_quantized(artifact, "Pruning")
+        training.require_float(artifact, "Pruning")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """Prune every part; the notes tell parameters, MACs and channels before and after."""
+        """Prune every part; the notes contain parameters, MACs and channels before and after.
+
+        Raises StepError for recurrent layers, an unknown path in ``skip``, and a network
+        that torch-pruning cannot follow.
+        """
         networks = torch_storage.load(artifact, context.networks())
-        self._refuse_unknown(networks)
+        _check_no_recurrent_layers(networks)
+        self._check_skip(networks)
         context.progress.expect(len(networks))
-        told = {}
+        changes = {}
         for part in artifact.parts:
-            told[part.name] = self._prune(networks[part.name], part)
+            changes[part.name] = self._prune(networks[part.name], part)
             context.progress.advance(note=part.name)
         signatures = {part.name: part.signature for part in artifact.parts}
-        notes = {"ratio": self.ratio, "multiple": self.multiple, "parts": told}
+        notes = {"ratio": self.ratio, "multiple": self.multiple, "parts": changes}
         return torch_storage.save(networks, signatures, context.folder, notes)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Something was removed, and inputs and outputs are what they were."""
-        training.refuse_other_signature(before, after, "Pruning")
-        told: Mapping[str, Any] = after.notes["parts"]
-        if all(part["parameters"][1] >= part["parameters"][0] for part in told.values()):
+        """Something was removed, and inputs and outputs are unchanged."""
+        training.require_same_signatures(before, after, "Pruning")
+        changes: Mapping[str, Any] = after.notes["parts"]
+        parameters = [part["parameters"] for part in changes.values()]
+        if all(new >= old for old, new in parameters):
             raise StepError(
-                f"Pruning by {self.ratio:g} in multiples of {self.multiple} removed nothing.",
-                fix="raise ratio, lower multiple, shorten skip, or take prune out of the recipe",
+                f"Pruning by {self.ratio:g} in multiples of {self.multiple} "
+                "removed nothing.",
+                fix="raise ratio, lower multiple, shorten skip, "
+                "or remove prune from the recipe",
             )
         for part in before.parts:
-            wanted = {spec.name: list(spec.dims[1:]) for spec in part.signature.outputs}
-            if told[part.name]["outputs"] != wanted:
-                now = told[part.name]["outputs"]
+            expected = {spec.name: list(spec.dims[1:]) for spec in part.signature.outputs}
+            outputs = changes[part.name]["outputs"]
+            if outputs != expected:
                 raise StepError(
-                    f"Pruning changed the outputs of {part.name}: {now} instead of {wanted}.",
+                    f"Pruning changed the outputs of {part.name}: "
+                    f"expected {expected}, got {outputs}.",
                     fix="name the last layers under skip",
                 )
 
     def _prune(self, network: nn.Module, part: Part) -> dict[str, Any]:
-        """Prune one part in place, and tell what was done."""
-        trained = {
+        """Prune one part in place; returns sizes [before, after] and output shapes."""
+        trainable = {
             name
             for name, parameter in network.named_parameters()
             if parameter.requires_grad
         }
-        sample = torch_counting.drawn(part.signature, 1)
-        before = (
-            torch_counting.parameters(network),
-            torch_counting.macs(network, sample),
-            channels.widths(network),
-        )
-        channels.remove(
+        before = _measure(network, part)
+        channels.remove_channels(
             network,
-            torch_counting.drawn(part.signature, 2),
+            torch_counting.draw_inputs(part.signature, 2),
             self.ratio,
             self.multiple,
-            self._skipped(network, part.name),
+            self._skipped_modules(network, part.name),
         )
         network.eval()
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name in trained)
-        outputs = _outputs(network, part)
-        after = (
-            torch_counting.parameters(network),
-            torch_counting.macs(network, sample),
-            channels.widths(network),
-        )
+            parameter.requires_grad_(name in trainable)
+        outputs = _output_shapes(network, part)
+        after = _measure(network, part)
         return {
-            "parameters": [before[0], after[0]],
-            "macs": [before[1], after[1]],
+            "parameters": [before.parameters, after.parameters],
+            "macs": [before.macs, after.macs],
             "channels": {
-                path: [width, after[2][path]] for path, width in before[2].items()
+                path: [width, after.channels[path]]
+                for path, width in before.channels.items()
             },
             "outputs": outputs,
         }
 
-    def _skipped(self, network: nn.Module, part: str) -> set[nn.Module]:
-        wanted = {
-            name if part == MAIN else name.removeprefix(f"{part}.")
-            for name in self.skip
-            if part == MAIN or name.startswith(f"{part}.")
-        }
-        return {
-            inner
-            for path, module in network.named_modules()
-            if path in wanted
-            for inner in module.modules()
-        }
+    def _skipped_modules(self, network: nn.Module, part: str) -> set[nn.Module]:
+        paths = set(self.skip)
+        if part != MAIN:
+            prefix = f"{part}."
+            own = [name for name in self.skip if name.startswith(prefix)]
+            paths = {name.removeprefix(prefix) for name in own}
+        skipped: set[nn.Module] = set()
+        for path, module in network.named_modules():
+            if path in paths:
+                skipped.update(module.modules())
+        return skipped
 
-    def _refuse_unknown(self, networks: Mapping[str, nn.Module]) -> None:
-        """Raise StepError for a recurrent layer, and for a skip that names no module."""
+    def _check_skip(self, networks: Mapping[str, nn.Module]) -> None:
+        """Raise StepError if ``skip`` contains a path that is not a module."""
+        is_single = list(networks) == [MAIN]
+        existing = set()
         for part, network in networks.items():
-            recurrent = [
-                path or part
-                for path, module in network.named_modules()
-                if isinstance(module, nn.RNNBase | nn.RNNCellBase)
-            ]
-            if recurrent:
-                raise StepError(
-                    f"Recurrent layers cannot be pruned ({part}: {', '.join(recurrent)}): torch-pruning breaks LSTM and leaves GRU as it is, without a word.",
-                    fix="take prune out of the recipe, or build the network with a smaller hidden size",
-                )
-        single = list(networks) == [MAIN]
-        known = {
-            path if single else f"{part}.{path}"
-            for part, network in networks.items()
-            for path, _ in network.named_modules()
-            if path
-        }
-        wrong = [name for name in self.skip if name not in known]
-        if wrong:
-            lines = "; ".join(f"{name!r}: {suggest(name, known)}" for name in wrong)
+            paths = [path for path, _ in network.named_modules() if path]
+            existing.update(paths if is_single else [f"{part}.{path}" for path in paths])
+        missing = [name for name in self.skip if name not in existing]
+        if missing:
+            hints = "; ".join(f"{name!r}: {suggest(name, existing)}" for name in missing)
             raise StepError(
-                f"skip names no module of the network: {lines}",
+                f"skip contains unknown modules: {hints}",
                 fix="name modules as network.named_modules() does",
             )
 
 
-def _outputs(network: nn.Module, part: Part) -> dict[str, list[int]]:
-    """Run the pruned network: the shape of each output, without the sample axis."""
-    feeds = dict(
-        zip(
-            (spec.name for spec in part.signature.inputs),
-            torch_counting.drawn(part.signature, 2),
-            strict=True,
-        )
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """The size of a network; multiply-accumulates for one sample, channels by path."""
+
+    parameters: int
+    macs: int
+    channels: Mapping[str, int]
+
+
+def _measure(network: nn.Module, part: Part) -> _Size:
+    sample = torch_counting.draw_inputs(part.signature, 1)
+    return _Size(
+        parameters=torch_counting.count_parameters(network),
+        macs=torch_counting.count_macs(network, sample),
+        channels=channels.output_widths(network),
     )
+
+
+def _check_no_recurrent_layers(networks: Mapping[str, nn.Module]) -> None:
+    """Raise StepError for a network with a recurrent layer."""
+    for part, network in networks.items():
+        recurrent = [
+            path or part
+            for path, module in network.named_modules()
+            if isinstance(module, nn.RNNBase | nn.RNNCellBase)
+        ]
+        if recurrent:
+            raise StepError(
+                f"Recurrent layers cannot be pruned ({part}: {', '.join(recurrent)}): "
+                "torch-pruning breaks LSTM and leaves GRU unchanged without an error.",
+                fix="remove prune from the recipe, "
+                "or build the network with a smaller hidden size",
+            )
+
+
+def _output_shapes(network: nn.Module, part: Part) -> dict[str, list[int]]:
+    """Run the pruned network: the shape of each output, without the sample axis."""
+    names = [spec.name for spec in part.signature.inputs]
+    inputs = torch_counting.draw_inputs(part.signature, 2)
+    feeds = dict(zip(names, inputs, strict=True))
+    where = f"The part {part.name}"
     try:
         with torch.no_grad():
-            outputs = torch_chain.call(
-                network, part.signature, feeds, f"The part {part.name}"
-            )
+            outputs = torch_chain.call(network, part.signature, feeds, where)
     except ModelError:
         raise
     except Exception as problem:  # the boundary to the user's network
         raise StepError(
-            f"After pruning, {part.name} does not run any more: {type(problem).__name__}: {problem}",
-            fix="name the layers around a fixed reshape or a plain tensor under skip, or take prune out of the recipe",
+            f"{part.name} cannot be run after pruning: {type(problem).__name__}: {problem}",
+            fix="name the layers around a fixed reshape or a plain tensor under skip, "
+            "or remove prune from the recipe",
         ) from problem
     return {name: list(tensor.shape[1:]) for name, tensor in outputs.items()}

@@ -1,4 +1,4 @@
-"""How large a network is: parameters, and multiply-accumulates for one sample."""
+"""The size of a network: parameters, and multiply-accumulates for one sample."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekit.signature import Signature
 
 
-def parameters(network: nn.Module) -> int:
-    """The number of trained values; tied ones count once."""
+def count_parameters(network: nn.Module) -> int:
+    """The number of trainable values; tied ones count once."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def macs(network: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Multiply-accumulates of one call, as PyTorch counts them (convolutions, matrix
-    products and attention; 1 MAC = 2 FLOP).
+def count_macs(network: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Multiply-accumulates of one call, as PyTorch counts them (1 MAC = 2 FLOP).
 
-    Gradients stay on, and attention takes its plain path: the counter does not see into the
-    fused ones of the CPU.
+    Convolutions, matrix products and attention are counted. Gradients stay on, and
+    attention uses its plain implementation: the counter does not see into the fused ones of
+    the CPU.
     """
     with (
         torch.enable_grad(),
@@ -31,7 +31,7 @@ def macs(network: nn.Module, inputs: Sequence[Tensor]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def drawn(signature: Signature, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Random inputs of a part, in the order in which its network takes them."""
+def draw_inputs(signature: Signature, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Random inputs of a part, in the order in which its network expects them."""
     feeds = signature.draw(batch, seed)
     return tuple(torch.from_numpy(feeds[spec.name]) for spec in signature.inputs)

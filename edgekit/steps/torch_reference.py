@@ -1,4 +1,4 @@
-"""The torch networks that a file must agree with: quantization simulated, nothing exported."""
+"""The torch networks that an exported file must agree with: quantization is simulated."""
 
 from typing import TYPE_CHECKING
 
@@ -16,21 +16,24 @@ if TYPE_CHECKING:
 QUANTIZATION = "quantization"
 
 
-def simulated(
+def load_simulated(
     artifact: Artifact, networks: "Mapping[str, torch.nn.Module]"
 ) -> dict[str, torch.nn.Module]:
     """The networks by part name, each quantized by its stored calibration."""
-    floats = torch_storage.load(artifact, networks)
+    loaded = torch_storage.load(artifact, networks)
     return {
-        part.name: rebuilt(artifact, part, floats[part.name], fold=True)
+        part.name: rebuild(artifact, part, loaded[part.name], fold=True)
         for part in artifact.parts
     }
 
 
-def rebuilt(
+def rebuild(
     artifact: Artifact, part: Part, network: torch.nn.Module, *, fold: bool
 ) -> torch.nn.Module:
-    """The quantized graph of one part, from its float network and what is stored beside it."""
+    """The quantized graph of one part, from its float network and its stored calibration.
+
+    ``fold``: whether weights are stored as int8 (see ``edgekit.quantization.graph``).
+    """
     path = artifact.path(part, QUANTIZATION)
     return simulate(
         network, part.signature, read(path), fold=fold, constants=read_constants(path)

@@ -1,15 +1,14 @@
-"""Finding the named inputs and outputs of a model by running it on a few samples of the
-task.
+"""Finding the named inputs and outputs of a model by running it on a few samples.
 
-A bare array is called ``input`` and is given to the first parameter of ``forward``; a
-dict's arrays go to the parameters of the same names. A later part takes what it can by
-name; what is left is linked, in order, to the outputs of the part before it.
+A bare array is named ``input`` and is given to the first parameter of ``forward``; a dict's
+arrays are given to the parameters of the same names. A later part gets what it can by name;
+its other parameters are linked, in order, to the outputs of the part before it.
 """
 
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy
 import torch
@@ -17,156 +16,183 @@ from torch import Tensor, nn
 
 from edgekit.errors import ModelError
 from edgekit.signature import BATCH, DType, Signature, TensorSpec
-from edgekit.steps.torch_chain import OUTPUT, named_outputs
+from edgekit.steps.torch_chain import OUTPUT, name_outputs
 from edgekit.task import INPUT, Split
 
+if TYPE_CHECKING:
+    from edgekit.arrays import Array
+
 Feeds = Mapping[str, Tensor]
-#: The batch sizes of the two trial runs: what differs between them is the batch axis.
-SMALL, LARGE = 2, 3
-#: Answers to the same samples in the two runs may differ by this share of the largest
-#: answer (float rounding).
+#: The batch sizes of the two trial runs: the axis that differs between them is the batch.
+SMALL = 2
+LARGE = 3
+#: Outputs for the same samples in both runs may differ by this share of the largest value
+#: (float rounding).
 TOLERANCE = 1e-2
 DTYPES: tuple[str, ...] = get_args(DType)
+_BY_NAME = "name the arrays of the task after the parameters of forward"
 
 
-def find(networks: Mapping[str, nn.Module], split: Split) -> dict[str, Signature]:
-    """The signature of every part, or a ModelError that says what the network or the data
-    lack.
+def find_signatures(
+    networks: Mapping[str, nn.Module], split: Split
+) -> dict[str, Signature]:
+    """The signature of every part, by name.
 
-    Runs the parts once on 2 and once on 3 samples, in eval mode.
+    Runs the parts once on 2 and once on 3 samples, in eval mode. Raises ModelError if
+    inputs are missing or unused, a part cannot be run, or an output has no free batch axis,
+    another shape or other values in the second run.
     """
-    small, large = _samples(split, SMALL), _samples(split, LARGE)
+    feeds = {count: _samples(split, count) for count in (SMALL, LARGE)}
     specs = {name: _input_spec(name, array) for name, array in split.inputs.items()}
-    before: tuple[str, ...] = ()
+    previous: tuple[str, ...] = ()
     used: set[str] = set()
     signatures = {}
     last = list(networks)[-1]
     for name, network in networks.items():
         where = "The network" if len(networks) == 1 else f"The part {name}"
-        inputs = _bind(network, tuple(split.inputs), tuple(small), before, where)
+        available = tuple(feeds[SMALL])
+        inputs = _bind(network, tuple(split.inputs), available, previous, where)
         used.update(inputs)
         stem = OUTPUT if name == last else name
         outputs = {
-            key: _run(network.eval(), [feeds[key] for key in inputs], inputs, stem, where)
-            for key, feeds in ((SMALL, small), (LARGE, large))
+            count: _run(network.eval(), tensors, inputs, stem, where)
+            for count, tensors in feeds.items()
         }
-        taken = [key for key in outputs[SMALL] if key in specs]
-        if taken:
-            why = f"{where} gives {', '.join(taken)}, but an input or an earlier output has that name."
-            raise ModelError(why, fix="give the part or its output another name")
-        specs |= {key: _output_spec(key, outputs, where) for key in outputs[SMALL]}
+        previous = tuple(outputs[SMALL])
+        _check_new_names(previous, specs, where)
+        specs |= {output: _output_spec(output, outputs, where) for output in previous}
         signatures[name] = Signature(
             inputs=tuple(specs[key] for key in inputs),
-            outputs=tuple(specs[key] for key in outputs[SMALL]),
+            outputs=tuple(specs[key] for key in previous),
         )
-        small, large = {**small, **outputs[SMALL]}, {**large, **outputs[LARGE]}
-        before = tuple(outputs[SMALL])
+        for count, tensors in outputs.items():
+            feeds[count] |= tensors
     unused = [name for name in split.inputs if name not in used]
     if unused:
-        fix = "name the arrays of the task after the parameters of forward, or leave these out"
-        raise ModelError(f"The network takes no input called {', '.join(unused)}.", fix=fix)
+        raise ModelError(
+            f"The network has no input named {', '.join(unused)}.",
+            fix=f"{_BY_NAME}, or leave these out",
+        )
     return signatures
+
+
+def _check_new_names(
+    outputs: tuple[str, ...], specs: Mapping[str, TensorSpec], where: str
+) -> None:
+    duplicates = [name for name in outputs if name in specs]
+    if duplicates:
+        raise ModelError(
+            f"{where} returns {', '.join(duplicates)}, "
+            "but an input or an earlier output has that name.",
+            fix="give the part or its output another name",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Parameter:
+    """A parameter of ``forward``."""
+
     name: str
     required: bool
     positional: bool
 
 
 def _parameters(network: nn.Module) -> tuple[list[_Parameter], bool]:
-    """The parameters of ``forward``, and whether it takes any number of tensors
-    (``*args``).
-    """
-    found, many = [], False
+    """The parameters of ``forward``, and whether it has ``*args``."""
+    parameters = []
+    is_variadic = False
     for parameter in inspect.signature(network.forward).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
-            many = True
+            is_variadic = True
         elif parameter.kind is not parameter.VAR_KEYWORD:
-            found.append(
-                _Parameter(
-                    parameter.name,
-                    parameter.default is parameter.empty,
-                    parameter.kind is not parameter.KEYWORD_ONLY,
-                )
-            )
-    return found, many
+            required = parameter.default is parameter.empty
+            positional = parameter.kind is not parameter.KEYWORD_ONLY
+            parameters.append(_Parameter(parameter.name, required, positional))
+    return parameters, is_variadic
 
 
 def _bind(
     network: nn.Module,
     data: tuple[str, ...],
-    known: tuple[str, ...],
-    before: tuple[str, ...],
+    available: tuple[str, ...],
+    previous: tuple[str, ...],
     where: str,
 ) -> tuple[str, ...]:
-    """The names of the tensors for one part, in the order of its ``forward``."""
-    parameters, many = _parameters(network)
-    if many and not parameters:
-        return before or data
-    # nn.Sequential and nn.Linear call their parameter "input": in a later part that is not
-    # the task's bare array.
-    wanted = sum(parameter.required for parameter in parameters)
-    skip = {INPUT} if before and wanted <= len(before) else set()
-    bound = {
-        parameter.name: parameter.name
-        for parameter in parameters
-        if parameter.name in known and parameter.name not in skip
-    }
-    free = [name for name in (before or data) if name not in bound.values()]
-    open_ = [
+    """The names of the tensors for one part, in the order of its ``forward``.
+
+    ``data`` are the task's inputs, ``previous`` the outputs of the part before, and
+    ``available`` all tensors that are computed so far.
+    """
+    parameters, is_variadic = _parameters(network)
+    if is_variadic and not parameters:
+        return previous or data
+    bound = _bind_by_name(parameters, available, previous)
+    unbound = [
         parameter
         for parameter in parameters
         if parameter.name not in bound and parameter.required
     ]
-    if not bound and not open_:
-        open_ = parameters[:1]
-    if before or len(data) == 1:
-        for parameter, name in zip(open_, free, strict=False):
+    if not bound and not unbound:
+        unbound = parameters[:1]
+    candidates = previous or data
+    if previous or len(data) == 1:
+        taken = list(bound.values())
+        free = [name for name in candidates if name not in taken]
+        for parameter, name in zip(unbound, free, strict=False):
             bound[parameter.name] = name
-    missing = [parameter.name for parameter in open_ if parameter.name not in bound]
+    missing = [parameter.name for parameter in unbound if parameter.name not in bound]
     if missing:
-        have = f"the data have {', '.join(data)}" + (
-            f", the part before gives {', '.join(before)}" if before else ""
-        )
+        outputs = f", the part before returns {', '.join(previous)}" if previous else ""
         raise ModelError(
-            f"{where} needs {', '.join(missing)}; {have}.",
-            fix="name the arrays of the task after the parameters of forward",
+            f"{where} requires {', '.join(missing)}; "
+            f"the data contain {', '.join(data)}{outputs}.",
+            fix=_BY_NAME,
         )
-    _refuse_gaps(parameters, bound, where)
+    _check_positional(parameters, bound, where)
     return tuple(
         bound[parameter.name] for parameter in parameters if parameter.name in bound
     )
 
 
-def _refuse_gaps(
+def _bind_by_name(
+    parameters: list[_Parameter], available: tuple[str, ...], previous: tuple[str, ...]
+) -> dict[str, str]:
+    # nn.Sequential and nn.Linear name their parameter "input": in a later part that is not
+    # the task's bare array.
+    required = sum(parameter.required for parameter in parameters)
+    skip = {INPUT} if previous and required <= len(previous) else set()
+    names = [parameter.name for parameter in parameters]
+    return {name: name for name in names if name in available and name not in skip}
+
+
+def _check_positional(
     parameters: list[_Parameter], bound: Mapping[str, str], where: str
 ) -> None:
-    """Raise ModelError where an input could not be given by position: every runtime takes
-    inputs in order.
+    """Raise ModelError if an input cannot be passed by position.
+
+    Every runtime passes inputs in order.
     """
-    taken = [parameter.name in bound for parameter in parameters]
+    is_bound = [parameter.name in bound for parameter in parameters]
     gaps = [
         parameter.name
         for index, parameter in enumerate(parameters)
-        if not taken[index] and any(taken[index:])
+        if not is_bound[index] and any(is_bound[index:])
     ]
-    words = [
+    keyword_only = [
         parameter.name
         for parameter in parameters
         if parameter.name in bound and not parameter.positional
     ]
-    if gaps or words:
-        why = (
-            f"{', '.join(gaps)} would be left out before it"
-            if gaps
-            else f"{', '.join(words)} is keyword-only"
-        )
-        fix = "give these arrays too, or wrap the network in a module whose forward takes exactly the task's inputs"
-        raise ModelError(
-            f"{where} cannot be called with its inputs by position: {why}.", fix=fix
-        )
+    if not gaps and not keyword_only:
+        return
+    why = f"{', '.join(keyword_only)} is keyword-only"
+    if gaps:
+        why = f"{', '.join(gaps)} would be left out before it"
+    raise ModelError(
+        f"{where} cannot be called with its inputs by position: {why}.",
+        fix="give these arrays too, or wrap the network in a module "
+        "whose forward has exactly the task's inputs",
+    )
 
 
 def _samples(split: Split, count: int) -> dict[str, Tensor]:
@@ -177,104 +203,110 @@ def _samples(split: Split, count: int) -> dict[str, Tensor]:
 
 
 def _run(
-    network: nn.Module, args: list[Tensor], names: tuple[str, ...], stem: str, where: str
+    network: nn.Module, feeds: Feeds, inputs: tuple[str, ...], stem: str, where: str
 ) -> dict[str, Tensor]:
+    """Run a part on the tensors named ``inputs``; its outputs by name."""
+    args = [feeds[name] for name in inputs]
     try:
         with torch.no_grad():
-            return named_outputs(network(*args), stem, where)
+            return name_outputs(network(*args), stem, where)
     except ModelError:
         raise
-    except (
-        Exception
-    ) as problem:  # the boundary to the user's network: it may raise anything
-        given = ", ".join(
+    # the boundary to the user's network: it may raise anything
+    except Exception as problem:
+        described = ", ".join(
             f"{name} {str(arg.dtype).removeprefix('torch.')}{list(arg.shape)}"
-            for name, arg in zip(names, args, strict=True)
+            for name, arg in zip(inputs, args, strict=True)
         )
         raise ModelError(
-            f"{where} refuses the data ({given}): {type(problem).__name__}: {problem}",
-            fix=_way_out(network, args),
+            f"{where} failed on the data ({described}): {type(problem).__name__}: {problem}",
+            fix=_suggest_fix(network, args),
         ) from problem
 
 
-def _way_out(network: nn.Module, args: list[Tensor]) -> str:
-    """What most often helps where a network refuses its data."""
+def _suggest_fix(network: nn.Module, args: list[Tensor]) -> str:
+    """The most likely fix for a network that fails on its data."""
     if len(args[0]) == LARGE:
         return "the batch size must be free: do not write it into view or reshape"
-    own = {
+    dtypes = {
         parameter.dtype
         for parameter in network.parameters()
         if parameter.is_floating_point()
-    } - {torch.float32}
-    if own:
+    }
+    if dtypes - {torch.float32}:
         return "let the network compute in float32: network.float()"
     if any(arg.dtype != torch.float32 for arg in args):
-        return "give the task's data as float32 where the network computes with them; only indexes are whole numbers"
-    return "the network must take the task's data as they are"
+        return (
+            "give the task's data as float32 if the network computes with them; "
+            "only indices are integers"
+        )
+    return "the network must accept the task's data unchanged"
 
 
-def _input_spec(name: str, array: "numpy.typing.NDArray[numpy.generic]") -> TensorSpec:
+def _input_spec(name: str, array: "Array") -> TensorSpec:
     """The spec of a task's input; random samples are drawn from the range of the data."""
-    low, high = float(array.min()), float(array.max())
-    whole = not numpy.issubdtype(array.dtype, numpy.floating)
-    dims = (BATCH, *array.shape[1:])
-    drawable = array.dtype != bool and (whole or low < high)
+    low = float(array.min())
+    high = float(array.max())
+    is_integer = not numpy.issubdtype(array.dtype, numpy.floating)
+    has_range = array.dtype != bool and (is_integer or low < high)
+    # The upper bound is exclusive.
     return TensorSpec(
         name=name,
         dtype=_dtype(array.dtype.name, f"The input {name}"),
-        dims=dims,
-        low=low if drawable else None,
-        high=(high + whole) if drawable else None,
+        dims=(BATCH, *array.shape[1:]),
+        low=low if has_range else None,
+        high=high + is_integer if has_range else None,
     )
 
 
 def _output_spec(
     name: str, outputs: Mapping[int, Mapping[str, Tensor]], where: str
 ) -> TensorSpec:
-    small, large = outputs[SMALL][name], outputs[LARGE].get(name)
-    shapes = f"{list(small.shape)} for {SMALL} samples, {'nothing' if large is None else list(large.shape)} for {LARGE}"
-    if (
-        large is None
-        or small.ndim == 0
-        or (small.shape[0], large.shape[0]) != (SMALL, LARGE)
-    ):
+    small = outputs[SMALL][name]
+    large = outputs[LARGE].get(name)
+    large_shape = "nothing" if large is None else list(large.shape)
+    shapes = f"{list(small.shape)} for {SMALL} samples, {large_shape} for {LARGE}"
+    if large is None or not _has_sample_axis(small, large):
         raise ModelError(
-            f"{where}: the output {name} does not have one row a sample ({shapes}).",
+            f"{where}: the output {name} does not have one row per sample ({shapes}).",
             fix="let the first axis of every output be the sample",
         )
     if small.shape[1:] != large.shape[1:]:
         raise ModelError(
             f"{where}: the shape of the output {name} depends on the data ({shapes}).",
-            fix="give outputs of one shape",
+            fix="return outputs of one shape",
         )
     dtype = _dtype(str(small.dtype).removeprefix("torch."), f"{where}: the output {name}")
+    low = high = None
     if small.is_floating_point():
         _check_values(small, large[:SMALL], name, where)
-        return TensorSpec(name=name, dtype=dtype, dims=(BATCH, *small.shape[1:]))
-    values = torch.cat([small, large]).double()
-    low, high = (
-        (None, None) if dtype == "bool" else (float(values.min()), float(values.max()) + 1)
-    )
-    return TensorSpec(
-        name=name, dtype=dtype, dims=(BATCH, *small.shape[1:]), low=low, high=high
-    )
+    elif dtype != "bool":
+        values = torch.cat([small, large]).double()
+        low = float(values.min())
+        high = float(values.max()) + 1
+    dims = (BATCH, *small.shape[1:])
+    return TensorSpec(name=name, dtype=dtype, dims=dims, low=low, high=high)
+
+
+def _has_sample_axis(small: Tensor, large: Tensor) -> bool:
+    return small.ndim > 0 and (small.shape[0], large.shape[0]) == (SMALL, LARGE)
 
 
 def _check_values(small: Tensor, again: Tensor, name: str, where: str) -> None:
-    """Raise ModelError for NaN, and where the same samples get another answer in another
-    batch.
-    """
+    """Raise ModelError for NaN, and if the same samples have other outputs in another batch."""
     if not bool(torch.isfinite(small).all()):
-        fix = "check the checkpoint, and that the data are scaled as the network wants them"
         raise ModelError(
-            f"{where}: the output {name} holds NaN or infinite values.", fix=fix
+            f"{where}: the output {name} contains NaN or infinite values.",
+            fix="check the checkpoint, and that the data are scaled as the network expects",
         )
-    largest = float(small.abs().max()) if small.numel() else 0.0
-    if small.numel() and float((small - again).abs().max()) > TOLERANCE * largest:
-        fix = "switch dropout off outside training (functional.dropout needs training=self.training), take random numbers as an input"
+    if not small.numel():
+        return
+    largest = float(small.abs().max())
+    if float((small - again).abs().max()) > TOLERANCE * largest:
         raise ModelError(
             f"{where}: the output {name} of the same samples differs from call to call.",
-            fix=fix,
+            fix="switch dropout off outside training (functional.dropout needs "
+            "training=self.training), pass random numbers as an input",
         )
 
 

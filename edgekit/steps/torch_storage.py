@@ -1,10 +1,10 @@
-"""How a network is kept on disk: weights as safetensors, what pruning changed as JSON.
+"""Networks on disk: weights as safetensors, and what pruning changed as JSON.
 
-No pickle, no code.
+Neither file contains pickles or code.
 
-``architecture.json`` holds, for each module, the plain numbers that say how wide it is. A
-network is rebuilt from the source's fresh one: these numbers are set, tensors of another
-shape are replaced, then the weights are loaded strictly.
+``architecture.json`` contains, for each module, the numbers that define its width. A
+network is rebuilt from a new one of the same source: these numbers are set, tensors of
+another shape are replaced, then the weights are loaded strictly.
 """
 
 import json
@@ -21,7 +21,7 @@ from edgekit.artifact import Artifact, File, Part
 from edgekit.errors import ModelError
 from edgekit.signature import Signature
 
-#: The attributes of PyTorch's own modules that say how wide they are.
+#: The attributes of PyTorch's own modules that define their width.
 WIDTHS = (
     "in_channels",
     "out_channels",
@@ -45,6 +45,7 @@ WIDTHS = (
 
 CHANGED = "run again from the start: the model's source has changed"
 
+#: Numbers by attribute, by module path.
 Widths = dict[str, dict[str, int | list[int]]]
 
 
@@ -54,16 +55,18 @@ def save(
     folder: pathlib.Path,
     notes: Mapping[str, Any],
 ) -> Artifact:
-    """Write the networks into ``folder`` and describe them as an artifact of the format
-    ``torch``; parts keep their order.
+    """Write the networks into ``folder``.
+
+    Returns an artifact of the format ``torch``; parts keep their order. Raises ModelError
+    for a network whose state contains more than tensors.
     """
     parts = []
     for name, network in networks.items():
-        weights, architecture = folder / f"{name}.safetensors", folder / f"{name}.json"
-        safetensors.torch.save_file(_tensors(network, name), weights)
-        architecture.write_text(
-            json.dumps(widths(network), sort_keys=True), encoding="utf-8"
-        )
+        weights = folder / f"{name}.safetensors"
+        architecture = folder / f"{name}.json"
+        safetensors.torch.save_file(_state_tensors(network, name), weights)
+        widths = json.dumps(module_widths(network), sort_keys=True)
+        architecture.write_text(widths, encoding="utf-8")
         files = {
             "weights": File(path=weights.name),
             "architecture": File(path=architecture.name),
@@ -73,20 +76,22 @@ def save(
 
 
 def load(artifact: Artifact, networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Turn fresh ``networks`` into those of ``artifact``, in eval mode.
+    """Turn new ``networks`` into those of ``artifact``, in place.
 
-    The fresh ones are changed in place.
+    Returns them in eval mode, by part name. Raises ModelError if a network does not fit
+    what is stored.
     """
     loaded = {}
     for part in artifact.parts:
         if part.name not in networks:
             raise ModelError(
-                f"The model has no part {part.name!r} any more; it has {', '.join(networks)}.",
+                f"The model no longer has a part {part.name!r}; "
+                f"it has {', '.join(networks)}.",
                 fix=CHANGED,
             )
         network = networks[part.name]
-        tensors, stored = _read(artifact, part)
-        _set_widths(network, stored, part.name)
+        tensors, widths = _read(artifact, part)
+        _set_widths(network, widths, part.name)
         _set_shapes(network, tensors)
         try:
             network.load_state_dict(tensors, strict=True)
@@ -99,38 +104,39 @@ def load(artifact: Artifact, networks: Mapping[str, nn.Module]) -> dict[str, nn.
     return loaded
 
 
-def widths(network: nn.Module) -> Widths:
-    """For each module, by path, the plain numbers that say how wide it is."""
-    found: Widths = {}
+def module_widths(network: nn.Module) -> Widths:
+    """The numbers that define the width of each module, by path."""
+    widths: Widths = {}
     for path, module in network.named_modules():
-        plain = {name: _plain(getattr(module, name, None)) for name in WIDTHS}
-        numbers = {name: value for name, value in plain.items() if value is not None}
+        numbers = {}
+        for name in WIDTHS:
+            value = _as_json(getattr(module, name, None))
+            if value is not None:
+                numbers[name] = value
         if numbers:
-            found[path] = numbers
-    return found
+            widths[path] = numbers
+    return widths
 
 
-def _plain(value: Any) -> int | list[int] | None:
+def _as_json(value: Any) -> int | list[int] | None:
+    """An integer, or a list of integers; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if (
-        isinstance(value, tuple | list)
-        and value
-        and all(isinstance(number, int) for number in value)
-    ):
-        return list(value)
-    return None
+    if not isinstance(value, tuple | list) or not value:
+        return None
+    return list(value) if all(isinstance(number, int) for number in value) else None
 
 
-def _tensors(network: nn.Module, name: str) -> dict[str, Tensor]:
-    """The state of a network; tied tensors are written twice, since safetensors refuses
-    shared memory.
+def _state_tensors(network: nn.Module, name: str) -> dict[str, Tensor]:
+    """The state of a network.
+
+    Tied tensors are written twice, since safetensors does not support shared memory.
     """
     state = network.state_dict()
-    wrong = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if wrong:
+    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if others:
         raise ModelError(
-            f"Part {name!r} keeps state that is not a tensor: {', '.join(wrong)}.",
+            f"Part {name!r} has state that is not a tensor: {', '.join(others)}.",
             fix="keep such values as plain attributes of the module",
         )
     return {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
@@ -138,52 +144,56 @@ def _tensors(network: nn.Module, name: str) -> dict[str, Tensor]:
 
 def _read(artifact: Artifact, part: Part) -> tuple[dict[str, Tensor], Widths]:
     weights = artifact.path(part, "weights")
+    architecture = artifact.path(part, "architecture")
     try:
         tensors = safetensors.torch.load_file(weights)
-        stored: Widths = json.loads(
-            artifact.path(part, "architecture").read_text(encoding="utf-8")
-        )
+        widths: Widths = json.loads(architecture.read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as problem:
         raise ModelError(
-            f"The stored part {part.name!r} cannot be read from {artifact.folder}: {problem}",
+            f"The stored part {part.name!r} cannot be read "
+            f"from {artifact.folder}: {problem}",
             fix="delete that folder and run again",
         ) from problem
-    return tensors, stored
+    return tensors, widths
 
 
-def _set_widths(network: nn.Module, stored: Widths, part: str) -> None:
+def _set_widths(network: nn.Module, widths: Widths, part: str) -> None:
     modules = dict(network.named_modules())
-    gone = [path for path in stored if path not in modules]
-    if gone:
+    missing = [path for path in widths if path not in modules]
+    if missing:
         raise ModelError(
-            f"Part {part!r} has no module {', '.join(gone)} any more.", fix=CHANGED
+            f"Part {part!r} no longer has a module {', '.join(missing)}.", fix=CHANGED
         )
-    for path, numbers in stored.items():
+    for path, numbers in widths.items():
+        module = modules[path]
         for name, value in numbers.items():
-            now = getattr(modules[path], name, None)
-            if _plain(now) != value and (now is not None or hasattr(modules[path], name)):
-                setattr(
-                    modules[path], name, tuple(value) if isinstance(value, list) else value
-                )
+            if hasattr(module, name) and _as_json(getattr(module, name)) != value:
+                setattr(module, name, tuple(value) if isinstance(value, list) else value)
 
 
 def _set_shapes(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace parameters and buffers whose stored shape differs; tied parameters stay tied."""
-    replaced: dict[int, Tensor] = {}
+    """Replace parameters and buffers whose stored shape differs.
+
+    Tied parameters stay tied.
+    """
+    replacements: dict[int, Tensor] = {}
     for key, tensor in tensors.items():
         path, _, name = key.rpartition(".")
         try:
             module = network.get_submodule(path)
         except AttributeError:
-            continue  # told by the strict load
-        now = getattr(module, name, None)
-        if not isinstance(now, Tensor) or now.shape == tensor.shape:
+            continue  # reported by the strict load
+        current = getattr(module, name, None)
+        if not isinstance(current, Tensor) or current.shape == tensor.shape:
             continue
-        if id(now) not in replaced:
-            empty = torch.empty(tensor.shape, dtype=now.dtype, device=now.device)
-            replaced[id(now)] = (
-                nn.Parameter(empty, requires_grad=now.requires_grad)
-                if isinstance(now, nn.Parameter)
-                else empty
-            )
-        setattr(module, name, replaced[id(now)])
+        if id(current) not in replacements:
+            replacements[id(current)] = _empty_like(current, tensor.shape)
+        setattr(module, name, replacements[id(current)])
+
+
+def _empty_like(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """An uninitialized tensor of another shape; a parameter if ``tensor`` is one."""
+    empty = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty

@@ -1,7 +1,6 @@
-"""Train the network on the task's data."""
+"""Training the network on the task's data."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -15,11 +14,12 @@ from edgekit.task import SplitName
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train with the task's own loss. Also what follows pruning."""
+    """Train with the task's own loss. Also used for fine-tuning after pruning."""
 
     epochs: int = 30
     batch_size: int = 64
     learning_rate: float = 0.003
+    #: Each image is moved by up to this many pixels in each direction.
     shift: int = 0
 
     takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
@@ -30,7 +30,7 @@ class Train:
 
     def requires(self, artifact: Artifact) -> None:
         """A float PyTorch network."""
-        training.refuse_quantized(artifact, "Training")
+        training.require_float(artifact, "Training")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Train all parts together, end to end."""
@@ -39,19 +39,17 @@ class Train:
         loss = losses.resolve(context.task.loss)
 
         def objective(
-            feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor], labels: Tensor
+            feeds: training.Feeds, outputs: losses.Outputs, labels: Tensor
         ) -> Tensor:
             return loss(outputs, labels)
 
         context.progress.expect(self.epochs)
-        history = training.fit(
-            Chain(networks, artifact.parts), split, objective, self, context
-        )
+        network = Chain(networks, artifact.parts)
+        history = training.fit(network, split, objective, self, context)
         signatures = {part.name: part.signature for part in artifact.parts}
-        return torch_storage.save(
-            networks, signatures, context.folder, {"samples": len(split), "loss": history}
-        )
+        notes = {"samples": len(split), "loss": history}
+        return torch_storage.save(networks, signatures, context.folder, notes)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Inputs and outputs are what they were."""
-        training.refuse_other_signature(before, after, "Training")
+        """Inputs and outputs are unchanged."""
+        training.require_same_signatures(before, after, "Training")

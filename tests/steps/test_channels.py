@@ -31,7 +31,7 @@ def test_how_many_channels_are_kept(
     """At least the share that stays, in whole multiples, never more than there are; float
     rounding does not matter.
     """
-    assert channels.kept(width, ratio, multiple) == left
+    assert channels.channels_to_keep(width, ratio, multiple) == left
 
 
 class InputSum(nn.Module):
@@ -95,9 +95,9 @@ def test_a_residual_network_is_halved_everywhere_but_at_its_ends() -> None:
     classes; the answer has the same shape.
     """
     network = resnet8(3, 5, width=32).eval()
-    before = channels.widths(network)
-    channels.remove(network, [IMAGE], 0.5, 8, ())
-    after = channels.widths(network)
+    before = channels.output_widths(network)
+    channels.remove_channels(network, [IMAGE], 0.5, 8, ())
+    after = channels.output_widths(network)
     assert {path: before[path] // 2 for path in before if path != "head"} | {
         "head": 5
     } == after
@@ -109,8 +109,8 @@ def test_groups_that_reach_an_input_or_an_output_stay() -> None:
     layer inside is pruned.
     """
     network = InputSum().eval()
-    channels.remove(network, [IMAGE], 0.5, 1, ())
-    assert channels.widths(network) == {"same": 3, "inner": 8, "head": 5}
+    channels.remove_channels(network, [IMAGE], 0.5, 1, ())
+    assert channels.output_widths(network) == {"same": 3, "inner": 8, "head": 5}
     assert [tuple(tensor.shape) for tensor in network(IMAGE)] == [(2, 5), (2, 3, 8, 8)]
 
 
@@ -125,7 +125,7 @@ def test_the_smallest_channels_go() -> None:
         network[2].weight[:, ::2] *= 1e-3  # type: ignore[index]
     x = torch.rand(3, 4)
     weight, answer = network[0].weight[1::2].clone(), network(x)  # type: ignore[index]
-    channels.remove(network, [x], 0.5, 1, ())
+    channels.remove_channels(network, [x], 0.5, 1, ())
     assert torch.equal(network[0].weight, weight)  # type: ignore[arg-type]
     assert torch.allclose(network(x), answer, atol=1e-5)
 
@@ -137,9 +137,9 @@ def test_joined_and_grouped_layers_are_pruned_together() -> None:
     places.
     """
     network = Joined().eval()
-    channels.remove(network, [IMAGE], 0.5, 8, ())
+    channels.remove_channels(network, [IMAGE], 0.5, 8, ())
     assert network(IMAGE).shape == (2, 2)
-    assert channels.widths(network) == {
+    assert channels.output_widths(network) == {
         "left": 16,
         "right": 16,
         "grouped": 16,
@@ -157,7 +157,7 @@ def test_joined_and_grouped_layers_are_pruned_together() -> None:
 def test_attention_keeps_its_heads() -> None:
     """The embedding loses the same places in each head, and the position embedding with it."""
     network = Attention().eval()
-    channels.remove(network, [torch.rand(2, 5, 6)], 0.5, 8, ())
+    channels.remove_channels(network, [torch.rand(2, 5, 6)], 0.5, 8, ())
     assert (
         network.attention.embed_dim,
         network.attention.num_heads,
@@ -169,8 +169,8 @@ def test_attention_keeps_its_heads() -> None:
 def test_skipped_modules_keep_their_outputs() -> None:
     """A skipped layer holds its whole group."""
     network = resnet8(3, 5, width=32).eval()
-    channels.remove(network, [IMAGE], 0.5, 8, {network.stem})  # type: ignore[arg-type]
-    after = channels.widths(network)
+    channels.remove_channels(network, [IMAGE], 0.5, 8, {network.stem})  # type: ignore[arg-type]
+    after = channels.output_widths(network)
     assert (after["stem"], after["stages.0.0.conv2"], after["stages.0.0.conv1"]) == (
         32,
         32,
@@ -185,8 +185,8 @@ def test_two_networks_do_not_share_anything() -> None:
     sizes = []
     for _ in range(2):
         network = Joined().eval()
-        channels.remove(network, [IMAGE], 0.5, 8, ())
-        sizes.append(channels.widths(network))
+        channels.remove_channels(network, [IMAGE], 0.5, 8, ())
+        sizes.append(channels.output_widths(network))
     assert sizes[0] == sizes[1]
 
 
@@ -194,7 +194,7 @@ def test_a_network_that_cannot_be_followed_is_told() -> None:
     """An exception inside torch-pruning becomes a StepError."""
     network = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(StepError, match="cannot be followed"):
-        channels.remove(network, [torch.zeros(2, 3)], 0.5, 1, ())
+        channels.remove_channels(network, [torch.zeros(2, 3)], 0.5, 1, ())
 
 
 def test_a_concatenation_keeps_its_order() -> None:
@@ -221,6 +221,6 @@ def test_a_concatenation_keeps_its_order() -> None:
         network.head.weight[:, [0, 1, 2, 3, 12, 13, 14, 15]] *= 1e-3
     x = torch.rand(3, 4)
     answer = network(x)
-    channels.remove(network, [x], 0.5, 1, ())
+    channels.remove_channels(network, [x], 0.5, 1, ())
     assert torch.allclose(network(x), answer, atol=1e-6)
     assert network.head.in_features == 8

@@ -12,7 +12,7 @@ from torch.nn import functional
 from edgekit.artifact import Artifact
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.steps import distill, torch_storage
+from edgekit.steps import losses, torch_storage
 from edgekit.steps.distill import Distill
 from edgekit.steps.load_model import LoadModel
 from edgekit.task import Task
@@ -121,9 +121,9 @@ def test_softened_is_hintons_formula() -> None:
     p, q = functional.softmax(teacher / 4, 1), functional.softmax(student / 4, 1)
     expected = 16 * (p * (p / q).log()).sum(1).mean()
     assert torch.isclose(
-        distill.softened({"output": student}, {"output": teacher}, 4.0), expected
+        losses.softened_divergence({"output": student}, {"output": teacher}, 4.0), expected
     )
-    assert distill.softened(
+    assert losses.softened_divergence(
         {"output": teacher}, {"output": teacher}, 4.0
     ).item() == pytest.approx(0, abs=1e-6)
 
@@ -133,17 +133,17 @@ def test_softened_takes_a_mean_over_places() -> None:
     flat, teacher = torch.rand(6, 3), torch.rand(6, 3)
     wide = [tensor.reshape(2, 3, 3).permute(0, 2, 1) for tensor in (flat, teacher)]
     assert torch.isclose(
-        distill.softened({"o": wide[0]}, {"o": wide[1]}, 2.0),
-        distill.softened({"o": flat}, {"o": teacher}, 2.0),
+        losses.softened_divergence({"o": wide[0]}, {"o": wide[1]}, 2.0),
+        losses.softened_divergence({"o": flat}, {"o": teacher}, 2.0),
     )
 
 
 def test_a_teacher_of_other_outputs_is_refused() -> None:
     """Both shapes are told."""
     with pytest.raises(StepError, match=r"\[2, 3\].*\[2, 4\]"):
-        distill.softened({"output": torch.zeros(2, 3)}, {"output": torch.zeros(2, 4)}, 4.0)
+        losses.softened_divergence({"output": torch.zeros(2, 3)}, {"output": torch.zeros(2, 4)}, 4.0)
     with pytest.raises(StepError, match="different outputs"):
-        distill.squared({"a": torch.zeros(2)}, {"b": torch.zeros(2)})
+        losses.mean_squared_difference({"a": torch.zeros(2)}, {"b": torch.zeros(2)})
 
 
 def test_distillation_needs_a_teacher(tmp_path: pathlib.Path) -> None:

@@ -74,7 +74,7 @@ def test_a_named_loss_finds_the_logits() -> None:
     assert losses.resolve("cross_entropy")(
         several, torch.zeros(2)[:].long()
     ).item() == pytest.approx(math.log(10))
-    with pytest.raises(TaskError, match="the model gives a, b"):
+    with pytest.raises(TaskError, match="the model returns a, b"):
         losses.resolve("cross_entropy")(
             {"a": torch.zeros(2), "b": torch.zeros(2)}, torch.zeros(2)
         )
@@ -96,7 +96,7 @@ def test_a_users_function_gets_a_tensor_or_a_dict() -> None:
     ("function", "message"),
     [
         (lambda out, labels: out, r"a tensor \[2, 3\]"),
-        (lambda out, labels: 1.5, "gave float"),
+        (lambda out, labels: 1.5, "returned float"),
         (lambda out, labels: out.detach().sum(), "without gradient"),
         (lambda out, labels: out["logits"], "raised IndexError"),
     ],

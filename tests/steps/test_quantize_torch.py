@@ -97,7 +97,7 @@ def test_what_cannot_be_quantized_is_refused_before_any_work(
     """A scheme of another step, no samples, a network that is quantized already."""
     artifact, context = setting(tmp_path)
     for step, message in (
-        (QuantizeTorch(scheme="fp16"), "not made on the PyTorch graph"),
+        (QuantizeTorch(scheme="fp16"), "not available on the PyTorch graph"),
         (QuantizeTorch(samples=0), "0 samples"),
     ):
         with pytest.raises(StepError, match=message):

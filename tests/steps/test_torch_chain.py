@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from edgekit.artifact import File, Part
 from edgekit.errors import ModelError
 from edgekit.signature import Signature, TensorSpec
-from edgekit.steps.torch_chain import Chain, call, input_tensors, named_outputs
+from edgekit.steps.torch_chain import Chain, call, input_tensors, name_outputs
 from edgekit.task import Split
 
 
@@ -43,10 +43,10 @@ def test_outputs_are_named() -> None:
     Nones.
     """
     x = torch.zeros(1)
-    assert list(named_outputs(x, "output", "N")) == ["output"]
-    assert list(named_outputs((x,), "output", "N")) == ["output"]
-    assert list(named_outputs((x, x), "head", "N")) == ["head_0", "head_1"]
-    assert list(named_outputs({"logits": x, "cache": None}, "output", "N")) == ["logits"]
+    assert list(name_outputs(x, "output", "N")) == ["output"]
+    assert list(name_outputs((x,), "output", "N")) == ["output"]
+    assert list(name_outputs((x, x), "head", "N")) == ["head_0", "head_1"]
+    assert list(name_outputs({"logits": x, "cache": None}, "output", "N")) == ["logits"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_outputs_are_named() -> None:
 def test_other_outputs_are_refused(result: object) -> None:
     """What is not a flat collection of tensors cannot be exported."""
     with pytest.raises(ModelError, match="returns"):
-        named_outputs(result, "output", "The network")
+        name_outputs(result, "output", "The network")
 
 
 def test_inputs_are_given_in_the_signatures_order() -> None:
@@ -91,7 +91,7 @@ def test_a_chain_links_parts_by_name() -> None:
 
 def test_another_number_of_outputs_in_training_is_told() -> None:
     """A network that gives extra outputs in training mode does not fit its signature."""
-    with pytest.raises(ModelError, match="returned 1 tensors, its signature has 2"):
+    with pytest.raises(ModelError, match="returned 1 tensors; its signature has 2"):
         call(nn.Identity(), signature({"x": 1}, {"a": 1, "b": 1}), {"x": torch.zeros(1, 1)})
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError
-from edgekit.steps.torch_signatures import find
+from edgekit.steps.torch_signatures import find_signatures
 from edgekit.task import Split
 
 RANDOM = numpy.random.default_rng(0)
@@ -35,7 +35,7 @@ def names(
     """Input and output names by part."""
     return {
         name: ([spec.name for spec in found.inputs], [spec.name for spec in found.outputs])
-        for name, found in find(networks, data).items()
+        for name, found in find_signatures(networks, data).items()
     }
 
 
@@ -43,7 +43,7 @@ def test_a_bare_array_goes_to_the_first_parameter() -> None:
     """It is called input whatever the network calls it; the output is called output; the
     batch axis is free.
     """
-    found = find({"main": module(lambda pixels: pixels * 2)}, split())["main"]
+    found = find_signatures({"main": module(lambda pixels: pixels * 2)}, split())["main"]
     assert (found.inputs[0].name, found.inputs[0].dims) == ("input", ("batch", 4))
     assert (found.outputs[0].name, found.outputs[0].dims) == ("output", ("batch", 4))
 
@@ -56,7 +56,7 @@ def test_samples_are_drawn_from_the_range_of_the_data() -> None:
         image=numpy.array([[0.0], [255.0], [3.0]], dtype="float32"),
         token=numpy.array([[4], [9], [5]]),
     )
-    inputs = find({"main": module(lambda image, token: image + token)}, data)["main"].inputs
+    inputs = find_signatures({"main": module(lambda image, token: image + token)}, data)["main"].inputs
     assert [(spec.low, spec.high) for spec in inputs] == [(0, 255), (4, 10)]
     assert inputs[1].sample(100).max() == 9
 
@@ -115,15 +115,15 @@ def test_a_later_part_may_take_data_by_name() -> None:
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda x: x.reshape(2, 4), "refuses the data.*input float32"),
-        (lambda x: x.sum(), "one row a sample"),
-        (lambda x: x.mean(0, keepdim=True), "one row a sample"),
+        (lambda x: x.reshape(2, 4), "failed on the data.*input float32"),
+        (lambda x: x.sum(), "one row per sample"),
+        (lambda x: x.mean(0, keepdim=True), "one row per sample"),
         (lambda x: torch.ones(len(x), len(x)), "depends on the data"),
         (lambda x: x / 0, "NaN or infinite"),
         (lambda x: torch.nn.functional.dropout(x, 0.5), "differs from call to call"),
         (lambda x: x.double(), "float64, which edge runtimes do not have"),
-        (lambda x, y: x + y, "needs y; the data have input"),
-        (lambda x, *, y: x + y, "needs y"),
+        (lambda x, y: x + y, "requires y; the data contain input"),
+        (lambda x, *, y: x + y, "requires y"),
         (lambda x: [x, [x]], "returns output_1: list"),
     ],
 )
@@ -132,14 +132,14 @@ def test_what_does_not_fit_is_told(forward: Callable[..., Any], message: str) ->
     clear error each, with a fix.
     """
     with pytest.raises(ModelError, match=message) as caught:
-        find({"main": module(forward)}, split())
+        find_signatures({"main": module(forward)}, split())
     assert caught.value.fix
 
 
 def test_a_fixed_batch_gets_its_own_hint() -> None:
     """A network that takes two samples but not three has its batch size written in it."""
     with pytest.raises(ModelError, match="the batch size must be free"):
-        find({"main": module(lambda x: x.reshape(2, 2, 2))}, split())
+        find_signatures({"main": module(lambda x: x.reshape(2, 2, 2))}, split())
 
 
 def test_torchs_message_and_the_shapes_are_told() -> None:
@@ -148,21 +148,21 @@ def test_torchs_message_and_the_shapes_are_told() -> None:
         ModelError,
         match=r"input float32\[2, 4\].*mat1 and mat2 shapes cannot be multiplied",
     ):
-        find({"main": nn.Linear(5, 2)}, split())
+        find_signatures({"main": nn.Linear(5, 2)}, split())
 
 
 def test_data_that_no_part_takes_are_told() -> None:
     """A misnamed array is not silently left out."""
     ones = numpy.ones((5, 4), dtype="float32")
-    with pytest.raises(ModelError, match="no input called maks"):
-        find({"main": module(lambda ids, mask=None: ids)}, split(ids=ones, maks=ones))
+    with pytest.raises(ModelError, match="no input named maks"):
+        find_signatures({"main": module(lambda ids, mask=None: ids)}, split(ids=ones, maks=ones))
 
 
 def test_an_input_behind_a_left_out_one_is_refused() -> None:
     """Inputs are given by position, so none may be left out before another."""
     ones = numpy.ones((5, 4), dtype="float32")
     with pytest.raises(ModelError, match="mask would be left out"):
-        find(
+        find_signatures(
             {"main": module(lambda ids, mask=None, types=None: ids + types)},
             split(ids=ones, types=ones),
         )
@@ -171,12 +171,12 @@ def test_an_input_behind_a_left_out_one_is_refused() -> None:
 def test_a_type_that_no_runtime_has_is_refused() -> None:
     """complex64 inputs are refused by name."""
     with pytest.raises(ModelError, match="The input input is of type complex64"):
-        find({"main": nn.Identity()}, split(input=numpy.ones((3, 2), dtype="complex64")))
+        find_signatures({"main": nn.Identity()}, split(input=numpy.ones((3, 2), dtype="complex64")))
 
 
 def test_one_sample_is_enough() -> None:
     """A test set of one sample is repeated."""
-    assert find(
+    assert find_signatures(
         {"main": nn.Linear(4, 2)}, split(input=numpy.ones((1, 4), dtype="float32"))
     )["main"].outputs[0].dims == ("batch", 2)
 
@@ -187,7 +187,7 @@ def test_batch_normalization_is_in_eval_mode() -> None:
     before = (
         network.running_mean.clone() if isinstance(network.running_mean, Tensor) else None
     )
-    find({"main": network}, split())
+    find_signatures({"main": network}, split())
     assert before is not None
     assert torch.equal(network.running_mean, before)  # type: ignore[arg-type]
 
@@ -199,13 +199,13 @@ def test_batch_normalization_is_in_eval_mode() -> None:
         (nn.Linear(4, 2).half(), "float32", r"network\.float\(\)"),
         (nn.Linear(4, 2), "uint8", "give the task's data as float32"),
         (nn.Linear(4, 2), "float16", "give the task's data as float32"),
-        (nn.Linear(5, 2), "float32", "must take the task's data as they are"),
+        (nn.Linear(5, 2), "float32", "must accept the task's data unchanged"),
     ],
 )
 def test_a_type_that_does_not_fit_gets_its_own_hint(
     network: nn.Module, data: str, fix: str
 ) -> None:
     """Which of the two to turn, the network or the data, is told."""
-    with pytest.raises(ModelError, match="refuses the data") as caught:
-        find({"main": network}, split(input=numpy.ones((5, 4), dtype=data)))
+    with pytest.raises(ModelError, match="failed on the data") as caught:
+        find_signatures({"main": network}, split(input=numpy.ones((5, 4), dtype=data)))
     assert re.search(fix, caught.value.fix or "")

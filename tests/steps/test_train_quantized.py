@@ -20,7 +20,7 @@ from edgekit.quantization.calibration import read, read_constants
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import torch_storage
 from edgekit.steps.quantize_torch import QuantizeTorch
-from edgekit.steps.torch_reference import simulated
+from edgekit.steps.torch_reference import load_simulated
 from edgekit.steps.train_quantized import TrainQuantized
 from edgekit.task import Task
 from edgekit.testing import tiny_images
@@ -85,7 +85,7 @@ def outputs(
     artifact: Artifact, images: torch.Tensor, *, quantized: bool = True
 ) -> torch.Tensor:
     networks = (
-        simulated(artifact, network())
+        load_simulated(artifact, network())
         if quantized
         else torch_storage.load(artifact, network())
     )

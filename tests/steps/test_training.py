@@ -189,7 +189,7 @@ def test_shift_moves_each_image_by_at_most_its_pixels() -> None:
     """
     images = torch.zeros(200, 2, 9, 9)
     images[:, :, 4, 4] = 1
-    moved = training._shifted(
+    moved = training._shift(
         {"input": images, "ids": torch.arange(200)}, 2, torch.Generator().manual_seed(0)
     )
     places = moved["input"][:, 0].nonzero()
@@ -218,7 +218,7 @@ def test_shift_needs_images() -> None:
 def test_only_float_torch_networks_are_trained() -> None:
     """A quantized network or one of another format is refused before any work."""
     files = {"weights": File(path="x")}
-    training.refuse_quantized(
+    training.require_float(
         Artifact(
             format="torch", parts=(Part(name="main", signature=signature(4), files=files),)
         ),
@@ -232,7 +232,7 @@ def test_only_float_torch_networks_are_trained() -> None:
         Artifact(format="onnx", parts=(quantized,)),
     ):
         with pytest.raises(StepError, match="Training needs a float PyTorch network"):
-            training.refuse_quantized(artifact, "Training")
+            training.require_float(artifact, "Training")
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
@@ -248,5 +248,5 @@ def test_a_shift_out_of_sight_is_refused() -> None:
     images = Split(
         {"input": numpy.zeros((4, 1, 8, 8), dtype="float32")}, numpy.zeros(4, dtype="int64")
     )
-    with pytest.raises(StepError, match="shift 8 moves images of 8 pixels out of sight"):
+    with pytest.raises(StepError, match="A shift of 8 moves images of 8 pixels out of sight"):
         fit(chain(None, 1, 8, 8), Settings(shift=8), images)

@@ -24,7 +24,7 @@ from edgekit.quantization.operators import RECURRENT
 from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import torch_storage
-from edgekit.steps.torch_reference import QUANTIZATION, rebuilt
+from edgekit.steps.torch_reference import QUANTIZATION, rebuild
 from edgekit.task import SplitName
 
 
@@ -173,7 +173,7 @@ def _load_graph(
 ) -> torch.nn.Module:
     """The network's graph with a free batch, quantized if the part is."""
     if QUANTIZATION in part.files:
-        return rebuilt(artifact, part, network, fold=False)
+        return rebuild(artifact, part, network, fold=False)
     graph = capture(network, part.signature).module(check_guards=False)
     rewrite(graph)
     return graph
