@@ -1,80 +1,57 @@
-"""A task: data and what they mean.
+"""A task: the data of a machine-learning problem, with its loss and metric.
 
-The splits are fixed when the task is made, and calibration never sees test data.
+The splits are fixed when the task is created, and calibration never sees test data.
 """
 
 import dataclasses
-import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import TaskError, unknown
+from edgekit.splits import INPUT, Split, fingerprint, read_inputs_only, read_labelled
 
 if TYPE_CHECKING:
-    import numpy
-    import numpy.typing
+    from edgekit.arrays import Array
 
-    Array = numpy.typing.NDArray[Any]
+__all__ = [
+    "INPUT",
+    "LOSSES",
+    "METRICS",
+    "Split",
+    "SplitName",
+    "Task",
+    "fingerprint",
+    "identity",
+]
 
-#: The input's name where a task gives a bare array.
-INPUT = "input"
 SplitName = Literal["train", "calibration", "test"]
 LOSSES = ("cross_entropy", "mse", "l1", "bce_with_logits")
 METRICS = ("top1", "top5", "negative_mse", "negative_l1", "binary_accuracy")
-#: Kinds of arrays that hold numbers: truth values, integers, real numbers.
-NUMBERS = "biuf"
-#: Real data hold doubles. Calibration samples that are also test samples are left out;
-#: where more than this share of a split is also in the test data, the split is taken for a
-#: mistake and refused.
+#: Real data contain duplicates. Calibration samples that are also test samples are left
+#: out; a split that has more than this share of its samples in common with the test data is
+#: considered a mistake and refused.
 MAX_SHARED = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Samples: named input arrays whose first axis is the sample, and the labels where
-    there are any.
-    """
-
-    inputs: Mapping[str, "Array"]
-    labels: "Array | None"
-
-    def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
-
-    def draw(self, count: int, seed: int) -> "Split":
-        """``count`` samples in random order (all of them where there are fewer): data are
-        often sorted by class.
-        """
-        import numpy
-
-        return self.rows(numpy.random.default_rng(seed).permutation(len(self))[:count])
-
-    def rows(self, index: Any) -> "Split":
-        """The samples of an index or a mask."""
-        return Split(
-            {name: array[index] for name, array in self.inputs.items()},
-            None if self.labels is None else self.labels[index],
-        )
-
-    def take(self, count: int) -> "Split":
-        """The first ``count`` samples."""
-        return Split(
-            {name: array[:count] for name, array in self.inputs.items()},
-            None if self.labels is None else self.labels[:count],
-        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """Data, loss and metric.
 
-    ``train`` and ``test`` are ``(inputs, labels)`` or an iterable of such batches;
-    ``calibration`` is inputs only, and where it is None the first training samples are
-    used. ``inputs`` is an array whose first axis is the sample, or a dict of such arrays.
-    ``loss`` is a name or ``f(outputs, labels) -> scalar tensor``; ``metric`` is a name or
-    ``f(outputs, labels) -> one score a sample``, higher is better.
+    Args:
+        name: the name in reports.
+        test: ``(inputs, labels)``, or an iterable of such batches. ``inputs`` is an array
+            whose first axis is the sample, or a dict of such arrays.
+        train: like ``test``.
+        calibration: inputs only. If None, the training samples are used.
+        loss: a name of ``LOSSES``, or ``f(outputs, labels)`` that returns a scalar tensor.
+        metric: a name of ``METRICS``, or ``f(outputs, labels)`` that returns one score per
+            sample; higher is better.
+        origin: how the data were split (seed, shares, source), recorded in the report.
+
+    Raises TaskError if the data are missing, not numbers, not finite, or do not fit
+    together, and if training or calibration data overlap the test data.
     """
 
     name: str
@@ -83,325 +60,199 @@ class Task:
     calibration: Any = None
     loss: str | Callable[..., Any] = "cross_entropy"
     metric: str | Callable[..., Any] = "top1"
-    #: How the data were split (seed, shares, source); recorded in the report.
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    _splits: dict[SplitName, Split | None] = dataclasses.field(init=False, repr=False)
+    #: Samples of each split that are also test samples.
+    _shared: dict[str, int] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._refuse_words()
-        splits: dict[SplitName, Split | None] = {
-            "train": _labelled(self.train, f"Task {self.name!r}, train"),
-            "test": _labelled(self.test, f"Task {self.name!r}, test"),
-            "calibration": _unlabelled(
-                self.calibration, f"Task {self.name!r}, calibration"
-            ),
-        }
-        if splits["test"] is None:
-            raise TaskError(
-                f"Task {self.name!r} has no test data.", fix="give test=(inputs, labels)"
-            )
-        if splits["calibration"] is None and splits["train"] is not None:
-            splits["calibration"] = Split(splits["train"].inputs, None)
-        object.__setattr__(self, "_splits", splits)
-        self._same_inputs()
-        self._same_labels()
-        object.__setattr__(self, "_shared", self._kept_apart())
+        # Names and notes first: they are checked before any data are read.
+        _check_choice(self.name, "loss", self.loss, LOSSES)
+        _check_choice(self.name, "metric", self.metric, METRICS)
+        object.__setattr__(self, "origin", self._json_origin())
+        object.__setattr__(self, "_splits", self._read_splits())
+        self._check_same_inputs()
+        self._check_same_labels()
+        object.__setattr__(self, "_shared", self._remove_test_samples())
 
     def split(self, name: SplitName) -> Split | None:
-        """The samples of one split, or None where the task has none."""
-        return self._splits[name]  # type: ignore[attr-defined, no-any-return]
+        """The samples of one split, or None if the task has none."""
+        return self._splits[name]
 
     def need(self, name: SplitName, why: str) -> Split:
-        """The samples of one split, or a TaskError that says why they are needed."""
-        found = self.split(name)
-        if found is None:
+        """The samples of one split.
+
+        Raises TaskError if the task has none; ``why`` names what needs them.
+        """
+        split = self.split(name)
+        if split is None:
             raise TaskError(
                 f"Task {self.name!r} has no {name} data, and {why} needs them.",
-                fix=f"give the task {name}=..., or take that entry out of the recipe",
+                fix=f"give the task {name}=..., or remove that entry from the recipe",
             )
-        return found
+        return split
 
     def describe(self) -> dict[str, Any]:
-        """What the report records: sizes, hashes and origin of the splits."""
-        splits = {
-            name: None
-            if split is None
-            else {"samples": len(split), "sha256": fingerprint(split)}
-            for name, split in self._splits.items()  # type: ignore[attr-defined]
-        }
+        """The description for the report: sizes, hashes and origin of the splits."""
+        splits: dict[str, Any] = {}
+        for name, split in self._splits.items():
+            splits[name] = None
+            if split is not None:
+                splits[name] = {"samples": len(split), "sha256": fingerprint(split)}
         return {
             "name": self.name,
-            "loss": _named(self.loss),
-            "metric": _named(self.metric),
+            "loss": _name_of(self.loss),
+            "metric": _name_of(self.metric),
             "splits": splits,
-            "also_in_test": self._shared,  # type: ignore[attr-defined]
+            "also_in_test": self._shared,
             "origin": dict(self.origin),
         }
 
     @property
     def classes(self) -> int | None:
-        """The number of classes where the labels are class numbers, else None."""
+        """The number of classes; None if the labels are not class numbers."""
         import numpy
 
-        test = self.split("test")
-        labels = [
-            s.labels
-            for s in (test, self.split("train"))
-            if s is not None and s.labels is not None
-        ]
-        if not labels or not all(
-            numpy.issubdtype(part.dtype, numpy.integer) and part.ndim == 1
-            for part in labels
-        ):
-            return None
-        return int(max(part.max() for part in labels)) + 1
+        largest = []
+        for split in (self.split("test"), self.split("train")):
+            if split is None or split.labels is None:
+                continue
+            is_integer = numpy.issubdtype(split.labels.dtype, numpy.integer)
+            if not is_integer or split.labels.ndim != 1:
+                return None
+            largest.append(int(split.labels.max()))
+        return max(largest) + 1 if largest else None
 
-    def _refuse_words(self) -> None:
-        """Names and notes that could not be used or reported, told before the data are
-        looked at.
-        """
-        for what, given, known in (
-            ("loss", self.loss, LOSSES),
-            ("metric", self.metric, METRICS),
-        ):
-            if isinstance(given, str) and given not in known:
-                raise TaskError(
-                    f"Task {self.name!r}: {unknown(what, given, known)}",
-                    fix=f"give a known name or a function as {what}",
-                )
-            if not isinstance(given, str) and not callable(given):
-                raise TaskError(
-                    f"Task {self.name!r}: the {what} is of type {type(given).__name__}.",
-                    fix=f"give a known name or a function as {what}",
-                )
+    def _json_origin(self) -> Any:
         try:
-            noted = json.loads(json.dumps(dict(self.origin), default=str, allow_nan=False))
+            text = json.dumps(dict(self.origin), default=str, allow_nan=False)
         except (TypeError, ValueError) as problem:
             raise TaskError(
                 f"Task {self.name!r}: origin cannot be reported: {problem}.",
                 fix="give a dict of texts and finite numbers",
             ) from problem
-        object.__setattr__(self, "origin", noted)
+        return json.loads(text)
 
-    def _same_labels(self) -> None:
-        """Training and test labels mean the same: classes in both, or values of one shape
-        in both.
-        """
-        train, test = self.split("train"), self.need("test", "verification")
-        if train is None or train.labels is None or test.labels is None:
-            return
-        told = [
-            f"{labels.dtype}[n{''.join(f', {size}' for size in labels.shape[1:])}]"
-            for labels in (train.labels, test.labels)
-        ]
-        if (train.labels.dtype.kind == "f") != (
-            test.labels.dtype.kind == "f"
-        ) or train.labels.ndim != test.labels.ndim:
+    def _read_splits(self) -> dict[SplitName, Split | None]:
+        prefix = f"Task {self.name!r}"
+        train = read_labelled(self.train, f"{prefix}, train")
+        test = read_labelled(self.test, f"{prefix}, test")
+        calibration = read_inputs_only(self.calibration, f"{prefix}, calibration")
+        if test is None:
+            raise TaskError(f"{prefix} has no test data.", fix="give test=(inputs, labels)")
+        if calibration is None and train is not None:
+            calibration = Split(train.inputs, None)
+        return {"train": train, "test": test, "calibration": calibration}
+
+    def _check_same_inputs(self) -> None:
+        """All splits have inputs of the same names, shapes and dtypes."""
+        expected = _shapes(self.need("test", "verification"))
+        for name, split in self._splits.items():
+            if split is None or _shapes(split) == expected:
+                continue
             raise TaskError(
-                f"Task {self.name!r}: the training labels are {told[0]}, the test labels {told[1]}.",
-                fix="give both the same kind: whole numbers for classes, real numbers for values",
+                f"Task {self.name!r}: the {name} inputs are {_describe(_shapes(split))}, "
+                f"the test inputs {_describe(expected)}.",
+                fix="give all splits the same shape and dtype",
             )
 
-    def _same_inputs(self) -> None:
+    def _check_same_labels(self) -> None:
+        """Training and test labels are both classes, or both values of one rank."""
+        train = self.split("train")
         test = self.need("test", "verification")
-        for name, split in self._splits.items():  # type: ignore[attr-defined]
-            if split is None:
-                continue
-            shapes = {
-                key: (array.shape[1:], array.dtype) for key, array in split.inputs.items()
-            }
-            wanted = {
-                key: (array.shape[1:], array.dtype) for key, array in test.inputs.items()
-            }
-            if shapes != wanted:
-                raise TaskError(
-                    f"Task {self.name!r}: the {name} inputs are {_told(shapes)}, the test inputs {_told(wanted)}.",
-                    fix="give all splits the same shape and dtype",
-                )
+        if train is None or train.labels is None or test.labels is None:
+            return
+        is_float = [labels.dtype.kind == "f" for labels in (train.labels, test.labels)]
+        if is_float[0] == is_float[1] and train.labels.ndim == test.labels.ndim:
+            return
+        raise TaskError(
+            f"Task {self.name!r}: the training labels are {_describe_labels(train.labels)}, "
+            f"the test labels {_describe_labels(test.labels)}.",
+            fix="give both the same kind: integers for classes, real numbers for values",
+        )
 
-    def _kept_apart(self) -> dict[str, int]:
-        """Leave test samples out of the calibration data; how many samples of each split
-        are also test samples.
+    def _remove_test_samples(self) -> dict[str, int]:
+        """Remove test samples from the calibration data.
+
+        Returns how many samples of each split are also test samples.
         """
-        seen, found = set(_rows(self.need("test", "verification"))), {}
-        for name in ("train", "calibration"):
-            split: Split | None = self._splits[name]  # type: ignore[attr-defined]
+        test_rows = set(_rows(self.need("test", "verification")))
+        shared: dict[str, int] = {}
+        splits: tuple[SplitName, ...] = ("train", "calibration")
+        for name in splits:
+            split = self._splits[name]
             if split is None:
                 continue
-            own = [row not in seen for row in _rows(split)]
-            found[name] = len(own) - sum(own)
-            if found[name] > MAX_SHARED * len(own):
+            is_own = [row not in test_rows for row in _rows(split)]
+            shared[name] = len(is_own) - sum(is_own)
+            if shared[name] > MAX_SHARED * len(is_own):
                 what = "training" if name == "train" else name
                 raise TaskError(
-                    f"Task {self.name!r}: {found[name]} of {len(own)} {what} samples are also test samples.",
-                    fix="keep the test data apart; a file that was tuned on the test data proves nothing",
+                    f"Task {self.name!r}: {shared[name]} of {len(is_own)} {what} samples "
+                    "are also test samples.",
+                    fix="keep the test data separate; "
+                    "a file that was tuned on the test data proves nothing",
                 )
-            if name == "calibration" and found[name]:
-                self._splits[name] = split.rows(own)  # type: ignore[attr-defined]
-        return found
+            if name == "calibration" and shared[name]:
+                self._splits[name] = split.rows(is_own)
+        return shared
 
 
-def fingerprint(split: Split) -> str:
-    """A hash of the samples: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    arrays = {
-        **split.inputs,
-        **({} if split.labels is None else {"<labels>": split.labels}),
-    }
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name}:{array.dtype}:{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def identity(choice: str | Callable[..., Any]) -> str:
+    """A text that changes when a loss or a metric does.
 
-
-def identity(what: str | Callable[..., Any]) -> str:
-    """A text that changes when a loss or a metric does: its name, or a user's function with
-    its source, defaults and closure.
-
-    What such a function calls is not seen here; a task from a file has the hash of its code
-    in ``origin``.
+    The name, or a user's function with its source, defaults and closure. What the function
+    calls is not included; a task from a file has the hash of its code in ``origin``.
     """
-    if isinstance(what, str):
-        return what
-    cells = [repr(cell.cell_contents) for cell in getattr(what, "__closure__", None) or ()]
-    bound = [repr(getattr(what, name, None)) for name in ("__defaults__", "__kwdefaults__")]
+    if isinstance(choice, str):
+        return choice
+    cells = getattr(choice, "__closure__", None) or ()
+    closure = [repr(cell.cell_contents) for cell in cells]
+    defaults = [
+        repr(getattr(choice, name, None)) for name in ("__defaults__", "__kwdefaults__")
+    ]
     try:
-        source = inspect.getsource(what)
+        source = inspect.getsource(choice)
     except (OSError, TypeError):
-        source = repr(what)
-    return "\n".join(
-        [getattr(what, "__qualname__", type(what).__name__), source, *bound, *cells]
-    )
+        source = repr(choice)
+    name = getattr(choice, "__qualname__", type(choice).__name__)
+    return "\n".join([name, source, *defaults, *closure])
 
 
-def _named(what: str | Callable[..., Any]) -> str:
-    return what if isinstance(what, str) else getattr(what, "__name__", type(what).__name__)
+def _check_choice(task: str, what: str, choice: object, names: tuple[str, ...]) -> None:
+    """Raise TaskError unless ``choice`` is one of ``names`` or a function."""
+    fix = f"give a known name or a function as {what}"
+    if isinstance(choice, str):
+        if choice not in names:
+            raise TaskError(f"Task {task!r}: {unknown(what, choice, names)}", fix=fix)
+    elif not callable(choice):
+        kind = type(choice).__name__
+        raise TaskError(f"Task {task!r}: the {what} is of type {kind}.", fix=fix)
 
 
-def _rows(split: Split) -> Iterable[bytes]:
+def _name_of(choice: str | Callable[..., Any]) -> str:
+    if isinstance(choice, str):
+        return choice
+    return getattr(choice, "__name__", type(choice).__name__)
+
+
+def _rows(split: Split) -> Iterator[bytes]:
+    """The bytes of each sample."""
     arrays = [array for _, array in sorted(split.inputs.items())]
     for index in range(len(split)):
         yield b"".join(array[index].tobytes() for array in arrays)
 
 
-def _told(shapes: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in shapes.items()
-    )
+def _shapes(split: Split) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The shape without the sample axis, and the dtype of each input."""
+    return {name: (array.shape[1:], array.dtype) for name, array in split.inputs.items()}
 
 
-def _named_arrays(inputs: Any, where: str) -> dict[str, "Array"]:
-    import numpy
-
-    given = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
-    arrays = {str(name): _as_numpy(array) for name, array in given.items()}
-    if not arrays:
-        raise TaskError(
-            f"{where}: there are no inputs.",
-            fix="give an array, or a dict with at least one",
-        )
-    for name, array in arrays.items():
-        if array.ndim == 0 or len(array) == 0:
-            raise TaskError(
-                f"{where}: {name} has no samples.",
-                fix="give arrays whose first axis is the sample",
-            )
-        if array.dtype == object:
-            raise TaskError(
-                f"{where}: {name} holds Python objects, not numbers.",
-                fix="make one array with one shape for all samples",
-            )
-        if array.dtype.kind not in NUMBERS:
-            raise TaskError(
-                f"{where}: {name} holds {array.dtype}, not numbers.",
-                fix="give float32, or an integer type",
-            )
-        if array.dtype.kind == "f" and not numpy.isfinite(array).all():
-            raise TaskError(
-                f"{where}: {name} holds NaN or infinite values.", fix="clean the data first"
-            )
-    if len({len(array) for array in arrays.values()}) > 1:
-        raise TaskError(
-            f"{where}: the inputs have different numbers of samples ({_lengths(arrays)}).",
-            fix="give each input one row a sample",
-        )
-    return {
-        name: array.astype("float32") if array.dtype == numpy.float64 else array
-        for name, array in arrays.items()
-    }
+def _describe(shapes: Mapping[str, tuple[tuple[int, ...], Any]]) -> str:
+    inputs = [f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in shapes.items()]
+    return ", ".join(inputs)
 
 
-def _labelled(data: Any, where: str) -> Split | None:
-    import numpy
-
-    if data is None or isinstance(data, Split):
-        return data
-    if not (
-        isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple)
-    ):
-        data = _joined(data, where)
-    inputs, labels = _named_arrays(data[0], where), _as_numpy(data[1])
-    samples = len(next(iter(inputs.values())))
-    if labels.ndim == 0 or len(labels) != samples:
-        raise TaskError(
-            f"{where}: {samples} samples but {labels.shape or 'no'} labels.",
-            fix="give one label a sample",
-        )
-    if labels.dtype.kind not in NUMBERS:
-        raise TaskError(
-            f"{where}: the labels hold {labels.dtype}, not numbers.",
-            fix="number the classes from 0",
-        )
-    if labels.dtype.kind == "f" and not numpy.isfinite(labels).all():
-        raise TaskError(
-            f"{where}: the labels hold NaN or infinite values.", fix="clean the data first"
-        )
-    return Split(inputs, labels)
-
-
-def _unlabelled(data: Any, where: str) -> Split | None:
-    if data is None or isinstance(data, Split):
-        return data
-    return Split(_named_arrays(data, where), None)
-
-
-def _joined(batches: Any, where: str) -> tuple[Any, Any]:
-    """One pair of arrays from an iterable of ``(inputs, labels)`` batches."""
-    import numpy
-
-    try:
-        pairs = [
-            (_named_arrays(inputs, where), _as_numpy(labels)) for inputs, labels in batches
-        ]
-    except (TypeError, ValueError) as problem:
-        raise TaskError(
-            f"{where}: expected (inputs, labels) or batches of them, got {type(batches).__name__}.",
-            fix="see edgekit.Task",
-        ) from problem
-    if not pairs:
-        raise TaskError(f"{where}: no batches.", fix="give at least one batch")
-    names = pairs[0][0].keys()
-    try:
-        return {
-            name: numpy.concatenate([inputs[name] for inputs, _ in pairs]) for name in names
-        }, numpy.concatenate([labels for _, labels in pairs])
-    except (KeyError, ValueError) as problem:
-        raise TaskError(
-            f"{where}: the batches do not fit together: {problem}.",
-            fix="give every batch the same inputs and shapes",
-        ) from problem
-
-
-def _as_numpy(array: Any) -> "Array":
-    """An array, or a torch tensor as one (without importing torch), in this machine's byte
-    order.
-    """
-    import numpy
-
-    found = numpy.asarray(
-        array.detach().cpu().numpy() if hasattr(array, "detach") else array
-    )
-    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
-
-
-def _lengths(arrays: Mapping[str, "Array"]) -> str:
-    return ", ".join(f"{name}: {len(array)}" for name, array in arrays.items())
+def _describe_labels(labels: "Array") -> str:
+    sizes = ", ".join(["n", *map(str, labels.shape[1:])])
+    return f"{labels.dtype}[{sizes}]"

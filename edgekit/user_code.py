@@ -1,9 +1,8 @@
-"""A user's own Python: finding a function in ``file.py:function`` or
-``package.module:function`` and calling it.
+"""Running a user's own Python: a function named by a file or a module.
 
-This runs the user's code by design. A file's neighbours can be imported from it, as if it
-were started with ``python file.py``; nothing is written beside it and ``sys.path`` is left
-as it was.
+``file.py:function`` or ``package.module:function``. This runs the user's code by design. A
+file can import the modules next to it, as if it were started with ``python file.py``;
+nothing is written next to it, and ``sys.path`` is restored.
 """
 
 import ast
@@ -22,6 +21,7 @@ from typing import Any
 from edgekit.errors import EdgekitError, suggest
 
 ErrorKind = type[EdgekitError]
+_Paths = Sequence[pathlib.Path]
 
 
 def is_function_spec(spec: str) -> bool:
@@ -33,69 +33,66 @@ def is_function_spec(spec: str) -> bool:
 
 
 def load_function(spec: str, error: ErrorKind) -> Callable[[], Any]:
-    """Import what ``spec`` names and give a function without arguments that calls it.
+    """Import what ``spec`` names; returns a function without arguments that calls it.
 
-    Whatever goes wrong in the user's file, now or at the call, is raised as ``error`` with
-    the file and line.
+    Whatever fails in the user's file, now or at the call, is raised as ``error`` with the
+    file and line.
     """
     where, name = _split(spec, error)
     files = module_files(spec, error)
-    with _as_started_there(where, files, fresh=True), _told_as(error, spec, files):
+    with _import_environment(where, files, fresh=True), _reraise_as(error, spec, files):
         module = _import(where, files[0])
     function = getattr(module, name, None)
     if function is None:
-        known = [
+        functions = [
             key
             for key, value in vars(module).items()
             if callable(value) and not key.startswith("_")
         ]
-        hint = suggest(name, known) or "It defines no function."
+        hint = suggest(name, functions) or "It defines no function."
         raise error(
             f"{where} has no function {name!r}. {hint}",
             fix="name a function of that file after the colon",
         )
-    _takes_no_arguments(function, spec, error)
+    _check_no_arguments(function, spec, error)
 
     def call() -> Any:
-        with _as_started_there(where, files, fresh=False), _told_as(error, spec, files):
+        environment = _import_environment(where, files, fresh=False)
+        with environment, _reraise_as(error, spec, files):
             return function()
 
     return call
 
 
 def module_files(spec: str, error: ErrorKind) -> tuple[pathlib.Path, ...]:
-    """The files that the result depends on: the named one first, then the neighbours that
-    it imports, however deep.
+    """The files on which the result depends: the named one first.
 
-    For ``package.module:function`` only that module's file.
+    Then the modules next to it that it imports, directly or indirectly. For
+    ``package.module:function`` only that module's file. Raises ``error`` if the file or
+    module does not exist.
     """
     where, _ = _split(spec, error)
     if not where.endswith(".py"):
         return (_find_module(where, error),)
     first = pathlib.Path(where).expanduser().resolve()
     if not first.is_file():
-        around = (
-            [path.name for path in first.parent.glob("*.py")]
-            if first.parent.is_dir()
-            else []
-        )
+        siblings = [path.name for path in first.parent.glob("*.py")]
         raise error(
-            f"No such file: {where}. {suggest(first.name, around)}".rstrip(),
+            f"No such file: {where}. {suggest(first.name, siblings)}".rstrip(),
             fix="give the path of a Python file, then a colon and a function's name",
         )
-    found, waiting = [first], [first]
-    while waiting:
-        for path in _neighbours(waiting.pop(), first.parent):
-            if path not in found:
-                found.append(path)
-                waiting.append(path)
-    return (first, *sorted(found[1:]))
+    files = {first}
+    pending = [first]
+    while pending:
+        for path in _imported_files(pending.pop(), first.parent):
+            if path not in files:
+                files.add(path)
+                pending.append(path)
+    return (first, *sorted(files - {first}))
 
 
-def fingerprint(files: Sequence[pathlib.Path]) -> str:
-    """A hash of the names and the bytes of some files; the folder that they lie in does not
-    matter.
-    """
+def fingerprint(files: _Paths) -> str:
+    """The SHA-256 of the names and contents of files; their folders do not matter."""
     digest = hashlib.sha256()
     for path in files:
         content = path.read_bytes()
@@ -115,21 +112,18 @@ def _split(spec: str, error: ErrorKind) -> tuple[str, str]:
 
 
 def _find_module(name: str, error: ErrorKind) -> pathlib.Path:
-    """The file of ``package.module``; the folder where edgekit was started counts as a
-    place to look.
-    """
+    """The file of ``package.module``; the working directory is searched too."""
     try:
-        with _as_started_there(name, (), fresh=False):
+        with _import_environment(name, (), fresh=False):
             spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         spec = None
-    except (
-        Exception,
-        SystemExit,
-    ) as problem:  # looking for a module imports the packages that it lies in
+    # Finding a module imports its parent packages, which may raise anything.
+    except (Exception, SystemExit) as problem:
         last = traceback.extract_tb(problem.__traceback__)[-1]
+        place = f"{_short_path(last.filename)}:{last.lineno}"
         raise error(
-            f"{_short(last.filename)}:{last.lineno}: {type(problem).__name__}: {problem}",
+            f"{place}: {type(problem).__name__}: {problem}",
             fix=f"{name} must be imported without an error",
         ) from problem
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
@@ -140,51 +134,56 @@ def _find_module(name: str, error: ErrorKind) -> pathlib.Path:
     return pathlib.Path(spec.origin)
 
 
-def _neighbours(path: pathlib.Path, root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The .py files (or packages' __init__.py) that ``path`` imports from ``root``, its own
-    folder, or one above it by dots.
+def _imported_files(path: pathlib.Path, root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The .py files that ``path`` imports from ``root`` or from its own folder.
+
+    A relative import is looked up in the folder that its dots name. A package is
+    represented by its __init__.py.
     """
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return  # told with its line when the file is imported
-    names: set[tuple[pathlib.Path, str]] = set()
+        return  # reported with its line when the file is imported
+    imports: set[tuple[pathlib.Path, str]] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names.update(
-                (base, alias.name) for alias in node.names for base in (root, path.parent)
-            )
+            names = [alias.name for alias in node.names]
+            folders = [root, path.parent]
         elif isinstance(node, ast.ImportFrom):
-            prefix = f"{node.module}." if node.module else ""
-            bases = (
-                (path.parents[min(node.level, len(path.parents)) - 1],)
-                if node.level
-                else (root, path.parent)
-            )
-            names.update(
-                (base, name)
-                for base in bases
-                for name in (
-                    node.module or "",
-                    *(prefix + alias.name for alias in node.names),
-                )
-            )
-    for base, name in sorted(names):
-        words = name.split(".") if name else []
-        for count in range(1, len(words) + 1):
-            stem = base.joinpath(*words[:count])
-            yield from (
-                file.resolve()
-                for file in (stem.with_name(stem.name + ".py"), stem / "__init__.py")
-                if file.is_file()
-            )
+            names = _names_of(node)
+            folders = [root, path.parent]
+            if node.level:
+                folders = [path.parents[min(node.level, len(path.parents)) - 1]]
+        else:
+            continue
+        imports.update((folder, name) for folder in folders for name in names)
+    for folder, name in sorted(imports):
+        yield from _module_paths(folder, name)
+
+
+def _names_of(node: ast.ImportFrom) -> list[str]:
+    """The modules that ``from module import names`` may load."""
+    module = node.module or ""
+    prefix = f"{module}." if module else ""
+    return [module, *(prefix + alias.name for alias in node.names)]
+
+
+def _module_paths(folder: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+    """The existing files of a dotted name and of its parent packages below ``folder``."""
+    words = name.split(".") if name else []
+    for count in range(1, len(words) + 1):
+        stem = folder.joinpath(*words[:count])
+        for file in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py"):
+            if file.is_file():
+                yield file.resolve()
 
 
 def _import(where: str, path: pathlib.Path) -> types.ModuleType:
     if not where.endswith(".py"):
         return importlib.import_module(where)
-    # The name holds the path's hash: two users' files may both be called net.py.
-    name = f"edgekit_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    # The name contains the path's hash: two users' files may both be named net.py.
+    path_hash = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"edgekit_user_{path.stem}_{path_hash}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
@@ -199,38 +198,36 @@ def _import(where: str, path: pathlib.Path) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _as_started_there(
-    where: str, files: Sequence[pathlib.Path], fresh: bool
-) -> Iterator[None]:
-    """Let imports find the neighbours of the user's file, write no .pyc, and put everything
-    back.
+def _import_environment(where: str, files: _Paths, fresh: bool) -> Iterator[None]:
+    """Let imports find the modules next to the user's file, and write no .pyc files.
 
-    Modules of other places that have a neighbour's name are set aside meanwhile. ``fresh``:
-    neighbours are read again.
+    Modules of other folders with the same name as one of these are set aside meanwhile;
+    everything is restored afterwards. ``fresh``: modules next to the file are read again.
     """
     folder = str(files[0].parent if where.endswith(".py") else pathlib.Path.cwd())
-    neighbours = {
-        path.parent.name if path.name == "__init__.py" else path.stem: path
-        for path in files[1:]
-    }
-    aside = {
-        name: sys.modules.pop(name)
-        for name, path in neighbours.items()
-        if name in sys.modules and _file_of(sys.modules[name]) != path
-    }
-    if fresh:
-        for name in neighbours:
+    neighbours = {_module_name(path): path for path in files[1:]}
+    set_aside = {}
+    for name, path in neighbours.items():
+        loaded = sys.modules.get(name)
+        if loaded is not None and _file_of(loaded) != path:
+            set_aside[name] = sys.modules.pop(name)
+        elif fresh:
             sys.modules.pop(name, None)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    dont_write_bytecode = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.modules.update(aside)
-        sys.dont_write_bytecode = before
+        sys.modules.update(set_aside)
+        sys.dont_write_bytecode = dont_write_bytecode
         with contextlib.suppress(ValueError):
             sys.path.remove(folder)
+
+
+def _module_name(path: pathlib.Path) -> str:
+    return path.parent.name if path.name == "__init__.py" else path.stem
 
 
 def _file_of(module: types.ModuleType) -> pathlib.Path | None:
@@ -239,21 +236,25 @@ def _file_of(module: types.ModuleType) -> pathlib.Path | None:
 
 
 @contextlib.contextmanager
-def _told_as(error: ErrorKind, spec: str, files: Sequence[pathlib.Path]) -> Iterator[None]:
-    """Translate whatever the user's code raises, with the place in the user's own file."""
+def _reraise_as(error: ErrorKind, spec: str, files: _Paths) -> Iterator[None]:
+    """Translate whatever the user's code raises, with the line in the user's own file."""
     try:
         yield
     except EdgekitError:
         raise
     except SyntaxError as problem:
+        file = _short_path(problem.filename or str(files[0]))
         line = "" if problem.lineno is None else f":{problem.lineno}"
         raise error(
-            f"{_short(problem.filename or str(files[0]))}{line}: {type(problem).__name__}: {problem.msg}",
+            f"{file}{line}: {type(problem).__name__}: {problem.msg}",
             fix="correct that line" if line else "correct that file",
         ) from problem
     except ModuleNotFoundError as problem:
-        fix = f"install the package that holds {problem.name!r}, or put {problem.name}.py beside the file"
-        raise error(f"{_place(problem, files)}: {problem.msg}", fix=fix) from problem
+        raise error(
+            f"{_place(problem, files)}: {problem.msg}",
+            fix=f"install the package that contains {problem.name!r}, "
+            f"or put {problem.name}.py next to the file",
+        ) from problem
     except (Exception, SystemExit) as problem:  # the user's code may raise anything
         raise error(
             f"{_place(problem, files)}: {type(problem).__name__}: {problem}",
@@ -261,38 +262,36 @@ def _told_as(error: ErrorKind, spec: str, files: Sequence[pathlib.Path]) -> Iter
         ) from problem
 
 
-def _place(problem: BaseException, files: Sequence[pathlib.Path]) -> str:
-    """``file:line`` of the deepest frame that lies in the user's files."""
+def _place(problem: BaseException, files: _Paths) -> str:
+    """``file:line`` of the deepest frame in the user's files."""
     own = {str(path) for path in files}
-    frames = [
-        frame
-        for frame in traceback.extract_tb(problem.__traceback__)
-        if str(pathlib.Path(frame.filename).resolve()) in own
-    ]
-    return (
-        f"{_short(frames[-1].filename)}:{frames[-1].lineno}"
-        if frames
-        else _short(str(files[0]))
-    )
+    for frame in reversed(traceback.extract_tb(problem.__traceback__)):
+        if str(pathlib.Path(frame.filename).resolve()) in own:
+            return f"{_short_path(frame.filename)}:{frame.lineno}"
+    return _short_path(str(files[0]))
 
 
-def _short(file: str) -> str:
-    path, here = pathlib.Path(file), pathlib.Path.cwd()
+def _short_path(file: str) -> str:
+    """The path of a file relative to the working directory, if it is inside of it."""
+    path = pathlib.Path(file)
+    here = pathlib.Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _takes_no_arguments(function: Any, spec: str, error: ErrorKind) -> None:
+def _check_no_arguments(function: Any, spec: str, error: ErrorKind) -> None:
+    """Raise ``error`` unless ``function`` can be called without arguments."""
     if not callable(function):
         raise error(
             f"{spec} is of type {type(function).__name__}, not a function.",
-            fix="name a function that takes no arguments",
+            fix="name a function without arguments",
         )
     try:
         inspect.signature(function).bind()
     except TypeError as problem:
-        fix = "give every argument a default, or write a function without arguments that calls it"
         raise error(
-            f"{spec} is called without arguments, but: {problem}.", fix=fix
+            f"{spec} must be callable without arguments: {problem}.",
+            fix="give every argument a default, "
+            "or write a function without arguments that calls it",
         ) from problem
     except ValueError:
         return  # a built-in without a signature

@@ -24,7 +24,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "formats.onnx.format formats.*.provider",
         "formats.*.format",
         "formats",
-        "value",
+        "value splits",
         "signature measurement progress task",
         "formats.tensorrt.nvidia formats.tflite.names formats.ethosu.log",
         "artifact formats.tensorrt.trtexec",

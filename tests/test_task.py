@@ -198,15 +198,15 @@ def test_a_users_loss_is_told_by_its_name_and_known_by_its_source() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"test": (XT, numpy.array(["cat"] * 20))}, "the labels hold <U3, not numbers"),
+        ({"test": (XT, numpy.array(["cat"] * 20))}, "the labels contain <U3, not numbers"),
         ({"test": (XT, YT.astype("datetime64[D]"))}, "not numbers"),
-        ({"test": (XT.astype("complex64"), YT)}, "input holds complex64, not numbers"),
+        ({"test": (XT.astype("complex64"), YT)}, "input contains complex64, not numbers"),
         (
             {"test": (XT, YT.astype("float32"))},
             "the training labels are int64[n], the test labels float32[n]",
         ),
         ({"test": (XT, YT[:, None])}, "the test labels int64[n, 1]"),
-        ({"test": (XT, numpy.full(20, numpy.nan)), "train": None}, "the labels hold NaN"),
+        ({"test": (XT, numpy.full(20, numpy.nan)), "train": None}, "the labels contain NaN"),
         ({"test": ({}, YT)}, "there are no inputs"),
         (
             {"train": [(X[:8], Y[:8]), (X[8:16, :2], Y[8:16])]},

@@ -17,7 +17,7 @@ from edgekit.errors import EdgekitError, ModelError, StepError, TaskError
 from edgekit.pipeline.code_identity import code_digest
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Progress
-from edgekit.sources.loader import fingerprint, networks
+from edgekit.sources.loader import fingerprint, network_factory
 from edgekit.task import Task, identity
 
 if TYPE_CHECKING:

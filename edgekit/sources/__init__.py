@@ -1,1 +1,1 @@
-"""Where networks come from: a small zoo, and the user's own functions."""
+"""Where networks come from: the zoo of edgekit, and a user's own code."""

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: small, real, and installed with the package."""
+"""The handwritten digits of scikit-learn: real data, installed with the package."""
 
 import numpy
 from sklearn.datasets import load_digits
@@ -14,8 +14,7 @@ WHITE = 16
 
 
 def digits() -> Task:
-    """1,797 handwritten digits of 8x8 pixels: 60 % train, 40 % test, each with the same
-    share of every digit.
+    """1,797 handwritten digits of 8x8 pixels: 60 % train, 40 % test, stratified.
 
     Images are float32 [n, 1, 8, 8] from 0 to 1, labels int64 [n]. Calibration samples are
     training samples.

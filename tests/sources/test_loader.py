@@ -22,23 +22,23 @@ def spec_of(folder: pathlib.Path, body: str) -> str:
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_every_network_of_the_zoo_classifies_images(name: str) -> None:
     """Each zoo network takes 8x8 and odd larger images with any number of channels."""
-    network = loader.networks(name, 3, 5)()["main"].eval()
+    network = loader.network_factory(name, 3, 5)()["main"].eval()
     assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
     assert network(torch.zeros(1, 3, 33, 17)).shape == (1, 5)
 
 
 def test_each_call_makes_a_new_network() -> None:
     """Networks are fresh: nothing is shared between two calls."""
-    make = loader.networks("zoo:cnn", 1, 10)
+    make = loader.network_factory("zoo:cnn", 1, 10)
     assert make()["main"] is not make()["main"]
 
 
 def test_the_zoo_needs_images_and_classes() -> None:
     """A task without channels or classes cannot use the zoo, and is told why."""
     with pytest.raises(ModelError, match="class numbers"):
-        loader.networks("zoo:cnn", 1, None)
+        loader.network_factory("zoo:cnn", 1, None)
     with pytest.raises(ModelError, match="images"):
-        loader.networks("zoo:cnn", None, 10)
+        loader.network_factory("zoo:cnn", None, 10)
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:
 
 def test_a_users_network_is_called_main(tmp_path: pathlib.Path) -> None:
     """A single nn.Module becomes the part main."""
-    made = loader.networks(spec_of(tmp_path, "return nn.Linear(2, 3)"), None, None)()
+    made = loader.network_factory(spec_of(tmp_path, "return nn.Linear(2, 3)"), None, None)()
     assert list(made) == ["main"]
     assert isinstance(made["main"], nn.Linear)
 
 
 def test_parts_keep_their_order(tmp_path: pathlib.Path) -> None:
     """A dict gives the parts in running order, whatever their names."""
-    made = loader.networks(
+    made = loader.network_factory(
         spec_of(tmp_path, "return {'z': nn.Linear(2, 3), 'a': nn.Linear(3, 4)}"), None, None
     )()
     assert list(made) == ["z", "a"]
@@ -74,8 +74,8 @@ def test_parts_keep_their_order(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return 3", "gave int"),
-        ("return nn.Linear", "gave type"),
+        ("return 3", "returned int"),
+        ("return nn.Linear", "returned type"),
         ("return {}", "empty dict"),
         ("return nn.Linear(2, 2).state_dict()", "weight: Tensor"),
         ("return {'../x': nn.Linear(2, 2)}", "file names"),
@@ -86,14 +86,14 @@ def test_what_is_no_network_is_refused(
 ) -> None:
     """Anything but nn.Modules with harmless names is refused."""
     with pytest.raises(ModelError, match=message):
-        loader.networks(spec_of(tmp_path, body), None, None)()
+        loader.network_factory(spec_of(tmp_path, body), None, None)()
 
 
 def test_a_shared_network_is_refused(tmp_path: pathlib.Path) -> None:
     """A function that gives the same object twice would let one step change another's
     network.
     """
-    make = loader.networks(spec_of(tmp_path, "return shared"), None, None)
+    make = loader.network_factory(spec_of(tmp_path, "return shared"), None, None)
     make()
     with pytest.raises(ModelError, match="the same network"):
         make()
@@ -149,12 +149,12 @@ def test_a_network_that_cannot_be_rebuilt_is_refused(
 ) -> None:
     """Compiled, of unknown size, or not on the CPU: told at once, with the way out."""
     with pytest.raises(ModelError, match=message) as caught:
-        loader.networks(spec_of(tmp_path, body), None, None)()
+        loader.network_factory(spec_of(tmp_path, body), None, None)()
     assert caught.value.fix
 
 
 def test_labels_that_ask_for_an_endless_layer_are_told() -> None:
     """Class numbers such as 10**13 make a layer that no memory holds."""
     with pytest.raises(ModelError, match="10000000000000 classes: out of memory") as caught:
-        loader.networks("zoo:cnn", 1, 10**13)()
+        loader.network_factory("zoo:cnn", 1, 10**13)()
     assert "number the classes from 0" in (caught.value.fix or "")

@@ -134,7 +134,7 @@ def test_a_users_function_gives_a_task(tmp_path: pathlib.Path) -> None:
         "def bad(): return Task(name='own', test=(numpy.zeros((2, 3)), numpy.zeros(5, int)))\n"
     )
     assert loader.load(f"{tmp_path}/own.py:task").name == "own"
-    with pytest.raises(TaskError, match="gave int"):
+    with pytest.raises(TaskError, match="returned int"):
         loader.load(f"{tmp_path}/own.py:wrong")
     with pytest.raises(TaskError, match="2 samples but"):
         loader.load(f"{tmp_path}/own.py:bad")
@@ -145,7 +145,7 @@ def test_a_users_function_gives_a_task(tmp_path: pathlib.Path) -> None:
     [
         ("digit", "Did you mean 'digits'"),
         ("own.py", "no function in it"),
-        ("none.npz", "no file none.npz"),
+        ("none.npz", "No such file: none.npz"),
     ],
 )
 def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:
