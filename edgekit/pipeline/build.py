@@ -62,7 +62,7 @@ class Build:
         shapes = [
             array.shape for array in self.task.need("test", "the model").inputs.values()
         ]
-        return networks(
+        return network_factory(
             model, shapes[0][1] if len(shapes[0]) > 1 else None, self.task.classes
         )
 
