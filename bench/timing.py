@@ -60,7 +60,7 @@ def _told(
     path: pathlib.Path, runtime: Runtime
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The file's own inputs and outputs, told by a worker that loads it."""
-    worker = LocalHost(timeout_s=120).connect()
+    worker, _ = LocalHost(timeout_s=120).connect()
     try:
         header = {
             "command": "load",
@@ -70,7 +70,7 @@ def _told(
             "threads": 1,
             "options": {},
         }
-        reply, _ = worker.ask(f"loading {path}", header)
+        reply, _ = worker.request(f"loading {path}", header)
     finally:
         worker.close()
     return reply["inputs"], reply["outputs"]
@@ -92,7 +92,7 @@ def _spec(name: str, row: Mapping[str, Any], axes: tuple[int, ...] | None) -> Te
     )
 
 
-def answers(artifact: Artifact, task: Task) -> accuracy.Answers:
+def answers(artifact: Artifact, task: Task) -> accuracy.ScoredOutputs:
     """What a file says on all test samples, each alone: a scale that is found while a file
     runs depends on its whole batch.
     """
@@ -112,11 +112,11 @@ def answers(artifact: Artifact, task: Task) -> accuracy.Answers:
                     name: numpy.concatenate([row[name] for row in rows]) for name in rows[0]
                 }
 
-        return accuracy.answer(OneByOne(), split, task.metric)  # type: ignore[arg-type]
+        return accuracy.score_runner(OneByOne(), split, task.metric)  # type: ignore[arg-type]
 
 
 def lost(
-    ours: accuracy.Answers, reference: accuracy.Answers, task: Task
+    ours: accuracy.ScoredOutputs, reference: accuracy.ScoredOutputs, task: Task
 ) -> Interval | None:
     """What a file loses against the float file on the same samples."""
     drop = accuracy.accuracy_drop(ours, reference, task.metric)

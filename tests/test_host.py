@@ -6,7 +6,7 @@ import pytest
 
 from edgekit import host
 from edgekit.errors import HostError
-from edgekit.hosts import lookup as reach
+from edgekit.hosts import lookup
 
 
 def write(folder: pathlib.Path, text: str) -> pathlib.Path:
@@ -31,19 +31,22 @@ def test_a_host_has_one_environment_by_default(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("title: x\nkind: ssh\n", "address: say which machine"),
-        ("title: x\nkind: ssh\naddress: -oProxyCommand=touch /tmp/x\n", "no address"),
-        ("title: x\nkind: ssh\naddress: 'a; reboot'\n", "no address"),
-        ("title: x\nkind: ssh\naddress: pi@-oProxyCommand=x\n", "no address"),
-        ("title: x\nkind: ssh\naddress: pi@-v\n", "no address"),
+        ("title: x\nkind: ssh\n", "address: required"),
+        (
+            "title: x\nkind: ssh\naddress: -oProxyCommand=touch /tmp/x\n",
+            "is not a valid address",
+        ),
+        ("title: x\nkind: ssh\naddress: 'a; reboot'\n", "is not a valid address"),
+        ("title: x\nkind: ssh\naddress: pi@-oProxyCommand=x\n", "is not a valid address"),
+        ("title: x\nkind: ssh\naddress: pi@-v\n", "is not a valid address"),
         ("title: x\nkind: venv\n", "main lists no packages"),
         (
             "title: x\nkind: venv\nenvironments: {main: {packages: [numpy]}}\n",
-            "names no version",
+            "has no version",
         ),
         (
             "title: x\nkind: venv\nenvironments: {main: {packages: ['-e .']}}\n",
-            "names no version",
+            "has no version",
         ),
         (
             "title: x\nkind: venv\nenvironments: {../up: {packages: [numpy==1.0]}}\n",
@@ -62,18 +65,21 @@ def test_short_names_need_no_file() -> None:
     """``ssh:`` and ``adb:`` reach a machine without a file; an environment stands behind a
     slash.
     """
-    assert reach.find("ssh:pi@board").address == "pi@board"
-    assert reach.split("qemu-arm64/litert") == ("qemu-arm64", "litert")
-    assert reach.split("./hosts/board.yaml") == ("./hosts/board.yaml", None)
-    assert reach.split("./hosts/board.yaml/litert") == ("./hosts/board.yaml", "litert")
-    assert reach.split("/home/me/board.yml/older") == ("/home/me/board.yml", "older")
+    assert lookup.find_host("ssh:pi@board").address == "pi@board"
+    assert lookup.split_name("qemu-arm64/litert") == ("qemu-arm64", "litert")
+    assert lookup.split_name("./hosts/board.yaml") == ("./hosts/board.yaml", None)
+    assert lookup.split_name("./hosts/board.yaml/litert") == (
+        "./hosts/board.yaml",
+        "litert",
+    )
+    assert lookup.split_name("/home/me/board.yml/older") == ("/home/me/board.yml", "older")
     with pytest.raises(HostError, match="Did you mean 'local'"):
-        reach.find("locall")
-    with pytest.raises(HostError, match="no environment 'old'"):
-        reach.reach("local/old")
+        lookup.find_host("locall")
+    with pytest.raises(HostError, match="Unknown environment 'old'"):
+        lookup.open_host("local/old")
 
 
 def test_this_machine_is_reached_and_tells_of_itself() -> None:
     """The host ``local`` answers hello with its Python and its runtimes."""
-    found = reach.reach("local").hello()
+    found = lookup.open_host("local").hello()
     assert {"onnxruntime", "ai-edge-litert", "numpy"} <= set(found["versions"])

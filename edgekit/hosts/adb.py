@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 
-from edgekit.contracts import Host
 from edgekit.errors import EdgekitError, HostError
 from edgekit.host import HostFile
 from edgekit.hosts import failures, shell
@@ -100,13 +99,10 @@ class Adb:
         Changes nothing there.
         """
         for environment in self.file.environments:
-            shell.check(self._host(environment), progress)
+            shell.check(self.host(environment), progress)
 
-    def host(self, environment: str) -> Host:
+    def host(self, environment: str) -> WorkerHost:
         """The phone, with one of its Pythons."""
-        return self._host(environment)
-
-    def _host(self, environment: str) -> WorkerHost:
         python = shell.python_command(self.file, environment, PYTHON)
         serial = ("-s", self.file.address) if self.file.address else ()
         place = Place(

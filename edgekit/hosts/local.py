@@ -6,7 +6,6 @@ Files run in a separate worker process, so that a crash of a runtime is only an 
 import dataclasses
 import sys
 
-from edgekit.contracts import Host
 from edgekit.host import HostFile
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
@@ -38,7 +37,7 @@ class Local:
     def setup(self, progress: Progress) -> None:
         """Do nothing."""
 
-    def host(self, environment: str) -> Host:
+    def host(self, environment: str) -> WorkerHost:
         """This machine."""
         python = self.file.environments[environment].python
         return LocalHost(

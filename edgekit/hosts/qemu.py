@@ -13,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Mapping
 
-from edgekit.contracts import Host
 from edgekit.errors import HostError
 from edgekit.host import Environment, HostFile
 from edgekit.hosts import debian, install_dirs, packages, selftest
@@ -75,7 +74,7 @@ class Qemu:
                     self._install(session, name)
             install_dirs.remove_outdated(self.file.name, _USERLAND, *userlands)
 
-    def host(self, environment: str) -> Host:
+    def host(self, environment: str) -> WorkerHost:
         """The emulated machine with the environment's packages."""
         return self._host(environment, self._folder(environment))
 

@@ -62,7 +62,7 @@ class WorkerHost:
         """
         load_options = dict(options or {})
         samples = load_options.pop("samples", None)
-        process, capabilities = self._connect()
+        process, capabilities = self.connect()
         try:
             choices = self._choose(artifact, capabilities)
             where = self._load(process, artifact, "", choices, load_options)
@@ -87,7 +87,7 @@ class WorkerHost:
                 fix="time on the device itself",
             )
         sample = {name: array[:1] for name, array in feeds.items()}
-        process, capabilities = self._connect()
+        process, capabilities = self.connect()
         timing_host = dataclasses.replace(self, threads=protocol.threads)
         try:
             round_s = 0.0
@@ -135,14 +135,14 @@ class WorkerHost:
         """Connect once and describe the host: ``python``, ``machine``, ``system``,
         ``devices`` and the ``versions`` of its runtimes.
         """
-        process, capabilities = self._connect()
+        process, capabilities = self.connect()
         process.close()
         return capabilities
 
     def time_hello(self) -> tuple[dict[str, Any], float, float]:
         """``hello``, with the seconds to start a worker and the seconds of one reply."""
         begin = time.monotonic()
-        process, capabilities = self._connect()
+        process, capabilities = self.connect()
         started = time.monotonic()
         try:
             header = {"command": "hello", "folder": self.folder}
@@ -156,7 +156,7 @@ class WorkerHost:
         """Remove the files that were copied there: their number and their bytes."""
         if self.shares_files:
             return 0, 0
-        process, _ = self._connect()
+        process, _ = self.connect()
         try:
             reply, _ = process.request(f"cleaning {self.name}", {"command": "clean"})
         finally:
@@ -177,7 +177,8 @@ class WorkerHost:
             **capabilities,
         }
 
-    def _connect(self) -> tuple[WorkerProcess, dict[str, Any]]:
+    def connect(self) -> tuple[WorkerProcess, dict[str, Any]]:
+        """Start a worker; the process and its description of the host. Raises HostError."""
         process = WorkerProcess(self.start, self.timeout_s)
         try:
             header = {"command": "hello", "folder": self.folder}

@@ -11,7 +11,6 @@ import pathlib
 import shlex
 import shutil
 
-from edgekit.contracts import Host
 from edgekit.errors import EdgekitError, HostError, RunnerError
 from edgekit.host import HostFile
 from edgekit.hosts import failures, shell
@@ -128,13 +127,10 @@ class Ssh:
         Changes nothing there.
         """
         for environment in self.file.environments:
-            shell.check(self._host(environment), progress)
+            shell.check(self.host(environment), progress)
 
-    def host(self, environment: str) -> Host:
+    def host(self, environment: str) -> WorkerHost:
         """The machine, with one of its Pythons."""
-        return self._host(environment)
-
-    def _host(self, environment: str) -> WorkerHost:
         python = shell.python_command(self.file, environment, ("python3",))
         config: tuple[str, ...] = ()
         if self.file.config:

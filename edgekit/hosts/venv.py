@@ -7,7 +7,6 @@ import os
 import pathlib
 import time
 
-from edgekit.contracts import Host
 from edgekit.host import HostFile
 from edgekit.hosts import install_dirs, packages, selftest
 from edgekit.hosts.process import Start
@@ -49,7 +48,7 @@ class Venv:
                 with session.stage(name):
                     self._install(session, name, python)
 
-    def host(self, environment: str) -> Host:
+    def host(self, environment: str) -> WorkerHost:
         """This machine with the environment's Python and packages."""
         folder = self._folder(environment)
         marker = install_dirs.read_marker(folder) or {}

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from edgekit import catalog
 from edgekit.cli.main import main
-from edgekit.hosts import install_dirs as places
+from edgekit.hosts import install_dirs
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 BOARD = "title: my board\nkind: venv\nenvironments: {main: {packages: [numpy==2.2.6]}}\n"
@@ -132,9 +132,9 @@ def test_a_name_that_no_host_has_is_told(words: tuple[str, ...]) -> None:
 
 def test_other_numbers_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host whose files give other numbers than they should ends with 1."""
-    from edgekit.hosts import selftest as trial
+    from edgekit.hosts import selftest
 
-    right = trial.expected
+    right = selftest.expected_outputs
     monkeypatch.setattr(
         trial, "expected", lambda name: right(name) + (1 if name == "int8.onnx" else 0)
     )
@@ -169,7 +169,7 @@ def test_a_host_is_set_up_shown_checked_and_cleaned(
     )
     cleaned = json.loads(hosts("clean", "board", "--json").stdout)
     assert (cleaned["folders"], cleaned["bytes"] > 10**7) == (1, True)
-    assert not (places.root() / "board").exists()
+    assert not (install_dirs.root() / "board").exists()
     assert not json.loads(hosts("show", "board", "--json").stdout)["ready"]
     assert "there was nothing to remove" in hosts("clean", "board").stdout
     assert "there was nothing to remove" in hosts("clean", "local").stdout

@@ -1,6 +1,4 @@
-"""Samples of a bundle that comes from anywhere: everything wrong is told, and no memory is
-taken for it.
-"""
+"""Samples of an untrusted bundle: all errors are reported, before memory is allocated."""
 
 import io
 import pathlib
@@ -35,14 +33,14 @@ def written(folder: pathlib.Path, arrays: dict[str, Any]) -> str:
 
 def test_what_edgekit_writes_is_read(tmp_path: pathlib.Path) -> None:
     """The same arrays come back, by kind too."""
-    found = bundled.load_samples(written(tmp_path, ARRAYS), FACTS)
-    assert set(found) == set(ARRAYS) and set(bundled.select(found, "expected")) == {
+    samples = bundled.load_samples(written(tmp_path, ARRAYS), FACTS)
+    assert set(samples) == set(ARRAYS) and set(bundled.select(samples, "expected")) == {
         "output"
     }
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda arrays: arrays.pop("expected:output"), "no expected outputs"),
         (lambda arrays: arrays.pop("input:x"), "contains no inputs"),
@@ -72,19 +70,19 @@ def test_what_edgekit_writes_is_read(tmp_path: pathlib.Path) -> None:
         ),
     ],
 )
-def test_arrays_that_do_not_fit_are_told(
-    change: Callable[[dict[str, Any]], Any], said: str, tmp_path: pathlib.Path
+def test_invalid_arrays_are_reported(
+    change: Callable[[dict[str, Any]], Any], message: str, tmp_path: pathlib.Path
 ) -> None:
     """Missing, misshapen, of another kind or of another name."""
     arrays: dict[str, Any] = dict(ARRAYS)
     change(arrays)
     with pytest.raises(ValueError) as error:
         bundled.load_samples(written(tmp_path, arrays), FACTS)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("facts", "message"),
     [
         ({"steps": {}}, "step of the output 'output' must be above 0, got None"),
         ({"steps": {"output": 0.0}}, "must be above 0"),
@@ -96,25 +94,25 @@ def test_arrays_that_do_not_fit_are_told(
         ({"samples": 0}, "expected 0 samples"),
     ],
 )
-def test_facts_that_no_number_can_be_held_against_are_told(
-    facts: dict[str, Any], said: str, tmp_path: pathlib.Path
+def test_invalid_facts_are_reported(
+    facts: dict[str, Any], message: str, tmp_path: pathlib.Path
 ) -> None:
     """A step of 0 would make every difference infinite, one below 0 every difference a
     pass.
     """
     with pytest.raises(ValueError) as error:
         bundled.load_samples(written(tmp_path, ARRAYS), {**FACTS, **facts})
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def huge() -> bytes:
-    """An archive of some hundred bytes whose only array says that it has 40 TB."""
+    """An archive of some hundred bytes whose only array claims 40 TB."""
     header, archive = io.BytesIO(), io.BytesIO()
     numpy.lib.format.write_array_header_1_0(
         header, {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
     )
-    with zipfile.ZipFile(archive, "w") as made:
-        made.writestr("input:x.npy", header.getvalue() + bytes(100))
+    with zipfile.ZipFile(archive, "w") as target:
+        target.writestr("input:x.npy", header.getvalue() + bytes(100))
     return archive.getvalue()
 
 
@@ -126,7 +124,7 @@ def plain() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "File is not a zip file"),
         (b"PK\x03\x04junk" * 9, "File is not a zip file"),
@@ -134,11 +132,11 @@ def plain() -> bytes:
         (huge(), "40000000000000 bytes"),
     ],
 )
-def test_what_is_no_archive_or_too_large_is_told_before_it_is_read(
-    content: bytes, said: str, tmp_path: pathlib.Path
+def test_an_invalid_or_too_large_archive_is_reported_before_it_is_read(
+    content: bytes, message: str, tmp_path: pathlib.Path
 ) -> None:
     """Nothing, noise, a bare array, and one that would need more memory than there is."""
     (tmp_path / "samples.npz").write_bytes(content)
     with pytest.raises(ValueError) as error:
         bundled.load_samples(str(tmp_path / "samples.npz"), FACTS)
-    assert said in str(error.value)
+    assert message in str(error.value)

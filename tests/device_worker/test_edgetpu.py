@@ -1,4 +1,4 @@
-"""Edge TPUs are found without a library, and what is missing is told with the way out."""
+"""Edge TPUs are found without a library; errors contain a fix."""
 
 import pathlib
 import re
@@ -41,7 +41,7 @@ def test_usb_sticks_before_and_after_their_first_use(tmp_path: pathlib.Path) -> 
 
 
 def test_pcie_cards(tmp_path: pathlib.Path) -> None:
-    """The driver's devices, with the chip's temperature where it is told."""
+    """The driver's devices, with the chip's temperature if it is reported."""
     (tmp_path / "dev").mkdir()
     for name in ("apex_0", "apex_1", "null"):
         (tmp_path / "dev" / name).touch()
@@ -59,59 +59,65 @@ def test_nothing_is_here(tmp_path: pathlib.Path) -> None:
 
 
 def test_this_machine_has_none() -> None:
-    """Without a stick the answer is empty; with one, this test says so."""
+    """Without a stick the answer is empty; with one, this test is skipped."""
     if find_devices():
         pytest.skip(f"an Edge TPU is connected: {find_devices()}")
     assert find_devices() == []
 
 
-def test_a_missing_library_is_told() -> None:
+def test_a_missing_library_is_reported() -> None:
     """The error names the library and where it comes from."""
     with pytest.raises(
         EdgeTpuError,
-        match=r"libedgetpu is not installed\. Fix: install libedgetpu1-std from Google's own package archive",
+        match=r"libedgetpu is not installed\. Fix: install libedgetpu1-std from Google's own"
+        r" package archive",
     ):
         create_delegate(_no_delegate, library_finder=lambda: None)
 
 
-def test_a_missing_stick_is_told() -> None:
+def test_a_missing_device_is_reported() -> None:
     """The library without a stick: what to plug in."""
     with pytest.raises(EdgeTpuError, match=r"No Edge TPU is connected\. Fix: "):
         create_delegate(_no_delegate, library_finder=lambda: "libedgetpu.so.1", devices=[])
 
 
 @pytest.mark.parametrize(
-    ("stick", "told"),
+    ("device", "message"),
     [
         ("usb 1-1 (1a6e:089a, not used since it was connected)", "/dev/bus/usb"),
         ("pcie apex_0 (46 degrees Celsius)", "group plugdev or apex"),
     ],
 )
 def test_a_library_that_gives_no_delegate(
-    stick: str, told: str, tmp_path: pathlib.Path
+    device: str, message: str, tmp_path: pathlib.Path
 ) -> None:
     """LiteRT's own load_delegate on a library that refuses, as libedgetpu does without the
-    right to the device: an error with the way out.
+    right to the device: an error with a fix.
     """
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs gcc")
-    source, made = tmp_path / "refuses.c", tmp_path / "librefuses.so"
+    source, library_file = tmp_path / "refuses.c", tmp_path / "librefuses.so"
     source.write_text(
-        "void *tflite_plugin_create_delegate(char **k, char **v, int n, void *e) { return 0; }\nvoid tflite_plugin_destroy_delegate(void *d) {}\n"
+        "void *tflite_plugin_create_delegate(char **k, char **v, int n, void *e)"
+        " { return 0; }\nvoid tflite_plugin_destroy_delegate(void *d) {}\n"
     )
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source)], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", str(library_file), str(source)], check=True
+    )
     with pytest.raises(
         EdgeTpuError,
-        match=rf"libedgetpu failed to create a delegate for {re.escape(stick)}: .*{told}",
+        match=rf"libedgetpu failed to create a delegate for {re.escape(device)}: .*{message}",
     ):
         create_delegate(
-            interpreter.load_delegate, library_finder=lambda: str(made), devices=[stick]
+            interpreter.load_delegate,
+            library_finder=lambda: str(library_file),
+            devices=[device],
         )
 
 
-def test_a_runtime_that_cannot_load_is_told() -> None:
+def test_a_runtime_that_cannot_load_is_reported() -> None:
     """Whatever a runtime raises for a library that it cannot use."""
 
     def refuses(*_: object) -> None:

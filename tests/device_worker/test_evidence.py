@@ -39,40 +39,46 @@ def script(
 def test_it_passes_where_it_was_made_and_needs_nothing_of_edgekit(
     bundle: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The script ends with 0 and tells old and new side by side, in a Python that cannot
+    """The script exits with 0 and prints old and new side by side, in a Python that cannot
     import edgekit, torch or onnx.
     """
     blocked = (
-        "import sys, runpy; sys.modules.update(edgekit=None, torch=None, onnx=None, scipy=None, pydantic=None); sys.argv = sys.argv[1:]; "
-        "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+        "import sys, runpy\n"
+        "sys.modules.update(edgekit=None, torch=None, onnx=None, scipy=None, pydantic=None)\n"
+        "sys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    done = script(
+    process = script(
         bundle,
         "--json",
         str(tmp_path / "found.json"),
         python=(sys.executable, "-c", blocked),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
-    rows = {row["name"]: row for row in found["measurements"]}
-    assert (found["verdict"], rows["parity"]["value"], rows["bit_equal"]["value"]) == (
+    assert process.returncode == 0, process.stdout + process.stderr
+    result = json.loads((tmp_path / "found.json").read_text())
+    rows = {row["name"]: row for row in result["measurements"]}
+    assert (result["verdict"], rows["parity"]["value"], rows["bit_equal"]["value"]) == (
         "pass",
         0.0,
         1.0,
     )
     assert rows["speedup"]["low"] <= rows["speedup"]["value"] <= rows["speedup"]["high"]
-    assert "shipped" in done.stdout and "verdict: pass" in done.stdout
+    assert "shipped" in process.stdout and "verdict: pass" in process.stdout
 
 
 def test_a_changed_file_is_refused(bundle: pathlib.Path) -> None:
-    """One changed byte, and one missing file, are both told; nothing is run."""
+    """One changed byte, and one missing file, are both reported; nothing is run."""
     model = next(path for path in bundle.iterdir() if path.suffix in (".onnx", ".tflite"))
     content = bytearray(model.read_bytes())
     content[100] ^= 1
     model.write_bytes(content)
     (bundle / "device_worker" / "store.py").unlink()
-    done = script(bundle, "--no-times")
-    assert done.returncode != 0 and "Traceback (most recent call last)" not in done.stdout
+    process = script(bundle, "--no-times")
+    assert (
+        process.returncode != 0
+        and "Traceback (most recent call last)" not in process.stdout
+    )
     (bundle / "device_worker" / "store.py").write_text("")
     with pytest.raises(evidence.CorruptBundle, match=f"{model.name} has the hash"):
         evidence.read_bundle(str(bundle))
@@ -81,7 +87,7 @@ def test_a_changed_file_is_refused(bundle: pathlib.Path) -> None:
 
 
 def test_a_file_that_computes_something_else_fails(bundle: pathlib.Path) -> None:
-    """Other expected outputs than the file gives (as on a device with a broken kernel) end
+    """Other expected outputs than the file computes (as on a device with a broken kernel) end
     with 1.
     """
     with numpy.load(bundle / "samples.npz") as stored:
@@ -94,18 +100,19 @@ def test_a_file_that_computes_something_else_fails(bundle: pathlib.Path) -> None
         str(bundle / "samples.npz")
     )
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    done = script(bundle, "--no-times")
-    assert done.returncode == 1 and "verdict: fail" in done.stdout
+    process = script(bundle, "--no-times")
+    assert process.returncode == 1 and "verdict: fail" in process.stdout
 
 
-def test_a_runtime_that_is_missing_is_told(bundle: pathlib.Path) -> None:
-    """Without the runtime the script says so in one line."""
+def test_a_runtime_that_is_missing_is_reported(bundle: pathlib.Path) -> None:
+    """Without the runtime the script reports that in one line."""
     program = (
-        "import sys; sys.modules.update(onnxruntime=None, ai_edge_litert=None, tflite_runtime=None)\n"
+        "import sys\n"
+        "sys.modules.update(onnxruntime=None, ai_edge_litert=None, tflite_runtime=None)\n"
         f"sys.path.insert(0, {os.fspath(bundle)!r}); sys.argv = ['verify.py']\n"
         f"from device_worker.evidence import main; sys.exit(main({os.fspath(bundle)!r}))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
@@ -113,17 +120,17 @@ def test_a_runtime_that_is_missing_is_told(bundle: pathlib.Path) -> None:
         check=False,
     )
     assert (
-        done.returncode == 3
-        and "cannot be run on this machine" in done.stderr
-        and "Traceback" not in done.stderr
+        process.returncode == 3
+        and "cannot be run on this machine" in process.stderr
+        and "Traceback" not in process.stderr
     )
 
 
 def test_fewer_samples_can_be_looked_at(bundle: pathlib.Path) -> None:
     """``--samples 8`` looks at 8, and a few samples do not turn equal outputs into doubt."""
-    found = evidence.verify(str(bundle), samples=8, measure_times=False)
-    assert {row["n"] for row in found["measurements"]} == {8}
-    assert found["verdict"] == "pass"
+    result = evidence.verify(str(bundle), samples=8, measure_times=False)
+    assert {row["n"] for row in result["measurements"]} == {8}
+    assert result["verdict"] == "pass"
 
 
 def test_an_engine_counts_only_where_its_log_is_of_this_graph(
@@ -137,7 +144,7 @@ def test_an_engine_counts_only_where_its_log_is_of_this_graph(
     )
     path, model = str(tmp_path / "main"), str(tmp_path / "main.onnx")
     assert evidence.find_engine(path, model) is None
-    for log, found in (
+    for log, result in (
         ({"onnx_sha256": graph, "engine_sha256": engine}, f"{path}.engine"),
         ({"onnx_sha256": graph}, None),
         ([], None),
@@ -145,4 +152,4 @@ def test_an_engine_counts_only_where_its_log_is_of_this_graph(
         ({"onnx_sha256": graph, "engine_sha256": "0"}, None),
     ):
         (tmp_path / "main.log.json").write_text(json.dumps(log))
-        assert evidence.find_engine(path, model) == found
+        assert evidence.find_engine(path, model) == result

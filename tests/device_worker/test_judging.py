@@ -36,7 +36,7 @@ def named(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     [(0.0, "pass", 1.0), (1.0, "pass", 0.75), (1.5, "fail", 0.75)],
 )
 def test_parity_is_counted_in_steps(by: float, verdict: str, equal: float) -> None:
-    """Two steps pass, three do not; the share of equal numbers is told beside."""
+    """Two steps pass, three do not; the share of equal numbers is another row."""
     rows = named(judging.compare_outputs(moved(by), EXPECTED, REFERENCE, FACTS, "here"))
     assert (
         rows["parity"]["verdict"],
@@ -47,7 +47,7 @@ def test_parity_is_counted_in_steps(by: float, verdict: str, equal: float) -> No
 
 def test_less_than_quantization_itself_moves_is_the_same_network() -> None:
     """A difference of three steps passes where the file is four steps away from float
-    anyway, and the row says so.
+    anyway, and the row explains it.
     """
     far = {"output": REFERENCE["output"] - 2.0}
     row = judging.compare_outputs(moved(1.5), EXPECTED, far, FACTS, "here")[0]
@@ -55,17 +55,17 @@ def test_less_than_quantization_itself_moves_is_the_same_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "said"),
+    ("ours", "message"),
     [
         ({}, "output 'output' is missing"),
         ({"output": numpy.ones((2, 3))}, "has shape"),
         ({"output": numpy.full((2, 2), numpy.nan)}, "is not finite"),
     ],
 )
-def test_other_outputs_fail(ours: dict[str, Any], said: str) -> None:
+def test_other_outputs_fail(ours: dict[str, Any], message: str) -> None:
     """A missing output, another shape and NaN fail with the reason."""
     rows = judging.compare_outputs(ours, EXPECTED, REFERENCE, FACTS, "here")
-    assert [row["verdict"] for row in rows] == ["fail"] and said in rows[0]["how"]
+    assert [row["verdict"] for row in rows] == ["fail"] and message in rows[0]["how"]
 
 
 @pytest.mark.parametrize("metric", sorted(judging.SCORES))
@@ -82,9 +82,9 @@ def test_scores_are_those_of_the_full_check(metric: str) -> None:
     )
 
 
-def test_a_drop_is_judged_by_its_whole_interval() -> None:
+def test_a_drop_is_judged_by_its_entire_interval() -> None:
     """Chance against a perfect reference fails, an equal one passes, few samples stay open;
-    an unknown metric gives no row.
+    an unknown metric produces no row.
     """
     labels = numpy.arange(400) % 10
     right = {"output": numpy.eye(10, dtype="float32")[labels]}
@@ -183,7 +183,7 @@ def test_nothing_passes_where_nothing_was_compared(verdict: str | None) -> None:
 
 @pytest.mark.parametrize("labels", [[5, 0], [-1, 0], [0.0, 1.0], [0]])
 def test_labels_that_are_no_classes_give_no_accuracy(labels: list[float]) -> None:
-    """Out of range, below 0, not whole, too few: parity alone is judged."""
+    """Out of range, negative, not integers, too few: parity alone is judged."""
     assert (
         judging.compare_accuracy(EXPECTED, REFERENCE, numpy.array(labels), FACTS, "here")
         == []

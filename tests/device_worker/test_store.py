@@ -28,8 +28,8 @@ def put(store: Store, offset: int, data: bytes) -> tuple[int, bool]:
 def test_a_file_comes_in_blocks_and_goes_on_in_another_process(
     tmp_path: pathlib.Path,
 ) -> None:
-    """Half of a file is no file; another store goes on behind it, and the whole has the
-    right bytes.
+    """Half of a file does not count; another store continues after it, and the complete file
+    has the right bytes.
     """
     assert Store(str(tmp_path)).have(NAME) == (0, False, False)
     assert put(Store(str(tmp_path)), 0, DATA[:1000]) == (1000, False)
@@ -42,7 +42,7 @@ def test_a_file_comes_in_blocks_and_goes_on_in_another_process(
 
 
 def test_a_block_at_another_place_is_not_taken(tmp_path: pathlib.Path) -> None:
-    """The answer tells where to go on; nothing is written."""
+    """The result is where to continue; nothing is written."""
     store = Store(str(tmp_path))
     put(store, 0, DATA[:1000])
     assert put(store, 500, DATA[500:2000]) == (1000, False)
@@ -51,7 +51,7 @@ def test_a_block_at_another_place_is_not_taken(tmp_path: pathlib.Path) -> None:
 
 
 def test_two_that_copy_the_same_file_end_with_one(tmp_path: pathlib.Path) -> None:
-    """One that comes late learns that the file is whole."""
+    """One that comes late gets the result that the file is complete."""
     first, second = Store(str(tmp_path)), Store(str(tmp_path))
     put(first, 0, DATA[:1000])
     put(second, 1000, DATA[1000:])
@@ -59,8 +59,8 @@ def test_two_that_copy_the_same_file_end_with_one(tmp_path: pathlib.Path) -> Non
 
 
 def test_a_file_with_another_hash_is_removed(tmp_path: pathlib.Path) -> None:
-    """A bit that was flipped on the way is told and leaves nothing; one on the disk too,
-    with the next look.
+    """A bit flipped on the way is reported and leaves nothing; so is one on the disk, at the
+    next look.
     """
     store = Store(str(tmp_path))
     with pytest.raises(WorkerError, match="arrived with the hash") as raised:
@@ -118,10 +118,10 @@ def largest_file(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, old)
 
 
-def test_a_limit_that_no_one_told_of_costs_nothing_that_is_there(
+def test_an_unexpected_limit_costs_nothing_that_is_there(
     tmp_path: pathlib.Path,
 ) -> None:
-    """The disk seems free and the write fails in the middle: told as full, the part is no
+    """The disk seems free and the write fails in the middle: reported as full, the part is no
     file, and the copy goes on later.
     """
     store = Store(str(tmp_path))
@@ -132,9 +132,9 @@ def test_a_limit_that_no_one_told_of_costs_nothing_that_is_there(
     ):
         put(store, 0, DATA)
     assert raised.value.kind == "full" and (tmp_path / "other").read_text() == "mine"
-    there, whole, _ = store.have(NAME)
-    assert not whole and 0 < there <= 100_000
-    assert put(store, there, DATA[there:]) == (len(DATA), True)
+    stored, complete, _ = store.have(NAME)
+    assert not complete and 0 < stored <= 100_000
+    assert put(store, stored, DATA[stored:]) == (len(DATA), True)
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_before_a_byte_is_written(small_disk: pathlib.Path) -> None:
-    """1 MiB does not fit in 512 KiB; the free space is told."""
+def test_a_full_disk_is_reported_before_a_byte_is_written(small_disk: pathlib.Path) -> None:
+    """1 MiB does not fit in 512 KiB; the free space is reported."""
     with pytest.raises(
         WorkerError, match=r"the disk is full: \d+ bytes are free"
     ) as raised:
@@ -164,10 +164,10 @@ def test_a_full_disk_is_told_before_a_byte_is_written(small_disk: pathlib.Path) 
     assert raised.value.kind == "full" and list(small_disk.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told(
+def test_a_disk_that_fills_up_meanwhile_is_reported(
     small_disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system's own word (ENOSPC) counts where the free space was told wrong; the part
+    """The system's own error (ENOSPC) counts if the free space was reported wrong; the part
     stays for later and is no file.
     """
     import shutil
@@ -180,6 +180,6 @@ def test_a_disk_that_fills_up_meanwhile_is_told(
     with pytest.raises(WorkerError, match="not enough space for") as raised:
         put(store, 0, DATA)
     assert raised.value.kind == "full"
-    there, whole, damaged = store.have(NAME)
-    assert not whole and not damaged and there <= 512 * 1024
+    stored, complete, damaged = store.have(NAME)
+    assert not complete and not damaged and stored <= 512 * 1024
     assert not (small_disk / NAME).exists()

@@ -1,5 +1,5 @@
 """An engine on a GPU, tested without one: a device whose clock and memory are ours, and
-what a machine with no GPU answers.
+what a machine with no GPU reports.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ class Device:
         return self.clock
 
     def spend(self, host_s: float, gpu_s: float) -> None:
-        """The processor is busy for ``host_s``; the GPU works beside it and has ``gpu_s``
+        """The processor is busy for ``host_s``; the GPU works in parallel and has ``gpu_s``
         more to do.
         """
         self.clock += host_s
@@ -78,18 +78,20 @@ def test_the_method_is_trtexecs() -> None:
     compute time of the events.
     """
     device = Device(capturable=False)
-    found = measure(lambda: device.spend(1e-4, 2e-3), device)
-    assert found["gpu_compute_ms"]["median"] == pytest.approx(
+    result = measure(lambda: device.spend(1e-4, 2e-3), device)
+    assert result["gpu_compute_ms"]["median"] == pytest.approx(
         2.1
     )  # as trtexec's: the event is recorded before the enqueue begins
-    assert found["enqueue_ms"]["median"] == pytest.approx(0.1) and found["host_ms"][
+    assert result["enqueue_ms"]["median"] == pytest.approx(0.1) and result["host_ms"][
         "median"
     ] == pytest.approx(2.1)
-    assert found["flags"]["warm_up_queries"] >= 95 and found["gpu_compute_ms"]["n"] >= 1400
-    assert found["flags"]["cuda_graph"] is False and found["warnings"] == []
     assert (
-        found["queries_per_s"] == pytest.approx(1 / 2.1e-3, rel=0.01)
-        and len(found["raw_ms"]) == found["gpu_compute_ms"]["n"]
+        result["flags"]["warm_up_queries"] >= 95 and result["gpu_compute_ms"]["n"] >= 1400
+    )
+    assert result["flags"]["cuda_graph"] is False and result["warnings"] == []
+    assert (
+        result["queries_per_s"] == pytest.approx(1 / 2.1e-3, rel=0.01)
+        and len(result["raw_ms"]) == result["gpu_compute_ms"]["n"]
     )
 
 
@@ -108,23 +110,27 @@ def test_a_slow_inference_is_asked_ten_times() -> None:
 def test_a_graph_is_captured_after_one_enqueue_and_launched_from_then_on() -> None:
     """The first enqueue does what is done once; after the capture only the graph runs."""
     device, enqueued = Device(), []
-    found = measure(lambda: (enqueued.append(1), device.spend(1e-4, 2e-3))[1], device)
+    result = measure(lambda: (enqueued.append(1), device.spend(1e-4, 2e-3))[1], device)
     assert (
-        len(enqueued) == 1 and device.captured == 1 and found["flags"]["cuda_graph"] is True
+        len(enqueued) == 1
+        and device.captured == 1
+        and result["flags"]["cuda_graph"] is True
     )
-    assert found["enqueue_ms"]["median"] == pytest.approx(0.005)
+    assert result["enqueue_ms"]["median"] == pytest.approx(0.005)
 
 
-def test_a_gpu_that_waits_for_the_processor_is_told() -> None:
+def test_a_gpu_that_waits_for_the_processor_is_reported() -> None:
     """1 ms to start a kernel of 0.1 ms, and times that jump."""
     device = Device()
-    (told,) = measure(lambda: device.spend(1e-3, 1e-4), device, use_graph=False)["warnings"]
-    assert "may have waited for the processor" in told
-    durations = iter([2e-3, 3e-3] * 2000)
-    (told,) = measure(lambda: device.spend(1e-5, next(durations)), device, use_graph=False)[
+    (warning,) = measure(lambda: device.spend(1e-3, 1e-4), device, use_graph=False)[
         "warnings"
     ]
-    assert "vary by more than 1 %" in told
+    assert "may have waited for the processor" in warning
+    durations = iter([2e-3, 3e-3] * 2000)
+    (warning,) = measure(
+        lambda: device.spend(1e-5, next(durations)), device, use_graph=False
+    )["warnings"]
+    assert "vary by more than 1 %" in warning
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,7 @@ def library(device: Device, opens: bool = True) -> Any:
 
 
 def test_a_model_runs_on_what_it_is_given(tmp_path: pathlib.Path) -> None:
-    """Rows as the other runtimes tell them, one inference a call, and more room where the
+    """Rows as of the other runtimes, one inference a call, and more memory if the
     batch grows.
     """
     (tmp_path / "x.engine").write_bytes(b"engine")
@@ -224,7 +230,7 @@ def test_a_model_runs_on_what_it_is_given(tmp_path: pathlib.Path) -> None:
     )
 
 
-def test_wrong_inputs_are_told(tmp_path: pathlib.Path) -> None:
+def test_wrong_inputs_are_reported(tmp_path: pathlib.Path) -> None:
     """A name that is missing, and a batch that no profile has."""
     (tmp_path / "x.engine").write_bytes(b"engine")
     device = Device()
@@ -235,10 +241,10 @@ def test_wrong_inputs_are_told(tmp_path: pathlib.Path) -> None:
         model.bind({"x": numpy.ones((5, 3))})
 
 
-def test_an_engine_for_another_gpu_is_told_with_the_librarys_reason(
+def test_an_engine_for_another_gpu_is_reported_with_the_librarys_reason(
     tmp_path: pathlib.Path,
 ) -> None:
-    """TensorRT gives None and says why in its log."""
+    """TensorRT returns None and logs the reason."""
     (tmp_path / "x.engine").write_bytes(b"engine")
     device = Device()
     with pytest.raises(
@@ -247,7 +253,7 @@ def test_an_engine_for_another_gpu_is_told_with_the_librarys_reason(
         Model(str(tmp_path / "x.engine"), 1, True, device, library(device, opens=False))
 
 
-def test_no_library_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_library_at_all_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each name that was tried, with its reason."""
     monkeypatch.setattr(runtime_tensorrt, "MODULES", ("tensorrt_of_nobody",))
     monkeypatch.setattr(cuda, "LIBRARIES", ("libcudart_of_nobody.so",))
@@ -263,8 +269,8 @@ def test_no_library_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda.load_library()
 
 
-def test_a_machine_without_a_gpu_says_so(tmp_path: pathlib.Path) -> None:
-    """The installed TensorRT-RTX, a real engine: opening it tells CUDA's error, not None."""
+def test_a_machine_without_a_gpu_reports_it(tmp_path: pathlib.Path) -> None:
+    """The installed TensorRT-RTX, a real engine: opening it reports CUDA's error, not None."""
     library = pytest.importorskip("tensorrt_rtx")
     engine = real_engine(tmp_path)
     with pytest.raises(
@@ -275,7 +281,7 @@ def test_a_machine_without_a_gpu_says_so(tmp_path: pathlib.Path) -> None:
 
 
 def real_engine(folder: pathlib.Path) -> pathlib.Path:
-    """A ReLU, built for SM86 in a process of its own."""
+    """A ReLU, built for SM86 in a separate process."""
     import json
     import subprocess
     import sys
@@ -283,12 +289,12 @@ def real_engine(folder: pathlib.Path) -> pathlib.Path:
     import onnx
     from onnx import TensorProto, helper
 
-    taken, given = (
+    graph_input, graph_output = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8])
         for name in ("x", "y")
     )
     graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])], "graph", [taken], [given]
+        [helper.make_node("Relu", ["x"], ["y"])], "graph", [graph_input], [graph_output]
     )
     onnx.save(
         helper.make_model(

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from edgekit import device_worker
 from edgekit.device_worker import batches, frames, runtime_litert, runtimes, worker
-from edgekit.hosts.process import MAGIC, Start, WorkerProcess, sources, worker_files
+from edgekit.hosts.process import MAGIC, Start, WorkerProcess, encode_sources, worker_files
 
 FOLDER = pathlib.Path(device_worker.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
@@ -47,12 +47,12 @@ def graph(path: pathlib.Path, batch: int | str, keep: int = 1) -> str:
             **({} if keep else {"keepdims": 0}),
         )
     )
-    given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3])
+    argument = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3])
     result = helper.make_tensor_value_info(
         "output", TensorProto.FLOAT, [batch, 3] if keep else []
     )
     model = helper.make_model(
-        helper.make_graph(nodes, "g", [given], [result]),
+        helper.make_graph(nodes, "g", [argument], [result]),
         opset_imports=[helper.make_opsetid("", 18)],
         ir_version=9,
     )
@@ -60,11 +60,11 @@ def graph(path: pathlib.Path, batch: int | str, keep: int = 1) -> str:
     return str(path)
 
 
-def loaded(path: str, name: str = "m") -> worker.Worker:
+def load_worker(path: str, name: str = "m") -> worker.Worker:
     """A worker in this process with one ONNX file."""
-    made = worker.Worker()
-    ask(
-        made,
+    running = worker.Worker()
+    send(
+        running,
         command="load",
         name=name,
         path=path,
@@ -72,12 +72,12 @@ def loaded(path: str, name: str = "m") -> worker.Worker:
         threads=1,
         options={},
     )
-    return made
+    return running
 
 
-def ask(made: worker.Worker, arrays: Any = None, **header: Any) -> Any:
-    """What the worker answers."""
-    return made.answer(header, arrays or {})
+def send(running: worker.Worker, arrays: Any = None, **header: Any) -> Any:
+    """The worker's reply."""
+    return running.answer(header, arrays or {})
 
 
 @hypothesis.given(
@@ -113,7 +113,7 @@ def test_a_cut_frame_and_noise_are_no_frames() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_is_python_39_and_imports_nothing_of_edgekit(path: pathlib.Path) -> None:
-    """The room parses as Python 3.9 and imports only itself, the standard library, numpy
+    """The package parses as Python 3.9 and imports only itself, the standard library, numpy
     and the runtimes, so a device can run it.
     """
     tree = ast.parse(path.read_text(), feature_version=(3, 9))
@@ -128,8 +128,8 @@ def test_it_is_python_39_and_imports_nothing_of_edgekit(path: pathlib.Path) -> N
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and not node.level
     }
-    foreign = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
-    assert foreign <= ALLOWED
+    imported = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    assert imported <= ALLOWED
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -178,17 +178,17 @@ def test_any_number_of_samples_goes_through_any_batch(
     tmp_path: pathlib.Path, batch: int | str
 ) -> None:
     """601 samples give 601 right outputs whether the file's batch is free, 1 or 4."""
-    made = loaded(graph(tmp_path / "m.onnx", batch))
+    running = load_worker(graph(tmp_path / "m.onnx", batch))
     values = numpy.arange(601 * 3, dtype="float32").reshape(601, 3)
-    _, outputs = ask(made, {"input": values}, command="infer", name="m")
+    _, outputs = send(running, {"input": values}, command="infer", name="m")
     assert numpy.array_equal(outputs["output"], 2 * values)
 
 
 def test_an_output_without_a_sample_axis_is_refused(tmp_path: pathlib.Path) -> None:
     """A file that sums over the samples is refused instead of being cut into wrong slices."""
-    made = loaded(graph(tmp_path / "sum.onnx", "batch", keep=0))
+    running = load_worker(graph(tmp_path / "sum.onnx", "batch", keep=0))
     with pytest.raises(frames.WorkerError, match="first axis is not the sample"):
-        ask(made, {"input": numpy.ones((4, 3), "float32")}, command="infer", name="m")
+        send(running, {"input": numpy.ones((4, 3), "float32")}, command="infer", name="m")
 
 
 def test_inputs_of_different_length_are_refused() -> None:
@@ -205,7 +205,7 @@ def test_inputs_of_different_length_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "kind", "said"),
+    ("header", "kind", "message"),
     [
         ({"command": "sing"}, "request", "unknown command 'sing'"),
         ({"command": "__init__"}, "request", "unknown command"),
@@ -249,10 +249,12 @@ def test_inputs_of_different_length_are_refused() -> None:
         ),
     ],
 )
-def test_a_wrong_request_is_answered(header: dict[str, Any], kind: str, said: str) -> None:
-    """Each wrong request is answered with its kind and what was wrong."""
-    with pytest.raises(frames.WorkerError, match=said) as raised:
-        ask(worker.Worker(), **header)
+def test_a_wrong_request_is_answered(
+    header: dict[str, Any], kind: str, message: str
+) -> None:
+    """The reply to each wrong request has its kind and what was wrong."""
+    with pytest.raises(frames.WorkerError, match=message) as raised:
+        send(worker.Worker(), **header)
     assert raised.value.kind == kind
 
 
@@ -262,7 +264,7 @@ def test_garbage_is_a_load_error(tmp_path: pathlib.Path, runtime: str) -> None:
     path = tmp_path / "noise"
     path.write_bytes(bytes(range(256)) * 8)
     with pytest.raises(frames.WorkerError) as raised:
-        ask(
+        send(
             worker.Worker(),
             command="load",
             name="m",
@@ -277,8 +279,8 @@ def test_garbage_is_a_load_error(tmp_path: pathlib.Path, runtime: str) -> None:
 def test_data_of_the_wrong_dtype_are_an_infer_error(doubling: str) -> None:
     """The runtime's own refusal comes back as an infer error with its text."""
     with pytest.raises(frames.WorkerError, match="InvalidArgument") as raised:
-        ask(
-            loaded(doubling),
+        send(
+            load_worker(doubling),
             {"input": numpy.ones((1, 3), "int64")},
             command="infer",
             name="m",
@@ -286,11 +288,11 @@ def test_data_of_the_wrong_dtype_are_an_infer_error(doubling: str) -> None:
     assert raised.value.kind == "infer"
 
 
-def test_a_file_tells_its_inputs_and_outputs(doubling: str) -> None:
-    """load answers with the runtime's version and each input's and output's name, dtype and
+def test_a_file_reports_its_inputs_and_outputs(doubling: str) -> None:
+    """load replies with the runtime's version and each input's and output's name, dtype and
     shape.
     """
-    reply, _ = ask(
+    reply, _ = send(
         worker.Worker(),
         command="load",
         name="m",
@@ -321,13 +323,13 @@ def test_bench_gives_one_time_a_round_and_track(doubling: str) -> None:
     """Every track is timed once a round; the repetitions are enough for the asked length;
     the same seed is the same order.
     """
-    made, feeds = loaded(doubling), {"0:input": numpy.ones((1, 3), "float32")}
+    running, feeds = load_worker(doubling), {"0:input": numpy.ones((1, 3), "float32")}
     for name in ("a", "b"):
-        reply, _ = ask(
-            made, feeds, command="warm", name=name, models=["m"], warmup=5, round_ms=0.2
+        reply, _ = send(
+            running, feeds, command="warm", name=name, models=["m"], warmup=5, round_ms=0.2
         )
         assert reply["inner"] * reply["nanoseconds"] >= 0.2e6
-    reply, _ = ask(made, command="bench", rounds=7, seed=1)
+    reply, _ = send(running, command="bench", rounds=7, seed=1)
     assert {name: len(times) for name, times in reply["nanoseconds"].items()} == {
         "a": 7,
         "b": 7,
@@ -337,7 +339,7 @@ def test_bench_gives_one_time_a_round_and_track(doubling: str) -> None:
 
 def start(before: str = "") -> "subprocess.Popen[bytes]":
     """The worker as a process, as a host starts it; ``before`` is Python that runs first."""
-    *words, boot = Start((sys.executable,)).words()
+    *words, boot = Start((sys.executable,)).arguments()
     process = subprocess.Popen(
         [*words, f"{before}\n{boot}"],
         stdin=subprocess.PIPE,
@@ -345,7 +347,7 @@ def start(before: str = "") -> "subprocess.Popen[bytes]":
         stderr=subprocess.PIPE,
     )
     assert process.stdin is not None
-    process.stdin.write(sources())
+    process.stdin.write(encode_sources())
     process.stdin.flush()
     assert process.stdout is not None
     while process.stdout.readline() != MAGIC:
@@ -353,8 +355,8 @@ def start(before: str = "") -> "subprocess.Popen[bytes]":
     return process
 
 
-def test_it_says_hello_and_ends_with_its_input(doubling: str) -> None:
-    """The process answers hello with its versions and ends by itself, with status 0, when
+def test_it_replies_to_hello_and_ends_with_its_input(doubling: str) -> None:
+    """The process replies to hello with its versions and ends by itself, with status 0, when
     its input ends.
     """
     with start() as process:
@@ -372,10 +374,11 @@ def test_what_a_runtime_prints_does_not_reach_the_frames(
     tmp_path: pathlib.Path, doubling: str
 ) -> None:
     """Text printed from Python or from C to stdout while a file is loaded lands on stderr,
-    and the frames stay whole.
+    and the frames stay intact.
     """
     (tmp_path / "onnxruntime.py").write_text(
-        "import os\nprint('from python', flush=True)\nos.write(1, b'from C')\nraise ImportError('noise')\n"
+        "import os\nprint('from python', flush=True)\nos.write(1, b'from C')\n"
+        "raise ImportError('noise')\n"
     )
     with start(f"import sys; sys.path.insert(0, {str(tmp_path)!r})") as process:
         assert (
@@ -394,13 +397,13 @@ def test_what_a_runtime_prints_does_not_reach_the_frames(
         frames.write_frame(process.stdin, header)  # type: ignore[arg-type]
         reply, _ = frames.read_frame(process.stdout)  # type: ignore[arg-type]
         process.stdin.close()
-        said = process.stderr.read()
+        message = process.stderr.read()
     assert reply["error"] == "missing"
-    assert b"from python" in said and b"from C" in said
+    assert b"from python" in message and b"from C" in message
 
 
-def test_a_runtime_that_is_missing_is_told(tmp_path: pathlib.Path) -> None:
-    """Without any runtime installed a load is answered with the kind ``missing``, not with
+def test_a_runtime_that_is_missing_is_reported(tmp_path: pathlib.Path) -> None:
+    """Without any runtime installed the reply to a load is the kind ``missing``, not with
     a crash.
     """
     path = tmp_path / "file"
@@ -457,9 +460,9 @@ def test_a_new_runtime_is_one_file(
     model = tmp_path / "model.beads"
     model.write_text("3")
     process = WorkerProcess(Start((sys.executable,)), 60)
-    sources.cache_clear()
+    encode_sources.cache_clear()
     try:
-        hello, _ = process.ask("saying hello", {"command": "hello"})
+        hello, _ = process.request("saying hello", {"command": "hello"})
         assert hello["versions"]["pytest"] == pytest.__version__
         loading = {
             "command": "load",
@@ -469,9 +472,9 @@ def test_a_new_runtime_is_one_file(
             "threads": 1,
             "options": {},
         }
-        reply, _ = process.ask("loading", loading)
+        reply, _ = process.request("loading", loading)
         assert reply["runtime"] == "abacus 3"
-        _, outputs = process.ask(
+        _, outputs = process.request(
             "running",
             {"command": "infer", "name": "m"},
             {"x": numpy.ones((2, 1), "float32")},
@@ -480,10 +483,10 @@ def test_a_new_runtime_is_one_file(
         assert outputs["y"].tolist() == [[3.0], [3.0]]
     finally:
         process.close()
-        sources.cache_clear()
+        encode_sources.cache_clear()
 
 
-#: Multiplies by the number in the file.
+#: The runtime of a file that contains a factor.
 ABACUS = """
 DISTRIBUTIONS = ("pytest",)
 SUFFIXES = (".beads",)

@@ -2,7 +2,7 @@
 tests/hosts/make_tiny.py``.
 
 A narrow convolutional network is trained on scikit-learn's digits, and edgekit makes its
-four files: float and int8, ONNX and TFLite. Beside them lie 8 test digits and what the
+four files: float and int8, ONNX and TFLite. With them are 8 test digits and what the
 files give for them on this machine.
 """
 
@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from edgekit import catalog
-from edgekit import recipe, target
+from edgekit import catalog, recipe, target
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache
 from edgekit.hosts.local import LocalHost
@@ -72,22 +71,22 @@ def main() -> None:
         )
         cache = Cache(place / "cache")
         for entry in sorted((place / "cache").iterdir()):
-            made = cache.find(entry.name) if any(entry.glob("main.*")) else None
-            if made is not None and made.format in ("onnx", "tflite"):
-                add(written, made, images)
+            example = cache.find(entry.name) if any(entry.glob("main.*")) else None
+            if example is not None and example.format in ("onnx", "tflite"):
+                add(written, example, images)
     (FOLDER / "tiny.json").write_text(json.dumps(written) + "\n")
 
 
-def add(written: dict[str, Any], made: Artifact, images: Any) -> None:
+def add(written: dict[str, Any], example: Artifact, images: Any) -> None:
     """Copy one file and note its outputs; of ONNX's int8 files the one for x86 is taken,
     which runs everywhere.
     """
-    (part,) = made.parts
-    path, spec = made.path(part), part.signature.outputs[0]
-    int8 = spec.dtype == "int8" or made.step == "lower_onnx"
-    if made.format == "onnx" and not int8 and b"QuantizeLinear" in path.read_bytes():
+    (part,) = example.parts
+    path, spec = example.path(part), part.signature.outputs[0]
+    int8 = spec.dtype == "int8" or example.step == "lower_onnx"
+    if example.format == "onnx" and not int8 and b"QuantizeLinear" in path.read_bytes():
         return
-    with LocalHost().open(made) as runner:
+    with LocalHost().open(example) as runner:
         (outputs,) = runner.infer({"input": images}).values()
         where = runner.where
     name = f"{'int8' if int8 else 'float'}{path.suffix}"
@@ -100,7 +99,7 @@ def add(written: dict[str, Any], made: Artifact, images: Any) -> None:
         "made_with": where,
         "allowed": 2 * step if int8 else 1e-4 * largest,
     }
-    written["files"][name] = {"format": made.format, "signature": signature, **facts}
+    written["files"][name] = {"format": example.format, "signature": signature, **facts}
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ ALIAS = "board"
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """An sshd, and where its libraries lie if it was fetched."""
+    """An sshd, and the folder of its libraries if it was fetched."""
 
     path: pathlib.Path
     libraries: str = ""
@@ -42,7 +42,7 @@ class Program:
     def environ(self, folder: pathlib.Path, shell: str) -> dict[str, str]:
         """The environment that it needs.
 
-        A fetched server reads users from a list of our own, with a login shell of our
+        A fetched server reads users from a separate list, with our login shell
         choice:
 
         run as root it asks for a user ``sshd``, whom only an installed server has.
@@ -70,22 +70,22 @@ class Program:
 
 
 def program() -> Program:
-    """The machine's sshd, or a fetched one. Skips where neither can be had."""
+    """The machine's sshd, or a fetched one. Skips if neither is available."""
     for place in (shutil.which("sshd"), "/usr/sbin/sshd"):
         if place and pathlib.Path(place).is_file():
             return Program(pathlib.Path(place))
-    found = Program(
+    fetched = Program(
         KEPT / "usr/sbin/sshd",
         os.pathsep.join(str(path) for path in KEPT.glob("**/lib/*-linux-gnu*")),
     )
-    if not found.path.is_file():
+    if not fetched.path.is_file():
         fetch(PACKAGES, KEPT)
         return (
             program()
-            if found.path.is_file()
+            if fetched.path.is_file()
             else _without("no sshd here, and none could be fetched")
         )
-    return found
+    return fetched
 
 
 def _apt(folder: pathlib.Path, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -100,7 +100,7 @@ def _apt(folder: pathlib.Path, *words: str) -> "subprocess.CompletedProcess[str]
 
 
 def fetch(packages: tuple[str, ...], folder: pathlib.Path) -> None:
-    """Unpack Debian packages into a folder, whole or not at all.
+    """Unpack Debian packages into a folder, atomically.
 
     Skips where there is no apt or no package.
     """
@@ -112,7 +112,7 @@ def fetch(packages: tuple[str, ...], folder: pathlib.Path) -> None:
         done = _apt(debs, "download", *packages)
         if (
             done.returncode
-        ):  # The machine has no lists of packages, or old ones: take lists of our own.
+        ):  # The machine has no lists of packages, or old ones: use separate lists.
             lists = pathlib.Path(name) / "lists"
             (lists / "partial").mkdir(parents=True)
             own = (
@@ -158,7 +158,7 @@ class Server:
         import sys
 
         environment = Environment(python=python or (sys.executable,))
-        given = {
+        options = {
             "name": ALIAS,
             "title": "sshd on the loopback address",
             "kind": "ssh",
@@ -169,11 +169,11 @@ class Server:
             "timeout_s": 60,
             **changes,
         }
-        return HostFile.model_validate(given)
+        return HostFile.model_validate(options)
 
     def configure(self, **options: object) -> None:
-        """Write the client's configuration anew with some options changed."""
-        given = {
+        """Write the client's configuration again with some options changed."""
+        options = {
             "HostName": "127.0.0.1",
             "Port": self.port,
             "User": getpass.getuser(),
@@ -184,7 +184,7 @@ class Server:
             "StrictHostKeyChecking": "yes",
             "IdentityAgent": "none",
         }
-        lines = [f"  {key} {value}" for key, value in {**given, **options}.items()]
+        lines = [f"  {key} {value}" for key, value in {**options, **options}.items()]
         self.config.write_text("\n".join([f"Host {ALIAS}", *lines]) + "\n")
 
     def connections(self) -> list[psutil.Process]:
@@ -208,12 +208,12 @@ class Server:
 def serving(
     folder: pathlib.Path, *, shell: str = "", command: str = ""
 ) -> Iterator[Server]:
-    """A server with keys of its own in a folder.
+    """A server with its own keys in a folder.
 
     ``shell``: the user's login shell (a fetched server only); ``command``: what it runs in
     place of what it is asked.
     """
-    made, port = program(), _free_port()
+    installed, port = program(), _free_port()
     folder.mkdir(mode=0o700, exist_ok=True)
     for name in ("client", "host"):
         subprocess.run(
@@ -246,9 +246,9 @@ def serving(
         pathlib.Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     log = (folder / "log").open("wb")
     process = subprocess.Popen(
-        [made.path, "-D", "-e", "-f", str(folder / "sshd_config")],
+        [installed.path, "-D", "-e", "-f", str(folder / "sshd_config")],
         stderr=log,
-        env=made.environ(folder, shell),
+        env=installed.environ(folder, shell),
         start_new_session=True,
     )
     try:

@@ -1,5 +1,5 @@
 """adb: its failures from the real program without a phone, and the way through with a
-stand-in that starts a shell. No phone was at hand.
+stand-in that starts a shell. No phone was available.
 """
 
 import os
@@ -17,7 +17,7 @@ import pytest
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import HostError
 from edgekit.host import Environment, HostFile
-from edgekit.hosts import lookup as reach
+from edgekit.hosts import lookup
 from edgekit.hosts.adb import Adb
 from tests.hosts import sshd
 from tests.hosts.test_local import artifact, linear
@@ -36,7 +36,7 @@ VALUES = numpy.ones((3, 4), "float32")
 
 @pytest.fixture
 def real(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The real adb, with a server of its own on a free port."""
+    """The real adb, with its own server on a free port."""
     folder = sshd.KEPT.with_name(f"{sshd.KEPT.name}-adb")
     if shutil.which("adb") is None:
         if not folder.is_dir():
@@ -61,21 +61,28 @@ def real(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30, check=False)
 
 
-def test_no_phone_is_told_by_the_real_adb(real: None) -> None:
+def test_no_phone_is_reported_by_the_real_adb(real: None) -> None:
     """Without a serial number, and with one that is not there."""
-    with pytest.raises(HostError, match=r"There is no phone for phone(.|\n)*USB debugging"):
+    with pytest.raises(
+        HostError, match=r"No phone is connected for phone(.|\n)*USB debugging"
+    ):
         Adb(HostFile(name="phone", title="x", kind="adb")).host("main").hello()
     with pytest.raises(
         HostError,
-        match=r"no phone with the serial number ABC123(.|\n)*those that are there: none",
+        match=r"No phone with the serial number ABC123 is connected"
+        r"(.|\n)*those that are connected: none",
     ):
-        reach.reach("adb:ABC123").hello()
+        lookup.open_host("adb:ABC123").hello()
 
 
 STAND_IN = """#!/bin/sh
-# Takes adb's words as edgekit writes them and hands the rest, joined by spaces as adb joins it, to a shell.
+# Accepts adb's options as edgekit writes them and passes the rest to a shell, joined by
+# spaces as adb does.
 printf '%s\\n' "$*" > "{folder}/words"
-if [ "$1" = devices ]; then printf 'List of devices attached\\nABC\\tdevice\\nDEF\\tunauthorized\\n'; exit 0; fi
+if [ "$1" = devices ]; then
+  printf 'List of devices attached\\nABC\\tdevice\\nDEF\\tunauthorized\\n'
+  exit 0
+fi
 if [ "$1" = -s ]; then shift 2; fi
 [ "$1 $2 $3 $4" = "shell -e none -T" ] || exit 64
 shift 4
@@ -89,7 +96,7 @@ def phone(
     does: str = 'exec /bin/sh -c "$*"',
     *python: str,
 ) -> HostFile:
-    """A phone behind a stand-in for adb."""
+    """A phone reached by a stand-in for adb."""
     program = folder / "bin" / "adb"
     program.parent.mkdir(exist_ok=True)
     program.write_text(STAND_IN.format(folder=folder, does=does))
@@ -125,8 +132,8 @@ def test_a_file_runs_and_is_raced_through_the_stand_in(
             str(odd / "python"),
         )
     ).host("main")
-    made = artifact(tmp_path, linear(tmp_path))
-    with host.open(made) as runner:
+    example = artifact(tmp_path, linear(tmp_path))
+    with host.open(example) as runner:
         assert runner.infer({"input": VALUES})["output"].shape == (
             3,
             3,
@@ -134,7 +141,7 @@ def test_a_file_runs_and_is_raced_through_the_stand_in(
     assert (
         len(
             host.race(
-                {"a": made},
+                {"a": example},
                 {"input": VALUES},
                 BenchProtocol(rounds=5, warmup=2, round_ms=0.1),
             )["a"].nanoseconds
@@ -150,12 +157,12 @@ def test_a_file_runs_and_is_raced_through_the_stand_in(
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "told"),
+    ("stderr", "code", "message"),
     [
         (
             "error: more than one device/emulator",
             1,
-            "There are: ABC device, DEF unauthorized",
+            "Connected: ABC device, DEF unauthorized",
         ),
         (
             "error: device unauthorized.\nThis adb server's $ADB_VENDOR_KEYS is not set",
@@ -165,7 +172,8 @@ def test_a_file_runs_and_is_raced_through_the_stand_in(
         ("error: device offline", 1, "phone is offline"),
         ("error: device 'ABC' not found", 1, "no phone with the serial number ABC"),
         (
-            "error: insufficient permissions for device: user in plugdev group; are your udev rules wrong?",
+            "error: insufficient permissions for device: user in plugdev group;"
+            " are your udev rules wrong?",
             1,
             "may not speak to the phone",
         ),
@@ -180,47 +188,51 @@ def test_a_file_runs_and_is_raced_through_the_stand_in(
             127,
             "Python of phone cannot be started",
         ),
-        ("something new", 1, "No Python began on phone"),
+        ("something new", 1, "Python did not start on phone"),
     ],
 )
-def test_what_adb_says_is_told_in_words(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, said: str, code: int, told: str
+def test_each_failure_of_adb_is_explained(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stderr: str,
+    code: int,
+    message: str,
 ) -> None:
     """adb's own messages, as its source has them, and the shell's."""
-    (tmp_path / "said").write_text(said + "\n")
-    with pytest.raises(HostError, match=told) as error:
-        Adb(phone(tmp_path, monkeypatch, f'cat "{tmp_path}/said" >&2; exit {code}')).host(
+    (tmp_path / "stderr").write_text(stderr + "\n")
+    with pytest.raises(HostError, match=message) as error:
+        Adb(phone(tmp_path, monkeypatch, f'cat "{tmp_path}/stderr" >&2; exit {code}')).host(
             "main"
         ).hello()
-    assert said.splitlines()[0] in error.value.message
+    assert stderr.splitlines()[0] in error.value.message
 
 
-def test_a_phone_that_is_unplugged_is_told(
+def test_a_phone_that_is_unplugged_is_reported(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream ends with no status of the program over there."""
     host = Adb(phone(tmp_path, monkeypatch, '/bin/sh -c "$*"; exit 0')).host("main")
-    made = artifact(tmp_path, linear(tmp_path))
-    with host.open(made) as runner:
+    example = artifact(tmp_path, linear(tmp_path))
+    with host.open(example) as runner:
         for child in psutil.Process(runner._process.pid).children(recursive=True):
             child.kill()
         with pytest.raises(
             HostError,
-            match=r"connection to phone ended while running part 'main'(.|\n)*plug it in",
+            match=r"connection to phone ended while running part 'main'(.|\n)*reconnect it",
         ):
             runner.infer({"input": VALUES})
 
 
-def test_a_machine_without_adb_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way out is the package."""
+def test_a_machine_without_adb_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fix is the package."""
     monkeypatch.setenv("PATH", "/nowhere")
-    assert reach.problem("adb:ABC") == (
-        "There is no program adb on the PATH.",
+    assert lookup.find_problem("adb:ABC") == (
+        "the program adb is not installed",
         "apt-get install adb",
     )
-    assert reach.problem("ssh:board") == (
-        "There is no program ssh on the PATH.",
+    assert lookup.find_problem("ssh:board") == (
+        "the program ssh is not installed",
         "apt-get install openssh-client",
     )
-    with pytest.raises(HostError, match="no program adb"):
-        reach.reach("adb:ABC")
+    with pytest.raises(HostError, match="The program adb is not installed\\."):
+        lookup.open_host("adb:ABC")

@@ -13,7 +13,7 @@ from edgekit.contracts import BenchProtocol
 from edgekit.errors import EdgekitError, HostError, RunnerError
 from edgekit.hosts import copying
 from edgekit.hosts.failures import Place
-from edgekit.hosts.process import Start, WorkerProcess, sources
+from edgekit.hosts.process import Start, encode_sources
 from edgekit.hosts.runner import WorkerHost
 from tests.hosts.test_local import artifact, linear
 
@@ -57,11 +57,11 @@ def line(
 
 
 def copy(host: WorkerHost, path: pathlib.Path) -> tuple[str, list[str]]:
-    """Copy a file: its name there, and what was told."""
-    said: list[str] = []
-    process = host.connect()
+    """Copy a file: its name there, and the messages."""
+    messages: list[str] = []
+    process, _ = host.connect()
     try:
-        return copying.send(process, path, host.name, said.append), said
+        return copying.copy_file(process, path, host.name, messages.append), messages
     finally:
         process.close()
 
@@ -79,51 +79,57 @@ def test_a_copy_that_was_cut_sends_only_the_rest(
     """
     with pytest.raises(
         EdgekitError,
-        match=r"on board crashed \(exit status 255\) while copying large\.onnx to board(.|\n)*the line was cut",
+        match=r"on board crashed \(exit status 255\) while copying large\.onnx to board"
+        r"(.|\n)*the line was cut",
     ):
         copy(line(tmp_path, "cut-in", 3_000_000), file)
     (part,) = (tmp_path / "store").iterdir()
     there = part.stat().st_size
     assert part.suffix == ".part" and there == 2 * copying.BLOCK_BYTES
-    name, said = copy(line(tmp_path), file)
+    name, messages = copy(line(tmp_path), file)
     assert (
-        said == []
-        and SIZE - there < passed(tmp_path) < SIZE - there + len(sources()) + 5_000
+        messages == []
+        and SIZE - there < passed(tmp_path) < SIZE - there + len(encode_sources()) + 5_000
     )
     assert (tmp_path / "store" / name).read_bytes() == file.read_bytes()
     copy(line(tmp_path), file)
-    assert passed(tmp_path) < len(sources()) + 5_000
+    assert passed(tmp_path) < len(encode_sources()) + 5_000
 
 
-def test_a_bit_that_was_flipped_on_the_way_is_told_and_copied_again(
+def test_a_bit_that_was_flipped_on_the_way_is_reported_and_copied_again(
     file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The hash over there tells; the second copy is right."""
-    name, said = copy(line(tmp_path, "flip-in", 3_000_000), file)
-    assert len(said) == 1 and "arrived with the hash" in said[0] and "once more" in said[0]
+    """The hash over there detects it; the second copy is right."""
+    name, messages = copy(line(tmp_path, "flip-in", 3_000_000), file)
+    assert (
+        len(messages) == 1
+        and "arrived with the hash" in messages[0]
+        and "once more" in messages[0]
+    )
     assert (tmp_path / "store" / name).read_bytes() == file.read_bytes()
 
 
-def test_a_bit_that_was_flipped_on_the_disk_is_told_and_copied_again(
+def test_a_bit_that_was_flipped_on_the_disk_is_reported_and_copied_again(
     file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """Whole files are looked at anew by each command; a part that was damaged is found when
-    it is whole.
+    """Complete files are checked by each command; a damaged part is found when it is
+    complete.
     """
     name, _ = copy(line(tmp_path), file)
     stored = tmp_path / "store" / name
     stored.write_bytes(b"x" + file.read_bytes()[1:])
-    _, said = copy(line(tmp_path), file)
+    _, messages = copy(line(tmp_path), file)
     assert (
-        said == ["large.onnx was damaged on board; it was removed and is copied again"]
+        messages
+        == ["large.onnx was damaged on board; it was removed and is being copied again"]
         and stored.read_bytes() == file.read_bytes()
     )
     stored.unlink()
     stored.with_name(f"{name}.part").write_bytes(b"x" + file.read_bytes()[1:2000])
-    _, said = copy(line(tmp_path), file)
+    _, messages = copy(line(tmp_path), file)
     assert (
-        len(said) == 1
-        and "once more" in said[0]
+        len(messages) == 1
+        and "once more" in messages[0]
         and stored.read_bytes() == file.read_bytes()
     )
 
@@ -131,31 +137,31 @@ def test_a_bit_that_was_flipped_on_the_disk_is_told_and_copied_again(
 def test_a_file_that_is_damaged_twice_is_an_error(
     file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line that damages every copy is told once the second has failed; nothing is left
+    """A line that damages every copy is reported once the second has failed; nothing is left
     there.
     """
-    process = line(tmp_path).connect()
-    ask = process.ask
+    process, _ = line(tmp_path).connect()
+    request = process.request
 
-    def bad(doing: str, header: Any, arrays: Any = None) -> Any:
-        return ask(
-            doing,
+    def damage(activity: str, header: Any, arrays: Any = None) -> Any:
+        return request(
+            activity,
             header,
             {name: array ^ 1 for name, array in arrays.items()} if arrays else None,
         )
 
-    monkeypatch.setattr(process, "ask", bad)
+    monkeypatch.setattr(process, "request", damage)
     with pytest.raises(
         RunnerError,
         match=r"Damaged while copying large\.onnx to board(.|\n)*check the cable",
     ):
-        copying.send(process, file, "board", lambda text: None)
+        copying.copy_file(process, file, "board", lambda text: None)
     process.close()
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_a_full_device_is_told(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The device takes 2 MB: the error names it and the way out; with more room the copy
+def test_a_full_device_is_reported(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The device takes 2 MB: the error names it and the fix; with more space the copy
     goes on.
     """
     host = line(tmp_path)
@@ -170,7 +176,8 @@ def test_a_full_device_is_told(file: pathlib.Path, tmp_path: pathlib.Path) -> No
     )
     with pytest.raises(
         RunnerError,
-        match=r"No room on board while copying large\.onnx(.|\n)*edgekit hosts clean board; the copy then goes on",
+        match=r"Not enough disk space on board while copying large\.onnx"
+        r"(.|\n)*edgekit hosts clean board; the copy then continues",
     ):
         copy(small, file)
     (part,) = (tmp_path / "store").iterdir()
@@ -178,19 +185,19 @@ def test_a_full_device_is_told(file: pathlib.Path, tmp_path: pathlib.Path) -> No
     assert part.suffix == ".part" and 0 < there <= 2_000_000
     name, _ = copy(host, file)
     assert (
-        passed(tmp_path) < SIZE - there + len(sources()) + 5_000
+        passed(tmp_path) < SIZE - there + len(encode_sources()) + 5_000
         and (tmp_path / "store" / name).stat().st_size == SIZE
     )
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(
+def test_a_folder_that_cannot_be_written_to_is_reported(
     file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """A file where the folder belongs."""
     (tmp_path / "store").write_text("a file")
     with pytest.raises(
         RunnerError,
-        match=r"on board failed while copying(.|\n)*the folder on board can be written to",
+        match=r"on board failed while copying(.|\n)*the folder on board is writable",
     ):
         copy(line(tmp_path), file)
 
@@ -198,7 +205,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(
 def test_two_that_copy_the_same_file_help_each_other(
     file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """Two lines to one device at once end with one whole file and no error."""
+    """Two lines to one device at once end with one complete file and no error."""
     import threading
 
     names: list[str] = []
@@ -224,22 +231,22 @@ def test_two_that_copy_the_same_file_help_each_other(
 def test_a_device_that_never_takes_a_block_is_given_up(
     file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers that say 'no bytes here yet' for ever end in an error, and those of nonsense
+    """Replies of 'no bytes here yet' for ever end in an error, and invalid ones
     at once.
     """
-    process = line(tmp_path).connect()
-    for reply, said in (
-        ({"bytes": 0, "whole": False}, "does not take the file"),
-        ({"bytes": 9 * SIZE, "whole": False}, "has 45000000 bytes"),
-        ({"bytes": -1, "whole": False}, "does not make sense"),
-        ({"bytes": "1", "whole": False}, "does not make sense"),
-        ({}, "does not make sense"),
-        ({"bytes": True, "whole": False}, "does not make sense"),
-        ({"bytes": 0, "whole": "no"}, "does not make sense"),
+    process, _ = line(tmp_path).connect()
+    for reply, messages in (
+        ({"bytes": 0, "complete": False}, "does not accept the file"),
+        ({"bytes": 9 * SIZE, "complete": False}, "has 45000000 bytes"),
+        ({"bytes": -1, "complete": False}, "Invalid reply to"),
+        ({"bytes": "1", "complete": False}, "Invalid reply to"),
+        ({}, "Invalid reply to"),
+        ({"bytes": True, "complete": False}, "Invalid reply to"),
+        ({"bytes": 0, "complete": "no"}, "Invalid reply to"),
     ):
-        monkeypatch.setattr(process, "ask", lambda *given, reply=reply: (reply, {}))
-        with pytest.raises(RunnerError, match=said):
-            copying.send(process, file, "board", print)
+        monkeypatch.setattr(process, "request", lambda *arguments, reply=reply: (reply, {}))
+        with pytest.raises(RunnerError, match=messages):
+            copying.copy_file(process, file, "board", print)
     monkeypatch.undo()
     process.close()
 
@@ -252,33 +259,33 @@ FEEDS = {"input": numpy.random.default_rng(0).standard_normal((2000, 4)).astype(
     "fault", ["cut-in", "cut-out", "flip-in", "flip-out", "flood-out", "stop-out"]
 )
 def test_no_fault_is_more_than_an_error(tmp_path: pathlib.Path, fault: str) -> None:
-    """Wherever the line breaks, in the greeting, a header or an array: the answers are
+    """Wherever the line breaks, in the greeting, a header or an array: the outputs are
     right, or there is an error with the host's name.
 
     A bit that is flipped in the numbers themselves cannot be seen here; ssh's own sums do.
     """
-    made = artifact(tmp_path, linear(tmp_path))
-    with line(tmp_path).open(made) as runner:
+    example = artifact(tmp_path, linear(tmp_path))
+    with line(tmp_path).open(example) as runner:
         runner.infer(FEEDS)
     counts = [int(number) for number in (tmp_path / "log").read_text().split()]
     total = counts[0 if fault.endswith("in") else 1]
     for where in (0, 3, 10, 25, total // 3, total // 2, total - 200):
         host = line(tmp_path, fault, where, timeout_s=4 if fault != "stop-out" else 2)
         try:
-            with host.open(made) as runner:
-                found = runner.infer(FEEDS)["output"]
-            assert found.shape == (2000, 3)
+            with host.open(example) as runner:
+                outputs = runner.infer(FEEDS)["output"]
+            assert outputs.shape == (2000, 3)
         except (RunnerError, HostError) as error:
             assert "board" in str(error) and error.fix, (where, str(error))
 
 
 def test_a_slow_line_is_no_fault(tmp_path: pathlib.Path) -> None:
-    """Answers that come late, but come, are taken; a race over it works too."""
-    made = artifact(tmp_path, linear(tmp_path))
-    with line(tmp_path, "slow-out", 30).open(made) as runner:
+    """Replies that come late, but come, are accepted; a race over it works too."""
+    example = artifact(tmp_path, linear(tmp_path))
+    with line(tmp_path, "slow-out", 30).open(example) as runner:
         assert runner.infer(FEEDS)["output"].shape == (2000, 3)
     times = line(tmp_path, "slow-out", 30).race(
-        {"a": made}, FEEDS, BenchProtocol(rounds=5, warmup=2, round_ms=0.2)
+        {"a": example}, FEEDS, BenchProtocol(rounds=5, warmup=2, round_ms=0.2)
     )
     assert len(times["a"].nanoseconds) == 5
 
@@ -286,9 +293,9 @@ def test_a_slow_line_is_no_fault(tmp_path: pathlib.Path) -> None:
 def test_the_process_of_a_failed_copy_is_gone(
     file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """After a cut nothing can be asked any more, and that is said."""
-    process: WorkerProcess = line(tmp_path, "cut-in", 3_000_000).connect()
+    """After a cut nothing can be requested any more, which is an error."""
+    process, _ = line(tmp_path, "cut-in", 3_000_000).connect()
     with pytest.raises(EdgekitError, match="crashed"):
-        copying.send(process, file, "board", print)
+        copying.copy_file(process, file, "board", print)
     with pytest.raises(RunnerError, match="has ended"):
-        copying.send(process, file, "board", print)
+        copying.copy_file(process, file, "board", print)

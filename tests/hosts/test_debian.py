@@ -11,7 +11,7 @@ import pytest
 from edgekit.errors import HostError
 from edgekit.hosts import debian
 from edgekit.hosts.debian import Debian
-from edgekit.hosts.setup_steps import Workshop, workshop
+from edgekit.hosts.setup_steps import SetupSession, setup_session
 from edgekit.progress import Silent
 
 pytestmark = pytest.mark.skipif(
@@ -21,15 +21,15 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+def work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SetupSession]:
     """A setup that is at work."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
-    with workshop("board", Silent()) as made:
-        yield made
+    with setup_session("board", Silent()) as session:
+        yield session
 
 
-def test_a_foreign_package_comes_with_what_it_needs_and_is_unpacked(
-    work: Workshop, tmp_path: pathlib.Path
+def test_a_package_for_another_processor_comes_with_what_it_needs_and_is_unpacked(
+    work: SetupSession, tmp_path: pathlib.Path
 ) -> None:
     """zlib for ARM brings ARM's C library; both are files of ARM in one folder; one file
     can be taken alone.
@@ -45,13 +45,17 @@ def test_a_foreign_package_comes_with_what_it_needs_and_is_unpacked(
     )
     assert library.read_bytes()[18:20] == b"\xb7\x00"  # e_machine: EM_AARCH64
     (zlib,) = (path for path in archives if path.name.startswith("zlib1g_"))
-    debian.take(work, zlib, str(library.relative_to(tmp_path / "root")), tmp_path / "one")
+    debian.extract_program(
+        work, zlib, str(library.relative_to(tmp_path / "root")), tmp_path / "one"
+    )
     assert (tmp_path / "one").read_bytes() == library.read_bytes()
-    with pytest.raises(HostError, match="holds no usr/bin/none"):
-        debian.take(work, zlib, "usr/bin/none", tmp_path / "two")
+    with pytest.raises(HostError, match="contains no usr/bin/none"):
+        debian.extract_program(work, zlib, "usr/bin/none", tmp_path / "two")
     (tmp_path / "broken.deb").write_bytes(zlib.read_bytes()[:5000])
     for call in (
-        lambda: debian.take(work, tmp_path / "broken.deb", "x", tmp_path / "two"),
+        lambda: debian.extract_program(
+            work, tmp_path / "broken.deb", "x", tmp_path / "two"
+        ),
         lambda: debian.unpack(work, [tmp_path / "broken.deb"], tmp_path),
     ):
         with pytest.raises(HostError, match=r"broken\.deb cannot be unpacked"):
@@ -59,9 +63,9 @@ def test_a_foreign_package_comes_with_what_it_needs_and_is_unpacked(
 
 
 def test_packages_that_are_not_signed_by_a_known_key_are_refused(
-    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    work: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a keyring that lacks Debian's keys nothing is fetched, even where apt was told
+    """With a keyring that lacks Debian's keys nothing is fetched, even if apt was configured
     to allow that.
     """
     (tmp_path / "apt.conf").write_text(
@@ -73,24 +77,22 @@ def test_packages_that_are_not_signed_by_a_known_key_are_refused(
     monkeypatch.setattr(debian, "KEYRINGS", (empty,))
     with pytest.raises(
         HostError,
-        match=r"not signed by a key that this machine knows(.|\n)*debian-archive-keyring",
+        match=r"not signed by a key that this machine trusts(.|\n)*debian-archive-keyring",
     ):
         Debian(work, "bookworm", "arm64", tmp_path / "apt").fetch("zlib1g")
     assert not list((tmp_path / "apt" / "archives").glob("*.deb"))
 
 
-def test_a_machine_that_is_no_debian_is_told_the_other_way(
-    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_another_system_than_debian_gets_the_other_fix(
+    work: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without Debian's keys, without apt, or with a mirror that has no such release."""
     monkeypatch.setattr(debian, "KEYRINGS", (tmp_path / "none",))
-    with pytest.raises(
-        HostError, match=r"are missing here(.|\n)*install qemu-user 10 or newer"
-    ):
+    with pytest.raises(HostError, match=r"are missing(.|\n)*install qemu-user 10 or newer"):
         Debian(work, "bookworm", "arm64", tmp_path / "a").fetch("zlib1g")
     monkeypatch.undo()
     with pytest.raises(
-        HostError, match=r"finds no packages of Debian nonesuch(.|\n)*docs/hosts.md"
+        HostError, match=r"found no packages of Debian nonesuch(.|\n)*docs/guides/hosts.md"
     ):
         Debian(work, "nonesuch", "arm64", tmp_path / "b").fetch("zlib1g")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -99,8 +101,8 @@ def test_a_machine_that_is_no_debian_is_told_the_other_way(
 
 
 @pytest.mark.slow  # apt asks a few times
-def test_no_network_is_told(
-    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_no_network_is_reported(
+    work: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mirror behind a proxy that does not answer is not taken for a missing package."""
     (tmp_path / "apt.conf").write_text(

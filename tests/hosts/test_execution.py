@@ -1,4 +1,4 @@
-"""The device's own file and runtime where the device is; what stands in for it, and says
+"""The device's own file and runtime where the device is; what stands in for it, and reports
 so, everywhere else.
 """
 
@@ -24,7 +24,7 @@ GPU = {"devices": {"edgetpu": [], "gpu": True}, "versions": {"tensorrt": "10.3.0
 
 
 @pytest.mark.parametrize(
-    ("format", "told", "role", "runtime"),
+    ("format", "capabilities", "role", "runtime"),
     [
         ("edgetpu", STICK, "compiled", "edgetpu"),
         ("edgetpu", GPU, "model", "litert"),
@@ -36,14 +36,14 @@ GPU = {"devices": {"edgetpu": [], "gpu": True}, "versions": {"tensorrt": "10.3.0
     ],
 )
 def test_the_way_is_the_devices_own_where_it_is(
-    format: FormatName, told: dict[str, object], role: str, runtime: str
+    format: FormatName, capabilities: dict[str, object], role: str, runtime: str
 ) -> None:
-    """A stick takes the compiled file, a GPU with TensorRT the engine; a file that only
-    stands in is told as such.
+    """An Edge TPU loads the compiled file, a GPU with TensorRT the engine; a file that only
+    stands in is marked as such.
     """
-    found = choose_execution(format, PART, told)
-    assert (found.role, found.runtime) == (role, runtime)
-    assert bool(found.stands_in) == (
+    choice = choose_execution(format, PART, capabilities)
+    assert (choice.role, choice.runtime) == (role, runtime)
+    assert bool(choice.stands_in) == (
         format in ("edgetpu", "tensorrt", "ethosu") and role == "model"
     )
 
@@ -54,7 +54,7 @@ def test_a_part_that_was_not_compiled_stands_in() -> None:
     assert choose_execution("edgetpu", bare, STICK).stands_in
 
 
-def test_this_machine_tells_what_devices_it_has() -> None:
-    """hello of a real worker lists sticks and says whether there is a GPU."""
+def test_this_machine_reports_its_devices() -> None:
+    """hello of a real worker lists Edge TPUs and reports whether there is a GPU."""
     devices = LocalHost().hello()["devices"]
     assert isinstance(devices["edgetpu"], list) and isinstance(devices["gpu"], bool)

@@ -1,4 +1,4 @@
-"""The local host: real files in a worker of its own, and what happens when that worker
+"""The local host: real files in a separate worker, and what happens when that worker
 crashes, hangs or is killed.
 """
 
@@ -43,7 +43,7 @@ def save(
 ) -> None:
     """Write an ONNX file with the inputs and outputs of a signature."""
     sides = signature.inputs, signature.outputs
-    given, results = (
+    spec, results = (
         [
             helper.make_tensor_value_info(
                 spec.name, ONNX_DTYPES[spec.dtype], list(spec.dims)
@@ -55,7 +55,7 @@ def save(
     graph = helper.make_graph(
         nodes,
         "g",
-        given,
+        spec,
         results,
         [numpy_helper.from_array(numpy.asarray(v), k) for k, v in constants.items()],
     )
@@ -97,7 +97,7 @@ def one(tmp_path: pathlib.Path) -> Artifact:
 
 @pytest.fixture
 def two(tmp_path: pathlib.Path) -> Artifact:
-    """An encoder and a decoder that takes what the encoder gives and the data's mask:
+    """An encoder and a decoder that reads the encoder's outputs and the data's mask:
     output = mask * relu(input @ WEIGHT).
     """
     encoder = linear(tmp_path, "encoder", wires=("input", "hidden"))
@@ -184,13 +184,13 @@ def image_artifact(
             }
             for d in details
         ]
-    given = TensorSpec.model_validate(
+    spec = TensorSpec.model_validate(
         {"name": "input", "dims": (1, 8, 8, 1), "axes": (0, 2, 3, 1), **ends[0]}
     )
     result = TensorSpec.model_validate({"name": "output", "dims": (1, 3), **ends[1]})
     part = Part(
         name="main",
-        signature=Signature(inputs=(given,), outputs=(result,)),
+        signature=Signature(inputs=(spec,), outputs=(result,)),
         files={"model": File(path=f"{name}.tflite")},
     )
     return artifact(folder, part, format=format)
@@ -202,7 +202,7 @@ def images(count: int) -> Any:
 
 
 def torch_outputs(values: Any) -> Any:
-    """What the convolution gives in torch."""
+    """The outputs of the convolution in torch."""
     import torch
 
     with torch.no_grad():
@@ -220,7 +220,7 @@ def gone(process: psutil.Process) -> bool:
 
 
 def test_an_onnx_file_gives_its_numbers_for_any_number_of_samples(one: Artifact) -> None:
-    """600 samples go through in pieces and come back in order; the runner says where it
+    """600 samples go through in pieces and come back in order; the runner reports where it
     ran.
     """
     values = numpy.random.default_rng(0).standard_normal((600, 4)).astype("float32")
@@ -238,7 +238,7 @@ def test_an_onnx_file_gives_its_numbers_for_any_number_of_samples(one: Artifact)
 def test_a_fixed_batch_takes_any_number_of_samples(
     tmp_path: pathlib.Path, batch: int
 ) -> None:
-    """A file with a fixed batch, larger than a piece too, gives the same numbers for 305
+    """A file with a fixed batch, larger than a piece too, computes the same numbers for 305
     samples.
     """
     values = numpy.random.default_rng(0).standard_normal((305, 4)).astype("float32")
@@ -249,26 +249,29 @@ def test_a_fixed_batch_takes_any_number_of_samples(
 
 
 def test_samples_can_be_run_one_by_one(one: Artifact) -> None:
-    """What a runtime finds out from a whole batch is then found for each sample; the
-    answers of a fixed network are the same.
+    """What a runtime computes from an entire batch is then computed per sample; the outputs of
+    a fixed network are the same.
     """
     values = numpy.random.default_rng(3).normal(size=(5, 4)).astype("float32")
-    asked: list[int] = []
+    requests: list[int] = []
     with LocalHost().open(one, {"samples": 1}) as runner, LocalHost().open(one) as together:
-        ask = runner._process.ask
-        runner._process.ask = lambda *given, **named: (
-            asked.append(1) or ask(*given, **named)
-        )  # type: ignore[assignment, func-returns-value, method-assign]
+        request = runner._process.request
+
+        def count(*arguments: Any, **options: Any) -> Any:
+            requests.append(1)
+            return request(*arguments, **options)
+
+        runner._process.request = count  # type: ignore[method-assign]
         numpy.testing.assert_allclose(
             runner.infer({"input": values})["output"],
             together.infer({"input": values})["output"],
             rtol=1e-5,
         )
-    assert len(asked) == 5
+    assert len(requests) == 5
 
 
 def test_parts_are_chained_by_name(two: Artifact) -> None:
-    """A decoder is fed by name from the encoder and from the data, and gives the last
+    """A decoder is fed by name from the encoder and from the data, and returns the last
     outputs only.
     """
     values, mask = numpy.ones((5, 4), "float32"), numpy.eye(5, 3, dtype="float32")
@@ -281,10 +284,10 @@ def test_parts_are_chained_by_name(two: Artifact) -> None:
 def test_int8_files_with_axes_are_fed_and_read_in_real_numbers(
     tmp_path: pathlib.Path,
 ) -> None:
-    """Channel-last int8 inputs and int8 outputs: the runner takes the task's floats and
-    gives real numbers back.
+    """Channel-last int8 inputs and int8 outputs: the runner accepts the task's floats and
+    returns real numbers.
     """
-    given = TensorSpec(
+    spec = TensorSpec(
         name="input",
         dtype="int8",
         dims=(BATCH, 2, 2, 3),
@@ -298,7 +301,7 @@ def test_int8_files_with_axes_are_fed_and_read_in_real_numbers(
         axes=(0, 2, 3, 1),
         quantization=Quantization(scale=1.0, zero_point=-1),
     )
-    signature = Signature(inputs=(given,), outputs=(result,))
+    signature = Signature(inputs=(spec,), outputs=(result,))
     nodes = [
         helper.make_node("DequantizeLinear", ["input", "s", "z"], ["r"]),
         helper.make_node("Mul", ["r", "per_channel"], ["m"]),
@@ -319,22 +322,22 @@ def test_int8_files_with_axes_are_fed_and_read_in_real_numbers(
             Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),
         )
     ) as runner:
-        found = runner.infer({"input": values})["output"]
+        outputs = runner.infer({"input": values})["output"]
     assert numpy.array_equal(
-        found, values * numpy.array([1, 2, -4], "float32").reshape(1, 3, 1, 1)
+        outputs, values * numpy.array([1, 2, -4], "float32").reshape(1, 3, 1, 1)
     )
 
 
 def test_a_tflite_file_gives_what_torch_gives(tflite: pathlib.Path) -> None:
     """A channel-last float TFLite file fed in the task's layout equals torch; with plain
-    kernels too, and it says so.
+    kernels too, and reports that.
     """
     values = images(20)
     with (
         HOST.open(image_artifact(tflite, "float")) as runner,
         HOST.open(image_artifact(tflite, "float"), {"optimize": False}) as plain,
     ):
-        found, same = (
+        outputs, same = (
             runner.infer({"input": values})["output"],
             plain.infer({"input": values})["output"],
         )
@@ -342,27 +345,27 @@ def test_a_tflite_file_gives_what_torch_gives(tflite: pathlib.Path) -> None:
             "1 thread, optimizations off"
         )
     assert (
-        numpy.abs(found - torch_outputs(values)).max() < 1e-5
-        and numpy.abs(same - found).max() < 1e-5
+        numpy.abs(outputs - torch_outputs(values)).max() < 1e-5
+        and numpy.abs(same - outputs).max() < 1e-5
     )
 
 
 def test_an_int8_tflite_file_is_fed_as_by_hand(tflite: pathlib.Path) -> None:
-    """A fully integer TFLite file gives, through its signature, exactly what the
-    interpreter gives when it is fed by hand.
+    """A fully integer TFLite file computes, through its signature, exactly what the
+    interpreter computes when it is fed by hand.
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    made, values = image_artifact(tflite, "int8"), images(20)
-    with HOST.open(made) as runner:
-        found = runner.infer({"input": values})["output"]
+    example, values = image_artifact(tflite, "int8"), images(20)
+    with HOST.open(example) as runner:
+        outputs = runner.infer({"input": values})["output"]
     read = Interpreter(str(tflite / "int8.tflite"), num_threads=1)
     read.allocate_tensors()
-    given, result = read.get_input_details()[0], read.get_output_details()[0]
-    (scale, zero), (out_scale, out_zero) = given["quantization"], result["quantization"]
-    for image, output in zip(values, found, strict=True):
+    spec, result = read.get_input_details()[0], read.get_output_details()[0]
+    (scale, zero), (out_scale, out_zero) = spec["quantization"], result["quantization"]
+    for image, output in zip(values, outputs, strict=True):
         read.set_tensor(
-            given["index"],
+            spec["index"],
             numpy.clip(
                 numpy.rint(image.transpose(1, 2, 0)[None] / scale) + zero, -128, 127
             ).astype("int8"),
@@ -375,7 +378,7 @@ def test_an_int8_tflite_file_is_fed_as_by_hand(tflite: pathlib.Path) -> None:
         )
     # Quantized after training, so it may be some steps off the float network; all of it is
     # far less than the outputs.
-    assert numpy.abs(found - torch_outputs(values)).max() < 0.1 * numpy.abs(found).max()
+    assert numpy.abs(outputs - torch_outputs(values)).max() < 0.1 * numpy.abs(outputs).max()
 
 
 def test_tflite_inputs_and_outputs_go_by_order(tflite: pathlib.Path) -> None:
@@ -386,20 +389,20 @@ def test_tflite_inputs_and_outputs_go_by_order(tflite: pathlib.Path) -> None:
         inputs=(floats("left", 1, 3), floats("right", 1, 3)),
         outputs=(floats("less", 1, 3), floats("more", 1, 3)),
     )
-    made = artifact(
+    example = artifact(
         tflite,
         Part(name="main", signature=signature, files={"model": File(path="two.tflite")}),
         format="tflite",
     )
     left, right = numpy.random.default_rng(0).standard_normal((2, 6, 3)).astype("float32")
-    with HOST.open(made) as runner:
-        found = runner.infer({"right": right, "left": left})
-    assert numpy.allclose(found["less"], left - right, atol=1e-6) and numpy.allclose(
-        found["more"], left + 2 * right, atol=1e-6
+    with HOST.open(example) as runner:
+        outputs = runner.infer({"right": right, "left": left})
+    assert numpy.allclose(outputs["less"], left - right, atol=1e-6) and numpy.allclose(
+        outputs["more"], left + 2 * right, atol=1e-6
     )
 
 
-def test_what_stands_in_for_a_device_says_so(one: Artifact, tflite: pathlib.Path) -> None:
+def test_what_stands_in_for_a_device_is_marked(one: Artifact, tflite: pathlib.Path) -> None:
     """TensorRT, Edge TPU and Ethos-U artifacts run their stand-in, say that the device did
     not, and are never timed.
     """
@@ -415,16 +418,16 @@ def test_what_stands_in_for_a_device_says_so(one: Artifact, tflite: pathlib.Path
             runner.infer({"input": numpy.ones((1, 4), "float32")})["output"], WEIGHT.sum(0)
         )
     npu = image_artifact(tflite, "int8", format="ethosu")
-    for made, said in ((stick, "Edge TPU"), (npu, "Ethos-U")):
-        with HOST.open(made) as runner:
-            assert runner.where.endswith(f"1 thread, CPU; {said} not executed")
-    for made, feeds in (
+    for example, device in ((stick, "Edge TPU"), (npu, "Ethos-U")):
+        with HOST.open(example) as runner:
+            assert runner.where.endswith(f"1 thread, CPU; {device} not executed")
+    for example, feeds in (
         (npu, {"input": images(1)}),
         (engine, {"input": numpy.ones((1, 4), "float32")}),
         (stick, {"input": images(1)}),
     ):
-        with pytest.raises(RunnerError, match="cannot be taken on this host"):
-            HOST.race({"a": made}, feeds, BenchProtocol(rounds=6))
+        with pytest.raises(RunnerError, match="cannot be timed on this host"):
+            HOST.race({"a": example}, feeds, BenchProtocol(rounds=6))
 
 
 def test_the_race_times_every_artifact_in_every_round(
@@ -457,7 +460,7 @@ def test_the_race_times_every_artifact_in_every_round(
         {"input": numpy.ones((3, 4), "float32")},
         BenchProtocol(rounds=9, warmup=3, round_ms=0.5),
     )
-    assert {name: len(found.nanoseconds) for name, found in samples.items()} == {
+    assert {name: len(row.nanoseconds) for name, row in samples.items()} == {
         "fast": 9,
         "slow": 9,
     }
@@ -478,8 +481,8 @@ def test_the_race_times_all_parts_of_a_chain(two: Artifact) -> None:
 
 
 def test_the_race_refuses_a_file_with_a_large_batch(tmp_path: pathlib.Path) -> None:
-    """A file that takes 4 samples at once is not timed as if it took one."""
-    with pytest.raises(RunnerError, match="takes 4 samples at once"):
+    """A file that has batch size 4 is not timed as if it took one."""
+    with pytest.raises(RunnerError, match="has batch size 4"):
         HOST.race(
             {"four": artifact(tmp_path, linear(tmp_path, batch=4))},
             {"input": numpy.ones((1, 4), "float32")},
@@ -488,7 +491,7 @@ def test_the_race_refuses_a_file_with_a_large_batch(tmp_path: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"inputs": (floats("other", BATCH, 4),)}, "has the inputs or outputs"),
         (
@@ -497,7 +500,7 @@ def test_the_race_refuses_a_file_with_a_large_batch(tmp_path: pathlib.Path) -> N
         ),
         (
             {"inputs": (TensorSpec(name="input", dtype="int8", dims=(BATCH, 4)),)},
-            "is float32; its signature says int8",
+            "has dtype float32, but its signature has int8",
         ),
         (
             {
@@ -510,7 +513,7 @@ def test_the_race_refuses_a_file_with_a_large_batch(tmp_path: pathlib.Path) -> N
     ],
 )
 def test_a_signature_that_is_not_the_files_is_refused(
-    one: Artifact, change: dict[str, Any], said: str
+    one: Artifact, change: dict[str, Any], message: str
 ) -> None:
     """Other names, another number, dtype or sample axis than the file's own are refused
     when it is opened.
@@ -518,38 +521,38 @@ def test_a_signature_that_is_not_the_files_is_refused(
     part = one.parts[0].model_copy(
         update={"signature": one.parts[0].signature.model_copy(update=change)}
     )
-    with pytest.raises(RunnerError, match=said):
+    with pytest.raises(RunnerError, match=message):
         HOST.open(one.model_copy(update={"parts": (part,)}))
 
 
 def test_a_wrong_scale_in_the_signature_is_refused(tflite: pathlib.Path) -> None:
     """A signature whose output scale is not the file's is an error, not a wrong number."""
-    made = image_artifact(tflite, "int8")
-    signature = made.parts[0].signature
+    example = image_artifact(tflite, "int8")
+    signature = example.parts[0].signature
     wrong = signature.outputs[0].model_copy(
         update={"quantization": Quantization(scale=0.5, zero_point=0)}
     )
-    part = made.parts[0].model_copy(
+    part = example.parts[0].model_copy(
         update={"signature": signature.model_copy(update={"outputs": (wrong,)})}
     )
     with pytest.raises(RunnerError, match="scale and zero point"):
-        HOST.open(made.model_copy(update={"parts": (part,)}))
+        HOST.open(example.model_copy(update={"parts": (part,)}))
 
 
 def test_a_torch_artifact_is_refused(one: Artifact) -> None:
-    """A torch artifact has nothing that a runtime could load; the error says what to do."""
+    """A torch artifact has nothing that a runtime could load; the error has a fix."""
     with pytest.raises(RunnerError, match="runs the format 'torch'"):
         HOST.open(one.model_copy(update={"format": "torch"}))
 
 
-def test_data_that_do_not_fit_are_told(one: Artifact) -> None:
+def test_data_that_do_not_fit_are_reported(one: Artifact) -> None:
     """A missing input, a wrong shape and no samples are errors that name the part."""
     with HOST.open(one) as runner:
         with pytest.raises(ModelError, match="requires the inputs input"):
             runner.infer({"x": numpy.ones((1, 4), "float32")})
         with pytest.raises(ModelError, match="expects input of shape"):
             runner.infer({"input": numpy.ones((1, 5), "float32")})
-        with pytest.raises(RunnerError, match="one row a sample"):
+        with pytest.raises(RunnerError, match="same number of samples"):
             runner.infer({"input": numpy.ones((0, 4), "float32")})
         assert runner.infer({"input": numpy.ones((1, 4), "float32")})["output"].shape == (
             1,
@@ -579,7 +582,7 @@ def test_a_garbage_file_is_an_error_and_leaves_no_process(
 
 
 def test_a_worker_that_is_killed_is_an_error(one: Artifact) -> None:
-    """A worker killed between two calls is told with its signal; calls after that say that
+    """A worker killed between two calls is reported with its signal; later calls report that
     it has ended; no zombie is left.
     """
     feeds = {"input": numpy.ones((1, 4), "float32")}
@@ -597,7 +600,7 @@ def test_a_worker_that_is_killed_is_an_error(one: Artifact) -> None:
 
 def test_a_worker_that_hangs_is_ended_in_time(one: Artifact) -> None:
     """A stopped worker is killed after ``timeout_s``; the wait is bounded and nothing is
-    left behind.
+    left.
     """
     runner = LocalHost(timeout_s=20).open(one)
     process = process_of(runner)
@@ -605,7 +608,7 @@ def test_a_worker_that_hangs_is_ended_in_time(one: Artifact) -> None:
     os.kill(process.pid, signal.SIGSTOP)
     start = time.monotonic()
     with pytest.raises(
-        RunnerError, match=r"no answer within 0\.3 s while running part 'main'"
+        RunnerError, match=r"did not reply within 0\.3 s while running part 'main'"
     ):
         runner.infer({"input": numpy.ones((1, 4), "float32")})
     assert time.monotonic() - start < 15
@@ -617,8 +620,8 @@ def test_a_stopped_worker_that_is_sent_much_is_ended_too(one: Artifact) -> None:
     runner = HOST.open(one)
     process = process_of(runner)
     os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(RunnerError, match="no answer within"):
-        runner._process.ask(
+    with pytest.raises(RunnerError, match="did not reply within"):
+        runner._process.request(
             "sending",
             {"command": "infer", "name": "main"},
             {"input": numpy.ones((10**6, 4), "float32")},
@@ -627,7 +630,7 @@ def test_a_stopped_worker_that_is_sent_much_is_ended_too(one: Artifact) -> None:
     assert gone(process)
 
 
-def test_the_last_words_of_a_crash_are_told() -> None:
+def test_the_last_output_of_a_crash_is_reported() -> None:
     """What a crashing process printed to stderr is in the error; noise instead of a frame
     is an error too.
     """
@@ -637,13 +640,13 @@ def test_the_last_words_of_a_crash_are_told() -> None:
     with pytest.raises(
         RunnerError, match=r"crashed \(SIGABRT\) while saying hello(.|\n)*invalid pointer"
     ):
-        crash.ask("saying hello", {"command": "hello"})
+        crash.request("saying hello", {"command": "hello"})
     noise = WorkerProcess(Start(("/bin/sh", "-c", "echo this is only noise; read line")), 2)
     with pytest.raises(RunnerError, match="while saying hello"):
-        noise.ask("saying hello", {"command": "hello"})
+        noise.request("saying hello", {"command": "hello"})
 
 
-def test_a_command_that_does_not_exist_is_told() -> None:
+def test_a_command_that_does_not_exist_is_reported() -> None:
     """A worker that cannot even be started is a RunnerError."""
     with pytest.raises(RunnerError, match="cannot be started"):
         WorkerProcess(Start(("/nonexistent/python",)), 5)

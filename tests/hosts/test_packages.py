@@ -10,16 +10,18 @@ import pytest
 from edgekit import registry
 from edgekit.errors import HostError
 from edgekit.hosts import packages
-from edgekit.hosts.setup_steps import Workshop, workshop
+from edgekit.hosts.setup_steps import SetupSession, setup_session
 from edgekit.progress import Silent
 
 
 @pytest.fixture
-def work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+def session(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SetupSession]:
     """A setup that is at work."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
-    with workshop("board", Silent()) as made:
-        yield made
+    with setup_session("board", Silent()) as session:
+        yield session
 
 
 def script(folder: pathlib.Path, name: str, text: str) -> None:
@@ -31,16 +33,20 @@ def script(folder: pathlib.Path, name: str, text: str) -> None:
 
 def test_this_python_is_the_one_without_a_virtual_environment() -> None:
     """A host outlives the environment that edgekit runs in."""
-    found = packages.interpreter("")
-    assert found == packages.interpreter(packages.here()) == sys._base_executable
-    assert pathlib.Path(found).is_file()
+    interpreter = packages.find_interpreter("")
+    assert (
+        interpreter
+        == packages.find_interpreter(packages.running_version())
+        == sys._base_executable
+    )
+    assert pathlib.Path(interpreter).is_file()
 
 
 def test_a_python_is_taken_only_if_it_is_one_of_that_version(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name on the PATH that does not work (pyenv's), or that lies, is passed over; with
-    none left the way out is told.
+    """A name on the PATH that does not work (pyenv's), or has another version, is skipped;
+    with none left the error has a fix.
     """
     script(tmp_path / "dead", "python3.10", "exit 127")
     script(tmp_path / "liar", "python3.10", f'exec {sys.executable} "$@"')
@@ -48,29 +54,35 @@ def test_a_python_is_taken_only_if_it_is_one_of_that_version(
     monkeypatch.setenv(
         "PATH", os.pathsep.join(str(tmp_path / name) for name in ("none", "dead", "liar"))
     )
-    assert packages.may_have("3.10") and not packages.may_have("3.9")
+    assert packages.may_exist("3.10") and not packages.may_exist("3.9")
     with pytest.raises(
         HostError,
-        match=r"There is no Python 3\.10 on this machine(.|\n)*install Python 3\.10",
+        match=r"Python 3\.10 is not installed on this machine(.|\n)*install Python 3\.10",
     ):
-        packages.interpreter("3.10")
+        packages.find_interpreter("3.10")
     monkeypatch.setenv("PATH", str(tmp_path / "good"), prepend=os.pathsep)
-    assert packages.interpreter("3.10") == "/opt/my python/bin/python3.10"
+    assert packages.find_interpreter("3.10") == "/opt/my python/bin/python3.10"
 
 
-def test_packages_are_installed_and_listed(work: Workshop, tmp_path: pathlib.Path) -> None:
+def test_packages_are_installed_and_listed(
+    session: SetupSession, tmp_path: pathlib.Path
+) -> None:
     """The folder holds the pinned wheel and nothing else, whatever edgekit's own Python
     has.
     """
-    packages.install(work, ["six==1.16.0"], tmp_path / "site", packages.interpreter(""))
-    assert packages.listed(tmp_path / "site") == ["six==1.16.0"]
+    packages.install(
+        session, ["six==1.16.0"], tmp_path / "site", packages.find_interpreter("")
+    )
+    assert packages.list_installed(tmp_path / "site") == ["six==1.16.0"]
     assert (tmp_path / "site" / "six.py").is_file()
 
 
-def test_packages_for_arm_are_taken_for_arm(work: Workshop, tmp_path: pathlib.Path) -> None:
+def test_packages_for_arm_are_taken_for_arm(
+    session: SetupSession, tmp_path: pathlib.Path
+) -> None:
     """The libraries are for 64-bit ARM; nothing was compiled by this Python."""
     packages.install_aarch64(
-        work, ["ml-dtypes==0.5.4", "numpy==2.4.6"], tmp_path / "site", "3.11"
+        session, ["ml-dtypes==0.5.4", "numpy==2.4.6"], tmp_path / "site", "3.11"
     )
     libraries = list((tmp_path / "site").rglob("*.so"))
     assert libraries and all(
@@ -83,22 +95,24 @@ def test_packages_for_arm_are_taken_for_arm(work: Workshop, tmp_path: pathlib.Pa
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("requirements", "message"),
     [
-        (["six==99.0"], "pip finds no wheel of six==99.0"),
-        (["numpy==1.26.4", "onnxruntime==1.20.1", "numpy==2.0.0"], "exclude each other"),
+        (["six==99.0"], "pip found no wheel of six==99.0"),
+        (["numpy==1.26.4", "onnxruntime==1.20.1", "numpy==2.0.0"], "conflict"),
     ],
 )
-def test_packages_that_cannot_be_had_are_told(
-    work: Workshop, tmp_path: pathlib.Path, wanted: list[str], said: str
+def test_unavailable_packages_are_reported(
+    session: SetupSession, tmp_path: pathlib.Path, requirements: list[str], message: str
 ) -> None:
-    """A version that does not exist, and versions that exclude each other."""
-    with pytest.raises(HostError, match=said):
-        packages.install(work, wanted, tmp_path / "site", packages.interpreter(""))
+    """A version that does not exist, and versions that conflict."""
+    with pytest.raises(HostError, match=message):
+        packages.install(
+            session, requirements, tmp_path / "site", packages.find_interpreter("")
+        )
 
 
-def test_no_network_is_told(
-    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_no_network_is_reported(
+    session: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An index that does not answer is not taken for a package that does not exist."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -110,13 +124,17 @@ def test_no_network_is_told(
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(HostError, match="pip cannot reach its package index"):
-        packages.install(work, ["six==1.16.0"], tmp_path / "site", packages.interpreter(""))
+        packages.install(
+            session, ["six==1.16.0"], tmp_path / "site", packages.find_interpreter("")
+        )
 
 
-def test_a_python_without_pip_is_told(
-    work: Workshop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_a_python_without_pip_is_reported(
+    session: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """edgekit's own environment may have been made without pip."""
+    """edgekit's own environment may have been created without pip."""
     monkeypatch.setattr(registry, "installed", lambda module: module != "pip")
     with pytest.raises(HostError, match=r"has no pip(.|\n)*-m ensurepip"):
-        packages.install(work, ["six==1.16.0"], tmp_path / "site", packages.interpreter(""))
+        packages.install(
+            session, ["six==1.16.0"], tmp_path / "site", packages.find_interpreter("")
+        )

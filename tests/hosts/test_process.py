@@ -1,4 +1,4 @@
-"""A worker that answers nonsense, too much, too late or never."""
+"""A worker whose replies are invalid, too long, too late or missing."""
 
 import json
 import os
@@ -44,7 +44,7 @@ LOAD = {
 class Script(Start):
     """A shell script in place of a worker."""
 
-    def words(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """The words as they were given."""
         return list(self.command)
 
@@ -55,10 +55,10 @@ def script(text: str) -> Script:
 
 
 def answering(*replies: Any, folder: pathlib.Path) -> WorkerHost:
-    """A host that reads frames and answers with these headers and payloads, whatever was
-    asked.
+    """A host that reads frames and replies with these headers and payloads, whatever was
+    requested.
     """
-    program = folder / "answers.py"
+    program = folder / "replies.py"
     written = []
     for reply in replies:
         header, payload = reply if isinstance(reply, tuple) else (reply, b"")
@@ -117,7 +117,7 @@ def one(tmp_path: pathlib.Path) -> Artifact:
 )
 def test_a_wrong_greeting_is_an_error(reply: Any, tmp_path: pathlib.Path) -> None:
     """Missing and wrong keys, headers that are none, arrays that nobody asked for: an error
-    in words that a terminal may print.
+    as text that a terminal may print.
     """
     with pytest.raises(EdgekitError, match=r"board|this machine") as error:
         answering(reply, folder=tmp_path).hello()
@@ -157,9 +157,9 @@ def array(dtype: str, *shape: int, name: str = "output", payload: int | None = N
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "message"),
     [
-        ({}, "gave 0 outputs"),
+        ({}, "returned 0 outputs, expected 1"),
         (array("<f4", 2, 3), r"output as float32 \[2, 3\] for 3 samples"),
         (array("<f4", 3, 2), r"output as float32 \[3, 2\]"),
         (array("<i4", 3, 3), r"output as int32"),
@@ -174,7 +174,7 @@ def array(dtype: str, *shape: int, name: str = "output", payload: int | None = N
     ],
 )
 def test_a_wrong_answer_to_infer_is_an_error(
-    reply: Any, said: str, tmp_path: pathlib.Path, one: Artifact
+    reply: Any, message: str, tmp_path: pathlib.Path, one: Artifact
 ) -> None:
     """Another number, shape or dtype than the signature's, and sizes that nobody has:
     nothing is allocated for them.
@@ -182,7 +182,7 @@ def test_a_wrong_answer_to_infer_is_an_error(
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with (
         answering(HELLO, LOAD, reply, folder=tmp_path).open(one) as runner,
-        pytest.raises(RunnerError, match=said),
+        pytest.raises(RunnerError, match=message),
     ):
         runner.infer(FEEDS)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
@@ -215,7 +215,7 @@ def test_wrong_times_are_an_error(
         {"inner": 1, "round_ns": 1e6},
         {"nanoseconds": times},
     ]
-    with pytest.raises(RunnerError, match="'bench' that does not make sense"):
+    with pytest.raises(RunnerError, match="Invalid reply to 'bench' from board"):
         answering(*replies, folder=tmp_path).race(
             {"a": one}, FEEDS, BenchProtocol(rounds=5)
         )
@@ -226,7 +226,7 @@ def test_a_wrong_warm_up_is_an_error(
     round_ns: Any, tmp_path: pathlib.Path, one: Artifact
 ) -> None:
     """How long a round takes sets how long is waited, so it is a finite number."""
-    with pytest.raises(RunnerError, match="'warm' that does not make sense"):
+    with pytest.raises(RunnerError, match="Invalid reply to 'warm' from board"):
         answering(
             HELLO,
             LOAD,
@@ -236,7 +236,7 @@ def test_a_wrong_warm_up_is_an_error(
         ).race({"a": one}, FEEDS, BenchProtocol(rounds=5))
 
 
-def test_a_round_that_is_said_to_take_a_year_is_not_waited_for(
+def test_a_round_that_would_take_a_year_is_not_waited_for(
     tmp_path: pathlib.Path, one: Artifact
 ) -> None:
     """The wait is bounded by what the warm-up has really taken."""
@@ -244,7 +244,7 @@ def test_a_round_that_is_said_to_take_a_year_is_not_waited_for(
         HELLO, LOAD, array("<f4", 1, 3), {"inner": 1, "round_ns": 3e16}, folder=tmp_path
     )
     began = time.monotonic()
-    with pytest.raises(RunnerError, match="gave no answer within"):
+    with pytest.raises(RunnerError, match="did not reply within"):
         WorkerHost("board", host.start, timeout_s=2).race(
             {"a": one}, FEEDS, BenchProtocol(rounds=1)
         )
@@ -258,52 +258,54 @@ def test_noise_without_end_is_an_error_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(
         RunnerError,
-        match="from board while saying hello is no answer: it prints more and more",
+        match="Invalid output from board while saying hello: it keeps printing",
     ):
-        WorkerProcess(script("yes noise"), 60).ask("saying hello", {"command": "hello"})
+        WorkerProcess(script("yes noise"), 60).request("saying hello", {"command": "hello"})
     assert time.monotonic() - began < 30
-    loud = WorkerProcess(
+    verbose = WorkerProcess(
         script("head -c 50000000 /dev/zero >&2; echo the end >&2; exit 9"), 60
     )
     with pytest.raises(
-        HostError, match=r"No Python began on board \(exit status 9\)(.|\n)*the end"
+        HostError, match=r"Python did not start on board \(exit status 9\)(.|\n)*the end"
     ):
-        loud.ask("saying hello", {"command": "hello"})
-    assert len(loud._said._kept) <= workers.TAIL
+        verbose.request("saying hello", {"command": "hello"})
+    assert len(verbose._stderr._tail) <= workers.TAIL
 
 
 def test_a_line_without_end_is_an_error(tmp_path: pathlib.Path) -> None:
     """Zeros without a line break, too."""
-    with pytest.raises(RunnerError, match="prints more and more"):
-        WorkerProcess(script("cat /dev/zero"), 60).ask("saying hello", {"command": "hello"})
-
-
-def test_a_host_where_nothing_begins_is_told_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A login that asks a question is given up after a fixed time, however long answers may
-    take.
-    """
-    monkeypatch.setattr(workers, "START_S", 0.5)
-    with pytest.raises(
-        HostError, match=r"No Python began on board within 0\.5 s while saying hello"
-    ):
-        WorkerProcess(script("exec sleep 600"), 300).ask(
+    with pytest.raises(RunnerError, match="keeps printing"):
+        WorkerProcess(script("cat /dev/zero"), 60).request(
             "saying hello", {"command": "hello"}
         )
 
 
-def test_a_worker_that_hangs_or_dies_is_told_with_its_host(one: Artifact) -> None:
+def test_a_host_where_nothing_begins_is_reported_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A login that asks a question is given up after a fixed time, however long replies may
+    take.
+    """
+    monkeypatch.setattr(workers, "START_S", 0.5)
+    with pytest.raises(
+        HostError, match=r"Python did not start on board within 0\.5 s while saying hello"
+    ):
+        WorkerProcess(script("exec sleep 600"), 300).request(
+            "saying hello", {"command": "hello"}
+        )
+
+
+def test_a_worker_that_hangs_or_dies_is_reported_with_its_host(one: Artifact) -> None:
     """SIGSTOP and SIGKILL on a host that has a name."""
     host = WorkerHost("board", Start((sys.executable,), place=Place("board")), timeout_s=60)
-    for sent, said in (
-        (signal.SIGSTOP, r"runtime on board gave no answer within 0\.5 s"),
+    for sent, message in (
+        (signal.SIGSTOP, r"runtime on board did not reply within 0\.5 s"),
         (signal.SIGKILL, r"runtime on board crashed \(SIGKILL\)"),
     ):
         with host.open(one) as runner:
             runner._process._timeout_s = 0.5
             os.kill(runner._process.pid, sent)
-            with pytest.raises(RunnerError, match=said):
+            with pytest.raises(RunnerError, match=message):
                 runner.infer(FEEDS)
 
 
@@ -313,20 +315,24 @@ def test_an_answer_after_the_deadline_is_late(tmp_path: pathlib.Path) -> None:
     text = json.dumps({**HELLO, "arrays": []}).encode()
     frame = struct.pack("<I", len(text)) + text
     program.write_text(
-        f"import sys, time\nout = sys.stdout.buffer\nout.write({MAGIC!r}); out.flush(); time.sleep(1.5); out.write({frame!r})"
+        f"import sys, time\nout = sys.stdout.buffer\nout.write({MAGIC!r})\n"
+        f"out.flush()\ntime.sleep(1.5)\nout.write({frame!r})\n"
     )
     late = WorkerProcess(Script((sys.executable, str(program)), place=Place("board")), 1)
-    with pytest.raises(RunnerError, match="no answer within 1 s"):
-        late.ask("saying hello", {"command": "hello"})
+    with pytest.raises(RunnerError, match="did not reply within 1 s"):
+        late.request("saying hello", {"command": "hello"})
     with pytest.raises(RunnerError, match="has ended"):
-        late.ask("saying hello", {"command": "hello"})
+        late.request("saying hello", {"command": "hello"})
 
 
 def test_a_worker_that_nobody_waits_for_ends_itself(tmp_path: pathlib.Path) -> None:
     """Over there a call that hangs ends some seconds after its limit, although no signal
     from here can reach it.
     """
-    hang = "module.LATE_S = 0.5; module.Worker.hello = lambda *a, **k: time.sleep(600); module.main()"
+    hang = (
+        "module.LATE_S = 0.5; module.Worker.hello = lambda *a, **k: time.sleep(600);"
+        " module.main()"
+    )
     early = f"import sys, time; exec(sys.argv[1].replace('module.main()', {hang!r}))"
     # Our own text is wrapped once more, so that the stand-in can change it.
     start = Script((sys.executable, "-I", "-c", early, workers.BOOT), place=Place("board"))
@@ -342,14 +348,14 @@ def _unwatched(process: WorkerProcess) -> None:
     process._started = True
     stdin, stdout = process._process.stdin, process._process.stdout
     assert stdin is not None and stdout is not None
-    stdin.write(workers.sources())
+    stdin.write(workers.encode_sources())
     frames.write_frame(stdin, {"command": "hello", "folder": "", "limit_s": 0.5})  # type: ignore[arg-type]
     while stdout.readline() != MAGIC:
         pass
     try:
         frames.read_frame(stdout)  # type: ignore[arg-type]
     except EOFError as error:
-        raise process._failed("saying hello", error) from error
+        raise process._explain("saying hello", error) from error
 
 
 def test_forgotten_processes_leave_nothing(tmp_path: pathlib.Path) -> None:
@@ -360,7 +366,7 @@ def test_forgotten_processes_leave_nothing(tmp_path: pathlib.Path) -> None:
     files, threads = me.num_fds(), threading.active_count()
     for text in ("exit 3", "yes", "exec sleep 600"):
         with pytest.raises(EdgekitError):
-            WorkerProcess(script(text), 1).ask("saying hello", {"command": "hello"})
+            WorkerProcess(script(text), 1).request("saying hello", {"command": "hello"})
     end = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < end:
         time.sleep(0.05)
@@ -372,8 +378,8 @@ def test_forgotten_processes_leave_nothing(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_a_script_has_started_is_ended_with_it() -> None:
-    """A child that holds the pipes open does not make the wait longer than was said."""
+    """A child that holds the pipes open does not make the wait longer than its limit."""
     process, began = WorkerProcess(script("sleep 60 & wait"), 1.0), time.monotonic()
     with pytest.raises(EdgekitError):
-        process.ask("waiting", {"command": "hello"})
+        process.request("waiting", {"command": "hello"})
     assert time.monotonic() - began < 30

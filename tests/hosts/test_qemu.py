@@ -1,4 +1,4 @@
-"""An emulated ARM machine, made by the real apt and pip: the numbers are ARM's, and its
+"""An emulated ARM machine, installed by the real apt and pip: the numbers are ARM's, and its
 times are refused.
 """
 
@@ -13,10 +13,7 @@ import pytest
 from edgekit import host
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import HostError, RunnerError
-from edgekit.hosts import debian, qemu
-from edgekit.hosts import install_dirs as places
-from edgekit.hosts import lookup as reach
-from edgekit.hosts import selftest as trial
+from edgekit.hosts import debian, install_dirs, lookup, qemu, selftest
 from edgekit.hosts.local import LocalHost
 from edgekit.hosts.qemu import Qemu
 from edgekit.hosts.runner import WorkerHost
@@ -25,7 +22,7 @@ from edgekit.progress import Silent
 NAME = "qemu-arm64"
 on_debian = pytest.mark.skipif(
     shutil.which("apt-get") is None or not any(path.is_file() for path in debian.KEYRINGS),
-    reason="this machine is no Debian, which this host is made from",
+    reason="this machine is not Debian, which this host is built from",
 )
 
 
@@ -37,7 +34,7 @@ def root(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
 
 
 def program(folder: pathlib.Path, text: str) -> None:
-    """A qemu-aarch64 on the PATH that tells this version."""
+    """A qemu-aarch64 on the PATH that prints this version."""
     (folder / "qemu-aarch64").write_text(f"#!/bin/sh\n{text}\n")
     (folder / "qemu-aarch64").chmod(0o755)
 
@@ -47,16 +44,16 @@ def program(folder: pathlib.Path, text: str) -> None:
 def test_it_is_made_from_nothing_in_bounded_time_and_then_found_at_once(
     ready_host: Callable[[str], WorkerHost],
 ) -> None:
-    """The setup notes its time (measured: 52 s, and 97 s beside seven busy processes on two
+    """The setup notes its time (measured: 52 s, and 97 s with seven busy processes on two
     cores) and size; once made it is found in less than a second.
     """
     ready_host(NAME)
     folders = [
         path
         for name in ("_userland", "main", "tflite-runtime")
-        for path in places.older(NAME, name)
+        for path in install_dirs.list_folders(NAME, name)
     ]
-    noted = [places.told(folder) or {} for folder in folders]
+    noted = [install_dirs.read_marker(folder) or {} for folder in folders]
     assert len(noted) == 3
     print(
         "seconds:",
@@ -85,14 +82,15 @@ def test_the_runtimes_on_arm_give_the_numbers_of_this_machine(
         "aarch64",
         {"numpy": "2.4.6", "onnxruntime": "1.31.1", "ai-edge-litert": "2.3.0"},
     )
-    for name in trial.names(hello["versions"]):
+    for name in selftest.list_files(hello["versions"]):
         with (
-            arm.open(trial.artifact(name)) as there,
-            here.open(trial.artifact(name)) as own,
+            arm.open(selftest.load_artifact(name)) as there,
+            here.open(selftest.load_artifact(name)) as own,
         ):
             assert there.where.endswith("1 thread, emulated, correctness only")
             (theirs,), (ours,) = (
-                runner.infer({"input": trial.images()}).values() for runner in (there, own)
+                runner.infer({"input": selftest.load_images()}).values()
+                for runner in (there, own)
             )
         if name.startswith("int8"):
             numpy.testing.assert_array_equal(theirs, ours, err_msg=name)
@@ -114,13 +112,14 @@ def test_the_old_runtime_on_arm_gives_the_numbers_of_the_old_runtime_here(
     )
     for name in ("float.tflite", "int8.tflite"):
         with (
-            arm.open(trial.artifact(name)) as there,
-            here.open(trial.artifact(name)) as own,
+            arm.open(selftest.load_artifact(name)) as there,
+            here.open(selftest.load_artifact(name)) as own,
         ):
             (theirs,), (ours,) = (
-                runner.infer({"input": trial.images()}).values() for runner in (there, own)
+                runner.infer({"input": selftest.load_images()}).values()
+                for runner in (there, own)
             )
-        step = trial.artifact(name).parts[0].signature.outputs[0].quantization
+        step = selftest.load_artifact(name).parts[0].signature.outputs[0].quantization
         assert numpy.abs(theirs - ours).max() <= (1.01 * step.scale if step else 1e-4), name
 
 
@@ -128,10 +127,12 @@ def test_the_old_runtime_on_arm_gives_the_numbers_of_the_old_runtime_here(
 @pytest.mark.slow
 def test_an_emulated_machine_is_not_timed(ready_host: Callable[[str], WorkerHost]) -> None:
     """A race there is refused with the reason."""
-    with pytest.raises(RunnerError, match=f"Times on {NAME} say nothing: it is emulated"):
+    with pytest.raises(
+        RunnerError, match=f"Times on {NAME} are meaningless: it is emulated"
+    ):
         ready_host(NAME).race(
-            {"a": trial.artifact("int8.onnx")},
-            {"input": trial.images()},
+            {"a": selftest.load_artifact("int8.onnx")},
+            {"input": selftest.load_images()},
             BenchProtocol(rounds=6),
         )
 
@@ -142,21 +143,21 @@ def test_files_outside_the_emulated_root_are_found(
     ready_host: Callable[[str], WorkerHost], tmp_path: pathlib.Path
 ) -> None:
     """A model file anywhere on this machine is opened by its path, spaces and all, though
-    the emulated machine has a root of its own.
+    the emulated machine has its own root.
     """
     folder = tmp_path / "a folder"
-    shutil.copytree(trial.FOLDER, folder)
+    shutil.copytree(selftest.FOLDER, folder)
     with ready_host(NAME).open(
-        trial.artifact("int8.tflite").model_copy(update={"folder": folder})
+        selftest.load_artifact("int8.tflite").model_copy(update={"folder": folder})
     ) as runner:
-        (outputs,) = runner.infer({"input": trial.images()}).values()
+        (outputs,) = runner.infer({"input": selftest.load_images()}).values()
     assert outputs.shape == (8, 10)
 
 
 def test_it_is_not_ready_before_it_is_set_up(root: pathlib.Path) -> None:
-    """Neither environment is; the way out is the command."""
+    """Neither environment is; the fix is the command."""
     for name in (NAME, f"{NAME}/tflite-runtime"):
-        assert reach.problem(name) == (
+        assert lookup.find_problem(name) == (
             f"the host {NAME} is not set up",
             f"edgekit hosts setup {NAME}",
         )
@@ -164,17 +165,17 @@ def test_it_is_not_ready_before_it_is_set_up(root: pathlib.Path) -> None:
         HostError,
         match=rf"The host {NAME} is not set up\.\n  Fix: edgekit hosts setup {NAME}",
     ):
-        reach.reach(NAME)
+        lookup.open_host(NAME)
 
 
 def test_the_machines_own_qemu_is_used_where_it_is_new_enough(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10 and later are; 7.2 crashes and is not; one that does not run, or tells nothing, is
+    """10 and later are; 7.2 crashes and is not; one that does not run, or prints nothing, is
     not.
     """
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert qemu.qemu_on_path() is None
+    assert qemu.find_qemu() is None
     for text, good in (
         ("echo qemu-aarch64 version 10.0.13", True),
         ("echo qemu-aarch64 version 7.2.1", False),
@@ -182,18 +183,21 @@ def test_the_machines_own_qemu_is_used_where_it_is_new_enough(
         ("exit 1", False),
     ):
         program(tmp_path, text)
-        assert (qemu.qemu_on_path() == str(tmp_path / "qemu-aarch64")) is good, text
+        assert (qemu.find_qemu() == str(tmp_path / "qemu-aarch64")) is good, text
 
 
-def test_a_python_that_no_debian_has_is_told(
+def test_a_python_that_no_debian_has_is_reported(
     root: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The versions that can be had are named, before anything is fetched."""
-    text = "title: x\nkind: qemu\nenvironments: {main: {packages: [numpy==2.2.6], version: '3.12'}}\n"
+    """The available versions are named, before anything is fetched."""
+    text = (
+        "title: x\nkind: qemu\n"
+        "environments: {main: {packages: [numpy==2.2.6], version: '3.12'}}\n"
+    )
     (tmp_path / "arm.yaml").write_text(text)
     with pytest.raises(
         HostError,
-        match=r"No release of Debian has Python 3\.12 for this host; there are 3\.11, 3\.13",
+        match=r"No release of Debian has Python 3\.12 for this host\. Available: 3\.11, 3\.13",
     ):
         Qemu(host.load(tmp_path / "arm.yaml")).setup(Silent())
     assert list((root / "arm").glob("*")) == []
@@ -210,7 +214,8 @@ def test_a_python_of_your_own_is_used(
     started = ready_host(NAME).start.command
     words = ", ".join(f'"{word}"' for word in started[:-1])
     (tmp_path / "arm.yaml").write_text(
-        f"title: x\nkind: qemu\nenvironments: {{main: {{python: [{words}], packages: [numpy==2.2.6], version: '3.11'}}}}\n"
+        f"title: x\nkind: qemu\nenvironments: {{main: {{python: [{words}],"
+        " packages: [numpy==2.2.6], version: '3.11'}}\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
@@ -234,5 +239,5 @@ def test_a_failed_setup_leaves_no_half_machine(
     empty.write_bytes(b"")
     monkeypatch.setattr(debian, "KEYRINGS", (empty,))
     with pytest.raises(HostError, match="not signed"):
-        reach.kind_of(reach.find(NAME)).setup(Silent())
+        lookup.load_kind(lookup.find_host(NAME)).setup(Silent())
     assert list((root / NAME).iterdir()) == []

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from edgekit.errors import HostError
-from edgekit.hosts import setup_steps as workshops
-from edgekit.hosts.setup_steps import Failed, workshop
+from edgekit.hosts import setup_steps
+from edgekit.hosts.setup_steps import ProgramFailed, setup_session
 from edgekit.progress import Silent
 
 
@@ -23,8 +23,8 @@ def root(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
     return tmp_path
 
 
-class Told(Silent):
-    """Keeps what is said."""
+class RecordingProgress(Silent):
+    """Keeps all messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -36,8 +36,8 @@ class Told(Silent):
 def test_a_programs_words_come_line_by_line_and_as_a_whole() -> None:
     """stdout and stderr together, in a language that edgekit can read."""
     seen: list[str] = []
-    with workshop("board", Silent()) as work:
-        text = work.run(
+    with setup_session("board", Silent()) as session:
+        text = session.run(
             ["sh", "-c", "echo one; echo two >&2; echo $LC_ALL $MARK"],
             {"MARK": "x"},
             seen.append,
@@ -45,39 +45,39 @@ def test_a_programs_words_come_line_by_line_and_as_a_whole() -> None:
     assert text == "one\ntwo\nC x\n" and seen == ["one\n", "two\n", "C x\n"]
 
 
-def test_a_program_that_fails_tells_its_last_words() -> None:
-    """Failed carries them; a full disk is its own error; a program that is not there is
-    told by its name.
+def test_a_program_that_fails_has_its_last_output() -> None:
+    """ProgramFailed carries them; a full disk is its own error; a program that is not there is
+    reported by its name.
     """
-    with workshop("board", Silent()) as work:
-        with pytest.raises(Failed) as failed:
-            work.run(["sh", "-c", "seq 1 100; exit 3"])
+    with setup_session("board", Silent()) as session:
+        with pytest.raises(ProgramFailed) as failed:
+            session.run(["sh", "-c", "seq 1 100; exit 3"])
         assert failed.value.tail().splitlines() == [
             str(number) for number in range(89, 101)
         ]
         with pytest.raises(HostError, match="The disk is full"):
-            work.run(
+            session.run(
                 ["sh", "-c", "echo 'OSError: [Errno 28] No space left on device'; exit 1"]
             )
         with pytest.raises(
             HostError, match="no-such-program cannot be started: No such file"
         ):
-            work.run(["no-such-program"])
+            session.run(["no-such-program"])
         with (
-            pytest.raises(Failed),
-            work.reading(["sh", "-c", "echo half; exit 2"]) as stream,
+            pytest.raises(ProgramFailed),
+            session.stream(["sh", "-c", "echo half; exit 2"]) as stream,
         ):
             assert stream.read() == b"half\n"
 
 
 def test_a_program_that_takes_too_long_is_ended_with_its_children() -> None:
-    """The whole group goes, in time."""
+    """The entire group ends, in time."""
     began = time.monotonic()
     with (
-        workshop("board", Silent()) as work,
-        pytest.raises(HostError, match=r"longer than 0\.3 s"),
+        setup_session("board", Silent()) as session,
+        pytest.raises(HostError, match=r"sh was killed after 0\.3 s"),
     ):
-        work.run(["sh", "-c", "sleep 60 & sleep 60"], limit_s=0.3)
+        session.run(["sh", "-c", "sleep 60 & sleep 60"], limit_s=0.3)
     assert time.monotonic() - began < 20
     assert not [
         child
@@ -87,35 +87,35 @@ def test_a_program_that_takes_too_long_is_ended_with_its_children() -> None:
 
 
 def test_two_setups_of_one_host_work_one_after_the_other() -> None:
-    """The second waits, says so, and begins when the first has ended; another host does not
+    """The second waits, reports it, and begins when the first has ended; another host does not
     wait.
     """
-    order, told, inside = [], Told(), threading.Event()
+    order, progress, inside = [], RecordingProgress(), threading.Event()
 
     def second() -> None:
-        with workshop("board", told):
+        with setup_session("board", progress):
             order.append("second")
 
     other = threading.Thread(target=second)
-    with workshop("board", Silent()):
+    with setup_session("board", Silent()):
         other.start()
-        with workshop("another", Silent()):
+        with setup_session("another", Silent()):
             inside.wait(0.5)
             order.append("first")
     other.join(20)
     assert order == ["first", "second"]
-    assert told.lines == ["another edgekit is setting up board; waiting for it"]
+    assert progress.lines == ["waiting for another edgekit that is setting up board"]
 
 
 def test_a_setup_that_hangs_is_not_waited_for_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After its patience the second one says what to do."""
-    monkeypatch.setattr(workshops, "PATIENCE_S", 0.3)
+    """After its patience the second one reports a fix."""
+    monkeypatch.setattr(setup_steps, "PATIENCE_S", 0.3)
     with (
-        workshop("board", Silent()),
+        setup_session("board", Silent()),
         pytest.raises(HostError, match="has been setting up board"),
-        workshop("board", Silent()),
+        setup_session("board", Silent()),
     ):
         pass
 
@@ -126,8 +126,13 @@ def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(
     """edgekit is killed, its pip goes on for a moment: the next setup waits for that too,
     and then removes what was left.
     """
-    code = "from edgekit.hosts.setup_steps import workshop\nfrom edgekit.progress import Silent\nwith workshop('board', Silent()) as work:\n"
-    code += "    print('in', flush=True)\n    work.run(['sleep', '1.5'])\n"
+    code = (
+        "from edgekit.hosts.setup_steps import setup_session\n"
+        "from edgekit.progress import Silent\n"
+        "with setup_session('board', Silent()) as session:\n"
+        "    print('in', flush=True)\n"
+        "    session.run(['sleep', '1.5'])\n"
+    )
     first = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, env=dict(os.environ)
     )
@@ -140,6 +145,6 @@ def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(
     first.wait()
     first.stdout.close()
     (root / "board" / "partial-x").mkdir(parents=True)
-    with workshop("board", Silent()):
+    with setup_session("board", Silent()):
         assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
         assert list((root / "board").iterdir()) == []

@@ -30,7 +30,7 @@ SHELLS = {
 class AsItStands(Start):
     """A command to which nothing is added."""
 
-    def words(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """The words as they were given."""
         return list(self.command)
 
@@ -48,9 +48,9 @@ def file(*python: str) -> HostFile:
 
 def shell_of(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """A login shell and what it needs: the machine's, or a fetched one."""
-    found = shutil.which(name)
-    if found:
-        return (found, *(("sh",) if name == "busybox" else ())), {}
+    shell_path = shutil.which(name)
+    if shell_path:
+        return (shell_path, *(("sh",) if name == "busybox" else ())), {}
     folder = sshd.KEPT.with_name(f"{sshd.KEPT.name}-{name}")
     if not folder.is_dir():
         sshd.fetch(SHELLS[name], folder)
@@ -75,13 +75,13 @@ def test_any_login_shell_will_do(tmp_path: pathlib.Path, name: str) -> None:
     (odd / "python").symlink_to(sys.executable)
     words = Start(
         far.words(file("/usr/bin/env", str(odd / "python")), "main", ()), shell=True
-    ).words()
+    ).arguments()
     # As sshd does: the login shell, -c, and the words with spaces between them.
     process = WorkerProcess(
         AsItStands((*command, "-c", " ".join(words)), {"HOME": str(tmp_path), **environ}),
         60,
     )
-    assert process.ask("saying hello", {"command": "hello"})[0]["pid"] == process.pid
+    assert process.request("saying hello", {"command": "hello"})[0]["pid"] == process.pid
     process.close()
 
 
@@ -96,7 +96,7 @@ def test_a_word_that_shells_read_in_different_ways_is_refused(word: str) -> None
 def test_packages_of_the_user_are_found_over_there(
     tmp_path: pathlib.Path, user: bool
 ) -> None:
-    """``pip install --user``, the usual way on a board, is seen behind a shell although
+    """``pip install --user``, the usual way on a board, is visible through a shell although
     Python is isolated; on this machine it is not.
     """
     base = (
@@ -114,13 +114,13 @@ def test_packages_of_the_user_are_found_over_there(
     (folder / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n"
     )
-    words = " ".join(Start((str(base),), shell=True).words())
+    words = " ".join(Start((str(base),), shell=True).arguments())
     process = WorkerProcess(
         AsItStands(("/bin/sh", "-c", words), {"HOME": str(tmp_path)}, shell=user), 60
     )
     if user:
         assert (
-            process.ask("saying hello", {"command": "hello"})[0]["versions"][
+            process.request("saying hello", {"command": "hello"})[0]["versions"][
                 "tflite-runtime"
             ]
             == "2.14.0"
@@ -131,6 +131,6 @@ def test_packages_of_the_user_are_found_over_there(
         ):  # where this machine's own Python has no numpy
             assert (
                 "tflite-runtime"
-                not in process.ask("saying hello", {"command": "hello"})[0]["versions"]
+                not in process.request("saying hello", {"command": "hello"})[0]["versions"]
             )
     process.close()

@@ -20,7 +20,7 @@ import pytest
 from edgekit.contracts import BenchProtocol
 from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError
 from edgekit.host import HostFile
-from edgekit.hosts import lookup as reach
+from edgekit.hosts import lookup
 from edgekit.hosts.local import LocalHost
 from edgekit.hosts.runner import WorkerHost
 from edgekit.hosts.ssh import Ssh
@@ -42,9 +42,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
 @pytest.fixture
 def server(running: sshd.Server) -> Iterator[sshd.Server]:
     """The server, with its client's configuration as it was at first."""
-    known = (running.folder / "known_hosts").read_text()
+    known_hosts = (running.folder / "known_hosts").read_text()
     yield running
-    (running.folder / "known_hosts").write_text(known)
+    (running.folder / "known_hosts").write_text(known_hosts)
     running.configure()
 
 
@@ -67,11 +67,11 @@ def raised(server: sshd.Server, *python: str, **changes: Any) -> str:
 def test_an_onnx_file_gives_the_same_numbers_there(
     server: sshd.Server, tmp_path: pathlib.Path
 ) -> None:
-    """The file is copied under its hash, runs there, and gives bit for bit what it gives
+    """The file is copied under its hash, runs there, and computes bit for bit what it computes
     here.
     """
-    made, store = artifact(tmp_path, linear(tmp_path)), tmp_path / "store"
-    with LocalHost().open(made) as here, host(server, store).open(made) as there:
+    example, store = artifact(tmp_path, linear(tmp_path)), tmp_path / "store"
+    with LocalHost().open(example) as here, host(server, store).open(example) as there:
         assert numpy.array_equal(
             here.infer({"input": VALUES})["output"],
             there.infer({"input": VALUES})["output"],
@@ -86,10 +86,10 @@ def test_a_tflite_file_gives_the_same_numbers_there(
     server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path, name: str
 ) -> None:
     """Float and integer files, fed in the task's layout."""
-    made = image_artifact(tflite, name)
+    example = image_artifact(tflite, name)
     with (
-        LocalHost().open(made) as here,
-        host(server, tmp_path / "store").open(made) as there,
+        LocalHost().open(example) as here,
+        host(server, tmp_path / "store").open(example) as there,
     ):
         assert numpy.array_equal(
             here.infer({"input": images(20)})["output"],
@@ -113,28 +113,28 @@ def test_files_are_raced_there(
     assert all(time > 100 for samples in times.values() for time in samples.nanoseconds)
 
 
-def test_setting_up_says_what_is_there_and_changes_nothing(
+def test_setting_up_reports_what_is_there_and_changes_nothing(
     server: sshd.Server, tmp_path: pathlib.Path
 ) -> None:
-    """The runtimes are named; no folder is made."""
-    said: list[str] = []
+    """The runtimes are named; no folder is created."""
+    messages: list[str] = []
 
     class Listening(Silent):
         def finish(self, note: str = "") -> None:
-            said.append(note)
+            messages.append(note)
 
     kind = Ssh(server.host_file(store=str(tmp_path / "store")))
     kind.setup(Listening())
     assert (
         kind.problem("main") is None
-        and len(said) == 1
-        and "onnxruntime" in said[0]
-        and "ai-edge-litert" in said[0]
+        and len(messages) == 1
+        and "onnxruntime" in messages[0]
+        and "ai-edge-litert" in messages[0]
     )
     assert not (tmp_path / "store").exists()
 
 
-def test_a_machine_without_numpy_or_runtime_is_told_how_to_get_them(
+def test_a_machine_without_numpy_or_runtime_is_reported_with_the_command(
     server: sshd.Server, tmp_path: pathlib.Path
 ) -> None:
     """The command to type is for that machine."""
@@ -161,13 +161,13 @@ def test_a_machine_without_numpy_or_runtime_is_told_how_to_get_them(
         assert "without" in error.value.fix
 
 
-def test_a_file_that_is_newer_than_the_runtime_is_told(
+def test_a_file_that_is_newer_than_the_runtime_is_reported(
     server: sshd.Server, tmp_path: pathlib.Path
 ) -> None:
-    """An ONNX file of a later version is an error that says to take a newer runtime there."""
+    """An ONNX file of a later version is an error whose fix is a newer runtime there."""
     import onnx
 
-    made = artifact(tmp_path, linear(tmp_path))
+    example = artifact(tmp_path, linear(tmp_path))
     model = onnx.load(tmp_path / "main.onnx")
     model.ir_version = 99
     onnx.save(model, tmp_path / "main.onnx")
@@ -175,13 +175,13 @@ def test_a_file_that_is_newer_than_the_runtime_is_told(
         RunnerError,
         match=r"on board is older than the file(.|\n)*pip install --upgrade onnxruntime",
     ):
-        host(server, tmp_path / "store").open(made)
+        host(server, tmp_path / "store").open(example)
 
 
-def test_a_tflite_file_that_is_newer_than_the_runtime_is_told(
+def test_a_tflite_file_that_is_newer_than_the_runtime_is_reported(
     server: sshd.Server, tmp_path: pathlib.Path, tflite: pathlib.Path
 ) -> None:
-    """Operators of a version that LiteRT does not know: the way out is a newer LiteRT
+    """Operators of a version that LiteRT does not know: the fix is a newer LiteRT
     there.
     """
     from ai_edge_litert.tools import flatbuffer_utils
@@ -197,13 +197,16 @@ def test_a_tflite_file_that_is_newer_than_the_runtime_is_told(
         host(server, tmp_path / "store").open(image_artifact(tmp_path, "float"))
 
 
-def test_an_old_python_is_told(server: sshd.Server, tmp_path: pathlib.Path) -> None:
-    """The worker's first lines run in it and say so."""
+def test_an_old_python_is_reported(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+    """The worker's first lines run in it and report it."""
     program = tmp_path / "old"
-    code = "import sys; sys.version_info, sys.version = (3, 6, 9), chr(51) + '.6.9 (old)'; exec(sys.argv.pop())"
+    code = (
+        "import sys; sys.version_info, sys.version = (3, 6, 9), chr(51) + '.6.9 (old)';"
+        " exec(sys.argv.pop())"
+    )
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -c {shlex.quote(code)} "$3"\n')
     program.chmod(0o755)
-    assert "on board is too old: it is Python 3.6.9, and 3.9 is the oldest" in raised(
+    assert "on board is too old: found Python 3.6.9, requires 3.9" in raised(
         server, str(program)
     )
 
@@ -212,7 +215,7 @@ def test_what_a_configuration_asks_for_besides_is_left_out(
     server: sshd.Server, tmp_path: pathlib.Path
 ) -> None:
     """Terminals, forwardings, commands and master connections of the user's own are for
-    people: none of them is made for a worker.
+    people: none of them is needed for a worker.
     """
     canary = tmp_path / "canary"
     server.configure(
@@ -241,66 +244,69 @@ def test_a_configuration_that_is_not_there_is_a_problem_before_any_connection(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"HostName": "nothing.invalid"}, "No machine is known as board"),
+        ({"HostName": "nothing.invalid"}, "Unknown host board"),
         ({"Port": 1}, "refuses the connection"),
-        ({"UserKnownHostsFile": "/dev/null"}, "host key of board is not known here"),
-        ({"IdentityFile": "/dev/null"}, "does not let us in"),
-        ({"User": "nobody-at-all"}, "does not let us in"),
+        ({"UserKnownHostsFile": "/dev/null"}, "host key of board is not known"),
+        ({"IdentityFile": "/dev/null"}, "denied the login"),
+        ({"User": "nobody-at-all"}, "denied the login"),
         ({"NoSuchOption": "yes"}, "cannot read its configuration"),
         ({"ProxyCommand": "false"}, "ended the connection before the login"),
         ({"ProxyCommand": "'echo not an ssh server; sleep 1'"}, "board"),
     ],
 )
-def test_a_connection_that_cannot_be_made_is_told(
-    server: sshd.Server, options: dict[str, object], said: str
+def test_a_failed_connection_is_reported(
+    server: sshd.Server, options: dict[str, object], message: str
 ) -> None:
-    """Each failure of ssh is a HostError in words, with ssh's own and a way out."""
+    """Each failure of ssh is a HostError with ssh's own message and a fix."""
     server.configure(**options)
     text = raised(server)
-    assert said in text and "Fix: " in text and "Traceback" not in text
+    assert message in text and "Fix: " in text and "Traceback" not in text
 
 
-def test_a_host_key_that_has_changed_is_told(server: sshd.Server) -> None:
-    """The way out does not say to connect all the same."""
+def test_a_host_key_that_has_changed_is_reported(server: sshd.Server) -> None:
+    """The fix is not to connect all the same."""
     other = (server.folder / "client.pub").read_text()
     (server.folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {other}")
     text = raised(server)
-    assert "host key of board is another one" in text and "If not, do not connect" in text
+    assert (
+        "host key of board differs from the known one" in text
+        and "If not, do not connect" in text
+    )
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_long(server: sshd.Server) -> None:
+def test_a_silent_server_is_not_waited_for_long(server: sshd.Server) -> None:
     """A port that is open and silent ends in ssh's own time limit."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         server.configure(Port=silent.getsockname()[1])
-        made = Ssh(server.host_file()).host("main")
+        board = Ssh(server.host_file()).host("main")
         words = tuple(
             "ConnectTimeout=1" if word.startswith("ConnectTimeout") else word
-            for word in made.start.command
+            for word in board.start.command
         )
         quick = dataclasses.replace(
-            made, start=dataclasses.replace(made.start, command=words)
+            board, start=dataclasses.replace(board.start, command=words)
         )
-        with pytest.raises(HostError, match="did not answer in time|ended the connection"):
+        with pytest.raises(HostError, match="did not respond in time|ended the connection"):
             quick.hello()
 
 
 @pytest.mark.parametrize(
-    ("python", "said"),
+    ("python", "message"),
     [
         ("/nothing/python3", "cannot be started"),
         ("/etc/passwd", "cannot be started"),
-        ("true", "No Python began on board"),
+        ("true", "Python did not start on board"),
     ],
 )
-def test_a_python_that_is_not_there_is_told(
-    server: sshd.Server, python: str, said: str
+def test_a_python_that_is_not_there_is_reported(
+    server: sshd.Server, python: str, message: str
 ) -> None:
     """A missing program, a file that is none, and a program that is no Python."""
-    assert said in raised(server, python)
+    assert message in raised(server, python)
 
 
 def test_python_may_be_several_words(server: sshd.Server) -> None:
@@ -314,7 +320,7 @@ def test_a_login_script_that_prints_is_no_matter(
     server: sshd.Server, tmp_path: pathlib.Path
 ) -> None:
     """Lines before the worker's first frame, one without an end too, are passed over; much
-    more than that is told.
+    more than that is an error.
     """
     program = tmp_path / "noisy"
     for noise, good in (
@@ -328,23 +334,23 @@ def test_a_login_script_that_prints_is_no_matter(
             assert host(server, None, str(program)).hello()["pid"]
         else:
             with pytest.raises(
-                HostError, match="What came from board while starting on board is no answer"
+                HostError, match="Invalid output from board while starting on board"
             ):
                 host(server, None, str(program)).hello()
 
 
-def test_a_line_that_is_cut_between_two_calls_is_told(
+def test_a_line_that_is_cut_between_two_calls_is_reported(
     server: sshd.Server, tmp_path: pathlib.Path
 ) -> None:
     """The server's process dies; the error names the host, and a new one can be opened."""
-    made = artifact(tmp_path, linear(tmp_path))
-    with host(server, tmp_path / "store").open(made) as runner:
+    example = artifact(tmp_path, linear(tmp_path))
+    with host(server, tmp_path / "store").open(example) as runner:
         server.cut()
         with pytest.raises(
             HostError, match="connection to board ended while running part 'main'"
         ):
             runner.infer({"input": VALUES})
-    with host(server, tmp_path / "store").open(made) as runner:
+    with host(server, tmp_path / "store").open(example) as runner:
         assert runner.infer({"input": VALUES})["output"].shape == (300, 3)
 
 
@@ -356,7 +362,7 @@ def test_a_copy_that_was_cut_goes_on(server: sshd.Server, tmp_path: pathlib.Path
 
     path, store = tmp_path / "large.onnx", tmp_path / "store"
     path.write_bytes(numpy.random.default_rng(0).bytes(24_000_000))
-    first = host(server, store).connect()
+    first, _ = host(server, store).connect()
     cutter = threading.Thread(
         target=cut_when, args=(server, lambda: parts(store) > 4_000_000)
     )
@@ -364,13 +370,13 @@ def test_a_copy_that_was_cut_goes_on(server: sshd.Server, tmp_path: pathlib.Path
     with pytest.raises(
         HostError, match=r"connection to board ended while copying large\.onnx to board"
     ):
-        copying.send(first, path, "board", print)
+        copying.copy_file(first, path, "board", print)
     cutter.join()
     there = parts(store)
     assert 4_000_000 < there < 24_000_000
-    second = host(server, store).connect()
+    second, _ = host(server, store).connect()
     sent = counted(second)
-    name = copying.send(second, path, "board", print)
+    name = copying.copy_file(second, path, "board", print)
     second.close()
     assert (
         sum(sent) == 24_000_000 - there and (store / name).read_bytes() == path.read_bytes()
@@ -386,7 +392,7 @@ def cut_when(server: sshd.Server, come: Any) -> None:
 
 
 def parts(store: pathlib.Path) -> int:
-    """How many bytes lie in unfinished files."""
+    """How many bytes unfinished files have."""
     with contextlib.suppress(FileNotFoundError):
         return sum(path.stat().st_size for path in store.glob("*.part"))
     return 0
@@ -395,13 +401,13 @@ def parts(store: pathlib.Path) -> int:
 def counted(process: Any) -> list[int]:
     """The sizes of the blocks that a worker is sent from now on."""
     sizes: list[int] = []
-    ask = process.ask
+    request = process.request
 
-    def asked(doing: str, header: Any, arrays: Any = None, **named: Any) -> Any:
+    def record(activity: str, header: Any, arrays: Any = None, **options: Any) -> Any:
         sizes.extend(array.nbytes for array in (arrays or {}).values())
-        return ask(doing, header, arrays, **named)
+        return request(activity, header, arrays, **options)
 
-    process.ask = asked
+    process.request = record
     return sizes
 
 
@@ -411,7 +417,7 @@ def test_a_race_that_was_cut_leaves_no_worker_there(
     """The error names the host, and the worker over there ends within its round instead of
     heating the next race.
     """
-    made = {"a": artifact(tmp_path, linear(tmp_path))}
+    example = {"a": artifact(tmp_path, linear(tmp_path))}
     before = {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)}
     began = time.monotonic()
     cutter = threading.Thread(
@@ -420,7 +426,7 @@ def test_a_race_that_was_cut_leaves_no_worker_there(
     cutter.start()
     with pytest.raises(HostError, match="connection to board ended while timing"):
         host(server, tmp_path / "store").race(
-            made, {"input": VALUES}, BenchProtocol(rounds=20_000, warmup=2, round_ms=2)
+            example, {"input": VALUES}, BenchProtocol(rounds=20_000, warmup=2, round_ms=2)
         )
     cutter.join()
     end = time.monotonic() + 20
@@ -445,7 +451,7 @@ def store_of(process: psutil.Process, folder: pathlib.Path) -> bool:
     return False
 
 
-def test_a_worker_that_is_killed_there_is_told_as_such(
+def test_a_worker_that_is_killed_there_is_reported_as_such(
     server: sshd.Server, tmp_path: pathlib.Path
 ) -> None:
     """The connection stands and the program is gone: the runtime's fault, not the line's."""
@@ -486,7 +492,7 @@ def test_no_name_runs_a_command(
     server: sshd.Server, tmp_path: pathlib.Path, evil: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names of hosts, addresses, folders, Pythons, environments, files and parts are
-    refused or taken as they are: nothing is run.
+    refused or used literally: nothing is run.
     """
     monkeypatch.chdir(tmp_path)
     canary = tmp_path / "CANARY"
@@ -505,7 +511,7 @@ def test_no_name_runs_a_command(
             file = HostFile.model_validate({**server.host_file().model_dump(), **change})
             Ssh(file).host(next(iter(file.environments))).hello()
     with contextlib.suppress(EdgekitError, OSError, ValueError):
-        reach.reach(f"ssh:{evil}").hello()
+        lookup.open_host(f"ssh:{evil}").hello()
     folder = tmp_path / evil.replace("/", "_")
     folder.mkdir(exist_ok=True)
     part = linear(folder).model_copy(update={"name": evil})
@@ -514,13 +520,13 @@ def test_no_name_runs_a_command(
         host(server, tmp_path / "store").open(artifact(folder, part)) as runner,
     ):
         runner.infer({"input": VALUES})
-    made = [
+    created = [
         path
         for place in (tmp_path, pathlib.Path.home())
         for path in place.glob("*CANARY*")
         if path != folder
     ]
-    assert made == []
+    assert created == []
 
 
 def test_an_odd_path_to_python_is_taken_as_it_is(

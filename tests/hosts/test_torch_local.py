@@ -1,4 +1,4 @@
-"""The torch reference behind the same interface as a file."""
+"""The torch reference has the same interface as a file."""
 
 import pathlib
 from typing import Any
@@ -43,7 +43,7 @@ class Pair(torch.nn.Module):
 
 def test_it_gives_what_the_network_gives() -> None:
     """600 samples through the runner equal one call of the network in evaluation mode;
-    where tells torch's version.
+    where contains torch's version.
     """
     network, values = (
         tiny_network(),
@@ -69,11 +69,13 @@ def test_it_evaluates_and_puts_things_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = TorchRunner({"main": network}, (MAIN,)).infer({"input": values})["output"]
+        outputs = TorchRunner({"main": network}, (MAIN,)).infer({"input": values})["output"]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert numpy.allclose(found, found[0]) and network.training and not network[1].training
+    assert (
+        numpy.allclose(outputs, outputs[0]) and network.training and not network[1].training
+    )
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -87,12 +89,12 @@ def test_several_outputs_go_by_order_or_by_name(named: bool) -> None:
         (floats("less", BATCH, 3), floats("more", BATCH, 3)),
     )
     left, right = numpy.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
-    found = TorchRunner({"main": Pair(named)}, (pair,)).infer(
+    outputs = TorchRunner({"main": Pair(named)}, (pair,)).infer(
         {"right": right, "left": left}
     )
-    assert list(found) == ["less", "more"]
-    assert numpy.array_equal(found["less"], left - right) and numpy.array_equal(
-        found["more"], left + right
+    assert list(outputs) == ["less", "more"]
+    assert numpy.array_equal(outputs["less"], left - right) and numpy.array_equal(
+        outputs["more"], left + right
     )
 
 
@@ -105,11 +107,13 @@ def test_parts_are_chained() -> None:
         part("decoder", (hidden,), (floats("output", BATCH, 3),)),
     )
     values = numpy.random.default_rng(0).standard_normal((5, 8)).astype("float32")
-    found = TorchRunner({"decoder": decoder, "encoder": encoder}, parts).infer(
+    outputs = TorchRunner({"decoder": decoder, "encoder": encoder}, parts).infer(
         {"input": values}
     )["output"]
     with torch.no_grad():
-        assert numpy.allclose(found, torch.relu(encoder(torch.from_numpy(values))).numpy())
+        assert numpy.allclose(
+            outputs, torch.relu(encoder(torch.from_numpy(values))).numpy()
+        )
 
 
 def test_an_exported_graph_runs_with_its_own_batch(tmp_path: pathlib.Path) -> None:
@@ -120,24 +124,26 @@ def test_an_exported_graph_runs_with_its_own_batch(tmp_path: pathlib.Path) -> No
     graph = torch.export.export(network, (torch.zeros(4, 1, 8, 8),)).module()
     values = numpy.random.default_rng(0).standard_normal((9, 1, 8, 8)).astype("float32")
     fixed = part("main", (floats("input", 4, 1, 8, 8),), (floats("output", 4, 3),))
-    found = TorchRunner({"main": graph}, (fixed,)).infer({"input": values})["output"]
+    outputs = TorchRunner({"main": graph}, (fixed,)).infer({"input": values})["output"]
     with torch.no_grad():
-        assert numpy.allclose(found, network(torch.from_numpy(values)).numpy(), atol=1e-6)
+        assert numpy.allclose(outputs, network(torch.from_numpy(values)).numpy(), atol=1e-6)
 
 
-def test_wrong_data_and_wrong_networks_are_told() -> None:
+def test_wrong_data_and_wrong_networks_are_reported() -> None:
     """A missing network, a missing input, a shape that does not fit and a network that
     fails have clear errors.
     """
-    with pytest.raises(ModelError, match="no network for the part main; there are other"):
+    with pytest.raises(
+        ModelError, match="No network for the part main\\. Available: other"
+    ):
         TorchRunner({"other": tiny_network()}, (MAIN,))
-    with pytest.raises(ModelError, match="no network"):
+    with pytest.raises(ModelError, match="No network"):
         TorchRunner({}, ())
     with pytest.raises(ModelError, match="requires the inputs input"):
         TorchRunner({"main": tiny_network()}, (MAIN,)).infer(
             {"x": numpy.ones((1, 8), "float32")}
         )
-    with pytest.raises(RunnerError, match="one row a sample"):
+    with pytest.raises(RunnerError, match="same number of samples"):
         TorchRunner({"main": tiny_network()}, (MAIN,)).infer(
             {"input": numpy.ones((0, 8), "float32")}
         )
@@ -150,7 +156,7 @@ def test_wrong_data_and_wrong_networks_are_told() -> None:
         (floats("input", BATCH, 8),),
         (floats("output", BATCH, 3), floats("more", BATCH, 3)),
     )
-    with pytest.raises(RunnerError, match="gives 1 outputs, its signature has 2"):
+    with pytest.raises(RunnerError, match="expected 2 outputs, got 1"):
         TorchRunner({"main": tiny_network()}, (two,)).infer(
             {"input": numpy.ones((2, 8), "float32")}
         )

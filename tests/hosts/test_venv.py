@@ -1,5 +1,5 @@
-"""Hosts of pinned packages: made by the real pip, whole or not there, and apart from
-edgekit's own packages.
+"""Hosts with pinned packages: installed by the real pip, complete or absent, and separate
+from edgekit's own packages.
 """
 
 import importlib.metadata
@@ -17,10 +17,7 @@ import pytest
 
 from edgekit import host
 from edgekit.errors import HostError
-from edgekit.hosts import install_dirs as places
-from edgekit.hosts import lookup as reach
-from edgekit.hosts import packages
-from edgekit.hosts import selftest as trial
+from edgekit.hosts import install_dirs, lookup, packages, selftest
 from edgekit.hosts.runner import WorkerHost
 from edgekit.hosts.venv import Venv
 from edgekit.progress import Silent
@@ -28,7 +25,11 @@ from edgekit.progress import Silent
 #: A version that edgekit itself does not run with, in edgekit's own Python: a leak of its
 #: packages would be seen.
 OTHER = "2.2.6"
-SMALL = f"title: a small one\nkind: venv\nenvironments: {{main: {{packages: [numpy=={OTHER}], python: ['{sys.executable}']}}}}\n"
+SMALL = f"""\
+title: a small one
+kind: venv
+environments: {{main: {{packages: [numpy=={OTHER}], python: ['{sys.executable}']}}}}
+"""
 
 
 @pytest.fixture
@@ -44,13 +45,13 @@ def kind(folder: pathlib.Path, text: str = SMALL) -> Venv:
     return Venv(host.load(folder / "board.yaml"))
 
 
-def made(root: pathlib.Path) -> list[str]:
-    """What lies in the host's folder, without the keys."""
+def folder_names(root: pathlib.Path) -> list[str]:
+    """The names in the host's folder, without the keys."""
     return sorted(path.name.partition("-")[0] for path in (root / "board").iterdir())
 
 
 def setup(folder: pathlib.Path) -> "subprocess.Popen[str]":
-    """``edgekit hosts setup`` in a process of its own."""
+    """``edgekit hosts setup`` in a separate process."""
     words = [sys.executable, "-m", "edgekit", "hosts", "setup", str(folder / "board.yaml")]
     return subprocess.Popen(
         words,
@@ -61,10 +62,10 @@ def setup(folder: pathlib.Path) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for(found: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until something is there; 60 s at most."""
     until = time.monotonic() + 60
-    while not found():
+    while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
 
@@ -86,11 +87,14 @@ def test_a_host_is_made_from_its_pins_and_kept(
     assert importlib.metadata.version("numpy") != OTHER and importlib.metadata.version(
         "onnxruntime"
     )
-    (noted,) = [places.told(path) for path in places.older("board", "main")]
+    (marker,) = [
+        install_dirs.read_marker(path)
+        for path in install_dirs.list_folders("board", "main")
+    ]
     assert (
-        noted is not None
-        and noted["installed"] == [f"numpy=={OTHER}"]
-        and noted["bytes"] > 10**7
+        marker is not None
+        and marker["installed"] == [f"numpy=={OTHER}"]
+        and marker["bytes"] > 10**7
     )
     began = time.monotonic()
     venv.setup(Silent())
@@ -98,10 +102,10 @@ def test_a_host_is_made_from_its_pins_and_kept(
 
 
 @pytest.mark.slow
-def test_other_pins_make_it_anew_and_the_old_ones_go(
+def test_other_pins_are_installed_and_the_old_ones_removed(
     root: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """A changed file is told by its own words; after the setup only the new packages are
+    """A changed file has its own message; after the setup only the new packages are
     there.
     """
     kind(tmp_path).setup(Silent())
@@ -111,7 +115,7 @@ def test_other_pins_make_it_anew_and_the_old_ones_go(
         "edgekit hosts setup board",
     )
     changed.setup(Silent())
-    assert made(root) == ["main"]
+    assert folder_names(root) == ["main"]
     assert changed.host("main").hello()["versions"] == {"numpy": "2.2.5"}
 
 
@@ -119,20 +123,20 @@ def test_other_pins_make_it_anew_and_the_old_ones_go(
 def test_a_python_that_has_gone_is_noticed_and_mended(
     root: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """A host whose Python was removed is not ready; its setup takes one that is there."""
+    """A host whose Python was removed is not ready; its setup uses one that exists."""
     venv = kind(tmp_path)
     venv.setup(Silent())
-    (folder,) = places.older("board", "main")
-    noted = json.loads((folder / places.MARKER).read_text())
-    (folder / places.MARKER).write_text(
-        json.dumps({**noted, "python": str(tmp_path / "python3.11")})
+    (folder,) = install_dirs.list_folders("board", "main")
+    marker = json.loads((folder / install_dirs.MARKER).read_text())
+    (folder / install_dirs.MARKER).write_text(
+        json.dumps({**marker, "python": str(tmp_path / "python3.11")})
     )
     assert venv.problem("main") == (
-        f"the host board needs {tmp_path / 'python3.11'}, which is gone",
+        f"the host board needs {tmp_path / 'python3.11'}, which no longer exists",
         "edgekit hosts setup board",
     )
     venv.setup(Silent())
-    assert venv.problem("main") is None and made(root) == ["main"]
+    assert venv.problem("main") is None and folder_names(root) == ["main"]
 
 
 @pytest.mark.slow
@@ -141,7 +145,7 @@ def test_a_setup_that_is_ended_in_the_middle_leaves_nothing_ready(
     root: pathlib.Path, tmp_path: pathlib.Path, number: int, code: int
 ) -> None:
     """Killed while pip works, nothing counts as ready; asked to end, nothing is left; the
-    next setup makes it whole.
+    next setup completes it.
     """
     venv = kind(tmp_path)
     running = setup(tmp_path)
@@ -149,13 +153,13 @@ def test_a_setup_that_is_ended_in_the_middle_leaves_nothing_ready(
     running.send_signal(number)
     running.communicate(timeout=60)
     assert running.returncode == code
-    assert made(root) == (["partial"] if number == signal.SIGKILL else [])
+    assert folder_names(root) == (["partial"] if number == signal.SIGKILL else [])
     assert venv.problem("main") == (
         "the host board is not set up",
         "edgekit hosts setup board",
     )
     venv.setup(Silent())
-    assert venv.problem("main") is None and made(root) == ["main"]
+    assert venv.problem("main") is None and folder_names(root) == ["main"]
 
 
 @pytest.mark.slow
@@ -165,10 +169,10 @@ def test_two_setups_at_once_make_one_host(
     """Both end well; the second waits for the first and finds its work done."""
     kind(tmp_path)
     both = [setup(tmp_path) for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sum("board: main is ready" in errors for _, errors in said) == 1
-    assert made(root) == ["main"]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sum("board: main is ready" in errors for _, errors in outputs) == 1
+    assert folder_names(root) == ["main"]
 
 
 def test_a_package_that_does_not_exist_leaves_nothing(
@@ -179,18 +183,22 @@ def test_a_package_that_does_not_exist_leaves_nothing(
     running = setup(tmp_path)
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 1
-    assert "pip finds no wheel of numpy==99.0" in errors and "Traceback" not in errors
-    assert made(root) == []
+    assert "pip found no wheel of numpy==99.0" in errors and "Traceback" not in errors
+    assert folder_names(root) == []
 
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_nothing(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """On a disk of 20 MB, which numpy does not fit, the error says so and nothing half made
+    """On a disk of 20 MB, which numpy does not fit, the error reports it and nothing partial
     counts.
     """
     kind(tmp_path)
     root.mkdir()
-    code = f"mount -t tmpfs -o size=20m none {root} && {{ {sys.executable} -m edgekit hosts setup {tmp_path / 'board.yaml'}; echo code $?; ls {root}/board; }}"
+    setup_command = f"{sys.executable} -m edgekit hosts setup {tmp_path / 'board.yaml'}"
+    code = (
+        f"mount -t tmpfs -o size=20m none {root} &&"
+        f" {{ {setup_command}; echo code $?; ls {root}/board; }}"
+    )
     namespace = [
         "unshare",
         "--mount",
@@ -221,22 +229,22 @@ def test_a_full_disk_leaves_nothing(root: pathlib.Path, tmp_path: pathlib.Path) 
     assert done.stdout == "code 1\n"
 
 
-def test_a_python_that_is_missing_is_told_before_and_in_the_setup(
+def test_a_python_that_is_missing_is_reported_before_and_in_the_setup(
     root: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     """tflite-runtime needs Python 3.11: where edgekit runs in another one and there is no
-    python3.11, that is said.
+    python3.11, that is reported.
     """
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(packages, "here", lambda: "3.13")
-    found = reach.problem("tflite-runtime")
-    assert found is not None
-    assert found[0].startswith("There is no Python 3.11 on this machine") and found[
-        0
-    ].endswith("edgekit runs in 3.13")
-    assert "python3.11 is on the PATH" in found[1]
-    with pytest.raises(HostError, match=r"There is no Python 3\.11"):
-        reach.kind_of(reach.find("tflite-runtime")).setup(Silent())
+    monkeypatch.setattr(packages, "running_version", lambda: "3.13")
+    problem = lookup.find_problem("tflite-runtime")
+    assert problem is not None
+    assert problem[0].startswith(
+        "Python 3.11 is not installed on this machine"
+    ) and problem[0].endswith("edgekit runs in 3.13")
+    assert "python3.11 is on the PATH" in problem[1]
+    with pytest.raises(HostError, match=r"Python 3\.11 is not installed"):
+        lookup.load_kind(lookup.find_host("tflite-runtime")).setup(Silent())
 
 
 @pytest.mark.slow
@@ -255,8 +263,8 @@ def test_the_shipped_hosts_give_the_right_numbers(
     """
     reached = ready_host(name)
     assert reached.hello()["versions"] == versions
-    trials = [trial.run(reached, file) for file in trial.names(versions)]
-    assert len(trials) == 2 and all(done.good for done in trials), trials
+    trials = [selftest.run_file(reached, file) for file in selftest.list_files(versions)]
+    assert len(trials) == 2 and all(done.passed for done in trials), trials
     assert all(
         done.where.startswith(f"{name}: {name.removesuffix('-oldest')} ") for done in trials
     )

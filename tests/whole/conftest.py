@@ -1,5 +1,5 @@
-"""What whole tests share: bundles of one scheme, and an OpenSSH server on the loopback
-address with two Pythons behind it.
+"""What the end-to-end tests share: bundles of one scheme, and an OpenSSH server on the
+loopback address with two Pythons.
 """
 
 import json
@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgekit import catalog
-from edgekit import recipe, target
+from edgekit import catalog, recipe, target
 from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
 from tests.hosts import sshd
@@ -22,14 +21,14 @@ Make = Callable[[str, str, str, str], pathlib.Path]
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Runs a recipe of one scheme for one target, chosen by rule, and gives the bundle."""
+    """Runs a recipe of one scheme for one target, chosen by rule, and returns the bundle."""
     folder = tmp_path_factory.mktemp("families")
 
-    def made(model: str, data: str, scheme: str, device: str) -> pathlib.Path:
+    def build(model: str, data: str, scheme: str, device: str) -> pathlib.Path:
         compress: list[Any] = [{"quantize": {"scheme": scheme, "samples": 64}}]
         if data == "task":
             compress.insert(0, {"train": {"epochs": 2}})
-        wanted = recipe.Recipe.model_validate(
+        requested = recipe.Recipe.model_validate(
             {
                 "name": "family",
                 "model": model if ":" in model else f"{FAMILIES}:{model}",
@@ -48,7 +47,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         out = folder / f"{model.rpartition(':')[2]}-{device}-{scheme}"
         run(
             plan.plan(
-                wanted,
+                requested,
                 [target.load(catalog.find("targets", device)).model_copy(update=untimed)],
             ),
             Options(out, folder / "cache"),
@@ -56,7 +55,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         assert json.loads((out / device / "manifest.json").read_text())["scheme"] == scheme
         return out / device
 
-    return made
+    return build
 
 
 @pytest.fixture(scope="session")
@@ -87,5 +86,5 @@ def board(server: sshd.Server, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def over_ssh(loopback: str, board: str) -> dict[str, str]:
-    """Both hosts behind the server, by short names."""
+    """Both hosts of the server, by short names."""
     return {"loopback": loopback, "board": board}

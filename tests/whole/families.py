@@ -107,10 +107,10 @@ def sentences() -> edgekit.Task:
     """
     from bench import minilm
 
-    whole = minilm.task()
+    task = minilm.task()
     test, calibration = (
-        whole.need("test", "the test").take(72),
-        whole.need("calibration", "the test").take(64),
+        task.need("test", "the test").take(72),
+        task.need("calibration", "the test").take(64),
     )
     return edgekit.Task(
         name="sentences",

@@ -1,4 +1,4 @@
-"""How whole tests reach hosts: the verify command, host files of a user, and an ARM Python
+"""How the end-to-end tests reach hosts: the verify command, host files of a user, and an ARM Python
 as a board has it.
 """
 
@@ -9,8 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from edgekit.cli.main import main
-from edgekit.hosts import lookup as reach
-from edgekit.hosts import qemu
+from edgekit.hosts import lookup, qemu
 from edgekit.hosts.venv import SITE
 from edgekit.report import EvidenceReport
 from tests.hosts import sshd
@@ -29,7 +28,7 @@ def verified(
 
 
 def set_up(*names: str) -> None:
-    """Make hosts ready, by the command that a user gives."""
+    """Make hosts ready, with the command that a user runs."""
     done = CliRunner().invoke(main, ["hosts", "setup", *names])
     assert done.exit_code == 0, done.output
 
@@ -37,11 +36,11 @@ def set_up(*names: str) -> None:
 def described(
     path: pathlib.Path, server: sshd.Server, *python: str, untimed: str = ""
 ) -> str:
-    """A host file of a user for one of the machine's Pythons; gives its path."""
-    told = server.host_file(*python, untimed=untimed, timeout_s=1800).model_dump(
+    """A host file of a user for one of the machine's Pythons; returns its path."""
+    settings = server.host_file(*python, untimed=untimed, timeout_s=1800).model_dump(
         exclude_defaults=True, mode="json"
     )
-    path.write_text(yaml.safe_dump({**told, "name": path.stem}))
+    path.write_text(yaml.safe_dump({**settings, "name": path.stem}))
     return str(path)
 
 
@@ -49,18 +48,18 @@ def arm_python(folder: pathlib.Path) -> tuple[str, ...]:
     """The words that start the ARM Python of the ready host ``qemu-arm64`` with its
     packages: a virtual environment of it in a folder.
     """
-    kind = reach.kind_of(reach.find("qemu-arm64"))
+    kind = lookup.load_kind(lookup.find_host("qemu-arm64"))
     assert isinstance(kind, qemu.Qemu)
     start = kind.host("main").start
     *words, python = start.command[: -len(("-S",))]
     (site,) = start.paths
-    made, version = folder / "arm", pathlib.Path(python).name
-    (made / "bin").mkdir(parents=True)
-    (made / "lib" / version).mkdir(parents=True)
-    (made / "bin" / "python").symlink_to(python)
-    (made / "lib" / version / "site-packages").symlink_to(site)
-    (made / "pyvenv.cfg").write_text(
+    arm_folder, version = folder / "arm", pathlib.Path(python).name
+    (arm_folder / "bin").mkdir(parents=True)
+    (arm_folder / "lib" / version).mkdir(parents=True)
+    (arm_folder / "bin" / "python").symlink_to(python)
+    (arm_folder / "lib" / version / "site-packages").symlink_to(site)
+    (arm_folder / "pyvenv.cfg").write_text(
         f"home = {pathlib.Path(python).parent}\ninclude-system-site-packages = false\n"
     )
     assert pathlib.Path(site).name == SITE
-    return (*words, str(made / "bin" / "python"))
+    return (*words, str(arm_folder / "bin" / "python"))

@@ -37,7 +37,9 @@ RECIPE = """
 title: Train and quantize
 model: net.py:model
 task: digits
-compress: [{train: {epochs: 25, learning_rate: 0.02, batch_size: 32}}, {quantize: {scheme: w8a8-static, samples: 64}}]
+compress:
+  - train: {epochs: 25, learning_rate: 0.02, batch_size: 32}
+  - quantize: {scheme: w8a8-static, samples: 64}
 targets: [ethos-u55-256]
 gates: {accuracy_drop: 0.1, npu_time_ms: 1.0, cpu_ops: 0, sram_bytes: 65536, int8_mac_share: 1.0}
 """
@@ -62,13 +64,13 @@ def run(folder: pathlib.Path, *words: str) -> "subprocess.CompletedProcess[str]"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """One run."""
-    made = tmp_path_factory.mktemp("ethosu")
-    (made / "net.py").write_text(NET)
-    (made / "recipe.yaml").write_text(RECIPE)
-    done = run(made)
+    folder = tmp_path_factory.mktemp("ethosu")
+    (folder / "net.py").write_text(NET)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    done = run(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr
-    return made
+    return folder
 
 
 def target(folder: pathlib.Path) -> dict:  # type: ignore[type-arg]
@@ -76,14 +78,14 @@ def target(folder: pathlib.Path) -> dict:  # type: ignore[type-arg]
     return dict(row)
 
 
-def test_the_compiled_file_is_shipped_beside_the_one_that_was_scored(
+def test_the_compiled_file_is_shipped_with_the_one_that_was_scored(
     folder: pathlib.Path,
 ) -> None:
     """The int8 file, Vela's file and its log; no latency, since no Ethos-U was run; the
     float file is not a candidate.
     """
-    told = target(folder)
-    assert (told["verdict"], told["winner"]) == ("pass", "w8a8-static")
+    planned = target(folder)
+    assert (planned["verdict"], planned["winner"]) == ("pass", "w8a8-static")
     shipped = {path.name for path in (folder / "out" / "ethos-u55-256").iterdir()}
     assert shipped == {
         "main.tflite",
@@ -94,7 +96,7 @@ def test_the_compiled_file_is_shipped_beside_the_one_that_was_scored(
         "verify.py",
         "device_worker",
     }
-    winner = next(row for row in told["candidates"] if row["scheme"] == "w8a8-static")
+    winner = next(row for row in planned["candidates"] if row["scheme"] == "w8a8-static")
     numbers = {row["name"]: row for row in winner["measurements"]}
     assert numbers["parity"]["value"] <= 2
     assert numbers["latency_ms"]["value"] is None
@@ -105,13 +107,13 @@ def test_the_compiled_file_is_shipped_beside_the_one_that_was_scored(
     assert numbers["npu_time_ms"]["value"] == pytest.approx(
         1000 * log["cycles"] / log["clock_hz"]
     )
-    assert next(row for row in told["candidates"] if row["scheme"] == "float")[
+    assert next(row for row in planned["candidates"] if row["scheme"] == "float")[
         "status"
     ].startswith("dropped: nothing of it would run on the NPU")
 
 
 def test_estimates_pass_gates_as_estimates(folder: pathlib.Path) -> None:
-    """Each gate that Vela's numbers hold says whose numbers they are, in the report's JSON,
+    """Each gate of Vela's numbers reports their source, in the report's JSON,
     table, Markdown and HTML.
     """
     gates = {row["name"]: row for row in target(folder)["gates"]}
@@ -139,5 +141,7 @@ def test_a_gate_that_the_estimate_breaks_fails_the_run(folder: pathlib.Path) -> 
     """The same files, from the cache, against a tighter limit: exit 1."""
     done = run(folder, "--set", "gates.npu_time_ms=0.0001", "--out", "strict")
     assert done.returncode == 1, done.stdout + done.stderr
-    (told,) = json.loads((folder / "strict" / "report.json").read_text())["targets"]
-    assert {row["name"]: row["verdict"] for row in told["gates"]}["npu_time_ms"] == "fail"
+    (planned,) = json.loads((folder / "strict" / "report.json").read_text())["targets"]
+    assert {row["name"]: row["verdict"] for row in planned["gates"]}[
+        "npu_time_ms"
+    ] == "fail"

@@ -1,4 +1,4 @@
-"""The same files on every host that can be had here: this machine, tflite-runtime 2.14, an
+"""The same files on every host that is available here: this machine, tflite-runtime 2.14, an
 emulated ARM, and OpenSSH.
 """
 
@@ -24,13 +24,13 @@ ARM, OLD = "qemu-arm64", "tflite-runtime"
 
 @pytest.fixture(scope="module", autouse=True)
 def ready() -> None:
-    """Both hosts that edgekit makes are made, by the command that a user gives."""
+    """Both hosts that edgekit installs are set up, with the command that a user runs."""
     set_up(OLD, ARM)
 
 
-def value(found: EvidenceReport, name: Any) -> float:
+def value(evidence: EvidenceReport, name: Any) -> float:
     """One measured number."""
-    row = found.find(name)
+    row = evidence.find(name)
     assert row is not None and row.value is not None
     return row.value
 
@@ -39,30 +39,33 @@ def test_the_digits_winners_hold_on_every_host(
     shipped: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """int8 for ONNX Runtime and LiteRT: within two steps in the old runtime and on ARM,
-    where it is not timed; the report shows what is bit-equal.
+    where it is never timed; the report shows which are bit-equal.
     """
     results = pathlib.Path(shutil.copytree(shipped, tmp_path / "results"))
     lite = verified(results / "mobile-tflite", "--on", "local", "--on", OLD, "--on", ARM)[
         "mobile-tflite"
     ]
     onnx = verified(results / "cpu-onnx", "--on", "local", "--on", ARM)["cpu-onnx"]
-    for found in (*lite.values(), *onnx.values()):
-        assert found.verdict == "pass" and value(found, "parity") <= 2, found
+    for evidence in (*lite.values(), *onnx.values()):
+        assert evidence.verdict == "pass" and value(evidence, "parity") <= 2, evidence
     runtimes = {
-        found.where.split(": ")[1].split(" ")[0]
-        for found in (*lite.values(), *onnx.values())
+        evidence.where.split(": ")[1].split(" ")[0]
+        for evidence in (*lite.values(), *onnx.values())
     }
     assert runtimes == {"ai-edge-litert", "tflite-runtime", "onnxruntime"}
     arm = [
-        found for found in (*lite.values(), *onnx.values()) if found.host.startswith(ARM)
+        evidence
+        for evidence in (*lite.values(), *onnx.values())
+        if evidence.host.startswith(ARM)
     ]
-    assert {found.machine for found in arm} == {"aarch64"} and len(arm) >= 3
+    assert {evidence.machine for evidence in arm} == {"aarch64"} and len(arm) >= 3
     assert all(
-        found.find("latency_ms") is None and "emulated" in found.where for found in arm
+        evidence.measurement("latency_ms") is None and "emulated" in evidence.where
+        for evidence in arm
     )
-    assert lite["local"].find("latency_ms") is not None
-    told = report.load(results)
-    assert sum(len(row.evidence) for row in told.targets) == len(lite) + len(onnx)
+    assert lite["local"].measurement("latency_ms") is not None
+    data = report.load(results)
+    assert sum(len(row.evidence) for row in data.targets) == len(lite) + len(onnx)
     assert "bit-equal" in (results / "report.md").read_text()
 
 
@@ -73,12 +76,12 @@ def test_int8_of_every_family_is_within_its_steps_on_arm(make: Make, family: str
     """
     for scheme, device in (("w8a8-static", "cpu-onnx"), ("w8a8-static", "mobile-tflite")):
         bundled = make(family, "task", scheme, device)
-        for found in verified(bundled, "--on", ARM)[device].values():
-            row = found.find("parity")
-            assert row is not None and row.value is not None and found.verdict == "pass", (
-                found
-            )
-            assert row.value <= max(2, row.detail["own_error"])
+        for evidence in verified(bundled, "--on", ARM)[device].values():
+            row = evidence.measurement("parity")
+            assert (
+                row is not None and row.value is not None and evidence.verdict == "pass"
+            ), evidence
+            assert row.value <= max(2, row.detail["quantization_error"])
 
 
 @pytest.mark.filterwarnings("ignore:typing.(io|re) is deprecated")
@@ -105,19 +108,21 @@ def test_the_encoders_winners_hold_where_they_are_for(
     right: Sequence[str],
     wrong: Sequence[str],
 ) -> None:
-    """The published sentence encoder in int8 gives on ARM, in the old runtime and over
-    OpenSSH what it gives here; where it does not, that is told.
+    """The published sentence encoder in int8 computes on ARM, in the old runtime and over
+    OpenSSH what it computes here; if it does not, that is reported.
     """
     bundled = make("bench.minilm:model", "sentences", scheme, device)
     words = [
         word for host in (*right, *wrong) for word in ("--on", over_ssh.get(host, host))
     ]
-    (found,) = verified(
+    (evidence,) = verified(
         bundled, *words, "--samples", "2", "--no-times", code=1 if wrong else 0
     ).values()
-    verdicts = {name: found[over_ssh.get(name, name)].verdict for name in (*right, *wrong)}
+    verdicts = {
+        name: evidence[over_ssh.get(name, name)].verdict for name in (*right, *wrong)
+    }
     assert verdicts == {**dict.fromkeys(right, "pass"), **dict.fromkeys(wrong, "fail")}, (
-        found
+        evidence
     )
 
 
@@ -127,18 +132,18 @@ def broken(folder: pathlib.Path) -> None:
     """
     from ai_edge_quantizer import quantizer
 
-    told = json.loads((folder / bundle.MANIFEST).read_text())
-    made = quantizer.Quantizer(str(folder / bundle.REFERENCE / "main.tflite"))
-    made.add_dynamic_config(".*", quantizer.qtyping.TFLOperationName.ALL_SUPPORTED, 8)
+    data = json.loads((folder / bundle.MANIFEST).read_text())
+    engine = quantizer.Quantizer(str(folder / bundle.REFERENCE / "main.tflite"))
+    engine.add_dynamic_config(".*", quantizer.qtyping.TFLOperationName.ALL_SUPPORTED, 8)
     (folder / "main.tflite").unlink()
-    made.quantize().export_model(str(folder / "main.tflite"))
-    facts = told["bundle"]
-    told.update(
+    engine.quantize().export_model(str(folder / "main.tflite"))
+    facts = data["bundle"]
+    data.update(
         signatures=facts["reference"]["signatures"], scheme="w8-dynamic", key="broken"
     )
     with numpy.load(folder / bundle.SAMPLES) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    (folder / bundle.MANIFEST).write_text(json.dumps(told))
+    (folder / bundle.MANIFEST).write_text(json.dumps(data))
     from edgekit.cache import file_digest
     from edgekit.report import ShippedFile
 
@@ -146,15 +151,15 @@ def broken(folder: pathlib.Path) -> None:
         ShippedFile.model_validate(
             {**row, "sha256": file_digest(folder / "main.tflite")}
         ).model_dump()
-        for row in told["files"]
+        for row in data["files"]
         if row["role"] == "model"
     ]
-    told["files"] = files
+    data["files"] = files
     facts["sha256"]["main.tflite"] = files[0]["sha256"]
     facts["one_by_one"] = True
-    (folder / bundle.MANIFEST).write_text(json.dumps(told))
-    found = bundle.artifact(bundle.Manifest.model_validate(told), folder)
-    with LocalHost().open(found, {"samples": 1}) as runner:
+    (folder / bundle.MANIFEST).write_text(json.dumps(data))
+    evidence = bundle.artifact(bundle.Manifest.model_validate(data), folder)
+    with LocalHost().open(evidence, {"samples": 1}) as runner:
         outputs = runner.infer(
             {
                 name.partition(":")[2]: array
@@ -165,7 +170,7 @@ def broken(folder: pathlib.Path) -> None:
     arrays.update({f"expected:{name}": array for name, array in outputs.items()})
     numpy.savez(folder / bundle.SAMPLES, **arrays)  # type: ignore[arg-type]
     facts["sha256"][bundle.SAMPLES] = file_digest(folder / bundle.SAMPLES)
-    (folder / bundle.MANIFEST).write_text(json.dumps(told))
+    (folder / bundle.MANIFEST).write_text(json.dumps(data))
 
 
 def test_a_file_that_is_wrong_in_an_older_runtime_is_caught_there(
@@ -178,13 +183,13 @@ def test_a_file_that_is_wrong_in_an_older_runtime_is_caught_there(
         shutil.copytree(shipped / "mobile-tflite", tmp_path / "mobile-tflite")
     )
     broken(folder)
-    found = verified(folder, "--on", "local", "--on", OLD, "--no-times", code=1)[
+    evidence = verified(folder, "--on", "local", "--on", OLD, "--no-times", code=1)[
         "mobile-tflite"
     ]
-    assert (found["local"].verdict, found[OLD].verdict, found[OLD].error) == (
+    assert (evidence["local"].verdict, evidence[OLD].verdict, evidence[OLD].error) == (
         "pass",
         "fail",
         "",
     )
-    assert value(found["local"], "accuracy") > 0.9
-    assert value(found[OLD], "accuracy") < 0.3
+    assert value(evidence["local"], "accuracy") > 0.9
+    assert value(evidence[OLD], "accuracy") < 0.3

@@ -20,7 +20,9 @@ import edgekit
 
 
 class Net(nn.Module):
-    """Batch norm after the ReLU, an even kernel, paddings of one side only, a depthwise layer, a pool that rounds up."""
+    """Batch norm after the ReLU, an even kernel, paddings of one side only, a depthwise
+    layer, a pool that rounds up.
+    """
 
     def __init__(self):
         super().__init__()
@@ -49,7 +51,12 @@ def task():
     images = (images.reshape(-1, 1, 28, 28) / 255).astype("float32")
     order = np.random.default_rng(0).permutation(len(images))
     images, labels = images[order], labels[order]
-    return edgekit.Task(name="mnist", train=(images[:3500], labels[:3500]), test=(images[3500:], labels[3500:]), origin={"seed": 0})
+    return edgekit.Task(
+        name="mnist",
+        train=(images[:3500], labels[:3500]),
+        test=(images[3500:], labels[3500:]),
+        origin={"seed": 0},
+    )
 '''
 TRAIN = """
 import sys
@@ -59,7 +66,8 @@ from net import model, task
 torch.manual_seed(0)
 torch.set_num_threads(2)
 net, data = model(), task()
-x, y = (torch.from_numpy(a) for a in (data.split("train").inputs["input"], data.split("train").labels))
+train = data.split("train")
+x, y = torch.from_numpy(train.inputs["input"]), torch.from_numpy(train.labels)
 optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
 for epoch in range(4):
     for batch in torch.randperm(len(x)).split(64):
@@ -163,7 +171,7 @@ def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) ->
         ),
     ],
 )
-def test_a_users_mistake_is_told_without_a_traceback(
+def test_a_users_mistake_is_reported_without_a_traceback(
     project: pathlib.Path, tmp_path: pathlib.Path, change: tuple[str, str], words: list[str]
 ) -> None:
     """Other shapes, other inputs, a raising function, test data in the calibration: a clear

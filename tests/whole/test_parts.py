@@ -21,7 +21,8 @@ import edgekit
 class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.Conv2d(16, 8, 3, stride=2, padding=1)
+        self.a = nn.Conv2d(1, 16, 3, stride=2, padding=1)
+        self.b = nn.Conv2d(16, 8, 3, stride=2, padding=1)
 
     def forward(self, image):
         return self.b(F.relu(self.a(image)))
@@ -93,9 +94,9 @@ def test_each_target_has_one_verdict_and_a_file_for_each_part(
     """Both parts are shipped with their own signature; there is one accuracy and one
     verdict.
     """
-    out, told = report
-    assert [row["verdict"] for row in told["targets"]] == ["pass"] * 4
-    for target in told["targets"]:
+    out, data = report
+    assert [row["verdict"] for row in data["targets"]] == ["pass"] * 4
+    for target in data["targets"]:
         winner = next(
             row for row in target["candidates"] if row["scheme"] == target["winner"]
         )

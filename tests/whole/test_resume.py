@@ -55,7 +55,7 @@ def run_until(
 
     The exit code and all started pieces of work.
 
-    A piece is told by its first word, so ``verify`` stands for the check of any target.
+    A piece is identified by its first word, so ``verify`` stands for the check of any target.
     """
     process = subprocess.Popen(
         words,
@@ -66,9 +66,9 @@ def run_until(
     )
     assert process.stderr is not None
     begun: list[str] = []
-    said: list[str] = []
+    output: list[str] = []
     for line in process.stderr:
-        said.append(line)
+        output.append(line)
         if line.startswith("start: "):
             begun.append(line.split()[1])
             if begun[-1] == start:
@@ -78,7 +78,7 @@ def run_until(
     process.stderr.read()
     process.stderr.close()
     code = process.wait()
-    assert code in (0, -signal.SIGKILL), "".join(said)
+    assert code in (0, -signal.SIGKILL), "".join(output)
     return code, begun
 
 
@@ -104,7 +104,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, list[s
     return folder, list(dict.fromkeys(order))
 
 
-def told(folder: pathlib.Path, out: str) -> Any:
+def read_report(folder: pathlib.Path, out: str) -> Any:
     """The report of a run."""
     return json.loads((folder / out / "report.json").read_text())
 
@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_in_every_step_ends_with_the_same_report(
     assert not (folder / "stormy" / "report.json").exists()
     code, _ = run_until(command(folder, "stormy"), None)
     assert code == 0
-    assert timeless(told(folder, "stormy")) == timeless(told(folder, "calm"))
+    assert timeless(read_report(folder, "stormy")) == timeless(read_report(folder, "calm"))
     assert [path.name for path in (folder / "stormy-cache" / "tmp").iterdir()] == []
 
 
@@ -134,13 +134,13 @@ def test_a_second_run_takes_everything_from_the_cache(
 ) -> None:
     """The same command again builds nothing and ends with the same numbers, times included."""
     folder, _ = calm
-    before = told(folder, "calm")
+    before = read_report(folder, "calm")
     again = subprocess.run(
         command(folder, "calm"), capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stderr
     assert {**before, "started": "", "seconds": 0} == {
-        **told(folder, "calm"),
+        **read_report(folder, "calm"),
         "started": "",
         "seconds": 0,
     }
@@ -168,15 +168,15 @@ def test_a_stopped_run_leaves_nothing_half_done(
         start_new_session=True,
     )
     assert process.stderr is not None
-    said = ""
+    output = ""
     for line in process.stderr:
-        said += line
+        output += line
         if line.startswith("start: train"):
             process.send_signal(signal_number)
             break
-    said += process.stderr.read()
+    output += process.stderr.read()
     process.stderr.close()
     assert process.wait() == (130 if signal_number == signal.SIGINT else 143)
-    assert "Traceback" not in said
-    assert "same command goes on" in said
+    assert "Traceback" not in output
+    assert "same command goes on" in output
     assert list((tmp_path / "stopped-cache" / "tmp").iterdir()) == []

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from edgekit import report
 from edgekit.bundles import bundle
 from edgekit.cli.main import main
-from edgekit.hosts import lookup as reach
+from edgekit.hosts import lookup
 from tests.whole.reached import verified
 
 pytestmark = pytest.mark.slow
@@ -33,16 +33,16 @@ def test_the_digits_winners_hold_over_ssh(
         near, far = rows.values()
         assert near.verdict == far.verdict == "pass", rows
         assert (
-            near.find("bit_equal").value == 1
-            and near.find("latency_ms") is not None
+            near.measurement("bit_equal").value == 1
+            and near.measurement("latency_ms") is not None
             and near.where.startswith("loopback: ")
         )  # type: ignore[union-attr]
         assert (
             far.machine == "aarch64"
-            and far.find("latency_ms") is None
+            and far.measurement("latency_ms") is None
             and "an emulator" in far.where
         )
-        assert far.find("parity").value <= 2  # type: ignore[union-attr]
+        assert far.measurement("parity").value <= 2  # type: ignore[union-attr]
     assert all(len(row.evidence) == 2 for row in report.load(results).targets)
 
 
@@ -84,19 +84,19 @@ def test_no_name_runs_a_command(
 
 def renamed(folder: pathlib.Path, old: str, new: str) -> None:
     """Give a bundle's model another name, in its manifest too."""
-    told = json.loads((folder / bundle.MANIFEST).read_text())
+    data = json.loads((folder / bundle.MANIFEST).read_text())
     (folder / old).rename(folder / new)
-    told["files"] = [
-        {**row, "path": f"{told['target']}/{new}"}
-        if row["path"] == f"{told['target']}/{old}"
+    data["files"] = [
+        {**row, "path": f"{data['target']}/{new}"}
+        if row["path"] == f"{data['target']}/{old}"
         else row
-        for row in told["files"]
+        for row in data["files"]
     ]
-    told["bundle"]["sha256"] = {
+    data["bundle"]["sha256"] = {
         new if name == old else name: digest
-        for name, digest in told["bundle"]["sha256"].items()
+        for name, digest in data["bundle"]["sha256"].items()
     }
-    (folder / bundle.MANIFEST).write_text(json.dumps(told))
+    (folder / bundle.MANIFEST).write_text(json.dumps(data))
 
 
 def test_a_run_asks_a_host_over_ssh(board: str, tmp_path: pathlib.Path) -> None:
@@ -104,7 +104,8 @@ def test_a_run_asks_a_host_over_ssh(board: str, tmp_path: pathlib.Path) -> None:
     nobody again.
     """
     (tmp_path / "recipe.yaml").write_text(
-        "model: zoo:cnn\ntask: digits\ncompress: [{train: {epochs: 2}}, {quantize: {scheme: w8a8-static, samples: 64}}]\n"
+        "model: zoo:cnn\ntask: digits\n"
+        "compress: [{train: {epochs: 2}}, {quantize: {scheme: w8a8-static, samples: 64}}]\n"
         "targets: [cpu-onnx]\ngates: {accuracy_drop: 0.9, speedup: 0.01}\n"
     )
     words = [
@@ -121,7 +122,7 @@ def test_a_run_asks_a_host_over_ssh(board: str, tmp_path: pathlib.Path) -> None:
     for _ in range(2):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
-        ((row,),) = (found.evidence for found in report.load(tmp_path / "out").targets)
+        ((row,),) = (row.evidence for row in report.load(tmp_path / "out").targets)
         assert row.verdict == "pass" and row.machine == "aarch64"
         times.append(row.when)
     assert times[0] == times[1]
@@ -132,9 +133,9 @@ def test_the_words_of_the_board_are_an_arm_python(board: str) -> None:
     """The stand-in of a board has its packages by itself, as a board has: no path is given
     to it.
     """
-    told = reach.reach(board).hello()
+    data = lookup.open_host(board).hello()
     assert (
-        told["machine"] == "aarch64"
-        and told["versions"]["onnxruntime"]
-        and told["versions"]["ai-edge-litert"]
+        data["machine"] == "aarch64"
+        and data["versions"]["onnxruntime"]
+        and data["versions"]["ai-edge-litert"]
     )
