@@ -74,7 +74,7 @@ def estimate(file: pathlib.Path, device: str, *, rows: bool, as_json: bool) -> N
             (file.name, "bold"),
             f"  {bound}{says.bracketed(measured)}, of which the call itself {says.number('latency_ms', found.call_ms)}",
         ),
-        Text(found.told),
+        Text(found.provenance),
         Text(f"{table.where}; {table.machine} {table.system}".rstrip(), "dim"),
         Text(),
         _lines(found, says, rows=rows),

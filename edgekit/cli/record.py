@@ -108,7 +108,7 @@ def record(
             *(says.number("latency_ms", ns / 1e6) for ns in (row.ns, row.estimated)),
             f"{100 * row.error:.0f} %{lacks}",
         )
-    output.show(drawn, Text(), Text(table.told))
+    output.show(drawn, Text(), Text(table.provenance))
     click.echo(
         f"Written to {path}; estimate with: edgekit estimate FILE --device {path if out else name}",
         err=True,

@@ -1,3 +1,4 @@
-"""Latency estimates for devices that are not here: operators timed on a device, a fit, and
-the error on whole networks.
+"""Latency estimates for devices that are not available here.
+
+Operators are timed on the device, costs are fitted, and complete networks measure the error.
 """

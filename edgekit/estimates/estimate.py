@@ -1,5 +1,6 @@
-"""How long a file would take on a device that is not here: from its operators, and a table
-that was recorded there.
+"""Estimate a file's latency on a device that is not available here.
+
+From the file's operators, and a table that was recorded on the device.
 """
 
 import dataclasses
@@ -22,14 +23,15 @@ from edgekit.measurement import Measurement
 from edgekit.target import RUNTIMES
 
 NS_IN_MS = 1e6
-#: Half of all held-out errors say nothing of an interval.
-_FEWEST = 3
+#: Fewer held-out errors do not support an interval.
+_MIN_HELD_OUT = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One operator's part of the time; ``ms`` is None where the table has no operator of
-    its kind.
+    """The estimated time of one operator, in ms and as a share of the total.
+
+    ``ms`` is None if the table has no operator of its kind.
     """
 
     operator: Operator
@@ -39,130 +41,127 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Milliseconds of one call, 95 % of the held-out errors inside ``low`` and ``high``;
-    None where too few were held out.
+    """The estimated latency of one call, in ms.
+
+    ``low`` and ``high`` are a 95 % prediction interval; None if too few networks were held out.
     """
 
     ms: float
     low: float | None
     high: float | None
-    #: The call itself: arrays in and out.
+    #: The call itself: copying inputs and outputs.
     call_ms: float
     lines: tuple[Line, ...]
-    told: str
+    #: Where the table comes from, and its error.
+    provenance: str
 
     @property
     def unknown(self) -> dict[str, int]:
-        """How many operators of each kind the table does not know.
+        """The number of operators of each kind that the table does not contain.
 
-        The estimate is a lower bound where there are any.
+        If there are any, the estimate is a lower bound.
         """
-        return dict(
-            Counter(
-                f"{line.operator.cost.kind} ({line.operator.cost.dtype})"
-                for line in self.lines
-                if line.ms is None
-            )
-        )
+        costs = [line.operator.cost for line in self.lines if line.ms is None]
+        return dict(Counter(f"{cost.kind} ({cost.dtype})" for cost in costs))
 
     def measurement(self) -> Measurement:
-        """The same for a report."""
-        how = self.told
+        """Return the estimate as a row of a report."""
+        how = self.provenance
         if self.unknown:
-            how += f"; a lower bound, {sum(self.unknown.values())} operators are not in the table: {', '.join(self.unknown)}"
+            count = sum(self.unknown.values())
+            kinds = ", ".join(self.unknown)
+            how += f"; a lower bound, {count} operators are not in the table: {kinds}"
         return Measurement(
             name="latency_estimate_ms",
             value=self.ms,
             low=self.low,
             high=self.high,
             unit="ms",
-            where=self.told,
+            where=self.provenance,
             how=how,
             detail={"unknown": self.unknown},
         )
 
 
 def of_file(path: pathlib.Path, format: FormatName, table: Table) -> Estimate:
-    """The estimate for one file.
+    """Estimate the latency of one file.
 
-    Raises EstimateError where the table is of another runtime.
+    Raises:
+        EstimateError: The table was recorded with another runtime.
     """
     _require_format(format, table)
     return _estimate(operators.read_all([path], format), table)
 
 
 def of_artifact(artifact: Artifact, name: str) -> Estimate:
-    """The estimate for all parts of an artifact, run one after another; ``name`` is a
-    table's name or path.
+    """Estimate the latency of all parts of an artifact, run one after another.
+
+    Args:
+        artifact: ONNX or TFLite files.
+        name: The name or the path of a table.
+
+    Raises:
+        EstimateError: There is no such table, or it was recorded with another runtime.
     """
-    table = _table(latency_table.find(name))
+    table = _load_table(latency_table.find(name))
     _require_format(artifact.format, table)
-    return _estimate(
-        operators.read_all(
-            [artifact.path(part) for part in artifact.parts], artifact.format
-        ),
-        table,
-    )
+    paths = [artifact.path(part) for part in artifact.parts]
+    return _estimate(operators.read_all(paths, artifact.format), table)
 
 
 @functools.cache
-def _table(path: pathlib.Path) -> Table:
+def _load_table(path: pathlib.Path) -> Table:
     return latency_table.load(path)
 
 
 def _require_format(format: FormatName, table: Table) -> None:
     if RUNTIMES.get(format) == table.runtime:
         return
-    fix = (
-        f"edgekit hosts record {table.host} --format {format}"
-        if format in ("onnx", "tflite")
-        else "take an .onnx or .tflite file"
-    )
+    fix = "use an .onnx or .tflite file"
+    if format in ("onnx", "tflite"):
+        fix = f"edgekit hosts record {table.host} --format {format}"
     raise EstimateError(
-        f"The table {table.name} was recorded with {table.runtime}, which does not run files of the format {format}.",
+        f"The table {table.name} was recorded with {table.runtime}, "
+        f"which does not run {format} files.",
         fix=fix,
     )
 
 
 def _estimate(parts: Sequence[Sequence[Operator]], table: Table) -> Estimate:
-    fitted = fitting.fit(table.rows)
-    known = [operator for part in parts for operator in part]
+    fit = fitting.fit(table.rows)
+    call_ns = 0.0
+    for part in parts:
+        io_bytes = operators.io_bytes([operator.cost for operator in part])
+        call_ns += fit.call_ns(io_bytes)
+    call_ms = call_ns / NS_IN_MS
+    all_operators = [operator for part in parts for operator in part]
     times = [
-        fitted.operator(operator.cost) / NS_IN_MS if fitted.knows(operator.cost) else None
-        for operator in known
+        fit.operator_ns(operator.cost) / NS_IN_MS if fit.knows(operator.cost) else None
+        for operator in all_operators
     ]
-    call = (
-        sum(
-            fitted.call(operators.ends([operator.cost for operator in part]))
-            for part in parts
-        )
-        / NS_IN_MS
-    )
-    total = call + sum(time or 0.0 for time in times)
-    lines = tuple(
-        Line(operator, time, (time or 0.0) / total if total else 0.0)
-        for operator, time in zip(known, times, strict=True)
-    )
-    low, high = interval(total, table)
-    return Estimate(total, low, high, call, lines, table.told)
+    total = call_ms + sum(time or 0.0 for time in times)
+    lines = []
+    for operator, time in zip(all_operators, times, strict=True):
+        share = (time or 0.0) / total if total else 0.0
+        lines.append(Line(operator, time, share))
+    low, high = prediction_interval(total, table)
+    return Estimate(total, low, high, call_ms, tuple(lines), table.provenance)
 
 
-def interval(value: float, table: Table) -> tuple[float | None, float | None]:
-    """Where one more file would lie, by the held-out ones: the 95 % prediction interval of
-    the logarithm of measured by estimated.
+def prediction_interval(value: float, table: Table) -> tuple[float | None, float | None]:
+    """Return the 95 % prediction interval of an estimate, from the held-out networks.
 
-    Errors of a kind (all too low) move the interval, not the value.
+    Student's t interval for one more value of log(measured / estimated). A bias of the
+    estimates moves the interval, not the value; the value is always inside the interval.
     """
     ratios = numpy.log([row.ns / row.estimated for row in table.held_out])
-    if len(ratios) < _FEWEST:
+    count = len(ratios)
+    if count < _MIN_HELD_OUT:
         return None, None
-    middle, spread = float(ratios.mean()), float(ratios.std(ddof=1))
-    reach = (
-        float(scipy.stats.t.ppf(0.975, len(ratios) - 1))
-        * spread
-        * math.sqrt(1 + 1 / len(ratios))
-    )
-    # The value itself always lies inside.
-    return value * math.exp(min(middle - reach, 0.0)), value * math.exp(
-        max(middle + reach, 0.0)
-    )
+    mean = float(ratios.mean())
+    deviation = float(ratios.std(ddof=1))
+    quantile = float(scipy.stats.t.ppf(0.975, count - 1))
+    reach = quantile * deviation * math.sqrt(1 + 1 / count)
+    low = value * math.exp(min(mean - reach, 0.0))
+    high = value * math.exp(max(mean + reach, 0.0))
+    return low, high

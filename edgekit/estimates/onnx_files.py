@@ -24,7 +24,7 @@ def read_all(paths: Sequence[pathlib.Path]) -> list[list[Operator]]:
 def _operator(operator: onnx_optimized.Operator) -> Operator:
     shape, (read, written, weights) = operator.weights, operator.moved
     kind = operator.op + (
-        variant(shape[2:], operator.groups > 1 and shape[1] == 1)
+        variant(shape[2:], depthwise=operator.groups > 1 and shape[1] == 1)
         if "Conv" in operator.op and len(shape) == 4
         else ""
     )

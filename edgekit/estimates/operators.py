@@ -1,15 +1,14 @@
-"""The operators of a file with what decides their cost, as the audits read it; and files
-cut short after some of them.
+"""The operators of a file with what determines their cost, and files cut after some of them.
 
-The difference of two cuts is the time of what lies between: what each operator costs is
-learned from files that were made as all others are, in which runtimes fuse what they fuse.
+The difference between two cuts is the time of the operators between them: costs are fitted to
+files that are built like all others, in which runtimes fuse what they usually fuse.
 """
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
 
 from edgekit.artifact import MAIN, Artifact, File, FormatName, Part
 from edgekit.estimates.table import Cost
@@ -17,6 +16,7 @@ from edgekit.formats.record import Implementation
 from edgekit.registry import Registry
 from edgekit.signature import Signature, TensorSpec
 
+Item = TypeVar("Item")
 READERS = Registry(
     "format",
     {
@@ -43,7 +43,7 @@ CUTTERS = Registry(
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """One operator: what its cost depends on, its name in the file and its PyTorch module."""
+    """One operator: its cost features, its name in the file and its PyTorch module."""
 
     cost: Cost
     name: str
@@ -51,56 +51,51 @@ class Operator:
 
 
 def read_all(paths: Sequence[pathlib.Path], format: FormatName) -> list[list[Operator]]:
-    """The operators of each file."""
-    found: list[list[Operator]] = READERS.load(format)(paths)
-    return found
+    """Read the operators of each file, in execution order."""
+    operators: list[list[Operator]] = READERS.load(format)(paths)
+    return operators
 
 
-def cut(artifact: Artifact, most: int, folder: pathlib.Path) -> list[Artifact]:
-    """At most ``most`` files in an empty folder, from the shortest to the whole network;
-    each is an artifact of its own.
+def cut(artifact: Artifact, count: int, folder: pathlib.Path) -> list[Artifact]:
+    """Write at most ``count`` prefixes of a network into an empty folder.
+
+    Returns:
+        One artifact per prefix, from the shortest to the complete network.
     """
-    part, cutter = artifact.parts[0], CUTTERS.load(artifact.format)
-    make: Callable[..., list[tuple[pathlib.Path, TensorSpec]]] = cutter
-    return [
-        _artifact(artifact.format, part, path, spec)
-        for path, spec in make(artifact.path(part), most, folder)
-    ]
+    part = artifact.parts[0]
+    cuts: list[tuple[pathlib.Path, TensorSpec]] = CUTTERS.load(artifact.format)(
+        artifact.path(part), count, folder
+    )
+    return [_artifact(artifact.format, part, path, output) for path, output in cuts]
 
 
 def _artifact(
-    format: FormatName, part: Part, path: pathlib.Path, spec: TensorSpec
+    format: FormatName, part: Part, path: pathlib.Path, output: TensorSpec
 ) -> Artifact:
-    signature = Signature(inputs=part.signature.inputs, outputs=(spec,))
-    return Artifact(
-        format=format,
-        parts=(
-            Part(name=MAIN, signature=signature, files={"model": File(path=path.name)}),
-        ),
-        folder=path.parent,
-    )
+    signature = Signature(inputs=part.signature.inputs, outputs=(output,))
+    files = {"model": File(path=path.name)}
+    prefix = Part(name=MAIN, signature=signature, files=files)
+    return Artifact(format=format, parts=(prefix,), folder=path.parent)
 
 
-def spread(found: Sequence[Any], most: int) -> list[Any]:
-    """At most ``most`` of the entries, evenly spread, the last one among them."""
-    if len(found) <= most:
-        return list(found)
-    return [found[round((number + 1) * len(found) / most) - 1] for number in range(most)]
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most ``count`` of the items, evenly spaced, the last one included."""
+    if len(items) <= count:
+        return list(items)
+    ends = [round((number + 1) * len(items) / count) for number in range(count)]
+    return [items[end - 1] for end in ends]
 
 
-def variant(kernel: Sequence[int], depthwise: bool) -> str:
-    """How a convolution is computed: its kernel's kind."""
-    return (
-        " depthwise"
-        if depthwise
-        else " pointwise"
-        if math.prod(kernel) == 1
-        else " spatial"
-    )
+def variant(kernel: Sequence[int], *, depthwise: bool) -> str:
+    """Return the suffix of a convolution's kind, which determines the kernel that runs."""
+    if depthwise:
+        return " depthwise"
+    return " pointwise" if math.prod(kernel) == 1 else " spatial"
 
 
-def ends(costs: Sequence[Cost]) -> int:
-    """Bytes that a call takes in and gives out, as far as the first and the last operator
-    tell.
+def io_bytes(costs: Sequence[Cost]) -> int:
+    """Return the bytes of a file's inputs and outputs.
+
+    Approximately: those of its first and its last operator.
     """
     return costs[0].read + costs[-1].written if costs else 0

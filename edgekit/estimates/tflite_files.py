@@ -1,4 +1,4 @@
-"""TFLite files: their operators, and the files that hold only the first of them."""
+"""Operators of TFLite files, and prefixes of TFLite files."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _TENSOR_TYPES: Mapping[int, Any] = {
 
 
 def read_all(paths: Sequence[pathlib.Path]) -> list[list[Operator]]:
-    """The operators of each file."""
+    """Read the operators of each file, in execution order."""
     return [
         [_operator(operator) for operator in tflite_graph.read(path).operators]
         for path in paths
@@ -34,10 +34,9 @@ def _operator(operator: tflite_graph.Operator) -> Operator:
     weights = operator.weights
     kind = operator.op
     if operator.op in _CONVOLUTIONS and weights is not None:
-        # With one channel to read the converter writes a depthwise convolution for a plain
-        # one.
+        # For one input channel the converter writes a plain convolution as a depthwise one.
         depthwise = operator.op.startswith("DEPTHWISE") and operator.input(0).shape[-1] > 1
-        kind += variant(weights.shape[1:3], depthwise)
+        kind += variant(weights.shape[1:3], depthwise=depthwise)
     tensors = [tensor for tensor in operator.inputs if tensor is not None]
     cost = Cost(
         kind=kind,
@@ -56,17 +55,21 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def cut(
-    path: pathlib.Path, most: int, folder: pathlib.Path
+    path: pathlib.Path, count: int, folder: pathlib.Path
 ) -> list[tuple[pathlib.Path, TensorSpec]]:
-    """At most ``most`` files and their outputs, from the shortest to the whole."""
-    made: list[tuple[pathlib.Path, TensorSpec]] = []
-    count = len(tflite_file.read(path).subgraphs[0].operators)
-    for position in spread(range(count), most):
+    """Write at most ``count`` files that compute the first operators only.
+
+    Returns:
+        Each file with its only output, from the shortest to the complete network.
+    """
+    cuts: list[tuple[pathlib.Path, TensorSpec]] = []
+    total = len(tflite_file.read(path).subgraphs[0].operators)
+    for position in spread(range(total), count):
         model = tflite_file.read(path)
         graph = model.subgraphs[0]
         end = (
             int(graph.operators[position].outputs[0])
-            if position < count - 1
+            if position < total - 1
             else int(graph.outputs[0])
         )
         tensor = graph.tensors[end]
@@ -78,17 +81,17 @@ def cut(
                 kept.insert(0, operator)
                 needed.update(int(index) for index in operator.inputs)
         graph.operators, graph.outputs, model.signatureDefs = kept, [end], []
-        target = folder / f"{len(made)}.tflite"
+        target = folder / f"{len(cuts)}.tflite"
         tflite_file.write(model, target)
-        made.append((target, _spec(tensor)))
-    return made
+        cuts.append((target, _spec(tensor)))
+    return cuts
 
 
 def _spec(tensor: Any) -> TensorSpec:
-    given = tensor.quantization
-    scales = [] if given is None or given.scale is None else list(given.scale)
+    stored = tensor.quantization
+    scales = [] if stored is None or stored.scale is None else list(stored.scale)
     quantization = (
-        Quantization(scale=float(scales[0]), zero_point=int(given.zeroPoint[0]))
+        Quantization(scale=float(scales[0]), zero_point=int(stored.zeroPoint[0]))
         if len(scales) == 1
         else None
     )

@@ -1,4 +1,4 @@
-"""A table is read whole or refused with everything that is wrong with it."""
+"""A table is read completely, or refused with a list of all its errors."""
 
 import json
 import pathlib
@@ -39,7 +39,7 @@ def table(**changes: object) -> Table:
 
 
 def held_out(ns: float, estimated: float) -> HeldOut:
-    """A network that took ``ns`` where ``estimated`` was said."""
+    """A network that took ``ns``, with an estimate of ``estimated``."""
     return HeldOut(
         network="net",
         scheme="float",
@@ -52,24 +52,24 @@ def held_out(ns: float, estimated: float) -> HeldOut:
     )
 
 
-def test_a_table_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
-    """Written and read it is the same."""
+def test_a_table_survives_a_round_trip(tmp_path: pathlib.Path) -> None:
+    """Written and read again, it is equal."""
     path = tmp_path / "board.json"
     path.write_text(table().model_dump_json(by_alias=True))
     assert latency_table.load(path) == table()
 
 
-def test_the_errors_are_told_with_the_origin() -> None:
-    """Median and worst of what was held out, when and where it was recorded."""
-    told = table(held_out=(held_out(100, 110), held_out(100, 80), held_out(100, 160))).told
-    assert (
-        told
-        == "estimate, from board-onnx recorded on 2026-11-21 at board; median error on 3 held-out files: 20 %, worst 60 %"
+def test_the_provenance_contains_origin_and_errors() -> None:
+    """Median and worst error of the held-out networks; where and when it was recorded."""
+    rows = (held_out(100, 110), held_out(100, 80), held_out(100, 160))
+    assert table(held_out=rows).provenance == (
+        "estimate, from board-onnx recorded on 2026-11-21 at board; "
+        "median error on 3 held-out files: 20 %, worst 60 %"
     )
-    assert "not measured" in table().told
+    assert "not measured" in table().provenance
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: pathlib.Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: pathlib.Path) -> None:
     """Wrong runtime, negative time, unknown key: one error."""
     data = json.loads(table().model_dump_json(by_alias=True))
     data["runtime"], data["rows"][0]["ns"], data["spede"] = "onnxruntim", -1, 3
@@ -96,26 +96,24 @@ def test_all_mistakes_are_told_at_once(tmp_path: pathlib.Path) -> None:
         "\x00",
     ],
 )
-def test_what_is_no_table_is_refused(tmp_path: pathlib.Path, text: str) -> None:
-    """Never a traceback."""
+def test_other_files_are_refused(tmp_path: pathlib.Path, text: str) -> None:
+    """With an error of edgekit, never a traceback."""
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(EstimateError):
         latency_table.load(tmp_path / "x.json")
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: pathlib.Path) -> None:
-    """As a picture that was named by mistake."""
+def test_binary_files_are_refused(tmp_path: pathlib.Path) -> None:
+    """Such as a picture."""
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(EstimateError):
         latency_table.load(tmp_path / "x.json")
 
 
-def test_a_name_finds_a_table_in_the_settings(
+def test_a_name_finds_a_table_in_the_configuration_folder(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The nearest name is told for a wrong one; a name that leads elsewhere is a path, and
-    no file is there.
-    """
+    """An unknown name is answered with the nearest; a name with a slash is a path."""
     monkeypatch.setenv("EDGEKIT_CONFIG", str(tmp_path))
     with pytest.raises(EstimateError, match="hosts record"):
         latency_table.find("board-onnx")
