@@ -1,7 +1,7 @@
 # The same few commands for people and for continuous integration.
 #
 #   make demo         a new virtual environment, then the digits recipe from training to report
-#   make test         the test suite
+#   make test         the test suite (JOBS=2: on two processes, except for tests that time something)
 #   make test-core    the tests of what needs none of the frameworks, in an environment without them
 #   make test-newest  the test suite with the newest packages instead of those in constraints/
 #   make check        ruff, mypy and the limits of scripts/measure_code.py
@@ -34,8 +34,14 @@ endif
 demo: $(VENV)/installed
 	$(BIN)/edgekit run recipes/digits.yaml --out runs/digits
 
+# Two passes with JOBS=2: a test that times something never runs next to another one.
 test: $(VENV)/installed-dev
+ifdef JOBS
+	$(BIN)/python -m pytest -m 'not alone' -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m alone
+else
 	$(BIN)/python -m pytest
+endif
 
 # What needs none of the frameworks, and is most of what a user meets first.
 CORE := tests/test_core_only.py tests/test_artifact.py tests/test_cache.py tests/test_catalog.py \

@@ -26,6 +26,32 @@ os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: Tests that time something, or share the hosts of one run: no other test may run at the same time.
+#: `make test JOBS=2` runs them in a second pass.
+ALONE = (
+    "bench/",
+    "checks/test_latency.py",
+    "cli/test_hosts.py",
+    "cli/test_run.py",
+    "docs/",
+    "estimates/",
+    "hosts/",
+    "pipeline/",
+    "test_demo.py",
+    "whole/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that must run alone."""
+    here = pathlib.Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            place = item.path.relative_to(here).as_posix()
+            if place.startswith(ALONE):
+                item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
     """The checkout's folder."""
@@ -66,12 +92,12 @@ def ready_host(own_hosts: pathlib.Path) -> "Callable[[str], WorkerHost]":
     """Sets a shipped host up (once in a run: pip and apt really work) and reaches it; an
     environment may stand behind a slash.
     """
-    from edgekit.hosts import lookup as reach
+    from edgekit.hosts import lookup
     from edgekit.progress import Silent
 
     def ready(name: str) -> "WorkerHost":
-        reach.kind_of(reach.find(name)).setup(Silent())
-        return reach.reach(name)
+        lookup.load_kind(lookup.find_host(name)).setup(Silent())
+        return lookup.open_host(name)
 
     return ready
 
@@ -94,8 +120,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The results of a real run: int8 for ONNX Runtime and for LiteRT, trained on the
     digits, with bundles. Not to be changed: copy it.
     """
-    from edgekit import catalog
-    from edgekit import recipe, target
+    from edgekit import catalog, recipe, target
     from edgekit.pipeline.run import Options, run
     from edgekit.planning import plan
 
