@@ -1,7 +1,8 @@
 """The recipe: what to do to a network, never how a backend does it."""
 
+import copy
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import pydantic
@@ -10,6 +11,9 @@ import yaml
 from edgekit.errors import RecipeError, unknown
 from edgekit.scheme import SCHEMES, refused
 from edgekit.value import UserConfig, check_folder_name, load_yaml, parse, read_yaml
+
+#: The start of the name of a model or a task that was given as an object.
+OBJECT_PREFIX = "object:"
 
 #: How much is tried where a candidate fails its gate.
 Effort = Literal["quick", "normal", "thorough"]
@@ -171,7 +175,8 @@ class Recipe(UserConfig):
         kinds = [intent.kind for intent in self.compress]
         if "quantize" in kinds[:-1]:
             raise ValueError(
-                "compress: quantize must be the last entry (a quantized network cannot be trained or pruned)"
+                "compress: quantize must be the last entry "
+                "(a quantized network cannot be trained or pruned)"
             )
         if kinds.count("distill") > 1:
             raise ValueError("compress: only one distill entry is possible")
@@ -190,10 +195,33 @@ def load(path: pathlib.Path, assignments: Sequence[str] = ()) -> Recipe:
     ``assignments`` are ``key=value`` texts of the command line, such as ``train.epochs=3``
     or ``gates.speedup=2``.
     """
-    data = read_yaml(path, RecipeError)
+    data = {"name": path.stem, **read_yaml(path, RecipeError)}
+    return _parse(data, assignments, str(path))
+
+
+def from_data(data: Mapping[str, Any], assignments: Sequence[str] = ()) -> Recipe:
+    """A recipe from the content of a recipe file. Raises RecipeError like ``load``."""
+    return _parse(copy.deepcopy(dict(data)), assignments, "the recipe")
+
+
+def reassign(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """A recipe with other values. Raises RecipeError like ``load``."""
+    if not assignments:
+        return recipe
+    compress = [
+        {intent.kind: intent.value.model_dump(mode="json", exclude_unset=True)}
+        for intent in recipe.compress
+    ]
+    data = recipe.model_dump(mode="json", exclude_unset=True, exclude={"compress"})
+    return _parse(
+        {**data, "compress": compress}, assignments, f"the recipe {recipe.name!r}"
+    )
+
+
+def _parse(data: dict[str, Any], assignments: Sequence[str], where: str) -> Recipe:
     for text in assignments:
         _assign(data, text)
-    return parse(Recipe, {"name": path.stem, **data}, str(path), RecipeError)
+    return parse(Recipe, data, where, RecipeError)
 
 
 def _assign(data: dict[str, Any], text: str) -> None:

@@ -5,13 +5,13 @@ The table, Markdown and HTML are drawn from it.
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
 from edgekit.artifact import Artifact
 from edgekit.diagnosis import Diagnosis
-from edgekit.errors import ReportError
+from edgekit.errors import ReportError, unknown
 from edgekit.measurement import Measurement, MeasurementName, Verdict
 from edgekit.signature import Signature
 from edgekit.value import Value, parse
@@ -44,14 +44,18 @@ class ArtifactReport(Value):
     notes: dict[str, Any] = pydantic.Field(default_factory=dict)
 
 
-class CandidateReport(Value):
-    """One scheme on one target.
+#: raced: it took part in the choice. dropped: it was ruled out, for a reason that was
+#: measured or known before. failed: an error stopped it.
+CandidateStatus = Literal["raced", "dropped", "failed"]
 
-    ``status``: ``raced``, ``dropped: <reason>`` or ``failed: <error>``.
-    """
+
+class CandidateReport(Value):
+    """One scheme on one target."""
 
     scheme: str
-    status: str
+    status: CandidateStatus
+    #: Why it was dropped, or the error that it failed with.
+    reason: str = ""
     artifact: ArtifactReport | None = None
     measurements: tuple[Measurement, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -61,7 +65,12 @@ class CandidateReport(Value):
     #: took no time.
     seconds: float = 0.0
 
-    def find(self, name: MeasurementName) -> Measurement | None:
+    @property
+    def outcome(self) -> str:
+        """Its status with the reason: ``dropped: it loses 0.0534 top1 (gate 0.02)``."""
+        return f"{self.status}: {self.reason}" if self.reason else self.status
+
+    def measurement(self, name: MeasurementName) -> Measurement | None:
         """The measurement called ``name``, or None."""
         return next((row for row in self.measurements if row.name == name), None)
 
@@ -112,7 +121,7 @@ class EvidenceReport(Value):
         """Where the numbers were taken, and on what kind of machine where that is known."""
         return self.where + (f" ({self.machine})" if self.machine else "")
 
-    def find(self, name: MeasurementName) -> Measurement | None:
+    def measurement(self, name: MeasurementName) -> Measurement | None:
         """The measurement called ``name``, or None."""
         return next((row for row in self.measurements if row.name == name), None)
 
@@ -140,6 +149,11 @@ class TargetReport(Value):
     #: The winner on other hosts: 'edgekit verify BUNDLE --on HOST'.
     evidence: tuple[EvidenceReport, ...] = ()
 
+    @property
+    def shipped(self) -> CandidateReport | None:
+        """The winner, or None. The path of its files is relative to the results folder."""
+        return self.candidate(self.winner)
+
     def candidate(self, scheme: str | None) -> CandidateReport | None:
         """The candidate of a scheme, or None."""
         return next((row for row in self.candidates if row.scheme == scheme), None)
@@ -156,7 +170,7 @@ class StageReport(Value):
 
 
 class Report(Value):
-    """A whole run."""
+    """Everything that a run measured and chose."""
 
     model_config = pydantic.ConfigDict(populate_by_name=True)
 
@@ -172,6 +186,19 @@ class Report(Value):
     #: When the run started (ISO 8601) and how long it took.
     started: str = ""
     seconds: float = 0.0
+
+    def target(self, name: str) -> TargetReport:
+        """The report of a target, by its name.
+
+        Raises:
+            ReportError: the run had no such target.
+        """
+        names = [row.name for row in self.targets]
+        if name not in names:
+            raise ReportError(
+                f"{unknown('target', name, names)}", fix="name a target of this report"
+            )
+        return self.targets[names.index(name)]
 
     def to_json(self) -> str:
         """The text of ``report.json``."""

@@ -141,6 +141,14 @@ SCHEMES: Mapping[str, Scheme] = {
             parity_steps=4,
         ),
         Scheme(
+            name="bf16",
+            title="16-bit weights, bfloat16 arithmetic",
+            method="cast",
+            weight_bits=16,
+            activation_bits=16,
+            parity_steps=20,
+        ),
+        Scheme(
             name="w8a8-static",
             title="8-bit weights (per channel) and 8-bit activations, calibrated",
             method="static",
@@ -294,11 +302,6 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 }
 #: What TensorRT builds and edgekit does not offer: the reason, what it offers instead.
 NOT_OFFERED: Mapping[str, tuple[str, str]] = {
-    "bf16": (
-        "ONNX Runtime has no bfloat16 convolution or matrix product on a processor, so its accuracy could not be measured; "
-        "it is as large as fp16, with 3 bits less",
-        "fp16",
-    ),
     "fp4": (
         "TensorRT was seen to build it for SM120 alone and to make the weights half floats first, and ONNX Runtime has no 4-bit floats, so its "
         "accuracy could not be measured",

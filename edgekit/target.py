@@ -189,7 +189,7 @@ def too_old(scheme: Scheme, capabilities: Sequence[str]) -> tuple[str, str] | No
     """Which of the compute capabilities have no arithmetic for the scheme, and the way out;
     None where all have it.
     """
-    return nvidia.too_old(scheme.name, scheme.least_capability, capabilities)
+    return nvidia.explain_too_old(scheme.name, scheme.least_capability, capabilities)
 
 
 def load(path: pathlib.Path) -> Target:

@@ -35,6 +35,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "registry catalog user_code cache pipeline.verdict pipeline.code_identity",
         "planning.routes planning.remedies bundles.bundle formats.ethosu.vela",
         "bundles.shipping",
+        "planning.problems",
         "planning.plan",
         "sources tasks quantization hosts checks rendering",
         "steps",
@@ -49,7 +50,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "pipeline.candidate",
         "pipeline.verification pipeline.timing pipeline.bundle_contents",
         "pipeline.race",
-        "pipeline.run",
+        "pipeline.run pipeline.request",
+        "api",
         "testing",
         "cli",
     )

@@ -54,7 +54,7 @@ def test_other_names_are_not_refused_in_its_name() -> None:
 def test_what_tensorrt_could_build_and_nobody_could_check_is_refused_with_the_reason(
     name: str,
 ) -> None:
-    """bf16 and fp4 have no arithmetic in ONNX Runtime (tests/test_nvidia.py tries it), so
+    """fp4 has no arithmetic in ONNX Runtime (tests/test_nvidia.py tries it), so
     no number would say what they are worth.
     """
     assert name not in SCHEMES

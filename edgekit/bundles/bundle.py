@@ -36,7 +36,10 @@ EVIDENCE = "evidence"
 SCRIPT = "verify.py"
 #: The folder with the code that it imports.
 CODE = "device_worker"
-_PROGRAM = '''"""Verify this bundle on this machine: python verify.py. Needs only numpy and the runtime."""
+_PROGRAM = '''"""Verify this bundle on this machine: python verify.py.
+
+Needs only numpy and the runtime.
+"""
 
 import pathlib
 import sys

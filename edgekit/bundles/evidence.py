@@ -1,6 +1,4 @@
-"""Evidence: the samples of a bundle, run again on a host, judged by the same rules as on
-the device itself.
-"""
+"""Evidence: a bundle's samples executed on a host, judged by the rules of the device."""
 
 import contextlib
 import dataclasses
@@ -10,17 +8,14 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
 from edgekit.bundles import bundle as bundles
 from edgekit.bundles.bundle import Facts, Manifest
 from edgekit.cache import digest, write_text
-from edgekit.contracts import BenchProtocol
+from edgekit.contracts import BenchProtocol, Host
 from edgekit.device_worker import bundled, judging
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.hosts.execution import runtime_packages
-from edgekit.hosts.lookup import environments, reach
-from edgekit.hosts.runner import WorkerHost
+from edgekit.hosts.lookup import list_environments, open_host
 from edgekit.measurement import Measurement, Verdict
 from edgekit.pipeline.verdict import verdict_of
 from edgekit.progress import Progress, Silent
@@ -28,14 +23,26 @@ from edgekit.report import EvidenceReport, TargetReport
 from edgekit.value import strict_json
 
 if TYPE_CHECKING:
-    import numpy.typing
+    from edgekit.arrays import Array
 
-    Array = numpy.typing.NDArray[Any]
-
-#: An emulated processor is some 200 times slower; this many samples tell whether it
+#: An emulated processor is about 200 times slower; this many samples show whether it
 #: computes the same.
 EMULATED_SAMPLES = 64
-_EXACT = BenchProtocol()
+_PROTOCOL = BenchProtocol()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bundle:
+    """A bundle that was read and checked."""
+
+    folder: pathlib.Path
+    manifest: Manifest
+    arrays: "Mapping[str, Array]"
+
+    def report(self, **fields: Any) -> EvidenceReport:
+        """Evidence for this bundle."""
+        own = {"key": self.manifest.key, "bundle": self.manifest.facts.id, "when": now()}
+        return EvidenceReport.model_validate({**own, **fields})
 
 
 def verify(
@@ -46,196 +53,181 @@ def verify(
     timed: bool = True,
     progress: Progress | None = None,
 ) -> Iterator[EvidenceReport]:
-    """Run a bundle's evidence again in every environment of a host that has its runtime;
-    one report each, kept in the bundle.
+    """Execute a bundle's samples in every environment of a host that has its runtime.
 
-    What a host does wrong is told in its report and stops nothing else. ``count``: look at
-    the first samples only. ``progress`` is told of a copy that came over damaged, and of
-    evidence that could not be kept.
+    Yields one report for each environment and stores it in the bundle. What goes wrong on a
+    host is in its report and stops nothing else.
+
+    Args:
+        count: use only the first samples.
+        timed: also measure latency.
+        progress: receives messages about damaged copies and evidence that cannot be stored.
+
+    Raises:
+        BundleError: the bundle itself is not valid.
     """
     say = (progress or Silent()).say
     manifest = bundles.load(folder)
-    arrays, facts = bundles.samples(folder, manifest), manifest.facts
-    mine = {"key": manifest.key, "bundle": facts.id}
-    found = 0
-    for name in environments(host):
+    opened = _Bundle(folder, manifest, bundles.samples(folder, manifest))
+    reports = 0
+    for name in list_environments(host):
         try:
-            there = dataclasses.replace(reach(name), say=say)
-            hello = there.hello()
-            if not runtime_packages(manifest.format, hello["versions"]):
-                continue
-            found += 1
-            whole = _default(facts, there)
-            wanted = whole if count is None else count
-            where, rows = _taken(
-                manifest,
-                folder,
-                there,
-                {name: array[:wanted] for name, array in arrays.items()},
-                timed=timed,
-            )
-            report = EvidenceReport.model_validate(
-                {
-                    **mine,
-                    "host": name,
-                    "when": now(),
-                    "verdict": verdict_on(rows),
-                    "where": where,
-                    "machine": str(hello["machine"]),
-                    "versions": hello["versions"],
-                    "measurements": rows,
-                    "partial": wanted < whole or (not timed and not there.untimed),
-                }
+            report = _verify_on(
+                opened, open_host(name).reporting_to(say), count, timed
             )
         except EdgekitError as error:
-            found += 1
-            report = EvidenceReport(
-                **mine, host=name, verdict="unmeasured", error=str(error), when=now()
-            )
+            report = opened.report(host=name, verdict="unmeasured", error=str(error))
+        if report is None:
+            continue
+        reports += 1
         if not report.error:
             try:
-                keep(folder, manifest, report)
+                store_evidence(folder, manifest, report)
             except EdgekitError as error:
-                say(f"The evidence of {name} is not kept: {error}")
+                say(f"The evidence of {name} is not stored: {error}")
         yield report
-    if not found:
-        lacking = f"no environment of {host} has a runtime for files of the format {manifest.format}"
-        yield EvidenceReport(
-            **mine, host=host, verdict="unmeasured", error=lacking, skipped=True, when=now()
-        )
+    if not reports:
+        reason = f"no environment of {host} has a runtime for files of the format {manifest.format}"
+        yield opened.report(host=host, verdict="unmeasured", error=reason, skipped=True)
 
 
-def kept(folder: pathlib.Path, manifest: Manifest) -> tuple[EvidenceReport, ...]:
-    """What was found for this very bundle on other hosts; evidence of other files, samples
-    or gates, or that cannot be read, does not count.
+def _verify_on(
+    opened: _Bundle, host: Host, count: int | None, timed: bool
+) -> EvidenceReport | None:
+    """Execute the samples on one host; None if it has no runtime for the bundle's files."""
+    capabilities = host.hello()
+    if not runtime_packages(opened.manifest.format, capabilities["versions"]):
+        return None
+    complete = _default_count(opened.manifest.facts, host)
+    used = complete if count is None else count
+    arrays = {name: array[:used] for name, array in opened.arrays.items()}
+    where, rows = _execute(opened, host, arrays, timed=timed)
+    return opened.report(
+        host=host.name,
+        verdict=verdict_on(rows),
+        where=where,
+        machine=str(capabilities["machine"]),
+        versions=capabilities["versions"],
+        measurements=rows,
+        partial=used < complete or (not timed and not host.untimed),
+    )
+
+
+def _execute(
+    opened: _Bundle, host: Host, arrays: "Mapping[str, Array]", *, timed: bool
+) -> tuple[str, list[Measurement]]:
+    """Where the samples were executed, and the measurements."""
+    manifest, folder = opened.manifest, opened.folder
+    facts = manifest.facts.model_dump(mode="json", by_alias=True)
+    artifact = bundles.artifact(manifest, folder)
+    if facts["device_only"] and host.shares_files:
+        # This machine's speed is reported, and says nothing about the device's.
+        facts["gates"].pop("speedup", None)
+    inputs = bundled.select(arrays, "input")
+    with host.open(artifact, options_of(bool(facts["one_by_one"]))) as runner:
+        outputs = runner.infer(inputs)
+        where = runner.where
+    rows = judge_outputs(arrays, outputs, facts, where)
+    on_device = bool(facts["stands_in"]) and facts["stands_in"] not in where
+    if not timed or host.untimed or not judging.can_time(facts, on_device):
+        return where, rows
+    files = {"file": artifact}
+    reference = bundles.reference(manifest, folder)
+    if reference is not None:
+        files["reference"] = reference
+    samples = host.race(files, inputs, _PROTOCOL)
+    original = None if reference is None else samples["reference"].nanoseconds
+    times = judging.summarize_times(samples["file"].nanoseconds, original, facts, where)
+    return where, [*rows, *(Measurement.model_validate(row) for row in times)]
+
+
+def read_evidence(folder: pathlib.Path, manifest: Manifest) -> tuple[EvidenceReport, ...]:
+    """The stored evidence for exactly this bundle.
+
+    Evidence of other files, samples or gates, or that cannot be read, does not count.
     """
-    wanted, found = (manifest.key, manifest.facts.id), []
+    identity = (manifest.key, manifest.facts.id)
+    reports = []
     for path in sorted((folder / bundles.EVIDENCE).glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
-            found.append(
-                EvidenceReport.model_validate(strict_json(path.read_text(encoding="utf-8")))
-            )
-    return tuple(report for report in found if (report.key, report.bundle) == wanted)
+            data = strict_json(path.read_text(encoding="utf-8"))
+            reports.append(EvidenceReport.model_validate(data))
+    return tuple(report for report in reports if (report.key, report.bundle) == identity)
 
 
 def with_evidence(
-    row: TargetReport, folder: pathlib.Path, asked: Sequence[EvidenceReport] = ()
+    row: TargetReport, folder: pathlib.Path, failures: Sequence[EvidenceReport] = ()
 ) -> TargetReport:
-    """A target's line with what other hosts say of its bundle: one that disagrees fails it.
+    """A target's report with the evidence of its bundle.
 
-    ``asked``: hosts that may have failed just now.
+    A host where the bundle fails makes the target fail. ``failures`` are reports of hosts
+    that could not be asked.
     """
-    rows = {
-        report.host: report
-        for report in (
-            *(report for report in asked if report.error),
-            *kept(folder, bundles.read(folder)),
-        )
-    }
-    verdict: Verdict = (
-        "fail"
-        if any(report.verdict == "fail" for report in rows.values())
-        else verdict_of(row.winner, row.gates)
-    )
-    return row.model_copy(update={"evidence": tuple(rows.values()), "verdict": verdict})
+    by_host = {report.host: report for report in failures if report.error}
+    for report in read_evidence(folder, bundles.read(folder)):
+        by_host[report.host] = report
+    verdict: Verdict = verdict_of(row.winner, row.gates)
+    if any(report.verdict == "fail" for report in by_host.values()):
+        verdict = "fail"
+    evidence = tuple(by_host.values())
+    return row.model_copy(update={"evidence": evidence, "verdict": verdict})
 
 
 def verdict_on(rows: Sequence[Measurement]) -> str:
-    """One verdict for what was measured, by the rules of the device."""
+    """One verdict for several measurements, by the rules of the device."""
     return judging.combine_verdicts([row.model_dump(mode="json") for row in rows])
 
 
-def _taken(
-    manifest: Manifest,
-    folder: pathlib.Path,
-    host: WorkerHost,
-    arrays: "dict[str, Array]",
-    *,
-    timed: bool,
-) -> tuple[str, list[Measurement]]:
-    """Where the samples were run, and the rows."""
-    facts, artifact = (
-        manifest.facts.model_dump(mode="json", by_alias=True),
-        bundles.artifact(manifest, folder),
-    )
-    if facts["device_only"] and host.shares_files:
-        facts["gates"].pop(
-            "speedup", None
-        )  # this machine's speed is told, and says nothing of the device's
-    inputs = bundled.select(arrays, "input")
-    with host.open(artifact, options_of(bool(facts["one_by_one"]))) as runner:
-        ours, where = runner.infer(inputs), runner.where
-    rows = judged(arrays, ours, facts, where)
-    on_device = bool(facts["stands_in"]) and facts["stands_in"] not in where
-    if timed and not host.untimed and judging.can_time(facts, on_device):
-        reference = bundles.reference(manifest, folder)
-        files = {
-            "file": artifact,
-            **({} if reference is None else {"reference": reference}),
-        }
-        raw = host.race(files, inputs, _EXACT)
-        beside = None if reference is None else raw["reference"].nanoseconds
-        rows += [
-            Measurement.model_validate(row)
-            for row in judging.summarize_times(raw["file"].nanoseconds, beside, facts, where)
-        ]
-    return where, rows
-
-
-def judged(
+def judge_outputs(
     arrays: "Mapping[str, Array]",
-    ours: "Mapping[str, Array]",
+    outputs: "Mapping[str, Array]",
     facts: Mapping[str, Any],
     where: str,
 ) -> list[Measurement]:
-    """The rows of the samples in ``arrays``, where a file gave ``ours`` for them."""
-    expected, reference = (
-        bundled.select(arrays, "expected"),
-        bundled.select(arrays, "reference"),
-    )
-    rows = judging.compare_outputs(ours, expected, reference, facts, where)
+    """Parity and accuracy of a file's outputs for a bundle's samples."""
+    expected = bundled.select(arrays, "expected")
+    reference = bundled.select(arrays, "reference")
+    rows = judging.compare_outputs(outputs, expected, reference, facts, where)
     if rows[0]["verdict"] is not None and not rows[0]["detail"].get("fault"):
-        rows += judging.compare_accuracy(ours, reference, arrays.get("labels"), facts, where)
+        labels = arrays.get("labels")
+        rows += judging.compare_accuracy(outputs, reference, labels, facts, where)
     return [Measurement.model_validate(row) for row in rows]
 
 
-def _default(facts: Facts, host: WorkerHost) -> int:
-    """How many samples a host looks at unless it is told otherwise."""
+def _default_count(facts: Facts, host: Host) -> int:
+    """How many samples a host executes unless the user says otherwise."""
     return min(facts.samples, EMULATED_SAMPLES) if host.untimed else facts.samples
 
 
 def options_of(one_by_one: bool) -> dict[str, Any] | None:
-    """What a host is asked for where samples are run one at a time."""
+    """The host's options if samples must be executed one at a time."""
     return {"samples": 1} if one_by_one else None
 
 
-def keep(folder: pathlib.Path, manifest: Manifest, report: EvidenceReport) -> None:
-    """Write evidence beside the bundle's files, whole or not at all.
+def store_evidence(
+    folder: pathlib.Path, manifest: Manifest, report: EvidenceReport
+) -> None:
+    """Write evidence into the bundle, atomically.
 
-    A quick look takes the place of a whole one only where it found a fault.
+    A partial check replaces a complete one only if it found a fault.
+
+    Raises:
+        BundleError: the bundle cannot be written.
     """
-    place = folder / bundles.EVIDENCE
-    letters = "".join(
-        letter if letter.isalnum() or letter in "-_." else "-" for letter in report.host
-    )
-    path = place / f"{letters[:100]}-{digest(report.host)[:8]}.json"
     if report.partial and report.verdict != "fail":
-        known = next(
-            (row for row in kept(folder, manifest) if row.host == report.host), None
-        )
-        if known is not None and not known.partial:
+        stored = read_evidence(folder, manifest)
+        if any(each.host == report.host and not each.partial for each in stored):
             return
+    place = folder / bundles.EVIDENCE
+    text = json.dumps(report.model_dump(mode="json"), indent=1, allow_nan=False)
     try:
         if place.is_symlink():
             raise BundleError(
-                f"{place} is a link to somewhere else.",
+                f"{place} is a symbolic link.",
                 fix="copy the bundle to a folder of your own, without it",
             )
         place.mkdir(exist_ok=True)
-        write_text(
-            path,
-            json.dumps(report.model_dump(mode="json"), indent=1, allow_nan=False) + "\n",
-        )
+        write_text(place / _file_name(report.host), text + "\n")
     except OSError as problem:
         raise BundleError(
             f"{place} cannot be written: {problem.strerror}.",
@@ -243,6 +235,11 @@ def keep(folder: pathlib.Path, manifest: Manifest, report: EvidenceReport) -> No
         ) from problem
 
 
+def _file_name(host: str) -> str:
+    safe = "".join(each if each.isalnum() or each in "-_." else "-" for each in host)
+    return f"{safe[:100]}-{digest(host)[:8]}.json"
+
+
 def now() -> str:
-    """The time, to the second, in UTC."""
+    """The time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,5 +1,6 @@
-"""The folder a user takes away: a folder a target with the winner's files and manifest, and
-report.json last of all.
+"""The results folder: a folder for each target, and ``report.json`` last.
+
+Also what the results depend on: this machine, and the versions of packages.
 """
 
 import functools
@@ -13,33 +14,38 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact
-from edgekit.bundles.bundle import EVIDENCE, MANIFEST, Proof, add
+from edgekit.bundles.bundle import EVIDENCE, MANIFEST, BundleContents, add_contents
 from edgekit.cache import digest, make_folder, sync_folder, write_text, writing
 from edgekit.errors import CacheError
 from edgekit.report import FILE_NAME, ArtifactReport, Report, TargetReport, describe
 
 
 def ship(
-    artifact: Artifact, target: TargetReport, out: pathlib.Path, proof: Proof | None = None
+    artifact: Artifact,
+    target: TargetReport,
+    out: pathlib.Path,
+    contents: BundleContents | None = None,
 ) -> ArtifactReport:
-    """Put a winner's files, what proves them, and the manifest into ``out/<target>``, whole
-    or not at all; its entry with the paths filled in.
+    """Put a winner's files, the bundle's contents and the manifest into ``out/<target>``.
 
-    Evidence that other hosts gave for the same artifact stays.
+    The folder is replaced atomically: on failure the old one stays. Evidence that other
+    hosts measured for the same artifact is kept.
+
+    Returns the artifact's entry for the report, with the paths of its files.
     """
-    final, partial = out / target.name, out / f".{target.name}.{uuid.uuid4().hex}.partial"
-    entry = placed(describe(artifact), artifact, target.name)
+    final = out / target.name
+    partial = out / f".{target.name}.{uuid.uuid4().hex}.partial"
+    entry = relocate(describe(artifact), artifact, target.name)
     with writing(out):
         partial.mkdir(parents=True)
         try:
-            for part in artifact.parts:
-                for file in part.files.values():
-                    shutil.copyfile(artifact.folder / file.path, partial / file.path)
-            facts = (
-                None
-                if proof is None
-                else add(proof, artifact, partial).model_dump(mode="json", by_alias=True)
-            )
+            _copy_files(artifact, partial)
+            facts = None
+            if contents is not None:
+                added = add_contents(contents, artifact, partial)
+                facts = added.model_dump(mode="json", by_alias=True)
+            if _shipped_key(final) == artifact.key and (final / EVIDENCE).is_dir():
+                shutil.copytree(final / EVIDENCE, partial / EVIDENCE)
             manifest = {
                 "target": target.name,
                 "format": artifact.format,
@@ -48,8 +54,6 @@ def ship(
                 **entry.model_dump(mode="json"),
                 "bundle": facts,
             }
-            if _shipped_key(final) == artifact.key and (final / EVIDENCE).is_dir():
-                shutil.copytree(final / EVIDENCE, partial / EVIDENCE)
             write_text(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
             _replace(partial, final)
         finally:
@@ -57,30 +61,35 @@ def ship(
     return entry
 
 
-def placed(entry: ArtifactReport, artifact: Artifact, folder: str) -> ArtifactReport:
-    """An artifact's entry with the path of each file, inside the results."""
-    files = tuple(
-        file.model_copy(
-            update={"path": f"{folder}/{artifact.part(file.part).files[file.role].path}"}
-        )
-        for file in entry.files
-    )
-    return entry.model_copy(update={"files": files})
+def _copy_files(artifact: Artifact, folder: pathlib.Path) -> None:
+    for part in artifact.parts:
+        for file in part.files.values():
+            shutil.copyfile(artifact.folder / file.path, folder / file.path)
+
+
+def relocate(entry: ArtifactReport, artifact: Artifact, folder: str) -> ArtifactReport:
+    """An artifact's entry with the path of each file in a folder of the results."""
+    files = []
+    for file in entry.files:
+        name = artifact.part(file.part).files[file.role].path
+        files.append(file.model_copy(update={"path": f"{folder}/{name}"}))
+    return entry.model_copy(update={"files": tuple(files)})
 
 
 def prepare(out: pathlib.Path) -> None:
-    """Make a results folder ready: no old report beside new files, and nothing left of a
-    killed run.
-    """
+    """Remove the old report, and what a killed run left behind."""
     with writing(out):
         (out / FILE_NAME).unlink(missing_ok=True)
-        for left in (*out.glob(".*.partial"), *out.glob(".*.old")):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (*out.glob(".*.partial"), *out.glob(".*.old")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def require_usable(out: pathlib.Path, targets: Sequence[str]) -> None:
-    """Raise CacheError, before any work, where the results could not be written or would
-    take the place of someone's folder.
+    """Check, before any work, that the results can be written.
+
+    Raises:
+        CacheError: ``out`` cannot be written, or has a folder that edgekit did not create
+            where a target's files would go.
     """
     make_folder(out)
     with writing(out):
@@ -89,7 +98,8 @@ def require_usable(out: pathlib.Path, targets: Sequence[str]) -> None:
     for name in targets:
         if (out / name).exists() and not _shipped_before(out / name, name):
             raise CacheError(
-                f"{out / name} was not made by edgekit, and the files for {name} would take its place.",
+                f"{out / name} was not created by edgekit, and the files for {name} would "
+                "replace it.",
                 fix="give another folder with --out",
             )
 
@@ -107,7 +117,7 @@ def write_report(report: Report, out: pathlib.Path) -> None:
 
 
 def environment(packages: dict[str, str]) -> dict[str, Any]:
-    """The machine and the versions that the numbers were taken with."""
+    """The machine and the versions with which the numbers were taken."""
     return {
         "machine": platform.machine(),
         "processor": processor(),
@@ -120,37 +130,33 @@ def environment(packages: dict[str, str]) -> dict[str, Any]:
 
 @functools.cache
 def machine() -> tuple[str | int | None, ...]:
-    """What a number that was measured here depends on: a cache that is carried to another
-    machine holds none for it.
+    """What identifies this machine in the key of a measurement.
+
+    A cache that is copied to another machine has no measurements for it.
     """
-    flags = next(
-        (line for line in _cpuinfo() if line.startswith(("flags", "Features"))), ""
-    )
+    lines = _cpuinfo()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return platform.machine(), processor(), os.cpu_count(), platform.system(), digest(flags)
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it."""
-    named = next((line for line in _cpuinfo() if line.startswith("model name")), None)
-    return (
-        platform.processor() or "unknown"
-        if named is None
-        else named.partition(":")[2].strip()
-    )
+    """The processor's name, if the system reports it."""
+    line = next((line for line in _cpuinfo() if line.startswith("model name")), None)
+    if line is None:
+        return platform.processor() or "unknown"
+    return line.partition(":")[2].strip()
 
 
 def _cpuinfo() -> list[str]:
-    """What Linux tells of the processor; nothing elsewhere."""
+    """What Linux reports about the processor; empty on other systems."""
     info = pathlib.Path("/proc/cpuinfo")
-    return (
-        info.read_text(encoding="utf-8", errors="replace").splitlines()
-        if info.is_file()
-        else []
-    )
+    if not info.is_file():
+        return []
+    return info.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _shipped_before(folder: pathlib.Path, target: str) -> bool:
-    """True where edgekit has shipped this target into this folder."""
+    """True if edgekit has shipped this target into this folder."""
     return _manifest(folder).get("target") == target
 
 
@@ -159,7 +165,7 @@ def _shipped_key(folder: pathlib.Path) -> str | None:
 
 
 def _manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """What an earlier run has written of a shipped folder; nothing where there is none."""
+    """The manifest that an earlier run wrote to a shipped folder; empty if there is none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -168,9 +174,7 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _replace(partial: pathlib.Path, final: pathlib.Path) -> None:
-    """Put a folder in the place of another in two moves; the old one is removed after the
-    new one stands.
-    """
+    """Replace a folder in two moves; the old one is removed after the new one is there."""
     old = partial.with_suffix(".old")
     if final.exists():
         final.rename(old)

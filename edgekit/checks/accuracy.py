@@ -1,5 +1,5 @@
-"""How often a candidate is right, what it loses against its reference on the same samples,
-and how often both agree.
+"""How often a candidate is correct, what it loses compared with its reference on the same
+samples, and how often both predict the same.
 """
 
 import dataclasses
@@ -22,161 +22,183 @@ from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.task import Split, Task
 
 if TYPE_CHECKING:
-    import numpy.typing
-
-    Array = numpy.typing.NDArray[Any]
+    from edgekit.arrays import Array
 
 Metric = str | Callable[..., Any]
-#: What the interval of each measurement is, told in ``how``.
-WILSON, STUDENT = "Wilson score interval", "Student's interval"
-AGRESTI_MIN, BOOTSTRAP = "paired, Agresti-Min interval", "paired, bootstrap interval"
+#: The kind of each interval, for ``how``.
+WILSON = "Wilson score interval"
+STUDENT = "Student's interval"
+AGRESTI_MIN = "paired, Agresti-Min interval"
+BOOTSTRAP = "paired, bootstrap interval"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
-    """What a runner gave for the samples of a split, and each sample's score."""
+class ScoredOutputs:
+    """The outputs of a runner for the samples of a split, and each sample's score."""
 
     outputs: Mapping[str, "Array"]
+    #: float64 [samples]
     scores: "Array"
     where: str
 
-    def take(self, count: int) -> "Answers":
-        """The first ``count`` samples."""
-        return Answers(
-            {name: array[:count] for name, array in self.outputs.items()},
-            self.scores[:count],
-            self.where,
-        )
+    def take(self, count: int) -> "ScoredOutputs":
+        """Return the first ``count`` samples."""
+        first = {name: array[:count] for name, array in self.outputs.items()}
+        return ScoredOutputs(first, self.scores[:count], self.where)
 
 
-def answer(runner: Runner, split: Split, metric: Metric) -> Answers:
+def score_runner(runner: Runner, split: Split, metric: Metric) -> ScoredOutputs:
     """Run a split once and score it.
 
-    Raises TaskError where the split has no labels or the metric does not fit.
+    Raises TaskError if the split has no labels or the metric does not fit, RunnerError as
+    ``run_split`` does.
     """
     if split.labels is None:
         raise TaskError(
-            "Samples without labels cannot be scored.", fix="take the test split"
+            "Samples without labels cannot be scored.", fix="use the test split"
         )
-    return scored(outputs_of(runner, split), split, metric, runner.where)
+    return score_outputs(run_split(runner, split), split, metric, runner.where)
 
 
-def outputs_of(runner: Runner, split: Split) -> Mapping[str, "Array"]:
-    """Run a split once, or raise RunnerError where the outputs are not one row a sample."""
-    outputs, n = runner.infer(split.inputs), len(split)
+def run_split(runner: Runner, split: Split) -> Mapping[str, "Array"]:
+    """Run a split once; raise RunnerError unless every output has one row per sample."""
+    outputs = runner.infer(split.inputs)
+    n = len(split)
     wrong = {
         name: list(array.shape)
         for name, array in outputs.items()
         if array.shape[:1] != (n,)
     }
     if wrong or not outputs:
-        said = f"{runner.where}: the outputs are not one row for each of {n} samples: {wrong or 'none'}."
-        raise RunnerError(said, fix="export the model with the sample axis first")
+        raise RunnerError(
+            f"{runner.where}: expected outputs with one row for each of {n} samples, got"
+            f" {wrong or 'none'}.",
+            fix="export the model with the sample axis first",
+        )
     return outputs
 
 
-def scored(
+def score_outputs(
     outputs: Mapping[str, "Array"], split: Split, metric: Metric, where: str
-) -> Answers:
-    """Outputs for the samples of a split with their scores.
+) -> ScoredOutputs:
+    """Score the outputs for the samples of a split that has labels.
 
-    Raises TaskError where the metric does not fit.
+    Raises TaskError if the metric does not fit.
     """
     assert split.labels is not None
-    return Answers(outputs, scores(outputs, split.labels, metric), where)
+    return ScoredOutputs(outputs, scores(outputs, split.labels, metric), where)
 
 
 def check(candidate: Runner, reference: Runner, task: Task) -> list[Measurement]:
-    """accuracy, accuracy_drop and agreement of the candidate on the task's test data."""
+    """Measure accuracy, accuracy_drop and agreement of the candidate on the test data."""
     split = task.need("test", "accuracy")
     return measure(
-        answer(candidate, split, task.metric),
-        answer(reference, split, task.metric),
+        score_runner(candidate, split, task.metric),
+        score_runner(reference, split, task.metric),
         task.metric,
     )
 
 
-def measure(candidate: Answers, reference: Answers, metric: Metric) -> list[Measurement]:
-    """accuracy, accuracy_drop and agreement from answers to the same samples in the same
-    order.
+def measure(
+    candidate: ScoredOutputs, reference: ScoredOutputs, metric: Metric
+) -> list[Measurement]:
+    """Measure accuracy, accuracy_drop and agreement from the same samples in the same order.
 
-    ``agreement`` is left out where the output is no class score (see ``predictions``).
+    ``agreement`` is left out if the output has no predictions (see ``predictions``). Raises
+    RunnerError if the numbers of samples differ.
     """
     if len(candidate.scores) != len(reference.scores):
         raise RunnerError(
-            f"{len(candidate.scores)} answers cannot be paired with {len(reference.scores)}.",
+            f"Cannot pair {len(candidate.scores)} samples with {len(reference.scores)}.",
             fix="run both on the same samples",
         )
-    found = [accuracy(candidate, metric), accuracy_drop(candidate, reference, metric)]
-    agreed = agreement(candidate, reference, metric)
-    return found if agreed is None else [*found, agreed]
+    measurements = [
+        accuracy(candidate, metric),
+        accuracy_drop(candidate, reference, metric),
+    ]
+    same = agreement(candidate, reference, metric)
+    return measurements if same is None else [*measurements, same]
 
 
-def accuracy(answers: Answers, metric: Metric) -> Measurement:
-    """The mean score with its 95 % interval."""
-    values, unit = answers.scores, metric_name(metric)
-    interval, how = _mean(values)
+def accuracy(scored: ScoredOutputs, metric: Metric) -> Measurement:
+    """Return the mean score with its 95 % interval."""
+    name = metric_name(metric)
+    interval, kind = _mean_interval(scored.scores)
     return _measurement(
         "accuracy",
-        float(values.mean()),
-        interval,
-        (unit, answers, f"mean {unit} of {len(values)} test samples; {how}"),
+        (float(scored.scores.mean()), interval),
+        scored,
+        unit=name,
+        how=f"mean {name} of {len(scored.scores)} test samples; {kind}",
     )
 
 
-def accuracy_drop(candidate: Answers, reference: Answers, metric: Metric) -> Measurement:
-    """What the candidate loses: mean score of the reference minus the candidate's, on the
-    same samples, with its interval.
+def accuracy_drop(
+    candidate: ScoredOutputs, reference: ScoredOutputs, metric: Metric
+) -> Measurement:
+    """Return the mean score of the reference minus that of the candidate on the same samples,
+    with its 95 % interval.
     """
-    theirs, ours, unit = reference.scores, candidate.scores, metric_name(metric)
+    theirs = reference.scores
+    ours = candidate.scores
     interval: Interval | None
     if _is_binary(theirs) and _is_binary(ours):
-        interval, how = paired_share_difference(theirs, ours), AGRESTI_MIN
+        interval = paired_share_difference(theirs, ours)
+        kind = AGRESTI_MIN
     else:
-        interval, how = paired_mean_difference(theirs, ours), BOOTSTRAP
-    drop = float(theirs.mean() - ours.mean())
-    said = f"against {reference.where}, {len(ours)} test samples; {how}"
+        interval = paired_mean_difference(theirs, ours)
+        kind = BOOTSTRAP
     detail = {
         "reference": float(theirs.mean()),
         "worse": int((ours < theirs).sum()),
         "better": int((ours > theirs).sum()),
     }
-    return _measurement("accuracy_drop", drop, interval, (unit, candidate, said), detail)
-
-
-def agreement(candidate: Answers, reference: Answers, metric: Metric) -> Measurement | None:
-    """The share of samples with the same prediction, whatever the label; None where there
-    are no predictions to compare.
-
-    A sample with several predictions (pixels, labels) counts with the share that is the
-    same.
-    """
-    ours, theirs = predictions(candidate, metric), predictions(reference, metric)
-    if ours is None or theirs is None or ours.shape != theirs.shape:
-        return None
-    # A prediction of -1 stands for NaN, which agrees with nothing.
-    same = ((ours == theirs) & (ours >= 0)).reshape(len(ours), -1).mean(axis=1)
-    interval, how = _mean(same)
-    said = f"same prediction as {reference.where}, {len(same)} test samples; {how}"
     return _measurement(
-        "agreement",
-        float(same.mean()),
-        interval,
-        ("share", candidate, said),
-        {"different": int((same < 1).sum())},
+        "accuracy_drop",
+        (float(theirs.mean() - ours.mean()), interval),
+        candidate,
+        unit=metric_name(metric),
+        how=f"compared with {reference.where}, {len(ours)} test samples; {kind}",
+        detail=detail,
     )
 
 
-def predictions(answers: Answers, metric: Metric) -> "Array | None":
-    """What the answers predict, as integers: the class (axis 1) for top1 and top5, the sign
-    for binary_accuracy.
+def agreement(
+    candidate: ScoredOutputs, reference: ScoredOutputs, metric: Metric
+) -> Measurement | None:
+    """Return the share of samples with the same prediction, whatever the label; None if there
+    are no predictions to compare.
 
-    -1 where an output is NaN. None for any other metric: real outputs have no prediction
-    that could be the same.
+    A sample with several predictions (pixels, labels) counts with the share that is the same.
+    """
+    ours = predictions(candidate, metric)
+    theirs = predictions(reference, metric)
+    if ours is None or theirs is None or ours.shape != theirs.shape:
+        return None
+    # A prediction of -1 stands for NaN, which agrees with nothing.
+    equal = (ours == theirs) & (ours >= 0)
+    shares = equal.reshape(len(ours), -1).mean(axis=1)
+    interval, kind = _mean_interval(shares)
+    return _measurement(
+        "agreement",
+        (float(shares.mean()), interval),
+        candidate,
+        unit="share",
+        how=f"same prediction as {reference.where}, {len(shares)} test samples; {kind}",
+        detail={"different": int((shares < 1).sum())},
+    )
+
+
+def predictions(scored: ScoredOutputs, metric: Metric) -> "Array | None":
+    """Return the predictions as integers: the class (axis 1) for top1 and top5, the sign for
+    binary_accuracy.
+
+    -1 if an output is NaN. None for any other metric: real outputs have no prediction that
+    could be the same.
     """
     if metric not in ("top1", "top5", "binary_accuracy"):
         return None
-    output = single(answers.outputs)
+    output = single(scored.outputs)
     if metric == "binary_accuracy":
         return numpy.where(numpy.isnan(output), -1, (output > 0).astype("int64"))
     return numpy.where(numpy.isnan(output).any(axis=1), -1, output.argmax(axis=1))
@@ -186,8 +208,8 @@ def _is_binary(values: "Array") -> bool:
     return bool(((values == 0) | (values == 1)).all())
 
 
-def _mean(values: "Array") -> tuple[Interval | None, str]:
-    """The interval of a mean, and its name."""
+def _mean_interval(values: "Array") -> tuple[Interval | None, str]:
+    """The interval of a mean, and its kind."""
     if _is_binary(values):
         return share_interval(int(values.sum()), len(values)), WILSON
     return mean_interval(values), STUDENT
@@ -195,26 +217,28 @@ def _mean(values: "Array") -> tuple[Interval | None, str]:
 
 def _measurement(
     name: MeasurementName,
-    value: float,
-    interval: Interval | None,
-    said: tuple[str, Answers, str],
+    estimate: tuple[float, Interval | None],
+    scored: ScoredOutputs,
+    *,
+    unit: str,
+    how: str,
     detail: Mapping[str, Any] | None = None,
 ) -> Measurement:
-    """The measurement, or an unmeasured one where there is no interval: without one no gate
-    can be judged.
+    """The measurement, or an unmeasured one if there is no interval: without one no gate can be
+    judged.
     """
-    unit, answers, how = said
-    n, where = len(answers.scores), answers.where
+    value, interval = estimate
     if interval is None:
-        return unmeasured(name, unit, where, "one sample with a real score has no interval")
+        reason = "one sample with a real score has no interval"
+        return unmeasured(name, unit, scored.where, reason)
     return Measurement(
         name=name,
         value=value,
         low=interval[0],
         high=interval[1],
         unit=unit,
-        n=n,
-        where=where,
+        n=len(scored.scores),
+        where=scored.where,
         how=how,
         detail=dict(detail or {}),
     )

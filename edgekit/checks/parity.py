@@ -1,5 +1,5 @@
-"""Whether a file computes what the network computes: the largest difference, in steps of
-the output's quantization.
+"""Whether a file computes what the network computes: the largest difference, in steps of the
+output's quantization.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,15 +9,13 @@ import numpy
 
 from edgekit.artifact import Artifact
 from edgekit.contracts import Runner
+from edgekit.device_worker.judging import find_fault, largest_difference
 from edgekit.errors import ModelError, TaskError
-from edgekit.measurement import Measurement, Verdict
+from edgekit.measurement import Measurement
 from edgekit.signature import TensorSpec
 
 if TYPE_CHECKING:
-    import numpy.typing
-
-    Array = numpy.typing.NDArray[Any]
-    Feeds = Mapping[str, Array]
+    from edgekit.arrays import Array, Feeds
 
 #: Both are run, on different samples: a file can be right for one sample and wrong for
 #: several, or the other way round.
@@ -33,163 +31,96 @@ def check(
     tolerance: float,
     scales: Mapping[str, float] | None = None,
 ) -> Measurement:
-    """The largest difference of any output on 1 and on 5 samples; pass where it is at most
-    ``tolerance`` steps.
+    """Measure the largest difference of any output on 1 and on 5 samples; it passes if it is at
+    most ``tolerance`` steps.
 
     ``inputs`` are the task's own (6 samples or more), ``outputs`` the candidate's output
-    specs. One step is the scale of a quantized output, else its entry in ``scales`` (the
-    scale of its last Q/DQ pair), else 1/255 of the range of the reference's output on all
-    these samples. Outputs that are missing, of another shape, or not finite fail.
+    specs. One step is the scale of a quantized output, else its entry in ``scales`` (the scale
+    of its last Q/DQ pair), else 1/255 of the range of the reference's output on all these
+    samples. Outputs that are missing, of another shape, or not finite fail. Raises TaskError
+    for too few samples, ModelError if the reference itself is not usable.
     """
-    need = sum(BATCHES)
-    if any(len(array) < need for array in inputs.values()):
-        raise TaskError(f"Parity needs {need} samples.", fix="give the task more test data")
-    ours, theirs = (
-        [runner.infer(feeds) for feeds in _batches(inputs)]
-        for runner in (candidate, reference)
-    )
-    said = f"against {reference.where}, batches of {' and '.join(map(str, BATCHES))}"
-    wrong = next(
-        (
-            fault
-            for mine, other in zip(ours, theirs, strict=True)
-            if (fault := _fault(mine, other, outputs))
-        ),
-        None,
-    )
-    if wrong is not None:
-        how = f"{said}: {wrong}"
+    needed = sum(BATCHES)
+    if any(len(array) < needed for array in inputs.values()):
+        raise TaskError(
+            f"Parity needs {needed} samples.", fix="give the task more test data"
+        )
+    ours = [candidate.infer(feeds) for feeds in _batches(inputs)]
+    theirs = [reference.infer(feeds) for feeds in _batches(inputs)]
+    batches = " and ".join(map(str, BATCHES))
+    context = f"compared with {reference.where}, batches of {batches}"
+    fault = _first_fault(ours, theirs, outputs)
+    if fault is not None:
         return Measurement(
             name="parity",
             value=None,
             unit=UNIT,
-            n=need,
+            n=needed,
             where=candidate.where,
-            how=how,
+            how=f"{context}: {fault}",
             verdict="fail",
-            detail={"fault": wrong},
+            detail={"fault": fault},
         )
     scales = scales or {}
-    steps = {
-        spec.name: step_of(
-            spec, scales.get(spec.name), [other[spec.name] for other in theirs]
-        )
-        for spec in outputs
+    steps = _steps(outputs, scales, theirs)
+    differences = {
+        f"batch {batch}": _largest_in_steps(ours[k], theirs[k], steps)
+        for k, batch in enumerate(BATCHES)
     }
-    found = {
-        f"batch {batch}": max(
-            _largest(mine[name], other[name]) / size for name, size in steps.items()
-        )
-        for batch, mine, other in zip(BATCHES, ours, theirs, strict=True)
-    }
-    value = max(found.values())
-    detail = {**found, "step": steps, "tolerance": tolerance}
-    how = f"largest difference {said}; a step is {_source(outputs, scales)}"
-    verdict: Verdict = "pass" if value <= tolerance else "fail"
+    value = max(differences.values())
     return Measurement(
         name="parity",
         value=value,
         unit=UNIT,
-        n=need,
+        n=needed,
         where=candidate.where,
-        how=how,
-        verdict=verdict,
-        detail=detail,
+        how=f"largest difference {context}; a step is {_step_source(outputs, scales)}",
+        verdict="pass" if value <= tolerance else "fail",
+        detail={**differences, "step": steps, "tolerance": tolerance},
     )
 
 
-def own_error(
+def quantization_error(
     quantized: Runner,
     original: Runner,
     inputs: "Feeds",
     outputs: Sequence[TensorSpec],
     scales: Mapping[str, float],
 ) -> float:
-    """How far a quantized network is from its float one on the samples of ``check``, in the
-    same steps.
+    """Return the distance of a quantized network from its float one on the samples of
+    ``check``, in the same steps; 0 if they cannot be compared.
 
-    A deep network can turn one flipped rounding into many steps. A file that is nearer to
-    its simulation than the simulation is to float computes the same thing as far as can be
-    told; what it is worth is then for the accuracy to say.
+    A deep network can turn one flipped rounding into many steps. A file that is nearer to its
+    simulation than the simulation is to float computes the same, as far as can be
+    distinguished; the accuracy then decides what it is worth.
     """
-    ours, theirs = (
-        [runner.infer(feeds) for feeds in _batches(inputs)]
-        for runner in (quantized, original)
-    )
-    if any(_fault(mine, other, outputs) for mine, other in zip(ours, theirs, strict=True)):
+    ours = [quantized.infer(feeds) for feeds in _batches(inputs)]
+    theirs = [original.infer(feeds) for feeds in _batches(inputs)]
+    if _first_fault(ours, theirs, outputs) is not None:
         return 0.0
-    steps = {
-        spec.name: step_of(spec, scales.get(spec.name), [mine[spec.name] for mine in ours])
-        for spec in outputs
-    }
+    steps = _steps(outputs, scales, ours)
     return max(
-        _largest(mine[name], other[name]) / size
+        _largest_in_steps(mine, other, steps)
         for mine, other in zip(ours, theirs, strict=True)
-        for name, size in steps.items()
-    )
-
-
-def _batches(inputs: "Feeds") -> Iterator["Feeds"]:
-    start = 0
-    for batch in BATCHES:
-        yield {name: array[start : start + batch] for name, array in inputs.items()}
-        start += batch
-
-
-def _fault(ours: "Feeds", theirs: "Feeds", outputs: Sequence[TensorSpec]) -> str | None:
-    """Why the outputs cannot even be compared, or None."""
-    for spec in outputs:
-        if spec.name not in theirs:
-            raise ModelError(
-                f"The reference has no output {spec.name!r}, only {', '.join(theirs)}.",
-                fix="compare runners of the same model",
-            )
-        other = theirs[spec.name]
-        if numpy.isnan(other).any():
-            raise ModelError(
-                f"The network itself gives NaN for {spec.name!r}.",
-                fix="train it again, or look for a division by zero",
-            )
-        if spec.name not in ours:
-            return f"there is no output {spec.name!r}"
-        mine = ours[spec.name]
-        if mine.shape != other.shape:
-            return f"{spec.name} has shape {list(mine.shape)}, not {list(other.shape)}"
-        if not (numpy.isfinite(mine) | (mine == other)).all():
-            return f"{spec.name} is not finite"
-    return None
-
-
-def _largest(ours: "Array", theirs: "Array") -> float:
-    """The largest difference; equal infinities (of a mask) differ by nothing."""
-    compared = ours != theirs
-    if not compared.any():
-        return 0.0
-    return float(
-        numpy.abs(
-            ours[compared].astype("float64") - theirs[compared].astype("float64")
-        ).max()
     )
 
 
 def output_steps(quantized: Artifact) -> dict[str, float]:
-    """The scale with which each output of a quantized network leaves; empty for a float
-    network.
+    """Return the scale with which each output of a quantized network is quantized; empty for
+    a float network.
     """
-    told: Mapping[str, Any] = quantized.notes.get("parts", {})
+    notes: Mapping[str, Any] = quantized.notes.get("parts", {})
     steps: dict[str, float] = {}
     for part in quantized.parts:
-        scales = told.get(part.name, {}).get("output_scales", ())
-        steps |= {
-            spec.name: scale
-            for spec, scale in zip(part.signature.outputs, scales, strict=False)
-            if scale is not None
-        }
+        scales = notes.get(part.name, {}).get("output_scales", ())
+        for spec, scale in zip(part.signature.outputs, scales, strict=False):
+            if scale is not None:
+                steps[spec.name] = scale
     return steps
 
 
 def step_of(spec: TensorSpec, step: float | None, values: Sequence["Array"]) -> float:
-    """One step of an output: its scale where the file quantizes it, else ``step``, else
+    """Return one step of an output: its scale if the file quantizes it, else ``step``, else
     1/255 of the range of ``values``.
     """
     if spec.quantization is not None:
@@ -200,18 +131,66 @@ def step_of(spec: TensorSpec, step: float | None, values: Sequence["Array"]) -> 
     finite = joined[numpy.isfinite(joined)]
     if finite.size == 0:
         return 1.0
-    # An output that is the same everywhere has no range; its size stands in.
+    # A constant output has no range; its magnitude is used instead.
     return float(numpy.ptp(finite) or numpy.abs(finite).max() or 1.0) / 255
 
 
-def _source(outputs: Sequence[TensorSpec], scales: Mapping[str, float]) -> str:
+def _batches(inputs: "Feeds") -> Iterator["Feeds"]:
+    start = 0
+    for batch in BATCHES:
+        yield {name: array[start : start + batch] for name, array in inputs.items()}
+        start += batch
+
+
+def _steps(
+    outputs: Sequence[TensorSpec], scales: Mapping[str, float], values: Sequence["Feeds"]
+) -> dict[str, float]:
+    return {
+        spec.name: step_of(
+            spec, scales.get(spec.name), [batch[spec.name] for batch in values]
+        )
+        for spec in outputs
+    }
+
+
+def _largest_in_steps(ours: "Feeds", theirs: "Feeds", steps: Mapping[str, float]) -> float:
+    return max(
+        largest_difference(ours[name], theirs[name]) / step for name, step in steps.items()
+    )
+
+
+def _first_fault(
+    ours: Sequence["Feeds"], theirs: Sequence["Feeds"], outputs: Sequence[TensorSpec]
+) -> str | None:
+    """Why the outputs cannot be compared, or None."""
+    for mine, other in zip(ours, theirs, strict=True):
+        _check_reference(other, outputs)
+        fault = find_fault(mine, {spec.name: other[spec.name] for spec in outputs})
+        if fault is not None:
+            return fault
+    return None
+
+
+def _check_reference(reference: "Feeds", outputs: Sequence[TensorSpec]) -> None:
+    for spec in outputs:
+        if spec.name not in reference:
+            raise ModelError(
+                f"The reference has no output {spec.name!r}, only {', '.join(reference)}.",
+                fix="compare runners of the same model",
+            )
+        if numpy.isnan(reference[spec.name]).any():
+            raise ModelError(
+                f"The network itself outputs NaN for {spec.name!r}.",
+                fix="train it again, or look for a division by zero",
+            )
+
+
+def _step_source(outputs: Sequence[TensorSpec], scales: Mapping[str, float]) -> str:
     if all(spec.quantization is not None for spec in outputs):
         return "the scale of the file's output"
     if all(spec.name in scales for spec in outputs):
         return "the scale of the output's last quantization"
-    ranged = "1/255 of the range of the reference's output"
-    return (
-        f"the scale of the output's last quantization where it has one, else {ranged}"
-        if scales
-        else ranged
-    )
+    share = "1/255 of the range of the reference's output"
+    if scales:
+        return f"the scale of the output's last quantization if it has one, else {share}"
+    return share

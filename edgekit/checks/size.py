@@ -1,4 +1,4 @@
-"""How large the shipped files are."""
+"""The sizes of the shipped files."""
 
 from edgekit.artifact import Artifact
 from edgekit.formats import FORMATS
@@ -6,14 +6,14 @@ from edgekit.measurement import Measurement, unmeasured
 
 WHERE = "the file itself"
 HOW = "bytes of the files of every part that the runtime loads"
-UNSEALED = "the artifact is not sealed, so its sizes are not known"
+UNSEALED = "the artifact is not sealed, so its sizes are unknown"
 
 
 def size_bytes(artifact: Artifact) -> Measurement:
-    """The bytes of the files that the runtime loads, of every part."""
+    """Return the bytes of the files that the runtime loads, of every part."""
     if artifact.size_bytes == 0:
         return unmeasured("size_bytes", "bytes", WHERE, UNSEALED)
-    # An engine also holds its kernels' text, so its own size says nothing about the
+    # An engine also holds its kernels' text, so its own size does not measure the
     # compressed network.
     record = FORMATS.get(artifact.format)
     how = HOW
@@ -25,7 +25,7 @@ def size_bytes(artifact: Artifact) -> Measurement:
 
 
 def size_ratio(reference: Artifact, candidate: Artifact) -> Measurement:
-    """How many times smaller the candidate is than the reference."""
+    """Return how many times smaller the candidate is than the reference."""
     if reference.size_bytes == 0 or candidate.size_bytes == 0:
         return unmeasured("size_ratio", "x", WHERE, UNSEALED)
     how = size_bytes(candidate).how

@@ -1,12 +1,12 @@
 """95 % intervals: of a share, of a mean, of a paired difference, and of a median.
 
-Each function is pure, takes raw numbers and returns ``(low, high)``, or None where the
-numbers are too few to say anything.
+Each function is pure, accepts raw numbers and returns ``(low, high)``, or None if there are
+too few of them.
 """
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy
 import scipy.stats
@@ -22,9 +22,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    import numpy.typing
-
-    Array = numpy.typing.NDArray[Any]
+    from edgekit.arrays import Array
 
 Interval = tuple[float, float]
 CONFIDENCE = 0.95
@@ -41,56 +39,49 @@ LARGEST_BLOCK = 10_000_000
 
 
 def share_interval(successes: int, n: int) -> Interval:
-    """The interval of a share: Wilson's score interval.
+    """Return the interval of a share: Wilson's score interval.
 
     ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``  (Wilson 1927, J. Am.
-    Stat. Assoc. 22, 209-212). Holds for 0 and n successes too, where it is one-sided.
+    Stat. Assoc. 22, 209-212). Valid for 0 and n successes too; it is one-sided there.
     """
-    found = scipy.stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    test = scipy.stats.binomtest(successes, n)
+    interval = test.proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: "Array") -> Interval | None:
-    """The interval of a mean of real numbers: Student's.
+    """Return the interval of a mean of real numbers: Student's.
 
     ``mean +- t(n-1) s / sqrt(n)``  (Student 1908, Biometrika 6, 1-25). None for one number.
     """
     n = len(values)
     if n < 2:
         return None
-    half = (
-        float(scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
-        * float(numpy.std(values, ddof=1))
-        / math.sqrt(n)
-    )
     mean = float(numpy.mean(values))
+    error = float(numpy.std(values, ddof=1)) / math.sqrt(n)
+    half = float(scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
     return mean - half, mean + half
 
 
 def paired_mean_difference(
     first: "Array", second: "Array", seed: int = 0
 ) -> Interval | None:
-    """The interval of ``mean(first - second)`` for real scores of the same samples: the
+    """Return the interval of ``mean(first - second)`` for real scores of the same samples: the
     bootstrap with a fixed seed.
 
     Bias-corrected and accelerated (Efron 1987, J. Am. Stat. Assoc. 82, 171-185), percentile
     above 2,000 samples; the differences are resampled, so what both share cancels. Below 30
-    samples the bootstrap is too narrow, and Student's interval of the differences is given.
-    None for one sample; where all differences are equal the interval is that number.
+    samples the bootstrap is too narrow, and Student's interval of the differences is returned.
+    None for one sample; if all differences are equal the interval is that number.
     """
-    differences = numpy.asarray(first, dtype="float64") - numpy.asarray(
-        second, dtype="float64"
-    )
-    n, mean, spread = (
-        len(differences),
-        float(differences.mean()),
-        float(numpy.ptp(differences)),
-    )
+    differences = numpy.asarray(first, "float64") - numpy.asarray(second, "float64")
+    n = len(differences)
+    mean = float(differences.mean())
+    spread = float(numpy.ptp(differences))
     if n < SMALLEST_BOOTSTRAP:
         return mean_interval(differences)
-    if spread <= ROUNDING * float(
-        numpy.max(numpy.abs(differences))
-    ):  # BCa would divide by zero.
+    largest = float(numpy.max(numpy.abs(differences)))
+    if spread <= ROUNDING * largest:  # BCa would divide by zero.
         return mean, mean
     scaled = (differences - mean) / spread
     low, high = _bootstrap(scaled, "BCa" if n <= LARGEST_BCA else "percentile", seed)
@@ -101,10 +92,10 @@ def paired_mean_difference(
 
 def _bootstrap(values: "Array", method: str, seed: int) -> Interval:
     with warnings.catch_warnings():
-        # Where the correction cannot be computed scipy warns and gives NaN; the percentile
-        # interval can always be.
+        # If the correction cannot be computed scipy warns and returns NaN; the percentile
+        # interval can always be computed.
         warnings.filterwarnings("ignore", category=scipy.stats.DegenerateDataWarning)
-        found = scipy.stats.bootstrap(
+        result = scipy.stats.bootstrap(
             (values,),
             numpy.mean,
             confidence_level=CONFIDENCE,
@@ -112,8 +103,9 @@ def _bootstrap(values: "Array", method: str, seed: int) -> Interval:
             method=method,
             batch=max(1, LARGEST_BLOCK // len(values)),
             rng=numpy.random.default_rng(seed),
-        ).confidence_interval
-    low, high = float(found.low), float(found.high)
-    return (
-        (low, high) if math.isfinite(low + high) else _bootstrap(values, "percentile", seed)
-    )
+        )
+    low = float(result.confidence_interval.low)
+    high = float(result.confidence_interval.high)
+    if math.isfinite(low + high):
+        return low, high
+    return _bootstrap(values, "percentile", seed)

@@ -13,11 +13,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 import edgekit
-from edgekit import cache, registry
-from edgekit import catalog
+from edgekit import cache, catalog, registry
 from edgekit.cli import hosts, output
-from edgekit.cli.overrides import find_target
 from edgekit.formats import FORMATS
+from edgekit.pipeline.request import find_target
 from edgekit.registry import Registry
 from edgekit.target import Target
 

@@ -14,7 +14,7 @@ from edgekit.errors import EdgekitError
 from edgekit.estimates import table as latency_table
 from edgekit.formats.record import Implementation
 from edgekit.registry import Registry
-from edgekit.rendering import words
+from edgekit.rendering import formatting
 
 if TYPE_CHECKING:
     from edgekit.estimates.estimate import Estimate
@@ -66,18 +66,18 @@ def estimate(file: pathlib.Path, device: str, *, rows: bool, as_json: bool) -> N
     if as_json:
         output.show_json(_data(file, table, found))
         return
-    says = words.Wording(share=False)
+    fmt = formatting.NumberFormat(share=False)
     measured = found.measurement()
     bound = "at least " if found.unknown else ""
     output.show(
         Text.assemble(
             (file.name, "bold"),
-            f"  {bound}{says.bracketed(measured)}, of which the call itself {says.number('latency_ms', found.call_ms)}",
+            f"  {bound}{fmt.bracketed(measured)}, of which the call itself {fmt.number('latency_ms', found.call_ms)}",
         ),
         Text(found.provenance),
         Text(f"{table.where}; {table.machine} {table.system}".rstrip(), "dim"),
         Text(),
-        _lines(found, says, rows=rows),
+        _lines(found, fmt, rows=rows),
     )
     if found.unknown:
         listed = ", ".join(f"{kind} {count}" for kind, count in found.unknown.items())
@@ -90,7 +90,7 @@ def estimate(file: pathlib.Path, device: str, *, rows: bool, as_json: bool) -> N
         )
 
 
-def _lines(found: "Estimate", says: words.Wording, *, rows: bool) -> Drawn:
+def _lines(found: "Estimate", fmt: formatting.NumberFormat, *, rows: bool) -> Drawn:
     """The operators with their shares of the time."""
     drawn = output.grid("operator", "computes in")
     for heading in ("MACs", "time", "share"):
@@ -103,7 +103,7 @@ def _lines(found: "Estimate", says: words.Wording, *, rows: bool) -> Drawn:
     )
     for line in lines:
         cost = line.operator.cost
-        time = "unknown" if line.ms is None else says.number("latency_ms", line.ms)
+        time = "unknown" if line.ms is None else fmt.number("latency_ms", line.ms)
         drawn.add_row(
             cost.kind,
             cost.dtype,

@@ -22,7 +22,7 @@ from edgekit.host import HostFile
 from edgekit.hosts import install_dirs, lookup, selftest
 from edgekit.hosts.execution import PACKAGES
 from edgekit.rendering.progress import show_progress
-from edgekit.rendering.words import size
+from edgekit.rendering.formatting import size
 
 
 def _find(name: str) -> dict[str, Any]:

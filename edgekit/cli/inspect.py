@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.cli import output
-from edgekit.cli.overrides import find_target
 from edgekit.contracts import Audit
-from edgekit.formats.inspection import format_of, inspect_file
-from edgekit.rendering import words
+from edgekit.formats.inspection import format_of, inspect_file, loaded_bytes
+from edgekit.measurement import QUANTITIES
+from edgekit.pipeline.request import find_target
+from edgekit.rendering import formatting
 
 
 @click.command()
@@ -47,7 +48,7 @@ def _data(file: pathlib.Path, format: str, audit: Audit) -> dict[str, Any]:
     return {
         "file": str(file),
         "format": format,
-        "bytes": file.stat().st_size,
+        "bytes": loaded_bytes(file, format),
         "measurements": [
             measured.model_dump(mode="json") for measured in audit.measurements
         ],
@@ -57,20 +58,20 @@ def _data(file: pathlib.Path, format: str, audit: Audit) -> dict[str, Any]:
 
 
 def _drawn(file: pathlib.Path, format: str, audit: Audit) -> list[RenderableType]:
-    says = words.Wording(share=False)
+    fmt = formatting.NumberFormat(share=False)
     head = Text.assemble(
         (file.name, "bold"),
-        f"  {format}, {words.size(file.stat().st_size)}, {len(audit.rows)} operators",
+        f"  {format}, {formatting.size(loaded_bytes(file, format))}, {len(audit.rows)} operators",
     )
     numbers = output.grid("number", "value", "how")
     for measured in audit.measurements:
         numbers.add_row(
-            words.HEADINGS[measured.name].lower(),
-            says.bracketed(measured),
+            QUANTITIES[measured.name].heading.lower(),
+            fmt.bracketed(measured),
             Text(measured.how, "dim"),
         )
     places = [
-        Text(f"read from {place}", "dim") for place in words.wheres(audit.measurements)
+        Text(f"read from {place}", "dim") for place in summary.places(audit.measurements)
     ]
     warnings = [Text(f"warning: {warning}", "yellow") for warning in audit.warnings]
     return [
@@ -112,6 +113,6 @@ def _operators(rows: Sequence[Mapping[str, Any]]) -> Table:
     drawn = output.grid(*keys)
     for row in rows:
         drawn.add_row(
-            *(Text("" if row.get(key) is None else words.plain(row[key])) for key in keys)
+            *(Text("" if row.get(key) is None else formatting.plain(row[key])) for key in keys)
         )
     return drawn

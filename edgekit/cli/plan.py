@@ -12,9 +12,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from edgekit.cli import output
-from edgekit.cli.overrides import Wanted, recipe_options
-from edgekit.planning.plan import Plan, PlannedTarget
-from edgekit.planning.routes import PlannedCandidate, PlannedStep
+from edgekit.cli.overrides import recipe_options
+from edgekit.pipeline.request import RunRequest
+from edgekit.planning.plan import Plan
+from edgekit.planning.routes import PlannedCandidate, PlannedStep, PlannedTarget
 from edgekit.rendering.words import plain
 
 _INDENT = (0, 0, 0, 2)
@@ -23,12 +24,12 @@ _INDENT = (0, 0, 0, 2)
 @click.command()
 @recipe_options
 @output.as_json_option
-def plan(wanted: Wanted, *, as_json: bool) -> None:
+def plan(request: RunRequest, *, as_json: bool) -> None:
     """Show what 'edgekit run RECIPE' would do, what is missing and what cannot work.
 
     Ends with 1 where there are problems.
     """
-    planned = wanted.plan()
+    planned = request.plan()
     if as_json:
         output.show_json(as_data(planned))
     else:

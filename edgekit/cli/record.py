@@ -14,9 +14,9 @@ from edgekit.cli import output
 from edgekit.errors import HostError
 from edgekit.estimates import table as latency_table
 from edgekit.formats.record import Implementation
-from edgekit.hosts import lookup as reach
+from edgekit.hosts import lookup
 from edgekit.registry import Registry
-from edgekit.rendering import words
+from edgekit.rendering import formatting
 from edgekit.rendering.progress import show_progress
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def record(
     """
     # Threads that wait sleep instead of spinning; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    file = reach.find(host)
+    file = lookup.find_host(host)
     if file.kind == "qemu":
         raise HostError(
             f"Times on {host} say nothing: it is emulated.",
@@ -81,7 +81,7 @@ def record(
         )
     name = f"{file.name}-{format}"
     path = out or latency_table.folder() / f"{name}.json"
-    place = reach.reach(host)
+    place = lookup.open_host(host)
     caches.make_folder(path.parent)
     recorder = RECORDERS.load(format)
     with show_progress() as told:
@@ -99,13 +99,13 @@ def record(
         )
         return
     drawn = output.grid("held-out network", "scheme", "measured", "estimated", "off by")
-    says = words.Wording(share=False)
+    fmt = formatting.NumberFormat(share=False)
     for row in table.held_out:
         lacks = f", {row.unknown} unknown" if row.unknown else ""
         drawn.add_row(
             row.network,
             row.scheme,
-            *(says.number("latency_ms", ns / 1e6) for ns in (row.ns, row.estimated)),
+            *(fmt.number("latency_ms", ns / 1e6) for ns in (row.ns, row.estimated)),
             f"{100 * row.error:.0f} %{lacks}",
         )
     output.show(drawn, Text(), Text(table.provenance))

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import click
 
 from edgekit import cache as caches
+from edgekit.api import execute
 from edgekit.cli import output
-from edgekit.cli.overrides import Wanted, recipe_options
+from edgekit.cli.overrides import recipe_options
 from edgekit.device_worker.rules import EXIT_CODES
-from edgekit.rendering.html import html
-from edgekit.rendering.markdown import markdown
+from edgekit.pipeline.request import RunRequest
 from edgekit.rendering.progress import show_progress
 from edgekit.rendering.table import table
 from edgekit.report import FILE_NAME, Report
@@ -46,7 +46,7 @@ from edgekit.report import FILE_NAME, Report
 )
 @output.as_json_option
 def run(
-    wanted: Wanted,
+    request: RunRequest,
     out: pathlib.Path | None,
     cache: pathlib.Path | None,
     *,
@@ -59,35 +59,31 @@ def run(
     Ends with 0 where every gate holds, 1 where one fails, 3 where a required gate is
     inconclusive or unmeasured.
     """
-    plan = wanted.plan()
+    plan = request.plan()
     plan.require_possible()
     if hosts:
-        from edgekit.hosts.lookup import find
+        from edgekit.hosts.lookup import find_host
 
         for host in hosts:
-            find(host)  # a slip in a name is told before any work
-    # Threads that wait sleep instead of spinning: on a busy machine training is 10 to 20
-    # times faster so. Read when torch is imported.
+            find_host(host)  # typos in names are reported before any work
+    # Waiting threads sleep instead of spinning: training on a busy machine is 10 to 20 times
+    # faster. The variable is read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from edgekit.pipeline import (
-        run as execution,
-    )  # imports torch: only now is it known to be there, and the plan to be sound
+    # Imports numpy and more: only now is the plan known to be possible.
+    from edgekit.pipeline.run import Options
 
     folder = out or pathlib.Path("runs") / plan.recipe.name
-    # What a user's own file prints goes to stderr: stdout is the report's alone (--json
-    # must stay JSON).
-    with show_progress() as told, contextlib.redirect_stdout(sys.stderr):
-        report = execution.run(
-            plan,
-            execution.Options(
-                out=folder,
-                cache=cache or caches.default_root(),
-                progress=told,
-                fresh=fresh,
-                on=tuple(hosts),
-            ),
+    # What a user's own file prints goes to stderr: stdout is the report's alone, so that
+    # --json stays JSON.
+    with show_progress() as progress, contextlib.redirect_stdout(sys.stderr):
+        options = Options(
+            out=folder,
+            cache=cache or caches.default_root(),
+            progress=progress,
+            fresh=fresh,
+            on=tuple(hosts),
         )
-    draw(report, folder)
+        report = execute(plan, options)
     if as_json:
         output.write(report.to_json().rstrip("\n"))
     else:
@@ -102,9 +98,3 @@ def run(
 def _shipped(report: Report) -> str:
     folders = [f"{row.name}{os.sep}" for row in report.targets if row.winner is not None]
     return f"; files to ship in {', '.join(folders)}" if folders else ""
-
-
-def draw(report: Report, folder: pathlib.Path) -> None:
-    """Draw the report beside its JSON, each file whole or not at all."""
-    for name, text in (("report.md", markdown(report)), ("report.html", html(report))):
-        caches.write_text(folder / name, text)

@@ -4,7 +4,7 @@ from typing import Any
 
 from edgekit import catalog
 from edgekit.cli.listing import Listing, listing
-from edgekit.cli.overrides import find_target
+from edgekit.pipeline.request import find_target
 from edgekit.target import Target
 
 

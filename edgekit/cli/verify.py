@@ -11,12 +11,12 @@ from edgekit import report as reports
 from edgekit.bundles import bundle as bundles
 from edgekit.cache import write_text
 from edgekit.cli import output
-from edgekit.cli.run import draw
 from edgekit.device_worker.rules import EXIT_CODES
 from edgekit.errors import BundleError
-from edgekit.hosts.responses import plain
-from edgekit.measurement import Verdict, worst
-from edgekit.rendering import words
+from edgekit.hosts.responses import to_printable
+from edgekit.measurement import QUANTITIES, Verdict, worst
+from edgekit.rendering import formatting
+from edgekit.rendering.files import write_files
 from edgekit.rendering.progress import show_progress
 from edgekit.rendering.table import styled
 from edgekit.report import FILE_NAME, EvidenceReport, TargetReport
@@ -61,10 +61,10 @@ def verify(
     Ends with 0 where all holds, 1 where something fails, 3 where something could not be
     measured.
     """
-    from edgekit.hosts.lookup import find
+    from edgekit.hosts.lookup import find_host
 
     for host in hosts:
-        find(host)  # a slip in a name is told before any work
+        find_host(host)  # a slip in a name is told before any work
     results: dict[pathlib.Path, list[EvidenceReport]] = {
         path: [] for path in _bundles(folder)
     }
@@ -106,7 +106,7 @@ def _read_back(carried: str, results: dict[pathlib.Path, list[EvidenceReport]]) 
         )
     ((folder, rows),) = results.items()
     rows.append(
-        device_evidence.take(
+        device_evidence.import_results(
             folder,
             path,
             name if str(path) == rest and name else device_evidence.default_name(path),
@@ -158,13 +158,13 @@ def _counted(rows: Sequence[EvidenceReport]) -> list[Verdict]:
     A host without a runtime for one of several bundles has said what it can with the
     others.
     """
-    from edgekit.hosts.lookup import split
+    from edgekit.hosts.lookup import split_name
 
-    ran = {split(found.host)[0] for found in rows if not found.skipped}
+    ran = {split_name(found.host)[0] for found in rows if not found.skipped}
     return [
         found.verdict
         for found in rows
-        if not found.skipped or split(found.host)[0] not in ran
+        if not found.skipped or split_name(found.host)[0] not in ran
     ]
 
 
@@ -203,7 +203,7 @@ def _into_report(folder: pathlib.Path) -> None:
         update={"targets": targets, "verdict": worst(row.verdict for row in targets)}
     )
     write_text(path, report.to_json())
-    draw(report, folder.parent)
+    write_files(report, folder.parent)
 
 
 def _is_of(manifest: bundles.Manifest, row: TargetReport, folder: pathlib.Path) -> bool:
@@ -221,16 +221,16 @@ def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[Rendera
             line
             for found in rows
             for line in (
-                Text(f"{plain(folder.name)} on {found.host}", "bold"),
+                Text(f"{to_printable(folder.name)} on {found.host}", "bold"),
                 Text(found.error, "dim"),
                 Text(),
             )
         ]
-    says = words.Wording(share=words.is_share(manifest.facts.metric))
+    fmt = formatting.NumberFormat(share=formatting.is_share(manifest.facts.metric))
     shipped = {row.name: row for row in manifest.facts.shipped}
     for found in rows:
         head = Text.assemble(
-            (plain(f"{manifest.target} ({manifest.scheme}) on {found.host}"), "bold"),
+            (to_printable(f"{manifest.target} ({manifest.scheme}) on {found.host}"), "bold"),
             "  ",
             styled(found.verdict),
         )
@@ -240,11 +240,11 @@ def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[Rendera
             for row in found.measurements:
                 old = shipped.get(row.name)
                 cells = (
-                    words.HEADINGS[row.name].lower(),
-                    says.bracketed(old),
-                    says.bracketed(row),
+                    QUANTITIES[row.name].heading.lower(),
+                    fmt.bracketed(old),
+                    fmt.bracketed(row),
                     row.verdict or "",
-                    plain(row.how, 1000),
+                    to_printable(row.how, 1000),
                 )
                 table.add_row(*cells[:-1], Text(cells[-1], "dim"))
             drawn.append(table)

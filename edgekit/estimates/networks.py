@@ -5,6 +5,7 @@ They become files by edgekit's own steps, so their operators are those of the fi
 ships.
 """
 
+import contextlib
 from collections.abc import Mapping
 
 import numpy
@@ -12,8 +13,9 @@ import numpy
 from edgekit.arrays import Array
 from edgekit.artifact import Artifact, FormatName
 from edgekit.cache import Cache
+from edgekit.errors import ModelError, StepError, TaskError
 from edgekit.estimates import architectures
-from edgekit.pipeline.build import Build, try_follow
+from edgekit.pipeline.build import Build, follow_candidate
 from edgekit.planning.routes import PlannedStep, candidate
 from edgekit.progress import Silent
 from edgekit.target import RUNTIMES, Target
@@ -87,9 +89,8 @@ def build(name: str, format: FormatName, cache: Cache) -> dict[str, Artifact]:
     files = {}
     for scheme in SCHEMES:
         steps = candidate(scheme, target, SAMPLES).steps
-        artifact = try_follow(pipeline, model, start, steps)
-        if isinstance(artifact, Artifact):
-            files[scheme] = artifact
+        with contextlib.suppress(StepError, ModelError, TaskError):
+            files[scheme] = follow_candidate(pipeline, model, start, steps)
     return files
 
 

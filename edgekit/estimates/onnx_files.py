@@ -1,6 +1,4 @@
-"""ONNX files: their operators as ONNX Runtime runs them, and the files that hold only the
-first of them.
-"""
+"""Operators of ONNX files, as ONNX Runtime executes them, and prefixes of ONNX files."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,25 +7,26 @@ import onnx
 
 from edgekit.estimates.operators import Operator, spread, variant
 from edgekit.estimates.table import Cost
+from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx import optimized as onnx_optimized
 from edgekit.signature import TensorSpec
 
 
 def read_all(paths: Sequence[pathlib.Path]) -> list[list[Operator]]:
-    """The operators of each file, as optimized on this machine."""
+    """Read the operators of each file, after ONNX Runtime has optimized it on this machine."""
     return [
-        [_operator(operator) for operator in found.operators]
-        for found in onnx_optimized.optimize_all(paths)
+        [_operator(operator) for operator in optimized.operators]
+        for optimized in onnx_optimized.optimize_all(paths)
     ]
 
 
 def _operator(operator: onnx_optimized.Operator) -> Operator:
-    shape, (read, written, weights) = operator.weights, operator.moved
-    kind = operator.op + (
-        variant(shape[2:], depthwise=operator.groups > 1 and shape[1] == 1)
-        if "Conv" in operator.op and len(shape) == 4
-        else ""
-    )
+    shape = operator.weights
+    read, written, weights = operator.moved
+    kind = operator.op
+    if "Conv" in operator.op and len(shape) == 4:
+        depthwise = operator.groups > 1 and shape[1] == 1
+        kind += variant(shape[2:], depthwise=depthwise)
     cost = Cost(
         kind=kind,
         dtype=operator.dtype,
@@ -40,44 +39,25 @@ def _operator(operator: onnx_optimized.Operator) -> Operator:
 
 
 def cut(
-    path: pathlib.Path, most: int, folder: pathlib.Path
+    path: pathlib.Path, count: int, folder: pathlib.Path
 ) -> list[tuple[pathlib.Path, TensorSpec]]:
-    """At most ``most`` files and their outputs, from the shortest to the whole."""
+    """Write at most ``count`` files that compute the first operators only.
+
+    Returns:
+        Each file with its only output, from the shortest to the complete network.
+    """
     model = onnx.load(str(path))
-    graph, made = model.graph, []
-    known = {
-        value.name: value
-        for value in (
-            *onnx.shape_inference.infer_shapes(model).graph.value_info,
-            *graph.output,
-        )
-    }
-    names = [name for name in _ends(graph, known) if name != graph.output[0].name]
-    for number, name in enumerate([*spread(names, most - 1), graph.output[0].name]):
-        needed, kept = {name}, list[onnx.NodeProto]()
-        for node in reversed(graph.node):
-            if needed.intersection(node.output):
-                kept.insert(0, node)
-                needed.update(node.input)
-        short = onnx.ModelProto()
-        short.CopyFrom(model)
-        del (
-            short.graph.node[:],
-            short.graph.output[:],
-            short.graph.initializer[:],
-            short.graph.value_info[:],
-        )
-        short.graph.node.extend(kept)
-        short.graph.initializer.extend(
-            tensor for tensor in graph.initializer if tensor.name in needed
-        )
-        short.graph.output.append(known[name])
+    last = model.graph.output[0].name
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    values = {value.name: value for value in (*inferred, *model.graph.output)}
+    ends = [name for name in _ends(model.graph, values) if name != last]
+    files = []
+    for number, name in enumerate([*spread(ends, count - 1), last]):
         target = folder / f"{number}.onnx"
-        onnx.save(short, str(target))
-        made.append(
-            (target, TensorSpec(name=name, dtype="float32", dims=_dims(known[name])))
-        )
-    return made
+        onnx.save(onnx_graph.truncate(model, values[name]), str(target))
+        output = TensorSpec(name=name, dtype="float32", dims=_dims(values[name]))
+        files.append((target, output))
+    return files
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
@@ -88,41 +68,33 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     )
 
 
-def _ends(graph: onnx.GraphProto, known: Mapping[str, onnx.ValueInfoProto]) -> list[str]:
-    """Float activations where a file can end and still fuse as the whole does: in an int8
-    file what was just made float again.
+def _ends(graph: onnx.GraphProto, values: Mapping[str, onnx.ValueInfoProto]) -> list[str]:
+    """Float activations at which a file can end and still fuse as the complete one does.
+
+    In an int8 file, those that have just been dequantized.
     """
     readers: dict[str, list[str]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node.op_type)
     computed = {value.name for value in graph.input}
-    found = []
+    ends = []
     for node in graph.node:
         if not computed.intersection(node.input):
-            continue  # made of stored numbers alone
+            continue  # computed from constants only
         computed.update(node.output)
         name = node.output[0]
-        quantized, fused = (
-            "QuantizeLinear" in readers.get(name, ()),
-            readers.get(name) == ["Relu"],
-        )
-        if (
-            name in known
-            and _is_samples(known[name], graph.input[0])
-            and not quantized
-            and not fused
-        ):
-            found.append(name)
-    return found
+        following = readers.get(name, [])
+        if "QuantizeLinear" in following or following == ["Relu"]:
+            continue  # would be quantized or fused in the complete file
+        if name in values and _is_samples(values[name], graph.input[0]):
+            ends.append(name)
+    return ends
 
 
-def _is_samples(value: onnx.ValueInfoProto, given: onnx.ValueInfoProto) -> bool:
-    """Whether a tensor is float and its first axis is that of the samples."""
-    first, other = (
-        value.type.tensor_type.shape.dim[:1],
-        given.type.tensor_type.shape.dim[:1],
-    )
-    return value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and list(
-        first
-    ) == list(other)
+def _is_samples(value: onnx.ValueInfoProto, source: onnx.ValueInfoProto) -> bool:
+    """True if a tensor is float and its first axis is that of the input's samples."""
+    tensor_type = value.type.tensor_type
+    axis = list(tensor_type.shape.dim[:1])
+    is_float = tensor_type.elem_type == onnx.TensorProto.FLOAT
+    return bool(is_float and axis == list(source.type.tensor_type.shape.dim[:1]))

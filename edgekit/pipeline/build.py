@@ -1,8 +1,10 @@
 """Carries out planned steps: one contract, one cache.
 
-A step that was done before, with the same inputs, is not done again.
+A step that was done before, with the same inputs, is not done again. A cached step is not
+even imported, so a run from the cache needs no framework.
 """
 
+import dataclasses
 import importlib.metadata
 import pathlib
 import shutil
@@ -12,82 +14,106 @@ from typing import TYPE_CHECKING, Any
 from edgekit import registry
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache, digest, file_digest
-from edgekit.contracts import Context, Step
-from edgekit.errors import EdgekitError, ModelError, StepError, TaskError
-from edgekit.pipeline.code_identity import code_digest
+from edgekit.contracts import Context, Source, Step
+from edgekit.errors import ModelError, StepError, TaskError
+from edgekit.pipeline.code_identity import PACKAGE, code_digest
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Progress
 from edgekit.sources.loader import fingerprint, network_factory
 from edgekit.task import Task, identity
+from edgekit.value import Value
 
 if TYPE_CHECKING:
     from edgekit.contracts import Networks
+    from edgekit.sources.objects import ModelObject
+
+#: The step that starts a chain. Its key also covers the files that the model comes from.
+LOAD = "load_model"
+
+
+class StepFacts(Value):
+    """What a step's class says about itself, as far as its cache key needs it."""
+
+    version: int
+    packages: tuple[str, ...]
+    reads: tuple[str, ...]
+    defaults: Mapping[str, Any]
 
 
 class Build:
-    """One run's way through its steps."""
+    """The steps of one run, on one task, with one cache.
 
-    def __init__(self, task: Task, cache: Cache, progress: Progress, seed: int) -> None:
+    Attributes:
+        teacher: the trained teacher, once ``teach`` has run.
+        described: what the task reports about itself; hashing its data takes time, so that
+            is done once.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        cache: Cache,
+        progress: Progress,
+        seed: int,
+        models: "Mapping[str, ModelObject] | None" = None,
+    ) -> None:
+        """``models`` are networks that were given as objects, by the name in the recipe."""
         self.task = task
         self.cache = cache
         self.progress = progress
         self.seed = seed
         self.teacher: Artifact | None = None
-        self._teacher_spec: str | None = None
-        #: What the task says of itself; hashing its data takes time, so it is asked once.
         self.described = task.describe()
+        self._teacher_spec: str | None = None
+        self._models = dict(models or {})
 
     def follow(
         self, model: str, start: Artifact | None, steps: Sequence[PlannedStep]
     ) -> list[Artifact]:
-        """Do the steps in order, each on what the one before it gave; all the artifacts, in
-        order.
-        """
-        done: list[Artifact] = []
+        """Do the steps in order, each on the result of the one before; return all results."""
+        results: list[Artifact] = []
         for planned in steps:
-            start = self._one(model, start, planned)
-            done.append(start)
-        return done
+            start = self._do(model, start, planned)
+            results.append(start)
+        return results
 
     def teach(self, model: str, steps: Sequence[PlannedStep]) -> list[Artifact]:
-        """Make the teacher that later steps learn from."""
-        made = self.follow(model, None, steps)
-        self.teacher, self._teacher_spec = made[-1], model
-        return made
+        """Train the teacher that later steps learn from."""
+        results = self.follow(model, None, steps)
+        self.teacher = results[-1]
+        self._teacher_spec = model
+        return results
 
     def networks(self, model: str) -> "Networks":
-        """The way to make fresh networks of a model, with as many channels and classes as
-        the task has.
-        """
-        shapes = [
-            array.shape for array in self.task.need("test", "the model").inputs.values()
-        ]
-        return network_factory(
-            model, shapes[0][1] if len(shapes[0]) > 1 else None, self.task.classes
-        )
+        """A function that builds fresh networks of a model, for the task's data."""
+        if model in self._models:
+            return self._models[model].networks
+        inputs = self.task.need("test", "the model").inputs
+        shape = next(iter(inputs.values())).shape
+        channels = shape[1] if len(shape) > 1 else None
+        return network_factory(model, channels, self.task.classes)
 
-    def _one(self, model: str, start: Artifact | None, planned: PlannedStep) -> Artifact:
-        step = self._step(planned, model)
-        key = self._key(step, planned.step, start, model)
+    def _do(self, model: str, start: Artifact | None, planned: PlannedStep) -> Artifact:
+        parameters = self._parameters(planned, model)
+        key = self._key(planned.step, parameters, start, model)
         self.progress.start(planned.intent)
-        found = self.cache.find(key)
-        if found is not None:
+        cached = self.cache.find(key)
+        if cached is not None:
             self.progress.finish("cached")
-            return found
+            return cached
+        step = registry.STEPS.load(planned.step)(**parameters)
         if start is not None:
-            _refuse_format(planned.step, step, start)
+            _require_format(planned.step, step, start)
             step.requires(start)
-        made = self.cache.build(
-            key,
-            None if start is None else start.key,
-            planned.step,
-            lambda folder: self._made(step, start, model, folder),
+        parent = None if start is None else start.key
+        result = self.cache.build(
+            key, parent, planned.step, lambda folder: self._run(step, start, model, folder)
         )
         self.progress.finish()
-        return made
+        return result
 
-    def _made(
-        self, step: Step, start: Artifact | None, model: str, folder: pathlib.Path
+    def _run(
+        self, step: Any, start: Artifact | None, model: str, folder: pathlib.Path
     ) -> Artifact:
         teacher = self._teacher_spec
         context = Context(
@@ -99,104 +125,138 @@ class Build:
             teacher=self.teacher,
             teacher_networks=None if teacher is None else self.networks(teacher),
         )
-        made = step.run(start, context)  # type: ignore[arg-type]  # the first step starts from nothing
-        if made.format != step.gives:
-            raise StepError(
-                f"{type(step).__name__} promised the format {step.gives} and gave {made.format}. This is a fault of the step."
-            )
-        step.ensures(start, made)  # type: ignore[arg-type]
-        return made
+        if start is None:
+            source: Source = step
+            result = source.run(None, context)
+            _require_promise(step, result)
+            source.ensures(None, result)
+            return result
+        chained: Step = step
+        result = chained.run(start, context)
+        _require_promise(step, result)
+        chained.ensures(start, result)
+        return result
 
-    def _step(self, planned: PlannedStep, model: str) -> Step:
+    def _parameters(self, planned: PlannedStep, model: str) -> dict[str, Any]:
         parameters = dict(planned.parameters)
-        if planned.step == "load_model":
+        if planned.step == LOAD:
             weights = parameters["weights"]
-            parameters |= {
-                "weights_sha256": None if weights is None else _weights_digest(weights),
-                "fingerprint": fingerprint(model),
-            }
-        step: Step = registry.STEPS.load(planned.step)(**parameters)
-        return step
+            parameters["weights_sha256"] = (
+                None if weights is None else _hash_weights(weights)
+            )
+            parameters["fingerprint"] = self._fingerprint(model)
+        return parameters
 
-    def _key(self, step: Step, name: str, start: Artifact | None, model: str) -> str:
-        task = self.task
+    def _fingerprint(self, model: str) -> str:
+        if model in self._models:
+            return self._models[model].fingerprint
+        return fingerprint(model)
+
+    def _key(
+        self, name: str, parameters: Mapping[str, Any], start: Artifact | None, model: str
+    ) -> str:
+        task, facts = self.task, self._facts(name)
+        inputs = task.need("test", "the model").inputs
         shapes = {
-            key: [str(array.dtype), list(array.shape[1:])]
-            for key, array in task.need("test", "the model").inputs.items()
+            key: [str(each.dtype), list(each.shape[1:])] for key, each in inputs.items()
         }
-        trains = "train" in step.reads
+        splits = self.described["splits"]
+        reads = facts.reads
+        learns = "teacher" in reads and self.teacher is not None
         return digest(
             {
                 "step": name,
-                "version": step.version,
-                "parameters": _parameters(step),
+                "version": facts.version,
+                "parameters": {**facts.defaults, **parameters},
                 "parent": None if start is None else start.key,
                 "model": model if start is None else None,
                 "task": [shapes, task.classes],
-                "data": {split: self.described["splits"][split] for split in step.reads},
-                "loss": identities(task, task.loss) if trains else None,
-                "metric": identities(task, task.metric)
-                if getattr(step, "scored", False)
-                else None,
-                "teacher": self.teacher.key
-                if name == "distill" and self.teacher is not None
-                else None,
+                "data": {split: splits[split] for split in reads if split in splits},
+                "loss": identities(task, task.loss) if "train" in reads else None,
+                "metric": identities(task, task.metric) if "metric" in reads else None,
+                "teacher": self.teacher.key if learns and self.teacher else None,
                 "seed": self.seed,
-                "packages": versions(step.packages),
-                "code": code_digest(type(step).__module__),
+                "packages": versions(facts.packages),
+                "code": code_digest(registry.STEPS.module(name)),
             }
         )
 
+    def _facts(self, name: str) -> StepFacts:
+        """A step's facts, from the cache if its code has not changed since."""
+        module = registry.STEPS.module(name)
+        if module.partition(".")[0] != PACKAGE:
+            return _read_facts(name)
+        key = digest(
+            {"facts": registry.STEPS.entry(name).where, "code": code_digest(module)}
+        )
+        facts = self.cache.record(key, lambda: _read_facts(name).model_dump(mode="json"))
+        return StepFacts.model_validate(facts)
+
+
+def follow_candidate(
+    build: Build, model: str, start: Artifact, steps: Sequence[PlannedStep]
+) -> Artifact:
+    """The result of a candidate's steps; an error is also reported to the progress."""
+    try:
+        return build.follow(model, start, steps)[-1]
+    except (StepError, ModelError, TaskError):
+        build.progress.finish("failed")
+        raise
+
 
 def identities(task: Task, what: Any) -> list[str | None]:
-    """What a loss or a metric is: its own text, and the code of the file that the task came
-    from.
-    """
+    """What a loss or a metric is: its own text, and the code of the task's file."""
     return [identity(what), task.origin.get("code")]
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The installed version of each distribution, ``none`` where it is not installed; a
-    program (``tool:NAME``) by its file's hash.
+    """The installed version of each distribution, or ``none``.
+
+    A program on the PATH, written ``tool:NAME``, is identified by its file's hash.
     """
-    found = {}
-    for name in packages:
-        if name.startswith("tool:"):
-            path = shutil.which(name.removeprefix("tool:"))
-            found[name] = "none" if path is None else file_digest(pathlib.Path(path))
-            continue
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return {name: _version(name) for name in packages}
 
 
-def try_follow(
-    build: Build, model: str, start: Artifact, steps: Sequence[PlannedStep]
-) -> Artifact | EdgekitError:
-    """The last artifact, or the error that stopped the way to it: one candidate's failure
-    is not the run's.
-    """
+def _version(name: str) -> str:
+    if name.startswith("tool:"):
+        path = shutil.which(name.removeprefix("tool:"))
+        return "none" if path is None else file_digest(pathlib.Path(path))
     try:
-        return build.follow(model, start, steps)[-1]
-    except (StepError, ModelError, TaskError) as error:
-        build.progress.finish("failed")
-        return error
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
-def _parameters(step: Step) -> Mapping[str, Any]:
-    return {name: getattr(step, name) for name in step.__dataclass_fields__}  # type: ignore[attr-defined]
+def _read_facts(name: str) -> StepFacts:
+    step = registry.STEPS.load(name)
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(step)
+        if field.default is not dataclasses.MISSING
+    }
+    return StepFacts(
+        version=step.version, packages=step.packages, reads=step.reads, defaults=defaults
+    )
 
 
-def _refuse_format(name: str, step: Step, start: Artifact) -> None:
+def _require_format(name: str, step: Step, start: Artifact) -> None:
     if start.format not in step.takes:
         raise StepError(
-            f"The step {name} takes {' or '.join(step.takes)}, not {start.format}. This is a fault of the plan."
+            f"The step {name} accepts {' or '.join(step.takes)}, not {start.format}.",
+            fix="report this as a bug of the plan",
         )
 
 
-def _weights_digest(weights: str) -> str:
+def _require_promise(step: Step | Source, result: Artifact) -> None:
+    if result.format != step.gives:
+        name = type(step).__name__
+        raise StepError(
+            f"{name} must produce the format {step.gives}, got {result.format}.",
+            fix="report this as a bug of the step",
+        )
+
+
+def _hash_weights(weights: str) -> str:
     try:
         return file_digest(pathlib.Path(weights))
     except OSError as problem:

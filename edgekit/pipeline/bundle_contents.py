@@ -181,7 +181,7 @@ def _bundle_gates(context: RaceContext) -> dict[str, float]:
 
 def _preprocessing(artifact: Artifact, split: Split) -> dict[str, str]:
     specs = (spec for part in artifact.parts for spec in part.signature.inputs)
-    return {spec.name: spec.words() for spec in specs if spec.name in split.inputs}
+    return {spec.name: spec.describe() for spec in specs if spec.name in split.inputs}
 
 
 def _timings(winner: Candidate) -> list[Any]:

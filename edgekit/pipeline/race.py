@@ -1,5 +1,7 @@
-"""The race for one target: build its candidates, audit them, drop the wrong ones, treat
-what is ill, time the rest in turns, choose.
+"""The race for one target.
+
+Candidates are built, audited and verified. Remedies are tried if quantization loses too
+much, what is left is timed interleaved with float, and one file is chosen.
 """
 
 import dataclasses
@@ -10,229 +12,208 @@ from edgekit import registry, scheme
 from edgekit.checks import latency
 from edgekit.diagnosis import Diagnosis
 from edgekit.errors import EdgekitError
+from edgekit.measurement import Measurement
 from edgekit.pipeline import verdict
-from edgekit.pipeline.candidate import Entry, Ground, built, guarded, key_of
+from edgekit.pipeline.candidate import (
+    Candidate,
+    RaceContext,
+    build_candidate,
+    check_candidate,
+    measurement_key,
+)
 from edgekit.pipeline.code_identity import code_digest
-from edgekit.pipeline.timing import timed
+from edgekit.pipeline.timing import time_candidates
 from edgekit.pipeline.verification import Verification
-from edgekit.planning import remedies
-from edgekit.planning.routes import PlannedCandidate, candidate
+from edgekit.planning import remedies, routes
+from edgekit.planning.routes import PlannedCandidate
 from edgekit.report import CandidateReport, TargetReport
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """The target's line in the report, and the winner's files."""
+class RaceResult:
+    """The target's part of the report, and the winner with its reference."""
 
     report: TargetReport
-    winner: Entry | None
-    reference: Entry
+    winner: Candidate | None
+    reference: Candidate
 
 
-def race(ground: Ground) -> Result:
-    """Run the whole race for one target."""
-    reference = built(ground, ground.planned.reference, ground.baseline)
+def race(context: RaceContext) -> RaceResult:
+    """Run the race of one target."""
+    planned = context.planned
+    reference = build_candidate(context, planned.reference, context.baseline)
     if reference.artifact is None:
-        return Result(
-            _reported(
-                ground,
-                reference,
-                [],
-                verdict.Choice(
-                    None, f"the float reference could not be made: {reference.status}"
-                ),
-            ),
-            None,
-            reference,
-        )
-    verification = Verification(ground, reference)
-    _checked(verification, reference)
-    entries = [
-        _entered(ground, verification, planned) for planned in ground.planned.candidates
-    ]
-    if reference.status != verdict.RACED:
-        return Result(
-            _reported(
-                ground,
-                reference,
-                entries,
-                verdict.Choice(
-                    None, f"the float reference is not right: {reference.status}"
-                ),
-            ),
-            None,
-            reference,
-        )
-    diagnosis = _treated(ground, verification, entries)
-    samples = timed(ground, reference, entries)
+        reason = f"the float reference could not be built: {reference.report().outcome}"
+        return _without_winner(context, reference, [], reason)
+    verification = Verification(context, reference)
+    _check(verification, reference)
+    candidates = [_enter(context, verification, each) for each in planned.candidates]
+    if not reference.races:
+        reason = f"the float reference is not valid: {reference.report().outcome}"
+        return _without_winner(context, reference, candidates, reason)
+    diagnosis = _try_remedies(context, verification, candidates)
+    samples = time_candidates(context, reference, candidates)
 
     def tied(first: str, second: str) -> bool:
         both_timed = first in samples and second in samples
-        return both_timed and not latency.separated(samples[first], samples[second])
+        return both_timed and not latency.are_distinguishable(samples[first], samples[second])
 
-    choice = verdict.choose(
-        [entry.report() for entry in entries],
-        ground.planned.target,
-        ground.planned.gates,
-        tied,
-    )
-    winner = next((entry for entry in entries if entry.scheme == choice.winner), None)
-    report = _reported(ground, reference, entries, choice)
-    return Result(report.model_copy(update={"diagnosis": diagnosis}), winner, reference)
+    rows = [candidate.report() for candidate in candidates]
+    choice = verdict.choose(rows, planned.target, planned.gates, tied)
+    winner = next((each for each in candidates if each.scheme == choice.winner), None)
+    report = _target_report(context, reference, candidates, choice)
+    return RaceResult(report.model_copy(update={"diagnosis": diagnosis}), winner, reference)
 
 
-def _entered(
-    ground: Ground, verification: Verification, planned: PlannedCandidate, why: str = ""
-) -> Entry:
-    """One candidate built, audited and verified.
+def _without_winner(
+    context: RaceContext, reference: Candidate, candidates: Sequence[Candidate], reason: str
+) -> RaceResult:
+    choice = verdict.Choice(None, reason)
+    report = _target_report(context, reference, candidates, choice)
+    return RaceResult(report, None, reference)
 
-    What that took the first time is kept with it, so that a run from the cache tells the
-    same.
+
+def _enter(
+    context: RaceContext,
+    verification: Verification,
+    planned: PlannedCandidate,
+    why: str = "",
+) -> Candidate:
+    """Build, audit and verify one candidate.
+
+    The time that this took is kept in the cache, so that a cached run reports the same.
     """
     began = time.monotonic()
-    entry = built(ground, planned, ground.last)
-    entry.why = why
-    _checked(verification, entry)
-    if entry.artifact is not None and entry.torch is not None:
-        key = key_of("cost", entry.artifact.key, entry.torch.key)
-        entry.seconds = ground.build.cache.record(
-            key, lambda: round(time.monotonic() - began, 1), fresh=ground.fresh
-        )
-    return entry
+    candidate = build_candidate(context, planned, context.last)
+    candidate.why = why
+    _check(verification, candidate)
+    if candidate.artifact is not None and candidate.torch is not None:
+        key = measurement_key("cost", candidate.artifact.key, candidate.torch.key)
+        candidate.seconds = context.record(key, lambda: round(time.monotonic() - began, 1))
+    return candidate
 
 
-def _checked(verification: Verification, entry: Entry) -> None:
+def _check(verification: Verification, candidate: Candidate) -> None:
     for check in (verification.audit, verification.verify):
-        guarded(entry, check)
+        check_candidate(candidate, check)
 
 
-def _treated(
-    ground: Ground, verification: Verification, entries: list[Entry]
+def _try_remedies(
+    context: RaceContext, verification: Verification, candidates: list[Candidate]
 ) -> Diagnosis | None:
-    """Try remedies where quantization loses too much; they join ``entries``.
+    """Try remedies if quantization loses too much. They join ``candidates``.
 
-    Nothing is treated where another quantized candidate holds, unless the effort is
-    thorough. None where nothing is ill, but with a thorough effort a healthy network is
-    diagnosed too.
+    Nothing is tried if another quantized candidate holds, unless the effort is thorough.
+    Returns the diagnosis, or None if there was none; with a thorough effort, a network that
+    loses nothing is diagnosed too.
     """
-    planned, build = ground.planned, ground.build
-    ill = next((entry for entry in entries if _is_ill(entry)), None)
-    if ill is None and planned.effort == "thorough":
-        well = next((entry for entry in entries if _can_be_diagnosed(entry)), None)
-        return None if well is None else _diagnosed(ground, well)
-    quantized = [
-        entry
-        for entry in entries
-        if scheme.find(entry.scheme).method not in ("float", "cast")
-    ]
-    if ill is None or (
-        any(_holds(entry) for entry in quantized) and planned.effort != "thorough"
-    ):
+    thorough = context.planned.effort == "thorough"
+    failing = next((each for each in candidates if _fails_accuracy(each)), None)
+    if failing is None:
+        healthy = next((each for each in candidates if _can_be_diagnosed(each)), None)
+        if not thorough or healthy is None:
+            return None
+        return _diagnose(context, healthy)
+    if not thorough and any(_is_quantized(each) and _holds(each) for each in candidates):
         return None
-    found = _diagnosed(ground, ill)
-    if found is None:
-        return None
-    base = scheme.find(ill.scheme).name
-    for remedy in remedies.propose(
-        found, planned.effort, trainable=build.task.split("train") is not None
-    ):
+    diagnosis = _diagnose(context, failing)
+    if diagnosis is not None:
+        _enter_remedies(context, verification, candidates, (failing, diagnosis))
+    return diagnosis
+
+
+def _enter_remedies(
+    context: RaceContext,
+    verification: Verification,
+    candidates: list[Candidate],
+    diagnosed: tuple[Candidate, Diagnosis],
+) -> None:
+    """Build and verify the proposed remedies until one holds accuracy."""
+    failing, diagnosis = diagnosed
+    planned = context.planned
+    trainable = context.build.task.split("train") is not None
+    base = scheme.find(failing.scheme).name
+    for remedy in remedies.propose(diagnosis, planned.effort, trainable=trainable):
         name = "w8a8-qat" if remedy.trained else base
-        if planned.target.refuses(name) is None:
-            entries.append(
-                _entered(
-                    ground,
-                    verification,
-                    candidate(name, planned.target, planned.samples, remedy.tuning),
-                    remedy.why,
-                )
-            )
-            if _holds(entries[-1]):
-                break
-    return found
+        if planned.target.refuses(name) is not None:
+            continue
+        steps = routes.candidate(name, planned.target, planned.samples, remedy.tuning)
+        candidates.append(_enter(context, verification, steps, remedy.why))
+        if _holds(candidates[-1]):
+            return
 
 
-def _is_ill(entry: Entry) -> bool:
-    """A calibrated file that computes what its simulation computes, and loses too much, or
-    perhaps too much.
+def _fails_accuracy(candidate: Candidate) -> bool:
+    """Whether it computes what its simulation computes, and loses too much or may do so."""
+    drop = candidate.measurement("accuracy_drop")
+    if drop is None or not _can_be_diagnosed(candidate):
+        return False
+    return drop.verdict in ("fail", "inconclusive")
+
+
+def _can_be_diagnosed(candidate: Candidate) -> bool:
+    """Whether edgekit's own simulation of its quantization exists."""
+    known = scheme.find(candidate.scheme)
+    simulated = known.calibrated and known.provider == "edgekit" and not known.trained
+    return simulated and candidate.torch is not None
+
+
+def _is_quantized(candidate: Candidate) -> bool:
+    return scheme.find(candidate.scheme).method not in ("float", "cast")
+
+
+def _holds(candidate: Candidate) -> bool:
+    drop = candidate.measurement("accuracy_drop")
+    return candidate.races and drop is not None and drop.verdict == "pass"
+
+
+def _diagnose(context: RaceContext, candidate: Candidate) -> Diagnosis | None:
+    """Find which layers lose the accuracy of a candidate.
+
+    Returns None if the diagnosis fails; that is reported and stops nothing.
     """
-    drop = entry.find("accuracy_drop")
-    return (
-        _can_be_diagnosed(entry)
-        and drop is not None
-        and drop.verdict in ("fail", "inconclusive")
-    )
-
-
-def _can_be_diagnosed(entry: Entry) -> bool:
-    known = scheme.find(entry.scheme)
-    return (
-        known.calibrated
-        and known.provider == "edgekit"
-        and not known.trained
-        and entry.torch is not None
-    )
-
-
-def _holds(entry: Entry) -> bool:
-    drop = entry.find("accuracy_drop")
-    return entry.status == verdict.RACED and drop is not None and drop.verdict == "pass"
-
-
-def _diagnosed(ground: Ground, ill: Entry) -> Diagnosis | None:
-    """What is wrong with a candidate; None where the diagnosis itself fails, which is told
-    and stops nothing.
-    """
-    build, effort = ground.build, ground.planned.effort
-    assert ill.torch is not None
-    artifact, trials = ill.torch, remedies.trials(effort)
+    build, effort = context.build, context.planned.effort
+    assert candidate.torch is not None
+    artifact = candidate.torch
+    trials = remedies.trials(effort)
     split = build.task.need("calibration", "the diagnosis")
-    key = key_of(
+    key = measurement_key(
         "diagnosis",
         artifact.key,
         build.seed,
         [trial.model_dump(mode="json") for trial in trials],
         code_digest(registry.DIAGNOSES.module("torch")),
     )
-    build.progress.start(f"diagnose {ground.planned.target.name} {ill.scheme}")
+    build.progress.start(f"diagnose {context.planned.target.name} {candidate.scheme}")
 
     def work() -> object:
         diagnose: Callable[..., Diagnosis] = registry.DIAGNOSES.load("torch")
-        return diagnose(
-            artifact, build.networks(ground.model)(), split, build.seed, trials
-        ).model_dump(mode="json")
+        networks = build.networks(context.model)()
+        return diagnose(artifact, networks, split, build.seed, trials).model_dump(
+            mode="json"
+        )
 
     try:
-        found = Diagnosis.model_validate(build.cache.record(key, work, fresh=ground.fresh))
+        diagnosis = Diagnosis.model_validate(context.record(key, work))
     except EdgekitError as error:
         build.progress.finish(f"failed: {error.message}")
         return None
-    build.progress.finish(found.describe())
-    return found
+    build.progress.finish(diagnosis.describe())
+    return diagnosis
 
 
-def _reported(
-    ground: Ground, reference: Entry, entries: Sequence[Entry], choice: verdict.Choice
+def _target_report(
+    context: RaceContext,
+    reference: Candidate,
+    candidates: Sequence[Candidate],
+    choice: verdict.Choice,
 ) -> TargetReport:
-    target, planned = ground.planned.target, ground.planned
-    rows = [entry.report() for entry in entries]
-    left_out = [
-        CandidateReport(scheme=name, status=f"dropped: {reason}")
-        for name, reason in planned.left_out.items()
-    ]
+    target, planned = context.planned.target, context.planned
+    rows = [candidate.report() for candidate in candidates]
+    for name, reason in planned.left_out.items():
+        rows.append(CandidateReport(scheme=name, status="dropped", reason=reason))
     winner = next((row for row in rows if row.scheme == choice.winner), None)
     gates = verdict.gates_of(winner, planned.gates, target)
-    estimate = reference.find("latency_estimate_ms")
-    estimated = (
-        ""
-        if estimate is None
-        else f"Latency marked est.: {estimate.where if estimate.value is not None else estimate.how}"
-    )
-    told = (
-        target.latency_note and f"Latency: {target.latency_note}.",
-        estimated,
-        target.accuracy_note and f"Accuracy: {target.accuracy_note}.",
-    )
-    notes = tuple(note for note in told if note)
     return TargetReport(
         name=target.name,
         title=target.title,
@@ -242,7 +223,21 @@ def _reported(
         winner=choice.winner,
         chosen=choice.why,
         reference=reference.report(),
-        candidates=(*rows, *left_out),
+        candidates=tuple(rows),
         gates=gates,
-        notes=notes,
+        notes=_notes(context, reference.measurement("latency_estimate_ms")),
     )
+
+
+def _notes(context: RaceContext, estimate: Measurement | None) -> tuple[str, ...]:
+    """What the report says about where the target's numbers come from."""
+    target = context.planned.target
+    notes = []
+    if target.latency_note:
+        notes.append(f"Latency: {target.latency_note}.")
+    if estimate is not None:
+        source = estimate.how if estimate.value is None else estimate.where
+        notes.append(f"Latency marked est.: {source}")
+    if target.accuracy_note:
+        notes.append(f"Accuracy: {target.accuracy_note}.")
+    return tuple(notes)

@@ -1,5 +1,7 @@
-"""The timing of a race: files in turns with the reference, heat after heat, until the
-fastest can be told apart.
+"""The timing of a race.
+
+Files are timed interleaved with the float reference, in passes, until the two fastest are
+statistically distinguishable.
 """
 
 import dataclasses
@@ -8,136 +10,159 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit import registry
+from edgekit.artifact import Artifact
 from edgekit.checks import latency
 from edgekit.contracts import Samples
 from edgekit.errors import EdgekitError, RunnerError
 from edgekit.measurement import unmeasured
-from edgekit.pipeline import verdict
-from edgekit.pipeline.candidate import Entry, Ground, failed, key_of
+from edgekit.pipeline.candidate import Candidate, RaceContext, measurement_key
 
 if TYPE_CHECKING:
-    from edgekit.contracts import Feeds
+    from edgekit.arrays import Feeds
 
-#: The race goes on, this many times at most, until the two fastest can be told apart.
-HEATS = 3
+#: The most passes until the two fastest must be distinguishable.
+MAX_PASSES = 3
+#: The reference's name among the raw times.
+_REFERENCE = ""
 
 
-def timed(ground: Ground, reference: Entry, entries: Sequence[Entry]) -> dict[str, Samples]:
-    """Time what is left in turns with the reference; raw samples by scheme."""
-    target, build = ground.planned.target, ground.build
-    left = [entry for entry in entries if entry.status == verdict.RACED]
+def time_candidates(
+    context: RaceContext, reference: Candidate, candidates: Sequence[Candidate]
+) -> dict[str, Samples]:
+    """Time what still races, interleaved with the reference.
+
+    Adds ``latency_ms`` and ``speedup`` to the reference and to every candidate that could be
+    timed. Returns the raw samples by scheme; empty if the target's latency cannot be taken.
+    """
+    target, progress = context.planned.target, context.build.progress
+    racing = [candidate for candidate in candidates if candidate.races]
     if target.latency == "unmeasured":
-        for entry in (reference, *left):
-            entry.measurements += [
-                unmeasured("latency_ms", "ms", target.name, target.latency_note),
-                unmeasured("speedup", "x", target.name, target.latency_note),
-            ]
-            _estimated(entry, target.estimate)
+        for candidate in (reference, *racing):
+            _mark_unmeasured(context, candidate)
         return {}
-    if not left:
+    if not racing:
         return {}
-    build.progress.start(f"race {target.name}")
-    raw = _raw_times(ground, reference, left)
+    progress.start(f"race {target.name}")
+    raw = _raw_times(context, reference, racing)
     samples = {name: Samples(tuple(times)) for name, times in raw["samples"].items()}
     if not samples:
-        build.progress.finish("failed")
+        progress.finish("failed")
         return {}
     where = next(row.where for row in reference.measurements if row.name == "accuracy")
-    for entry in (reference, *(entry for entry in left if entry.status == verdict.RACED)):
-        if entry is not reference:
-            # Where nothing was pruned the float candidate is the reference's own file, and
-            # was not raced against itself.
-            samples.setdefault(entry.scheme, samples[""])
-        ours = samples["" if entry is reference else entry.scheme]
-        entry.measurements += [
-            latency.latency(ours, where, ground.protocol),
-            latency.speedup(samples[""], ours, where, ground.protocol),
+    original = samples[_REFERENCE]
+    for candidate in (reference, *(each for each in racing if each.races)):
+        own = original
+        if candidate is not reference:
+            # If nothing was pruned, the float candidate is the reference's own file, and was
+            # not timed against itself.
+            own = samples.setdefault(candidate.scheme, original)
+        candidate.measurements += [
+            latency.latency(own, where, context.protocol),
+            latency.speedup(original, own, where, context.protocol),
         ]
-    build.progress.finish()
+    progress.finish()
     return samples
 
 
-def _estimated(entry: Entry, table: str) -> None:
-    """Show what a table of the device says, where there is one.
+def _mark_unmeasured(context: RaceContext, candidate: Candidate) -> None:
+    target = context.planned.target
+    candidate.measurements += [
+        unmeasured("latency_ms", "ms", target.name, target.latency_note),
+        unmeasured("speedup", "x", target.name, target.latency_note),
+    ]
+    _add_estimate(candidate, target.estimate)
 
-    It passes no gate and chooses nothing.
+
+def _add_estimate(candidate: Candidate, table: str) -> None:
+    """Add what a latency table of the device predicts, if there is one.
+
+    An estimate passes no gate and chooses nothing.
     """
-    if not table or entry.artifact is None:
+    if not table or candidate.artifact is None:
         return
     estimate = registry.ESTIMATES.load("table")
     try:
-        entry.measurements.append(estimate(entry.artifact, table).measurement())
+        measured = estimate(candidate.artifact, table).measurement()
     except EdgekitError as error:
-        entry.measurements.append(
-            unmeasured("latency_estimate_ms", "ms", table, error.message)
-        )
+        measured = unmeasured("latency_estimate_ms", "ms", table, error.message)
+    candidate.measurements.append(measured)
 
 
-def _raw_times(ground: Ground, reference: Entry, left: Sequence[Entry]) -> dict[str, Any]:
-    """The raw times of the reference (the empty name) and of what is left.
+def _raw_times(
+    context: RaceContext, reference: Candidate, racing: Sequence[Candidate]
+) -> dict[str, Any]:
+    """The raw times of the reference and of the candidates.
 
-    A file that cannot be timed is found and marked.
+    If a file cannot be timed, the files are timed one by one to find it; it fails.
     """
     try:
-        return _raced(ground, reference, left)
+        return _time_files(context, reference, racing)
     except RunnerError:
-        for entry in left:
-            try:
-                _raced(ground, reference, [entry])
-            except RunnerError as error:
-                entry.status = failed(
-                    RunnerError(f"it could not be timed: {error.message}", fix=error.fix)
-                )
-    timeable = [entry for entry in left if entry.status == verdict.RACED]
-    return _raced(ground, reference, timeable) if timeable else {"samples": {}}
+        for candidate in racing:
+            _fail_if_untimeable(context, reference, candidate)
+    timeable = [candidate for candidate in racing if candidate.races]
+    if not timeable:
+        return {"samples": {}}
+    return _time_files(context, reference, timeable)
 
 
-def _raced(ground: Ground, reference: Entry, entries: Sequence[Entry]) -> dict[str, Any]:
-    """One race in turns; read from the cache where the same files were raced on this
-    machine before.
-    """
-    original = reference.artifact
-    assert original is not None
-    files = {
-        entry.scheme: entry.artifact
-        for entry in entries
-        if entry.artifact is not None and entry.artifact.key != original.key
-    }
-    keys = {name: artifact.key for name, artifact in files.items()}
-    key = key_of(
-        "race", original.key, keys, dataclasses.asdict(ground.protocol), HEATS, ground.place
+def _fail_if_untimeable(
+    context: RaceContext, reference: Candidate, candidate: Candidate
+) -> None:
+    try:
+        _time_files(context, reference, [candidate])
+    except RunnerError as error:
+        message = f"it could not be timed: {error.message}"
+        candidate.fail(RunnerError(message, fix=error.fix))
+
+
+def _time_files(
+    context: RaceContext, reference: Candidate, candidates: Sequence[Candidate]
+) -> dict[str, Any]:
+    """Time files interleaved; cached if the same files were timed on this machine before."""
+    original = reference.file
+    files: dict[str, Artifact] = {}
+    for candidate in candidates:
+        if candidate.artifact is not None and candidate.artifact.key != original.key:
+            files[candidate.scheme] = candidate.artifact
+    key = measurement_key(
+        "race",
+        original.key,
+        {name: artifact.key for name, artifact in files.items()},
+        dataclasses.asdict(context.protocol),
+        MAX_PASSES,
+        context.host_identity,
     )
-    feeds = {
-        name: array[:1]
-        for name, array in ground.build.task.need("test", "the race").inputs.items()
-    }
-    ground.build.progress.expect(HEATS)
-    found: dict[str, Any] = ground.build.cache.record(
-        key, lambda: _heats(ground, {"": original, **files}, feeds), fresh=ground.fresh
+    test = context.build.task.need("test", "the race")
+    feeds = {name: array[:1] for name, array in test.inputs.items()}
+    context.build.progress.expect(MAX_PASSES)
+    times: dict[str, Any] = context.record(
+        key, lambda: _run_passes(context, {_REFERENCE: original, **files}, feeds)
     )
-    return found
+    return times
 
 
-def _heats(ground: Ground, files: "Mapping[str, Any]", feeds: "Feeds") -> dict[str, Any]:
-    """Race until the two fastest can be told apart, or the heats are used up."""
-    samples: dict[str, Samples] = {}
-    for heat in range(HEATS):
-        protocol = dataclasses.replace(ground.protocol, seed=ground.protocol.seed + heat)
-        more = ground.host.race(files, feeds, protocol)
-        samples = {
-            name: Samples(
-                (
-                    *(samples[name].nanoseconds if name in samples else ()),
-                    *times.nanoseconds,
-                )
-            )
-            for name, times in more.items()
-        }
-        ground.build.progress.advance()
-        ranked = sorted(
-            (name for name in samples if name),
-            key=lambda name: statistics.median(samples[name].nanoseconds),
-        )
-        if len(ranked) < 2 or latency.separated(samples[ranked[0]], samples[ranked[1]]):
+def _run_passes(
+    context: RaceContext, files: Mapping[str, Artifact], feeds: "Feeds"
+) -> dict[str, Any]:
+    """Repeat until the two fastest are distinguishable, or the passes are used up."""
+    times: dict[str, list[float]] = {name: [] for name in files}
+    for number in range(MAX_PASSES):
+        seed = context.protocol.seed + number
+        protocol = dataclasses.replace(context.protocol, seed=seed)
+        for name, more in context.host.race(files, feeds, protocol).items():
+            times[name] += more.nanoseconds
+        context.build.progress.advance()
+        if _distinguishable(times):
             break
-    return {"samples": {name: list(times.nanoseconds) for name, times in samples.items()}}
+    return {"samples": times}
+
+
+def _distinguishable(times: Mapping[str, Sequence[float]]) -> bool:
+    """Whether the two fastest candidates are, or there are fewer than two."""
+    names = [name for name in times if name != _REFERENCE]
+    ranked = sorted(names, key=lambda name: statistics.median(times[name]))
+    if len(ranked) < 2:
+        return True
+    first, second = (Samples(tuple(times[name])) for name in ranked[:2])
+    return latency.are_distinguishable(first, second)

@@ -1,15 +1,16 @@
-"""What is tried where quantization loses too much, and in which order.
+"""What is tried if quantization loses too much, and in which order.
 
 Pure: from a diagnosis to candidates.
 
-1. what the simulation says helps most: another observer, equalization, SmoothQuant, an
-   output split, better rounding; then these together
-2. the fewest, cheapest layers in float that take 6, 12 and 20 dB of the noise away
-3. quantization-aware training, where there are training data and the effort allows it
+1. what helps most in the simulation: another observer, equalization, SmoothQuant, an output
+   split, better rounding; then these together
+2. the fewest, cheapest layers in float that remove 6, 12 and 20 dB of the noise
+3. quantization-aware training, if there are training data and the effort allows it
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edgekit.diagnosis import MIXED, Diagnosis, LayerNoise, Trial
 from edgekit.recipe import Effort
@@ -17,9 +18,9 @@ from edgekit.scheme import Tuning
 
 #: How many remedies are built and verified, at most.
 MOST: Mapping[Effort, int] = {"quick": 1, "normal": 4, "thorough": 10}
-#: A change that the simulation finds to gain less than this is not worth a build.
+#: A change that gains less than this in the simulation is not worth a build.
 GAIN_DB = 1.0
-#: Shares of the noise that are left when the loudest layers are in float: 6, 12 and 20 dB
+#: Shares of the noise that are left when the noisiest layers are in float: 6, 12 and 20 dB
 #: less.
 LEFT = (0.25, 0.0625, 0.01)
 
@@ -35,11 +36,10 @@ class Remedy:
     @property
     def name(self) -> str:
         """What is added to the scheme's name."""
-        return "+".join(
-            word
-            for word in (self.tuning.describe(), "trained" if self.trained else "")
-            if word
-        )
+        words = [self.tuning.describe()]
+        if self.trained:
+            words.append("trained")
+        return "+".join(word for word in words if word)
 
 
 def trials(effort: Effort) -> tuple[Tuning, ...]:
@@ -52,95 +52,102 @@ def trials(effort: Effort) -> tuple[Tuning, ...]:
         Tuning(split_outputs=True),
         Tuning(correct_bias=True),
     )
-    return (
-        (*quick, Tuning(smooth=0.75), Tuning(rounding="learned"))
-        if effort == "thorough"
-        else quick
-    )
+    if effort != "thorough":
+        return quick
+    return (*quick, Tuning(smooth=0.75), Tuning(rounding="learned"))
 
 
 def propose(diagnosis: Diagnosis, effort: Effort, trainable: bool) -> list[Remedy]:
     """The remedies to try, the most promising first; at most ``MOST[effort]``."""
-    # The noise of a small piece of an output is not heard beside a large one, so the
-    # simulation cannot tell what splitting it gains.
-    mixed = diagnosis.mixed_output > MIXED
-    helpful = [
-        trial
-        for trial in diagnosis.trials
-        if trial.sqnr_db - diagnosis.sqnr_db >= GAIN_DB
-        or (mixed and trial.tuning.split_outputs)
+    remedies = [
+        Remedy(trial.tuning, _reason(diagnosis, trial))
+        for trial in _helpful_trials(diagnosis)
     ]
-    helpful.sort(
-        key=lambda trial: (not (mixed and trial.tuning.split_outputs), -trial.sqnr_db)
-    )
-    found = [Remedy(trial.tuning, _reason(diagnosis, trial)) for trial in helpful]
-    together = combined([remedy.tuning for remedy in found])
-    if len(helpful) > 1 and together not in [remedy.tuning for remedy in found]:
-        found.insert(1, Remedy(together, "what helps alone, together"))
-    for kept, left in loudest(diagnosis.layers):
-        told = f"{len(kept)} of {len(diagnosis.layers)} layers make {100 * (1 - left):.0f} % of the noise"
-        found.append(Remedy(together.model_copy(update={"keep": kept}), told))
+    single = [remedy.tuning for remedy in remedies]
+    together = combine(single)
+    if len(single) > 1 and together not in single:
+        remedies.insert(1, Remedy(together, "what helps alone, together"))
+    count = len(diagnosis.layers)
+    for kept, left in noisiest_layers(diagnosis.layers):
+        share = f"{100 * (1 - left):.0f} %"
+        why = f"{len(kept)} of {count} layers cause {share} of the noise"
+        remedies.append(Remedy(together.model_copy(update={"keep": kept}), why))
     if trainable and effort != "quick":
-        place = len(found) if effort == "thorough" else min(len(found), MOST[effort] - 1)
-        found.insert(
-            place,
-            Remedy(
-                together,
-                "training lets the weights make up for their rounding",
-                trained=True,
-            ),
-        )
-    return found[: MOST[effort]]
+        place = len(remedies)
+        if effort != "thorough":
+            place = min(place, MOST[effort] - 1)
+        why = "training lets the weights compensate for their rounding"
+        remedies.insert(place, Remedy(together, why, trained=True))
+    return remedies[: MOST[effort]]
+
+
+def _helpful_trials(diagnosis: Diagnosis) -> list[Trial]:
+    """The trials that gain enough, the best first.
+
+    The noise of a small piece of an output is negligible next to a large one, so the
+    simulation cannot show what splitting a mixed output gains: that comes first.
+    """
+
+    def splits_mixed_output(trial: Trial) -> bool:
+        return diagnosis.mixed_output > MIXED and trial.tuning.split_outputs
+
+    def gains(trial: Trial) -> bool:
+        return trial.sqnr_db - diagnosis.sqnr_db >= GAIN_DB
+
+    helpful = [
+        trial for trial in diagnosis.trials if gains(trial) or splits_mixed_output(trial)
+    ]
+    return sorted(
+        helpful, key=lambda trial: (not splits_mixed_output(trial), -trial.sqnr_db)
+    )
 
 
 def _reason(diagnosis: Diagnosis, trial: Trial) -> str:
     if trial.tuning.split_outputs and diagnosis.mixed_output > MIXED:
-        return (
-            f"the ranges of what one output joins differ {diagnosis.mixed_output:.0f} times"
-        )
+        times = f"{diagnosis.mixed_output:.0f} times"
+        return f"the ranges of what one output joins differ {times}"
     return f"simulated SQNR {diagnosis.sqnr_db:.1f} -> {trial.sqnr_db:.1f} dB"
 
 
-def combined(tunings: Sequence[Tuning]) -> Tuning:
+def combine(tunings: Sequence[Tuning]) -> Tuning:
     """All changes in one; of two that exclude each other, the first."""
-    plain, together = Tuning(), Tuning()
+    together: dict[str, Any] = {}
     for tuning in tunings:
-        changed = {
-            name: getattr(tuning, name)
-            for name in Tuning.model_fields
-            if getattr(tuning, name) != getattr(plain, name)
-        }
-        together = together.model_copy(
-            update={
-                name: value
-                for name, value in changed.items()
-                if getattr(together, name) == getattr(plain, name)
-            }
-        )
-    return together
+        for name, value in _changes(tuning).items():
+            together.setdefault(name, value)
+    return Tuning().model_copy(update=together)
 
 
-def loudest(layers: Sequence[LayerNoise]) -> list[tuple[tuple[str, ...], float]]:
-    """Growing sets of modules to keep in float, with the share of the noise that is left;
-    fewer than half of all.
+def _changes(tuning: Tuning) -> dict[str, Any]:
+    plain = Tuning()
+    values = {name: getattr(tuning, name) for name in Tuning.model_fields}
+    return {name: value for name, value in values.items() if value != getattr(plain, name)}
 
-    Greedy: the next layer has the most noise for its cost, which is one layer plus its
-    share of the multiplications.
+
+def noisiest_layers(layers: Sequence[LayerNoise]) -> list[tuple[tuple[str, ...], float]]:
+    """Growing sets of modules to keep in float, with the share of the noise that is left.
+
+    Fewer than half of all layers. Greedy: the next layer has the most noise for its cost,
+    which is one layer plus its share of the multiplications.
     """
-    noise, macs = sum(layer.noise for layer in layers), sum(layer.macs for layer in layers)
+    noise = sum(layer.noise for layer in layers)
+    macs = sum(layer.macs for layer in layers)
     if not noise or not macs:
         return []
-    ranked = sorted(
-        layers, key=lambda layer: -layer.noise / (1 / len(layers) + layer.macs / macs)
-    )
-    found: list[tuple[tuple[str, ...], float]] = []
+
+    def noise_per_cost(layer: LayerNoise) -> float:
+        return layer.noise / (1 / len(layers) + layer.macs / macs)
+
+    ranked = sorted(layers, key=noise_per_cost, reverse=True)
+    sets: list[tuple[tuple[str, ...], float]] = []
     kept: list[str] = []
-    left, wanted = 1.0, list(LEFT)
+    left = 1.0
+    goals = list(LEFT)
     for layer in ranked[: max(1, len(layers) // 2)]:
         if layer.module:
             kept.append(layer.module)
         left -= layer.noise / noise
-        if wanted and left <= wanted[0] and kept:
-            found.append((tuple(kept), max(left, 0.0)))
-            wanted = [share for share in wanted if share < left]
-    return found
+        if goals and left <= goals[0] and kept:
+            sets.append((tuple(kept), max(left, 0.0)))
+            goals = [goal for goal in goals if goal < left]
+    return sets

@@ -10,6 +10,7 @@ from typing import Any
 from edgekit.artifact import FormatName
 from edgekit.formats import FORMATS, PROVIDERS, format_steps
 from edgekit.formats.record import FormatStep
+from edgekit.recipe import Effort, Gates
 from edgekit.registry import TORCH_STEPS
 from edgekit.scheme import SCHEMES, Scheme, Tuning
 from edgekit.target import Target
@@ -37,6 +38,25 @@ class PlannedCandidate:
 
     scheme: str
     steps: tuple[PlannedStep, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedTarget:
+    """One target's candidates in its order of preference, and the float reference.
+
+    Attributes:
+        effort: how much time may go into remedies.
+        samples: how many samples they are calibrated on.
+        left_out: schemes that are left out, each with the reason.
+    """
+
+    target: Target
+    reference: PlannedCandidate
+    candidates: tuple[PlannedCandidate, ...]
+    gates: Gates
+    effort: Effort
+    samples: int
+    left_out: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)

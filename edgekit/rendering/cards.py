@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from edgekit.measurement import Measurement, MeasurementName, Verdict
-from edgekit.rendering import words
+from edgekit.measurement import QUANTITIES, Measurement, MeasurementName, Verdict
+from edgekit.rendering import formatting, summary
 from edgekit.rendering.plots import Bar, Point, bars, scatter
-from edgekit.rendering.words import Wording
+from edgekit.rendering.formatting import NumberFormat
 from edgekit.report import CandidateReport, GateReport, ShippedFile, TargetReport
 
 #: The winner's numbers that stand in large type, and those in the table of all targets.
@@ -69,7 +69,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """A gate's line. ``doubt`` says why it is not required."""
+    """A gate's line. ``doubt`` fmt why it is not required."""
 
     heading: str
     limit: str
@@ -110,35 +110,35 @@ class Card:
     files: tuple[ShippedFile, ...]
 
 
-def card(target: TargetReport, says: Wording, anchor: str) -> Card:
+def card(target: TargetReport, fmt: NumberFormat, anchor: str) -> Card:
     """Everything that is shown of one target."""
     winner, named = target.candidate(target.winner), _named(target)
     taken = [
         found
         for _, _, row in named
-        for name in words.COLUMNS
-        if (found := words.measured(row, name)) is not None
+        for name in summary.COLUMNS
+        if (found := summary.measured(row, name)) is not None
     ]
-    places = words.wheres(taken)
+    places = summary.places(taken)
     marks = {
         where: _mark(index) if len(places) > 1 else "" for index, where in enumerate(places)
     }
     return Card(
         target=target,
         anchor=anchor,
-        glance=tuple(cell(words.measured(winner, name), says, {}) for name in GLANCE),
-        figures=_figures(winner, target.reference, says) if winner is not None else (),
-        gates=tuple(_gate(gate, says) for gate in target.gates),
-        plots=_plots(named, says, target.name),
-        rows=tuple(_row(row, kind, says, marks) for _, kind, row in named),
+        glance=tuple(cell(summary.measured(winner, name), fmt, {}) for name in GLANCE),
+        figures=_figures(winner, target.reference, fmt) if winner is not None else (),
+        gates=tuple(_gate(gate, fmt) for gate in target.gates),
+        plots=_plots(named, fmt, target.name),
+        rows=tuple(_row(row, kind, fmt, marks) for _, kind, row in named),
         places=marks,
         warnings=tuple(
             (name, warning) for name, _, row in named for warning in row.warnings
         ),
-        foretold=tuple(words.predicted(target, says)),
-        findings=tuple(filter(None, (*words.findings(target, says), words.tried(target)))),
+        foretold=tuple(summary.predictions(target, fmt)),
+        findings=tuple(filter(None, (*summary.findings(target, fmt), summary.effort(target)))),
         numbers=tuple(
-            _line(name, found, says) for name, _, row in named for found in row.measurements
+            _line(name, found, fmt) for name, _, row in named for found in row.measurements
         ),
         files=tuple(file for file in winner.artifact.files if file.path is not None)
         if winner is not None and winner.artifact is not None
@@ -146,19 +146,19 @@ def card(target: TargetReport, says: Wording, anchor: str) -> Card:
     )
 
 
-def cell(measured: Measurement | GateReport | None, says: Wording, marks: Marks) -> Cell:
+def cell(measured: Measurement | GateReport | None, fmt: NumberFormat, marks: Marks) -> Cell:
     """A number as it is shown. What was not measured never looks like a number."""
     if measured is None:
-        return Cell(text=words.NOT_TAKEN, kind="absent")
-    ends = says.interval(measured)
+        return Cell(text=formatting.NOT_TAKEN, kind="absent")
+    ends = fmt.interval(measured)
     how = measured.how if isinstance(measured, Measurement) else ""
     if measured.value is None:
         return Cell(
-            text=says.value(measured), where=measured.where, how=how, kind="unmeasured"
+            text=fmt.value(measured), where=measured.where, how=how, kind="unmeasured"
         )
-    place = "" if measured.name in words.OF_THE_FILE else measured.where
+    place = "" if QUANTITIES[measured.name].of_the_file else measured.where
     return Cell(
-        says.value(measured),
+        fmt.value(measured),
         f"{ends[0]} to {ends[1]}" if ends else "",
         marks.get(place, ""),
         measured.where,
@@ -167,11 +167,11 @@ def cell(measured: Measurement | GateReport | None, says: Wording, marks: Marks)
     )
 
 
-def _line(name: str, found: Measurement, says: Wording) -> Line:
+def _line(name: str, found: Measurement, fmt: NumberFormat) -> Line:
     return Line(
         name,
-        words.HEADINGS[found.name],
-        cell(found, says, {}),
+        QUANTITIES[found.name].heading,
+        cell(found, fmt, {}),
         "" if found.n is None else f"{found.n:,}",
     )
 
@@ -187,8 +187,8 @@ def _named(target: TargetReport) -> Named:
     picture and its class.
     """
     named = []
-    for row in words.rows(target):
-        status = words.split_status(row.status)[0]
+    for row in summary.sort_candidates(target):
+        status = row.status
         named.append((row.scheme, "winner" if row.scheme == target.winner else status, row))
     return [
         *named,
@@ -200,66 +200,67 @@ def _named(target: TargetReport) -> Named:
     ]
 
 
-def _row(candidate: CandidateReport, kind: str, says: Wording, marks: Marks) -> Row:
-    status, reason = words.split_status(candidate.status)
+def _row(candidate: CandidateReport, kind: str, fmt: NumberFormat, marks: Marks) -> Row:
+    status: str = candidate.status
+    reason = candidate.reason
     if kind == "reference":
         reason = reason or "the network before pruning"
         status = "reference" if status == "raced" else status
-    cells = tuple(cell(words.shown(candidate, name), says, marks) for name in words.COLUMNS)
+    cells = tuple(cell(summary.shown(candidate, name), fmt, marks) for name in summary.COLUMNS)
     return Row(candidate.scheme, kind, status, reason, cells)
 
 
 def _figures(
-    winner: CandidateReport, reference: CandidateReport | None, says: Wording
+    winner: CandidateReport, reference: CandidateReport | None, fmt: NumberFormat
 ) -> tuple[Figure, ...]:
-    lost = words.measured(winner, "accuracy_drop")
+    lost = summary.measured(winner, "accuracy_drop")
     below: dict[MeasurementName, str] = {"speedup": "against float before pruning"}
     if lost is not None:
-        below["accuracy"] = f"lost {says.bracketed(lost)}"
+        below["accuracy"] = f"lost {fmt.bracketed(lost)}"
     for name in ("latency_ms", "size_bytes"):
-        before = words.measured(reference, name)
+        before = summary.measured(reference, name)
         if before is not None and before.value is not None:
-            below[name] = f"float before: {says.value(before)}"
+            below[name] = f"float before: {fmt.value(before)}"
     return tuple(
         Figure(
-            words.HEADINGS[name],
-            cell(words.measured(winner, name), says, {}),
+            QUANTITIES[name].heading,
+            cell(summary.measured(winner, name), fmt, {}),
             below.get(name, ""),
         )
         for name in _FIGURES
     )
 
 
-def _gate(gate: GateReport, says: Wording) -> Gate:
+def _gate(gate: GateReport, fmt: NumberFormat) -> Gate:
     return Gate(
-        words.HEADINGS[gate.name],
-        says.limit(gate),
-        cell(gate, says, {}),
+        QUANTITIES[gate.name].heading,
+        fmt.limit(gate),
+        cell(gate, fmt, {}),
         gate.verdict,
         "" if gate.required else gate.why or "no reason given",
     )
 
 
-def _plots(named: Named, says: Wording, target: str) -> tuple[Plot, ...]:
+def _plots(named: Named, fmt: NumberFormat, target: str) -> tuple[Plot, ...]:
     """Three pictures, two where nothing could be timed; none where no candidate became a
     file.
     """
     if all(
-        kind == "reference" or words.measured(row, "size_bytes") is None
+        kind == "reference" or summary.measured(row, "size_bytes") is None
         for _, kind, row in named
     ):
         return ()
     unmeasured = (
         row
         for _, _, row in named
-        if (found := row.find("latency_ms")) is not None and found.value is None
+        if (found := row.measurement("latency_ms")) is not None and found.value is None
     )
     why = next(
-        (found.how for row in unmeasured if (found := row.find("latency_ms")) is not None),
+        (found.how for row in unmeasured if (found := row.measurement("latency_ms")) is not None),
         "no file was timed",
     )
-    sizes = _bars(named, "size_bytes", says, target)
-    points, times = _scatter(named, says, target), _bars(named, "latency_ms", says, target)
+    sizes = _bars(named, "size_bytes", fmt, target)
+    points, times = _scatter(named, fmt, target), _bars(named, "latency_ms", fmt, target)
     if points is None and times is None:
         return (("Latency and speedup", None, why), ("Size of the files", sizes, ""))
     return (
@@ -269,14 +270,14 @@ def _plots(named: Named, says: Wording, target: str) -> tuple[Plot, ...]:
     )
 
 
-def _scatter(named: Named, says: Wording, target: str) -> Markup | None:
+def _scatter(named: Named, fmt: NumberFormat, target: str) -> Markup | None:
     """Accuracy against speedup; the reference is 1 by definition.
 
     None where nothing but the reference is known.
     """
-    points, scale = [], 100 if says.share else 1
+    points, scale = [], 100 if fmt.share else 1
     for name, kind, row in named:
-        accuracy, speedup = row.find("accuracy"), row.find("speedup")
+        accuracy, speedup = row.measurement("accuracy"), row.measurement("speedup")
         if accuracy is None or accuracy.value is None:
             continue
         ends = (1.0, 1.0, 1.0) if kind == "reference" else _ends(speedup)
@@ -297,7 +298,7 @@ def _scatter(named: Named, says: Wording, target: str) -> Markup | None:
         return None
     titles = (
         "speedup against float before pruning",
-        "accuracy, %" if says.share else "accuracy",
+        "accuracy, %" if fmt.share else "accuracy",
     )
     return scatter(
         points, titles, f"Accuracy against speedup of {len(points)} files on {target}"
@@ -305,11 +306,11 @@ def _scatter(named: Named, says: Wording, target: str) -> Markup | None:
 
 
 def _bars(
-    named: Named, measure: MeasurementName, says: Wording, target: str
+    named: Named, measure: MeasurementName, fmt: NumberFormat, target: str
 ) -> Markup | None:
     drawn = []
     for name, kind, row in named:
-        found = words.measured(row, measure)
+        found = summary.measured(row, measure)
         ends = _ends(found)
         if found is not None and ends is not None:
             drawn.append(
@@ -317,12 +318,12 @@ def _bars(
                     name,
                     _colour(kind),
                     ends[0],
-                    says.value(found),
+                    fmt.value(found),
                     ends[1:] if found.low is not None else None,
                 )
             )
     return (
-        bars(drawn, f"{words.HEADINGS[measure]} of {len(drawn)} files on {target}")
+        bars(drawn, f"{QUANTITIES[measure].heading} of {len(drawn)} files on {target}")
         if drawn
         else None
     )

@@ -1,9 +1,7 @@
-"""What the shipped file did on other hosts, one line a host: the same cells in the table,
-in Markdown and in HTML.
-"""
+"""The evidence of the shipped file on other hosts: the same cells in all forms of a report."""
 
-from edgekit.measurement import MeasurementName, Verdict
-from edgekit.rendering.words import HEADINGS, Wording
+from edgekit.measurement import QUANTITIES, MeasurementName, Verdict
+from edgekit.rendering.formatting import NumberFormat
 from edgekit.report import TargetReport
 
 _SHOWN: tuple[MeasurementName, ...] = (
@@ -13,20 +11,19 @@ _SHOWN: tuple[MeasurementName, ...] = (
     "accuracy_drop",
     "speedup",
 )
-#: The headings of the cells; the verdict stands behind the host.
-COLUMNS = ("host", "verdict", *(HEADINGS[name].lower() for name in _SHOWN), "taken at")
+COLUMNS = (
+    "host",
+    "verdict",
+    *(QUANTITIES[name].heading.lower() for name in _SHOWN),
+    "measured at",
+)
 
 
-def rows(target: TargetReport, says: Wording) -> list[tuple[str, Verdict, list[str]]]:
-    """Host, verdict, and the cells from parity to the place."""
-    return [
-        (
-            found.host,
-            found.verdict,
-            [
-                *(says.bracketed(found.find(name)) for name in _SHOWN),
-                found.error or found.place,
-            ],
-        )
-        for found in target.evidence
-    ]
+def rows(target: TargetReport, fmt: NumberFormat) -> list[tuple[str, Verdict, list[str]]]:
+    """Return host, verdict, and the remaining cells, one row per host."""
+    lines = []
+    for evidence in target.evidence:
+        cells = [fmt.bracketed(evidence.measurement(name)) for name in _SHOWN]
+        cells.append(evidence.error or evidence.place)
+        lines.append((evidence.host, evidence.verdict, cells))
+    return lines

@@ -9,19 +9,19 @@ from collections.abc import Mapping
 import jinja2
 from markupsafe import Markup
 
-from edgekit.measurement import MeasurementName
-from edgekit.rendering import cards, elsewhere, words
+from edgekit.measurement import QUANTITIES, MeasurementName
+from edgekit.rendering import cards, elsewhere, formatting, summary
 from edgekit.rendering.cards import Cell, cell
 from edgekit.rendering.plots import sparkline
 from edgekit.rendering.stages import Change, changes, channels, facts, losses
-from edgekit.rendering.words import Wording
+from edgekit.rendering.formatting import NumberFormat
 from edgekit.report import Report, StageReport
 
 
 def html(report: Report) -> str:
     """The page's text."""
-    says = words.wording(report)
-    name, title = words.heading(report)
+    fmt = summary.number_format(report)
+    name, title = summary.heading(report)
     columns = list(
         dict.fromkeys(row.name for stage in report.stages for row in stage.measurements)
     )
@@ -30,25 +30,25 @@ def html(report: Report) -> str:
         report=report,
         name=name,
         title=title,
-        summary=words.summary(report),
-        duration=words.duration(report.seconds),
-        started=words.moment(report.started),
+        summary=summary.summarize(report),
+        duration=formatting.duration(report.seconds),
+        started=formatting.moment(report.started),
         cards=[
-            cards.card(target, says, f"target-{number}")
+            cards.card(target, fmt, f"target-{number}")
             for number, target in enumerate(report.targets, 1)
         ],
-        elsewhere=[elsewhere.rows(target, says) for target in report.targets],
+        elsewhere=[elsewhere.rows(target, fmt) for target in report.targets],
         elsewhere_columns=elsewhere.COLUMNS,
-        columns=[words.HEADINGS[column] for column in words.COLUMNS],
-        glance_columns=[words.HEADINGS[column] for column in cards.GLANCE],
-        stages=[_stage(stage, columns, says) for stage in report.stages],
-        stage_columns=[words.HEADINGS[column] for column in columns],
+        columns=[QUANTITIES[column].heading for column in summary.COLUMNS],
+        glance_columns=[QUANTITIES[column].heading for column in cards.GLANCE],
+        stages=[_stage(stage, columns, fmt) for stage in report.stages],
+        stage_columns=[QUANTITIES[column].heading for column in columns],
         splits=report.task.get("splits") or {},
-        task=words.flat(
+        task=formatting.flatten(
             {key: value for key, value in report.task.items() if key != "splits"}
         ),
-        environment=words.flat(report.environment),
-        size=words.size,
+        environment=formatting.flatten(report.environment),
+        size=formatting.size,
     )
 
 
@@ -73,20 +73,20 @@ def _style() -> Markup:
 
 
 def _stage(
-    stage: StageReport, columns: list[MeasurementName], says: Wording
+    stage: StageReport, columns: list[MeasurementName], fmt: NumberFormat
 ) -> Mapping[str, object]:
     """One step on the PyTorch side: its numbers, what changed, its loss, and the rest of
     its notes.
     """
     found = {row.name: row for row in stage.measurements}
-    cells: list[Cell] = [cell(found.get(name), says, {}) for name in columns]
+    cells: list[Cell] = [cell(found.get(name), fmt, {}) for name in columns]
     epochs, widths, sizes = (
         losses(stage.notes),
         channels(stage.notes),
-        changes(stage.notes, says),
+        changes(stage.notes, fmt),
     )
     told = {"loss", "channels", *(change.name for change in sizes)}
-    lines = facts(stage.notes, says)
+    lines = facts(stage.notes, fmt)
     return {
         "name": stage.name,
         "step": stage.step,

@@ -5,9 +5,10 @@ Everything that comes from outside is escaped.
 
 from collections.abc import Iterable, Sequence
 
-from edgekit.rendering import elsewhere, words
+from edgekit.measurement import QUANTITIES
+from edgekit.rendering import elsewhere, formatting, summary
 from edgekit.rendering.stages import facts
-from edgekit.rendering.words import Wording
+from edgekit.rendering.formatting import NumberFormat
 from edgekit.report import CandidateReport, Report, StageReport, TargetReport
 
 _MARKS = str.maketrans(
@@ -24,20 +25,20 @@ class _Bold(str):
 
 def markdown(report: Report) -> str:
     """The whole report as Markdown text."""
-    says = words.wording(report)
-    name, title = words.heading(report)
+    fmt = summary.number_format(report)
+    name, title = summary.heading(report)
     blocks = [
         f"# edgekit: {_safe(title or name)}",
-        f"**Verdict: {report.verdict}.** {_safe(words.summary(report))}",
+        f"**Verdict: {report.verdict}.** {_safe(summary.summarize(report))}",
         _about(report),
     ]
-    blocks += [_overview(report, says)]
+    blocks += [_overview(report, fmt)]
     for target in report.targets:
-        blocks += _target(target, says)
+        blocks += _target(target, fmt)
     blocks += [
-        *_stages(report.stages, says),
+        *_stages(report.stages, fmt),
         *_task(report),
-        *_facts("Environment", words.flat(report.environment)),
+        *_facts("Environment", formatting.flatten(report.environment)),
     ]
     blocks.append(
         "*[low, high] is the 95 % interval. pt: points of accuracy. unmeasured: it could not be taken. -: nobody tried to take it.*"
@@ -48,23 +49,23 @@ def markdown(report: Report) -> str:
 def _about(report: Report) -> str:
     recipe = report.recipe
     facts = [
-        ("recipe", words.heading(report)[0]),
+        ("recipe", summary.heading(report)[0]),
         ("model", recipe.get("model")),
         ("weights", recipe.get("weights")),
         ("task", recipe.get("task")),
-        ("started", words.moment(report.started)),
-        ("took", words.duration(report.seconds)),
+        ("started", formatting.moment(report.started)),
+        ("took", formatting.duration(report.seconds)),
         ("edgekit", report.edgekit),
     ]
     return ", ".join(f"{key}: {_safe(str(value))}" for key, value in facts if value)
 
 
-def _overview(report: Report, says: Wording) -> str:
+def _overview(report: Report, fmt: NumberFormat) -> str:
     lines = []
     for target in report.targets:
         winner = target.candidate(target.winner)
         numbers = [
-            says.bracketed(words.measured(winner, name))
+            fmt.bracketed(summary.measured(winner, name))
             for name in ("accuracy", "accuracy_drop", "speedup")
         ]
         lines.append(
@@ -73,7 +74,7 @@ def _overview(report: Report, says: Wording) -> str:
                 _Bold(target.verdict),
                 target.winner or "nothing",
                 *numbers,
-                says.value(words.measured(winner, "size_bytes")),
+                fmt.value(summary.measured(winner, "size_bytes")),
             ]
         )
     return _table(
@@ -82,7 +83,7 @@ def _overview(report: Report, says: Wording) -> str:
     )
 
 
-def _target(target: TargetReport, says: Wording) -> list[str]:
+def _target(target: TargetReport, fmt: NumberFormat) -> list[str]:
     ships = f"ships {target.winner}" if target.winner else "ships nothing"
     head = f"## {_safe(target.name)}: {target.verdict}"
     blocks = [
@@ -90,23 +91,27 @@ def _target(target: TargetReport, says: Wording) -> list[str]:
         f"{_safe(target.title)} ({target.format}, {target.runtime}); {_safe(ships)}: {_safe(target.chosen)}.",
     ]
     blocks += [_bullets(f"**Note:** {_safe(note)}" for note in target.notes)]
-    candidates = [*words.rows(target)]
+    candidates = [*summary.sort_candidates(target)]
     lines = [
-        _candidate(row, says, winner=row.scheme == target.winner) for row in candidates
+        _candidate(row, fmt, winner=row.scheme == target.winner) for row in candidates
     ]
     if target.reference is not None:
-        lines.append(["before (float)", "reference", *_numbers(target.reference, says)])
+        lines.append(["before (float)", "reference", *_numbers(target.reference, fmt)])
     blocks.append(
         _table(
-            ("scheme", "status", *(words.HEADINGS[name].lower() for name in words.COLUMNS)),
+            (
+                "scheme",
+                "status",
+                *(QUANTITIES[name].heading.lower() for name in summary.COLUMNS),
+            ),
             lines,
         )
     )
     gates = [
         [
             gate.name,
-            says.limit(gate),
-            says.bracketed(gate),
+            fmt.limit(gate),
+            fmt.bracketed(gate),
             _Bold(gate.verdict),
             gate.where,
             "" if gate.required else f"not required: {gate.why}",
@@ -122,7 +127,7 @@ def _target(target: TargetReport, says: Wording) -> list[str]:
                 elsewhere.COLUMNS,
                 [
                     [host, _Bold(verdict), *cells]
-                    for host, verdict, cells in elsewhere.rows(target, says)
+                    for host, verdict, cells in elsewhere.rows(target, fmt)
                 ],
             )
         )
@@ -132,9 +137,9 @@ def _target(target: TargetReport, says: Wording) -> list[str]:
         for warning in row.warnings
     ]
     findings = [
-        *words.findings(target, says),
-        *filter(None, [words.tried(target)]),
-        *words.predicted(target, says),
+        *summary.findings(target, fmt),
+        *filter(None, [summary.effort(target)]),
+        *summary.predictions(target, fmt),
     ]
     blocks += [
         _bullets(warnings),
@@ -144,12 +149,12 @@ def _target(target: TargetReport, says: Wording) -> list[str]:
     return blocks
 
 
-def _candidate(row: CandidateReport, says: Wording, *, winner: bool) -> list[str]:
-    return [_Bold(row.scheme) if winner else row.scheme, row.status, *_numbers(row, says)]
+def _candidate(row: CandidateReport, fmt: NumberFormat, *, winner: bool) -> list[str]:
+    return [_Bold(row.scheme) if winner else row.scheme, row.outcome, *_numbers(row, fmt)]
 
 
-def _numbers(row: CandidateReport, says: Wording) -> list[str]:
-    return [says.bracketed(words.shown(row, name)) for name in words.COLUMNS]
+def _numbers(row: CandidateReport, fmt: NumberFormat) -> list[str]:
+    return [fmt.bracketed(summary.shown(row, name)) for name in summary.COLUMNS]
 
 
 def _where(target: TargetReport) -> str:
@@ -159,7 +164,7 @@ def _where(target: TargetReport) -> str:
         for measured in row.measurements if row is not None else ():
             if measured.value is not None:
                 taken.setdefault(measured.where, []).append(
-                    words.HEADINGS[measured.name].lower()
+                    QUANTITIES[measured.name].heading.lower()
                 )
     return _bullets(
         f"Taken at *{_safe(where)}*: {', '.join(dict.fromkeys(names))}"
@@ -167,7 +172,7 @@ def _where(target: TargetReport) -> str:
     )
 
 
-def _stages(stages: Sequence[StageReport], says: Wording) -> list[str]:
+def _stages(stages: Sequence[StageReport], fmt: NumberFormat) -> list[str]:
     if not stages:
         return []
     names = list(
@@ -176,19 +181,24 @@ def _stages(stages: Sequence[StageReport], says: Wording) -> list[str]:
     lines = []
     for stage in stages:
         found = {measured.name: measured for measured in stage.measurements}
-        notes = "; ".join(f"{key}: {text}" for key, text in facts(stage.notes, says))
+        notes = "; ".join(f"{key}: {text}" for key, text in facts(stage.notes, fmt))
         lines.append(
             [
                 stage.name,
                 stage.step,
-                *(says.bracketed(found.get(name)) for name in names),
+                *(fmt.bracketed(found.get(name)) for name in names),
                 notes,
             ]
         )
     return [
         "## Stages",
         _table(
-            ("stage", "step", *(words.HEADINGS[name].lower() for name in names), "notes"),
+            (
+                "stage",
+                "step",
+                *(QUANTITIES[name].heading.lower() for name in names),
+                "notes",
+            ),
             lines,
         ),
     ]
@@ -202,7 +212,7 @@ def _task(report: Report) -> list[str]:
         else [name, "none", ""]
         for name, split in splits.items()
     ]
-    facts = words.flat(
+    facts = formatting.flatten(
         {key: value for key, value in report.task.items() if key != "splits"}
     )
     table = [_table(("split", "samples", "sha256"), lines)] if lines else []

@@ -8,8 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgekit.measurement import Measurement, MeasurementName, Verdict
-from edgekit.pipeline.verdict import AT_MOST
+from edgekit.measurement import QUANTITIES, Measurement, MeasurementName, Verdict
 from edgekit.report import CandidateReport, GateReport, Report, TargetReport
 from edgekit.task import METRICS
 
@@ -19,71 +18,6 @@ UNMEASURED = "unmeasured"
 NOT_TAKEN = "-"
 #: Metrics whose score is a share of right answers, told in percent.
 _SHARE_METRICS = ("top1", "top5", "binary_accuracy")
-_SHARES: tuple[MeasurementName, ...] = (
-    "agreement",
-    "int8_mac_share",
-    "tpu_mapped_share",
-    "bit_equal",
-)
-_RATIOS: tuple[MeasurementName, ...] = ("speedup", "size_ratio")
-_TIMES: tuple[MeasurementName, ...] = ("latency_ms", "npu_time_ms")
-_BYTES: tuple[MeasurementName, ...] = (
-    "size_bytes",
-    "peak_memory_bytes",
-    "sram_bytes",
-    "flash_bytes",
-    "tpu_weight_bytes",
-)
-_COUNTS: tuple[MeasurementName, ...] = (
-    "float_ops",
-    "transposes",
-    "qdq_pairs",
-    "casts",
-    "parameters",
-    "cpu_ops",
-)
-
-#: What is true of a file wherever it lies.
-OF_THE_FILE: tuple[MeasurementName, ...] = ("size_bytes", "size_ratio")
-
-HEADINGS: Mapping[MeasurementName, str] = {
-    "accuracy": "Accuracy",
-    "accuracy_drop": "Accuracy lost",
-    "agreement": "Agreement",
-    "parity": "Parity",
-    "latency_ms": "Latency",
-    "speedup": "Speedup",
-    "size_bytes": "Size",
-    "size_ratio": "Size ratio",
-    "peak_memory_bytes": "Peak memory",
-    "int8_mac_share": "int8 share",
-    "float_ops": "Float ops",
-    "transposes": "Transposes",
-    "qdq_pairs": "Q/DQ pairs",
-    "casts": "Casts",
-    "tpu_mapped_share": "On the TPU",
-    "npu_time_ms": "NPU time (estimate)",
-    "parameters": "Parameters",
-    "macs": "MACs",
-    "loss": "Loss",
-    "sram_bytes": "SRAM",
-    "flash_bytes": "Flash, DRAM",
-    "cpu_ops": "Ops on the CPU",
-    "bit_equal": "Bit-equal",
-    "latency_estimate_ms": "Latency, estimated",
-    "tpu_weight_bytes": "Weights for the TPU",
-}
-#: What a compiler, an estimate or published rules say of a device that was not there.
-FORETOLD: frozenset[MeasurementName] = frozenset(
-    (
-        "npu_time_ms",
-        "sram_bytes",
-        "flash_bytes",
-        "cpu_ops",
-        "tpu_mapped_share",
-        "tpu_weight_bytes",
-    )
-)
 #: The columns of the candidates' tables.
 COLUMNS: tuple[MeasurementName, ...] = (
     "accuracy",
@@ -113,20 +47,21 @@ class Wording:
                 if name == "accuracy"
                 else f"{_fixed(100 * value, 2)} pt"
             )
-        if name in _SHARES:
+        kind = QUANTITIES[name].kind
+        if kind == "share":
             return f"{_percent(value)} %"
-        if name in _RATIOS:
-            # Three figures: a ratio of 13.55 is no more sure than one of 13.6.
+        if kind == "ratio":
+            # Three figures: a ratio of 13.55 is no more certain than one of 13.6.
             return f"{_fixed(value, 2 if value < 9.995 else 1)}x"
         if name == "latency_estimate_ms":
             return f"{_significant(value)} ms est."
-        if name in _TIMES:
+        if kind == "time":
             return f"{_significant(value)} ms"
-        if name in _BYTES:
+        if kind == "bytes":
             return size(value)
-        if name in _COUNTS:
+        if kind == "count":
             return f"{value:,.0f}"
-        if name == "macs":
+        if kind == "macs":
             return _thousands(value, ("", " k", " M", " G", " T"))
         return f"{value:.4g}" + (f" {unit}" if name == "parity" and unit else "")
 
@@ -164,7 +99,7 @@ class Wording:
 
     def limit(self, gate: GateReport) -> str:
         """What a gate asks for: ``at most 2.00 pt``."""
-        return f"{'at most' if gate.name in AT_MOST else 'at least'} {self.number(gate.name, gate.limit, gate.unit)}"
+        return f"{'at most' if QUANTITIES[gate.name].lower_is_better else 'at least'} {self.number(gate.name, gate.limit, gate.unit)}"
 
 
 def wording(report: Report) -> Wording:
@@ -174,7 +109,7 @@ def wording(report: Report) -> Wording:
     interval tells.
     """
     taken = [
-        row.find("accuracy")
+        row.measurement("accuracy")
         for target in report.targets
         for row in (target.reference, *target.candidates)
         if row is not None
@@ -257,20 +192,12 @@ def open_gates(target: TargetReport) -> list[GateReport]:
     return [gate for gate in target.gates if gate.verdict != "pass" and not gate.required]
 
 
-def split_status(status: str) -> tuple[str, str]:
-    """``dropped: too slow`` as its word and its reason."""
-    word, _, reason = status.partition(":")
-    return word.strip(), reason.strip()
-
-
 def rows(target: TargetReport) -> list[CandidateReport]:
     """The candidates, the winner first, those that raced before those that did not."""
     rank = {"raced": 1, "dropped": 2}
     return sorted(
         target.candidates,
-        key=lambda row: (
-            0 if row.scheme == target.winner else rank.get(split_status(row.status)[0], 3)
-        ),
+        key=lambda row: 0 if row.scheme == target.winner else rank.get(row.status, 3),
     )
 
 
@@ -292,10 +219,10 @@ def findings(target: TargetReport, says: Wording) -> list[str]:
             continue
         before, after = (
             target.candidate(row.scheme.partition("+")[0]),
-            row.find("accuracy_drop"),
+            row.measurement("accuracy_drop"),
         )
         was = (
-            before.find("accuracy_drop")
+            before.measurement("accuracy_drop")
             if before is not None and before is not row
             else None
         )
@@ -304,7 +231,7 @@ def findings(target: TargetReport, says: Wording) -> list[str]:
             if before is not None and was is not None
             else ""
         )
-        lost = f"lost {says.value(after)}{gained}" if after is not None else row.status
+        lost = f"lost {says.value(after)}{gained}" if after is not None else row.outcome
         lines.append(f"remedy {row.scheme} ({row.why}): {lost}; {duration(row.seconds)}")
     return lines
 
@@ -316,9 +243,9 @@ def predicted(target: TargetReport, says: Wording) -> list[str]:
     winner = target.candidate(target.winner)
     told: dict[str, list[str]] = {}
     for found in () if winner is None else winner.measurements:
-        if found.name in FORETOLD and found.value is not None:
+        if QUANTITIES[found.name].predicted and found.value is not None:
             told.setdefault(found.where, []).append(
-                f"{HEADINGS[found.name]} {says.bracketed(found)}"
+                f"{QUANTITIES[found.name].heading} {says.bracketed(found)}"
             )
     return [
         f"Foretold, not measured ({where}): {', '.join(numbers)}."
@@ -343,7 +270,7 @@ def measured(
     """A candidate's measurement; its size is known from its files, measured or not."""
     if candidate is None:
         return None
-    found = candidate.find(name)
+    found = candidate.measurement(name)
     if found is None and name == "size_bytes" and candidate.artifact is not None:
         return Measurement(
             name="size_bytes",
@@ -365,7 +292,7 @@ def shown(candidate: CandidateReport | None, name: MeasurementName) -> Measureme
         and candidate is not None
         and (found is None or found.value is None)
     ):
-        estimate = candidate.find("latency_estimate_ms")
+        estimate = candidate.measurement("latency_estimate_ms")
         return found if estimate is None or estimate.value is None else estimate
     return found
 
@@ -376,7 +303,7 @@ def wheres(measurements: Sequence[Measurement]) -> list[str]:
         dict.fromkeys(
             row.where
             for row in measurements
-            if row.value is not None and row.name not in OF_THE_FILE
+            if row.value is not None and not QUANTITIES[row.name].of_the_file
         )
     )
 

@@ -34,18 +34,18 @@ def test_this_machine_gives_what_it_gave(folder: pathlib.Path) -> None:
     evidence is kept for this artifact.
     """
     (found,) = evidence.verify(folder, "local")
-    parity, speedup = found.find("parity"), found.find("speedup")
+    parity, speedup = found.measurement("parity"), found.measurement("speedup")
     assert parity is not None and speedup is not None
     assert (found.verdict, found.error, parity.value) == ("pass", "", 0.0)
     assert speedup.low is not None and speedup.low > 0
     manifest = bundle.load(folder)
     assert manifest.bundle is not None
-    assert evidence.kept(folder, manifest) == (found,)
+    assert evidence.read_evidence(folder, manifest) == (found,)
     assert (
-        evidence.kept(folder, manifest.model_copy(update={"key": "another artifact"})) == ()
+        evidence.read_evidence(folder, manifest.model_copy(update={"key": "another artifact"})) == ()
     )
     gates = manifest.bundle.model_copy(update={"id": "the same file under other gates"})
-    assert evidence.kept(folder, manifest.model_copy(update={"bundle": gates})) == ()
+    assert evidence.read_evidence(folder, manifest.model_copy(update={"bundle": gates})) == ()
 
 
 def test_a_host_that_fails_is_a_line_and_keeps_what_others_found(
@@ -58,7 +58,7 @@ def test_a_host_that_fails_is_a_line_and_keeps_what_others_found(
     for python in ("/bin/false", "/bin/echo"):
         (found,) = evidence.verify(folder, host(tmp_path, "broken", python))
         assert found.verdict == "unmeasured" and found.error and not found.measurements
-    assert [report.host for report in evidence.kept(folder, bundle.load(folder))] == [
+    assert [report.host for report in evidence.read_evidence(folder, bundle.load(folder))] == [
         "local"
     ]
 
@@ -67,7 +67,7 @@ def test_evidence_that_cannot_be_read_does_not_count(folder: pathlib.Path) -> No
     """Noise in the folder of evidence is passed over."""
     (folder / bundle.EVIDENCE).mkdir()
     (folder / bundle.EVIDENCE / "noise.json").write_text("{")
-    assert evidence.kept(folder, bundle.load(folder)) == ()
+    assert evidence.read_evidence(folder, bundle.load(folder)) == ()
 
 
 def test_an_unknown_host_is_a_mistake(folder: pathlib.Path) -> None:
@@ -80,10 +80,10 @@ def test_a_quick_look_does_not_take_the_place_of_a_whole_one(folder: pathlib.Pat
     """Fewer samples and no times are marked partial, and kept only where nothing better is."""
     (quick,) = evidence.verify(folder, "local", 8, timed=False)
     manifest = bundle.load(folder)
-    assert quick.partial and evidence.kept(folder, manifest) == (quick,)
+    assert quick.partial and evidence.read_evidence(folder, manifest) == (quick,)
     (whole,) = evidence.verify(folder, "local")
     list(evidence.verify(folder, "local", 8, timed=False))
-    assert not whole.partial and evidence.kept(folder, manifest) == (whole,)
+    assert not whole.partial and evidence.read_evidence(folder, manifest) == (whole,)
 
 
 def test_this_machines_speed_is_no_verdict_on_another_device(folder: pathlib.Path) -> None:
@@ -92,7 +92,7 @@ def test_this_machines_speed_is_no_verdict_on_another_device(folder: pathlib.Pat
     """
     facts = bundle.load(folder).bundle
     assert facts is not None and facts.device_only and "speedup" in facts.gates
-    speedup = next(iter(evidence.verify(folder, "local"))).find("speedup")
+    speedup = next(iter(evidence.verify(folder, "local"))).measurement("speedup")
     assert speedup is not None and speedup.value is not None and speedup.verdict is None
 
 
@@ -112,8 +112,8 @@ def test_names_that_differ_in_marks_alone_are_kept_apart(folder: pathlib.Path) -
     """``ssh:pi@b`` and ``ssh:pi-b`` are two hosts."""
     (found,) = evidence.verify(folder, "local", timed=False)
     for name in ("ssh:pi@b", "ssh:pi-b", "h/main", "h-main"):
-        evidence.keep(folder, bundle.load(folder), found.model_copy(update={"host": name}))
-    assert {row.host for row in evidence.kept(folder, bundle.load(folder))} == {
+        evidence.store_evidence(folder, bundle.load(folder), found.model_copy(update={"host": name}))
+    assert {row.host for row in evidence.read_evidence(folder, bundle.load(folder))} == {
         "local",
         "ssh:pi@b",
         "ssh:pi-b",

@@ -118,7 +118,7 @@ def test_a_folder_that_is_not_edgekits_is_not_touched(tmp_path: pathlib.Path) ->
     out = tmp_path / "out"
     (out / "cpu").mkdir(parents=True)
     (out / "cpu" / "thesis.txt").write_text("mine")
-    with pytest.raises(CacheError, match="not made by edgekit"):
+    with pytest.raises(CacheError, match="not created by edgekit"):
         shipping.require_usable(out, ["cpu"])
     shipping.withdraw("cpu", out)
     assert (out / "cpu" / "thesis.txt").read_text() == "mine"

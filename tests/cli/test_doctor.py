@@ -7,8 +7,7 @@ import pathlib
 import pytest
 from click.testing import CliRunner
 
-from edgekit import catalog
-from edgekit import registry
+from edgekit import catalog, registry
 from edgekit.cli.doctor import examine
 from edgekit.cli.main import main
 

@@ -5,8 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner, Result
 
-from edgekit import catalog
-from edgekit import registry, scheme
+from edgekit import catalog, registry, scheme
 from edgekit import target as values
 from edgekit.cli.main import main
 

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from edgekit.cli.overrides import Wanted, find_target
 from edgekit.errors import EdgekitError, PlanError, RecipeError, TargetError
+from edgekit.pipeline.request import RunRequest, find_target
 
 
 def wanted(
@@ -13,8 +13,8 @@ def wanted(
     targets: tuple[str, ...] = (),
     assignments: tuple[str, ...] = (),
     model: str | None = None,
-) -> Wanted:
-    return Wanted(
+) -> RunRequest:
+    return RunRequest(
         recipe=recipe,
         model=model,
         weights=None,
@@ -85,7 +85,7 @@ def test_a_recipe_and_a_target_may_be_paths(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_a_wrong_word_is_answered_with_the_right_one(
-    given: Wanted, error: type[EdgekitError], words: list[str]
+    given: RunRequest, error: type[EdgekitError], words: list[str]
 ) -> None:
     """A wrong recipe, target or setting is an error that names the nearest; all wrong
     targets are told at once.

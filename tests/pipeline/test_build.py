@@ -10,7 +10,7 @@ from edgekit import registry
 from edgekit.cache import Cache
 from edgekit.errors import MissingBackend, StepError
 from edgekit.formats.record import Implementation
-from edgekit.pipeline.build import Build, try_follow, versions
+from edgekit.pipeline.build import Build, follow_candidate, versions
 from edgekit.pipeline.code_identity import code_digest
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Silent
@@ -171,17 +171,17 @@ def test_a_wrong_result_form_is_the_steps_fault(
         build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
 
 
-def test_one_candidates_failure_is_given_back(steps: None, tmp_path: pathlib.Path) -> None:
-    """`try_follow` gives the error of a step; a missing package is the user's to mend and
-    is raised.
-    """
+def test_a_candidates_failure_is_reported_to_the_progress(
+    steps: None, tmp_path: pathlib.Path
+) -> None:
+    """`follow_candidate` raises the error of a step after the progress has shown it."""
     builder, told = build(tmp_path)
     start = builder.follow(MODEL, None, [LOAD])[0]
-    failed = try_follow(builder, MODEL, start, [mark("a", breaks="no")])
-    assert isinstance(failed, StepError)
+    with pytest.raises(StepError, match="no"):
+        follow_candidate(builder, MODEL, start, [mark("a", breaks="no")])
     assert told.lines[-1] == "a failed"
     with pytest.raises(MissingBackend, match=r"edgekit\[prune\]"):
-        try_follow(builder, MODEL, start, [PlannedStep("gone", "gone")])
+        follow_candidate(builder, MODEL, start, [PlannedStep("gone", "gone")])
 
 
 def test_a_damaged_entry_is_built_again(steps: None, tmp_path: pathlib.Path) -> None:

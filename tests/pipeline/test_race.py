@@ -17,7 +17,7 @@ from edgekit.contracts import BenchProtocol, Runner, Samples
 from edgekit.errors import RunnerError
 from edgekit.hosts.local import LocalHost
 from edgekit.pipeline.build import Build
-from edgekit.pipeline.candidate import Ground
+from edgekit.pipeline.candidate import RaceContext
 from edgekit.pipeline.race import Result, race
 from edgekit.planning.plan import plan
 from edgekit.progress import Silent
@@ -97,7 +97,7 @@ def run(
     build = Build(task or tiny_images(), Cache(folder / "cache"), Silent(), 0)
     shared = build.follow(str(recipe.model), None, planned.shared)
     return race(
-        Ground(
+        RaceContext(
             build,
             str(recipe.model),
             planned.targets[0],
@@ -110,7 +110,7 @@ def run(
 
 
 def status(result: Result) -> dict[str, str]:
-    return {row.scheme: row.status for row in result.report.candidates}
+    return {row.scheme: row.outcome for row in result.report.candidates}
 
 
 def test_the_fastest_file_that_holds_wins(folder: pathlib.Path) -> None:
@@ -128,7 +128,7 @@ def test_int8_that_is_slower_than_float_does_not_win(folder: pathlib.Path) -> No
     assert result.report.winner == "float"
     slow = result.report.candidate("w8a8-static")
     assert slow is not None
-    speedup = slow.find("speedup")
+    speedup = slow.measurement("speedup")
     assert speedup is not None and speedup.value is not None
     assert speedup.value < 1
 
@@ -186,7 +186,7 @@ def test_a_file_that_the_device_cannot_run_is_dropped(folder: pathlib.Path) -> N
     planned = plan(recipe, [target]).targets[0]
     build = Build(tiny_images(), Cache(folder / "cache"), Silent(), 0)
     shared = build.follow(str(recipe.model), None, plan(recipe, [target]).shared)
-    ground = Ground(
+    ground = RaceContext(
         build,
         str(recipe.model),
         dataclasses.replace(planned, target=integer),
@@ -331,7 +331,7 @@ def test_a_metric_with_another_body_is_measured_anew(folder: pathlib.Path) -> No
         )
         shared = build.follow(str(recipe.model), None, planned.shared)
         reference = race(
-            Ground(
+            RaceContext(
                 build,
                 str(recipe.model),
                 planned.targets[0],
@@ -362,7 +362,7 @@ def test_measurements_are_cached_for_each_host(folder: pathlib.Path) -> None:
         build = Build(tiny_images(), Cache(folder / "cache"), Silent(), 0)
         shared = build.follow(str(recipe.model), None, planned.shared)
         result = race(
-            Ground(
+            RaceContext(
                 build,
                 str(recipe.model),
                 planned.targets[0],

@@ -15,7 +15,7 @@ from edgekit.cache import Cache
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.hosts.local import LocalHost
 from edgekit.pipeline.build import Build
-from edgekit.pipeline.candidate import Ground
+from edgekit.pipeline.candidate import RaceContext
 from edgekit.pipeline.race import Result, race
 from edgekit.planning.plan import plan
 from edgekit.progress import Silent
@@ -146,7 +146,7 @@ def raced(
     build = Build(task, Cache(folder / "cache"), Silent(), 0)
     shared = build.follow(str(recipe.model), None, planned.shared)
     return race(
-        Ground(
+        RaceContext(
             build,
             str(recipe.model),
             planned.targets[0],
@@ -165,7 +165,7 @@ def test_a_layers_outlier_is_equalized(tmp_path: pathlib.Path) -> None:
     report = raced(tmp_path, OUTLIER, "normal").report
     plain = report.candidate("w8a8-static")
     assert plain is not None
-    assert plain.status.startswith("dropped: it loses")
+    assert plain.outcome.startswith("dropped: it loses")
     assert report.verdict == "pass"
     assert report.winner is not None
     assert "equalize" in report.winner
@@ -182,7 +182,7 @@ def test_an_output_that_mixes_ranges_is_split(tmp_path: pathlib.Path) -> None:
     report = raced(tmp_path, MIXED, "normal", scores_only).report
     plain = report.candidate("w8a8-static")
     assert plain is not None
-    assert plain.status.startswith("dropped: it loses")
+    assert plain.outcome.startswith("dropped: it loses")
     assert report.diagnosis is not None
     assert report.diagnosis.mixed_output > 100
     assert report.winner is not None

@@ -11,8 +11,8 @@ import pytest
 
 from edgekit.cache import Cache, default_root
 from edgekit.estimates import networks
-from edgekit.pipeline.candidate import Entry
-from edgekit.pipeline.timing import timed
+from edgekit.pipeline.candidate import Candidate
+from edgekit.pipeline.timing import time_candidates
 from edgekit.target import Target
 
 GEMM = {
@@ -47,7 +47,7 @@ TABLE = {
 }
 
 
-def shown(estimate: str) -> Entry:
+def shown(estimate: str) -> Candidate:
     """The measurements of one float file on a target whose latency cannot be taken."""
     target = Target(
         name="board",
@@ -62,10 +62,10 @@ def shown(estimate: str) -> Entry:
     ground: Any = types.SimpleNamespace(
         planned=types.SimpleNamespace(target=target), build=None
     )
-    reference = Entry(
+    reference = Candidate(
         "float", networks.build("plain_layers", "onnx", Cache(default_root()))["float"]
     )
-    assert timed(ground, reference, []) == {}
+    assert time_candidates(ground, reference, []) == {}
     return reference
 
 
@@ -76,7 +76,10 @@ def test_an_estimate_stands_beside_the_unmeasured_latency(tmp_path: pathlib.Path
     path = tmp_path / "board.json"
     path.write_text(json.dumps(TABLE))
     entry = shown(str(path))
-    latency, found = entry.find("latency_ms"), entry.find("latency_estimate_ms")
+    latency, found = (
+        entry.measurement("latency_ms"),
+        entry.measurement("latency_estimate_ms"),
+    )
     assert latency is not None and latency.value is None and latency.verdict == "unmeasured"
     assert found is not None and found.value is not None and found.verdict is None
     assert (
@@ -93,7 +96,7 @@ def test_no_table_stops_nothing(
 ) -> None:
     """No name: no estimate. A name without a table: unmeasured, with the reason."""
     monkeypatch.setenv("EDGEKIT_CONFIG", str(tmp_path))
-    found = shown(name).find("latency_estimate_ms")
+    found = shown(name).measurement("latency_estimate_ms")
     assert (
         (found is None)
         if said is None

@@ -3,7 +3,7 @@
 import pytest
 
 from edgekit.measurement import Measurement, Verdict, unmeasured
-from edgekit.pipeline.verdict import choose, gates_of, judged_drop, verdict_of
+from edgekit.pipeline.verdict import choose, gates_of, judge_drop, verdict_of
 from edgekit.recipe import Gates
 from edgekit.report import ArtifactReport, CandidateReport
 from edgekit.target import Target
@@ -50,8 +50,15 @@ def candidate(
         measured("speedup", 1 / ms, 0.01),
         measured("accuracy_drop", 0.001, verdict=drop),
     )
-    return CandidateReport(
-        scheme=scheme, status=status, artifact=artifact, measurements=rows
+    word, _, reason = status.partition(": ")
+    return CandidateReport.model_validate(
+        {
+            "scheme": scheme,
+            "status": word,
+            "reason": reason,
+            "artifact": artifact,
+            "measurements": rows,
+        }
     )
 
 
@@ -217,5 +224,5 @@ def test_a_required_gate_that_was_not_measured_is_not_green() -> None:
 
 def test_a_drop_without_a_gate_passes() -> None:
     """Where no accuracy gate is asked the drop is reported and judged as pass."""
-    assert judged_drop(measured("accuracy_drop", 0.5), None) == "pass"
-    assert judged_drop(measured("accuracy_drop", 0.5), 0.1) == "fail"
+    assert judge_drop(measured("accuracy_drop", 0.5), None) == "pass"
+    assert judge_drop(measured("accuracy_drop", 0.5), 0.1) == "fail"

@@ -1,4 +1,4 @@
-"""Growing looks at accuracy: every sample is asked for once, and an early drop needs a
+"""Incremental looks at accuracy: every sample is asked for once, and an early drop needs a
 stricter interval.
 """
 
@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from edgekit.measurement import Measurement, judge_at_most
-from edgekit.pipeline.verification import EARLY, Growing, _wider, looks
+from edgekit.pipeline.verification import EARLY, IncrementalOutputs, _widen, looks
 from edgekit.task import Split
 
 
@@ -38,7 +38,7 @@ def test_each_sample_is_asked_for_once() -> None:
         numpy.arange(100) < 50, numpy.arange(100) % 4, (numpy.arange(100) + 1) % 4
     )
     runner = Counted()
-    growing = Growing(lambda: runner, Split({"input": scores}, labels))  # type: ignore[arg-type, return-value]
+    growing = IncrementalOutputs(lambda: runner, Split({"input": scores}, labels))  # type: ignore[arg-type, return-value]
     assert growing.answers(20, "top1").scores.mean() == 1
     assert growing.answers(100, "top1").scores.mean() == 0.5
     assert len(growing.answers(30, "top1").scores) == 30
@@ -68,7 +68,7 @@ def test_an_early_drop_needs_a_wider_interval() -> None:
         where="here",
         how="made up",
     )
-    wider = _wider(drop)
+    wider = _widen(drop)
     assert wider.low == pytest.approx(0.05 - EARLY * 0.028)
     assert judge_at_most(drop, 0.02) == "fail"
     assert judge_at_most(wider, 0.02) == "inconclusive"

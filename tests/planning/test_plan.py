@@ -239,8 +239,8 @@ def test_a_scheme_that_one_of_the_gpus_lacks_is_left_out_before_any_work() -> No
     (row,) = plan(Recipe.model_validate(WHOLE), [shared], lambda module: True).targets
     assert [candidate.scheme for candidate in row.candidates] == ["w8a8-static"]
     assert row.left_out["fp8"] == (
-        "SM86 cannot run fp8, which needs SM89 or newer (of this target's compute capabilities SM89 and SM120 can); "
-        "make a target with compute_capabilities: [SM89, SM120] for it"
+        "SM86 cannot run fp8, which requires SM89 or newer (of this target's compute capabilities SM89 and SM120 can); "
+        "write another target with compute_capabilities: [SM89, SM120] for it"
     )
     asked = plan(
         Recipe.model_validate(
@@ -369,7 +369,7 @@ def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
         (
             {"compress": ["prune", "train", "quantize"]},
             "cpu-onnx",
-            "the network that all is compared with would have random weights",
+            "the network that everything is compared with would have random",
         ),
         (
             {"compress": ["train", {"distill": {"teacher": "zoo:resnet99"}}]},
@@ -389,17 +389,17 @@ def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
         (
             {"compress": ["train", {"prune": {"multiple": 4}}]},
             "cpu-onnx",
-            "cpu-onnx: prune.multiple: the target wants multiples of 8",
+            "cpu-onnx: prune.multiple: the target requires multiples of 8",
         ),
         (
             {"compress": ["train", {"quantize": {"scheme": "fp8"}}]},
             "cpu-onnx",
-            "fp8 cannot be run: the format onnx has no fp8",
+            "fp8 cannot be executed: the format onnx has no fp8",
         ),
         (
             {"compress": ["train", {"quantize": {"scheme": "fp16"}}]},
             "coral-edgetpu",
-            "fp16 cannot be run: the format edgetpu has no fp16",
+            "fp16 cannot be executed: the format edgetpu has no fp16",
         ),
         (
             {"compress": ["train"]},

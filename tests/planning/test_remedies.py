@@ -3,7 +3,7 @@ where there is time.
 """
 
 from edgekit.diagnosis import Diagnosis, LayerNoise, Trial
-from edgekit.planning.remedies import MOST, combined, loudest, propose, trials
+from edgekit.planning.remedies import MOST, combine, noisiest_layers, propose, trials
 from edgekit.scheme import Tuning
 
 LAYERS = (
@@ -82,13 +82,13 @@ def test_the_fewest_and_cheapest_layers_are_kept() -> None:
         LayerNoise(module="cheap", sqnr_db=10, macs=10),
         *LAYERS[2:],
     )
-    assert loudest(cheap)[0][0][0] == "cheap"
-    assert max(len(kept) for kept, _ in loudest(LAYERS)) <= len(LAYERS) // 2
-    assert loudest(()) == []
+    assert noisiest_layers(cheap)[0][0][0] == "cheap"
+    assert max(len(kept) for kept, _ in noisiest_layers(LAYERS)) <= len(LAYERS) // 2
+    assert noisiest_layers(()) == []
 
 
 def test_changes_are_joined_and_the_first_of_two_that_exclude_each_other_counts() -> None:
     """Two values of one field cannot both be had."""
-    assert combined(
+    assert combine(
         [Tuning(smooth=0.5), Tuning(equalize=True), Tuning(smooth=0.75)]
     ) == Tuning(smooth=0.5, equalize=True)

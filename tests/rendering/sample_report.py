@@ -270,13 +270,15 @@ def mobile_tflite() -> TargetReport:
             ),
             CandidateReport(
                 scheme="w8-dynamic",
-                status="dropped: it loses 0.0534 top1 (gate 0.02)",
+                status="dropped",
+                reason="it loses 0.0534 top1 (gate 0.02)",
                 artifact=files("mobile-tflite", "w8-dynamic", "tflite", 30_912),
                 measurements=tuple(lost),
             ),
             CandidateReport(
                 scheme="fp16",
-                status="failed: The TFLite file main.tflite was refused by the runtime: failed to prepare node 4 (DEQUANTIZE).",
+                status="failed",
+                reason="The TFLite file main.tflite was refused by the runtime: failed to prepare node 4 (DEQUANTIZE).",
             ),
         ),
         gates=(
@@ -324,10 +326,13 @@ def coral_edgetpu() -> TargetReport:
         candidates=(
             CandidateReport(
                 scheme="w8a8-static",
-                status="failed: Operator 3 (EXP) has float inputs, and the Edge TPU runs integers only.",
+                status="failed",
+                reason="Operator 3 (EXP) has float inputs, and the Edge TPU runs integers only.",
             ),
             CandidateReport(
-                scheme="float", status="dropped: the device runs integer arithmetic only"
+                scheme="float",
+                status="dropped",
+                reason="the device runs integer arithmetic only",
             ),
         ),
         notes=(

@@ -12,14 +12,14 @@ from torch import nn
 
 from edgekit import registry
 from edgekit.artifact import Artifact, File, FormatName, Part, chain
-from edgekit.contracts import Context
+from edgekit.contracts import Context, Read
 from edgekit.errors import StepError
 from edgekit.formats.neural_compressor import blocks, nodes, static
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import check_interface, export
 from edgekit.scheme import find
 from edgekit.steps import torch_chain, torch_storage
-from edgekit.task import Split, SplitName, Task
+from edgekit.task import Split, Task
 
 BATCH_SIZE = 64
 #: Samples that are scored in each trial, and how few make a score worthless.
@@ -48,9 +48,7 @@ class NeuralCompressorToOnnx:
         "neural-compressor",
         "transformers",
     )
-    reads: ClassVar[tuple[SplitName, ...]] = ("train", "calibration")
-    #: The task's metric is part of what the step reads.
-    scored: ClassVar[bool] = True
+    reads: ClassVar[tuple[Read, ...]] = ("train", "calibration", "metric")
 
     def requires(self, artifact: Artifact) -> None:
         """A scheme of neural-compressor's, a float network, and some samples."""
