@@ -170,18 +170,18 @@ def test_a_file_runs_and_is_raced_through_the_stand_in(
             "does not trust this computer",
         ),
         ("error: device offline", 1, "phone is offline"),
-        ("error: device 'ABC' not found", 1, "no phone with the serial number ABC"),
+        ("error: device 'ABC' not found", 1, "No phone with the serial number ABC"),
         (
             "error: insufficient permissions for device: user in plugdev group;"
             " are your udev rules wrong?",
             1,
-            "may not speak to the phone",
+            "no permission to access the phone",
         ),
         ("error: target doesn't support PTY args -Tt", 1, "too old"),
         (
             "* failed to start daemon\nerror: cannot connect to daemon",
             1,
-            "own server does not run",
+            "own server is not running",
         ),
         (
             "/system/bin/sh: exec: python3: not found",

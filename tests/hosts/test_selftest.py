@@ -28,8 +28,8 @@ def test_the_files_are_chosen_by_the_runtimes() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_gives_its_numbers_here(name: str) -> None:
-    """7 of the 8 digits are classified correctly, and the outputs are the recorded ones: bit for
-    bit in LiteRT, else within what is allowed.
+    """7 of the 8 digits are classified correctly, and the outputs are the recorded ones:
+    bit for bit in LiteRT, else within what is allowed.
     """
     done = selftest.run_file(HOST, name)
     assert (done.passed, done.right, done.samples) == (True, 7, 8), done
@@ -59,10 +59,12 @@ def test_int8_and_float_classify_the_digits_alike_and_differ_in_numbers() -> Non
 def test_other_numbers_and_a_dead_host_are_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Numbers beyond what is allowed are not good; a host that does not answer is an error
-    as an error.
+    """Numbers beyond what is allowed do not pass; a host that does not answer is an
+    error.
     """
-    monkeypatch.setattr(selftest, "expected", lambda name: numpy.zeros((8, 10), "float32"))
+    monkeypatch.setattr(
+        selftest, "expected_outputs", lambda name: numpy.zeros((8, 10), "float32")
+    )
     done = selftest.run_file(HOST, "float.onnx")
     assert not done.passed and not done.error and done.difference > 1
     dead = selftest.run_file(
@@ -90,7 +92,7 @@ def test_a_runtime_that_cannot_load_files_is_no_proof(
     """Metadata alone do not prove a runtime."""
     monkeypatch.setattr(
         selftest,
-        "run",
+        "run_file",
         lambda host, name: selftest.SelfTestResult(name, host.name, error="it crashed"),
     )
     with pytest.raises(HostError, match="a tiny file does not run with them: it crashed"):

@@ -74,7 +74,8 @@ def test_any_login_shell_will_do(tmp_path: pathlib.Path, name: str) -> None:
     odd.mkdir()
     (odd / "python").symlink_to(sys.executable)
     words = Start(
-        far.words(file("/usr/bin/env", str(odd / "python")), "main", ()), shell=True
+        far.python_command(file("/usr/bin/env", str(odd / "python")), "main", ()),
+        shell=True,
     ).arguments()
     # As sshd does: the login shell, -c, and the words with spaces between them.
     process = WorkerProcess(
@@ -89,7 +90,7 @@ def test_any_login_shell_will_do(tmp_path: pathlib.Path, name: str) -> None:
 def test_a_word_that_shells_read_in_different_ways_is_refused(word: str) -> None:
     """Backslashes, exclamation marks, line breaks, and an option where the program belongs."""
     with pytest.raises(HostError, match="starts Python with"):
-        far.words(file(word), "main", ())
+        far.python_command(file(word), "main", ())
 
 
 @pytest.mark.parametrize("user", [True, False])
