@@ -46,7 +46,7 @@ endif
 # What needs none of the frameworks, and is most of what a user meets first.
 CORE := tests/test_core_only.py tests/test_artifact.py tests/test_cache.py tests/test_catalog.py \
         tests/test_errors.py tests/test_recipe.py tests/test_signature.py tests/test_target.py \
-        tests/test_task.py tests/test_value.py tests/bundles/test_bundle.py tests/cli/test_listing.py \
+        tests/test_task.py tests/test_value.py tests/cli/test_listing.py \
         tests/cli/test_main.py tests/cli/test_plan.py tests/device_worker/test_bundled.py \
         tests/device_worker/test_frames.py tests/device_worker/test_judging.py tests/device_worker/test_store.py
 
