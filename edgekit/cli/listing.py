@@ -10,7 +10,7 @@ import click
 from rich.text import Text
 
 from edgekit.cli import output
-from edgekit.rendering.words import flat
+from edgekit.rendering.formatting import flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def listing(of: Listing) -> click.Group:
                 output.facts(
                     [
                         (key, value)
-                        for key, value in flat(found)
+                        for key, value in flatten(found)
                         if value not in ("none", "")
                     ]
                 )

@@ -16,7 +16,7 @@ from edgekit.cli.overrides import recipe_options
 from edgekit.pipeline.request import RunRequest
 from edgekit.planning.plan import Plan
 from edgekit.planning.routes import PlannedCandidate, PlannedStep, PlannedTarget
-from edgekit.rendering.words import plain
+from edgekit.rendering.formatting import plain
 
 _INDENT = (0, 0, 0, 2)
 

@@ -1,5 +1,6 @@
-"""What the page shows of one target: its winner's figures, its gates, its candidates, its
-pictures, all as plain values.
+"""What the HTML page shows of one target, as plain values.
+
+The figures of its winner, its gates, candidates and plots.
 """
 
 import dataclasses
@@ -9,11 +10,11 @@ from markupsafe import Markup
 
 from edgekit.measurement import QUANTITIES, Measurement, MeasurementName, Verdict
 from edgekit.rendering import formatting, summary
-from edgekit.rendering.plots import Bar, Point, bars, scatter
 from edgekit.rendering.formatting import NumberFormat
+from edgekit.rendering.plots import Bar, Point, bars, scatter
 from edgekit.report import CandidateReport, GateReport, ShippedFile, TargetReport
 
-#: The winner's numbers that stand in large type, and those in the table of all targets.
+#: The winner's numbers in large type, and those in the table of all targets.
 _FIGURES: tuple[MeasurementName, ...] = ("accuracy", "speedup", "latency_ms", "size_bytes")
 GLANCE: tuple[MeasurementName, ...] = (
     "accuracy",
@@ -22,25 +23,22 @@ GLANCE: tuple[MeasurementName, ...] = (
     "latency_ms",
     "size_bytes",
 )
-#: A picture: its title, the drawing, and what is said where there is nothing to draw.
+#: A plot: its title, the drawing, and the reason if there is nothing to draw.
 Plot = tuple[str, Markup | None, str]
-#: Name, class of the style sheet, candidate.
+#: Name, class in the style sheet, candidate.
 Named = Sequence[tuple[str, str, CandidateReport]]
 Marks = Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One number as it is shown: text, interval, the mark of the place where it was taken,
-    and whether it was taken at all.
-    """
+    """One number: text, interval, and the mark of the place where it was measured."""
 
     text: str
     interval: str = ""
     mark: str = ""
     where: str = ""
-    #: Where it was taken; empty for what is true of a file wherever it lies, such as its
-    #: size.
+    #: Where it was measured; empty for properties of the file, such as its size.
     place: str = ""
     how: str = ""
     #: taken, unmeasured or absent.
@@ -49,7 +47,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A candidate's line in the table. ``kind`` is a class of the style sheet."""
+    """A candidate's line in the table. ``kind`` is a class in the style sheet."""
 
     scheme: str
     kind: str
@@ -69,7 +67,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """A gate's line. ``doubt`` fmt why it is not required."""
+    """A gate's line. ``doubt`` is why it is not required."""
 
     heading: str
     limit: str
@@ -80,7 +78,7 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One measurement with everything that is known of it."""
+    """One measurement with all its details."""
 
     scheme: str
     heading: str
@@ -99,55 +97,67 @@ class Card:
     gates: tuple[Gate, ...]
     plots: tuple[Plot, ...]
     rows: tuple[Row, ...]
-    #: Place where numbers were taken -> its mark, empty where there is one place only.
+    #: Place where numbers were measured -> its mark; empty if there is only one place.
     places: Marks
     warnings: tuple[tuple[str, str], ...]
     #: The diagnosis, the remedies, and what all of it cost.
     findings: tuple[str, ...]
-    #: What is said of a device that was not there.
-    foretold: tuple[str, ...]
+    #: Predictions for a device that was not available.
+    predictions: tuple[str, ...]
     numbers: tuple[Line, ...]
     files: tuple[ShippedFile, ...]
 
 
 def card(target: TargetReport, fmt: NumberFormat, anchor: str) -> Card:
-    """Everything that is shown of one target."""
-    winner, named = target.candidate(target.winner), _named(target)
-    taken = [
-        found
-        for _, _, row in named
-        for name in summary.COLUMNS
-        if (found := summary.measured(row, name)) is not None
-    ]
-    places = summary.places(taken)
-    marks = {
-        where: _mark(index) if len(places) > 1 else "" for index, where in enumerate(places)
-    }
+    """Collect everything that is shown of one target."""
+    winner = target.candidate(target.winner)
+    named = _named(target)
+    marks = _marks(named)
+    figures: tuple[Figure, ...] = ()
+    files: tuple[ShippedFile, ...] = ()
+    if winner is not None:
+        figures = _figures(winner, target.reference, fmt)
+        if winner.artifact is not None:
+            files = tuple(file for file in winner.artifact.files if file.path is not None)
+    warnings = []
+    numbers = []
+    for name, _, row in named:
+        warnings += [(name, warning) for warning in row.warnings]
+        numbers += [_line(name, measurement, fmt) for measurement in row.measurements]
+    findings = [*summary.findings(target, fmt), summary.effort(target)]
+    glance = [cell(summary.measured(winner, name), fmt, {}) for name in GLANCE]
     return Card(
         target=target,
         anchor=anchor,
-        glance=tuple(cell(summary.measured(winner, name), fmt, {}) for name in GLANCE),
-        figures=_figures(winner, target.reference, fmt) if winner is not None else (),
+        glance=tuple(glance),
+        figures=figures,
         gates=tuple(_gate(gate, fmt) for gate in target.gates),
         plots=_plots(named, fmt, target.name),
         rows=tuple(_row(row, kind, fmt, marks) for _, kind, row in named),
         places=marks,
-        warnings=tuple(
-            (name, warning) for name, _, row in named for warning in row.warnings
-        ),
-        foretold=tuple(summary.predictions(target, fmt)),
-        findings=tuple(filter(None, (*summary.findings(target, fmt), summary.effort(target)))),
-        numbers=tuple(
-            _line(name, found, fmt) for name, _, row in named for found in row.measurements
-        ),
-        files=tuple(file for file in winner.artifact.files if file.path is not None)
-        if winner is not None and winner.artifact is not None
-        else (),
+        warnings=tuple(warnings),
+        findings=tuple(line for line in findings if line),
+        predictions=tuple(summary.predictions(target, fmt)),
+        numbers=tuple(numbers),
+        files=files,
     )
 
 
-def cell(measured: Measurement | GateReport | None, fmt: NumberFormat, marks: Marks) -> Cell:
-    """A number as it is shown. What was not measured never looks like a number."""
+def _marks(named: Named) -> Marks:
+    """Assign a mark to every place where numbers of the table were measured."""
+    measured = [
+        summary.measured(row, name) for _, _, row in named for name in summary.COLUMNS
+    ]
+    places = summary.places([row for row in measured if row is not None])
+    if len(places) == 1:
+        return {places[0]: ""}
+    return {where: _mark(index) for index, where in enumerate(places)}
+
+
+def cell(
+    measured: Measurement | GateReport | None, fmt: NumberFormat, marks: Marks
+) -> Cell:
+    """Format a number. One that was not measured never looks like a number."""
     if measured is None:
         return Cell(text=formatting.NOT_TAKEN, kind="absent")
     ends = fmt.interval(measured)
@@ -158,22 +168,19 @@ def cell(measured: Measurement | GateReport | None, fmt: NumberFormat, marks: Ma
         )
     place = "" if QUANTITIES[measured.name].of_the_file else measured.where
     return Cell(
-        fmt.value(measured),
-        f"{ends[0]} to {ends[1]}" if ends else "",
-        marks.get(place, ""),
-        measured.where,
-        place,
-        how,
+        text=fmt.value(measured),
+        interval=f"{ends[0]} to {ends[1]}" if ends else "",
+        mark=marks.get(place, ""),
+        where=measured.where,
+        place=place,
+        how=how,
     )
 
 
-def _line(name: str, found: Measurement, fmt: NumberFormat) -> Line:
-    return Line(
-        name,
-        QUANTITIES[found.name].heading,
-        cell(found, fmt, {}),
-        "" if found.n is None else f"{found.n:,}",
-    )
+def _line(scheme: str, measured: Measurement, fmt: NumberFormat) -> Line:
+    samples = "" if measured.n is None else f"{measured.n:,}"
+    heading = QUANTITIES[measured.name].heading
+    return Line(scheme, heading, cell(measured, fmt, {}), samples)
 
 
 def _mark(index: int) -> str:
@@ -183,21 +190,14 @@ def _mark(index: int) -> str:
 
 
 def _named(target: TargetReport) -> Named:
-    """The candidates, the winner first, and the reference last; each with its name in a
-    picture and its class.
-    """
-    named = []
+    """The candidates, the winner first, and the reference last."""
+    named: list[tuple[str, str, CandidateReport]] = []
     for row in summary.sort_candidates(target):
-        status = row.status
-        named.append((row.scheme, "winner" if row.scheme == target.winner else status, row))
-    return [
-        *named,
-        *(
-            [("float before", "reference", target.reference)]
-            if target.reference is not None
-            else []
-        ),
-    ]
+        kind = "winner" if row.scheme == target.winner else row.status
+        named.append((row.scheme, kind, row))
+    if target.reference is not None:
+        named.append(("float before", "reference", target.reference))
+    return named
 
 
 def _row(candidate: CandidateReport, kind: str, fmt: NumberFormat, marks: Marks) -> Row:
@@ -206,7 +206,9 @@ def _row(candidate: CandidateReport, kind: str, fmt: NumberFormat, marks: Marks)
     if kind == "reference":
         reason = reason or "the network before pruning"
         status = "reference" if status == "raced" else status
-    cells = tuple(cell(summary.shown(candidate, name), fmt, marks) for name in summary.COLUMNS)
+    cells = tuple(
+        cell(summary.shown(candidate, name), fmt, marks) for name in summary.COLUMNS
+    )
     return Row(candidate.scheme, kind, status, reason, cells)
 
 
@@ -214,7 +216,7 @@ def _figures(
     winner: CandidateReport, reference: CandidateReport | None, fmt: NumberFormat
 ) -> tuple[Figure, ...]:
     lost = summary.measured(winner, "accuracy_drop")
-    below: dict[MeasurementName, str] = {"speedup": "against float before pruning"}
+    below: dict[MeasurementName, str] = {"speedup": "relative to float before pruning"}
     if lost is not None:
         below["accuracy"] = f"lost {fmt.bracketed(lost)}"
     for name in ("latency_ms", "size_bytes"):
@@ -242,103 +244,80 @@ def _gate(gate: GateReport, fmt: NumberFormat) -> Gate:
 
 
 def _plots(named: Named, fmt: NumberFormat, target: str) -> tuple[Plot, ...]:
-    """Three pictures, two where nothing could be timed; none where no candidate became a
-    file.
-    """
-    if all(
-        kind == "reference" or summary.measured(row, "size_bytes") is None
-        for _, kind, row in named
-    ):
+    """Three plots, two if nothing could be timed, none if no candidate became a file."""
+    candidates = [row for _, kind, row in named if kind != "reference"]
+    if all(summary.measured(row, "size_bytes") is None for row in candidates):
         return ()
-    unmeasured = (
-        row
-        for _, _, row in named
-        if (found := row.measurement("latency_ms")) is not None and found.value is None
-    )
-    why = next(
-        (found.how for row in unmeasured if (found := row.measurement("latency_ms")) is not None),
-        "no file was timed",
-    )
+    reason = "no file was timed"
+    for _, _, row in reversed(named):
+        latency = row.measurement("latency_ms")
+        if latency is not None and latency.value is None:
+            reason = latency.how
     sizes = _bars(named, "size_bytes", fmt, target)
-    points, times = _scatter(named, fmt, target), _bars(named, "latency_ms", fmt, target)
+    times = _bars(named, "latency_ms", fmt, target)
+    points = _scatter(named, fmt, target)
     if points is None and times is None:
-        return (("Latency and speedup", None, why), ("Size of the files", sizes, ""))
+        return (("Latency and speedup", None, reason), ("Size of the files", sizes, ""))
     return (
-        ("Accuracy against speedup", points, why),
-        ("Latency of one sample", times, why),
+        ("Accuracy against speedup", points, reason),
+        ("Latency of one sample", times, reason),
         ("Size of the files", sizes, ""),
     )
 
 
 def _scatter(named: Named, fmt: NumberFormat, target: str) -> Markup | None:
-    """Accuracy against speedup; the reference is 1 by definition.
+    """Accuracy against speedup; the speedup of the reference is 1 by definition.
 
-    None where nothing but the reference is known.
+    None if only the reference was measured.
     """
-    points, scale = [], 100 if fmt.share else 1
+    scale = 100 if fmt.share else 1
+    points = []
     for name, kind, row in named:
-        accuracy, speedup = row.measurement("accuracy"), row.measurement("speedup")
-        if accuracy is None or accuracy.value is None:
+        accuracy = _ends(row.measurement("accuracy"))
+        speedup = _ends(row.measurement("speedup"))
+        if kind == "reference":
+            speedup = (1.0, 1.0, 1.0)
+        if accuracy is None or speedup is None:
             continue
-        ends = (1.0, 1.0, 1.0) if kind == "reference" else _ends(speedup)
-        if ends is None:
-            continue
-        value, low, high = _ends(accuracy) or (accuracy.value,) * 3
+        value, low, high = (scale * end for end in accuracy)
         points.append(
-            Point(
-                name,
-                _colour(kind),
-                ends[0],
-                scale * value,
-                ends[1:],
-                (scale * low, scale * high),
-            )
+            Point(name, _style(kind), speedup[0], value, speedup[1:], (low, high))
         )
     if all(point.kind == "reference" for point in points):
         return None
-    titles = (
-        "speedup against float before pruning",
-        "accuracy, %" if fmt.share else "accuracy",
-    )
-    return scatter(
-        points, titles, f"Accuracy against speedup of {len(points)} files on {target}"
-    )
+    axes = ("speedup relative to float before pruning", "accuracy")
+    if fmt.share:
+        axes = (axes[0], "accuracy, %")
+    note = f"Accuracy against speedup of {len(points)} files on {target}"
+    return scatter(points, axes, note)
 
 
 def _bars(
-    named: Named, measure: MeasurementName, fmt: NumberFormat, target: str
+    named: Named, name: MeasurementName, fmt: NumberFormat, target: str
 ) -> Markup | None:
-    drawn = []
-    for name, kind, row in named:
-        found = summary.measured(row, measure)
-        ends = _ends(found)
-        if found is not None and ends is not None:
-            drawn.append(
-                Bar(
-                    name,
-                    _colour(kind),
-                    ends[0],
-                    fmt.value(found),
-                    ends[1:] if found.low is not None else None,
-                )
-            )
-    return (
-        bars(drawn, f"{QUANTITIES[measure].heading} of {len(drawn)} files on {target}")
-        if drawn
-        else None
-    )
+    """One bar per file that was measured; None if there are none."""
+    rows = []
+    for label, kind, candidate in named:
+        measured = summary.measured(candidate, name)
+        ends = _ends(measured)
+        if measured is None or ends is None:
+            continue
+        interval = None if measured.low is None else ends[1:]
+        rows.append(Bar(label, _style(kind), ends[0], fmt.value(measured), interval))
+    if not rows:
+        return None
+    return bars(rows, f"{QUANTITIES[name].heading} of {len(rows)} files on {target}")
 
 
-def _colour(kind: str) -> str:
+def _style(kind: str) -> str:
+    """The class of a candidate's marks in the style sheet."""
     return kind if kind in ("winner", "raced", "reference") else "out"
 
 
 def _ends(measured: Measurement | None) -> tuple[float, float, float] | None:
-    """Value, low and high; None where it was not measured."""
+    """Value, low and high; None if it was not measured."""
     if measured is None or measured.value is None:
         return None
-    return (
-        measured.value,
-        measured.value if measured.low is None else measured.low,
-        measured.value if measured.high is None else measured.high,
-    )
+    low = measured.value if measured.low is None else measured.low
+    high = measured.value if measured.high is None else measured.high
+    return measured.value, low, high

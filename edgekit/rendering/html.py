@@ -1,30 +1,31 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no picture from
-anywhere. Text from outside is escaped.
+"""The report as one self-contained HTML page: no scripts, fonts or images from elsewhere.
+
+All text from reports is escaped.
 """
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jinja2
 from markupsafe import Markup
 
 from edgekit.measurement import QUANTITIES, MeasurementName
 from edgekit.rendering import cards, elsewhere, formatting, summary
-from edgekit.rendering.cards import Cell, cell
+from edgekit.rendering.cards import cell
+from edgekit.rendering.formatting import NumberFormat
 from edgekit.rendering.plots import sparkline
 from edgekit.rendering.stages import Change, changes, channels, facts, losses
-from edgekit.rendering.formatting import NumberFormat
 from edgekit.report import Report, StageReport
 
 
 def html(report: Report) -> str:
-    """The page's text."""
+    """Draw a report as an HTML page."""
     fmt = summary.number_format(report)
     name, title = summary.heading(report)
-    columns = list(
-        dict.fromkeys(row.name for stage in report.stages for row in stage.measurements)
-    )
+    measured = [row.name for stage in report.stages for row in stage.measurements]
+    stage_columns = list(dict.fromkeys(measured))
+    task = {key: value for key, value in report.task.items() if key != "splits"}
     return _template().render(
         style=_style(),
         report=report,
@@ -39,17 +40,19 @@ def html(report: Report) -> str:
         ],
         elsewhere=[elsewhere.rows(target, fmt) for target in report.targets],
         elsewhere_columns=elsewhere.COLUMNS,
-        columns=[QUANTITIES[column].heading for column in summary.COLUMNS],
-        glance_columns=[QUANTITIES[column].heading for column in cards.GLANCE],
-        stages=[_stage(stage, columns, fmt) for stage in report.stages],
-        stage_columns=[QUANTITIES[column].heading for column in columns],
+        columns=_headings(summary.COLUMNS),
+        glance_columns=_headings(cards.GLANCE),
+        stages=[_stage(stage, stage_columns, fmt) for stage in report.stages],
+        stage_columns=_headings(stage_columns),
         splits=report.task.get("splits") or {},
-        task=formatting.flatten(
-            {key: value for key, value in report.task.items() if key != "splits"}
-        ),
+        task=formatting.flatten(task),
         environment=formatting.flatten(report.environment),
         size=formatting.size,
     )
+
+
+def _headings(names: Sequence[MeasurementName]) -> list[str]:
+    return [QUANTITIES[name].heading for name in names]
 
 
 @functools.cache
@@ -67,49 +70,36 @@ def _template() -> jinja2.Template:
 
 @functools.cache
 def _style() -> Markup:
-    return Markup(
-        (pathlib.Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    )  # our own file
+    path = pathlib.Path(__file__).parent / "report.css"
+    return Markup(path.read_text(encoding="utf-8"))  # part of edgekit, so it is trusted
 
 
 def _stage(
-    stage: StageReport, columns: list[MeasurementName], fmt: NumberFormat
+    stage: StageReport, columns: Sequence[MeasurementName], fmt: NumberFormat
 ) -> Mapping[str, object]:
-    """One step on the PyTorch side: its numbers, what changed, its loss, and the rest of
-    its notes.
-    """
-    found = {row.name: row for row in stage.measurements}
-    cells: list[Cell] = [cell(found.get(name), fmt, {}) for name in columns]
-    epochs, widths, sizes = (
-        losses(stage.notes),
-        channels(stage.notes),
-        changes(stage.notes, fmt),
-    )
-    told = {"loss", "channels", *(change.name for change in sizes)}
+    """One PyTorch step: its numbers, what it changed, its loss, and its other notes."""
+    measured = {row.name: row for row in stage.measurements}
+    epochs = losses(stage.notes)
+    sizes = changes(stage.notes, fmt)
     lines = facts(stage.notes, fmt)
+    drawn = {"channels", *(change.name for change in sizes)}
+    if epochs:
+        drawn.add("loss")
     return {
         "name": stage.name,
         "step": stage.step,
-        "cells": cells,
-        "changes": [_shared(change) for change in sizes],
-        "channels": [_shared(change) for change in widths],
+        "cells": [cell(measured.get(name), fmt, {}) for name in columns],
+        "changes": [_with_share(change) for change in sizes],
+        "channels": [_with_share(change) for change in channels(stage.notes)],
         "spark": sparkline(epochs) if epochs else None,
         "loss": dict(lines).get("loss", ""),
-        "facts": [
-            (key, text)
-            for key, text in lines
-            if key not in told or (key == "loss" and not epochs)
-        ],
+        "facts": [(key, text) for key, text in lines if key not in drawn],
     }
 
 
-def _shared(change: Change) -> Mapping[str, object]:
-    """A change with the share that is left, in percent, for its bar; None where nothing was
-    there before.
-    """
-    share = (
-        None
-        if not change.before
-        else round(min(100.0, 100 * change.after / change.before), 1)
-    )
+def _with_share(change: Change) -> Mapping[str, object]:
+    """A change with the remaining share in percent; None if there was nothing before."""
+    share = None
+    if change.before:
+        share = round(min(100.0, 100 * change.after / change.before), 1)
     return {"name": change.name, "text": change.text, "share": share}

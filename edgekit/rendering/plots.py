@@ -1,11 +1,12 @@
-"""Small plots as inline SVG: drawn here, so that the page needs no script and no library.
+"""Small plots as inline SVG, so that the page needs no script and no library.
 
-Colours come from the page's style sheet.
+Colours are defined in the style sheet of the page.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
@@ -13,11 +14,15 @@ _WIDTH, _HEIGHT = 500, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 16, 40
 _BAR, _GAP, _BAR_LEFT, _BAR_RIGHT = 20, 10, 120, 90
 
+#: Left, top, right, bottom in pixels.
+Box: TypeAlias = tuple[float, float, float, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One candidate: where it lies, its intervals, its name, and a class of the style sheet
-    (winner, raced, out, reference).
+    """One candidate: its name, position and intervals.
+
+    ``kind`` is a class in the style sheet: winner, raced, out, reference.
     """
 
     name: str
@@ -30,7 +35,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """One candidate's number, with the text that tells it."""
+    """One candidate's number, and its text."""
 
     name: str
     kind: str
@@ -49,53 +54,42 @@ class _Axis:
     end: float
 
     def at(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (
-            self.end - self.start
-        )
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
 
 
 def scatter(points: Sequence[Point], titles: tuple[str, str], note: str) -> Markup:
-    """Points with error bars; ``titles`` name the x and the y axis; ``note`` says what the
-    picture shows, for who cannot see it.
+    """Draw points with error bars.
+
+    ``titles`` are those of the x and the y axis; ``note`` describes the plot for screen readers.
     """
-    x = _axis(
-        [end for point in points for end in (*point.x_ends, point.x)],
-        _LEFT,
-        _WIDTH - _RIGHT,
-    )
-    y = _axis(
-        [end for point in points for end in (*point.y_ends, point.y)],
-        _HEIGHT - _BOTTOM,
-        _TOP,
-    )
+    across = [end for point in points for end in (*point.x_ends, point.x)]
+    upward = [end for point in points for end in (*point.y_ends, point.y)]
+    x = _axis(across, _LEFT, _WIDTH - _RIGHT)
+    y = _axis(upward, _HEIGHT - _BOTTOM, _TOP)
     parts = [
         _frame(x, y),
         _axis_title(titles[0], _WIDTH - _RIGHT, _HEIGHT - 5, "end"),
         _axis_title(titles[1], 0, 9, "start"),
     ]
     parts += [_cross(point, x, y) for point in points]
-    parts += [
-        _label(point.name, point.kind, place)
-        for point, place in zip(points, _label_places(points, x, y), strict=True)
-    ]
+    for point, place in zip(points, _label_places(points, x, y), strict=True):
+        parts.append(_label(point.name, point.kind, place))
     return _svg(_WIDTH, _HEIGHT, parts, note)
 
 
 def bars(rows: Sequence[Bar], note: str) -> Markup:
-    """Horizontal bars from zero, each with its name and its number."""
+    """Draw horizontal bars from zero, each with its name and its number."""
     height = len(rows) * (_BAR + _GAP) + 6
-    most = max((max(row.value, *(row.ends or (0.0,))) for row in rows), default=0) or 1
-    axis = _Axis(0, most, _BAR_LEFT, _WIDTH - _BAR_RIGHT)
-    return _svg(
-        _WIDTH,
-        height,
-        [_bar(row, axis, 4 + index * (_BAR + _GAP)) for index, row in enumerate(rows)],
-        note,
-    )
+    largest = max((max(row.value, *(row.ends or (0.0,))) for row in rows), default=0) or 1
+    axis = _Axis(0, largest, _BAR_LEFT, _WIDTH - _BAR_RIGHT)
+    parts = [_bar(row, axis, 4 + index * (_BAR + _GAP)) for index, row in enumerate(rows)]
+    return _svg(_WIDTH, height, parts, note)
 
 
 def _bar(row: Bar, axis: _Axis, top: float) -> Markup:
-    middle, right = top + _BAR / 2, axis.at(row.value)
+    middle = top + _BAR / 2
+    right = axis.at(row.value)
     parts = [
         Markup(
             '<text class="name {}" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
@@ -118,19 +112,16 @@ def _bar(row: Bar, axis: _Axis, top: float) -> Markup:
 
 def _cross(point: Point, x: _Axis, y: _Axis) -> Markup:
     """A point and its two error bars."""
-    across, up = x.at(point.x), y.at(point.y)
+    across = x.at(point.x)
+    up = y.at(point.y)
+    left, right = (x.at(end) for end in point.x_ends)
+    bottom, top = (y.at(end) for end in point.y_ends)
+    radius = 6 if point.kind == "winner" else 4.5
+    circle = Markup('<circle class="point {}" cx="{:.1f}" cy="{:.1f}" r="{}"/>')
     parts = [
-        _line(
-            f"error {point.kind}", (x.at(point.x_ends[0]), up), (x.at(point.x_ends[1]), up)
-        ),
-        _line(
-            f"error {point.kind}",
-            (across, y.at(point.y_ends[0])),
-            (across, y.at(point.y_ends[1])),
-        ),
-        Markup('<circle class="point {}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(
-            point.kind, across, up, 6 if point.kind == "winner" else 4.5
-        ),
+        _line(f"error {point.kind}", (left, up), (right, up)),
+        _line(f"error {point.kind}", (across, bottom), (across, top)),
+        circle.format(point.kind, across, up, radius),
     ]
     return Markup("").join(parts)
 
@@ -138,59 +129,55 @@ def _cross(point: Point, x: _Axis, y: _Axis) -> Markup:
 def _label_places(
     points: Sequence[Point], x: _Axis, y: _Axis
 ) -> list[tuple[float, float, str]]:
-    """A place for each name: above and beside its point, moved until it covers no other
-    name and no point.
+    """Place each name above and next to its point, without covering other names or points.
+
+    Returns:
+        x, y and text anchor of each name.
     """
-    taken = [
-        (x.at(point.x) - 7, y.at(point.y) - 7, x.at(point.x) + 7, y.at(point.y) + 7)
-        for point in points
-    ]
+    taken = []
+    for point in points:
+        across, up = x.at(point.x), y.at(point.y)
+        taken.append((across - 7, up - 7, across + 7, up + 7))
     places = []
     for point in points:
-        across, up, width = x.at(point.x), y.at(point.y), 6.4 * len(_short(point.name))
-        options = [
-            (across + side * 9, up + rise, side)
-            for rise in (-8, 16, -22, 30, -36, 44)
-            for side in (1, -1)
-        ]
-        boxes = [
-            (
-                left if side > 0 else left - width,
-                base - 10,
-                left + width if side > 0 else left,
-                base + 2,
-            )
-            for left, base, side in options
-        ]
+        width = 6.4 * len(_short(point.name))
+        options = _label_options(x.at(point.x), y.at(point.y), width)
+        inside = [option for option in options if _inside(option[1])]
         free = [
-            k
-            for k, box in enumerate(boxes)
-            if _inside(box) and not any(_overlap(box, other) for other in taken)
+            option
+            for option in inside
+            if not any(_overlap(option[1], box) for box in taken)
         ]
-        best = (
-            free[0] if free else next((k for k, box in enumerate(boxes) if _inside(box)), 0)
-        )
-        taken.append(boxes[best])
-        left, base, side = options[best]
-        places.append((left, base, "start" if side > 0 else "end"))
+        place, box = (free or inside or options)[0]
+        taken.append(box)
+        places.append(place)
     return places
 
 
-def _inside(box: tuple[float, float, float, float]) -> bool:
-    return (
-        box[0] >= _LEFT
-        and box[2] <= _WIDTH
-        and box[1] >= _TOP - 4
-        and box[3] <= _HEIGHT - _BOTTOM
-    )
+def _label_options(
+    across: float, up: float, width: float
+) -> list[tuple[tuple[float, float, str], Box]]:
+    """Places for a name near its point, the preferred first, each with the box it covers."""
+    options = []
+    for rise in (-8, 16, -22, 30, -36, 44):
+        base = up + rise
+        right, left = across + 9, across - 9
+        options.append(
+            ((right, base, "start"), (right, base - 10, right + width, base + 2))
+        )
+        options.append(((left, base, "end"), (left - width, base - 10, left, base + 2)))
+    return options
 
 
-def _overlap(
-    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
-) -> bool:
-    return (
-        one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-    )
+def _inside(box: Box) -> bool:
+    left, top, right, bottom = box
+    fits_across = left >= _LEFT and right <= _WIDTH
+    return fits_across and top >= _TOP - 4 and bottom <= _HEIGHT - _BOTTOM
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    across = one[0] < other[2] and other[0] < one[2]
+    return across and one[1] < other[3] and other[1] < one[3]
 
 
 def _label(name: str, kind: str, place: tuple[float, float, str]) -> Markup:
@@ -220,15 +207,15 @@ def _frame(x: _Axis, y: _Axis) -> Markup:
 
 
 def _axis(values: Sequence[float], start: float, end: float) -> _Axis:
-    """The range of the values with some air at both ends."""
+    """The range of the values with a margin at both ends."""
     low, high = min(values), max(values)
-    air = 0.12 * (high - low) or 0.05 * abs(high) or 1.0
-    return _Axis(low - air, high + air, start, end)
+    margin = 0.12 * (high - low) or 0.05 * abs(high) or 1.0
+    return _Axis(low - margin, high + margin, start, end)
 
 
-def _ticks(axis: _Axis, wanted: int = 4) -> list[float]:
+def _ticks(axis: _Axis, count: int = 4) -> list[float]:
     """Round numbers inside the range: steps of 1, 2 or 5 times a power of ten."""
-    rough = (axis.high - axis.low) / wanted
+    rough = (axis.high - axis.low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(
         factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999
@@ -249,8 +236,8 @@ def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> Ma
     ).format(kind, *start, *end)
 
 
-def _short(name: str, most: int = 16) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _short(name: str, limit: int = 16) -> str:
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
 def _svg(width: int, height: int, parts: Sequence[Markup], note: str) -> Markup:
@@ -261,7 +248,7 @@ def _svg(width: int, height: int, parts: Sequence[Markup], note: str) -> Markup:
 
 
 def sparkline(values: Sequence[float]) -> Markup:
-    """A line of how a number went, without axes."""
+    """Draw the course of a number as a line without axes."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     places = " ".join(
@@ -269,5 +256,6 @@ def sparkline(values: Sequence[float]) -> Markup:
         for k, value in enumerate(values)
     )
     return Markup(
-        '<svg class="spark" viewBox="0 0 130 30" role="img" aria-label="from {} to {}"><polyline points="{}"/></svg>'
+        '<svg class="spark" viewBox="0 0 130 30" role="img" aria-label="from {} to {}">'
+        '<polyline points="{}"/></svg>'
     ).format(f"{values[0]:.3g}", f"{values[-1]:.3g}", places)

@@ -91,7 +91,7 @@ def _cells(row: CandidateReport, fmt: NumberFormat) -> list[str]:
 
 
 def _gates(target: TargetReport, fmt: NumberFormat) -> Table:
-    drawn = _grid("gate", "required", "measured", "verdict", "")
+    drawn = _grid("gate", "limit", "measured", "verdict", "")
     for gate in target.gates:
         quantity = QUANTITIES[gate.name]
         note = gate.where if quantity.predicted else ""

@@ -20,7 +20,8 @@ from edgekit.pipeline.race import Result, race
 from edgekit.planning.plan import plan
 from edgekit.progress import Silent
 from edgekit.recipe import Recipe
-from edgekit.rendering import words
+from edgekit.rendering import summary
+from edgekit.rendering.formatting import NumberFormat
 from edgekit.target import Target
 from edgekit.task import Task
 
@@ -171,7 +172,7 @@ def test_a_layers_outlier_is_equalized(tmp_path: pathlib.Path) -> None:
     assert "equalize" in report.winner
     assert report.diagnosis is not None
     assert report.diagnosis.activations_db < report.diagnosis.weights_db
-    told = words.findings(report, words.Wording(share=True))
+    told = summary.findings(report, NumberFormat(share=True))
     assert any("equalize" in line and "where w8a8-static lost" in line for line in told)
 
 

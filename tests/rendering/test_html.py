@@ -163,12 +163,12 @@ def test_a_number_taken_elsewhere_is_labelled(sample: Callable[..., Report]) -> 
     """The places are told under the figures, in the gates and by letter in the table."""
     text = Page(draw(sample(targets=(sample().targets[3],)))).words()
     assert (
-        "a taken at local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph" in text
+        "a measured at local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph" in text
     )
-    assert "b taken at tensorrt_rtx 1.7.1" in text
+    assert "b measured at tensorrt_rtx 1.7.1" in text
     assert "the engine was not run" in text
     one = Page(draw(sample(targets=(sample().targets[0],)))).words()
-    assert "All taken at local: onnxruntime 1.31.1, 1 thread" in one
+    assert "All measured at local: onnxruntime 1.31.1, 1 thread" in one
 
 
 def test_pictures_are_drawn_where_there_are_numbers(sample: Callable[..., Report]) -> None:

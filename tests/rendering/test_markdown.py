@@ -70,7 +70,8 @@ def test_numbers_taken_elsewhere_are_labelled(sample: Callable[..., Report]) -> 
     """Each target tells where its numbers were taken."""
     text = markdown(sample())
     assert (
-        "Taken at *local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph*: parity, accuracy, accuracy lost"
+        "Measured at *local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph*: "
+        "parity, accuracy, accuracy lost"
         in text
     )
     assert "the engine was not run" in text

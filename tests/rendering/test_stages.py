@@ -1,9 +1,9 @@
 """What steps noted, told shortly."""
 
+from edgekit.rendering.formatting import NumberFormat
 from edgekit.rendering.stages import changes, channels, facts, losses
-from edgekit.rendering.words import Wording
 
-SAYS = Wording(share=True)
+SAYS = NumberFormat(share=True)
 PRUNED = {
     "ratio": 0.5,
     "multiple": 8,

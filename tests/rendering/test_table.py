@@ -50,7 +50,7 @@ def test_every_candidate_every_gate_and_every_note_is_there(
         assert all(note in text for note in target.notes)
         assert all(row.scheme in text for row in target.candidates)
     assert "not required: no NVIDIA GPU at this host" in text
-    assert "taken at local: onnxruntime 1.31.1, optimizations off" in text
+    assert "measured at local: onnxruntime 1.31.1, optimizations off" in text
 
 
 def test_unmeasured_is_said_and_is_never_green(sample: Callable[..., Report]) -> None:

@@ -131,9 +131,9 @@ def test_estimates_pass_gates_as_estimates(folder: pathlib.Path) -> None:
     assert run(folder).stdout.count("Vela 5") >= 3  # the three gates on estimates
     for text in (markdown, html, run(folder).stdout):
         assert "npu time (estimate)" in text.lower()
-    assert "Foretold, not measured (Vela 5" in markdown
+    assert "Predicted, not measured (Vela 5" in markdown
     assert (
-        "estimate by Vela at 500 MHz" in html and "Foretold, not measured (Vela 5" in html
+        "estimate by Vela at 500 MHz" in html and "Predicted, not measured (Vela 5" in html
     )
 
 

@@ -1,4 +1,4 @@
-"""Numbers, intervals and verdicts in words."""
+"""Numbers, intervals and verdicts as text; what a report shows of a run."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
-from edgekit.rendering import words
+from edgekit.rendering import formatting, summary
 from edgekit.report import CandidateReport, GateReport, Report
 
-SHARE, SCORE = words.Wording(share=True), words.Wording(share=False)
+SHARE, SCORE = formatting.NumberFormat(share=True), formatting.NumberFormat(share=False)
 
 
 @pytest.mark.parametrize(
@@ -41,17 +41,13 @@ SHARE, SCORE = words.Wording(share=True), words.Wording(share=False)
         ("cpu_ops", 4, "4"),
     ],
 )
-def test_a_number_is_told_with_its_unit(
-    name: MeasurementName, value: float, text: str
-) -> None:
-    """Each kind of number has its unit and its digits; a share short of the whole never
-    reads 100 %.
-    """
+def test_a_number_has_its_unit(name: MeasurementName, value: float, text: str) -> None:
+    """Each kind has its unit and its digits; a share below 1 is never shown as 100 %."""
     assert SHARE.number(name, value) == text
 
 
-def test_a_score_that_is_no_share_keeps_its_own_scale() -> None:
-    """A negative squared error is not told in percent."""
+def test_a_score_that_is_not_a_share_keeps_its_scale() -> None:
+    """A negative squared error is not shown in percent."""
     assert SCORE.number("accuracy", -0.034567) == "-0.03457"
     assert SCORE.number("accuracy_drop", 0.5) == "0.5"
 
@@ -59,31 +55,29 @@ def test_a_score_that_is_no_share_keeps_its_own_scale() -> None:
 def test_the_metric_decides_whether_accuracy_is_a_share(
     sample: Callable[..., Report],
 ) -> None:
-    """top1 is told in percent, an error as it is; a metric of the user's by whether its
-    scores are all 0 or 1.
-    """
-    assert words.wording(sample()).share
-    assert words.wording(sample(task={"metric": "my_metric"})).share
-    assert not words.wording(sample(task={"metric": "negative_mse"})).share
-    assert not words.wording(
+    """top1 is a share, an error is not; a user's metric is one if its scores are 0 or 1."""
+    assert summary.number_format(sample()).share
+    assert summary.number_format(sample(task={"metric": "my_metric"})).share
+    assert not summary.number_format(sample(task={"metric": "negative_mse"})).share
+    assert not summary.number_format(
         sample(task={"metric": "my_metric"}).model_copy(update={"targets": ()})
     ).share
 
 
-def test_what_was_not_measured_is_never_a_number() -> None:
+def test_an_unmeasured_value_is_never_a_number() -> None:
     """None is unmeasured; no measurement at all is a dash; neither has an interval."""
     missing = unmeasured("speedup", "x", "gpu", "no GPU")
-    assert SHARE.bracketed(missing) == words.UNMEASURED
-    assert SHARE.bracketed(None) == words.NOT_TAKEN
+    assert SHARE.bracketed(missing) == formatting.UNMEASURED
+    assert SHARE.bracketed(None) == formatting.NOT_TAKEN
     assert SHARE.interval(missing) is None
 
 
 def test_an_interval_has_no_units() -> None:
-    """The ends stand in brackets behind the value."""
-    found = Measurement(
+    """The ends follow the value in brackets."""
+    speedup = Measurement(
         name="speedup", value=2.31, low=2.27, high=2.36, unit="x", where="here", how="so"
     )
-    assert SHARE.bracketed(found) == "2.31x [2.27, 2.36]"
+    assert SHARE.bracketed(speedup) == "2.31x [2.27, 2.36]"
     latency = Measurement(
         name="latency_ms",
         value=0.0412,
@@ -108,10 +102,8 @@ def test_an_interval_has_no_units() -> None:
         ("sram_bytes", 65536, "at most 65.5 kB"),
     ],
 )
-def test_a_gate_says_in_which_direction(
-    name: MeasurementName, limit: float, text: str
-) -> None:
-    """Upper and lower limits are told apart."""
+def test_a_gate_has_a_direction(name: MeasurementName, limit: float, text: str) -> None:
+    """Upper and lower limits are distinguished."""
     assert (
         SHARE.limit(
             GateReport(
@@ -123,33 +115,33 @@ def test_a_gate_says_in_which_direction(
 
 
 def test_the_summary_names_every_target_once(sample: Callable[..., Report]) -> None:
-    """Failing, undecided, passing, and passing with something unmeasured are told apart."""
-    assert (
-        words.summary(sample())
-        == "Fails: coral-edgetpu. Inconclusive: mobile-tflite. Passes, with a measurement missing: rtx-tensorrt. Passes: cpu-onnx."
+    """Failing, inconclusive, passing and incompletely passing targets are distinguished."""
+    assert summary.summarize(sample()) == (
+        "Fails: coral-edgetpu. Inconclusive: mobile-tflite. "
+        "Passes, with a measurement missing: rtx-tensorrt. Passes: cpu-onnx."
     )
-    assert words.summary(sample(targets=())) == "No target was run."
+    assert summary.summarize(sample(targets=())) == "No target was run."
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.42, "0.4 s"), (12, "12 s"), (187.4, "3 min 07 s"), (7800, "2 h 10 min")],
 )
-def test_a_duration_is_told_shortly(seconds: float, text: str) -> None:
+def test_a_duration_is_short(seconds: float, text: str) -> None:
     """Seconds, minutes, hours."""
-    assert words.duration(seconds) == text
+    assert formatting.duration(seconds) == text
 
 
-def test_a_moment_is_told_or_left_as_it_is() -> None:
-    """ISO times lose their T; anything else stays."""
-    assert words.moment("2026-11-20T16:40:12+00:00") == "2026-11-20 16:40 UTC"
-    assert words.moment("yesterday") == "yesterday"
-    assert words.moment("") == ""
+def test_a_moment_is_formatted_or_unchanged() -> None:
+    """ISO 8601 times lose their T; other text is unchanged."""
+    assert formatting.moment("2026-11-20T16:40:12+00:00") == "2026-11-20 16:40 UTC"
+    assert formatting.moment("yesterday") == "yesterday"
+    assert formatting.moment("") == ""
 
 
 def test_the_winner_comes_first_and_the_failed_last(sample: Callable[..., Report]) -> None:
-    """Candidates stand in the order winner, raced, dropped, failed."""
-    assert [row.scheme for row in words.rows(sample().targets[1])] == [
+    """The order is winner, raced, dropped, failed."""
+    assert [row.scheme for row in summary.sort_candidates(sample().targets[1])] == [
         "w8a8-static",
         "w8-dynamic",
         "fp16",
@@ -158,9 +150,7 @@ def test_the_winner_comes_first_and_the_failed_last(sample: Callable[..., Report
 
 @given(st.floats(min_value=1e-9, max_value=1e12))
 def test_latency_keeps_three_digits(value: float) -> None:
-    """Whatever the size, the told number is within half a percent of the value, and has no
-    exponent.
-    """
+    """The text is within half a percent of the value, and has no exponent."""
     text = SHARE.number("latency_ms", value).removesuffix(" ms")
     assert "e" not in text
     assert float(text) == pytest.approx(value, rel=0.0051)
@@ -168,15 +158,14 @@ def test_latency_keeps_three_digits(value: float) -> None:
 
 @given(st.floats(min_value=0, max_value=1e15))
 def test_sizes_keep_their_value(value: float) -> None:
-    """The told size, unit included, is the size to within a percent (and half a byte)."""
-    number, unit = words.size(value).split()
-    assert float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[
-        unit
-    ] == pytest.approx(value, rel=0.0051, abs=0.51)
+    """The text, unit included, is within half a percent of the size (and half a byte)."""
+    number, unit = formatting.size(value).split()
+    factor = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
+    assert float(number) * factor == pytest.approx(value, rel=0.0051, abs=0.51)
 
 
-def test_an_estimate_stands_in_for_an_unmeasured_latency_and_says_so() -> None:
-    """In a table's cell only; where latency was measured it is what is shown."""
+def test_a_labelled_estimate_replaces_an_unmeasured_latency() -> None:
+    """In a table's cell only, and only if latency was not measured."""
     missing = unmeasured("latency_ms", "ms", "board", "it is not here")
     estimate = Measurement(
         name="latency_estimate_ms",
@@ -190,10 +179,10 @@ def test_an_estimate_stands_in_for_an_unmeasured_latency_and_says_so() -> None:
     taken = Measurement(
         name="latency_ms", value=2.0, unit="ms", where="board", how="median"
     )
-    says = words.Wording(share=False)
+    fmt = formatting.NumberFormat(share=False)
     cells = {
-        name: says.bracketed(
-            words.shown(
+        name: fmt.bracketed(
+            summary.shown(
                 CandidateReport(scheme="float", status="raced", measurements=rows),
                 "latency_ms",
             )
@@ -211,10 +200,10 @@ def test_an_estimate_stands_in_for_an_unmeasured_latency_and_says_so() -> None:
     }
 
 
-def test_what_is_foretold_is_told_as_such_and_of_the_winner_alone(
+def test_predictions_are_labelled_and_only_of_the_winner(
     sample: Callable[..., Report],
 ) -> None:
-    """One line for each source; what it could not foretell is left out."""
+    """One line per source; values that it could not predict are left out."""
     estimate = Measurement(
         name="npu_time_ms", value=0.6, unit="ms", where="Vela's estimate", how=""
     )
@@ -226,14 +215,15 @@ def test_what_is_foretold_is_told_as_such_and_of_the_winner_alone(
         unmeasured("sram_bytes", "bytes", "x", ""),
     )
     target = sample().targets[0]
-    told = tuple(
+    candidates = tuple(
         row.model_copy(
             update={"measurements": rows if row.scheme == target.winner else (estimate,)}
         )
         for row in target.candidates
     )
-    found = words.predicted(target.model_copy(update={"candidates": told}), SHARE)
-    assert found == [
-        "Foretold, not measured (Vela's estimate): NPU time (estimate) 0.600 ms, Ops on the CPU 0."
+    lines = summary.predictions(target.model_copy(update={"candidates": candidates}), SHARE)
+    assert lines == [
+        "Predicted, not measured (Vela's estimate): "
+        "NPU time (estimate) 0.600 ms, Ops on the CPU 0."
     ]
-    assert words.predicted(target.model_copy(update={"winner": None}), SHARE) == []
+    assert summary.predictions(target.model_copy(update={"winner": None}), SHARE) == []
