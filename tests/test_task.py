@@ -13,10 +13,10 @@ X, Y = RANDOM.standard_normal((40, 3, 4)).astype("float32"), numpy.arange(40) % 
 XT, YT = RANDOM.standard_normal((20, 3, 4)).astype("float32"), numpy.arange(20) % 5
 
 
-def refusal(**given: object) -> str:
-    """What the user is told about a task."""
+def refusal(**options: object) -> str:
+    """The error for a task, as the user sees it."""
     with pytest.raises(TaskError) as caught:
-        Task(**{"name": "t", "train": (X, Y), "test": (XT, YT), **given})
+        Task(**{"name": "t", "train": (X, Y), "test": (XT, YT), **options})
     assert caught.value.fix
     return str(caught.value)
 
@@ -50,7 +50,7 @@ def test_training_on_test_data_is_refused() -> None:
 
 def test_calibration_never_sees_test_data() -> None:
     """Real data hold doubles: calibration samples that are also test samples are left out,
-    wherever they stand, and told.
+    wherever they are, and reported.
     """
     mixed = numpy.concatenate([XT, X])[RANDOM.permutation(60)]
     task = Task(name="t", train=(X, Y), test=(XT, YT), calibration=mixed)
@@ -60,7 +60,7 @@ def test_calibration_never_sees_test_data() -> None:
 
 
 def test_samples_are_drawn_at_random_and_the_same_for_a_seed() -> None:
-    """Sorted data give a mixed draw; labels stay with their samples; asking for more gives
+    """Sorted data are drawn in mixed order; labels stay with their samples; asking for more returns
     all.
     """
     split = Task(name="t", test=(XT, numpy.arange(20))).need("test", "x")
@@ -89,7 +89,7 @@ def test_a_users_metric_is_known_by_its_text_defaults_and_closure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "message"),
     [
         ({"test": None}, "has no test data"),
         (
@@ -115,20 +115,22 @@ def test_a_users_metric_is_known_by_its_text_defaults_and_closure() -> None:
         ({"train": [(X,)]}, "expected (inputs, labels) or batches"),
     ],
 )
-def test_data_that_cannot_be_used_are_told(given: dict[str, object], said: str) -> None:
+def test_data_that_cannot_be_used_are_refused(
+    options: dict[str, object], message: str
+) -> None:
     """Each kind of bad data has its own clear message."""
-    assert said in refusal(**given)
+    assert message in refusal(**options)
 
 
 def test_batches_are_joined() -> None:
-    """An iterable of batches gives the same splits, in the same order, as the arrays."""
-    whole = Task(name="t", train=(X, Y), test=(XT, YT))
+    """An iterable of batches results in the same splits, in the same order, as the arrays."""
+    from_arrays = Task(name="t", train=(X, Y), test=(XT, YT))
     batches = Task(
         name="t",
         train=((X[k : k + 7], Y[k : k + 7]) for k in range(0, 40, 7)),
         test=[(XT[:9], YT[:9]), (XT[9:], YT[9:])],
     )
-    assert batches.describe() == whole.describe()
+    assert batches.describe() == from_arrays.describe()
 
 
 def test_several_inputs_are_named() -> None:
@@ -145,7 +147,7 @@ def test_several_inputs_are_named() -> None:
     assert task.split("calibration") is None
 
 
-def test_a_missing_split_says_who_needs_it() -> None:
+def test_the_error_for_a_missing_split_names_who_needs_it() -> None:
     """A task with no training data, where the recipe trains, is a clear error."""
     with pytest.raises(
         TaskError, match="has no train data, and the step 'train' needs them"
@@ -154,7 +156,7 @@ def test_a_missing_split_says_who_needs_it() -> None:
 
 
 def test_a_regression_has_no_classes() -> None:
-    """Labels that are not whole numbers are not classes."""
+    """Labels that are not integers are not classes."""
     assert (
         Task(
             name="t", test=(XT, YT.astype("float32")), loss="mse", metric="negative_mse"
@@ -164,7 +166,7 @@ def test_a_regression_has_no_classes() -> None:
 
 
 def test_a_split_is_recorded_by_its_content() -> None:
-    """One changed label or pixel, or another name, gives another hash; the same data the
+    """One changed label or pixel, or another name, results in another hash; the same data the
     same.
     """
     split = Split({"input": X}, Y)
@@ -184,8 +186,8 @@ def test_a_split_is_recorded_by_its_content() -> None:
     assert fingerprint(split) == fingerprint(Split({"input": X.copy()}, Y.copy()))
 
 
-def test_a_users_loss_is_told_by_its_name_and_known_by_its_source() -> None:
-    """A changed loss function changes what depends on it, and the report tells its name."""
+def test_a_users_loss_is_reported_by_name_and_identified_by_its_source() -> None:
+    """A changed loss function changes what depends on it, and the report contains its name."""
 
     def mine(outputs: object, labels: object) -> object:
         return (outputs, labels)
@@ -196,7 +198,7 @@ def test_a_users_loss_is_told_by_its_name_and_known_by_its_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "message"),
     [
         ({"test": (XT, numpy.array(["cat"] * 20))}, "the labels contain <U3, not numbers"),
         ({"test": (XT, YT.astype("datetime64[D]"))}, "not numbers"),
@@ -206,7 +208,10 @@ def test_a_users_loss_is_told_by_its_name_and_known_by_its_source() -> None:
             "the training labels are int64[n], the test labels float32[n]",
         ),
         ({"test": (XT, YT[:, None])}, "the test labels int64[n, 1]"),
-        ({"test": (XT, numpy.full(20, numpy.nan)), "train": None}, "the labels contain NaN"),
+        (
+            {"test": (XT, numpy.full(20, numpy.nan)), "train": None},
+            "the labels contain NaN",
+        ),
         ({"test": ({}, YT)}, "there are no inputs"),
         (
             {"train": [(X[:8], Y[:8]), (X[8:16, :2], Y[8:16])]},
@@ -218,12 +223,12 @@ def test_a_users_loss_is_told_by_its_name_and_known_by_its_source() -> None:
     ],
 )
 def test_data_that_would_fail_later_are_refused(
-    given: dict[str, object], said: str
+    options: dict[str, object], message: str
 ) -> None:
-    """What no network can be trained on or scored with is told when the task is made, not
+    """What no network can be trained on or scored with is reported when the task is created, not
     after the training.
     """
-    assert said in refusal(**given)
+    assert message in refusal(**options)
 
 
 def test_another_machines_byte_order_is_turned() -> None:

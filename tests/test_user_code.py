@@ -27,7 +27,7 @@ def test_a_function_of_a_file_is_called(tmp_path: pathlib.Path) -> None:
 
 
 def test_neighbours_are_imported_at_load_and_at_call(tmp_path: pathlib.Path) -> None:
-    """A file imports the modules beside it, at its top and inside its function."""
+    """A file imports the modules next to it, at its top and inside its function."""
     path = write(
         tmp_path,
         net="import one\ndef model():\n    import two\n    return one.A + two.B",
@@ -63,8 +63,8 @@ def test_a_changed_neighbour_is_read_again(tmp_path: pathlib.Path) -> None:
     assert user_code.load_function(f"{path}:model", ModelError)() == 22
 
 
-def test_nothing_is_left_behind(tmp_path: pathlib.Path) -> None:
-    """No .pyc beside the user's file, and sys.path and the bytecode flag as they were."""
+def test_nothing_is_left_over(tmp_path: pathlib.Path) -> None:
+    """No .pyc next to the user's file, and sys.path and the bytecode flag as they were."""
     path = write(tmp_path, net="import helper_z\ndef model(): return 1", helper_z="")
     before = list(sys.path), sys.dont_write_bytecode
     sys.dont_write_bytecode = False
@@ -78,7 +78,7 @@ def test_nothing_is_left_behind(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_error_has_file_line_and_message(tmp_path: pathlib.Path) -> None:
-    """An exception in the user's function is told with its place in the user's file, not in
+    """An exception in the user's function is reported with its place in the user's file, not in
     the standard library.
     """
     path = write(tmp_path, net="import json\ndef model():\n    return json.loads('{')")
@@ -98,7 +98,7 @@ def test_an_error_in_a_neighbour_names_the_neighbour(tmp_path: pathlib.Path) -> 
 
 
 def test_a_syntax_error_has_its_line(tmp_path: pathlib.Path) -> None:
-    """A file that Python cannot parse is told with the line."""
+    """A file that Python cannot parse is reported with the line."""
     with pytest.raises(TaskError, match=r"net\.py:2: SyntaxError"):
         user_code.load_function(
             write(tmp_path, net="x = 1\ndef model(:") + ":model", TaskError
@@ -106,17 +106,17 @@ def test_a_syntax_error_has_its_line(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_file_that_is_no_text_has_no_line(tmp_path: pathlib.Path) -> None:
-    """Null bytes are told with the file alone."""
+    """Null bytes are reported with the file alone."""
     (tmp_path / "net.py").write_bytes(b"def model():\n\x00")
     with pytest.raises(ModelError, match=r"net\.py: SyntaxError: .*null bytes"):
         user_code.load_function(f"{tmp_path}/net.py:model", ModelError)
 
 
 @pytest.mark.parametrize("body", ["raise RuntimeError('boom')", "import sys\nsys.exit(5)"])
-def test_a_package_that_fails_when_it_is_looked_into_is_told(
+def test_a_package_that_fails_when_it_is_imported_is_reported(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, body: str
 ) -> None:
-    """To find package.module Python imports the package; what that raises is told with its
+    """To find package.module Python imports the package; what that raises is reported with its
     place.
     """
     (tmp_path / "failing_package").mkdir()
@@ -129,7 +129,7 @@ def test_a_package_that_fails_when_it_is_looked_into_is_told(
 
 
 def test_a_missing_package_is_named(tmp_path: pathlib.Path) -> None:
-    """An import that fails says which package to install."""
+    """The error for a failed import has the package to install."""
     with pytest.raises(
         ModelError, match=r"net\.py:1: No module named 'nosuchpackage'"
     ) as caught:
@@ -169,9 +169,7 @@ def test_the_nearest_file_is_offered(tmp_path: pathlib.Path) -> None:
 def test_what_cannot_be_called_is_refused(
     tmp_path: pathlib.Path, content: str, message: str
 ) -> None:
-    """A function that needs arguments, or no function at all, is refused before it is
-    called.
-    """
+    """A function that needs arguments, or is not a function, is refused before the call."""
     with pytest.raises(ModelError, match=message):
         user_code.load_function(write(tmp_path, net=content) + ":model", ModelError)
 
@@ -216,7 +214,7 @@ def test_files_are_followed_through_neighbours_only(tmp_path: pathlib.Path) -> N
 
 def test_what_is_a_function_and_what_is_not() -> None:
     """Names of the zoo and plain files are no functions."""
-    found = [
+    results = [
         spec
         for spec in (
             "net.py:model",
@@ -230,7 +228,7 @@ def test_what_is_a_function_and_what_is_not() -> None:
         )
         if user_code.is_function_spec(spec)
     ]
-    assert found == ["net.py:model", "a.b:f", "f:g"]
+    assert results == ["net.py:model", "a.b:f", "f:g"]
 
 
 def test_files_are_followed_through_packages(tmp_path: pathlib.Path) -> None:

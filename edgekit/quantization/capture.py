@@ -102,17 +102,16 @@ def capture(network: torch.nn.Module, signature: Signature) -> torch.export.Expo
     module paths. Raises StepError if the network cannot be traced.
     """
     dims = _dynamic_dims(signature)
+    dynamic_shapes: tuple[object, ...] = dims
     captured_before = hasattr(network, _WRAPPED)
-    if captured_before:
-        wrapped, dynamic_shapes = network, dims
-    else:
-        names = tuple(spec.name for spec in signature.outputs)
+    if not captured_before:
+        network = _OrderedOutputs(network, tuple(spec.name for spec in signature.outputs))
         # The wrapper's forward has a single parameter, *inputs.
-        wrapped, dynamic_shapes = _OrderedOutputs(network, names), (dims,)
+        dynamic_shapes = (dims,)
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(
-                wrapped.eval(),
+                network.eval(),
                 example_inputs(signature),
                 dynamic_shapes=dynamic_shapes,
                 strict=False,

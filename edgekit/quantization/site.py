@@ -47,10 +47,9 @@ class Site:
         if the other operand has another rank.
         """
         first = self.args[0]
-        for_edgetpu = self.settings.runtime == "edgetpu" and isinstance(first, Node)
-        rank = 1
-        if for_edgetpu and first.meta["val"].dim() == _IMAGE_RANK:
-            rank = _IMAGE_RANK
+        rank = int(first.meta["val"].dim()) if isinstance(first, Node) else 1
+        if self.settings.runtime != "edgetpu" or rank != _IMAGE_RANK:
+            rank = 1
         constant = torch.full([1] * rank, value, dtype=torch.float32)
         return self.insert_constant("number", constant)
 

@@ -57,7 +57,7 @@ def _splittable_weight(
 def _is_grouped(node: Node) -> bool:
     if node.target in LINEARS or len(node.args) <= _GROUPS:
         return False
-    return node.args[_GROUPS] != 1
+    return bool(node.args[_GROUPS] != 1)
 
 
 def _split(site: Site, weight: torch.Tensor, channel: int) -> None:

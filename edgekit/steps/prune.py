@@ -122,7 +122,7 @@ class Prune:
     def _check_skip(self, networks: Mapping[str, nn.Module]) -> None:
         """Raise StepError if ``skip`` contains a path that is not a module."""
         is_single = list(networks) == [MAIN]
-        existing = set()
+        existing: set[str] = set()
         for part, network in networks.items():
             paths = [path for path, _ in network.named_modules() if path]
             existing.update(paths if is_single else [f"{part}.{path}" for path in paths])

@@ -99,8 +99,8 @@ def fit(
             network.train()
             total = 0.0
             for samples in _shuffled_batches(len(split), size, random):
-                feeds = {name: tensor[samples] for name, tensor in inputs.items()}
-                feeds = _shift(feeds, settings.shift, random)
+                batch = {name: tensor[samples] for name, tensor in inputs.items()}
+                feeds = _shift(batch, settings.shift, random)
                 loss = _compute_loss(network, objective, feeds, labels[samples])
                 total += _check_finite(loss, epoch, settings)
                 optimizer.step(loss)

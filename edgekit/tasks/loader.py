@@ -95,7 +95,7 @@ def _check_keys(
 ) -> None:
     """Raise one TaskError that lists all missing and unknown arrays of a file."""
     present = {key for key in _KEYS if key in arrays or inputs.get(key) is not None}
-    required = _REQUIRED
+    required: tuple[str, ...] = _REQUIRED
     if "x_calibration" in present and not {"x_train", "y_train"} & present:
         required = _REQUIRED_WITHOUT_TRAINING
     mistakes = [f"{key}: this array is missing" for key in required if key not in present]

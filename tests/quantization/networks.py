@@ -1,4 +1,4 @@
-"""Networks that are hard to quantize, and data for them, shared by the tests of this room."""
+"""Networks that are hard to quantize, and data for them, shared by the tests of this package."""
 
 from collections.abc import Callable, Iterator
 

@@ -39,8 +39,8 @@ def test_good_data_pass_unchanged_one_batch_at_a_time() -> None:
             drawn.append(batch())
             yield drawn[-1]
 
-    for count, given in enumerate(check_batches(source(), SIGNATURE), 1):
-        assert len(drawn) == count and given is drawn[-1]
+    for count, received in enumerate(check_batches(source(), SIGNATURE), 1):
+        assert len(drawn) == count and received is drawn[-1]
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_good_data_pass_unchanged_one_batch_at_a_time() -> None:
     ],
 )
 def test_bad_data_are_refused(data: list[tuple[torch.Tensor, ...]], message: str) -> None:
-    """What is wrong and where, with a way out."""
+    """What is wrong and where, with a fix."""
     with pytest.raises(StepError, match=message) as raised:
         list(check_batches(data, SIGNATURE))
     assert raised.value.fix
 
 
 def test_one_input_may_be_constant() -> None:
-    """A mask of ones beside images is no mistake, and neither is a batch that is constant
-    beside others that are not.
+    """A mask of ones in addition to images is no mistake, and neither is a batch that is constant
+    among others that are not.
     """
     assert (
         len(list(check_batches([(torch.zeros(4, 3), batch()[1]), batch()], SIGNATURE))) == 2

@@ -301,7 +301,7 @@ def _clipped() -> Case:
 
 
 def _units() -> Case:
-    """Clips to [0, 1]: behind a layer, behind a sum, of a network's input."""
+    """Clips to [0, 1]: after a layer, after a sum, of a network's input."""
 
     def work(layer: Any, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         return (
@@ -408,7 +408,7 @@ class Quantized:
     case: Case
     signature: Signature
     calibration: Calibration
-    wanted: list[numpy.ndarray]
+    expected: list[numpy.ndarray]
 
     @property
     def feeds(self) -> list[numpy.ndarray]:
@@ -447,11 +447,17 @@ def quantized(make: Callable[[], Case], settings: Settings) -> Quantized:
 
 
 def in_onnxruntime(
-    made: Quantized, folder: pathlib.Path
+    quantized_case: Quantized, folder: pathlib.Path
 ) -> tuple[list[numpy.ndarray], Counter[str]]:
     """The outputs, and the operators that ONNX Runtime really runs."""
     model = export(
-        simulate(made.case, made.signature, made.calibration, fold=True), made.signature
+        simulate(
+            quantized_case.case,
+            quantized_case.signature,
+            quantized_case.calibration,
+            fold=True,
+        ),
+        quantized_case.signature,
     )
     lower(model)
     onnx_graph.write(model, folder / "main.onnx")
@@ -464,11 +470,11 @@ def in_onnxruntime(
     session = onnxruntime.InferenceSession(
         str(folder / "main.onnx"), options, providers=["CPUExecutionProvider"]
     )
-    names = [spec.name for spec in made.signature.inputs]
+    names = [spec.name for spec in quantized_case.signature.inputs]
     used = {value.name for value in session.get_inputs()}
     feeds = {
         label: array
-        for label, array in zip(names, made.feeds, strict=True)
+        for label, array in zip(names, quantized_case.feeds, strict=True)
         if label in used
     }
     return session.run(None, feeds), Counter(
@@ -477,16 +483,19 @@ def in_onnxruntime(
 
 
 def in_litert(
-    made: Quantized, folder: pathlib.Path
+    quantized_case: Quantized, folder: pathlib.Path
 ) -> tuple[list[numpy.ndarray], Counter[str]]:
     """The outputs, and the operators that compute in float."""
     for name_ in ("before", "after"):
         (folder / name_).mkdir()
     artifact = torch_storage.save(
-        {"main": made.case}, {"main": made.signature}, folder / "before", {}
+        {"main": quantized_case.case},
+        {"main": quantized_case.signature},
+        folder / "before",
+        {},
     )
     (folder / "before" / "main.quantization.json").write_text(
-        made.calibration.model_dump_json()
+        quantized_case.calibration.model_dump_json()
     )
     part = artifact.parts[0]
     part = part.model_copy(
@@ -496,12 +505,12 @@ def in_litert(
     )
     artifact = artifact.model_copy(update={"parts": (part,)})
     context = Context(
-        folder=folder / "after", networks=lambda: {"main": made.case}, task=TASK
+        folder=folder / "after", networks=lambda: {"main": quantized_case.case}, task=TASK
     )
     step = TorchToTflite()
     file: Artifact = step.run(artifact, context)
     step.ensures(artifact, file)
-    return _run(file, made.feeds), Counter(
+    return _run(file, quantized_case.feeds), Counter(
         dict(tflite_file.count_layers(file.path(file.parts[0])).float_operators)
     )
 
@@ -531,16 +540,21 @@ ROWS = {"CAST", "EMBEDDING_LOOKUP", "RESHAPE", "MUL", "DEQUANTIZE"}
 RUNTIMES = {"onnxruntime": in_onnxruntime, "litert": in_litert}
 
 
-def differences(made: Quantized, found: list[numpy.ndarray]) -> list[float]:
+def differences(
+    quantized_case: Quantized, runtime_outputs: list[numpy.ndarray]
+) -> list[float]:
     """The largest difference of each output in its steps; where it is float, in 255ths of
     its range.
     """
     steps = []
-    for got, wanted, scale in zip(
-        found, made.wanted, made.calibration.output_scales, strict=True
+    for got, expected, scale in zip(
+        runtime_outputs,
+        quantized_case.expected,
+        quantized_case.calibration.output_scales,
+        strict=True,
     ):
-        unit = scale or (float(wanted.max() - wanted.min()) / 255)
-        steps.append(float(numpy.abs(got - wanted).max()) / unit)
+        unit = scale or (float(expected.max() - expected.min()) / 255)
+        steps.append(float(numpy.abs(got - expected).max()) / unit)
     return steps
 
 
@@ -568,9 +582,9 @@ def agrees(
     """The operators of the file, which was within two steps of the simulation at every
     output.
     """
-    made = quantized(make, settings)
-    found, operators = RUNTIMES[runtime](made, folder)
-    steps = differences(made, found)
+    quantized_case = quantized(make, settings)
+    runtime_outputs, operators = RUNTIMES[runtime](quantized_case, folder)
+    steps = differences(quantized_case, runtime_outputs)
     assert max(steps) <= 2.001, [round(step, 2) for step in steps]
     return operators
 
@@ -580,7 +594,7 @@ def agrees(
 def test_a_runtime_computes_what_torch_simulates(
     runtime: str, case: str, tmp_path: pathlib.Path
 ) -> None:
-    """Within two steps of each output, for every operator, in int8 where the table says so."""
+    """Within two steps of each output, for every operator, in int8 if the table has it."""
     operators = agrees(CASES[case], runtime, Settings(runtime=runtime), tmp_path)
     if runtime == "onnxruntime":
         assert KERNELS.get(case, set()) <= operators.keys()
@@ -637,17 +651,25 @@ def test_an_ethos_u_runs_what_is_int8(case: str, tmp_path: pathlib.Path) -> None
 def test_tensorrt_builds_what_is_placed_for_it(case: str, tmp_path: pathlib.Path) -> None:
     """An engine whose convolutions and products are int8; it cannot be run here."""
     pytest.importorskip("tensorrt_rtx")
-    made = quantized(CASES[case], Settings(symmetric=True, runtime="tensorrt"))
+    quantized_case = quantized(CASES[case], Settings(symmetric=True, runtime="tensorrt"))
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
     onnx_graph.write(
         export(
-            simulate(made.case, made.signature, made.calibration, fold=True), made.signature
+            simulate(
+                quantized_case.case,
+                quantized_case.signature,
+                quantized_case.calibration,
+                fold=True,
+            ),
+            quantized_case.signature,
         ),
         tmp_path / "before" / "main.onnx",
     )
     part = Part(
-        name="main", signature=made.signature, files={"model": File(path="main.onnx")}
+        name="main",
+        signature=quantized_case.signature,
+        files={"model": File(path="main.onnx")},
     )
     before = Artifact(format="onnx", parts=(part,), folder=tmp_path / "before")
     step = OnnxToTensorrt(compute_capabilities=("SM86",))

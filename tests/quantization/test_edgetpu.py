@@ -72,12 +72,12 @@ def mixed_by_permute(x: Tensor) -> Tensor:
 
 
 CASES: dict[str, tuple[nn.Module, tuple[int, ...], list[str]]] = {
-    "padded pool behind a ReLU": (
+    "padded pool after a ReLU": (
         relu_then(nn.MaxPool2d(3, 2, 1)),
         (4, 8, 8),
         ["relu", "pad", "max_pool2d"],
     ),
-    "padded pool behind a pool behind a clip": (
+    "padded pool after a pool after a clip": (
         nn.Sequential(nn.ReLU6(), nn.AvgPool2d(2), nn.MaxPool2d(3, 1, 1)),
         (4, 8, 8),
         ["hardtanh", "avg_pool2d", "pad", "max_pool2d"],
@@ -112,7 +112,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], list[str]]] = {
         (2, 8, 8),
         ["slice.Tensor", "cat", "max_pool2d"],
     ),
-    "padded pool behind a clip below zero": (
+    "padded pool after a clip below zero": (
         nn.Sequential(nn.Hardtanh(-1, 1), nn.MaxPool2d(3, 2, 1)),
         (2, 8, 8),
         ["hardtanh", "slice.Tensor", "cat", "slice.Tensor", "cat", "max_pool2d"],
@@ -156,10 +156,10 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], list[str]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_numbers_stay(case: str) -> None:
     """Same numbers to 1e-5, for several samples and one, with exactly these operators."""
-    network, dims, wanted = CASES[case]
+    network, dims, expected = CASES[case]
     torch.manual_seed(0)
     graph, data = decomposed(network, dims), torch.randn(5, *dims) * 3
-    assert targets(graph) == wanted
+    assert targets(graph) == expected
     with torch.no_grad():
         torch.testing.assert_close(graph(data), network(data), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(graph(data[:1]), network(data[:1]), rtol=1e-5, atol=1e-6)
@@ -177,9 +177,9 @@ def test_the_numbers_stay(case: str) -> None:
 )
 def test_other_runtimes_keep_their_operators(case: str) -> None:
     """What is written for the Edge TPU is written for nothing else."""
-    network, dims, wanted = CASES[case]
+    network, dims, expected = CASES[case]
     for runtime in ("litert", "onnxruntime", "tensorrt"):
-        assert targets(decomposed(network, dims, runtime)) != wanted  # type: ignore[arg-type]
+        assert targets(decomposed(network, dims, runtime)) != expected  # type: ignore[arg-type]
 
 
 def test_other_views_are_left() -> None:

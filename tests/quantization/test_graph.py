@@ -20,12 +20,12 @@ from edgekit.signature import Signature, TensorSpec
 
 def signature(*dims: int, outputs: int = 1) -> Signature:
     names = ("output",) if outputs == 1 else tuple(f"output_{k}" for k in range(outputs))
-    made = tuple(
+    specs = tuple(
         TensorSpec(name=name, dtype="float32", dims=("batch", 10)) for name in names
     )
     return Signature(
         inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", *dims)),),
-        outputs=made,
+        outputs=specs,
     )
 
 
@@ -102,7 +102,7 @@ class Padded(nn.Module):
     ids=["small", "residual", "padded"],
 )
 def test_both_folds_compute_the_same_numbers_close_to_float(make, symmetric: bool) -> None:
-    """One calibration gives one computation, whether weights are stored as int8 or not, on
+    """One calibration produces one computation, whether weights are stored as int8 or not, on
     two batch sizes.
     """
     network, data = make(), batches(1, 8, 8)
@@ -182,7 +182,7 @@ def test_the_network_is_not_changed() -> None:
 
 
 def test_a_tensor_that_is_always_zero_gets_a_usable_scale() -> None:
-    """A dead ReLU gives neither a scale of zero nor NaN."""
+    """A dead ReLU has neither a scale of zero nor NaN."""
     network = small()
     nn.init.zeros_(network[1].weight)
     nn.init.constant_(network[1].bias, -1.0)
@@ -224,7 +224,7 @@ def test_bounded_functions_have_the_scales_that_tflite_asks_for() -> None:
     )
 
 
-def test_what_stays_float_is_told_with_its_reason() -> None:
+def test_what_stays_float_is_listed_with_its_reason() -> None:
     """An LSTM is named with its module; the layer after it is still quantized."""
 
     class Recurrent(nn.Module):
@@ -249,7 +249,7 @@ def test_what_stays_float_is_told_with_its_reason() -> None:
 
 
 def test_a_network_with_nothing_to_quantize_is_refused() -> None:
-    """No int8 operator: an error that names the way out, not a float file called int8."""
+    """No int8 operator: an error with a fix, not a float file called int8."""
 
     class Only(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -327,7 +327,7 @@ def test_several_outputs_keep_the_order_of_the_signature() -> None:
         ).abs().max() < 0.05
 
 
-def test_a_network_that_cannot_be_traced_is_told_plainly() -> None:
+def test_a_network_that_cannot_be_traced_is_refused() -> None:
     """A branch on a value is the user's to change."""
 
     class Branch(nn.Module):

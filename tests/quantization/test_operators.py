@@ -1,4 +1,4 @@
-"""The table of operators: what the document says of it, and what belongs together in it."""
+"""The table of operators: it agrees with the document, and is consistent."""
 
 import pathlib
 
@@ -43,11 +43,11 @@ def test_the_document_shows_this_table(root: pathlib.Path) -> None:
     """
     text = (root / "docs" / "explanation" / "quantizer.md").read_text(encoding="utf-8")
     assert text.partition(MARK)[2].partition("##")[0].strip() == table(), (
-        f"put this behind {MARK} in docs/explanation/quantizer.md:\n{table()}"
+        f"put this after {MARK} in docs/explanation/quantizer.md:\n{table()}"
     )
 
 
-def test_every_row_says_what_it_must() -> None:
+def test_every_row_is_complete() -> None:
     """A float row has a reason and no runtime; a bounded one has bounds; an activation that
     is fused is in the table.
     """

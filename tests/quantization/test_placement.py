@@ -1,4 +1,4 @@
-"""Operators are int8 where every runtime gains, and float where the reason is told."""
+"""Operators are int8 where every runtime gains, and float with a reason elsewhere."""
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def placed(network: nn.Module, *dims: int) -> list[QuantizedNode | FloatNode]:
     return list(place(graph))
 
 
-def told(network: nn.Module, *dims: int) -> list[tuple[str, str]]:
+def describe(network: nn.Module, *dims: int) -> list[tuple[str, str]]:
     return [
         (item.node.name, item.kind if isinstance(item, QuantizedNode) else item.reason)
         for item in placed(network, *dims)
@@ -29,11 +29,11 @@ def told(network: nn.Module, *dims: int) -> list[tuple[str, str]]:
 
 
 def test_an_activation_belongs_to_the_layer_before_it() -> None:
-    """A ReLU6 that follows a convolution is no operator of its own."""
-    found = placed(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU6()), 1, 8, 8)
+    """A ReLU6 that follows a convolution is part of it, not a separate operator."""
+    decisions = placed(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU6()), 1, 8, 8)
     assert [
         (item.node.name, item.tail.name)
-        for item in found
+        for item in decisions
         if isinstance(item, QuantizedNode)
     ] in ([("conv2d", "hardtanh")], [("conv2d", "relu6")])
 
@@ -52,22 +52,22 @@ def test_residuals_are_int8_only_where_both_sides_are() -> None:
             scores = self.left(x) + self.right(x)
             return scores + (x > 0).float().log().clamp(min=-1e9)
 
-    found = told(Masked(), 8)
-    assert ("add", "binary") in found and any(
+    decisions = describe(Masked(), 8)
+    assert ("add", "binary") in decisions and any(
         name.startswith("add") and reason == "one operand is float"
-        for name, reason in found
+        for name, reason in decisions
     )
 
 
 def test_transposed_convolutions_and_recurrent_layers_say_why_they_are_float() -> None:
     """The reasons are words for the report."""
-    assert told(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [
+    assert describe(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [
         ("conv_transpose2d", "no converter produces an int8 transposed convolution")
     ]
     assert (
         "lstm",
         "recurrent layers stay float; the scheme w8-dynamic makes their weights int8",
-    ) in told(Last(nn.LSTM(4, 4, batch_first=True)), 3, 4)
+    ) in describe(Last(nn.LSTM(4, 4, batch_first=True)), 3, 4)
 
 
 def test_padding_with_other_numbers_than_zero_stays_float() -> None:
@@ -81,8 +81,8 @@ def test_padding_with_other_numbers_than_zero_stays_float() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return functional.pad(x, (1, 1), value=self.value)
 
-    assert told(Pad(0.0), 1, 4, 4) == [("pad", "passthrough")]
-    assert told(Pad(3.0), 1, 4, 4) == [
+    assert describe(Pad(0.0), 1, 4, 4) == [("pad", "passthrough")]
+    assert describe(Pad(3.0), 1, 4, 4) == [
         ("pad", "only padding with zeros is the same in int8")
     ]
 
@@ -98,13 +98,13 @@ def test_computed_weights_stay_float() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return functional.linear(x, torch.softmax(self.weight, 0))
 
-    assert ("linear", "its weights are computed while the network runs") in told(
+    assert ("linear", "its weights are computed while the network runs") in describe(
         Computed(), 4
     )
 
 
 class Last(nn.Module):
-    """Only the sequence that a recurrent layer gives."""
+    """Only the sequence that a recurrent layer returns."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -20,9 +20,9 @@ from edgekit.signature import Signature, TensorSpec
 
 
 def signed(outputs: int, *dims: int) -> Signature:
-    given = TensorSpec(name="input", dtype="float32", dims=("batch", *dims))
+    image = TensorSpec(name="input", dtype="float32", dims=("batch", *dims))
     return Signature(
-        inputs=(given,),
+        inputs=(image,),
         outputs=tuple(
             TensorSpec(name=f"output_{k}", dtype="float32", dims=("batch", 1))
             for k in range(outputs)
@@ -119,9 +119,9 @@ def optimized(
         str(folder / "main.onnx"), options, providers=["CPUExecutionProvider"]
     )
     with torch.no_grad():
-        wanted = graph(data[:4]).numpy()
-    (found,) = session.run(None, {"input": data[:4].numpy()})
-    assert numpy.abs(found - wanted).max() <= 0.01 * numpy.ptp(wanted)
+        expected = graph(data[:4]).numpy()
+    (result,) = session.run(None, {"input": data[:4].numpy()})
+    assert numpy.abs(result - expected).max() <= 0.01 * numpy.ptp(expected)
     return collections.Counter(
         node.op_type for node in onnx.load(str(folder / "run.onnx")).graph.node
     )
@@ -134,10 +134,10 @@ def test_a_kept_module_stays_float_with_all_below_it() -> None:
         calibrated(network, Settings()),
         calibrated(network, Settings(keep=("blocks.1", "head"))),
     )
-    told = {
+    kept_operators = {
         (item.op, item.module) for item in kept.left_float if item.reason == "kept in float"
     }
-    assert told == {
+    assert kept_operators == {
         ("linear.default", "blocks.1.0"),
         ("linear.default", "blocks.1.2"),
         ("linear.default", "head"),
@@ -149,7 +149,7 @@ def test_a_kept_module_stays_float_with_all_below_it() -> None:
 
 
 def test_a_module_that_was_folded_away_may_be_kept() -> None:
-    """A batch normalization has no operator of its own any more; naming it is no mistake."""
+    """A batch normalization has no separate operator any more; naming it is not a mistake."""
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     assert calibrated(network, Settings(keep=("1",))).quantized_ops == 1
 
@@ -157,7 +157,7 @@ def test_a_module_that_was_folded_away_may_be_kept() -> None:
 @pytest.mark.parametrize(
     "settings", [Settings(keep=("block.1",)), Settings(split=(("block.1", 2),))]
 )
-def test_a_path_that_is_no_module_is_told_with_the_nearest(settings: Settings) -> None:
+def test_an_unknown_module_gets_a_hint(settings: Settings) -> None:
     """A typo must not be ignored silently."""
     with pytest.raises(StepError, match=r"Unknown module 'block\.1'.*blocks\.1"):
         calibrated(Small(), settings)
@@ -171,35 +171,35 @@ def test_a_path_that_is_no_module_is_told_with_the_nearest(settings: Settings) -
         (("head", 0), "channel 0"),
     ],
 )
-def test_a_split_that_cannot_be_is_told(split: tuple[str, int], message: str) -> None:
+def test_an_impossible_split_is_refused(split: tuple[str, int], message: str) -> None:
     """Only a layer with weights can be split, and only between two of its channels."""
     with pytest.raises(StepError, match=message):
         calibrated(Small(), Settings(split=(split,)))
 
 
 def test_outputs_that_mix_ranges_are_split() -> None:
-    """Scores keep their own scale beside boxes that are a thousand times as large: joined
+    """Scores keep their own scale next to boxes that are a thousand times as large: joined
     by a concatenation, or by one convolution.
     """
     for network, settings in (
         (Detector(), Settings(split_outputs=True)),
         (Mixed(), Settings(split=(("out", 4),))),
     ):
-        joined, wanted = results(network, Settings())
+        joined, expected = results(network, Settings())
         pieces, _ = results(network, settings)
         before, after = (
-            (result[:, 4:] - wanted[:, 4:]).abs().max() for result in (joined, pieces)
+            (result[:, 4:] - expected[:, 4:]).abs().max() for result in (joined, pieces)
         )
         assert after < 0.02 and before > 20 * after
-        assert (pieces - wanted).abs().max() < 0.02 * wanted.abs().max()
+        assert (pieces - expected).abs().max() < 0.02 * expected.abs().max()
         reasons = {item.reason for item in calibrated(network, settings).left_float}
         assert "its inputs have separate scales" in reasons
 
 
-def test_a_split_layer_has_exactly_the_weights_of_the_whole() -> None:
+def test_a_split_layer_has_exactly_the_weights_of_the_layer() -> None:
     """Both parts are slices: the same int8 weights and scales as without the split."""
     network = Mixed()
-    whole, split = (
+    unsplit, split = (
         calibrated(network, Settings()).tensors,
         calibrated(network, Settings(split=(("out", 4),))).tensors,
     )
@@ -209,30 +209,30 @@ def test_a_split_layer_has_exactly_the_weights_of_the_whole() -> None:
         if "folded" in key and tensor.axis == 0
     ]
     assert sum(parts, ()) == next(
-        tensor.scale for key, tensor in whole.items() if key.endswith("out_weight")
+        tensor.scale for key, tensor in unsplit.items() if key.endswith("out_weight")
     )
 
 
 def test_linear_placement_gives_products_with_float_results(tmp_path: pathlib.Path) -> None:
     """On ONNX Runtime every linear layer, on rows or on sequences, is an integer product
-    that gives floats; nothing else is int8.
+    that returns floats; nothing else is int8.
     """
     settings = Settings(placement="linear", runtime="onnxruntime")
-    found = optimized(Small(), settings, tmp_path)
+    result = optimized(Small(), settings, tmp_path)
     assert (
-        found["QGemm"] == 5
-        and found["QLinearConv"] == 1
-        and not {"Gemm", "MatMul", "QLinearAdd"} & found.keys()
+        result["QGemm"] == 5
+        and result["QLinearConv"] == 1
+        and not {"Gemm", "MatMul", "QLinearAdd"} & result.keys()
     )
-    assert found["DequantizeLinear"] == 1, (
-        "behind the convolution, none behind a linear layer"
+    assert result["DequantizeLinear"] == 1, (
+        "after the convolution, none after a linear layer"
     )
     sequences = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 6)).eval()
     assert optimized(sequences, settings, tmp_path)["MatMulIntegerToFloat"] == 2
 
 
 def test_one_scale_for_all_weights() -> None:
-    """``per_channel`` false gives one number, true one for each output channel."""
+    """``per_channel`` false means one scale, true one per output channel."""
     for per_channel, counts in ((False, {1}), (True, {8, 4})):
         tensors = calibrated(Small(), Settings(per_channel=per_channel)).tensors
         assert {
@@ -261,7 +261,7 @@ def test_sixteen_bits_are_nearly_float() -> None:
 
 def test_observers_differ_where_there_are_outliers() -> None:
     """One number in a hundred thousand that is far out widens min-max, and hardly the
-    percentile; an average lies between.
+    percentile; an average is between.
     """
     data = torch.randn(4, 256, 100)
     data[3, 0, 0] = 1000.0
@@ -269,10 +269,10 @@ def test_observers_differ_where_there_are_outliers() -> None:
     batches = [(part,) for part in data]
     scale = {}
     for observer in ("min-max", "percentile", "moving-average", "histogram"):
-        found = calibrate(network, batches, signed(1, 100), Settings(observer=observer))
+        result = calibrate(network, batches, signed(1, 100), Settings(observer=observer))
         scale[observer] = next(
             tensor.scale[0]
-            for key, tensor in found.tensors.items()
+            for key, tensor in result.tensors.items()
             if key.startswith("inputs")
         )
     assert scale["percentile"] < 0.05 < 0.3 < scale["moving-average"] < 1 < scale["min-max"]
@@ -289,8 +289,8 @@ def test_constant_data_give_a_usable_scale(observer: str) -> None:
     for value in (0.0, 0.7):
         data = torch.full((8, 2, 6, 6), value)
         data[0, 0, 0, 0] += 1e-3
-        found, wanted = results(Small(), Settings(observer=observer), data)
-        assert (found - wanted).abs().max() < 0.03
+        result, expected = results(Small(), Settings(observer=observer), data)
+        assert (result - expected).abs().max() < 0.03
 
 
 def test_sixteen_bits_are_refused_for_tflite() -> None:

@@ -81,7 +81,7 @@ CASES = {
         (2, 3, 4, 5),
         ["relu.default", "conv3d.default"],
     ),
-    "without weights of its own": (
+    "without an own weight": (
         nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False)),
         (3, 6, 6),
         ["conv2d.default"],
@@ -92,9 +92,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_batch_normalization_is_folded_exactly(case: str) -> None:
     """Same numbers, and exactly these operators, wherever the batch normalization stands."""
-    network, dims, wanted = CASES[case]
+    network, dims, expected = CASES[case]
     graph, data = rewritten(network, *dims)
-    assert targets(graph) == wanted
+    assert targets(graph) == expected
     with torch.no_grad():
         torch.testing.assert_close(graph(data), network(data), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(graph(data[:1]), network(data[:1]), rtol=1e-4, atol=1e-5)

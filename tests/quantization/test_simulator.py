@@ -37,15 +37,15 @@ def test_operators_know_their_module_their_constants_and_their_cost() -> None:
     multiplications.
     """
     calibration = calibrate(outlier(), rows(1, 8, 8)(), IMAGE)
-    found = {
+    by_module = {
         operator.module: operator
         for operator in build_simulator(outlier(), IMAGE, calibration).operators
     }
-    assert list(found) == ["first", "depthwise", "point", "head"]
-    assert found["first"].macs == 16 * 9 * 64
-    assert found["head"].macs == 512 * 10
-    assert found["point"].weight_name.endswith("point.weight")
-    assert found["first"].input is not None
+    assert list(by_module) == ["first", "depthwise", "point", "head"]
+    assert by_module["first"].macs == 16 * 9 * 64
+    assert by_module["head"].macs == 512 * 10
+    assert by_module["point"].weight_name.endswith("point.weight")
+    assert by_module["first"].input is not None
 
 
 def test_another_networks_calibration_is_refused() -> None:

@@ -34,7 +34,7 @@ def test_each_call_makes_a_new_network() -> None:
 
 
 def test_the_zoo_needs_images_and_classes() -> None:
-    """A task without channels or classes cannot use the zoo, and is told why."""
+    """A task without channels or classes cannot use the zoo, and the error has the reason."""
     with pytest.raises(ModelError, match="class numbers"):
         loader.network_factory("zoo:cnn", 1, None)
     with pytest.raises(ModelError, match="images"):
@@ -58,17 +58,19 @@ def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:
 
 def test_a_users_network_is_called_main(tmp_path: pathlib.Path) -> None:
     """A single nn.Module becomes the part main."""
-    made = loader.network_factory(spec_of(tmp_path, "return nn.Linear(2, 3)"), None, None)()
-    assert list(made) == ["main"]
-    assert isinstance(made["main"], nn.Linear)
+    parts = loader.network_factory(
+        spec_of(tmp_path, "return nn.Linear(2, 3)"), None, None
+    )()
+    assert list(parts) == ["main"]
+    assert isinstance(parts["main"], nn.Linear)
 
 
 def test_parts_keep_their_order(tmp_path: pathlib.Path) -> None:
-    """A dict gives the parts in running order, whatever their names."""
-    made = loader.network_factory(
+    """A dict keeps the parts in execution order, whatever their names."""
+    parts = loader.network_factory(
         spec_of(tmp_path, "return {'z': nn.Linear(2, 3), 'a': nn.Linear(3, 4)}"), None, None
     )()
-    assert list(made) == ["z", "a"]
+    assert list(parts) == ["z", "a"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_what_is_no_network_is_refused(
 
 
 def test_a_shared_network_is_refused(tmp_path: pathlib.Path) -> None:
-    """A function that gives the same object twice would let one step change another's
+    """A function that returns the same object twice would let one step change another's
     network.
     """
     make = loader.network_factory(spec_of(tmp_path, "return shared"), None, None)
@@ -147,13 +149,13 @@ def test_the_zoos_fingerprint_is_that_of_its_file() -> None:
 def test_a_network_that_cannot_be_rebuilt_is_refused(
     tmp_path: pathlib.Path, body: str, message: str
 ) -> None:
-    """Compiled, of unknown size, or not on the CPU: told at once, with the way out."""
+    """Compiled, of unknown size, or not on the CPU: refused at once, with a fix."""
     with pytest.raises(ModelError, match=message) as caught:
         loader.network_factory(spec_of(tmp_path, body), None, None)()
     assert caught.value.fix
 
 
-def test_labels_that_ask_for_an_endless_layer_are_told() -> None:
+def test_labels_that_ask_for_an_endless_layer_are_refused() -> None:
     """Class numbers such as 10**13 make a layer that no memory holds."""
     with pytest.raises(ModelError, match="10000000000000 classes: out of memory") as caught:
         loader.network_factory("zoo:cnn", 1, 10**13)()

@@ -28,7 +28,7 @@ IMAGE = torch.rand(2, 3, 8, 8)
 def test_how_many_channels_are_kept(
     width: int, ratio: float, multiple: int, left: int
 ) -> None:
-    """At least the share that stays, in whole multiples, never more than there are; float
+    """At least the share that stays, in multiples, never more than there are; float
     rounding does not matter.
     """
     assert channels.channels_to_keep(width, ratio, multiple) == left
@@ -167,7 +167,7 @@ def test_attention_keeps_its_heads() -> None:
 
 
 def test_skipped_modules_keep_their_outputs() -> None:
-    """A skipped layer holds its whole group."""
+    """A skipped layer protects its entire group."""
     network = resnet8(3, 5, width=32).eval()
     channels.remove_channels(network, [IMAGE], 0.5, 8, {network.stem})  # type: ignore[arg-type]
     after = channels.output_widths(network)
@@ -190,7 +190,7 @@ def test_two_networks_do_not_share_anything() -> None:
     assert sizes[0] == sizes[1]
 
 
-def test_a_network_that_cannot_be_followed_is_told() -> None:
+def test_a_network_that_cannot_be_followed_is_refused() -> None:
     """An exception inside torch-pruning becomes a StepError."""
     network = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(StepError, match="cannot be followed"):

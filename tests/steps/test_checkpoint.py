@@ -57,7 +57,7 @@ def test_half_precision_is_widened(tmp_path: pathlib.Path) -> None:
     assert fresh.weight.dtype == torch.float32
 
 
-def test_parts_are_told_apart_by_their_prefix(tmp_path: pathlib.Path) -> None:
+def test_parts_are_distinguished_by_their_prefix(tmp_path: pathlib.Path) -> None:
     """With several parts, names begin with the part's."""
     parts = {"first": nn.Linear(3, 2), "second": nn.Linear(2, 3)}
     tensors = {
@@ -70,7 +70,7 @@ def test_parts_are_told_apart_by_their_prefix(tmp_path: pathlib.Path) -> None:
 
 
 def test_everything_that_does_not_fit_is_listed_at_once(tmp_path: pathlib.Path) -> None:
-    """Other shapes (both are told), missing and unknown tensors."""
+    """Other shapes (both are reported), missing and unknown tensors."""
     tensors = {"weight": torch.zeros(2, 4), "scale": torch.zeros(1)}
     with pytest.raises(ModelError) as caught:
         checkpoint.fit({"main": nn.Linear(3, 2)}, tensors, tmp_path / "w.pt")
@@ -100,13 +100,13 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(
     assert not mark.exists()
 
 
-def test_a_whole_pickled_network_is_refused(tmp_path: pathlib.Path) -> None:
-    """torch.save(network) needs its class to be loaded; the message says what to save
+def test_a_pickled_network_is_refused(tmp_path: pathlib.Path) -> None:
+    """torch.save(network) needs its class to be loaded; the message has what to save
     instead.
     """
-    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "network.pt")
     with pytest.raises(ModelError, match="a pickled network") as caught:
-        checkpoint.read(tmp_path / "whole.pt")
+        checkpoint.read(tmp_path / "network.pt")
     assert "safetensors" in (caught.value.fix or "")
 
 
@@ -125,25 +125,25 @@ def test_a_broken_file_is_refused(
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}, torch.zeros(2)])
 def test_what_is_no_state_dict_is_refused(tmp_path: pathlib.Path, content: object) -> None:
-    """Harmless content of another kind is told by what it is."""
+    """Harmless content of another kind is described."""
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ModelError, match="not a state_dict"):
         checkpoint.read(tmp_path / "w.pt")
 
 
-def test_a_missing_file_is_told(tmp_path: pathlib.Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: pathlib.Path) -> None:
     """The path is named."""
     with pytest.raises(ModelError, match="No such checkpoint"):
         checkpoint.read(tmp_path / "none.pt")
 
 
-def test_tensors_that_cannot_be_taken_are_told(tmp_path: pathlib.Path) -> None:
+def test_tensors_that_cannot_be_loaded_are_listed(tmp_path: pathlib.Path) -> None:
     """Integers for real weights, tensors without values and sparse ones are refused by
     name; another precision is taken.
     """
     state = nn.Linear(3, 2).state_dict()
     path = tmp_path / "w.pt"
-    for wrong, said in (
+    for wrong, message in (
         (
             state["weight"].to(torch.int32),
             "weight: the network has float32, the checkpoint int32",
@@ -152,7 +152,7 @@ def test_tensors_that_cannot_be_taken_are_told(tmp_path: pathlib.Path) -> None:
         (state["weight"].to_sparse(), "weight: the checkpoint's tensor is sparse"),
     ):
         torch.save({**state, "weight": wrong}, path)
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=message):
             checkpoint.fit({"main": nn.Linear(3, 2)}, checkpoint.read(path), path)
     checkpoint.fit(
         {"main": nn.Linear(3, 2)},
@@ -163,7 +163,7 @@ def test_tensors_that_cannot_be_taken_are_told(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchs_advice_to_load_code_is_not_passed_on(tmp_path: pathlib.Path) -> None:
-    """A TorchScript archive is called by its name, and nobody is told to load it with
+    """A TorchScript archive is recognized, and nobody is advised to load it with
     weights_only=False.
     """
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")

@@ -1,4 +1,4 @@
-"""Training with a teacher's answers."""
+"""Training with a teacher's outputs."""
 
 import pathlib
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def loaded(folder: pathlib.Path, make: Make, task: Task, seed: int) -> Artifact:
 def distilled(
     folder: pathlib.Path, task: Task, outputs: int, step: Distill
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Answers on the test data: of the teacher, of the student before and after."""
+    """Outputs on the test data: of the teacher, of the student before and after."""
     teacher, student = (
         loaded(folder / "t", network(16, outputs), task, 1),
         loaded(folder / "s", network(8, outputs), task, 2),
@@ -68,14 +68,14 @@ def distilled(
         teacher_networks=network(16, outputs),
     )
     step.requires(student)
-    made = step.run(student, context)
-    step.ensures(student, made)
+    after = step.run(student, context)
+    step.ensures(student, after)
     x = torch.from_numpy(task.need("test", "a test").inputs["input"])
     with torch.no_grad():
-        teacher_says = torch_storage.load(teacher, network(16, outputs)())["main"](x)
-        return teacher_says, *(
+        teacher_outputs = torch_storage.load(teacher, network(16, outputs)())["main"](x)
+        return teacher_outputs, *(
             torch_storage.load(artifact, network(8, outputs)())["main"](x)
-            for artifact in (student, made)
+            for artifact in (student, after)
         )
 
 
@@ -139,15 +139,17 @@ def test_softened_takes_a_mean_over_places() -> None:
 
 
 def test_a_teacher_of_other_outputs_is_refused() -> None:
-    """Both shapes are told."""
+    """Both shapes are reported."""
     with pytest.raises(StepError, match=r"\[2, 3\].*\[2, 4\]"):
-        losses.softened_divergence({"output": torch.zeros(2, 3)}, {"output": torch.zeros(2, 4)}, 4.0)
+        losses.softened_divergence(
+            {"output": torch.zeros(2, 3)}, {"output": torch.zeros(2, 4)}, 4.0
+        )
     with pytest.raises(StepError, match="different outputs"):
         losses.mean_squared_difference({"a": torch.zeros(2)}, {"b": torch.zeros(2)})
 
 
 def test_distillation_needs_a_teacher(tmp_path: pathlib.Path) -> None:
-    """Without one the recipe's line is told."""
+    """Without one the error contains the recipe's line."""
     student = loaded(tmp_path / "s", network(8, 2), NOISE, 0)
     with pytest.raises(StepError, match="no teacher") as caught:
         Distill().run(student, Context(folder=tmp_path, networks=network(8, 2), task=NOISE))

@@ -42,12 +42,12 @@ def test_a_fresh_network_depends_on_the_seed_only(
     alone.
     """
     state = torch.get_rng_state()
-    made = [
+    loaded = [
         LoadModel("zoo:cnn").run(None, context(tmp_path / str(n), task, networks(), seed))
         for n, seed in enumerate((0, 0, 1))
     ]
     weights = [
-        artifact.path(artifact.parts[0], "weights").read_bytes() for artifact in made
+        artifact.path(artifact.parts[0], "weights").read_bytes() for artifact in loaded
     ]
     assert weights[0] == weights[1] != weights[2]
     assert torch.equal(torch.get_rng_state(), state)
@@ -56,9 +56,9 @@ def test_a_fresh_network_depends_on_the_seed_only(
 def test_the_signature_and_the_size_are_found(tmp_path: pathlib.Path, task: Task) -> None:
     """Inputs and outputs by name, parameters and multiply-accumulates for the report."""
     step = LoadModel("zoo:cnn")
-    made = step.run(None, context(tmp_path / "a", task, networks()))
-    step.ensures(None, made)
-    signature = made.parts[0].signature
+    loaded = step.run(None, context(tmp_path / "a", task, networks()))
+    step.ensures(None, loaded)
+    signature = loaded.parts[0].signature
     assert (
         signature.inputs[0].name,
         signature.inputs[0].dims,
@@ -69,10 +69,10 @@ def test_the_signature_and_the_size_are_found(tmp_path: pathlib.Path, task: Task
         "output",
         ("batch", 10),
     )
-    assert made.notes["parameters"]["main"] == sum(
+    assert loaded.notes["parameters"]["main"] == sum(
         p.numel() for p in plain_cnn(1, 10).parameters()
     )
-    assert made.notes["macs"]["main"] == 16 * 9 * 16 + 4 * 9 * 16 * 32 + 9 * 32 * 64 + 640
+    assert loaded.notes["macs"]["main"] == 16 * 9 * 16 + 4 * 9 * 16 * 32 + 9 * 32 * 64 + 640
 
 
 def test_a_checkpoint_is_loaded(tmp_path: pathlib.Path, task: Task) -> None:
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_changed_meanwhile_is_refused(
 def test_a_checkpoint_of_another_network_is_refused(
     tmp_path: pathlib.Path, task: Task
 ) -> None:
-    """Both shapes are told."""
+    """Both shapes are reported."""
     torch.save(plain_cnn(1, 12).state_dict(), tmp_path / "w.pt")
     with pytest.raises(
         ModelError, match=r"the network has \[10, 64\], the checkpoint \[12, 64\]"

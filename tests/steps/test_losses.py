@@ -49,13 +49,13 @@ def test_labels_are_not_broadcast() -> None:
     """Labels [n] for an output [n, 1] are lined up, and labels of another size are refused,
     not spread.
     """
-    given = {"output": torch.tensor([[0.0], [1.0]], requires_grad=True)}
-    assert losses.resolve("mse")(given, torch.tensor([0.0, 1.0])).item() == 0
+    predictions = {"output": torch.tensor([[0.0], [1.0]], requires_grad=True)}
+    assert losses.resolve("mse")(predictions, torch.tensor([0.0, 1.0])).item() == 0
     with pytest.raises(TaskError, match=r"output \[2, 1\] with labels float32\[2, 3\]"):
-        losses.resolve("mse")(given, torch.zeros(2, 3))
+        losses.resolve("mse")(predictions, torch.zeros(2, 3))
 
 
-def test_labels_beyond_the_classes_are_told() -> None:
+def test_labels_beyond_the_classes_are_refused() -> None:
     """Class number 10 of 10 classes."""
     with pytest.raises(
         TaskError, match=r"\[1, 10\] with labels int64\[1\]: Target 10 is out of bounds"
@@ -101,7 +101,7 @@ def test_a_users_function_gets_a_tensor_or_a_dict() -> None:
         (lambda out, labels: out["logits"], "raised IndexError"),
     ],
 )
-def test_a_users_function_that_cannot_be_used_is_told(
+def test_a_users_function_that_cannot_be_used_is_refused(
     function: object, message: str
 ) -> None:
     """Anything but a scalar that can be differentiated is refused by name."""

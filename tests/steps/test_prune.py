@@ -71,24 +71,24 @@ def pruned(
         None, Context(folder=folder / "load", networks=make, task=data)
     )
     step.requires(start)
-    made = step.run(start, Context(folder=folder / "prune", networks=make, task=data))
-    step.ensures(start, made)
-    return start, made
+    after = step.run(start, Context(folder=folder / "prune", networks=make, task=data))
+    step.ensures(start, after)
+    return start, after
 
 
 def test_half_the_channels_are_a_quarter_of_the_network(tmp_path: pathlib.Path) -> None:
-    """The notes tell parameters, MACs and channels before and after; the stored network is
+    """The notes contain parameters, MACs and channels before and after; the stored network is
     that small and runs.
     """
-    _, made = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8))
-    told = made.notes["parts"]["main"]
-    assert told["parameters"][1] < 0.3 * told["parameters"][0]
-    assert told["macs"][1] < 0.3 * told["macs"][0]
-    assert told["channels"]["stages.2.0.conv2"] == [64, 32]
-    network = torch_storage.load(made, small())["main"]
+    _, after = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8))
+    changes = after.notes["parts"]["main"]
+    assert changes["parameters"][1] < 0.3 * changes["parameters"][0]
+    assert changes["macs"][1] < 0.3 * changes["macs"][0]
+    assert changes["channels"]["stages.2.0.conv2"] == [64, 32]
+    network = torch_storage.load(after, small())["main"]
     assert (
         sum(parameter.numel() for parameter in network.parameters())
-        == told["parameters"][1]
+        == changes["parameters"][1]
     )
     assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -96,10 +96,10 @@ def test_half_the_channels_are_a_quarter_of_the_network(tmp_path: pathlib.Path) 
 
 def test_pruning_twice_works(tmp_path: pathlib.Path) -> None:
     """A pruned artifact is rebuilt, pruned again, and rebuilt again."""
-    start, made = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 1))
+    start, after = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 1))
     (tmp_path / "again").mkdir()
     again = Prune(0.5, 1).run(
-        made, Context(folder=tmp_path / "again", networks=small, task=task(1, 8, 8))
+        after, Context(folder=tmp_path / "again", networks=small, task=task(1, 8, 8))
     )
     assert again.notes["parts"]["main"]["channels"]["stem"] == [8, 4]
     assert torch_storage.load(again, small())["main"](torch.zeros(1, 1, 8, 8)).shape == (
@@ -113,16 +113,16 @@ def test_every_part_keeps_its_inputs_and_outputs(tmp_path: pathlib.Path) -> None
     """Parts are pruned alone: what passes between them keeps its width, what is inside
     loses half.
     """
-    _, made = pruned(tmp_path, parts, task(4), Prune(0.5, 4))
-    assert made.notes["parts"]["body"]["channels"] == {"0": [32, 16], "2": [16, 16]}
-    assert made.notes["parts"]["head"]["channels"] == {"0": [24, 12], "2": [3, 3]}
+    _, after = pruned(tmp_path, parts, task(4), Prune(0.5, 4))
+    assert after.notes["parts"]["body"]["channels"] == {"0": [32, 16], "2": [16, 16]}
+    assert after.notes["parts"]["head"]["channels"] == {"0": [24, 12], "2": [3, 3]}
 
 
 def test_skipped_layers_are_named_by_path(tmp_path: pathlib.Path) -> None:
     """With several parts the path begins with the part's name."""
-    _, made = pruned(tmp_path, parts, task(4), Prune(0.5, 4, ("body.0",)))
-    assert made.notes["parts"]["body"]["channels"]["0"] == [32, 32]
-    assert made.notes["parts"]["head"]["channels"]["0"] == [24, 12]
+    _, after = pruned(tmp_path, parts, task(4), Prune(0.5, 4, ("body.0",)))
+    assert after.notes["parts"]["body"]["channels"]["0"] == [32, 32]
+    assert after.notes["parts"]["head"]["channels"]["0"] == [24, 12]
 
 
 def test_an_unknown_path_gets_a_hint(tmp_path: pathlib.Path) -> None:
@@ -137,7 +137,7 @@ def test_an_unknown_path_gets_a_hint(tmp_path: pathlib.Path) -> None:
 def test_a_ratio_that_removes_nothing_is_an_error(
     tmp_path: pathlib.Path, step: Prune
 ) -> None:
-    """A recipe that asks for pruning and gets none is told so."""
+    """A recipe that asks for pruning and gets none is an error."""
     with pytest.raises(StepError, match="removed nothing"):
         pruned(tmp_path, small, task(1, 8, 8), step)
 
@@ -148,8 +148,8 @@ def test_recurrent_layers_are_refused(tmp_path: pathlib.Path) -> None:
         pruned(tmp_path, lambda: {"main": Recurrent()}, task(5, 4), Prune())
 
 
-def test_a_network_that_breaks_is_told_with_the_way_out(tmp_path: pathlib.Path) -> None:
-    """Widths written into forward break; skip is the way out, and works."""
+def test_a_network_that_breaks_is_reported_with_a_fix(tmp_path: pathlib.Path) -> None:
+    """Widths written into forward break; skip is the fix, and works."""
     make: Make = lambda: {"main": Reshaped()}  # noqa: E731
     (tmp_path / "a").mkdir()
     with pytest.raises(StepError, match="cannot be run after pruning") as caught:
@@ -159,23 +159,23 @@ def test_a_network_that_breaks_is_told_with_the_way_out(tmp_path: pathlib.Path) 
 
 def test_changed_outputs_are_noticed(tmp_path: pathlib.Path) -> None:
     """ensures compares the shapes that the pruned network gave with the signature."""
-    start, made = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8))
-    told = {"main": {**made.notes["parts"]["main"], "outputs": {"output": [5]}}}
+    start, after = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8))
+    changes = {"main": {**after.notes["parts"]["main"], "outputs": {"output": [5]}}}
     with pytest.raises(StepError, match=r"expected.*\[10\].*got.*\[5\]"):
-        Prune().ensures(start, made.model_copy(update={"notes": {"parts": told}}))
+        Prune().ensures(start, after.model_copy(update={"notes": {"parts": changes}}))
 
 
 def test_frozen_layers_stay_frozen_on_disk_the_same(tmp_path: pathlib.Path) -> None:
     """Layers without gradients can be pruned as well."""
 
     def frozen() -> dict[str, nn.Module]:
-        made = small()
-        made["main"].requires_grad_(False)
-        return made
+        after = small()
+        after["main"].requires_grad_(False)
+        return after
 
-    _, made = pruned(tmp_path, frozen, task(1, 8, 8), Prune(0.5, 8))
-    assert made.notes["parts"]["main"]["channels"]["stem"] == [16, 8]
+    _, after = pruned(tmp_path, frozen, task(1, 8, 8), Prune(0.5, 8))
+    assert after.notes["parts"]["main"]["channels"]["stem"] == [16, 8]
     assert not any(
         parameter.requires_grad
-        for parameter in torch_storage.load(made, frozen())["main"].parameters()
+        for parameter in torch_storage.load(after, frozen())["main"].parameters()
     )

@@ -1,4 +1,4 @@
-"""Calibration writes plain numbers beside untouched weights, part after part."""
+"""Calibration writes plain numbers next to unchanged weights, part after part."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ SIGNATURES = {
 
 
 class Scaled(nn.Module):
-    """Multiplies by a large number, so that the second part's input range tells where it
+    """Multiplies by a large number, so that the second part's input range shows where it
     was calibrated.
     """
 
@@ -48,11 +48,11 @@ def setting(folder: pathlib.Path, task: Task | None = None) -> tuple[Artifact, C
     (folder / "before").mkdir()
     (folder / "after").mkdir()
     data, labels = torch.rand(300, 12), torch.arange(300) % 3
-    known = task or Task(
+    used_task = task or Task(
         name="random", train=(data, labels), test=(torch.rand(20, 12), labels[:20])
     )
     artifact = torch_storage.save(networks(), SIGNATURES, folder / "before", {})
-    return artifact, Context(folder=folder / "after", networks=networks, task=known)
+    return artifact, Context(folder=folder / "after", networks=networks, task=used_task)
 
 
 def test_parts_are_calibrated_in_order_on_what_the_part_before_gives(
@@ -62,31 +62,31 @@ def test_parts_are_calibrated_in_order_on_what_the_part_before_gives(
     artifact, context = setting(tmp_path)
     step = QuantizeTorch(samples=200)
     step.requires(artifact)
-    made = step.run(artifact, context)
-    step.ensures(artifact, made)
-    decoder = read(made.path(made.parts[1], "quantization"))
+    quantized = step.run(artifact, context)
+    step.ensures(artifact, quantized)
+    decoder = read(quantized.path(quantized.parts[1], "quantization"))
     entering = next(
         tensor for name, tensor in decoder.tensors.items() if name.startswith("inputs_0")
     )
     assert entering.scale[0] > 1
     assert (
-        made.notes["samples"] == 200
-        and made.notes["parts"]["decoder"]["quantized_ops"] == 1
+        quantized.notes["samples"] == 200
+        and quantized.notes["parts"]["decoder"]["quantized_ops"] == 1
     )
-    assert made.notes["parts"]["encoder"]["left_float"] == [], (
+    assert quantized.notes["parts"]["encoder"]["left_float"] == [], (
         "the number 1,000 is a constant of the int8 product"
     )
-    json.dumps(made.notes)
+    json.dumps(quantized.notes)
 
 
 def test_the_same_data_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
     """Calibration is deterministic, so the cache can trust its key."""
     artifact, context = setting(tmp_path)
     first = [
-        path.read_bytes() for path in sorted(_made(artifact, context).folder.iterdir())
+        path.read_bytes() for path in sorted(_quantize(artifact, context).folder.iterdir())
     ]
     second = [
-        path.read_bytes() for path in sorted(_made(artifact, context).folder.iterdir())
+        path.read_bytes() for path in sorted(_quantize(artifact, context).folder.iterdir())
     ]
     assert first == second
 
@@ -103,19 +103,19 @@ def test_what_cannot_be_quantized_is_refused_before_any_work(
         with pytest.raises(StepError, match=message):
             step.requires(artifact)
     with pytest.raises(StepError, match="quantized already"):
-        QuantizeTorch().requires(_made(artifact, context))
+        QuantizeTorch().requires(_quantize(artifact, context))
 
 
 def test_changed_weights_are_noticed(tmp_path: pathlib.Path) -> None:
     """The promise is checked on the files."""
     artifact, context = setting(tmp_path)
-    made = _made(artifact, context)
-    made.path(made.parts[0], "weights").write_bytes(b"other")
+    quantized = _quantize(artifact, context)
+    quantized.path(quantized.parts[0], "weights").write_bytes(b"other")
     with pytest.raises(StepError, match="changed the weights"):
-        QuantizeTorch().ensures(artifact, made)
+        QuantizeTorch().ensures(artifact, quantized)
 
 
-def test_a_task_without_data_to_calibrate_on_says_so(tmp_path: pathlib.Path) -> None:
+def test_a_task_without_data_to_calibrate_on_is_an_error(tmp_path: pathlib.Path) -> None:
     """The test data are never used for calibration."""
     artifact, context = setting(
         tmp_path, Task(name="only test", test=(torch.rand(20, 12), torch.arange(20)))
@@ -124,5 +124,5 @@ def test_a_task_without_data_to_calibrate_on_says_so(tmp_path: pathlib.Path) -> 
         QuantizeTorch().run(artifact, context)
 
 
-def _made(artifact: Artifact, context: Context) -> Artifact:
+def _quantize(artifact: Artifact, context: Context) -> Artifact:
     return QuantizeTorch(samples=100).run(artifact, context)

@@ -14,14 +14,14 @@ from edgekit.task import Split
 
 def signature(inputs: dict[str, int], outputs: dict[str, int]) -> Signature:
     """Names and widths to a signature."""
-    made = [
+    part_list = [
         tuple(
             TensorSpec(name=name, dtype="float32", dims=("batch", width))
             for name, width in each.items()
         )
         for each in (inputs, outputs)
     ]
-    return Signature(inputs=made[0], outputs=made[1])
+    return Signature(inputs=part_list[0], outputs=part_list[1])
 
 
 def part(name: str, inputs: dict[str, int], outputs: dict[str, int]) -> Part:
@@ -39,9 +39,7 @@ class Add(nn.Module):
 
 
 def test_outputs_are_named() -> None:
-    """One tensor takes the stem, several are numbered, a dict keeps its names and loses its
-    Nones.
-    """
+    """One tensor gets the stem, several are numbered, a dict keeps its names without Nones."""
     x = torch.zeros(1)
     assert list(name_outputs(x, "output", "N")) == ["output"]
     assert list(name_outputs((x,), "output", "N")) == ["output"]
@@ -89,8 +87,8 @@ def test_a_chain_links_parts_by_name() -> None:
     assert chain.networks[0].weight.grad is not None
 
 
-def test_another_number_of_outputs_in_training_is_told() -> None:
-    """A network that gives extra outputs in training mode does not fit its signature."""
+def test_another_number_of_outputs_in_training_is_refused() -> None:
+    """A network that returns extra outputs in training mode does not fit its signature."""
     with pytest.raises(ModelError, match="returned 1 tensors; its signature has 2"):
         call(nn.Identity(), signature({"x": 1}, {"a": 1, "b": 1}), {"x": torch.zeros(1, 1)})
 

@@ -11,7 +11,10 @@ def test_macs_of_a_convolution() -> None:
     it.
     """
     x = torch.zeros(1, 4, 8, 8)
-    assert torch_counting.count_macs(nn.Conv2d(4, 6, 3, padding=1), [x]) == 8 * 8 * 3 * 3 * 4 * 6
+    assert (
+        torch_counting.count_macs(nn.Conv2d(4, 6, 3, padding=1), [x])
+        == 8 * 8 * 3 * 3 * 4 * 6
+    )
     assert (
         torch_counting.count_macs(nn.Conv2d(4, 6, 3, padding=1, groups=2), [x])
         == 8 * 8 * 3 * 3 * 4 * 6 // 2

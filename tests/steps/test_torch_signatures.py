@@ -34,8 +34,11 @@ def names(
 ) -> dict[str, tuple[list[str], list[str]]]:
     """Input and output names by part."""
     return {
-        name: ([spec.name for spec in found.inputs], [spec.name for spec in found.outputs])
-        for name, found in find_signatures(networks, data).items()
+        name: (
+            [spec.name for spec in result.inputs],
+            [spec.name for spec in result.outputs],
+        )
+        for name, result in find_signatures(networks, data).items()
     }
 
 
@@ -43,20 +46,22 @@ def test_a_bare_array_goes_to_the_first_parameter() -> None:
     """It is called input whatever the network calls it; the output is called output; the
     batch axis is free.
     """
-    found = find_signatures({"main": module(lambda pixels: pixels * 2)}, split())["main"]
-    assert (found.inputs[0].name, found.inputs[0].dims) == ("input", ("batch", 4))
-    assert (found.outputs[0].name, found.outputs[0].dims) == ("output", ("batch", 4))
+    result = find_signatures({"main": module(lambda pixels: pixels * 2)}, split())["main"]
+    assert (result.inputs[0].name, result.inputs[0].dims) == ("input", ("batch", 4))
+    assert (result.outputs[0].name, result.outputs[0].dims) == ("output", ("batch", 4))
 
 
 def test_samples_are_drawn_from_the_range_of_the_data() -> None:
-    """Floats between the smallest and the largest value, whole numbers up to and with the
+    """Floats between the smallest and the largest value, integers up to and with the
     largest.
     """
     data = split(
         image=numpy.array([[0.0], [255.0], [3.0]], dtype="float32"),
         token=numpy.array([[4], [9], [5]]),
     )
-    inputs = find_signatures({"main": module(lambda image, token: image + token)}, data)["main"].inputs
+    inputs = find_signatures({"main": module(lambda image, token: image + token)}, data)[
+        "main"
+    ].inputs
     assert [(spec.low, spec.high) for spec in inputs] == [(0, 255), (4, 10)]
     assert inputs[1].sample(100).max() == 9
 
@@ -76,8 +81,8 @@ def test_parts_are_linked_by_name_and_by_order() -> None:
     in order.
     """
     two = module(lambda x: (x, x + 1))
-    found = names({"towers": two, "head": module(lambda a, b: {"logits": a + b})}, split())
-    assert found == {
+    result = names({"towers": two, "head": module(lambda a, b: {"logits": a + b})}, split())
+    assert result == {
         "towers": (["input"], ["towers_0", "towers_1"]),
         "head": (["towers_0", "towers_1"], ["logits"]),
     }
@@ -87,29 +92,29 @@ def test_a_later_part_takes_the_part_before_even_if_its_parameter_is_called_inpu
     """nn.Sequential and nn.Linear call their parameter input: a head is fed by the
     features, not by the images.
     """
-    found = names(
+    result = names(
         {"features": nn.Sequential(nn.Linear(4, 6)), "head": nn.Linear(6, 3)}, split()
     )
-    assert found == {
+    assert result == {
         "features": (["input"], ["features"]),
         "head": (["features"], ["output"]),
     }
 
 
 def test_a_later_part_may_take_data_by_name() -> None:
-    """A decoder takes its own input and the encoder's output."""
+    """A decoder reads its own input and the encoder's output."""
     data = split(
         sound=RANDOM.normal(size=(5, 4)).astype("float32"),
         text=RANDOM.normal(size=(5, 4)).astype("float32"),
     )
-    found = names(
+    result = names(
         {
             "encoder": module(lambda sound: sound),
             "decoder": module(lambda text, states: text + states),
         },
         data,
     )
-    assert found["decoder"] == (["text", "encoder"], ["output"])
+    assert result["decoder"] == (["text", "encoder"], ["output"])
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_a_later_part_may_take_data_by_name() -> None:
         (lambda x: [x, [x]], "returns output_1: list"),
     ],
 )
-def test_what_does_not_fit_is_told(forward: Callable[..., Any], message: str) -> None:
+def test_what_does_not_fit_is_refused(forward: Callable[..., Any], message: str) -> None:
     """A fixed batch, outputs without a sample axis, NaN, randomness, unknown inputs: one
     clear error each, with a fix.
     """
@@ -137,12 +142,12 @@ def test_what_does_not_fit_is_told(forward: Callable[..., Any], message: str) ->
 
 
 def test_a_fixed_batch_gets_its_own_hint() -> None:
-    """A network that takes two samples but not three has its batch size written in it."""
+    """A network that accepts two samples but not three has its batch size written in it."""
     with pytest.raises(ModelError, match="the batch size must be free"):
         find_signatures({"main": module(lambda x: x.reshape(2, 2, 2))}, split())
 
 
-def test_torchs_message_and_the_shapes_are_told() -> None:
+def test_the_error_contains_torchs_message_and_the_shapes() -> None:
     """Data of another width than the network's."""
     with pytest.raises(
         ModelError,
@@ -151,14 +156,16 @@ def test_torchs_message_and_the_shapes_are_told() -> None:
         find_signatures({"main": nn.Linear(5, 2)}, split())
 
 
-def test_data_that_no_part_takes_are_told() -> None:
+def test_unused_data_are_refused() -> None:
     """A misnamed array is not silently left out."""
     ones = numpy.ones((5, 4), dtype="float32")
     with pytest.raises(ModelError, match="no input named maks"):
-        find_signatures({"main": module(lambda ids, mask=None: ids)}, split(ids=ones, maks=ones))
+        find_signatures(
+            {"main": module(lambda ids, mask=None: ids)}, split(ids=ones, maks=ones)
+        )
 
 
-def test_an_input_behind_a_left_out_one_is_refused() -> None:
+def test_an_input_after_a_left_out_one_is_refused() -> None:
     """Inputs are given by position, so none may be left out before another."""
     ones = numpy.ones((5, 4), dtype="float32")
     with pytest.raises(ModelError, match="mask would be left out"):
@@ -171,7 +178,9 @@ def test_an_input_behind_a_left_out_one_is_refused() -> None:
 def test_a_type_that_no_runtime_has_is_refused() -> None:
     """complex64 inputs are refused by name."""
     with pytest.raises(ModelError, match="The input input is of type complex64"):
-        find_signatures({"main": nn.Identity()}, split(input=numpy.ones((3, 2), dtype="complex64")))
+        find_signatures(
+            {"main": nn.Identity()}, split(input=numpy.ones((3, 2), dtype="complex64"))
+        )
 
 
 def test_one_sample_is_enough() -> None:
@@ -205,7 +214,7 @@ def test_batch_normalization_is_in_eval_mode() -> None:
 def test_a_type_that_does_not_fit_gets_its_own_hint(
     network: nn.Module, data: str, fix: str
 ) -> None:
-    """Which of the two to turn, the network or the data, is told."""
+    """The fix names which of the two to change, the network or the data."""
     with pytest.raises(ModelError, match="failed on the data") as caught:
         find_signatures({"main": network}, split(input=numpy.ones((5, 4), dtype=data)))
     assert re.search(fix, caught.value.fix or "")

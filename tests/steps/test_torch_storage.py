@@ -35,7 +35,7 @@ class Tied(nn.Module):
 
 
 def test_what_is_saved_is_loaded(tmp_path: pathlib.Path) -> None:
-    """A network answers the same after its way through the disk, in eval mode."""
+    """A network has the same outputs after a round trip to disk, in eval mode."""
     network = resnet8(1, 10, width=8)
     network.train()(torch.rand(4, 1, 8, 8))  # moves the running means
     artifact = saved(network, tmp_path)
@@ -83,7 +83,7 @@ def test_tied_weights_stay_tied(tmp_path: pathlib.Path) -> None:
 
 
 def test_normalized_shapes_stay_tuples(tmp_path: pathlib.Path) -> None:
-    """JSON has no tuples; layer_norm wants one."""
+    """JSON has no tuples; layer_norm expects one."""
     loaded = torch_storage.load(
         saved(nn.LayerNorm(4), tmp_path), {"main": nn.LayerNorm(6)}
     )["main"]
@@ -104,7 +104,7 @@ def test_another_network_is_refused(tmp_path: pathlib.Path) -> None:
         torch_storage.load(artifact, {"encoder": nn.Linear(2, 2)})
 
 
-def test_a_damaged_file_is_told(tmp_path: pathlib.Path) -> None:
+def test_a_damaged_file_is_reported(tmp_path: pathlib.Path) -> None:
     """A truncated weights file is a ModelError."""
     artifact = saved(nn.Linear(2, 2), tmp_path)
     artifact.path(artifact.parts[0], "weights").write_bytes(b"\xff" * 12)

@@ -26,13 +26,13 @@ def context(folder: pathlib.Path, task: Task = TASK) -> Context:
 
 
 def accuracy(artifact: Artifact) -> float:
-    """The share of right answers on the test data."""
+    """The share of right predictions on the test data."""
     test = TASK.need("test", "a test")
     network = torch_storage.load(artifact, {"main": plain_cnn(1, 10)})["main"]
     with torch.no_grad():
-        found = network(torch.from_numpy(test.inputs["input"])).argmax(1).numpy()
+        predicted = network(torch.from_numpy(test.inputs["input"])).argmax(1).numpy()
     assert test.labels is not None
-    return float(numpy.mean(found == test.labels))
+    return float(numpy.mean(predicted == test.labels))
 
 
 def test_training_learns_the_digits(tmp_path: pathlib.Path) -> None:
@@ -43,20 +43,22 @@ def test_training_learns_the_digits(tmp_path: pathlib.Path) -> None:
     before = start.path(start.parts[0], "weights").read_bytes()
     step = Train(epochs=6, learning_rate=0.01, shift=1)
     step.requires(start)
-    made = step.run(start, context(tmp_path / "train"))
-    step.ensures(start, made)
+    result = step.run(start, context(tmp_path / "train"))
+    step.ensures(start, result)
     assert accuracy(start) < 0.4
-    assert accuracy(made) > 0.9
+    assert accuracy(result) > 0.9
     assert start.path(start.parts[0], "weights").read_bytes() == before
-    assert made.notes["samples"] == 1078
-    assert len(made.notes["loss"]) == 6
+    assert result.notes["samples"] == 1078
+    assert len(result.notes["loss"]) == 6
 
 
 def test_training_twice_gives_the_same_file(tmp_path: pathlib.Path) -> None:
     """The step is deterministic for a seed, byte by byte."""
     start = LoadModel("zoo:cnn").run(None, context(tmp_path / "load"))
-    made = [Train(epochs=1).run(start, context(tmp_path / name)) for name in ("a", "b")]
-    files = [artifact.path(artifact.parts[0], "weights").read_bytes() for artifact in made]
+    result = [Train(epochs=1).run(start, context(tmp_path / name)) for name in ("a", "b")]
+    files = [
+        artifact.path(artifact.parts[0], "weights").read_bytes() for artifact in result
+    ]
     assert files[0] == files[1]
 
 

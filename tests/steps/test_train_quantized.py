@@ -97,15 +97,15 @@ def outputs(
 def test_training_brings_the_outputs_back_to_the_float_networks(
     done: tuple[Artifact, Artifact, Artifact, Context],
 ) -> None:
-    """The squared error against float is less than half of what calibration alone gives, on
+    """The squared error against float is less than half of the error after calibration alone, on
     data that were not trained on.
     """
     plain, calibrated, trained, context = done
     images = torch.from_numpy(context.task.need("test", "x").inputs["input"])
-    wanted = outputs(plain, images, quantized=False)
+    expected = outputs(plain, images, quantized=False)
     before, after = (
-        float((outputs(made, images) - wanted).square().mean())
-        for made in (calibrated, trained)
+        float((outputs(result, images) - expected).square().mean())
+        for result in (calibrated, trained)
     )
     assert after < before / 2
 
@@ -113,10 +113,11 @@ def test_training_brings_the_outputs_back_to_the_float_networks(
 def test_activations_keep_their_scales_and_weights_get_new_ones(
     done: tuple[Artifact, Artifact, Artifact, Context],
 ) -> None:
-    """The folded weights were trained, and what was stored says so."""
+    """The folded weights were trained, and the stored calibration records it."""
     _, calibrated, trained, _ = done
     before, after = (
-        read(made.path(made.parts[0], "quantization")) for made in (calibrated, trained)
+        read(result.path(result.parts[0], "quantization"))
+        for result in (calibrated, trained)
     )
     activations = [key for key, tensor in before.tensors.items() if tensor.axis is None]
     assert activations
@@ -130,7 +131,7 @@ def test_activations_keep_their_scales_and_weights_get_new_ones(
 def test_the_exported_file_has_the_trained_weights(
     done: tuple[Artifact, Artifact, Artifact, Context], tmp_path: pathlib.Path
 ) -> None:
-    """ONNX Runtime gives what the simulation gives, within two output steps."""
+    """ONNX Runtime computes what the simulation computes, within two output steps."""
     _, _, trained, context = done
     (tmp_path / "onnx").mkdir()
     (tmp_path / "lowered").mkdir()
@@ -141,13 +142,13 @@ def test_the_exported_file_has_the_trained_weights(
         exported, dataclasses.replace(context, folder=tmp_path / "lowered")
     )
     images = context.task.need("test", "x").inputs["input"][:32]
-    made = onnxruntime.InferenceSession(str(lowered.path(lowered.parts[0]))).run(
+    result = onnxruntime.InferenceSession(str(lowered.path(lowered.parts[0]))).run(
         None, {"input": images}
     )[0]
-    wanted = outputs(trained, torch.from_numpy(images)).numpy()
+    expected = outputs(trained, torch.from_numpy(images)).numpy()
     step = read(trained.path(trained.parts[0], "quantization")).output_scales[0]
     assert step is not None
-    assert numpy.abs(made - wanted).max() <= 2.001 * step
+    assert numpy.abs(result - expected).max() <= 2.001 * step
 
 
 def test_the_same_seed_trains_the_same_weights(
@@ -155,19 +156,19 @@ def test_the_same_seed_trains_the_same_weights(
 ) -> None:
     """Twice the same bytes."""
     _, calibrated, _, context = done
-    made = []
+    result = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         again = TrainQuantized(epochs=1).run(
             calibrated, dataclasses.replace(context, folder=tmp_path / name)
         )
-        made.append(
+        result.append(
             [
                 again.path(again.parts[0], role).read_bytes()
                 for role in ("quantization", "constants")
             ]
         )
-    assert made[0] == made[1]
+    assert result[0] == result[1]
 
 
 def test_a_network_without_calibration_is_refused(

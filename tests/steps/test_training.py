@@ -32,15 +32,15 @@ class Settings:
 
 
 class Notes:
-    """A progress that remembers what it was told."""
+    """A progress that records its notes."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.notes: list[str] = []
 
     def start(self, name: str) -> None: ...
     def expect(self, total: int) -> None: ...
     def advance(self, amount: int = 1, note: str = "") -> None:
-        self.told.append(note)
+        self.notes.append(note)
 
     def finish(self, note: str = "") -> None: ...
     def say(self, text: str) -> None: ...
@@ -105,12 +105,12 @@ def weights(network: Chain) -> list[float]:
     ).tolist()
 
 
-def test_the_loss_goes_down_and_is_told() -> None:
+def test_the_loss_goes_down_and_is_reported() -> None:
     """A separable task is learned; progress gets one note an epoch."""
     progress = Notes()
     history = fit(chain(), Settings(epochs=8), progress=progress)
     assert history[-1] < history[0] / 2
-    assert progress.told == [f"loss {value:.4g}" for value in history]
+    assert progress.notes == [f"loss {value:.4g}" for value in history]
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
@@ -148,7 +148,7 @@ def test_any_number_of_samples_trains(samples: int, batch_size: int, epochs: int
 
 
 def test_frozen_parameters_stay() -> None:
-    """requires_grad=False is respected; with nothing left to train the way out is told."""
+    """requires_grad=False is respected; with nothing left to train the error has a fix."""
     network = chain()
     frozen = network.networks[0][0]  # type: ignore[index]
     frozen.requires_grad_(False)
@@ -160,7 +160,7 @@ def test_frozen_parameters_stay() -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_training() -> None:
-    """NaN is told with its epoch and the learning rate."""
+    """NaN is reported with its epoch and the learning rate."""
     network = chain()
     nn.init.constant_(network.networks[0][0].weight, float("nan"))  # type: ignore[index, arg-type]
     with pytest.raises(StepError, match=r"became nan in epoch 1 of 3") as caught:
@@ -174,7 +174,7 @@ def test_training_needs_labels() -> None:
         fit(chain(), split=Split({"input": POINTS}, None))
 
 
-def test_a_batch_that_batch_normalization_refuses_is_told() -> None:
+def test_a_batch_that_batch_normalization_refuses_is_an_error() -> None:
     """torch's own message comes with a fix."""
     with pytest.raises(StepError, match="Expected more than 1 value per channel") as caught:
         fit(
@@ -248,5 +248,7 @@ def test_a_shift_out_of_sight_is_refused() -> None:
     images = Split(
         {"input": numpy.zeros((4, 1, 8, 8), dtype="float32")}, numpy.zeros(4, dtype="int64")
     )
-    with pytest.raises(StepError, match="A shift of 8 moves images of 8 pixels out of sight"):
+    with pytest.raises(
+        StepError, match="A shift of 8 moves images of 8 pixels out of sight"
+    ):
         fit(chain(None, 1, 8, 8), Settings(shift=8), images)

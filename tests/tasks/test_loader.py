@@ -37,7 +37,7 @@ def test_a_known_name_is_loaded() -> None:
 
 
 def test_an_npz_file_is_a_classification_task(tmp_path: pathlib.Path) -> None:
-    """Whole-number labels mean classes; the task is named after the file."""
+    """Integer labels mean classes; the task is named after the file."""
     task = loader.load(saved(tmp_path, **arrays()))
     assert (task.name, task.loss, task.metric, task.classes) == (
         "data",
@@ -48,7 +48,7 @@ def test_an_npz_file_is_a_classification_task(tmp_path: pathlib.Path) -> None:
 
 
 def test_real_labels_mean_regression(tmp_path: pathlib.Path) -> None:
-    """Labels that are not whole numbers are predicted with the mean squared error."""
+    """Labels that are not integers are predicted with the mean squared error."""
     task = loader.load(
         saved(
             tmp_path,
@@ -72,7 +72,9 @@ def test_several_inputs_are_named_after_a_point(tmp_path: pathlib.Path) -> None:
     ]
 
 
-def test_all_missing_and_unknown_arrays_are_told_at_once(tmp_path: pathlib.Path) -> None:
+def test_all_missing_and_unknown_arrays_are_reported_at_once(
+    tmp_path: pathlib.Path,
+) -> None:
     """One error lists every mistake, with the nearest right name."""
     data = arrays()
     del data["y_train"], data["y_test"]
@@ -111,7 +113,7 @@ def test_pickled_objects_are_not_loaded(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 half"])
 def test_a_broken_file_is_refused(tmp_path: pathlib.Path, content: bytes) -> None:
-    """What numpy cannot read is told as an error of the task."""
+    """What numpy cannot read is raised as an error of the task."""
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(TaskError, match="cannot be read"):
         loader.load(str(tmp_path / "data.npz"))
@@ -126,7 +128,7 @@ def test_a_single_array_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_users_function_gives_a_task(tmp_path: pathlib.Path) -> None:
-    """file.py:function is called, and its task is used as it is."""
+    """file.py:function is called, and its task is used unchanged."""
     (tmp_path / "own.py").write_text(
         "import numpy\nfrom edgekit.task import Task\n"
         "def task(): return Task(name='own', test=(numpy.zeros((2, 3)), numpy.zeros(2, int)))\n"
@@ -154,7 +156,7 @@ def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:
         loader.load(spec)
 
 
-def test_an_array_that_does_not_fit_in_memory_is_told(tmp_path: pathlib.Path) -> None:
+def test_an_array_that_does_not_fit_in_memory_is_refused(tmp_path: pathlib.Path) -> None:
     """A header that promises more numbers than there is memory is an error, not a crash."""
     path = tmp_path / "data.npz"
     with zipfile.ZipFile(path, "w") as archive, archive.open("x_train.npy", "w") as file:
@@ -167,7 +169,7 @@ def test_an_array_that_does_not_fit_in_memory_is_told(tmp_path: pathlib.Path) ->
         loader.load(str(path))
 
 
-def test_nobody_is_told_to_load_a_pickle(tmp_path: pathlib.Path) -> None:
+def test_nobody_is_advised_to_load_a_pickle(tmp_path: pathlib.Path) -> None:
     """numpy's advice to set allow_pickle is not passed on."""
     (tmp_path / "data.npz").write_bytes(pickle.dumps({"x_train": 1}))
     with pytest.raises(TaskError, match="neither an .npz archive nor an array") as caught:

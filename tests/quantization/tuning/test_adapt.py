@@ -30,14 +30,14 @@ def adapted(
     return adapt(network, data, signature, Settings(observer=tuning.observer), tuning)
 
 
-def loudness(
+def output_sqnr(
     network: torch.nn.Module,
     signature: Signature,
-    found: tuple[Calibration, Constants],
+    calibrated: tuple[Calibration, Constants],
     test: torch.Tensor,
 ) -> float:
     """The SQNR of the quantized network on other data, in dB."""
-    calibration, constants = found
+    calibration, constants = calibrated
     with torch.no_grad():
         return sqnr(
             [network(test)],
@@ -53,17 +53,17 @@ def float_difference(
     network: torch.nn.Module, signature: Signature, constants: Constants, test: torch.Tensor
 ) -> float:
     with torch.no_grad():
-        wanted = network(test)
+        expected = network(test)
         return float(
             (
                 simulate(network, signature, Calibration(), fold=True, constants=constants)(
                     test
                 )
-                - wanted
+                - expected
             )
             .abs()
             .max()
-            / wanted.abs().max()
+            / expected.abs().max()
         )
 
 
@@ -76,14 +76,15 @@ def test_equalization_changes_nothing_in_float_and_saves_an_outlier() -> None:
     equal = adapted(network, rows(1, 8, 8), IMAGE, Tuning(equalize=True))
     assert float_difference(network, IMAGE, equal[1], test) < 1e-5
     assert (
-        loudness(network, IMAGE, equal, test) > loudness(network, IMAGE, plain, test) + 20
+        output_sqnr(network, IMAGE, equal, test)
+        > output_sqnr(network, IMAGE, plain, test) + 20
     )
     assert any(change.startswith("equalize") for change in equal[0].changes)
 
 
 def test_smoothing_moves_outliers_into_the_weights() -> None:
-    """Two loud channels of a normalization: 6 dB less noise, and the float network computes
-    the same.
+    """A normalization with outliers in two channels: 6 dB less noise, and the float network
+    computes the same.
     """
     network, test = normed(), next(rows(32, seed=50)())[0]
     plain, smooth = (
@@ -92,7 +93,8 @@ def test_smoothing_moves_outliers_into_the_weights() -> None:
     )
     assert float_difference(network, VECTOR, smooth[1], test) < 1e-5
     assert (
-        loudness(network, VECTOR, smooth, test) > loudness(network, VECTOR, plain, test) + 6
+        output_sqnr(network, VECTOR, smooth, test)
+        > output_sqnr(network, VECTOR, plain, test) + 6
     )
 
 
@@ -124,11 +126,11 @@ def test_bias_correction_takes_the_mean_error_out() -> None:
     for tuning in (Tuning(), Tuning(correct_bias=True)):
         calibration, constants = adapted(network, data, IMAGE, tuning)
         with torch.no_grad():
-            wanted = network(test)
-            made = simulate(network, IMAGE, calibration, fold=True, constants=constants)(
-                test
-            )
-        errors.append(float((made - wanted).mean(0).abs().mean()))
+            expected = network(test)
+            simulated = simulate(
+                network, IMAGE, calibration, fold=True, constants=constants
+            )(test)
+        errors.append(float((simulated - expected).mean(0).abs().mean()))
     assert errors[1] < 0.85 * errors[0]
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic behind tune_tflite: what a layer's output loses by int8, and how that is
+"""The arithmetic of tune_tflite: what a layer's output loses by int8, and how that is
 lessened.
 """
 
@@ -21,14 +21,14 @@ def test_rows_keep_zero_and_half_a_step() -> None:
     """
     rows = ROWS.copy()
     rows[:, 7] = 0
-    given = dynamic_tuning.quantize_rows(rows)
+    result = dynamic_tuning.quantize_rows(rows)
     step = (numpy.maximum(rows.max(1), 0) - numpy.minimum(rows.min(1), 0)) / 255
-    assert (given[:, 7] == 0).all()
-    assert (numpy.abs(given - rows).max(1) <= 1.01 * step).all()
+    assert (result[:, 7] == 0).all()
+    assert (numpy.abs(result - rows).max(1) <= 1.01 * step).all()
 
 
 def test_learned_rounding_keeps_the_grid_and_lessens_the_error() -> None:
-    """Every weight is a whole step of the plain grid, and the outputs' squared error is
+    """Every weight is an integer step of the plain grid, and the outputs' squared error is
     less than 0.7 of rounding to nearest.
     """
     learned = dynamic_tuning.round_weight(WEIGHT, ROWS.T @ ROWS)
@@ -76,7 +76,7 @@ def test_bias_correction_takes_the_mean_error_away() -> None:
 )
 def test_data_without_variety_do_no_harm(rows: numpy.ndarray) -> None:
     """Inputs that are all zero or all alike give finite weights near the given ones."""
-    given = dynamic_tuning.round_weight(WEIGHT, rows.T @ rows)
-    assert numpy.isfinite(given).all()
-    assert numpy.abs(given - WEIGHT).max() < 0.05
+    result = dynamic_tuning.round_weight(WEIGHT, rows.T @ rows)
+    assert numpy.isfinite(result).all()
+    assert numpy.abs(result - WEIGHT).max() < 0.05
     assert numpy.isfinite(dynamic_tuning.smoothing_factors(rows, [WEIGHT], 0.5)).all()

@@ -1,4 +1,4 @@
-"""The diagnosis: which layers are loud, whether an output mixes ranges, and what would
+"""The diagnosis: which layers are noisy, whether an output mixes ranges, and what would
 help.
 """
 
@@ -13,36 +13,36 @@ from edgekit.scheme import Tuning
 from tests.quantization.networks import IMAGE, VECTOR, outlier, rows
 
 
-def test_the_layer_with_the_outlier_is_the_loudest_and_equalization_helps_most() -> None:
+def test_the_layer_with_the_outlier_is_the_noisiest_and_equalization_helps_most() -> None:
     """What reads the channel that dwarfs the others makes the noise; the trials say what
     would take it away.
     """
-    found = adapt(outlier(), rows(1, 8, 8), IMAGE, Settings(), Tuning())
-    told = diagnose(
+    adapted = adapt(outlier(), rows(1, 8, 8), IMAGE, Settings(), Tuning())
+    diagnosis = diagnose(
         outlier(),
         IMAGE,
         rows(1, 8, 8),
-        found,
+        adapted,
         [Tuning(equalize=True), Tuning(smooth=0.5), Tuning(observer="min-max")],
     )
-    assert told.layers[0].module == "depthwise"
-    assert {layer.module for layer in told.layers} == {
+    assert diagnosis.layers[0].module == "depthwise"
+    assert {layer.module for layer in diagnosis.layers} == {
         "first",
         "depthwise",
         "point",
         "head",
     }
-    assert told.activations_db < told.weights_db
-    assert told.sqnr_db <= min(told.activations_db, told.weights_db) + 0.5
-    best = max(told.trials, key=lambda trial: trial.sqnr_db)
+    assert diagnosis.activations_db < diagnosis.weights_db
+    assert diagnosis.sqnr_db <= min(diagnosis.activations_db, diagnosis.weights_db) + 0.5
+    best = max(diagnosis.trials, key=lambda trial: trial.sqnr_db)
     assert best.tuning == Tuning(equalize=True)
-    assert best.sqnr_db > told.sqnr_db + 20
+    assert best.sqnr_db > diagnosis.sqnr_db + 20
     assert not any(
-        trial.tuning.smooth for trial in told.trials
+        trial.tuning.smooth for trial in diagnosis.trials
     )  # there is no normalization to smooth
     assert (
         "activations cause most of the noise, the noisiest layer is depthwise"
-        in told.describe()
+        in diagnosis.describe()
     )
 
 
@@ -60,16 +60,16 @@ class Joined(nn.Module):
 
 
 def test_an_output_that_joins_different_ranges_is_seen() -> None:
-    """The ratio of the pieces' ranges, also behind a reshape; 1 where nothing is joined."""
+    """The ratio of the pieces' ranges, also through a reshape; 1 if nothing is concatenated."""
     data = list(rows(32)())
-    loud = mixed_output(build_float_graph(Joined(500).eval(), VECTOR), data)
-    assert 100 < loud < 2500
+    ratio = mixed_output(build_float_graph(Joined(500).eval(), VECTOR), data)
+    assert 100 < ratio < 2500
     assert mixed_output(build_float_graph(Joined(1).eval(), VECTOR), data) < 5
     assert mixed_output(build_float_graph(outlier(), IMAGE), list(rows(1, 8, 8)())) == 1
 
 
 def test_the_ratio_of_signal_to_noise() -> None:
-    """A noise of a tenth of the signal is 20 dB; none at all is the ceiling; the loudest of
+    """A noise of a tenth of the signal is 20 dB; none at all is the ceiling; the noisiest of
     several outputs counts.
     """
     signal = torch.ones(100)
