@@ -7,7 +7,7 @@ import pytest
 from edgekit import catalog
 from edgekit.errors import TargetError
 from edgekit.formats.ethosu.vela import ACCELERATORS
-from edgekit.formats.tensorrt.nvidia import capability
+from edgekit.formats.tensorrt.nvidia import parse_capability
 from edgekit.planning.routes import candidate
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target, load, too_old
@@ -222,12 +222,12 @@ def test_a_target_file_takes_its_name_from_the_file(tmp_path: pathlib.Path) -> N
 @pytest.mark.parametrize("name", ["SM86", "sm_86", "86", "8.6", " 8.6 "])
 def test_a_compute_capability_is_read_in_the_ways_people_write_it(name: str) -> None:
     """All of them are 86."""
-    assert capability(name) == 86
+    assert parse_capability(name) == 86
 
 
 def test_what_is_no_compute_capability_is_none() -> None:
     """The step that builds says so; here it stops nothing."""
-    assert (capability("ampere"), capability("12.0"), capability("8")) == (None, 120, None)
+    assert (parse_capability("ampere"), parse_capability("12.0"), parse_capability("8")) == (None, 120, None)
     assert too_old(SCHEMES["fp8"], ("ampere",)) is None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import pytest
 from click.testing import CliRunner
-from tests.checks.test_device_results import TEN, query
+from tests.formats.tensorrt.test_device_results import TEN, query
 
 from edgekit import catalog
 from edgekit import recipe, report, target
@@ -210,7 +210,7 @@ def test_results_that_do_not_belong_here_are_refused_and_nothing_is_kept(
         ("broken.json", "cannot be read"),
         ("wrong.json", "2 errors"),
         ("nan.json", "NaN is not valid JSON"),
-        ("deep", "main.layers.json: it is no JSON"),
+        ("deep", "main.layers.json: invalid JSON"),
         ("empty", "main.layers.json: there is no such file"),
         ("none", "cannot be read|there is no such file"),
     ):
@@ -236,7 +236,7 @@ def test_a_bundle_without_a_recipe_takes_no_files_of_trtexec(
     done = verify(str(folder), "--results", str(tmp_path))
     assert (
         done.exit_code == 1
-        and "holds no engine recipe" in done.output
+        and "has no engine recipe" in done.output
         and "verify.py --json" in done.output
     )
 

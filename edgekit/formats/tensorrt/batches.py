@@ -1,5 +1,5 @@
-"""What both ways to a TensorRT engine have in common: the GPUs, how large a batch may be,
-and which graphs they take.
+"""The fields that both TensorRT steps share: the GPUs, the batches, and the graphs that they
+accept.
 """
 
 import dataclasses
@@ -9,17 +9,18 @@ from typing import ClassVar
 from edgekit.artifact import Artifact
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.formats.tensorrt.graph import refuse, refuse_old
-from edgekit.formats.tensorrt.nvidia import capability
+from edgekit.formats.tensorrt.graph import require_capabilities, require_supported
+from edgekit.formats.tensorrt.nvidia import parse_capability
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """The GPUs, and the batches of a graph whose batch is free: 1 to ``max_batch`` samples,
+    """The GPUs, and the batches of a graph with a free batch: 1 to ``max_batch`` samples,
     tuned for ``opt_batch``.
 
-    ``profiles`` are further [min, opt, max], tuned apart; the batch is the only dimension
-    that our exports leave free.
+    ``profiles`` are further [min, opt, max], tuned separately; the batch is the only
+    dimension that edgekit's exports leave free. Raises StepError for an invalid compute
+    capability or profile.
     """
 
     compute_capabilities: Sequence[str] = ()
@@ -30,24 +31,20 @@ class Batches:
     step: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self,
-            "compute_capabilities",
-            tuple(
-                dict.fromkeys(self._capability(name) for name in self.compute_capabilities)
-            ),
-        )
+        capabilities = [self._normalize(name) for name in self.compute_capabilities]
+        unique = tuple(dict.fromkeys(capabilities))
+        object.__setattr__(self, "compute_capabilities", unique)
         object.__setattr__(self, "profiles", tuple(tuple(row) for row in self.profiles))
-        wrong = [
+        invalid = [
             f"profile {list(row)}"
             for row in self.batches
             if len(row) != 3 or not 1 <= row[0] <= row[1] <= row[2]
         ]
-        if wrong:
-            told = f"{self.step}: min <= opt <= max does not hold, or a batch is below 1, in {', '.join(wrong)}."
+        if invalid:
             raise StepError(
-                told,
-                fix="give max_batch at least 1, opt_batch at most max_batch, and profiles as [min, opt, max]",
+                f"{self.step}: expected 1 <= min <= opt <= max, got {', '.join(invalid)}.",
+                fix="set max_batch to at least 1, opt_batch to at most max_batch, and profiles "
+                "as [min, opt, max]",
             )
 
     @property
@@ -61,12 +58,12 @@ class Batches:
         """
         for part in artifact.parts:
             graph = onnx_graph.read(artifact.path(part)).graph
-            refuse(graph, part.name, self.step)
-            refuse_old(graph, part.name, self.compute_capabilities)
+            require_supported(graph, part.name, self.step)
+            require_capabilities(graph, part.name, self.compute_capabilities)
 
-    def _capability(self, name: str) -> str:
+    def _normalize(self, name: str) -> str:
         """``SM86`` for SM86, sm_86, 86 and 8.6."""
-        number = capability(name)
+        number = parse_capability(name)
         if number is None:
             raise StepError(
                 f"{self.step}: {name!r} is not a compute capability.",

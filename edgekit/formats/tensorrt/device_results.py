@@ -1,10 +1,10 @@
-"""What trtexec wrote on a device, read back: times, the layers' datatypes, and the outputs
-for the bundle's first sample.
+"""What trtexec wrote on a device: times, the layers' datatypes, and the outputs for the
+bundle's first sample.
 
 The formats are those of a copy of trtexec's open source, of unknown release
 (samples/common/sampleReporting.cpp: exportJSONTrace, exportJSONOutput) and of the engine
 inspector as NVIDIA documents it for 10.x ("Bindings", "Format/Datatype") and 11.x ("I/O
-Tensors", the two split). No file of a device was at hand: the tests' files are written
+Tensors", the two split). No file of a device was available: the tests' files are written
 after these formats.
 """
 
@@ -13,8 +13,9 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy
 
@@ -24,21 +25,20 @@ from edgekit.formats.tensorrt.trtexec import LAYERS, OUTPUTS, TIMES
 from edgekit.measurement import Measurement, unmeasured
 
 if TYPE_CHECKING:
-    import numpy.typing
+    from edgekit.arrays import Array
 
-    Array = numpy.typing.NDArray[Any]
+T = TypeVar("T")
 
-#: The longest file that is read.
-_LARGEST = 256 << 20
-_FIX = (
-    "run the lines of the recipe's 'trtexec' on the device again, and copy the files whole"
-)
-#: The layers that multiply and add, by the words of LayerType and of Myelin's layer names.
-_COMPUTE = re.compile(
+#: Larger files are not read.
+_MAX_BYTES = 256 << 20
+_FIX = "run the lines of the recipe's 'trtexec' on the device again, and copy the complete files"
+#: The layers that multiply and add, by LayerType and by Myelin's layer names.
+_COMPUTE_TYPE = re.compile(
     r"conv|gemm|matrixmultiply|matmul|correlation|fullyconnected", re.IGNORECASE
 )
-#: Words of a datatype in any of the formats -> one word. The first that is found counts.
-_WORDS = (
+_COMPUTE_NAME = re.compile(r"_gemm|__myl_(Fc|Corr|Dot|Gemm|MatMul)")
+#: One name for a datatype in any of the formats. The first pattern that matches counts.
+_DTYPES = (
     ("Int8", r"\bint8\b"),
     ("FP8", r"\bfp8\b|e4m3"),
     ("Int4", r"\bint4\b"),
@@ -46,239 +46,211 @@ _WORDS = (
     ("Half", r"\bfp16\b|\bhalf\b"),
     ("Float", r"\bfp32\b|\bfloat\b"),
 )
-#: C++ writes these where a network gives them; they are no JSON, and Python's reader takes
+#: What C++ writes for such outputs of a network: not valid JSON, and Python's parser accepts
 #: other words.
 _NOT_FINITE = re.compile(r"(?<=[\s\[,])(-?)(nan|inf)(?=[\s\],])")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Returned:
-    """What a device brought back of one part."""
+class DeviceResults:
+    """What a device returned for one part."""
 
-    #: GPU compute time of every query in milliseconds.
+    #: GPU compute time of every query in milliseconds, (queries,).
     times: "Array"
     #: ``name``, ``type``, ``dtype`` and ``metadata`` of every layer that multiplies.
     layers: Sequence[Mapping[str, Any]]
-    #: The outputs for the raw inputs of the bundle, in the file's own layout; None where
-    #: they were not asked for.
+    #: The outputs for the raw inputs of the bundle, in the file's own layout; None if they
+    #: were not requested.
     outputs: "Mapping[str, Array] | None"
 
 
-def read(folder: pathlib.Path, parts: Mapping[str, bool]) -> dict[str, Returned]:
-    """What ``<part>.layers.json``, ``<part>.times.json`` and, for a part that is True,
-    ``<part>.out.json`` tell, by part.
+def read(folder: pathlib.Path, parts: Mapping[str, bool]) -> dict[str, DeviceResults]:
+    """Read ``<part>.layers.json`` and ``<part>.times.json`` of every part.
 
-    Raises one RunnerError that lists every file that is missing or cannot be read.
+    ``parts``: part -> whether to read its outputs, ``<part>.out.json``, too. Raises one
+    RunnerError that lists every file that is missing or cannot be read.
     """
     problems: list[str] = []
-    found = {}
-    for part, answers in parts.items():
-        layers = _checked(
-            _loaded(folder / f"{part}.{LAYERS}", problems),
-            _layers,
-            f"{part}.{LAYERS}",
-            problems,
-        )
-        times = _checked(
-            _loaded(folder / f"{part}.{TIMES}", problems),
-            _times,
-            f"{part}.{TIMES}",
-            problems,
-        )
-        outputs = (
-            _checked(
-                _loaded(folder / f"{part}.{OUTPUTS}", problems),
-                _outputs,
-                f"{part}.{OUTPUTS}",
-                problems,
-            )
-            if answers
-            else None
-        )
-        found[part] = Returned(times, layers, outputs)
+    results = {}
+    for part, has_outputs in parts.items():
+        layers = _read_file(folder / f"{part}.{LAYERS}", _parse_layers, problems)
+        times = _read_file(folder / f"{part}.{TIMES}", _parse_times, problems)
+        outputs = None
+        if has_outputs:
+            outputs = _read_file(folder / f"{part}.{OUTPUTS}", _parse_outputs, problems)
+        if layers is not None and times is not None:
+            results[part] = DeviceResults(times, layers, outputs)
     if problems:
-        raise RunnerError(
-            "The device's files cannot be read:\n  " + "\n  ".join(problems), fix=_FIX
-        )
-    return found
+        rows = "\n  ".join(problems)
+        raise RunnerError(f"The device's files cannot be read:\n  {rows}", fix=_FIX)
+    return results
 
 
-def measured(found: Mapping[str, Returned], where: str) -> list[Measurement]:
-    """``latency_ms`` and ``int8_mac_share`` of all parts together; parts that were timed
-    one by one make no latency of the whole.
+def measure(results: Mapping[str, DeviceResults], where: str) -> list[Measurement]:
+    """``latency_ms`` and ``int8_mac_share`` of all parts together.
+
+    The latency of several parts is unmeasured, because they were timed one by one.
     """
-    if len(found) == 1:
-        (alone,) = found.values()
-        latency = _latency(alone.times, where)
+    if len(results) == 1:
+        latency = _measure_latency(next(iter(results.values())).times, where)
     else:
-        each = ", ".join(
-            f"{part} {numpy.median(row.times):.4g} ms" for part, row in found.items()
+        times = ", ".join(
+            f"{part} {numpy.median(result.times):.4g} ms"
+            for part, result in results.items()
         )
-        latency = unmeasured(
-            "latency_ms", "ms", where, f"the parts were timed one by one: {each}"
-        )
-    return [
-        latency,
-        _int8_share([layer for row in found.values() for layer in row.layers], where),
-    ]
+        reason = f"the parts were timed one by one: {times}"
+        latency = unmeasured("latency_ms", "ms", where, reason)
+    layers = [layer for result in results.values() for layer in result.layers]
+    return [latency, _measure_int8_share(layers, where)]
 
 
-def _loaded(path: pathlib.Path, problems: list[str]) -> Any:
+def _read_file(
+    path: pathlib.Path, parse: Callable[[Any], T], problems: list[str]
+) -> T | None:
+    """The parsed content of a JSON file; None, and a line in ``problems``, if invalid."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST} bytes")
-        return json.loads(_NOT_FINITE.sub(_as_json, path.read_text(encoding="utf-8")))
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(_NOT_FINITE.sub(_to_json, text))
     except FileNotFoundError:
         problems.append(f"{path.name}: there is no such file in {path.parent}")
+        return None
     except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path.name}: it is no JSON: {error}")
-    return None
-
-
-def _as_json(found: "re.Match[str]") -> str:
-    return "NaN" if found[2] == "nan" else f"{found[1]}Infinity"
-
-
-def _checked(content: Any, reader: Any, name: str, problems: list[str]) -> Any:
-    if content is None:
+        problems.append(f"{path.name}: invalid JSON: {error}")
         return None
     try:
-        return reader(content)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        problems.append(
-            f"{name}: {error if isinstance(error, ValueError) else f'it is not what trtexec writes: {type(error).__name__}: {error}'}"
-        )
+        return parse(content)
+    except ValueError as error:
+        problems.append(f"{path.name}: {error}")
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        message = f"{type(error).__name__}: {error}"
+        problems.append(f"{path.name}: it is not what trtexec writes: {message}")
     return None
 
 
-def _times(content: Any) -> "Array":
+def _to_json(match: "re.Match[str]") -> str:
+    return "NaN" if match[2] == "nan" else f"{match[1]}Infinity"
+
+
+def _parse_times(content: Any) -> "Array":
     """GPU compute time of every query in milliseconds."""
-    values = numpy.asarray([row["computeMs"] for row in content], dtype="float64")
-    if not len(values) or not numpy.isfinite(values).all() or values.min() <= 0:
+    times = numpy.asarray([row["computeMs"] for row in content], dtype="float64")
+    if not len(times) or not numpy.isfinite(times).all() or times.min() <= 0:
         raise ValueError("it has no queries, or times that are not above 0")
-    return values
+    return times
 
 
-def _layers(content: Any) -> list[dict[str, Any]]:
-    """name, type and datatype of every layer that multiplies."""
+def _parse_layers(content: Any) -> list[dict[str, Any]]:
+    """name, type, datatype and metadata of every layer that multiplies."""
     rows = content["Layers"]
     if not rows or any(isinstance(row, str) for row in rows):
         raise ValueError(
-            "it holds the layers' names alone; build with --profilingVerbosity=detailed"
+            "it contains only the layers' names; build with --profilingVerbosity=detailed"
         )
-    found = []
+    layers = []
     for row in rows:
         kind = str(row.get("LayerType", ""))
-        if _COMPUTE.search(kind) or re.match(
-            r"_gemm|__myl_(Fc|Corr|Dot|Gemm|MatMul)", row["Name"]
-        ):
-            found.append(
-                {
-                    "name": row["Name"],
-                    "type": kind,
-                    "dtype": _datatype(row),
-                    "metadata": row.get("Metadata", ""),
-                }
-            )
-    return found
-
-
-def _datatype(row: Mapping[str, Any]) -> str:
-    """``Int8``, or ``Int8xHalf`` where data and weights differ; ``?`` where the file does
-    not say.
-    """
-    tensors = [
-        _word(
-            " ".join(
-                str(tensor.get(key, ""))
-                for key in ("Datatype", "DataType", "Format/Datatype")
-            )
+        if not _COMPUTE_TYPE.search(kind) and not _COMPUTE_NAME.match(row["Name"]):
+            continue
+        layers.append(
+            {
+                "name": row["Name"],
+                "type": kind,
+                "dtype": _layer_dtype(row),
+                "metadata": row.get("Metadata", ""),
+            }
         )
-        for tensor in row.get("Inputs", [])
-    ]
-    weights = (
-        _word(str(row["Weights"].get("Type", "")))
-        if isinstance(row.get("Weights"), Mapping)
-        else None
-    )
-    constants = [
-        _word(str(tensor.get("Datatype", tensor.get("DataType", ""))))
-        for tensor in row.get("Constants", [])
-        if _is_weight(tensor)
-    ]
+    return layers
+
+
+def _layer_dtype(row: Mapping[str, Any]) -> str:
+    """``Int8``, or ``Int8xHalf`` if those of data and weights differ; ``?`` if unknown."""
+    tensors = [_tensor_dtype(tensor) for tensor in row.get("Inputs", [])]
     data = tensors[0] if tensors else "?"
-    other = weights or (constants[:1] or tensors[1:2] or [data])[0]
-    return data if data == other else f"{data}x{other}"
+    constants = [
+        _tensor_dtype(tensor) for tensor in row.get("Constants", []) if _is_weight(tensor)
+    ]
+    candidates = [*constants[:1], *tensors[1:2], data]
+    if isinstance(row.get("Weights"), Mapping):
+        candidates.insert(0, _normalize_dtype(str(row["Weights"].get("Type", ""))))
+    return data if data == candidates[0] else f"{data}x{candidates[0]}"
+
+
+def _tensor_dtype(tensor: Mapping[str, Any]) -> str:
+    keys = ("Datatype", "DataType", "Format/Datatype")
+    return _normalize_dtype(" ".join(str(tensor.get(key, "")) for key in keys))
 
 
 def _is_weight(tensor: Mapping[str, Any]) -> bool:
+    """Whether a constant has more than one axis; a bias or a scale has one."""
     return sum(int(dim) > 1 for dim in tensor.get("Dimensions", [])) > 1
 
 
-def _word(text: str) -> str:
-    return next(
-        (word for word, pattern in _WORDS if re.search(pattern, text, re.IGNORECASE)), "?"
-    )
+def _normalize_dtype(text: str) -> str:
+    for name, pattern in _DTYPES:
+        if re.search(pattern, text, re.IGNORECASE):
+            return name
+    return "?"
 
 
-def _outputs(content: Any) -> "dict[str, Array]":
-    found = {}
+def _parse_outputs(content: Any) -> "dict[str, Array]":
+    """The outputs by name, in the file's own layout."""
+    outputs = {}
     for row in content:
-        shape = [int(dim) for dim in str(row["dimensions"]).split("x") if dim]
+        name, dimensions = row["name"], row["dimensions"]
+        shape = [int(dim) for dim in str(dimensions).split("x") if dim]
         values = numpy.asarray(row["values"], dtype="float64")
         if values.size != math.prod(shape):
-            raise ValueError(
-                f"{row['name']} has {values.size} values for the dimensions {row['dimensions']}"
-            )
-        found[row["name"]] = values.reshape(shape)
-    return found
+            raise ValueError(f"{name} has {values.size} values for dimensions {dimensions}")
+        outputs[name] = values.reshape(shape)
+    return outputs
 
 
-def _latency(values: "Array", where: str) -> Measurement:
-    interval = median_interval(values)
+def _measure_latency(times: "Array", where: str) -> Measurement:
+    interval = median_interval(times)
     if interval is None:
-        return unmeasured(
-            "latency_ms", "ms", where, "an interval of the median needs 6 queries or more"
-        )
-    how = "median over queries of the GPU compute time between two CUDA events (trtexec --exportTimes), batch 1; order-statistic interval"
+        reason = "an interval of the median requires 6 queries or more"
+        return unmeasured("latency_ms", "ms", where, reason)
     return Measurement(
         name="latency_ms",
-        value=float(numpy.median(values)),
+        value=float(numpy.median(times)),
         low=interval[0],
         high=interval[1],
         unit="ms",
-        n=len(values),
+        n=len(times),
         where=where,
-        how=how,
+        how=(
+            "median over queries of the GPU compute time between two CUDA events (trtexec "
+            "--exportTimes), batch 1; order-statistic interval"
+        ),
     )
 
 
-def _int8_share(rows: Sequence[Mapping[str, Any]], where: str) -> Measurement:
-    unknown = [row["name"] for row in rows if "?" in row["dtype"]]
-    if not rows or unknown:
-        why = (
-            f"the datatypes of {', '.join(unknown)} are not told"
-            if unknown
-            else "the engine's layers hold no convolution and no matrix product"
-        )
-        return unmeasured("int8_mac_share", "share", where, why)
-    integer = sum(row["dtype"] == "Int8" for row in rows)
-    by_dtype: dict[str, int] = {}
-    for row in rows:
-        by_dtype[row["dtype"]] = by_dtype.get(row["dtype"], 0) + 1
-    how = "layers (not multiply-accumulates) with int8 data and weights among those that multiply, by the engine inspector (trtexec --exportLayerInfo)"
-    detail = {
-        "int8": integer,
-        "all": len(rows),
-        "by_dtype": by_dtype,
-        "not_int8": [row["name"] for row in rows if row["dtype"] != "Int8"],
-    }
+def _measure_int8_share(layers: Sequence[Mapping[str, Any]], where: str) -> Measurement:
+    unknown = [row["name"] for row in layers if "?" in row["dtype"]]
+    reason = ""
+    if unknown:
+        reason = f"the datatypes of {', '.join(unknown)} are not reported"
+    elif not layers:
+        reason = "the engine's layers have no convolution and no matrix product"
+    if reason:
+        return unmeasured("int8_mac_share", "share", where, reason)
+    by_dtype = Counter(row["dtype"] for row in layers)
     return Measurement(
         name="int8_mac_share",
-        value=integer / len(rows),
+        value=by_dtype["Int8"] / len(layers),
         unit="share",
-        n=len(rows),
+        n=len(layers),
         where=where,
-        how=how,
-        detail=detail,
+        how=(
+            "layers (not multiply-accumulates) with int8 data and weights among those that "
+            "multiply, according to the engine inspector (trtexec --exportLayerInfo)"
+        ),
+        detail={
+            "int8": by_dtype["Int8"],
+            "all": len(layers),
+            "by_dtype": dict(by_dtype),
+            "not_int8": [row["name"] for row in layers if row["dtype"] != "Int8"],
+        },
     )

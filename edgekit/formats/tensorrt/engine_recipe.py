@@ -1,9 +1,9 @@
-"""ONNX to what a device builds its TensorRT engine from: the graph, a recipe, and a script
-for the device's own Python.
+"""Export ONNX to what a device builds its TensorRT engine from: the graph, a recipe, and a
+script for the device's own Python.
 
 An engine runs only on the GPU architecture and the TensorRT version that it was built with,
-and TensorRT-RTX builds for none of Jetson's and the data centre's GPUs: there the engine is
-built on the device.
+and TensorRT-RTX builds for no Jetson and no data-center GPU: there the engine is built on
+the device.
 """
 
 import ast
@@ -21,7 +21,8 @@ from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.tensorrt import trtexec
 from edgekit.formats.tensorrt.batches import Batches
-from edgekit.formats.tensorrt.graph import facts, profiles
+from edgekit.formats.tensorrt.graph import describe_graph, profile_shapes
+from edgekit.signature import TensorSpec
 from edgekit.task import SplitName
 
 SCRIPT = pathlib.Path(__file__).with_name("build.py")
@@ -33,10 +34,10 @@ OLDEST_PARSER_OPSET = 20
 
 @dataclasses.dataclass(frozen=True)
 class OnnxToEngineRecipe(Batches):
-    """Write a recipe for each part.
+    """Writes a recipe for each part.
 
-    ``parity_steps`` is how far the engine's answers may lie from the expected ones, in
-    steps of the output.
+    ``parity_steps`` is how far the engine's outputs may be from the expected ones, in
+    quantization steps of the output.
     """
 
     parity_steps: float = 2.0
@@ -49,26 +50,21 @@ class OnnxToEngineRecipe(Batches):
     step: ClassVar[str] = "onnx_to_engine_recipe"
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """Copy the graph and the script, and write the recipe."""
-        parts, notes = [], {}
+        """Copy the graphs and the script, and write the recipes."""
+        parts = []
+        notes = {}
         for part in artifact.parts:
+            model = context.folder / f"{part.name}.onnx"
+            recipe_path = context.folder / f"{part.name}.recipe.json"
+            shutil.copyfile(artifact.path(part), model)
+            recipe = self._recipe(part, model)
+            recipe_path.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
             files = {
-                "model": f"{part.name}.onnx",
-                "recipe": f"{part.name}.recipe.json",
-                "builder": BUILDER,
+                "model": File(path=model.name),
+                "recipe": File(path=recipe_path.name),
+                "builder": File(path=BUILDER),
             }
-            shutil.copyfile(artifact.path(part), context.folder / files["model"])
-            recipe = self._recipe(part, context.folder / files["model"])
-            (context.folder / files["recipe"]).write_text(
-                json.dumps(recipe, indent=1), encoding="utf-8"
-            )
-            parts.append(
-                Part(
-                    name=part.name,
-                    signature=part.signature,
-                    files={role: File(path=path) for role, path in files.items()},
-                )
-            )
+            parts.append(Part(name=part.name, signature=part.signature, files=files))
             notes[part.name] = {
                 "built": "on the device",
                 "compute_capabilities": list(self.compute_capabilities),
@@ -86,7 +82,7 @@ class OnnxToEngineRecipe(Batches):
         )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Each recipe is for the graph beside it, and the script is one that Python reads."""
+        """Each recipe is for the graph next to it, and the script is valid Python 3.9."""
         for old, new in zip(before.parts, after.parts, strict=True):
             recipe = json.loads(after.path(new, "recipe").read_text(encoding="utf-8"))
             hashes = {
@@ -95,22 +91,26 @@ class OnnxToEngineRecipe(Batches):
                 recipe["onnx_sha256"],
             }
             if len(hashes) > 1:
+                model = new.files["model"].path
                 raise StepError(
-                    f"{self.step}: the recipe of {new.name!r} is for another file than {new.files['model'].path}.",
+                    f"{self.step}: the recipe of {new.name!r} is not for the file {model}.",
                     fix="build it again",
                 )
-            ast.parse(
-                after.path(new, "builder").read_text(encoding="utf-8"),
-                feature_version=(3, 9),
-            )
+            script = after.path(new, "builder").read_text(encoding="utf-8")
+            ast.parse(script, feature_version=(3, 9))
 
     def _recipe(self, part: Part, path: pathlib.Path) -> dict[str, Any]:
         model = onnx_graph.read(path)
         opset = next(
             entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")
         )
-        rows = profiles(model.graph, self.batches)
-        late = f"the file has opset {opset}; TensorRT 10.3's parser was made for opsets up to {OLDEST_PARSER_OPSET}"
+        warnings = []
+        if opset > OLDEST_PARSER_OPSET:
+            warnings.append(
+                f"the file has opset {opset}; TensorRT 10.3's parser supports opsets up to "
+                f"{OLDEST_PARSER_OPSET}"
+            )
+        profiles = profile_shapes(model.graph, self.batches)
         return {
             "schema": 1,
             "part": part.name,
@@ -120,24 +120,26 @@ class OnnxToEngineRecipe(Batches):
             "log": f"{part.name}.log.json",
             "opset": opset,
             "compute_capabilities": list(self.compute_capabilities),
-            "profiles": rows,
-            **facts(model),
-            "inputs": _described(part.signature.inputs),
-            "outputs": _described(part.signature.outputs),
+            "profiles": profiles,
+            **describe_graph(model),
+            "inputs": _describe(part.signature.inputs),
+            "outputs": _describe(part.signature.outputs),
             "tolerance": {
                 "parity_steps": self.parity_steps,
                 "step": "of each output: bundle.steps in manifest.json",
             },
             "build": f"python3 {BUILDER}",
             "trtexec": {
-                str(major): trtexec.lines(part.name, part.signature, rows, major)
+                str(major): trtexec.command_lines(
+                    part.name, part.signature, profiles, major
+                )
                 for major in trtexec.MAJORS
             },
-            "warnings": [late] if opset > OLDEST_PARSER_OPSET else [],
+            "warnings": warnings,
         }
 
 
-def _described(specs: Sequence[Any]) -> list[dict[str, Any]]:
+def _describe(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     return [
         {
             "name": spec.name,

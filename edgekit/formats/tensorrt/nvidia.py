@@ -1,15 +1,13 @@
-"""NVIDIA's GPUs by compute capability, and which arithmetic TensorRT has on each.
+"""NVIDIA's GPUs by compute capability, and the arithmetic that TensorRT has on each.
 
-Literal tables; imports nothing.
-
-What was built is measured again in tests/test_nvidia.py; for the GPUs that no engine can be
-built for here the generation stands in.
+Literal tables; imports nothing. tests/formats/tensorrt/test_nvidia.py measures the table of
+builds again; for GPUs that no engine can be built for here, their generation counts.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 
-#: What has each compute capability.
+#: The GPUs of each compute capability.
 GPUS: Mapping[int, str] = {
     75: "RTX 20, T4 (Turing)",
     80: "A100 (Ampere)",
@@ -25,9 +23,9 @@ GPUS: Mapping[int, str] = {
 }
 #: The compute capabilities of the table below.
 MEASURED = (75, 80, 86, 89, 120)
-#: (precision, operator) -> for each of MEASURED the datatypes that the product runs in by
-#: the build log; empty: the build is refused. TensorRT-RTX 1.7.1.116, one small network a
-#: build, each in a process of its own. Products of 4-bit weights have no convolution.
+#: (precision, operator) -> for each of MEASURED the datatypes in which the product runs,
+#: according to the build log; empty: the build fails. TensorRT-RTX 1.7.1.116, one small
+#: network per build, each in a separate process. There is no convolution with 4-bit weights.
 BUILT: Mapping[tuple[str, str], tuple[str, str, str, str, str]] = {
     ("float", "Conv"): ("Float", "Float", "Float", "Float", "Float"),
     ("float", "MatMul"): ("", "Float", "Float", "Float", "Float"),
@@ -42,18 +40,20 @@ BUILT: Mapping[tuple[str, str], tuple[str, str, str, str, str]] = {
     ("int4", "MatMul"): ("", "HalfxInt4", "HalfxInt4", "HalfxInt4", "HalfxInt4"),
     ("fp8", "Conv"): ("", "", "", "FP8", "FP8"),
     ("fp8", "MatMul"): ("", "", "", "FP8", "FP8"),
-    ("fp4", "MatMul"): (
-        "",
-        "",
-        "",
-        "",
-        "Half",
-    ),  # the weights are made half floats first, which saves no time
+    # The weights are dequantized to half floats first, which saves no time.
+    ("fp4", "MatMul"): ("", "", "", "", "Half"),
 }
-#: The oldest compute capability on which every product of a precision runs as the precision
-#: says; from the table above. fp8 is also Hopper's (90), by NVIDIA's support matrix; SM100
-#: and SM110 should have fp4 by their generation. Neither could be built here.
-LEAST: Mapping[str, int] = {
+#: TensorRT's datatypes of a quantized graph, for messages: "the graph is ...".
+DISPLAY_NAMES: Mapping[str, str] = {
+    "Int8": "int8",
+    "FP8": "fp8",
+    "Int4": "in 4-bit weights",
+    "FP4": "in 4-bit float weights",
+}
+#: The oldest compute capability on which every product of a precision runs in it; from the
+#: table above. fp8 is also Hopper's (90), by NVIDIA's support matrix; SM100 and SM110 should
+#: have fp4 by their generation. Neither could be built here.
+MIN_CAPABILITY: Mapping[str, int] = {
     "float": 80,
     "fp16": 75,
     "bf16": 80,
@@ -64,26 +64,32 @@ LEAST: Mapping[str, int] = {
 }
 
 
-def capability(name: str) -> int | None:
-    """86 for SM86, sm_86, 86 and 8.6; None for what is no compute capability."""
-    number = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", name.strip(), re.IGNORECASE)
-    return int(number.group(1) + number.group(2)) if number else None
+def parse_capability(name: str) -> int | None:
+    """86 for SM86, sm_86, 86 and 8.6; None for anything that is not a compute capability."""
+    match = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", name.strip(), re.IGNORECASE)
+    return int(match.group(1) + match.group(2)) if match else None
 
 
-def too_old(what: str, least: int, capabilities: Sequence[str]) -> tuple[str, str] | None:
-    """Which of the compute capabilities are older than ``least``, which ``what`` needs, and
-    the way out; None where none is.
+def explain_too_old(
+    subject: str, minimum: int, capabilities: Sequence[str]
+) -> tuple[str, str] | None:
+    """Which compute capabilities are older than ``minimum``, as a message and a fix.
+
+    ``subject`` is the scheme or precision that needs ``minimum``. None if all are newer.
     """
-    old = [name for name in capabilities if (capability(name) or least) < least]
+    numbers = {name: parse_capability(name) or minimum for name in capabilities}
+    old = [name for name in capabilities if numbers[name] < minimum]
     if not old:
         return None
-    new = [name for name in capabilities if name not in old]
-    told = f"{' and '.join(old)} cannot run {what}, which needs SM{least} or newer"
-    if not new:
-        return told, "use fp16 there" if any(
-            (capability(name) or 0) < LEAST["int8"] for name in old
-        ) else "use w8a8-static or fp16 there"
-    return (
-        f"{told} (of this target's compute capabilities {' and '.join(new)} can)",
-        f"make a target with compute_capabilities: [{', '.join(new)}] for it",
+    problem = (
+        f"{' and '.join(old)} cannot run {subject}, which requires SM{minimum} or newer"
     )
+    new = [name for name in capabilities if name not in old]
+    if new:
+        supported = " and ".join(new)
+        return (
+            f"{problem} (of this target's compute capabilities {supported} can)",
+            f"write another target with compute_capabilities: [{', '.join(new)}] for it",
+        )
+    without_int8 = any(numbers[name] < MIN_CAPABILITY["int8"] for name in old)
+    return problem, "use fp16 there" if without_int8 else "use w8a8-static or fp16 there"

@@ -66,13 +66,13 @@ def artifact(
     )
 
 
-def numbers(found: Audit) -> dict[str, float | None]:
-    return {measured.name: measured.value for measured in found.measurements}
+def numbers(report: Audit) -> dict[str, float | None]:
+    return {measured.name: measured.value for measured in report.measurements}
 
 
 def test_the_share_is_of_multiply_accumulates(tmp_path: pathlib.Path) -> None:
     """Three quarters of the work in int8 is 0.75, whatever the number of layers; the rest
-    is told as float layers and warnings.
+    is reported as float layers and warnings.
     """
     layers = [
         row("conv", "Int8", 600, "a"),
@@ -81,14 +81,20 @@ def test_the_share_is_of_multiply_accumulates(tmp_path: pathlib.Path) -> None:
         row("", "Float", 0, "relu", transposes=True),
         row("gemm", "Half", 50, "c"),
     ]
-    found = audit(artifact(tmp_path, layers), Limits())
-    assert numbers(found) == {"int8_mac_share": 0.75, "float_ops": 2, "transposes": 1}
+    report = audit(artifact(tmp_path, layers), Limits())
+    assert numbers(report) == {"int8_mac_share": 0.75, "float_ops": 2, "transposes": 1}
     assert (
-        found.measurements[0].how.startswith("multiply-accumulates at batch 1")
-        and "SM86, SM89, not run" in found.measurements[0].where
+        report.measurements[0].how.startswith("multiply-accumulates at batch 1")
+        and "SM86, SM89, not run" in report.measurements[0].where
     )
-    assert [line["op"] for line in found.rows] == ["conv", "gemm", "deconv", "kgen", "gemm"]
-    assert dict(found.rows[2]) == {
+    assert [line["op"] for line in report.rows] == [
+        "conv",
+        "gemm",
+        "deconv",
+        "kgen",
+        "gemm",
+    ]
+    assert dict(report.rows[2]) == {
         "op": "deconv",
         "name": "layer of up",
         "dtype": "Float",
@@ -96,7 +102,7 @@ def test_the_share_is_of_multiply_accumulates(tmp_path: pathlib.Path) -> None:
         "module": "up",
         "part": "main",
     }
-    assert list(found.warnings) == [
+    assert list(report.warnings) == [
         "main: up (deconv) runs in Float although the graph is int8",
         "main: c (gemm) runs in Half although the graph is int8",
     ]
@@ -105,12 +111,12 @@ def test_the_share_is_of_multiply_accumulates(tmp_path: pathlib.Path) -> None:
 def test_without_multiply_accumulates_the_layers_are_counted(
     tmp_path: pathlib.Path,
 ) -> None:
-    """Where the work of a layer is unknown the share is of layers, and ``how`` says so."""
-    found = audit(
+    """If the work of a layer is unknown, the share is of layers, as ``how`` states."""
+    report = audit(
         artifact(tmp_path, [row("conv", "Int8", 600, "a"), row("gemm", "Half", 0)]),
         Limits(),
     )
-    assert found.measurements[0].value == 0.5 and found.measurements[0].how.startswith(
+    assert report.measurements[0].value == 0.5 and report.measurements[0].how.startswith(
         "layers"
     )
 
@@ -120,9 +126,9 @@ def test_a_product_inside_a_generated_kernel_is_float(
     tmp_path: pathlib.Path, dtype: str
 ) -> None:
     """A kernel may read int8, but it multiplies in float: it counts as a float layer."""
-    found = audit(artifact(tmp_path, [row("kernel", dtype, 100, "small")]), Limits())
-    assert numbers(found) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
-    assert list(found.warnings) == [
+    report = audit(artifact(tmp_path, [row("kernel", dtype, 100, "small")]), Limits())
+    assert numbers(report) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
+    assert list(report.warnings) == [
         "main: small (kernel) runs inside a generated kernel although the graph is int8"
     ]
 
@@ -134,7 +140,7 @@ def test_weight_only_layers_are_not_int8(tmp_path: pathlib.Path) -> None:
     ) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
 
 
-def test_fp8_layers_are_told_by_their_datatype(tmp_path: pathlib.Path) -> None:
+def test_fp8_layers_are_recognized_by_their_datatype(tmp_path: pathlib.Path) -> None:
     """8-bit floats are neither int8 nor float layers; a product that was promised and runs
     in Half is warned of, one of two activations is not.
     """
@@ -143,40 +149,41 @@ def test_fp8_layers_are_told_by_their_datatype(tmp_path: pathlib.Path) -> None:
         row("gemm", "Half", 200, "head"),
         row("gemm", "Half", 100, "attention"),
     ]
-    made = artifact(
+    engine_artifact = artifact(
         tmp_path, layers, precision="FP8", promised={"stem": "FP8", "head": "FP8"}
     )
-    found = audit(made, Limits())
-    assert numbers(found) == {"int8_mac_share": 0.0, "float_ops": 2, "transposes": 0}
-    assert found.measurements[0].detail["by_dtype"] == {"FP8": 700, "Half": 300}
-    assert list(found.warnings) == [
+    report = audit(engine_artifact, Limits())
+    assert numbers(report) == {"int8_mac_share": 0.0, "float_ops": 2, "transposes": 0}
+    assert report.measurements[0].detail["by_dtype"] == {"FP8": 700, "Half": 300}
+    assert list(report.warnings) == [
         "main: head (gemm) runs in Half although the graph is fp8"
     ]
 
 
-def test_four_bit_weights_that_are_made_float_first_are_told(
+def test_dequantized_four_bit_weights_are_reported(
     tmp_path: pathlib.Path,
 ) -> None:
     """The engine is right, and not faster for it."""
     layers = [row("gemm", "HalfxInt4", 700, "a"), row("gemm", "Float", 300, "b")]
-    made = artifact(
+    engine_artifact = artifact(
         tmp_path,
         layers,
         quantized=False,
         precision="Int4",
         promised={"a": "Int4", "b": "Int4"},
     )
-    assert list(audit(made, Limits()).warnings) == [
-        "main: b (gemm) runs in Float although the graph is in 4-bit weights; its weights are made float first, which saves no time"
+    assert list(audit(engine_artifact, Limits()).warnings) == [
+        "main: b (gemm) runs in Float although the graph is in 4-bit weights; its weights are "
+        "dequantized first, which saves no time"
     ]
 
 
 def test_a_float_graph_gives_no_warnings(tmp_path: pathlib.Path) -> None:
     """Float layers are what a float graph asks for."""
-    found = audit(
+    report = audit(
         artifact(tmp_path, [row("conv", "Float", 10, "a")], quantized=False), Limits()
     )
-    assert numbers(found)["int8_mac_share"] == 0.0 and not found.warnings
+    assert numbers(report)["int8_mac_share"] == 0.0 and not report.warnings
 
 
 def test_an_engine_without_products_has_no_share(tmp_path: pathlib.Path) -> None:
@@ -191,14 +198,14 @@ def test_what_the_device_cannot_run_is_warned_of(tmp_path: pathlib.Path) -> None
     """A capability that was not built for, too little memory and operators that were not
     counted.
     """
-    made = artifact(tmp_path, [row("gemm", "Int8", 10)], uncounted=["LSTM"])
+    engine_artifact = artifact(tmp_path, [row("gemm", "Int8", 10)], uncounted=["LSTM"])
     warned = audit(
-        made, Limits(compute_capabilities=("8.6", "SM120"), memory_bytes=1499)
+        engine_artifact, Limits(compute_capabilities=("8.6", "SM120"), memory_bytes=1499)
     ).warnings
     assert list(warned) == [
         "main: LSTM are not counted in int8_mac_share",
         "main: the engine was not built for SM120 (only SM86, SM89)",
-        "main: weights and activations take 1500 bytes, the device has 1499",
+        "main: weights and activations need 1500 bytes, the device has 1499",
     ]
     assert not audit(
         artifact(tmp_path, [row("gemm", "Int8", 10)]),
@@ -208,15 +215,15 @@ def test_what_the_device_cannot_run_is_warned_of(tmp_path: pathlib.Path) -> None
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"layers": []}'])
 def test_a_log_that_cannot_be_read_is_an_error(tmp_path: pathlib.Path, text: str) -> None:
-    """A damaged log is told with its name."""
-    made = artifact(tmp_path, [])
+    """A damaged log is reported with its name."""
+    engine_artifact = artifact(tmp_path, [])
     (tmp_path / "main.log.json").write_text(text)
     with pytest.raises(RunnerError, match=r"The build log main.log.json cannot be read"):
-        audit(made, Limits())
+        audit(engine_artifact, Limits())
 
 
 def test_an_engine_without_a_log_is_an_error(tmp_path: pathlib.Path) -> None:
-    """An engine from elsewhere does not tell its datatypes."""
+    """An engine of another tool does not report its datatypes."""
     part = Part(
         name="main", signature=SIGNATURE, files={"engine": File(path="main.engine")}
     )
@@ -266,11 +273,11 @@ def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
             "ConvTranspose", ["x1", "up"], ["output"], name="up", strides=[2, 2]
         ),
     ]
-    taken, given = (
+    graph_input, graph_output = (
         helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, list(spec.dims))
         for spec in (*SIGNATURE.inputs, *SIGNATURE.outputs)
     )
-    graph = helper.make_graph(nodes, "graph", [taken], [given], constants)
+    graph = helper.make_graph(nodes, "graph", [graph_input], [graph_output], constants)
     onnx.save(
         helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
@@ -298,12 +305,12 @@ def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
         ),
     )
     step.ensures(before, after)
-    found = audit(after, Limits(compute_capabilities=("SM86", "SM89", "SM120")))
+    report = audit(after, Limits(compute_capabilities=("SM86", "SM89", "SM120")))
     conv, deconv = 64 * 8 * 4 * 9, 8 * 64 * 8 * 4
     assert (
-        numbers(found)["int8_mac_share"] == pytest.approx(conv / (conv + deconv))
-        and numbers(found)["float_ops"] == 1
+        numbers(report)["int8_mac_share"] == pytest.approx(conv / (conv + deconv))
+        and numbers(report)["float_ops"] == 1
     )
-    assert list(found.warnings) == [
+    assert list(report.warnings) == [
         "main: up (deconv) runs in Float although the graph is int8"
     ]

@@ -144,8 +144,10 @@ def test_one_engine_runs_int8_on_every_gpu_from_ampere_to_blackwell(
     }
     assert {seen[node] for node in log["promised"]} == {"Int8"}
     hashes = {
-        hashlib.sha256(made.path(made.parts[0], "engine").read_bytes()).hexdigest()
-        for made, _ in built
+        hashlib.sha256(
+            built_artifact.path(built_artifact.parts[0], "engine").read_bytes()
+        ).hexdigest()
+        for built_artifact, _ in built
     }
     assert len(hashes) == 1 and built[1][1]["layers"] == log["layers"]
 
@@ -167,11 +169,11 @@ def held(folder: pathlib.Path, dtype: Any) -> Artifact:
         helper.make_node("DequantizeLinear", ["stored", "scale"], ["w"], **blocks),
         helper.make_node("MatMul", ["input", "w"], ["output"], name="head/MatMul"),
     ]
-    taken, given = (
+    graph_input, graph_output = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["batch", 64])
         for name in ("input", "output")
     )
-    graph = helper.make_graph(nodes, "graph", [taken], [given], tensors)
+    graph = helper.make_graph(nodes, "graph", [graph_input], [graph_output], tensors)
     onnx.save(
         helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11
@@ -193,12 +195,13 @@ def held(folder: pathlib.Path, dtype: Any) -> Artifact:
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
-    ("dtype", "names", "said"),
+    ("dtype", "names", "problem"),
     [
         (
             ml_dtypes.float8_e4m3fn,
             ALL,
-            "SM80 and SM86 cannot run fp8, which needs SM89 or newer (of this target's compute capabilities SM89 and SM120 can)",
+            "SM80 and SM86 cannot run fp8, which requires SM89 or newer (of this target's compute "
+            "capabilities SM89 and SM120 can)",
         ),
         (
             ml_dtypes.float8_e4m3fn,
@@ -208,29 +211,31 @@ def held(folder: pathlib.Path, dtype: Any) -> Artifact:
         (
             ml_dtypes.float4_e2m1fn,
             ALL,
-            "SM80 and SM86 and SM89 cannot run fp4, which needs SM120 or newer (of this target's compute capabilities SM120 can)",
+            "SM80 and SM86 and SM89 cannot run fp4, which requires SM120 or newer (of this "
+            "target's compute capabilities SM120 can)",
         ),
         (
             ml_dtypes.int4,
             ("SM75", "SM86"),
-            "SM75 cannot run int4, which needs SM80 or newer (of this target's compute capabilities SM86 can)",
+            "SM75 cannot run int4, which requires SM80 or newer (of this target's compute "
+            "capabilities SM86 can)",
         ),
     ],
 )
 def test_what_a_gpu_lacks_is_refused_before_the_build(
-    step: Any, dtype: Any, names: tuple[str, ...], said: str, tmp_path: pathlib.Path
+    step: Any, dtype: Any, names: tuple[str, ...], problem: str, tmp_path: pathlib.Path
 ) -> None:
-    """The datatypes that the file holds are held against the GPUs, and the message says
+    """The datatypes in the file are checked against the GPUs, and the message names
     which of them can.
     """
     with pytest.raises(StepError) as refusal:
         step(names).requires(held(tmp_path, dtype))
-    assert said in refusal.value.message
+    assert problem in refusal.value.message
     assert refusal.value.fix
 
 
 def test_fp4_is_built_where_the_gpu_has_it(tmp_path: pathlib.Path) -> None:
-    """SM120 takes 4-bit float weights; the log tells that they are made half floats before
+    """SM120 accepts 4-bit float weights; the log shows that they are dequantized before
     the product.
     """
     pytest.importorskip("tensorrt_rtx")
@@ -245,7 +250,7 @@ def test_fp4_is_built_where_the_gpu_has_it(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
-    ("given", "wrong"),
+    ("settings", "wrong"),
     [
         ({"max_batch": 0}, "[1, 1, 0]"),
         ({"opt_batch": 17}, "[1, 17, 16]"),
@@ -253,12 +258,12 @@ def test_fp4_is_built_where_the_gpu_has_it(tmp_path: pathlib.Path) -> None:
         ({"profiles": [[1, 2]]}, "[1, 2]"),
     ],
 )
-def test_batches_that_do_not_grow_are_refused(
-    step: Any, given: dict[str, Any], wrong: str
+def test_batches_that_do_not_grow_are_rejected(
+    step: Any, settings: dict[str, Any], wrong: str
 ) -> None:
-    """min <= opt <= max, and at least 1, when the step is made."""
+    """min <= opt <= max, and at least 1, when the step is created."""
     with pytest.raises(StepError) as refusal:
-        step(("SM86",), **given)
+        step(("SM86",), **settings)
     assert f"profile {wrong}" in refusal.value.message
 
 

@@ -1,4 +1,4 @@
-"""The build script as a process: what it answers, what it refuses, and how it reads the
+"""The build script as a process: its responses, what it rejects, and how it parses the
 builder's log.
 """
 
@@ -17,17 +17,20 @@ from edgekit.formats.tensorrt import build as tensorrt_build
 
 pytest.importorskip("tensorrt_rtx")
 
-TENSOR = "{{ Name: {0}, Dimensions: [{1}], Strides: [1], StrideOrder: [0], Datatype: {2}, Format: (Linear) Row major linear format }}"
+TENSOR = (
+    "{{ Name: {0}, Dimensions: [{1}], Strides: [1], StrideOrder: [0], Datatype: {2}, "
+    "Format: (Linear) Row major linear format }}"
+)
 
 
 def save(
     path: pathlib.Path, nodes: list[Any], constants: list[Any], output: str = "output"
 ) -> pathlib.Path:
-    taken, given = (
+    graph_input, graph_output = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8])
         for name in ("input", output)
     )
-    graph = helper.make_graph(nodes, "graph", [taken], [given], constants)
+    graph = helper.make_graph(nodes, "graph", [graph_input], [graph_output], constants)
     onnx.save(
         helper.make_model(
             graph,
@@ -85,12 +88,12 @@ def ask(path: pathlib.Path, engine: pathlib.Path, **changed: Any) -> dict[str, A
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def told(answer: dict[str, Any]) -> str:
+def error_text(answer: dict[str, Any]) -> str:
     return "\n".join(error["text"] for error in answer["errors"])
 
 
 def test_a_build_answers_with_layers_memory_and_version(tmp_path: pathlib.Path) -> None:
-    """stdout is one JSON document; the engine has the size that it tells, and nothing else
+    """stdout is one JSON document; the engine has the reported size, and nothing else
     is written.
     """
     folder = tmp_path / "out"
@@ -131,26 +134,26 @@ def test_a_capability_outside_the_library_s_list_ends_the_build(
     assert not answer["ok"] and answer["stage"] == "capability"
     assert (
         f"{names[-1]} is not a compute capability of this version; it has SM75, SM80, SM86"
-        in told(answer)
+        in error_text(answer)
     )
     assert not (tmp_path / "x.engine").exists()
 
 
 def test_uint8_that_would_be_taken_for_int8_is_refused(tmp_path: pathlib.Path) -> None:
-    """TensorRT only warns and builds an engine with other numbers; the script gives no
+    """TensorRT only warns and builds an engine with other numbers; the script writes no
     engine. The int8 graph is fine.
     """
     answer = ask(gemm(tmp_path / "u8.onnx", numpy.uint8), tmp_path / "u8.engine")
     assert (
         not answer["ok"]
-        and tensorrt_build.FATAL_WARNING in told(answer)
+        and tensorrt_build.FATAL_WARNING in error_text(answer)
         and not (tmp_path / "u8.engine").exists()
     )
     assert ask(gemm(tmp_path / "s8.onnx", numpy.int8), tmp_path / "s8.engine")["ok"]
 
 
 def test_all_nodes_that_the_parser_names_are_listed(tmp_path: pathlib.Path) -> None:
-    """A custom operator and Det are told together, each with its node and operator."""
+    """Two custom operators are reported together, each with its node and operator."""
     nodes = [
         helper.make_node("Frobnicate", ["input"], ["a"], name="first", domain="my.own"),
         helper.make_node("Mystery", ["a"], ["output"], name="second", domain="my.own"),
@@ -159,7 +162,7 @@ def test_all_nodes_that_the_parser_names_are_listed(tmp_path: pathlib.Path) -> N
     assert answer["stage"] == "parse" and [
         (error["node"], error["op"]) for error in answer["errors"]
     ] == [("first", "Frobnicate"), ("second", "Mystery")]
-    assert "Plugin not found" in told(answer)
+    assert "Plugin not found" in error_text(answer)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +189,9 @@ def test_a_missing_library_is_an_answer_not_a_crash(tmp_path: pathlib.Path) -> N
     answer = ask(
         gemm(tmp_path / "gemm.onnx"), tmp_path / "x.engine", module="tensorrt_of_nobody"
     )
-    assert answer["stage"] == "import" and "No module named 'tensorrt_of_nobody'" in told(
-        answer
-    )
+    assert answer[
+        "stage"
+    ] == "import" and "No module named 'tensorrt_of_nobody'" in error_text(answer)
 
 
 def line(
@@ -203,13 +206,14 @@ def line(
         )
 
     return (
-        f"Name: {name}, LayerType: {kind}, Inputs: [ {tensors(inputs)}], Constants: [ {tensors(constants)}], Outputs: [ {tensors(inputs[:1])}], "
+        f"Name: {name}, LayerType: {kind}, Inputs: [ {tensors(inputs)}], "
+        f"Constants: [ {tensors(constants)}], Outputs: [ {tensors(inputs[:1])}], "
         f"TacticName: some_tactic, StreamId: 0, Metadata: {origins}"
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "inputs", "constants", "wanted"),
+    ("name", "kind", "inputs", "constants", "expected"),
     [
         (
             "c",
@@ -279,25 +283,25 @@ def line(
     ],
 )
 def test_a_layer_s_datatype_is_that_of_its_data_and_weights(
-    name: str, kind: str, inputs: list[str], constants: list[str], wanted: tuple[str, str]
+    name: str, kind: str, inputs: list[str], constants: list[str], expected: tuple[str, str]
 ) -> None:
-    """Scales, biases and the constants alpha and beta do not count; mixed layers are told
+    """Scales, biases and the constants alpha and beta do not count; mixed layers are reported
     as such.
     """
-    (row,) = tensorrt_build.layers(
+    (row,) = tensorrt_build.parse_layers(
         "something before\nLayers:\n"
         + line(name, kind, inputs=inputs, constants=constants)
         + "\n\nI/O Tensors:\n Name: input"
     )
-    assert (row["kind"], row["dtype"]) == wanted and row["name"] == name
+    assert (row["kind"], row["dtype"]) == expected and row["name"] == name
 
 
 def test_origins_and_transposes_are_read() -> None:
-    """Names with brackets, commas and the record separator come out whole; a generated
-    kernel that transposes is marked.
+    """Names with brackets, commas and the record separator are parsed completely; a
+    generated kernel that transposes is marked.
     """
     origins = "[ONNX Layer: conv[0]/a, b]\x1e[ONNX Layer: /relu]"
-    rows = tensorrt_build.layers(
+    rows = tensorrt_build.parse_layers(
         "\nLayers:\n"
         + "\n".join(
             (
@@ -329,13 +333,18 @@ def test_the_words_of_classic_tensorrt_are_read() -> None:
     """Classic TensorRT writes Format/Datatype and names the weights' type apart (after its
     public logs; it was not run here).
     """
-    tensor = "{ Name: x, Location: Device, Dimensions: [1,64,56,56], Format/Datatype: Thirty-two wide channel vectorized row major Int8 format }"
+    tensor = (
+        "{ Name: x, Location: Device, Dimensions: [1,64,56,56], Format/Datatype: Thirty-two "
+        "wide channel vectorized row major Int8 format }"
+    )
     text = (
-        f"Layers:\nName: conv1 + relu1, LayerType: CaskConvolution, Inputs: [ {tensor}], Outputs: [ {tensor}], ParameterType: Convolution, "
-        'Kernel: [3,3], Weights: {"Type": "Int8", "Count": 36864}, Bias: {"Type": "Float", "Count": 64}, '
+        f"Layers:\nName: conv1 + relu1, LayerType: CaskConvolution, Inputs: [ {tensor}], "
+        f"Outputs: [ {tensor}], ParameterType: Convolution, "
+        'Kernel: [3,3], Weights: {"Type": "Int8", "Count": 36864}, '
+        'Bias: {"Type": "Float", "Count": 64}, '
         "Metadata: [ONNX Layer: conv1]\x1e[ONNX Layer: relu1]"
     )
-    (row,) = tensorrt_build.layers(text)
+    (row,) = tensorrt_build.parse_layers(text)
     assert (row["kind"], row["dtype"], row["origins"]) == (
         "conv",
         "Int8",
@@ -346,6 +355,6 @@ def test_the_words_of_classic_tensorrt_are_read() -> None:
 def test_a_log_without_the_block_has_no_layers() -> None:
     """Less verbose logs give an empty list, not an error, and so does memory."""
     assert (
-        tensorrt_build.layers("Engine generation completed in 0.2 seconds.") == []
-        and tensorrt_build.memory("") == {}
+        tensorrt_build.parse_layers("Engine generation completed in 0.2 seconds.") == []
+        and tensorrt_build.parse_memory("") == {}
     )

@@ -8,7 +8,7 @@ import numpy
 import pytest
 
 from edgekit.errors import RunnerError
-from edgekit.formats.tensorrt.device_results import measured, read
+from edgekit.formats.tensorrt.device_results import measure, read
 from edgekit.measurement import Measurement
 
 INT8_10 = "Thirty-two wide channel vectorized row major Int8 format"
@@ -16,7 +16,7 @@ HALF_10 = "Row major linear FP16 format"
 
 
 def conv_10(name: str, words: str, weights: str) -> dict[str, Any]:
-    """A layer as the engine inspector of TensorRT 10 tells it."""
+    """A layer as the engine inspector of TensorRT 10 writes it."""
     tensor = {
         "Name": "x",
         "Location": "Device",
@@ -110,22 +110,22 @@ def device(
     return folder
 
 
-def told(folder: pathlib.Path) -> list[Measurement]:
-    return measured(read(folder, {"main": False}), "here")
+def measure_folder(folder: pathlib.Path) -> list[Measurement]:
+    return measure(read(folder, {"main": False}), "here")
 
 
-def named(found: list[Measurement]) -> dict[str, Measurement]:
-    return {row.name: row for row in found}
+def named(by_name: list[Measurement]) -> dict[str, Measurement]:
+    return {row.name: row for row in by_name}
 
 
 def test_the_latency_is_the_median_of_the_gpu_compute_times(tmp_path: pathlib.Path) -> None:
     """101 queries from 2 to 3 ms: 2.5, between the 41st and the 61st (Thompson 1936), and
-    the file says where it was taken.
+    the file contains where it was taken.
     """
-    found = named(told(device(tmp_path)))["latency_ms"]
-    assert (found.value, found.n) == (pytest.approx(2.5), 101)
-    assert (found.low, found.high) == (pytest.approx(2.40), pytest.approx(2.60))
-    assert found.where == "here"
+    by_name = named(measure_folder(device(tmp_path)))["latency_ms"]
+    assert (by_name.value, by_name.n) == (pytest.approx(2.5), 101)
+    assert (by_name.low, by_name.high) == (pytest.approx(2.40), pytest.approx(2.60))
+    assert by_name.where == "here"
 
 
 @pytest.mark.parametrize(
@@ -137,27 +137,27 @@ def test_int8_by_layer_in_both_formats(
     layers: Any, value: float, by_dtype: dict[str, int], tmp_path: pathlib.Path
 ) -> None:
     """Layers that multiply are counted; pooling is not, and 4-bit weights are not int8."""
-    found = named(told(device(tmp_path, layers)))["int8_mac_share"]
-    assert found.value == pytest.approx(value) and found.detail["by_dtype"] == by_dtype
-    assert found.how.startswith("layers (not multiply-accumulates)")
+    by_name = named(measure_folder(device(tmp_path, layers)))["int8_mac_share"]
+    assert by_name.value == pytest.approx(value) and by_name.detail["by_dtype"] == by_dtype
+    assert by_name.how.startswith("layers (not multiply-accumulates)")
 
 
 def test_the_outputs_come_back_with_their_shapes(tmp_path: pathlib.Path) -> None:
-    """Only for a part that they are asked of; numbers that are not finite come back as they
-    are.
+    """Only for a part of which they are requested; numbers that are not finite stay
+    unchanged.
     """
     rows = [{"name": "output", "dimensions": "1x3", "values": [0, 1, float("nan")]}]
-    found = read(device(tmp_path, outputs=rows), {"main": True})["main"].outputs
+    by_name = read(device(tmp_path, outputs=rows), {"main": True})["main"].outputs
     assert (
-        found is not None
-        and found["output"].shape == (1, 3)
-        and numpy.isnan(found["output"][0, 2])
+        by_name is not None
+        and by_name["output"].shape == (1, 3)
+        and numpy.isnan(by_name["output"][0, 2])
     )
     assert read(tmp_path, {"main": False})["main"].outputs is None
 
 
-def test_what_was_not_given_is_unmeasured(tmp_path: pathlib.Path) -> None:
-    """Too few queries, a layer whose datatype is not told."""
+def test_missing_data_is_unmeasured(tmp_path: pathlib.Path) -> None:
+    """Too few queries, a layer without a datatype."""
     unknown = {
         "Layers": [
             {
@@ -168,12 +168,12 @@ def test_what_was_not_given_is_unmeasured(tmp_path: pathlib.Path) -> None:
             }
         ]
     }
-    found = named(told(device(tmp_path, unknown, [query(1.0)] * 5)))
-    assert {row.verdict for row in found.values()} == {"unmeasured"}
-    assert "the datatypes of a are not told" in found["int8_mac_share"].how
+    by_name = named(measure_folder(device(tmp_path, unknown, [query(1.0)] * 5)))
+    assert {row.verdict for row in by_name.values()} == {"unmeasured"}
+    assert "the datatypes of a are not reported" in by_name["int8_mac_share"].how
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: pathlib.Path) -> None:
     """A file that is missing, one cut off, one of another kind: one error."""
     (tmp_path / "main.layers.json").write_text('{"Layers": ["a", "b"], "Bindings": []}')
     (tmp_path / "main.times.json").write_text('[{"computeMs": 1.0}, {"compu')
@@ -181,17 +181,17 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
         read(tmp_path, {"main": True})
     assert len(refusal.value.message.splitlines()) == 4
     assert (
-        "main.layers.json: it holds the layers' names alone; build with --profilingVerbosity=detailed"
-        in refusal.value.message
+        "main.layers.json: it contains only the layers' names; build with "
+        "--profilingVerbosity=detailed" in refusal.value.message
     )
     assert (
-        "main.times.json: it is no JSON" in refusal.value.message
+        "main.times.json: invalid JSON" in refusal.value.message
         and "main.out.json: there is no such file" in refusal.value.message
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "reason"),
     [
         ("layers", [], "it is not what trtexec writes: TypeError"),
         ("times", [], "it has no queries"),
@@ -205,27 +205,29 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
         (
             "out",
             [{"name": "output", "dimensions": "1x4", "values": [1]}],
-            "output has 1 values for the dimensions 1x4",
+            "output has 1 values for dimensions 1x4",
         ),
     ],
 )
-def test_a_garbled_file_is_told_by_name(
-    name: str, content: Any, said: str, tmp_path: pathlib.Path
+def test_a_garbled_file_is_reported_by_name(
+    name: str, content: Any, reason: str, tmp_path: pathlib.Path
 ) -> None:
     """JSON of another shape is an error with the file's name and what is wrong."""
     device(tmp_path)
     (tmp_path / f"main.{name}.json").write_text(json.dumps(content))
     with pytest.raises(RunnerError) as refusal:
         read(tmp_path, {"main": True})
-    assert f"main.{name}.json: " in refusal.value.message and said in refusal.value.message
+    assert (
+        f"main.{name}.json: " in refusal.value.message and reason in refusal.value.message
+    )
 
 
 @pytest.mark.parametrize("word", ["nan", "-nan", "inf", "-inf"])
 def test_a_network_that_overflows_on_the_device_is_read(
     word: str, tmp_path: pathlib.Path
 ) -> None:
-    """C++ writes nan and inf as they are; that is a wrong answer
-    (tests/test_device_evidence.py) and no broken file.
+    """C++ writes nan and inf without quotes; that is a wrong output
+    (tests/test_device_evidence.py) and not a broken file.
     """
     device(tmp_path)
     (tmp_path / "main.out.json").write_text(
@@ -238,15 +240,15 @@ def test_a_network_that_overflows_on_the_device_is_read(
 
 
 def test_parts_that_were_timed_one_by_one_make_no_latency(tmp_path: pathlib.Path) -> None:
-    """Each part's own median is told; their layers count together."""
+    """Each part's own median is reported; their layers count together."""
     device(tmp_path)
     for name in ("layers", "times"):
         (tmp_path / f"head.{name}.json").write_text(
             (tmp_path / f"main.{name}.json").read_text()
         )
-    found = named(measured(read(tmp_path, {"main": False, "head": False}), "here"))
+    by_name = named(measure(read(tmp_path, {"main": False, "head": False}), "here"))
     assert (
-        found["latency_ms"].verdict == "unmeasured"
-        and "main 2.5 ms, head 2.5 ms" in found["latency_ms"].how
+        by_name["latency_ms"].verdict == "unmeasured"
+        and "main 2.5 ms, head 2.5 ms" in by_name["latency_ms"].how
     )
-    assert found["int8_mac_share"].n == 6
+    assert by_name["int8_mac_share"].n == 6

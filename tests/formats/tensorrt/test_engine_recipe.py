@@ -45,14 +45,14 @@ def source(tmp_path: pathlib.Path) -> Artifact:
         helper.make_node("DequantizeLinear", ["stored", "scale", "zero"], ["w"]),
         helper.make_node("MatMul", ["x", "w"], ["output"], name="head/MatMul"),
     ]
-    taken, given = (
+    graph_input, settings = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 64])
         for name in ("input", "output")
     )
     folder = tmp_path / "onnx"
     folder.mkdir()
     model = helper.make_model(
-        helper.make_graph(nodes, "graph", [taken], [given], tensors),
+        helper.make_graph(nodes, "graph", [graph_input], [settings], tensors),
         opset_imports=[helper.make_opsetid("", 20)],
         ir_version=10,
     )
@@ -66,9 +66,9 @@ def source(tmp_path: pathlib.Path) -> Artifact:
     )
 
 
-def made(source: Artifact, folder: pathlib.Path, **given: Any) -> Artifact:
+def write_recipe(source: Artifact, folder: pathlib.Path, **settings: Any) -> Artifact:
     folder.mkdir()
-    step = OnnxToEngineRecipe(("SM87",), **given)
+    step = OnnxToEngineRecipe(("SM87",), **settings)
     step.requires(source)
     images = numpy.zeros((2, 64), "float32")
     after = step.run(
@@ -92,13 +92,13 @@ def on_device(folder: pathlib.Path, *names: str) -> "subprocess.CompletedProcess
     )
 
 
-def test_the_recipe_says_what_to_build_and_what_to_expect(
+def test_the_recipe_contains_what_to_build_and_what_to_expect(
     source: Artifact, tmp_path: pathlib.Path
 ) -> None:
     """Hash, profiles, promised layers, tolerance, and the lines of trtexec 10 and 11; no
     engine.
     """
-    after = made(source, tmp_path / "out", max_batch=8, parity_steps=3.0)
+    after = write_recipe(source, tmp_path / "out", max_batch=8, parity_steps=3.0)
     part = after.parts[0]
     recipe = json.loads(after.path(part, "recipe").read_text())
     assert after.format == "tensorrt" and set(part.files) == {"model", "recipe", "builder"}
@@ -123,46 +123,47 @@ def test_the_recipe_says_what_to_build_and_what_to_expect(
 
 
 def test_a_late_opset_is_warned_of(source: Artifact, tmp_path: pathlib.Path) -> None:
-    """JetPack 6.1's parser was made for opsets up to 20."""
+    """JetPack 6.1's parser supports opsets up to 20."""
     path = source.path(source.parts[0])
     model = onnx.load(str(path))
     model.opset_import[0].version = 21
     onnx.save(model, str(path))
-    (warning,) = made(source, tmp_path / "out").notes["tensorrt"]["main"]["warnings"]
+    (warning,) = write_recipe(source, tmp_path / "out").notes["tensorrt"]["main"][
+        "warnings"
+    ]
     assert (
-        warning
-        == "the file has opset 21; TensorRT 10.3's parser was made for opsets up to 20"
+        warning == "the file has opset 21; TensorRT 10.3's parser supports opsets up to 20"
     )
 
 
 def test_the_script_builds_the_engine_and_proves_it_by_the_log(
     source: Artifact, tmp_path: pathlib.Path
 ) -> None:
-    """Run as on a device, where only the recipe, the graph and the script lie.
+    """Run as on a device, with only the recipe, the graph and the script.
 
-    CURRENT needs a GPU, so RTX takes its own choice of GPUs here.
+    CURRENT requires a GPU, so RTX chooses its GPUs here.
     """
     pytest.importorskip("tensorrt_rtx")
-    folder = made(source, tmp_path / "out").folder
+    folder = write_recipe(source, tmp_path / "out").folder
     done = on_device(folder)
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.startswith("main.engine: ")
-        and "0 of 1 promised layers run otherwise" in done.stdout
+        and "0 of 1 quantized layers run in another datatype" in done.stdout
     )
     log = json.loads((folder / "main.log.json").read_text())
     assert (folder / "main.engine").stat().st_size == log["engine_bytes"] > 0
     assert [row["dtype"] for row in log["layers"] if row["kind"]] == ["Int8"]
 
 
-def test_the_script_tells_a_changed_graph_a_broken_recipe_and_a_layer_in_another_datatype(
+def test_the_script_reports_a_changed_graph_a_broken_recipe_and_another_datatype(
     source: Artifact, tmp_path: pathlib.Path
 ) -> None:
-    """Each is told with the file's name, the others are still built, and the exit status is
-    1.
+    """Each is reported with the file's name, the others are still built, and the exit status
+    is 1.
     """
     pytest.importorskip("tensorrt_rtx")
-    folder = made(source, tmp_path / "out").folder
+    folder = write_recipe(source, tmp_path / "out").folder
     recipe = json.loads((folder / "main.recipe.json").read_text())
     (folder / "main.recipe.json").unlink()
     (folder / "a.recipe.json").write_text(json.dumps({**recipe, "onnx_sha256": "0" * 64}))
@@ -180,7 +181,8 @@ def test_the_script_tells_a_changed_graph_a_broken_recipe_and_a_layer_in_another
     )
     assert any(
         line.endswith(
-            "b.recipe.json: cannot be read as a recipe: JSONDecodeError: Expecting property name enclosed in double quotes: "
+            "b.recipe.json: cannot be read as a recipe: JSONDecodeError: Expecting property "
+            "name enclosed in double quotes: "
             "line 1 column 2 (char 1)"
         )
         for line in lines
@@ -189,7 +191,7 @@ def test_the_script_tells_a_changed_graph_a_broken_recipe_and_a_layer_in_another
     assert any(line.startswith("d.recipe.json: there is no file") for line in lines)
 
 
-def test_without_a_recipe_the_script_says_so(tmp_path: pathlib.Path) -> None:
+def test_without_a_recipe_the_script_fails(tmp_path: pathlib.Path) -> None:
     """It does not wait for input."""
     (tmp_path / BUILDER).write_text(pathlib.Path(tensorrt_build.__file__).read_text())
     done = on_device(tmp_path)
@@ -224,27 +226,29 @@ def test_the_script_is_for_the_python_of_a_jetpack() -> None:
 def test_a_recipe_for_another_file_breaks_the_promise(
     source: Artifact, tmp_path: pathlib.Path
 ) -> None:
-    """The step's own check sees a graph that was changed behind it."""
-    after = made(source, tmp_path / "out")
+    """The step's own check detects a graph that was changed later."""
+    after = write_recipe(source, tmp_path / "out")
     after.path(after.parts[0]).write_bytes(b"changed")
-    with pytest.raises(StepError, match="is for another file than main.onnx"):
+    with pytest.raises(StepError, match="is not for the file main.onnx"):
         OnnxToEngineRecipe(("SM87",)).ensures(source, after)
 
 
 def test_the_audit_of_what_was_not_built_is_unmeasured(
     source: Artifact, tmp_path: pathlib.Path
 ) -> None:
-    """No number is made up: the share, the float layers and the transposes are the device's
-    to tell.
+    """No number is invented: the share, the float layers and the transposes are known on the
+    device only.
     """
-    found = audit(made(source, tmp_path / "out"), Limits(compute_capabilities=("SM87",)))
-    assert [row.name for row in found.measurements] == [
+    report = audit(
+        write_recipe(source, tmp_path / "out"), Limits(compute_capabilities=("SM87",))
+    )
+    assert [row.name for row in report.measurements] == [
         "int8_mac_share",
         "float_ops",
         "transposes",
     ]
-    assert {row.verdict for row in found.measurements} == {"unmeasured"} and {
-        row.value for row in found.measurements
+    assert {row.verdict for row in report.measurements} == {"unmeasured"} and {
+        row.value for row in report.measurements
     } == {None}
-    assert all("built on the device" in row.how for row in found.measurements)
-    assert found.measurements[0].where == "recipe for SM87, built on the device"
+    assert all("built on the device" in row.how for row in report.measurements)
+    assert report.measurements[0].where == "recipe for SM87, built on the device"

@@ -1,5 +1,5 @@
 """Engines built by TensorRT-RTX with no GPU: what is refused, what is promised, and what a
-failure leaves behind.
+failure leaves in the folder.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.formats.tensorrt.export import OnnxToTensorrt, attribute, build
+from edgekit.formats.tensorrt.export import OnnxToTensorrt, attribute_nodes, run_build
 from edgekit.formats.tensorrt.graph import count_macs
 from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Task
@@ -205,16 +205,16 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     """Each node after those that feed it; convert_float_to_float16 leaves its casts at the
     end.
     """
-    left, made = (
+    left, available = (
         list(graph.node),
         {""} | {value.name for value in (*graph.input, *graph.initializer)},
     )
     del graph.node[:]
     while left:
-        ready = [node for node in left if made.issuperset(node.input)]
+        ready = [node for node in left if available.issuperset(node.input)]
         graph.node.extend(ready)
-        made.update(name for node in ready for name in node.output)
-        left = [node for node in left if not made.issuperset(node.output)]
+        available.update(name for node in ready for name in node.output)
+        left = [node for node in left if not available.issuperset(node.output)]
 
 
 def compute(log: dict[str, Any]) -> dict[str, str]:
@@ -299,7 +299,7 @@ def test_a_failed_turing_build_does_not_change_the_next_one(
 
 def test_an_int8_graph_whose_convolutions_fall_back_is_not_let_through(work: Any) -> None:
     """On SM75 TensorRT builds the graph but computes the convolutions in Half; the step
-    says which.
+    reports which.
     """
     with pytest.raises(
         StepError, match=r"is int8, but not its engine for SM75:(.|\n)*runs in Half"
@@ -309,22 +309,22 @@ def test_an_int8_graph_whose_convolutions_fall_back_is_not_let_through(work: Any
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
         ("asymmetric", "its zero point is not 0 .asymmetric."),
         ("uint8", "its zero point is uint8, not int8"),
         ("bias", "a bias is quantized to int32"),
-        ("qlinear", "QLinearConv computes in integers of its own"),
-        ("dynamic", "DynamicQuantizeLinear computes in integers of its own"),
+        ("qlinear", "QLinearConv is an integer operator"),
+        ("dynamic", "DynamicQuantizeLinear is an integer operator"),
     ],
 )
 def test_other_quantization_is_refused_before_any_work(
-    models: pathlib.Path, name: str, said: str
+    models: pathlib.Path, name: str, reason: str
 ) -> None:
     """Every node that TensorRT cannot take is listed at once, with the scheme to use
     instead.
     """
-    with pytest.raises(StepError, match=said) as refusal:
+    with pytest.raises(StepError, match=reason) as refusal:
         OnnxToTensorrt(RTX).requires(artifact(models / f"{name}.onnx"))
     assert "symmetric int8" in (refusal.value.fix or "")
     assert len(refusal.value.message.splitlines()) > 2
@@ -363,8 +363,8 @@ def test_capabilities_are_read_in_the_ways_people_write_them() -> None:
 
 
 def test_every_operator_that_tensorrt_lacks_is_named(tmp_path: pathlib.Path) -> None:
-    """The scatter that ends the parsing and the custom operator behind it are both told,
-    each with a way out.
+    """The scatter that ends the parsing and the custom operator after it are both reported,
+    each with a fix.
     """
     nodes = [
         helper.make_node(
@@ -389,7 +389,8 @@ def test_every_operator_that_tensorrt_lacks_is_named(tmp_path: pathlib.Path) -> 
     step.requires(before)
     with pytest.raises(
         StepError,
-        match=r"index_add \[ScatterND\]: TensorRT has no scatter with a reduction(.|\n)*custom \[Frobnicate\]",
+        match=r"index_add \[ScatterND\]: TensorRT has no scatter with a reduction"
+        r"(.|\n)*custom \[Frobnicate\]",
     ) as refusal:
         step.run(before, context(tmp_path / "out"))
     assert (
@@ -397,7 +398,7 @@ def test_every_operator_that_tensorrt_lacks_is_named(tmp_path: pathlib.Path) -> 
     )
 
 
-def test_a_free_dimension_beside_the_batch_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_second_free_dimension_is_rejected(tmp_path: pathlib.Path) -> None:
     """There is no profile for it, so the graph is refused before the build."""
     path = save(
         tmp_path / "free.onnx",
@@ -407,13 +408,13 @@ def test_a_free_dimension_beside_the_batch_is_refused(tmp_path: pathlib.Path) ->
         [],
     )
     with pytest.raises(
-        StepError, match="the input input has free dimensions beside the batch: 1"
+        StepError, match="the input input has free dimensions other than the batch: 1"
     ):
         OnnxToTensorrt(RTX).requires(artifact(path))
 
 
 def test_a_broken_file_is_an_error_with_its_name(tmp_path: pathlib.Path) -> None:
-    """A file that is not ONNX is told as such."""
+    """A file that is not ONNX is reported as such."""
     path = tmp_path / "main.onnx"
     path.write_bytes(b"not a graph")
     with pytest.raises(StepError, match="main.onnx is not a valid ONNX file"):
@@ -460,25 +461,28 @@ def request(models: pathlib.Path, engine: pathlib.Path) -> dict[str, Any]:
 def test_a_build_that_hangs_is_ended(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The time limit is an error of the step, and no engine is left."""
     with pytest.raises(StepError, match=r"took longer than 0\.05 s"):
-        build(request(models, tmp_path / "x.engine"), timeout_s=0.05)
+        run_build(request(models, tmp_path / "x.engine"), timeout_s=0.05)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_build_that_crashes_is_an_error_of_the_step(
     models: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """A dead process is told with its signal and its last words, and what it had half
-    written is removed.
+    """A crash is reported with its signal and its last output, and the partial file is
+    removed.
     """
     engine = tmp_path / "x.engine"
-    code = f"import os, sys; open({str(engine) + '.partial'!r}, 'w').write('half'); print('last words', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"
+    code = (
+        f"import os, sys; open({str(engine) + '.partial'!r}, 'w').write('half'); "
+        "print('last words', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"
+    )
     with pytest.raises(StepError, match=r"signal 11:\n  last words"):
-        build(request(models, engine), command=(sys.executable, "-c", code))
+        run_build(request(models, engine), command=(sys.executable, "-c", code))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_engine_breaks_the_promise(work: Any) -> None:
-    """The step does not let an empty engine file through."""
+def test_an_empty_engine_breaks_the_contract(work: Any) -> None:
+    """The step rejects an empty engine file."""
     before, after = work("float", OnnxToTensorrt(RTX))
     after.path(after.parts[0], "engine").write_bytes(b"")
     with pytest.raises(StepError, match="the engine of 'main' is empty"):
@@ -489,9 +493,12 @@ def test_multiply_accumulates_are_those_of_the_formula(models: pathlib.Path) -> 
     """8x8 positions: 8*9 and 8*9 (depthwise), 4x4 positions: 16*8*9, and 16*10; the same
     for the quantized graph.
     """
-    wanted = [64 * 8 * 9, 64 * 8 * 9, 16 * 16 * 8 * 9, 16 * 10]
+    expected_macs = [64 * 8 * 9, 64 * 8 * 9, 16 * 16 * 8 * 9, 16 * 10]
     for name in ("float", "int8", "int8-fp16"):
-        assert list(count_macs(onnx.load(str(models / f"{name}.onnx"))).values()) == wanted
+        assert (
+            list(count_macs(onnx.load(str(models / f"{name}.onnx"))).values())
+            == expected_macs
+        )
 
 
 def test_the_work_of_a_node_goes_to_the_layers_that_multiply() -> None:
@@ -505,7 +512,7 @@ def test_the_work_of_a_node_goes_to_the_layers_that_multiply() -> None:
         {"kind": "gemm", "origins": ["b"]},
         {"kind": "", "origins": ["c", "relu"]},
     ]
-    attribute(rows, {"a": 10, "b": 7, "c": 3, "folded away": 5})
+    attribute_nodes(rows, {"a": 10, "b": 7, "c": 3, "folded away": 5})
     assert [(row["kind"], row["nodes"], row["macs"]) for row in rows] == [
         ("conv", ["a"], 10),
         ("", [], 0),
@@ -518,13 +525,13 @@ def test_the_work_of_a_node_goes_to_the_layers_that_multiply() -> None:
 def save(
     path: pathlib.Path,
     nodes: list[Any],
-    taken: list[Any],
-    given: list[Any],
+    input_dims: list[Any],
+    output_dims: list[Any],
     constants: list[Any],
 ) -> pathlib.Path:
     tensors = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
-        for name, dims in (("input", taken), ("output", given))
+        for name, dims in (("input", input_dims), ("output", output_dims))
     ]
     graph = helper.make_graph(nodes, "graph", tensors[:1], tensors[1:], constants)
     onnx.save(

@@ -3,8 +3,8 @@ TensorRT-RTX.
 
 tensorrt_names.json was listed from the classes of NVIDIA's own bindings
 (tensorrt_cu12_bindings 10.3.0, tensorrt_cu13_bindings 11.4.0.106), imported against empty
-libraries, since the real ones are not to be had; the functions of their __init__.py
-(nptype) were read there. Names alone: nothing was called.
+libraries, since the real ones are not available; the functions of their __init__.py
+(nptype) were read there. Only names: nothing was called.
 """
 
 import ast
@@ -17,13 +17,13 @@ import pytest
 from edgekit.device_worker import runtime_tensorrt
 from edgekit.formats.tensorrt import build as tensorrt_build
 
-KNOWN = {
+LISTED = {
     version: {owner: set(names.split()) for owner, names in owners.items()}
     for version, owners in json.loads(
         pathlib.Path(__file__).with_name("tensorrt_names.json").read_text()
     ).items()
 }
-#: What the code calls an object -> the class that it is of; "" is the module itself.
+#: The name of an object in the code -> its class; "" is the module itself.
 OBJECTS = {
     "trt": "",
     "builder": "Builder",
@@ -44,7 +44,7 @@ OBJECTS = {
     "trt.NetworkDefinitionCreationFlag": "NetworkDefinitionCreationFlag",
     "trt.ComputeCapability": "ComputeCapability",
 }
-#: In tensorrt_rtx alone; used only behind hasattr(config, "num_compute_capabilities").
+#: Only in tensorrt_rtx; used only after hasattr(config, "num_compute_capabilities").
 RTX_ONLY = {
     ("", "ComputeCapability"),
     ("IBuilderConfig", "num_compute_capabilities"),
@@ -77,7 +77,7 @@ def test_the_uses_are_found() -> None:
     """The walk over the code sees the builder, the parser, the engine and the context; else
     the test below would prove nothing.
     """
-    wanted = {
+    expected = {
         ("Builder", "build_serialized_network"),
         ("OnnxParser", "parse_from_file"),
         ("ParserError", "node_operator"),
@@ -87,13 +87,13 @@ def test_the_uses_are_found() -> None:
         ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
         ("", "nptype"),
     } | RTX_ONLY
-    assert wanted <= set(USED) and len(USED) >= 35
+    assert expected <= set(USED) and len(USED) >= 35
 
 
-@pytest.mark.parametrize("version", KNOWN)
+@pytest.mark.parametrize("version", LISTED)
 def test_every_name_is_there(version: str) -> None:
     """In classic TensorRT all but the compute capabilities, in TensorRT-RTX all."""
-    missing = [row for row in USED if row[1] not in KNOWN[version].get(row[0], ())]
+    missing = [row for row in USED if row[1] not in LISTED[version].get(row[0], ())]
     assert set(missing) <= (set() if "rtx" in version else RTX_ONLY)
 
 

@@ -1,5 +1,5 @@
 """The table of precisions and GPUs, measured again: one small network a cell, each build in
-a process of its own.
+a separate process.
 """
 
 import json
@@ -91,11 +91,11 @@ def network(precision: str, operator: str) -> onnx.ModelProto:
         helper.make_node("Cast", ["relu"], ["output"], to=TensorProto.FLOAT),
     ]
     dims = ["batch", 32, 8, 8] if operator == "Conv" else ["batch", 64]
-    taken, given = (
+    graph_input, graph_output = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
         for name in ("input", "output")
     )
-    graph = helper.make_graph(nodes, "graph", [taken], [given], tensors)
+    graph = helper.make_graph(nodes, "graph", [graph_input], [graph_output], tensors)
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=11
     )
@@ -123,7 +123,7 @@ def built(folder: pathlib.Path, model: onnx.ModelProto, *names: str) -> dict[str
 
 
 def runs_in(answer: dict[str, Any]) -> str:
-    """The datatypes of the product's layer; empty where the build was refused."""
+    """The datatypes of the product's layer; empty if the build failed."""
     return "+".join(
         row["dtype"]
         for row in answer["layers"]
@@ -151,17 +151,19 @@ def test_the_table_is_what_tensorrt_builds(
 
 def test_the_least_capability_of_a_precision_follows_from_the_table() -> None:
     """It is the oldest GPU from which on no cell is refused or falls back to floats."""
-    for precision, least in nvidia.LEAST.items():
+    for precision, minimum in nvidia.MIN_CAPABILITY.items():
         rows = [row for (name, _), row in nvidia.BUILT.items() if name == precision]
         good = [
             number
             for k, number in enumerate(nvidia.MEASURED)
             if all(row[k] == row[-1] for row in rows)
         ]
-        assert good == [number for number in nvidia.MEASURED if number >= least], precision
+        assert good == [number for number in nvidia.MEASURED if number >= minimum], (
+            precision
+        )
 
 
-def test_the_schemes_ask_for_what_the_table_says() -> None:
+def test_the_schemes_require_what_the_table_contains() -> None:
     """A scheme's least capability is that of its precision; fp16 runs everywhere."""
     precisions = {
         "float": "float",
@@ -170,31 +172,35 @@ def test_the_schemes_ask_for_what_the_table_says() -> None:
         "w4-weight": "int4",
         "fp8": "fp8",
     }
-    found = {
+    requirements = {
         name: scheme.least_capability
         for name, scheme in SCHEMES.items()
         if "tensorrt" in scheme.formats
     }
-    assert found == {
-        **{name: nvidia.LEAST[precision] for name, precision in precisions.items()},
+    assert requirements == {
+        **{
+            name: nvidia.MIN_CAPABILITY[precision] for name, precision in precisions.items()
+        },
         "fp16": 0,
     }
     assert set(nvidia.MEASURED) <= set(nvidia.GPUS)
 
 
 @pytest.mark.parametrize(
-    ("least", "names", "told"),
+    ("minimum", "names", "message"),
     [
-        (89, ("SM87",), "SM87 cannot run x, which needs SM89 or newer"),
+        (89, ("SM87",), "SM87 cannot run x, which requires SM89 or newer"),
         (
             89,
             ("SM80", "SM89", "SM90"),
-            "SM80 cannot run x, which needs SM89 or newer (of this target's compute capabilities SM89 and SM90 can)",
+            "SM80 cannot run x, which requires SM89 or newer (of this target's compute "
+            "capabilities SM89 and SM90 can)",
         ),
         (
             120,
             ("SM110", "SM120"),
-            "SM110 cannot run x, which needs SM120 or newer (of this target's compute capabilities SM120 can)",
+            "SM110 cannot run x, which requires SM120 or newer (of this target's compute "
+            "capabilities SM120 can)",
         ),
         (89, ("SM90", "SM110", "SM120"), None),
         (80, ("SM87", "SM90", "11.0"), None),
@@ -202,11 +208,11 @@ def test_the_schemes_ask_for_what_the_table_says() -> None:
     ],
 )
 def test_gpus_that_are_too_old_are_named_and_so_are_those_that_can(
-    least: int, names: tuple[str, ...], told: str | None
+    minimum: int, names: tuple[str, ...], message: str | None
 ) -> None:
     """Jetson Orin (87) is older than Ada (89), Hopper (90) and Thor (110) are not."""
-    refusal = nvidia.too_old("x", least, names)
-    assert (refusal and refusal[0]) == told
+    refusal = nvidia.explain_too_old("x", minimum, names)
+    assert (refusal and refusal[0]) == message
 
 
 @pytest.mark.parametrize("operator", ["Conv", "MatMul"])

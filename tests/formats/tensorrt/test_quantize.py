@@ -21,7 +21,7 @@ from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
 from edgekit.formats.tensorrt.audit import audit
 from edgekit.formats.tensorrt.export import OnnxToTensorrt
-from edgekit.formats.tensorrt.qdq import blocked
+from edgekit.formats.tensorrt.qdq import quantize_blocks
 from edgekit.formats.tensorrt.quantize import QuantizeTensorrt
 from edgekit.signature import Signature, TensorSpec
 from edgekit.target import Limits
@@ -37,7 +37,7 @@ Round = Callable[[Tensor], Tensor]
 
 class Net(nn.Module):
     """Plain and depthwise convolutions, linear layers on tokens and on a vector, attention,
-    and a layer of 24 inputs that has no whole block.
+    and a layer of 24 inputs without a complete block.
     """
 
     def __init__(self) -> None:
@@ -100,15 +100,15 @@ def context(folder: pathlib.Path, calibration: Any = None) -> Context:
     return Context(folder=folder, networks=dict, task=task)
 
 
-def made(source: Artifact, folder: pathlib.Path, step: QuantizeTensorrt) -> Artifact:
+def run_step(source: Artifact, folder: pathlib.Path, step: QuantizeTensorrt) -> Artifact:
     step.requires(source)
     after = step.run(source, context(folder))
     step.ensures(source, after)
     return after
 
 
-def answer(artifact: Artifact, data: Any) -> Any:
-    """What accuracy is taken with: ONNX Runtime with optimizations off."""
+def run_onnx(artifact: Artifact, data: Any) -> Any:
+    """As accuracy is measured: ONNX Runtime without optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(
@@ -127,7 +127,7 @@ def simulated(
             module.weight = nn.Parameter(weights[name](module.weight.detach()))
         if name in data:
             module.register_forward_pre_hook(
-                lambda _, given, round_to=data[name]: (round_to(given[0]),)
+                lambda _, values, round_to=data[name]: (round_to(values[0]),)
             )
     return copy
 
@@ -149,10 +149,12 @@ def steps(ours: Any, theirs: Tensor) -> float:
 
 def ranges(network: Net) -> dict[str, float]:
     """The largest input of each layer on the calibration data, found by torch."""
-    found: dict[str, float] = {}
+    largest_inputs: dict[str, float] = {}
     hooks = [
         module.register_forward_pre_hook(
-            lambda _, given, name=name: found.__setitem__(name, float(given[0].abs().max()))
+            lambda _, values, name=name: largest_inputs.__setitem__(
+                name, float(values[0].abs().max())
+            )
         )
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
@@ -161,7 +163,7 @@ def ranges(network: Net) -> dict[str, float]:
         network(torch.from_numpy(images()))
     for hook in hooks:
         hook.remove()
-    return found
+    return largest_inputs
 
 
 def test_fp8_is_the_grid_that_torch_simulates(
@@ -171,35 +173,37 @@ def test_fp8_is_the_grid_that_torch_simulates(
 
     A value on the edge of two float8 numbers (6 % apart) may go either way, hence 6 steps.
     """
-    after = made(source, tmp_path / "fp8", QuantizeTensorrt("fp8", ("SM89",), half=False))
-    found = ranges(network)
-    told = {
+    after = run_step(
+        source, tmp_path / "fp8", QuantizeTensorrt("fp8", ("SM89",), half=False)
+    )
+    largest_inputs = ranges(network)
+    part_notes = {
         name.partition("/")[0]: value
         for name, value in after.notes["parts"]["main"]["largest"].items()
     }
-    assert told == pytest.approx(found, rel=1e-4) and len(told) == 7
+    assert part_notes == pytest.approx(largest_inputs, rel=1e-4) and len(part_notes) == 7
     weights = {
         name: fp8(float(network.get_submodule(name).weight.detach().abs().max()))
-        for name in found
+        for name in largest_inputs
     }
     simulation = simulated(
-        network, weights, {name: fp8(largest) for name, largest in found.items()}
+        network, weights, {name: fp8(largest) for name, largest in largest_inputs.items()}
     )
     data = images(16, 2)
-    assert steps(answer(after, data), simulation(torch.from_numpy(data))) < 6
-    half = made(source, tmp_path / "half", QuantizeTensorrt("fp8", ("SM89",)))
-    assert steps(answer(half, data), simulation(torch.from_numpy(data))) < 10
+    assert steps(run_onnx(after, data), simulation(torch.from_numpy(data))) < 6
+    half = run_step(source, tmp_path / "half", QuantizeTensorrt("fp8", ("SM89",)))
+    assert steps(run_onnx(half, data), simulation(torch.from_numpy(data))) < 10
 
 
 def test_four_bits_are_the_grid_that_torch_simulates(
     network: Net, source: Artifact, tmp_path: pathlib.Path
 ) -> None:
-    """Within 2 steps, in float and in half precision; layers with no whole block keep their
-    weights, and are told.
+    """Within 2 steps, in float and in half precision; layers without complete blocks keep
+    their weights, and are reported.
     """
 
     def rounded(weights: Tensor) -> Tensor:
-        integers, scales = blocked(weights.numpy(), 1)
+        integers, scales = quantize_blocks(weights.numpy(), 1)
         return torch.from_numpy(
             (integers * numpy.repeat(scales, 32, axis=1)).astype("float32")
         )
@@ -207,17 +211,17 @@ def test_four_bits_are_the_grid_that_torch_simulates(
     names = ("query", "key", "narrow")
     simulation, data = simulated(network, dict.fromkeys(names, rounded), {}), images(16, 2)
     for half in (False, True):
-        after = made(
+        after = run_step(
             source,
             tmp_path / f"{half}",
             QuantizeTensorrt("w4-weight", ("SM80",), half=half),
         )
-        assert steps(answer(after, data), simulation(torch.from_numpy(data))) < (
+        assert steps(run_onnx(after, data), simulation(torch.from_numpy(data))) < (
             2 if half else 0.1
         )
-        told = after.notes["parts"]["main"]
-        assert told["quantized"] == 3 and {
-            name.partition("/")[0] for name in told["left"]
+        part_notes = after.notes["parts"]["main"]
+        assert part_notes["quantized"] == 3 and {
+            name.partition("/")[0] for name in part_notes["left"]
         } == {"stem", "depthwise", "wide", "head"}
     sizes = [
         artifact.path(artifact.parts[0]).stat().st_size for artifact in (source, after)
@@ -226,12 +230,12 @@ def test_four_bits_are_the_grid_that_torch_simulates(
 
 
 def test_no_weight_is_further_from_its_grid_than_a_step() -> None:
-    """Every block's integers lie in -8 to 7, and the searched scale is never worse than the
+    """Every block's integers are in -8 to 7, and the searched scale is never worse than the
     plain one; zeros stay zeros.
     """
     weights = numpy.random.default_rng(0).standard_normal((5, 64)).astype("float32")
     weights[0] = 0
-    integers, scales = blocked(weights, 1)
+    integers, scales = quantize_blocks(weights, 1)
     assert (
         integers.min() >= -8
         and integers.max() <= 7
@@ -248,7 +252,7 @@ def test_no_weight_is_further_from_its_grid_than_a_step() -> None:
         )
     )
     assert ours < 0.95 * theirs
-    across, down = blocked(weights.T.copy(), 0)
+    across, down = quantize_blocks(weights.T.copy(), 0)
     assert (integers == across.T).all() and (scales == down.T).all()
 
 
@@ -280,7 +284,9 @@ def test_engines_compute_in_fp8_from_sm89_on(
     the build log, and the audit has nothing to warn of.
     """
     pytest.importorskip("tensorrt_rtx")
-    quantized = made(source, tmp_path / "fp8", QuantizeTensorrt("fp8", ("SM89", "SM120")))
+    quantized = run_step(
+        source, tmp_path / "fp8", QuantizeTensorrt("fp8", ("SM89", "SM120"))
+    )
     for name, capabilities in (
         ("a", ("SM89",)),
         ("b", ("SM120",)),
@@ -288,11 +294,11 @@ def test_engines_compute_in_fp8_from_sm89_on(
     ):
         engine, log = built(quantized, tmp_path / name, *capabilities)
         assert len(datatypes(log)) == 7 and set(datatypes(log).values()) == {"FP8"}
-        found = audit(engine, Limits(compute_capabilities=capabilities))
+        largest_inputs = audit(engine, Limits(compute_capabilities=capabilities))
         assert (
-            not found.warnings
-            and found.measurements[0].detail["by_dtype"]["FP8"]
-            > 0.5 * found.measurements[0].detail["all"]
+            not largest_inputs.warnings
+            and largest_inputs.measurements[0].detail["by_dtype"]["FP8"]
+            > 0.5 * largest_inputs.measurements[0].detail["all"]
         )
 
 
@@ -301,11 +307,11 @@ def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(
 ) -> None:
     """In half precision every 4-bit layer is fused.
 
-    In 32 bits one is made float first: the engine is right, and the audit says that nothing
+    In 32 bits one is dequantized first: the engine is right, and the audit warns that nothing
     is saved.
     """
     pytest.importorskip("tensorrt_rtx")
-    quantized = made(source, tmp_path / "w4", QuantizeTensorrt("w4-weight", ("SM80",)))
+    quantized = run_step(source, tmp_path / "w4", QuantizeTensorrt("w4-weight", ("SM80",)))
     for name, capabilities in (
         ("a", ("SM80",)),
         ("b", ("SM86",)),
@@ -318,7 +324,7 @@ def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(
             name: dtype for name, dtype in datatypes(log).items() if dtype != "Half"
         } == dict.fromkeys(("query", "key", "narrow"), "HalfxInt4")
         assert not audit(engine, Limits(compute_capabilities=capabilities)).warnings
-    wide = made(
+    wide = run_step(
         source, tmp_path / "wide", QuantizeTensorrt("w4-weight", ("SM80",), half=False)
     )
     engine, _ = built(wide, tmp_path / "c", "SM86")
@@ -340,7 +346,8 @@ def test_what_a_gpu_lacks_tensorrt_refuses_and_so_does_the_step_before(
     """
     with pytest.raises(
         StepError,
-        match=rf"{old} cannot run {scheme}, which needs SM(80|89) or newer \(of this target's .* SM89 and SM120 can\)",
+        match=rf"{old} cannot run {scheme}, which requires SM(80|89) or newer "
+        r"\(of this target's .* SM89 and SM120 can\)",
     ) as refusal:
         QuantizeTensorrt(scheme, (old, "SM89", "SM120")).requires(source)
     assert (
@@ -353,7 +360,7 @@ def test_what_a_gpu_lacks_tensorrt_refuses_and_so_does_the_step_before(
     )
     pytest.importorskip("tensorrt_rtx")
     quantized, step = (
-        made(source, tmp_path / "made", QuantizeTensorrt(scheme, ("SM89",))),
+        run_step(source, tmp_path / "made", QuantizeTensorrt(scheme, ("SM89",))),
         OnnxToTensorrt((old, "SM89")),
     )
     with pytest.raises(StepError, match=rf"{old} cannot run (fp8|int4)"):
@@ -371,7 +378,7 @@ def test_kept_modules_are_not_rounded(
     """A kept module's weights are those of the float file, in half precision; all kept is
     an error.
     """
-    after = made(
+    after = run_step(
         source,
         tmp_path / "kept",
         QuantizeTensorrt(scheme, ("SM89",), keep=("key", "narrow", "norm")),
@@ -390,7 +397,7 @@ def test_kept_modules_are_not_rounded(
 
 
 def test_parts_are_calibrated_as_they_feed_each_other(tmp_path: pathlib.Path) -> None:
-    """The second part's ranges are those of what the first part gives, not of noise: it
+    """The second part's ranges are those of the first part's outputs, not of noise: it
     gets numbers near 1000.
     """
     first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 2)
@@ -402,8 +409,8 @@ def test_parts_are_calibrated_as_they_feed_each_other(tmp_path: pathlib.Path) ->
     ]
     parts = []
     (tmp_path / "in").mkdir()
-    for name, (module, taken, given) in zip(("one", "two"), specs, strict=True):
-        signature = Signature(inputs=(taken,), outputs=(given,))
+    for name, (module, input_spec, values) in zip(("one", "two"), specs, strict=True):
+        signature = Signature(inputs=(input_spec,), outputs=(values,))
         onnx_graph.write(
             export(nn.Sequential(module).eval(), signature),
             tmp_path / "in" / f"{name}.onnx",
@@ -464,28 +471,28 @@ def test_numbers_too_large_for_half_precision_stay_in_32_bits(
     """Calibration shows that half precision would overflow, so the file is right and not
     full of infinities.
     """
-    after = made(
+    after = run_step(
         scaled(network, 1e6, tmp_path / "in"),
         tmp_path / "out",
         QuantizeTensorrt("fp8", ("SM89",)),
     )
     assert (
         after.notes["parts"]["main"]["half"] is False
-        and numpy.isfinite(answer(after, images(4, 3))).all()
+        and numpy.isfinite(run_onnx(after, images(4, 3))).all()
     )
 
 
 def test_other_schemes_quantized_files_and_no_samples_are_refused(
     source: Artifact, tmp_path: pathlib.Path
 ) -> None:
-    """Each with the way out."""
-    with pytest.raises(StepError, match="not made here"):
+    """Each with a fix."""
+    with pytest.raises(StepError, match="does not support the scheme"):
         QuantizeTensorrt("w8a8-static").requires(source)
     with pytest.raises(StepError, match="0 samples"):
         QuantizeTensorrt("fp8", samples=0).requires(source)
     with pytest.raises(StepError, match="quantized already"):
         QuantizeTensorrt("fp8").requires(
-            made(source, tmp_path / "once", QuantizeTensorrt("w4-weight"))
+            run_step(source, tmp_path / "once", QuantizeTensorrt("w4-weight"))
         )
 
 
@@ -498,7 +505,7 @@ def test_a_broken_promise_is_noticed(source: Artifact) -> None:
 def test_the_same_data_give_the_same_file(source: Artifact, tmp_path: pathlib.Path) -> None:
     """Byte for byte."""
     files = [
-        made(source, tmp_path / name, QuantizeTensorrt("fp8")).folder / "main.onnx"
+        run_step(source, tmp_path / name, QuantizeTensorrt("fp8")).folder / "main.onnx"
         for name in ("a", "b")
     ]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -12,7 +12,7 @@ import pytest
 from edgekit.artifact import Artifact, File, Part
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.formats.tensorrt.ranges import BATCH_SIZE, largest
+from edgekit.formats.tensorrt.ranges import BATCH_SIZE, measure_largest
 from edgekit.progress import Silent
 from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Split
@@ -50,26 +50,26 @@ def test_maxima_are_those_of_all_samples(
     batch: str, count: int, tmp_path: pathlib.Path
 ) -> None:
     """Of the sizes, negative ones too, whatever the number of samples; a file with a fixed
-    batch is fed as it wants.
+    batch is fed as it requires.
     """
     data = numpy.random.default_rng(count).standard_normal((count, 3)).astype("float32")
     data[-1, 0] = -9
-    found = largest(
+    maxima = measure_largest(
         artifact(tmp_path, batch), {"main": {"x", "r"}}, Split({"x": data}, None), Silent()
     )
-    assert found == {
+    assert maxima == {
         "main": {"x": pytest.approx(9), "r": pytest.approx(max(0.0, float(data.max())))}
     }
 
 
-def test_a_graph_that_the_runtime_refuses_is_told(tmp_path: pathlib.Path) -> None:
+def test_a_graph_that_the_runtime_rejects_is_reported(tmp_path: pathlib.Path) -> None:
     """An operator that ONNX knows and ONNX Runtime has no kernel for: an error with the
     part's name, not a traceback.
     """
     with pytest.raises(
-        StepError, match="ONNX Runtime cannot (load|run) 'main' to calibrate it"
+        StepError, match="ONNX Runtime cannot (load|run) 'main' for calibration"
     ) as refusal:
-        largest(
+        measure_largest(
             artifact(
                 tmp_path, text="b = Cast <to=16> (x)   n = Neg(b)   y = Cast <to=1> (n)"
             ),
@@ -85,12 +85,14 @@ import pathlib, resource, sys, numpy
 from edgekit.artifact import Artifact, File, Part
 from edgekit.progress import Silent
 from edgekit.signature import Signature, TensorSpec
-from edgekit.formats.tensorrt.ranges import largest
+from edgekit.formats.tensorrt.ranges import measure_largest
 from edgekit.task import Split
 folder, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 signature = Signature.model_validate_json((folder / "signature.json").read_text())
-before = Artifact(format="onnx", parts=(Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),), folder=folder)
-largest(before, {"main": {"wide"}}, Split({"x": numpy.ones((count, 3), "float32")}, None), Silent())
+part = Part(name="main", signature=signature, files={"model": File(path="main.onnx")})
+artifact = Artifact(format="onnx", parts=(part,), folder=folder)
+split = Split({"x": numpy.ones((count, 3), "float32")}, None)
+measure_largest(artifact, {"main": {"wide"}}, split, Silent())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -100,7 +102,8 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: pathlib.Path) -> None:
     of 32; kept, they would take 256 MiB.
     """
     graph = onnx.parser.parse_graph(
-        "g (float[batch,3] x) => (float[batch,1] y) { wide = MatMul(x, w)   y = ReduceMax <keepdims=1> (wide, axes) }"
+        "g (float[batch,3] x) => (float[batch,1] y) { "
+        "wide = MatMul(x, w)   y = ReduceMax <keepdims=1> (wide, axes) }"
     )
     stored = {"w": numpy.ones((3, 65536), "float32"), "axes": numpy.array([1])}
     graph.initializer.extend(

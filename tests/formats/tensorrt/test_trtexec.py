@@ -30,12 +30,15 @@ PROFILE = {
 
 
 def test_the_lines_of_release_10() -> None:
-    """Types are the graph's, the shapes are given, and what 11 does by itself is asked for."""
-    lines = trtexec.lines("main", SIGNATURE, [PROFILE], 10)
+    """Types are the graph's, the shapes are given, and what 11 does by default is requested."""
+    lines = trtexec.command_lines("main", SIGNATURE, [PROFILE], 10)
     assert lines["build"] == (
-        """trtexec --onnx=main.onnx --saveEngine=main.engine --stronglyTyped '--minShapes=image:1x8x8x3,'"'"'in:1'"'"':1x4' """
-        """'--optShapes=image:2x8x8x3,'"'"'in:1'"'"':2x4' '--maxShapes=image:4x8x8x3,'"'"'in:1'"'"':4x4' --profilingVerbosity=detailed """
-        """--exportLayerInfo=main.layers.json --skipInference"""
+        "trtexec --onnx=main.onnx --saveEngine=main.engine --stronglyTyped "
+        """'--minShapes=image:1x8x8x3,'"'"'in:1'"'"':1x4' """
+        """'--optShapes=image:2x8x8x3,'"'"'in:1'"'"':2x4' """
+        """'--maxShapes=image:4x8x8x3,'"'"'in:1'"'"':4x4' """
+        "--profilingVerbosity=detailed "
+        "--exportLayerInfo=main.layers.json --skipInference"
     )
     for flag in (
         "--useCudaGraph",
@@ -57,7 +60,7 @@ def test_the_lines_of_release_11_ask_for_nothing_that_is_gone() -> None:
     """Strong typing and the measuring flags are its defaults; a fixed batch needs no
     shapes.
     """
-    lines = trtexec.lines("main", SIGNATURE, [], 11)
+    lines = trtexec.command_lines("main", SIGNATURE, [], 11)
     assert not any(
         flag in " ".join(lines.values())
         for flag in (
@@ -72,7 +75,7 @@ def test_the_lines_of_release_11_ask_for_nothing_that_is_gone() -> None:
 
 def test_two_profiles_are_numbered() -> None:
     """trtexec takes each --profile with the shapes that follow it."""
-    words = trtexec.lines(
+    words = trtexec.command_lines(
         "main", SIGNATURE, [{"image": [[1], [1], [2]]}, {"image": [[4], [4], [8]]}], 11
     )["build"].split()
     assert [word for word in words if "profile=" in word or "min" in word] == [
@@ -109,7 +112,7 @@ def test_the_inputs_are_written_as_the_file_takes_them(tmp_path: pathlib.Path) -
 def test_wrong_inputs_leave_no_file(
     arrays: dict[str, numpy.ndarray], tmp_path: pathlib.Path
 ) -> None:
-    """A missing input and a wrong shape are told before anything is written."""
+    """A missing input and a wrong shape are errors before anything is written."""
     with pytest.raises(EdgekitError):
         trtexec.write_inputs("main", SIGNATURE, arrays, tmp_path)
     assert list(tmp_path.iterdir()) == []
