@@ -20,5 +20,5 @@ def sample() -> Callable[..., Report]:
     module = importlib.util.module_from_spec(spec)
     sys.modules["sample_report"] = module
     spec.loader.exec_module(module)
-    made: Callable[..., Report] = module.sample
-    return made
+    sample: Callable[..., Report] = module.sample
+    return sample

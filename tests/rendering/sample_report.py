@@ -36,7 +36,7 @@ def number(
     how = {
         "accuracy": "450 test samples; Wilson's interval",
         "accuracy_drop": "paired with the float reference, 450 test samples; Tango's interval",
-        "latency_ms": "median of 60 rounds, batch 1, files in turns in shuffled order, 1 thread",
+        "latency_ms": "median of 60 rounds, batch 1, interleaved in shuffled order, 1 thread",
         "speedup": "median over rounds of the reference's time by the candidate's",
     }[name]
     return Measurement(
@@ -152,7 +152,7 @@ def cpu_onnx() -> TargetReport:
         *tested((0.9867, 0.9712, 0.9939), (0.0, -0.0084, 0.0084), ORT),
         *sized(82_010, 318_402),
     ]
-    whole = [
+    unpruned = [
         *audited(0.0, 9, 0, ORT),
         *tested((0.9867, 0.9712, 0.9939), (0.0, -0.0084, 0.0084), ORT),
         *sized(161_300, 318_402),
@@ -201,7 +201,7 @@ def cpu_onnx() -> TargetReport:
                 status="raced",
                 artifact=files("cpu-onnx", "float", "onnx", 161_300),
                 measurements=(
-                    *whole,
+                    *unpruned,
                     *timed((0.0573, 0.0569, 0.0577), (1.66, 1.64, 1.69), ORT),
                 ),
             ),
@@ -221,7 +221,7 @@ def cpu_onnx() -> TargetReport:
 
 
 def mobile_tflite() -> TargetReport:
-    """Inconclusive: the limit of the accuracy gate lies inside the interval; one scheme is
+    """Inconclusive: the limit of the accuracy gate is inside the interval; one scheme is
     dropped.
     """
     won = [
@@ -278,7 +278,8 @@ def mobile_tflite() -> TargetReport:
             CandidateReport(
                 scheme="fp16",
                 status="failed",
-                reason="The TFLite file main.tflite was refused by the runtime: failed to prepare node 4 (DEQUANTIZE).",
+                reason="The TFLite file main.tflite was refused by the runtime: "
+                "failed to prepare node 4 (DEQUANTIZE).",
             ),
         ),
         gates=(
@@ -293,7 +294,8 @@ def mobile_tflite() -> TargetReport:
             gate("speedup", 1.0, (3.05, 2.99, 3.10), "x", where=LITERT, verdict="pass"),
         ),
         notes=(
-            "Accuracy: taken with LiteRT on this machine; an ARM processor gives the same int8 numbers to within a step.",
+            "Accuracy: measured with LiteRT on this machine; "
+            "an ARM processor returns the same int8 numbers to within a step.",
         ),
     )
 
@@ -316,7 +318,8 @@ def coral_edgetpu() -> TargetReport:
         runtime="edgetpu",
         verdict="fail",
         winner=None,
-        chosen="no candidate holds (w8a8-static: failed: Operator 3 (EXP) has float inputs, and the Edge TPU runs integers only)",
+        chosen="no candidate holds (w8a8-static: failed: Operator 3 (EXP) has float inputs, "
+        "and the Edge TPU runs integers only)",
         reference=CandidateReport(
             scheme="float",
             status="raced",
@@ -337,7 +340,8 @@ def coral_edgetpu() -> TargetReport:
         ),
         notes=(
             "Latency: no Edge TPU at this host.",
-            "Accuracy: taken with LiteRT on the processor, from the same integer file; the Edge TPU was not run.",
+            "Accuracy: measured with LiteRT on the processor, from the same integer file; "
+            "the Edge TPU was not run.",
         ),
     )
 
@@ -372,7 +376,8 @@ def rtx_tensorrt() -> TargetReport:
         runtime="tensorrt",
         verdict="pass",
         winner="w8a8-static",
-        chosen="chosen by rule, latency unmeasured: the first in the target's order that holds accuracy",
+        chosen="chosen by rule, latency unmeasured: "
+        "the first in the target's order that holds accuracy",
         reference=CandidateReport(
             scheme="float",
             status="raced",
@@ -418,7 +423,8 @@ def rtx_tensorrt() -> TargetReport:
         ),
         notes=(
             f"Latency: {NO_GPU}.",
-            "Accuracy: taken with ONNX Runtime (optimizations off) on the Q/DQ graph that the engine is built from; the engine was not run.",
+            "Accuracy: measured with ONNX Runtime (optimizations off) on the Q/DQ graph "
+            "that the engine is built from; the engine was not run.",
         ),
     )
 
@@ -518,7 +524,7 @@ def stages() -> tuple[StageReport, ...]:
 
 
 def sample(**changes: Any) -> Report:
-    """The whole report; ``changes`` replace its fields."""
+    """A complete report; ``changes`` replace its fields."""
     recipe = {
         "name": "digits",
         "title": "Handwritten digits: teacher, distillation, pruning, int8, four targets",

@@ -45,7 +45,7 @@ class Page(html.parser.HTMLParser):
         return " ".join(self.text.split())
 
 
-def test_the_page_is_sound_and_holds_everything(sample: Callable[..., Report]) -> None:
+def test_the_page_is_valid_and_complete(sample: Callable[..., Report]) -> None:
     """Tags close in order; verdict, targets, candidates, gates, stages, splits, environment
     and notes are there.
     """
@@ -159,11 +159,12 @@ def test_nothing_unmeasured_looks_like_a_pass(sample: Callable[..., Report]) -> 
     assert "speedup unmeasured" in Page(text).words()
 
 
-def test_a_number_taken_elsewhere_is_labelled(sample: Callable[..., Report]) -> None:
-    """The places are told under the figures, in the gates and by letter in the table."""
+def test_a_number_measured_elsewhere_is_labelled(sample: Callable[..., Report]) -> None:
+    """The places are shown under the figures, in the gates and by letter in the table."""
     text = Page(draw(sample(targets=(sample().targets[3],)))).words()
     assert (
-        "a measured at local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph" in text
+        "a measured at local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph"
+        in text
     )
     assert "b measured at tensorrt_rtx 1.7.1" in text
     assert "the engine was not run" in text
@@ -171,10 +172,8 @@ def test_a_number_taken_elsewhere_is_labelled(sample: Callable[..., Report]) -> 
     assert "All measured at local: onnxruntime 1.31.1, 1 thread" in one
 
 
-def test_pictures_are_drawn_where_there_are_numbers(sample: Callable[..., Report]) -> None:
-    """Three pictures for what was timed, one and a reason for what was not, none where no
-    file was made.
-    """
+def test_plots_are_drawn_of_measured_numbers(sample: Callable[..., Report]) -> None:
+    """Three plots if files were timed, one and a reason if not, none if no file was built."""
     report = sample()
 
     def pictures(index: int) -> int:
@@ -207,6 +206,6 @@ def test_an_empty_report_is_drawn(sample: Callable[..., Report]) -> None:
     )
 
 
-def test_a_split_that_a_task_lacks_is_told(sample: Callable[..., Report]) -> None:
-    """A task without training data says none."""
+def test_a_missing_split_is_shown(sample: Callable[..., Report]) -> None:
+    """Training data that a task does not have are shown as none."""
     assert "train none" in Page(draw(sample(task={"splits": {"train": None}}))).words()

@@ -17,7 +17,7 @@ def cells(row: str) -> int:
     return len(re.findall(r"(?<!\\)\|", row)) - 1
 
 
-def test_the_whole_report_is_there(sample: Callable[..., Report]) -> None:
+def test_the_report_is_complete(sample: Callable[..., Report]) -> None:
     """Verdict, every target, candidate, gate, note, stage, split and version."""
     text, report = markdown(sample()), sample()
     assert "**Verdict: fail.**" in text
@@ -47,9 +47,9 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(
     report = sample(
         targets=(target.model_copy(update={"candidates": (*target.candidates[:2], nasty)}),)
     )
-    found = tables(markdown(report))
-    assert len(found) >= 4
-    for rows in found:
+    drawn = tables(markdown(report))
+    assert len(drawn) >= 4
+    for rows in drawn:
         assert {cells(row) for row in rows} == {cells(rows[0])}
 
 
@@ -66,13 +66,12 @@ def test_text_from_outside_is_escaped(sample: Callable[..., Report]) -> None:
     assert "\\*\\*b\\*\\*" in head
 
 
-def test_numbers_taken_elsewhere_are_labelled(sample: Callable[..., Report]) -> None:
-    """Each target tells where its numbers were taken."""
+def test_numbers_measured_elsewhere_are_labelled(sample: Callable[..., Report]) -> None:
+    """Each target lists where its numbers were measured."""
     text = markdown(sample())
     assert (
         "Measured at *local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph*: "
-        "parity, accuracy, accuracy lost"
-        in text
+        "parity, accuracy, accuracy lost" in text
     )
     assert "the engine was not run" in text
 

@@ -16,7 +16,7 @@ def point(name: str, x: float, y: float) -> Point:
 
 
 def test_a_scatter_shows_every_point_with_its_name() -> None:
-    """One circle and two error bars a point; the picture is sound XML."""
+    """One circle and two error bars for each point; the plot is valid XML."""
     drawn = ET.fromstring(
         scatter([point("a", 1, 98), point("b", 2, 99)], ("speed", "accuracy"), "two files")
     )
@@ -36,7 +36,7 @@ def test_a_scatter_shows_every_point_with_its_name() -> None:
 
 
 def test_better_is_right_and_up() -> None:
-    """A faster file lies further right, a more accurate one higher."""
+    """A faster file is further right, a more accurate one higher."""
     first, second = ET.fromstring(
         scatter([point("a", 1, 98), point("b", 2, 99)], ("x", "y"), "")
     ).findall("circle")

@@ -23,7 +23,7 @@ def drawn(report: Report, *, terminal: bool = False, width: int = 100) -> str:
 
 
 def test_it_fits_100_columns_with_nothing_cut_off(sample: Callable[..., Report]) -> None:
-    """Every scheme, interval and reason is whole."""
+    """Every scheme, interval and reason is complete."""
     text = drawn(sample())
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
@@ -53,7 +53,7 @@ def test_every_candidate_every_gate_and_every_note_is_there(
     assert "measured at local: onnxruntime 1.31.1, optimizations off" in text
 
 
-def test_unmeasured_is_said_and_is_never_green(sample: Callable[..., Report]) -> None:
+def test_unmeasured_is_shown_and_never_green(sample: Callable[..., Report]) -> None:
     """Green is for a passed verdict only."""
     report = sample(
         targets=(sample().targets[3].model_copy(update={"verdict": "unmeasured"}),),
