@@ -30,7 +30,7 @@ class Entry:
     kind: Literal["float", "peer", "edgekit"]
     artifact: Artifact | None = None
     error: str = ""
-    said: accuracy.Answers | None = None
+    said: accuracy.ScoredOutputs | None = None
     #: Milliseconds a sample took while the test data were run: only to choose how it is
     #: timed.
     about_ms: float = 0.0

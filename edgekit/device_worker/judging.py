@@ -58,7 +58,7 @@ def compare_outputs(
     many steps. Outputs with another shape, or not finite, fail.
     """
     n = len(next(iter(expected.values())))
-    fault = _find_fault(outputs, expected)
+    fault = find_fault(outputs, expected)
     if fault is not None:
         failed = {"n": n, "verdict": "fail", "detail": {"fault": fault}}
         return [measurement("parity", None, "output steps", where, fault, **failed)]
@@ -83,7 +83,11 @@ def compare_outputs(
         how,
         n=n,
         verdict="pass" if value <= max(limit, quantization_error) else "fail",
-        detail={"tolerance": limit, "own_error": quantization_error, "step": dict(steps)},
+        detail={
+            "tolerance": limit,
+            "quantization_error": quantization_error,
+            "step": dict(steps),
+        },
     )
     return [parity, _count_equal(outputs, expected, n, where)]
 
@@ -220,16 +224,20 @@ def combine_verdicts(rows: Sequence[Row]) -> str:
 
 
 def _are_classes(labels: Array, outputs: Array) -> bool:
-    """Whether every label is the index of a class of its output."""
-    if outputs.ndim < 2 or labels.dtype.kind not in "iu":
+    """Whether every label is the index of a class: outputs (n, classes), labels (n,).
+
+    Not those of an image's positions: their shares of correct ones are no 0/1 scores, which
+    the interval requires.
+    """
+    if outputs.ndim != 2 or labels.dtype.kind not in "iu":
         return False
-    if labels.shape != outputs.shape[:1] + outputs.shape[2:]:
+    if labels.shape != outputs.shape[:1]:
         return False
     return bool(((labels >= 0) & (labels < outputs.shape[1])).all())
 
 
-def _find_fault(outputs: Arrays, expected: Arrays) -> str | None:
-    """Why the outputs cannot be compared, or None."""
+def find_fault(outputs: Arrays, expected: Arrays) -> str | None:
+    """Return why the outputs cannot be compared, or None."""
     for name, array in expected.items():
         if name not in outputs:
             return f"output {name!r} is missing"
@@ -247,13 +255,13 @@ def _largest_in_steps(
 ) -> float:
     """The largest difference over all expected outputs, in their quantization steps."""
     return max(
-        _largest_difference(outputs[name], array) / steps[name]
+        largest_difference(outputs[name], array) / steps[name]
         for name, array in expected.items()
     )
 
 
-def _largest_difference(first: Array, second: Array) -> float:
-    """The largest absolute difference; equal infinities (of a mask) do not differ."""
+def largest_difference(first: Array, second: Array) -> float:
+    """Return the largest absolute difference; equal infinities (of a mask) do not differ."""
     differs = first != second
     if not differs.any():
         return 0.0
@@ -269,23 +277,38 @@ def _median(name: str, values: Array, unit: str, where: str, how: str) -> Row:
     return row
 
 
-def _top(count: int) -> Callable[[Array, Array], Array]:
-    """1 for every sample whose label is among the ``count`` largest outputs, else 0.
+def score_top_k(outputs: Array, labels: Array, k: int) -> Array:
+    """Return for each sample whether its label is among the ``k`` largest outputs: 0 or 1, as
+    float64.
 
-    Of equal outputs the one with the smaller index ranks first; a NaN scores 0.
+    Outputs (n, classes), labels (n,). With more axes, such as (n, classes, height, width) and
+    (n, height, width), the share of correct positions. Of equal outputs the one with the
+    smaller index ranks first; a position with NaN is not correct.
     """
+    classes = outputs.shape[1]
+    label_index = numpy.expand_dims(labels, 1)
+    label_output = numpy.take_along_axis(outputs, label_index, axis=1)
+    index = numpy.arange(classes).reshape(1, classes, *[1] * (outputs.ndim - 2))
+    tied_before = (outputs == label_output) & (index < label_index)
+    rank = ((outputs > label_output) | tied_before).sum(axis=1)
+    correct = (rank < k) & ~numpy.isnan(outputs).any(axis=1)
+    shares: Array = correct.reshape(len(correct), -1).astype("float64").mean(axis=1)
+    return shares
 
-    def score(outputs: Array, labels: Array) -> Array:
-        own = numpy.take_along_axis(outputs, numpy.expand_dims(labels, 1), axis=1)
-        index = numpy.arange(outputs.shape[1]).reshape(1, -1)
-        tied_before = (outputs == own) & (index < labels[:, None])
-        rank = ((outputs > own) | tied_before).sum(axis=1)
-        correct: Array = (rank < count) & ~numpy.isnan(outputs).any(axis=1)
-        return correct.astype("float64")
 
-    return score
+def score_top1(outputs: Array, labels: Array) -> Array:
+    """``score_top_k`` with k = 1."""
+    return score_top_k(outputs, labels, 1)
+
+
+def score_top5(outputs: Array, labels: Array) -> Array:
+    """``score_top_k`` with k = 5."""
+    return score_top_k(outputs, labels, 5)
 
 
 #: The metrics with a 0/1 score per sample: outputs (n, classes) and labels (n,) to scores
 #: (n,).
-SCORES: Mapping[str, Callable[[Array, Array], Array]] = {"top1": _top(1), "top5": _top(5)}
+SCORES: Mapping[str, Callable[[Array, Array], Array]] = {
+    "top1": score_top1,
+    "top5": score_top5,
+}

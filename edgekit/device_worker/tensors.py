@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
     Axes = Sequence[int] | None
 
+_ITEMSIZES = {
+    **dict.fromkeys(("bool", "int8", "uint8"), 1),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int64", "uint64", "float64", "double"), 8),
+}
+
 
 def encode(array: Array, dtype: str, axes: Axes, affine: Affine) -> Array:
     """Transpose and quantize a real array as the file expects it.
@@ -39,3 +45,11 @@ def decode(array: Array, axes: Axes, affine: Affine) -> Array:
     elif array.dtype == numpy.float16:
         array = array.astype("float32")
     return array if axes is None else numpy.transpose(array, numpy.argsort(axes))
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of one element of a dtype, named as in NumPy, ONNX or TFLite.
+
+    4 for names that are not listed.
+    """
+    return _ITEMSIZES.get(dtype, 4)

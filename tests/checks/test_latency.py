@@ -5,7 +5,7 @@ import numpy
 import pytest
 from hypothesis import strategies
 
-from edgekit.checks.latency import latency, separated, speedup
+from edgekit.checks.latency import are_distinguishable, latency, speedup
 from edgekit.contracts import BenchProtocol, Samples
 from edgekit.errors import RunnerError
 
@@ -24,34 +24,36 @@ def noisy(median: float, seed: int, rounds: int = 60) -> Samples:
 @hypothesis.given(TIMES)
 def test_latency_is_the_median_in_milliseconds(times: list[float]) -> None:
     """Nanoseconds become milliseconds; the interval holds the median; protocol and threads
-    are told.
+    are reported.
     """
-    found = latency(Samples(tuple(times)), WHERE, PROTOCOL)
+    measured = latency(Samples(tuple(times)), WHERE, PROTOCOL)
     assert (
-        found.value == pytest.approx(numpy.median(times) / 1e6)
-        and found.low is not None
-        and found.high is not None
+        measured.value == pytest.approx(numpy.median(times) / 1e6)
+        and measured.low is not None
+        and measured.high is not None
     )
-    assert found.low <= found.value <= found.high
+    assert measured.low <= measured.value <= measured.high
     assert (
-        found.unit == "ms"
-        and "1 thread" in found.how
-        and "batch 1" in found.how
-        and found.where == WHERE
+        measured.unit == "ms"
+        and "1 thread" in measured.how
+        and "batch 1" in measured.how
+        and measured.where == WHERE
     )
 
 
 @hypothesis.given(TIMES)
 def test_a_file_is_exactly_as_fast_as_itself(times: list[float]) -> None:
-    """Equal times give a speedup of 1 with an interval of no width, and are not separated."""
+    """Equal times give a speedup of 1 with an interval of no width, and are not
+    distinguishable.
+    """
     samples = Samples(tuple(times))
-    found = speedup(samples, samples, WHERE, PROTOCOL)
-    assert (found.value, found.low, found.high) == (1, 1, 1)
-    assert not separated(samples, samples)
+    measured = speedup(samples, samples, WHERE, PROTOCOL)
+    assert (measured.value, measured.low, measured.high) == (1, 1, 1)
+    assert not are_distinguishable(samples, samples)
 
 
 def test_a_slow_machine_cancels_in_the_ratio() -> None:
-    """Where the whole machine becomes 3 times slower in the middle, the paired ratio still
+    """If the entire machine becomes 3 times slower in the middle, the paired ratio still
     is 2 within 3 %.
     """
     drift = numpy.repeat([1.0, 3.0], 30)
@@ -59,22 +61,28 @@ def test_a_slow_machine_cancels_in_the_ratio() -> None:
         numpy.array(noisy(median, seed).nanoseconds) * drift
         for median, seed in ((2e6, 1), (1e6, 2))
     )
-    found = speedup(Samples(tuple(reference)), Samples(tuple(candidate)), WHERE, PROTOCOL)
-    assert found.low is not None and found.high is not None
-    assert 1.94 < found.low < 2 < found.high < 2.06
+    measured = speedup(
+        Samples(tuple(reference)), Samples(tuple(candidate)), WHERE, PROTOCOL
+    )
+    assert measured.low is not None and measured.high is not None
+    assert 1.94 < measured.low < 2 < measured.high < 2.06
 
 
 def test_noise_alone_does_not_separate() -> None:
-    """Of 200 races of a file against itself at most 8 % look separated; a file 1.1 times as
+    """Of 200 races of a file against itself at most 8 % look different; a file 1.1 times as
     fast always does.
     """
-    apart = [separated(noisy(1e6, 2 * k), noisy(1e6, 2 * k + 1)) for k in range(200)]
+    apart = [
+        are_distinguishable(noisy(1e6, 2 * k), noisy(1e6, 2 * k + 1)) for k in range(200)
+    ]
     assert sum(apart) <= 16
-    assert all(separated(noisy(1.1e6, 2 * k), noisy(1e6, 2 * k + 1)) for k in range(50))
+    assert all(
+        are_distinguishable(noisy(1.1e6, 2 * k), noisy(1e6, 2 * k + 1)) for k in range(50)
+    )
 
 
 def test_too_few_rounds_are_unmeasured() -> None:
-    """Five rounds have no interval, so neither number can pass a gate; nothing is separated
+    """Five rounds have no interval, so neither number can pass a gate; nothing is distinguishable
     by them.
     """
     fast, slow = Samples((1e6,) * 5), Samples((9e6,) * 5)
@@ -83,11 +91,11 @@ def test_too_few_rounds_are_unmeasured() -> None:
         == speedup(slow, fast, WHERE, PROTOCOL).verdict
         == "unmeasured"
     )
-    assert not separated(slow, fast)
+    assert not are_distinguishable(slow, fast)
 
 
 def test_times_that_do_not_pair_are_refused() -> None:
     """Different numbers of rounds, none, and times of 0 are errors."""
     for first, second in (((1.0,) * 6, (1.0,) * 7), ((), ()), ((1.0,) * 6, (0.0,) * 6)):
-        with pytest.raises(RunnerError, match="do not pair"):
+        with pytest.raises(RunnerError, match="Cannot pair"):
             speedup(Samples(first), Samples(second), WHERE, PROTOCOL)

@@ -83,29 +83,30 @@ def test_a_column_and_a_row_are_not_broadcast() -> None:
 
 
 def test_binary_accuracy_is_the_sign_of_a_logit() -> None:
-    """Above 0 says 1, 0 and below say 0; several labels give the share that is right."""
+    """Above 0 predicts 1, 0 and below predict 0; several labels have the share that is
+    correct."""
     assert metrics.binary_accuracy(
         numpy.array([[2.0, -1.0], [0.0, 0.1]]), numpy.array([[1, 0], [1, 1]])
     ).tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize(
-    ("metric", "outputs", "labels", "said"),
+    ("metric", "outputs", "labels", "message"),
     [
         (
             "top1",
             numpy.zeros((4, 3)),
             numpy.zeros((4, 3), "int64"),
-            "not class scores and class numbers",
+            "not class scores and class indices",
         ),
-        ("top1", numpy.zeros((4, 3)), numpy.zeros(4), "not class scores and class numbers"),
+        ("top1", numpy.zeros((4, 3)), numpy.zeros(4), "not class scores and class indices"),
         (
             "top1",
             numpy.zeros((4, 3)),
             numpy.full(4, 3),
-            "go from 3 to 3; the model has 3 classes",
+            "range from 3 to 3; the model has 3 classes",
         ),
-        ("top1", numpy.zeros((4, 3)), numpy.full(4, -1), "go from -1"),
+        ("top1", numpy.zeros((4, 3)), numpy.full(4, -1), "range from -1"),
         ("negative_mse", numpy.zeros((4, 3)), numpy.zeros((4, 2)), "differ"),
         (
             "negative_mse",
@@ -118,9 +119,9 @@ def test_binary_accuracy_is_the_sign_of_a_logit() -> None:
             lambda o, y: o.sum(),
             numpy.zeros((4, 3)),
             numpy.zeros(4),
-            r"gives shape \[\] for 4 samples",
+            r"returned shape \[\] for 4 samples",
         ),
-        (lambda o, y: o, numpy.zeros((4, 3)), numpy.zeros(4), r"gives shape \[4, 3\]"),
+        (lambda o, y: o, numpy.zeros((4, 3)), numpy.zeros(4), r"returned shape \[4, 3\]"),
         (lambda o, y: ["a"] * 4, numpy.zeros((4, 3)), numpy.zeros(4), "failed: ValueError"),
         (
             lambda o, y: o.missing,
@@ -136,13 +137,13 @@ def test_binary_accuracy_is_the_sign_of_a_logit() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_told(
-    metric: Any, outputs: Any, labels: Any, said: str
+def test_what_does_not_fit_is_reported(
+    metric: Any, outputs: Any, labels: Any, message: str
 ) -> None:
     """Shapes that do not fit, unknown names and a user's broken function are TaskErrors
-    that say what was wrong.
+    that name what is wrong.
     """
-    with pytest.raises(TaskError, match=said):
+    with pytest.raises(TaskError, match=message):
         metrics.scores({"output": outputs}, labels, metric)
 
 
@@ -161,8 +162,8 @@ def test_a_users_function_gets_the_array_or_all_outputs() -> None:
 
 
 def test_a_named_metric_needs_one_output_to_read() -> None:
-    """Of several outputs the one called ``logits`` is read; without such a name the error
-    says to give a function.
+    """Of several outputs the one named ``logits`` is read; without such a name the fix
+    is a function.
     """
     eye = numpy.eye(3)
     assert metrics.scores(

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.artifact import Artifact, File, Part
-from edgekit.checks.parity import check, own_error
+from edgekit.checks.parity import check, quantization_error
 from edgekit.errors import ModelError, TaskError
 from edgekit.hosts.local import LocalHost
 from edgekit.hosts.torch_local import TorchRunner
@@ -59,12 +59,14 @@ def write(
         helper.make_node("Flatten", ["e"], ["f"]),
         helper.make_node("Gemm", ["f", "6.weight", "6.bias"], ["output"], transB=1),
     ]
-    given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [BATCH, 1, 8, 8])
+    graph_input = helper.make_tensor_value_info(
+        "input", TensorProto.FLOAT, [BATCH, 1, 8, 8]
+    )
     result = helper.make_tensor_value_info("output", TensorProto.FLOAT, [BATCH, 3])
     graph = helper.make_graph(
         nodes,
         "g",
-        [given],
+        [graph_input],
         [result],
         [numpy_helper.from_array(array, name) for name, array in values.items()],
     )
@@ -126,10 +128,10 @@ def test_a_right_file_passes(tmp_path: pathlib.Path) -> None:
     """The untouched file is within a twentieth of a step; the detail holds both batches,
     the step and the tolerance.
     """
-    found = parity(write(tmp_path, weights()))
-    assert found.verdict == "pass" and found.value < TOLERANCE and found.n == 6
-    assert set(found.detail) == {"batch 1", "batch 5", "step", "tolerance"}
-    assert "onnxruntime" in found.where and "against local: torch" in found.how
+    measured = parity(write(tmp_path, weights()))
+    assert measured.verdict == "pass" and measured.value < TOLERANCE and measured.n == 6
+    assert set(measured.detail) == {"batch 1", "batch 5", "step", "tolerance"}
+    assert "onnxruntime" in measured.where and "compared with local: torch" in measured.how
 
 
 @pytest.mark.parametrize("fault", [swap_channels, swap_classes, scale, drop_bias, turn])
@@ -141,8 +143,8 @@ def test_an_injected_fault_is_caught(
     """
     values = weights()
     fault(values)
-    found = parity(write(tmp_path, values))
-    assert found.verdict == "fail" and found.value > 10 * TOLERANCE
+    measured = parity(write(tmp_path, values))
+    assert measured.verdict == "fail" and measured.value > 10 * TOLERANCE
 
 
 def test_a_file_that_is_right_for_one_sample_only_is_caught(tmp_path: pathlib.Path) -> None:
@@ -160,10 +162,10 @@ def test_a_file_that_is_right_for_one_sample_only_is_caught(tmp_path: pathlib.Pa
         helper.make_node("Gather", ["input", "zero"], ["first"], axis=0),
         helper.make_node("Add", ["rest", "first"], ["seen"]),
     )
-    found = parity(write(tmp_path, values, nodes))
+    measured = parity(write(tmp_path, values, nodes))
     assert (
-        found.detail["batch 1"] < TOLERANCE < found.detail["batch 5"]
-        and found.verdict == "fail"
+        measured.detail["batch 1"] < TOLERANCE < measured.detail["batch 5"]
+        and measured.verdict == "fail"
     )
 
 
@@ -186,7 +188,7 @@ VALUES = {"input": numpy.linspace(-1, 1.55, 18, dtype="float32").reshape(6, 3)}
 
 
 @pytest.mark.parametrize(
-    ("spec", "step", "steps", "said"),
+    ("spec", "step", "steps", "message"),
     [
         (quantized(0.05), None, 0.4, "the scale of the file's output"),
         (quantized(0.05), 7.0, 0.4, "the scale of the file's output"),
@@ -195,17 +197,17 @@ VALUES = {"input": numpy.linspace(-1, 1.55, 18, dtype="float32").reshape(6, 3)}
     ],
 )
 def test_a_step_is_the_files_own_or_the_last_or_a_share_of_the_range(
-    spec: TensorSpec, step: float | None, steps: float, said: str
+    spec: TensorSpec, step: float | None, steps: float, message: str
 ) -> None:
     """A difference of 0.02 in steps of the output's scale, else of the given step, else of
     1/255 of the range 2.55.
     """
     scales = {} if step is None else {"output": step}
-    found = check(runner(add=0.02), runner(), VALUES, (spec,), 2.01, scales)
+    measured = check(runner(add=0.02), runner(), VALUES, (spec,), 2.01, scales)
     assert (
-        found.value == pytest.approx(steps, rel=1e-3)
-        and found.verdict == "pass"
-        and said in found.how
+        measured.value == pytest.approx(steps, rel=1e-3)
+        and measured.verdict == "pass"
+        and message in measured.how
     )
     assert (
         check(runner(add=0.02), runner(), VALUES, (spec,), steps / 2, scales).verdict
@@ -241,28 +243,28 @@ def test_a_wrong_output_scale_is_caught() -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "said"),
+    ("candidate", "message"),
     [
         (runner(add=numpy.nan), "output is not finite"),
         (runner(add=numpy.inf), "output is not finite"),
         (
             FakeRunner(lambda feeds: {"output": feeds["input"][:, :2]}),
-            r"has shape \[1, 2\], not \[1, 3\]",
+            r"has shape \[1, 2\], expected \[1, 3\]",
         ),
-        (FakeRunner(lambda feeds: {"other": feeds["input"]}), "no output 'output'"),
+        (FakeRunner(lambda feeds: {"other": feeds["input"]}), "output 'output' is missing"),
     ],
 )
-def test_outputs_that_cannot_be_compared_fail(candidate: FakeRunner, said: str) -> None:
+def test_outputs_that_cannot_be_compared_fail(candidate: FakeRunner, message: str) -> None:
     """NaN, infinity, another shape or name are a fail with the fault named, not a pass by
     default.
     """
-    found = check(candidate, runner(), VALUES, OUTPUTS, 2)
-    assert found.verdict == "fail" and found.value is None
-    assert re.search(said, found.how)
+    measured = check(candidate, runner(), VALUES, OUTPUTS, 2)
+    assert measured.verdict == "fail" and measured.value is None
+    assert re.search(message, measured.how)
 
 
 def test_infinities_of_a_mask_are_equal() -> None:
-    """Where both give minus infinity, as masks do, there is no difference."""
+    """If both output minus infinity, as masks do, there is no difference."""
     masked = FakeRunner(
         lambda feeds: {
             "output": numpy.where(feeds["input"] > 0, feeds["input"], -numpy.inf)
@@ -282,25 +284,28 @@ def test_an_output_that_never_changes_has_a_step() -> None:
 
 
 def test_a_reference_that_is_broken_itself_is_an_error() -> None:
-    """A network that gives NaN, or lacks the output, is no reference."""
-    with pytest.raises(ModelError, match="itself gives NaN"):
+    """A network that outputs NaN, or lacks the output, is no reference."""
+    with pytest.raises(ModelError, match="itself outputs NaN"):
         check(runner(), runner(add=numpy.nan), VALUES, OUTPUTS, 2)
     with pytest.raises(ModelError, match="no output 'output'"):
         check(runner(), FakeRunner(lambda feeds: {"x": feeds["input"]}), VALUES, OUTPUTS, 2)
 
 
-def test_too_few_samples_are_told() -> None:
+def test_too_few_samples_are_refused() -> None:
     """Fewer than 6 samples cannot make both batches."""
     with pytest.raises(TaskError, match="needs 6 samples"):
         check(runner(), runner(), {"input": VALUES["input"][:5]}, OUTPUTS, 2)
 
 
-def test_the_quantizations_own_error_is_told_in_the_same_steps() -> None:
+def test_the_quantization_error_is_in_the_same_steps() -> None:
     """A quantized network that is 0.5 away from its float one is 25 steps of 0.02 away;
-    answers that cannot be compared count as nothing.
+    outputs that cannot be compared count as nothing.
     """
     scales = {"output": 0.02}
-    assert own_error(runner(add=0.5), runner(), VALUES, OUTPUTS, scales) == pytest.approx(
-        25, rel=0.05
+    assert quantization_error(
+        runner(add=0.5), runner(), VALUES, OUTPUTS, scales
+    ) == pytest.approx(25, rel=0.05)
+    assert (
+        quantization_error(FakeRunner(lambda feeds: {}), runner(), VALUES, OUTPUTS, scales)
+        == 0
     )
-    assert own_error(FakeRunner(lambda feeds: {}), runner(), VALUES, OUTPUTS, scales) == 0

@@ -8,7 +8,7 @@ SPEC = TensorSpec(name="x", dtype="float32", dims=("batch", 1))
 
 
 def artifact(*sizes: int) -> Artifact:
-    """An ONNX artifact with a part of each size, each with a log beside it."""
+    """An ONNX artifact with a part of each size, each with a log next to it."""
     signature = Signature(inputs=(SPEC,), outputs=(SPEC,))
     files = [
         {"model": File(path=f"{k}.onnx", bytes=size), "log": File(path=f"{k}.log", bytes=7)}
@@ -28,10 +28,10 @@ def test_the_size_is_that_of_all_model_files() -> None:
     assert size_bytes(artifact(100, 50)).value == 150
 
 
-def test_the_ratio_says_how_many_times_smaller() -> None:
+def test_the_ratio_is_how_many_times_smaller() -> None:
     """400 bytes against 100 is 4 times smaller; both sizes are in the detail."""
-    found = size_ratio(artifact(300, 100), artifact(100))
-    assert (found.value, found.unit, found.detail) == (
+    measured = size_ratio(artifact(300, 100), artifact(100))
+    assert (measured.value, measured.unit, measured.detail) == (
         4.0,
         "x",
         {"reference_bytes": 400, "bytes": 100},
@@ -39,7 +39,7 @@ def test_the_ratio_says_how_many_times_smaller() -> None:
 
 
 def test_an_unsealed_artifact_is_unmeasured() -> None:
-    """Sizes that are not known yet are told as unmeasured, not as 0 or as a division by
+    """Sizes that are not known yet are unmeasured, not as 0 or as a division by
     zero.
     """
     assert size_bytes(artifact(0)).verdict == "unmeasured"

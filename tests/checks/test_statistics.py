@@ -31,11 +31,11 @@ REAL_PAIRS = strategies.integers(2, 60).flatmap(
 
 
 @hypothesis.given(COUNTS)
-def test_a_share_lies_in_its_interval(given: tuple[int, int]) -> None:
-    """The interval lies in [0, 1], holds the share, and mirrors when right and wrong change
+def test_a_share_is_in_its_interval(counts: tuple[int, int]) -> None:
+    """The interval is in [0, 1], holds the share, and mirrors when right and wrong change
     places.
     """
-    successes, n = given
+    successes, n = counts
     low, high = statistics.share_interval(successes, n)
     assert 0 <= low <= successes / n + 1e-12 and successes / n - 1e-12 <= high <= 1
     assert numpy.allclose(statistics.share_interval(n - successes, n), (1 - high, 1 - low))
@@ -50,7 +50,7 @@ def test_the_share_interval_is_wilsons() -> None:
 
 
 @hypothesis.given(arrays_of.arrays("float64", strategies.integers(1, 40), elements=FINITE))
-def test_a_mean_lies_in_its_interval(values: Any) -> None:
+def test_a_mean_is_in_its_interval(values: Any) -> None:
     """One number has no interval; more have one around their mean, of no width where all
     are equal.
     """
@@ -75,8 +75,8 @@ def test_the_mean_interval_is_students() -> None:
 
 
 @hypothesis.given(PAIRS)
-def test_a_paired_share_difference_lies_in_its_interval(pair: tuple[Any, Any]) -> None:
-    """The interval lies in [-1, 1], has a width even where nothing differs, holds the
+def test_a_paired_share_difference_is_in_its_interval(pair: tuple[Any, Any]) -> None:
+    """The interval is in [-1, 1], has a width even where nothing differs, holds the
     difference, and turns with the order.
     """
     first, second = pair
@@ -117,7 +117,7 @@ def test_the_paired_share_difference_covers_the_truth(
 
 @hypothesis.given(REAL_PAIRS)
 @hypothesis.settings(max_examples=20, deadline=None)
-def test_a_paired_mean_difference_lies_in_its_interval(pair: tuple[Any, Any]) -> None:
+def test_a_paired_mean_difference_is_in_its_interval(pair: tuple[Any, Any]) -> None:
     """The interval holds the mean difference, is finite, and the same each time."""
     first, second = pair
     interval = statistics.paired_mean_difference(first, second)
@@ -168,8 +168,8 @@ def test_pairing_takes_out_what_both_share(n: int) -> None:
 
 
 @hypothesis.given(arrays_of.arrays("float64", strategies.integers(1, 200), elements=FINITE))
-def test_a_median_lies_in_its_interval(values: Any) -> None:
-    """Below 6 numbers there is no interval; from 6 on it is made of the numbers themselves
+def test_a_median_is_in_its_interval(values: Any) -> None:
+    """Below 6 numbers there is no interval; from 6 on its ends are two of the numbers
     and holds the median.
     """
     interval = statistics.median_interval(values)

@@ -1,19 +1,19 @@
-"""What ONNX Runtime will really execute: the share of the arithmetic in int8, what stays
-float, and the known signs of slowness.
+"""What ONNX Runtime really executes of an ONNX file: integer or float, layout changes, and the
+known signs of slowness.
 """
 
 import pathlib
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from edgekit.artifact import Artifact
 from edgekit.contracts import Audit
 from edgekit.formats.onnx.macs import COMPUTE
 from edgekit.formats.onnx.optimized import FLOATS, Operator, Optimized, optimize
+from edgekit.formats.onnx.slowness import is_x86, warn
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.target import Limits
 
-#: Operators that turn numbers into other types or layouts; they compute nothing.
+#: Operators that only change types or layouts; they compute nothing.
 _CARRIERS = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -31,36 +31,22 @@ _CARRIERS = {
     "Constant",
 }
 _TRANSPOSES = {"Transpose", "ReorderInput", "ReorderOutput"}
-#: A few Q/DQ pairs are the price of one float operator in the middle, a few casts that of
-#: float inputs; more means that fusing failed.
-_FEW = 2
-#: Products with weights in 4 or 8 bits; the activations are floats, or rounded inside the
-#: kernel.
-_PACKED = {"MatMulNBits", "MatMulBnb4"}
-#: Operators that have no integer kernel on a processor.
-_NO_KERNEL = {
-    "ConvTranspose",
-    "GRU",
-    "RNN",
-    "Einsum",
-    "MultiHeadAttention",
-    "GroupQueryAttention",
-}
-#: Integer operators that take quantized activations and give some.
-_FUSED = {"QLinearConv", "QLinearMatMul", "QGemm"}
 HOW = "ONNX Runtime's own optimized graph at its default level, batch 1"
 
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
-    """Read every part as the runtime will run it."""
+    """Audit every part as ONNX Runtime runs it.
+
+    Raises RunnerError if the runtime refuses a file or crashes.
+    """
     parts = {part.name: optimize(artifact.path(part)) for part in artifact.parts}
     return audit_parts(parts, limits)
 
 
 def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
-    """Read one ``.onnx`` file, also one that edgekit did not make.
+    """Audit one ``.onnx`` file of any origin.
 
-    Raises RunnerError for a file that is not sound.
+    Raises RunnerError if the file is invalid, or if the runtime refuses it or crashes.
     """
     return audit_parts({path.stem: optimize(path)}, limits or Limits())
 
@@ -68,81 +54,56 @@ def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
 def audit_parts(
     parts: Mapping[str, Optimized], limits: Limits, how: str = HOW, x86: bool | None = None
 ) -> Audit:
-    """The numbers drawn from what was read; ``how`` tells how it was.
+    """Count the operators of optimized files, and warn about what is slow.
 
-    ``x86``: whether the file is for such a processor; None: for this one.
+    ``how`` is reported with every number. ``x86``: whether the files run on such a processor;
+    None: whether this one is.
     """
-    x86 = _is_x86() if x86 is None else x86
+    for_x86 = is_x86() if x86 is None else x86
     operators = [operator for part in parts.values() for operator in part.operators]
     where = f"local: onnxruntime {next(iter(parts.values())).version}"
-    floats = [operator for operator in operators if _is_float(operator)]
-    measurements = [
-        _share(operators, where, how),
-        _count("float_ops", floats, where, f"{how}: operators that compute in float"),
-        _count(
-            "transposes",
-            [operator for operator in operators if operator.op in _TRANSPOSES],
-            where,
-            f"{how}: operators that only change the layout",
-        ),
-        _count(
-            "qdq_pairs",
-            [operator for operator in operators if operator.inner_dequantize],
-            where,
-            f"{how}: activations dequantized inside the graph",
-        ),
-        _count(
-            "casts",
-            [operator for operator in operators if operator.float_cast],
-            where,
-            f"{how}: casts from one float type to another",
-        ),
-    ]
     rows = [
-        {
-            "op": operator.op,
-            "name": operator.name,
-            "dtype": operator.dtype,
-            "macs": operator.macs,
-            "module": operator.module,
-            "part": name,
-        }
-        for name, part in parts.items()
-        for operator in part.operators
+        _row(name, operator) for name, part in parts.items() for operator in part.operators
     ]
     warnings = [
-        text for name, part in parts.items() for text in _warnings(name, part, limits, x86)
+        f"{name}: {text}"
+        for name, part in parts.items()
+        for text in _warnings(part, limits, for_x86)
     ]
+    measurements = [_integer_share(operators, where, how), *_counts(operators, where, how)]
     return Audit(measurements=measurements, rows=rows, warnings=warnings)
 
 
-def _is_float(operator: Operator) -> bool:
+def is_float(operator: Operator) -> bool:
+    """Whether the operator computes in float."""
     if operator.op in _CARRIERS or operator.integer:
         return False
-    return operator.dtype in FLOATS or (
-        operator.dtype == "unknown" and operator.op in COMPUTE
-    )
+    unknown = operator.dtype == "unknown" and operator.op in COMPUTE
+    return operator.dtype in FLOATS or unknown
 
 
-def _share(operators: Sequence[Operator], where: str, how: str) -> Measurement:
+def _row(part: str, operator: Operator) -> dict[str, object]:
+    return {
+        "op": operator.op,
+        "name": operator.name,
+        "dtype": operator.dtype,
+        "macs": operator.macs,
+        "module": operator.module,
+        "part": part,
+    }
+
+
+def _integer_share(operators: Sequence[Operator], where: str, how: str) -> Measurement:
     """MACs of integer operators divided by all MACs."""
     compute = [operator for operator in operators if operator.op in COMPUTE]
     if not compute:
-        return unmeasured(
-            "int8_mac_share",
-            "share",
-            where,
-            "the graph has no convolution and no matrix product",
-        )
+        reason = "the graph has no convolution and no matrix product"
+        return unmeasured("int8_mac_share", "share", where, reason)
     counted = [operator.macs for operator in compute if operator.macs is not None]
     total = sum(counted)
     if len(counted) < len(compute) or total == 0:
-        return unmeasured(
-            "int8_mac_share",
-            "share",
-            where,
-            "the shapes are not known: the graph did not run on zeros",
-        )
+        reason = "the shapes are unknown: the graph did not run on zeros"
+        return unmeasured("int8_mac_share", "share", where, reason)
     integer = sum(operator.int8_macs for operator in compute)
     return Measurement(
         name="int8_mac_share",
@@ -155,117 +116,54 @@ def _share(operators: Sequence[Operator], where: str, how: str) -> Measurement:
     )
 
 
-def _count(
-    name: MeasurementName, operators: Sequence[Operator], where: str, what: str
-) -> Measurement:
-    listed = [operator.place for operator in operators]
-    return Measurement(
-        name=name,
-        value=len(operators),
-        unit="operators",
-        where=where,
-        how=what,
-        detail={"operators": listed},
-    )
+def _counts(operators: Sequence[Operator], where: str, how: str) -> list[Measurement]:
+    """How many operators are of a kind that costs time, with their labels."""
+    kinds: dict[MeasurementName, tuple[str, list[Operator]]] = {
+        "float_ops": (
+            "operators that compute in float",
+            [operator for operator in operators if is_float(operator)],
+        ),
+        "transposes": (
+            "operators that only change the layout",
+            [operator for operator in operators if operator.op in _TRANSPOSES],
+        ),
+        "qdq_pairs": (
+            "activations dequantized inside the graph",
+            [operator for operator in operators if operator.inner_dequantize],
+        ),
+        "casts": (
+            "casts from one float type to another",
+            [operator for operator in operators if operator.float_cast],
+        ),
+    }
+    return [
+        Measurement(
+            name=name,
+            value=len(listed),
+            unit="operators",
+            where=where,
+            how=f"{how}: {meaning}",
+            detail={"operators": [operator.label for operator in listed]},
+        )
+        for name, (meaning, listed) in kinds.items()
+    ]
 
 
-def _warnings(part: str, optimized: Optimized, limits: Limits, x86: bool) -> list[str]:
-    found = [*_floats_left(optimized.operators, x86), *_slow(optimized.operators, x86)]
-    if limits.arithmetic == "integer" and any(
-        _is_float(operator) for operator in optimized.operators
-    ):
-        found.append(
+def _warnings(optimized: Optimized, limits: Limits, x86: bool) -> list[str]:
+    operators = optimized.operators
+    warnings = list(warn(operators, x86))
+    if limits.arithmetic == "integer" and any(map(is_float, operators)):
+        warnings.append(
             "the device runs integer arithmetic only, and the graph computes in float."
         )
     if not optimized.sorted:
-        found.append(
-            "its nodes are out of order; ONNX Runtime forgives that, other runtimes refuse the file."
+        warnings.append(
+            "its nodes are out of order; ONNX Runtime accepts that, other runtimes refuse"
+            " the file."
         )
-    if optimized.not_run:
-        found.append(
-            f"the graph did not run on zeros, so MACs and types are not known: {optimized.not_run}"
+    if optimized.run_error:
+        warnings.append(
+            "the graph did not run on zeros, so MACs and types are unknown:"
+            f" {optimized.run_error}"
         )
-    return [f"{part}: {text}" for text in found]
-
-
-def _floats_left(operators: Sequence[Operator], x86: bool) -> Iterator[str]:
-    """What computes in float although the graph is quantized, and the likely reason."""
-    compute = [operator for operator in operators if operator.op in COMPUTE]
-    quantizers = [
-        operator
-        for operator in operators
-        if operator.op in ("QuantizeLinear", "DequantizeLinear")
-    ]
-    floats = [
-        operator
-        for operator in compute
-        if not operator.integer and operator.op not in _PACKED
-    ]
-    if not floats or not (quantizers or any(operator.integer for operator in compute)):
-        return
-    what = "convolutions, matrix products and recurrent layers of a quantized graph compute in float"
-    yield f"{len(floats)} of {len(compute)} {what}: {_named(floats)}.{_reason(floats, quantizers, x86)}"
-
-
-def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator], x86: bool) -> str:
-    """The likely reason why operators were left in float; empty where there is no usual
-    one.
-    """
-    kinds = {operator.dtype for operator in quantizers if operator.op == "QuantizeLinear"}
-    if kinds & {"int16", "uint16"}:
-        return " Its activations have 16 bits, and this runtime has no integer kernels for these operators: such a file is slower than float."
-    if any(kind.startswith("Float8") for kind in kinds):
-        return " Its activations are 8-bit floats, which this runtime converts to 32 bits; they are for TensorRT: inspect the engine."
-    lacking = sorted({operator.op for operator in floats} & _NO_KERNEL)
-    if lacking and all(operator.op in _NO_KERNEL for operator in floats):
-        return f" ONNX Runtime has no integer kernel for {' and '.join(lacking)}."
-    if any(operator.op == "LSTM" for operator in floats):
-        return " An LSTM computes in int8 only where it was quantized dynamically."
-    if "int8" in kinds and x86:
-        return " Its activations are signed (int8); on x86 most operators are only fused with unsigned ones (uint8)."
-    return ""
-
-
-def _slow(operators: Sequence[Operator], x86: bool) -> Iterator[str]:
-    """The known signs that a file is slow."""
-    convolutions = [operator for operator in operators if operator.op == "ConvInteger"]
-    signed = [
-        operator
-        for operator in operators
-        if operator.op in _FUSED and operator.dtype == "int8"
-    ]
-    packed = [
-        operator
-        for operator in operators
-        if operator.op in _PACKED and not operator.integer
-    ]
-    pairs, casts = (
-        sum(operator.inner_dequantize for operator in operators),
-        sum(operator.float_cast for operator in operators),
-    )
-    if convolutions:
-        yield f"{len(convolutions)} ConvInteger, which is slower than float on x86: {_named(convolutions)}. Calibrate the file (static) instead."
-    if signed and x86:
-        yield f"{len(signed)} integer operators have signed activations (int8): {_named(signed)}. x86 kernels are fast with unsigned ones (uint8)."
-    if packed:
-        told = "make their weights float again and multiply in float; with accuracy_level 4 they would multiply integers"
-        yield f"{len(packed)} products with packed weights {told}: {_named(packed)}."
-    if pairs > _FEW:
-        yield f"{pairs} Q/DQ pairs did not fuse; each moves a whole tensor to float and back."
-    if casts > _FEW:
-        yield f"{casts} casts between float types: this processor has no kernels for half precision and converts to 32 bits and back."
-
-
-def _is_x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64", "x86", "i686")
-
-
-def _named(operators: Sequence[Operator], limit: int = 4) -> str:
-    names = list(
-        dict.fromkeys(
-            operator.module or operator.name or operator.op for operator in operators
-        )
-    )
-    return ", ".join(names[:limit]) + (
-        f" and {len(names) - limit} more" if len(names) > limit else ""
-    )
+    return warnings

@@ -1,10 +1,10 @@
-"""Dynamic int8 for ONNX Runtime: int8 weights with one scale an output channel, activations
-rounded to 8 bits while the network runs.
+"""Dynamic int8 for ONNX Runtime: int8 weights with per-channel scales, activations rounded
+to 8 bits while the network runs.
 
-Row by row, every token has a scale of its own, and the few input channels that are far
-larger than the others (see ``onnx_outliers``) go through a small float product beside the
-integer one (Dettmers et al. 2022, LLM.int8). Activations that cannot be below a known floor
-use all 256 steps above it; the floor's part of the result is constant and lies in the bias.
+Row by row, every token has its own scale, and the few input channels that are far larger
+than the others (see ``outliers``) go through a small float product next to the integer one
+(Dettmers et al. 2022, LLM.int8). Activations that cannot be below a floor use all 256 levels
+above it; the floor's part of the result is constant and is added to the bias.
 """
 
 import dataclasses
@@ -14,23 +14,25 @@ from collections.abc import Iterable, Mapping
 import numpy
 import onnx
 
+from edgekit.arrays import Array
 from edgekit.formats.module_paths import is_within
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.edit import Edit
 from edgekit.formats.onnx.linear import (
-    Left,
+    KEPT,
+    FloatOperator,
     Linear,
-    linears,
-    per_channel,
-    round_table,
-    tables,
+    find_linears,
+    find_tables,
+    quantize_columns,
+    quantize_table,
 )
-from edgekit.formats.onnx.lower import never_negative
+from edgekit.formats.onnx.unsigned import never_negative
 
 #: Below the lowest value of x * Phi(x), which is -0.16997.
 _GELU_FLOOR = -0.17
 _TINY = 1e-12
-#: Channels in float, by the tensor that holds them.
+#: Channels that stay in float, by the tensor that they are channels of.
 Outliers = Mapping[str, tuple[int, ...]]
 
 
@@ -46,187 +48,196 @@ class Rows:
     step: float
     floor: float
     channels: tuple[int, ...]
-    #: The channels that stay in float, gathered; empty where there are none.
-    beside: str
+    #: The tensor of the channels that stay in float; empty if there are none.
+    float_part: str
 
 
 def quantize(
     model: onnx.ModelProto, per_row: bool, keep: Iterable[str], outliers: Outliers
 ) -> dict[str, object]:
-    """Rewrite the model in place; tells what is int8 and what is not.
+    """Quantize the model in place; report what is int8 and what is not.
 
-    ``outliers`` counts for rows only.
+    ``outliers`` are used if ``per_row``; with per-tensor scales all channels are int8.
     """
     edit = Edit(model)
     keep = tuple(keep)
-    layers, left = linears(edit, keep)
-    lowest = floors(edit.graph)
-    shared: dict[str, Rows] = {}
-    rounded: dict[str, list[str]] = {}
-    for layer in layers:
-        if per_row:
-            if layer.input not in shared:
-                shared[layer.input] = _round_rows(
-                    edit, layer, lowest.get(layer.input), outliers.get(layer.input, ())
-                )
-            _by_rows(edit, layer, shared[layer.input])
-        else:
-            if layer.input not in rounded:
-                rounded[layer.input] = edit.add_many(
-                    "DynamicQuantizeLinear", [layer.input], ["?", "?", "?"]
-                )
-            _by_tensor(edit, layer, rounded[layer.input])
-    done = Counter({"Linear": len(layers), "Embedding": 0, "LSTM": 0})
-    for node in tables(edit, keep):
-        round_table(edit, node)
-        done["Embedding"] += 1
+    layers, left = find_linears(edit, keep)
+    float_channels: dict[str, int] = {}
+    if per_row:
+        float_channels = _quantize_rows(edit, layers, outliers)
+    else:
+        _quantize_tensors(edit, layers)
+    tables = find_tables(edit, keep)
+    for node in tables:
+        quantize_table(edit, node)
+    done = Counter({"Linear": len(layers), "Embedding": len(tables), "LSTM": 0})
     for node in edit.graph.node:
-        if node.op_type == "LSTM":
-            reason = _lstm(edit, node, keep)
-            done["LSTM"] += not reason
-            left += [Left(node.op_type, onnx_graph.module(node), reason)] if reason else []
+        if node.op_type != "LSTM":
+            continue
+        reason = _quantize_lstm(edit, node, keep)
+        if reason:
+            left.append(FloatOperator(node.op_type, onnx_graph.module(node), reason))
+        else:
+            done["LSTM"] += 1
     edit.finish()
-    beside = {
-        layer.module: len(shared[layer.input].channels)
-        for layer in layers
-        if per_row and shared[layer.input].channels
-    }
     return {
         "int8": {name: count for name, count in done.items() if count},
-        "left_float": [item.told() for item in left],
-        "float_channels": beside,
+        "left_float": [operator.as_dict() for operator in left],
+        "float_channels": float_channels,
     }
 
 
 def floors(graph: onnx.GraphProto) -> dict[str, float]:
-    """Tensors that are never below a number, with that number."""
-    known = dict.fromkeys(never_negative(graph), 0.0)
-    known.update(
-        {node.output[0]: _GELU_FLOOR for node in graph.node if node.op_type == "Gelu"}
-    )
-    return known
+    """Return the tensors that are never below a number, with that number."""
+    by_tensor = dict.fromkeys(never_negative(graph), 0.0)
+    for node in graph.node:
+        if node.op_type == "Gelu":
+            by_tensor[node.output[0]] = _GELU_FLOOR
+    return by_tensor
+
+
+def _quantize_rows(
+    edit: Edit, layers: Iterable[Linear], outliers: Outliers
+) -> dict[str, int]:
+    """Quantize with per-row scales; return how many channels of each layer stay in float."""
+    lowest = floors(edit.graph)
+    rounded: dict[str, Rows] = {}
+    float_channels: dict[str, int] = {}
+    for layer in layers:
+        if layer.input not in rounded:
+            channels = outliers.get(layer.input, ())
+            rounded[layer.input] = _round_rows(
+                edit, layer, lowest.get(layer.input), channels
+            )
+        rows = rounded[layer.input]
+        _multiply_rows(edit, layer, rows)
+        if rows.channels:
+            float_channels[layer.module] = len(rows.channels)
+    return float_channels
+
+
+def _quantize_tensors(edit: Edit, layers: Iterable[Linear]) -> None:
+    """Quantize with per-tensor scales of the activations."""
+    rounded: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.input not in rounded:
+            rounded[layer.input] = edit.add_many(
+                "DynamicQuantizeLinear", [layer.input], ["?", "?", "?"]
+            )
+        _multiply_tensor(edit, layer, rounded[layer.input])
 
 
 def _round_rows(
     edit: Edit, layer: Linear, floor: float | None, channels: tuple[int, ...]
 ) -> Rows:
-    """The nodes that round a tensor row by row.
+    """Add the nodes that round a tensor row by row.
 
-    Channels that stay in float do not count for the row's largest value.
+    Channels that stay in float are left out of the row's largest value.
     """
     signed = floor is None
     shifted = edit.add("Sub", [layer.input, edit.number(floor)]) if floor else layer.input
-    measured, beside = shifted, ""
+    measured = shifted
+    float_part = ""
     if channels:
         mask = numpy.ones(layer.weight.shape[0], numpy.float32)
         mask[list(channels)] = 0
         measured = edit.add("Mul", [shifted, edit.constant(mask)])
-        beside = edit.add(
-            "Gather",
-            [layer.input, edit.constant(numpy.array(channels, numpy.int64))],
-            axis=-1,
-        )
-    measured = edit.add("Abs", [measured]) if signed else measured
-    largest = edit.add(
-        "ReduceMax", [measured, edit.constant(numpy.array([-1], numpy.int64))], keepdims=1
-    )
+        indices = edit.constant(numpy.array(channels, numpy.int64))
+        float_part = edit.add("Gather", [layer.input, indices], axis=-1)
+    if signed:
+        measured = edit.add("Abs", [measured])
+    last_axis = edit.constant(numpy.array([-1], numpy.int64))
+    largest = edit.add("ReduceMax", [measured, last_axis], keepdims=1)
     # A row of zeros, or one that is all at its floor, must not divide by zero.
     peak = edit.add("Max", [largest, edit.number(_TINY)])
     step = 1 / (127 if signed else 255)
     zero = edit.constant(numpy.array(128 if signed else 0, numpy.uint8))
-    levels = edit.add(
-        "QuantizeLinear", [edit.add("Div", [shifted, peak]), edit.number(step), zero]
-    )
-    return Rows(levels, peak, zero, step, floor or 0.0, channels, beside)
+    scaled = edit.add("Div", [shifted, peak])
+    levels = edit.add("QuantizeLinear", [scaled, edit.number(step), zero])
+    return Rows(levels, peak, zero, step, floor or 0.0, channels, float_part)
 
 
-def _by_rows(edit: Edit, layer: Linear, rows: Rows) -> None:
-    """Integer product, times the row's scale; plus the float channels; plus the bias."""
+def _multiply_rows(edit: Edit, layer: Linear, rows: Rows) -> None:
+    """Add the integer product, times the row's scale, plus the float channels, plus the bias."""
     channels = list(rows.channels)
     weight = layer.weight.copy()
     weight[channels] = 0
-    stored, scales = per_channel(weight)
-    one, combined = (
-        edit.number(1),
-        edit.constant((scales * rows.step).astype(numpy.float32)),
-    )
-    steps = edit.add(
+    stored, scales = quantize_columns(weight)
+    one = edit.number(1)
+    combined = edit.constant((scales * rows.step).astype(numpy.float32))
+    product = edit.add(
         "MatMulIntegerToFloat",
         [rows.levels, edit.constant(stored), one, combined, rows.zero],
         layer.module,
     )
-    bias = layer.bias
-    if rows.floor:
-        offset = numpy.float32(rows.floor) * (stored.astype(numpy.float32) * scales).sum(
-            axis=0
-        )
-        bias = offset if bias is None else bias + offset
-    results = [("Mul", [steps, rows.peak])]
+    chain = [("Mul", [product, rows.peak])]
     if channels:
-        results.append(
-            (
-                "Add",
-                [
-                    edit.add(
-                        "MatMul",
-                        [rows.beside, edit.constant(layer.weight[channels])],
-                        layer.module,
-                    )
-                ],
-            )
-        )
+        float_weight = edit.constant(layer.weight[channels])
+        addend = edit.add("MatMul", [rows.float_part, float_weight], layer.module)
+        chain.append(("Add", [addend]))
+    bias = _bias_with_floor(layer, rows.floor, stored, scales)
     if bias is not None:
-        results.append(("Add", [edit.constant(bias.astype(numpy.float32))]))
-    value = ""
-    for position, (operator, inputs) in enumerate(results):
-        last = layer.output if position == len(results) - 1 else ""
-        value = edit.add(
-            operator, [value, *inputs] if value else inputs, layer.module, last
-        )
+        chain.append(("Add", [edit.constant(bias.astype(numpy.float32))]))
+    value: list[str] = []
+    for position, (operator, operands) in enumerate(chain):
+        output = layer.output if position == len(chain) - 1 else ""
+        value = [edit.add(operator, value + operands, layer.module, output)]
     _drop(edit, layer)
 
 
-def _by_tensor(edit: Edit, layer: Linear, rounded: list[str]) -> None:
-    """The fused product of ONNX Runtime; with one reader it takes the rounding of the input
-    along as well.
+def _bias_with_floor(
+    layer: Linear, floor: float, stored: Array, scales: Array
+) -> Array | None:
+    """Return the bias plus the floor's part of the product, which is constant."""
+    if not floor:
+        return layer.bias
+    column_sums = (stored.astype(numpy.float32) * scales).sum(axis=0)
+    offset: Array = numpy.float32(floor) * column_sums
+    return offset if layer.bias is None else layer.bias + offset
+
+
+def _multiply_tensor(edit: Edit, layer: Linear, rounded: list[str]) -> None:
+    """Add ONNX Runtime's fused product; if it is the only reader, the runtime fuses the
+    rounding of the input too.
     """
     levels, scale, zero = rounded
-    stored, scales = per_channel(layer.weight)
+    stored, scales = quantize_columns(layer.weight)
     inputs = [levels, edit.constant(stored), scale, edit.constant(scales), zero]
     if layer.bias is not None:
-        inputs += ["", edit.constant(numpy.ascontiguousarray(layer.bias, numpy.float32))]
+        bias = numpy.ascontiguousarray(layer.bias, numpy.float32)
+        inputs += ["", edit.constant(bias)]
     edit.add("MatMulIntegerToFloat", inputs, layer.module, layer.output)
     _drop(edit, layer)
 
 
-def _lstm(edit: Edit, node: onnx.NodeProto, keep: tuple[str, ...]) -> str:
-    """An LSTM with int8 weights, one scale a row of each gate; the runtime scales its input
-    and state. Gives the reason where it stays float.
+def _quantize_lstm(edit: Edit, node: onnx.NodeProto, keep: tuple[str, ...]) -> str:
+    """Replace an LSTM by one with int8 weights and per-row scales of each gate; the runtime
+    scales its input and state.
+
+    Returns the reason if it stays float, else an empty string.
     """
-    if is_within(onnx_graph.module(node), keep):
-        return "it was to stay in float"
+    module = onnx_graph.module(node)
+    if is_within(module, keep):
+        return KEPT
     settings = onnx_graph.attributes(node)
     weights = [edit.stored(name) for name in node.input[1:3]]
-    if settings.pop("layout", 0) or any(
-        weight is None or weight.ndim != 3 for weight in weights
-    ):
+    stored = [weight for weight in weights if weight is not None and weight.ndim == 3]
+    if settings.pop("layout", 0) or len(stored) < len(weights):
         return "its weights are not stored, or its layout has the batch first"
-    quantized, scales = [], []
-    for weight in weights:
-        assert weight is not None
-        columns = [per_channel(direction.T) for direction in weight]
-        quantized.append(edit.constant(numpy.stack([stored for stored, _ in columns])))
-        scale = numpy.stack([scale for _, scale in columns])
-        scales += [
-            edit.constant(scale),
-            edit.constant(numpy.zeros(scale.shape, numpy.int8)),
-        ]
+    quantized: list[str] = []
+    scale_inputs: list[str] = []
+    for weight in stored:
+        columns = [quantize_columns(direction.T) for direction in weight]
+        quantized.append(edit.constant(numpy.stack([levels for levels, _ in columns])))
+        scales = numpy.stack([scale for _, scale in columns])
+        scale_inputs.append(edit.constant(scales))
+        scale_inputs.append(edit.constant(numpy.zeros(scales.shape, numpy.int8)))
     others = [*node.input[3:8], "", "", "", "", ""][:5]
     edit.add_many(
         "DynamicQuantizeLSTM",
-        [node.input[0], *quantized, *others, *scales],
+        [node.input[0], *quantized, *others, *scale_inputs],
         list(node.output),
-        onnx_graph.module(node),
+        module,
         **settings,
     )
     edit.drop(node)

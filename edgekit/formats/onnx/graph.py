@@ -1,5 +1,6 @@
-"""Small changes of an ONNX graph that several steps make: read, sweep, share equal
-constants, shorten names, write checked.
+"""Read, inspect, rewrite and write ONNX graphs.
+
+The only module that walks through graphs and their subgraphs.
 """
 
 import pathlib
@@ -8,48 +9,84 @@ from collections.abc import Iterator
 from typing import Any
 
 import google.protobuf.message
-import numpy
-import numpy.typing
 import onnx
+import onnx.checker
 import onnx.numpy_helper
 
-from edgekit.errors import StepError
+from edgekit.arrays import Array
+from edgekit.errors import RunnerError, StepError, condense
 
-Array = numpy.typing.NDArray[Any]
+#: What ``onnx.checker`` and ``onnx.load`` raise for files that are not valid.
+_INVALID = (
+    onnx.checker.ValidationError,
+    google.protobuf.message.DecodeError,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
+#: What ``onnx.checker`` reports if nodes are out of order.
+_UNSORTED = "topologically sorted"
+_FLOAT8 = {
+    onnx.TensorProto.FLOAT8E4M3FN,
+    onnx.TensorProto.FLOAT8E4M3FNUZ,
+    onnx.TensorProto.FLOAT8E5M2,
+    onnx.TensorProto.FLOAT8E5M2FNUZ,
+}
 
 
 def read(path: pathlib.Path) -> onnx.ModelProto:
-    """Load a file that passes the ONNX checker and holds its own weights, or raise
-    StepError.
+    """Load a file written by a step.
+
+    Raises StepError if the ONNX checker refuses it, or if its weights are in other files.
     """
     try:
         onnx.checker.check_model(str(path))
         model = onnx.load(str(path), load_external_data=False)
-    except (
-        onnx.checker.ValidationError,
-        google.protobuf.message.DecodeError,
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:
+    except _INVALID as error:
         raise StepError(
-            f"{path.name} is not a valid ONNX file: {first_line(error)}",
+            f"{path.name} is not a valid ONNX file: {condense(error)}",
             fix="export it again",
         ) from error
-    if any(
-        tensor.data_location == onnx.TensorProto.EXTERNAL
-        for tensor in stored(model.graph).values()
-    ):
+    if _has_external_data(model.graph):
         raise StepError(
-            f"The weights of {path.name} lie outside it.",
+            f"{path.name} stores its weights in other files.",
             fix="export with the weights inside the file",
         )
     return model
 
 
+def read_any(path: pathlib.Path) -> tuple[onnx.ModelProto, bool]:
+    """Load a file of any origin without its external data.
+
+    Also returns whether its nodes were in order; if not, the returned model has them sorted.
+    Raises RunnerError if the file is missing or the ONNX checker refuses it.
+    """
+    if not path.is_file():
+        raise RunnerError(f"{path} does not exist.", fix="name an existing .onnx file")
+    try:
+        try:
+            onnx.checker.check_model(str(path))
+            return onnx.load(str(path), load_external_data=False), True
+        except onnx.checker.ValidationError as error:
+            if _UNSORTED not in str(error):
+                raise
+            return _load_sorted(path), False
+    except _INVALID as error:
+        raise invalid_file(path, error) from error
+
+
+def invalid_file(path: pathlib.Path, error: Exception) -> RunnerError:
+    """Build the error for a file that the ONNX checker or loader refuses."""
+    return RunnerError(
+        f"{path.name} is not a valid ONNX file: {condense(error)}",
+        fix="export it again; do not run a file that you do not trust",
+    )
+
+
 def write(model: onnx.ModelProto, path: pathlib.Path) -> None:
-    """Save the model and prove that the written file is a valid one, shapes and types
-    included.
+    """Save the model and check the written file, its shapes and types included.
+
+    Raises StepError if the ONNX checker refuses it.
     """
     try:
         onnx.save(model, str(path))
@@ -60,38 +97,77 @@ def write(model: onnx.ModelProto, path: pathlib.Path) -> None:
         ValueError,
     ) as error:
         raise StepError(
-            f"{path.name} would not be a valid ONNX file: {first_line(error)}",
-            fix="this is edgekit's fault; try the scheme 'float'",
+            f"{path.name} would not be a valid ONNX file: {condense(error)}",
+            fix="report this as a bug; until then use the scheme 'float'",
         ) from error
 
 
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside an If, Loop or Scan."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graph and all its subgraphs, at any depth."""
+    yield graph
+    for node in graph.node:
+        for subgraph in subgraphs(node):
+            yield from graphs(subgraph)
+
+
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those inside If, Loop and Scan too."""
+    """Yield every node, each followed by the nodes of its subgraphs."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from nodes(inner)
+        for subgraph in subgraphs(node):
+            yield from nodes(subgraph)
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every stored tensor of the graph and its subgraphs, those in attributes and the
+    two parts of sparse ones included.
+    """
+    for one in graphs(graph):
+        yield from one.initializer
+        for sparse in one.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in one.node:
+            for attribute in node.attribute:
+                yield attribute.t
+                yield from attribute.tensors
+                yield attribute.sparse_tensor.values
+                yield attribute.sparse_tensor.indices
+
+
+def has_float8(model: onnx.ModelProto) -> bool:
+    """Whether the model stores a tensor of 8-bit floats, such as the zero point of a
+    QuantizeLinear.
+    """
+    return any(tensor.data_type in _FLOAT8 for tensor in tensors(model.graph))
 
 
 def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Every stored tensor by name: initializers and the values of Constant nodes, those
-    inside If, Loop and Scan too.
+    """Return initializers and the values of Constant nodes by name, those of subgraphs
+    included.
     """
-    found = {tensor.name: tensor for tensor in graph.initializer}
+    by_name = {tensor.name: tensor for tensor in graph.initializer}
     for node in nodes(graph):
+        for subgraph in subgraphs(node):
+            by_name.update({tensor.name: tensor for tensor in subgraph.initializer})
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value":
-                found[node.output[0]] = attribute.t
-            for inner in (attribute.g, *attribute.graphs):
-                found.update({tensor.name: tensor for tensor in inner.initializer})
-    return found
+                by_name[node.output[0]] = attribute.t
+    return by_name
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, Array]:
-    """The stored tensors of a graph by name.
+    """Return the initializers as arrays by name.
 
-    Few and small ones are worth reading, so nothing is copied before it is asked for.
+    An array is copied out of the graph when it is first read: most are never read.
     """
     return _Constants({tensor.name: tensor for tensor in graph.initializer})
 
@@ -113,186 +189,172 @@ class _Constants(dict[str, Array]):
 
 
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """The node that makes each tensor."""
+    """Return the node that produces each tensor, by the tensor's name."""
     return {name: node for node in graph.node for name in node.output}
 
 
 def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor, each as often as it reads it, also from inside their
-    subgraphs.
+    """Return the nodes that read each tensor, by the tensor's name.
+
+    A node is listed as often as it reads the tensor; once if only its subgraphs read it.
     """
-    found: dict[str, list[onnx.NodeProto]] = {}
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
-        for name in (*node.input, *sorted(_reads(node) - set(node.input))):
-            found.setdefault(name, []).append(node)
-    return found
+        from_subgraphs = sorted(inputs(node) - set(node.input))
+        for name in (*node.input, *from_subgraphs):
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def inputs(node: onnx.NodeProto) -> set[str]:
+    """Return the names of all tensors that a node reads, those that its subgraphs read from
+    outside included.
+    """
+    names = set(node.input)
+    for subgraph in subgraphs(node):
+        read_inside = {value.name for value in subgraph.output}
+        local = _names_before_nodes(subgraph)
+        for inner in subgraph.node:
+            read_inside |= inputs(inner)
+            local.update(inner.output)
+        names |= read_inside - local
+    return names
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values."""
+    """Return a node's attributes as Python values by name."""
     return {
         attribute.name: onnx.helper.get_attribute_value(attribute)
         for attribute in node.attribute
     }
 
 
+def operators(graph: onnx.GraphProto) -> dict[str, int]:
+    """Count the nodes of each operator; subgraphs are not counted."""
+    return dict(Counter(node.op_type for node in graph.node))
+
+
+def module(node: onnx.NodeProto) -> str:
+    """Return the path of the PyTorch module that a node of our exports came from.
+
+    The export names nodes ``module.path/Operator``.
+    """
+    return node.name.rpartition("/")[0]
+
+
 def add_constant(graph: onnx.GraphProto, name: str, value: Array) -> str:
-    """Store a tensor under ``name``, once."""
+    """Store a tensor under ``name`` unless there is one already; return the name."""
     if all(tensor.name != name for tensor in graph.initializer):
         graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     return name
 
 
+def replace_nodes(graph: onnx.GraphProto, ordered: list[onnx.NodeProto]) -> None:
+    """Make ``ordered`` the nodes of the graph; they may be nodes of the graph itself."""
+    # Clearing the list frees its nodes, so they are copied first.
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
 def sweep(graph: onnx.GraphProto) -> None:
-    """Remove nodes whose results nobody reads, then constants that nobody reads."""
+    """Remove nodes whose outputs are not used, then unused initializers, then all
+    ``value_info``. The nodes must be sorted.
+    """
     needed = {value.name for value in graph.output}
-    kept = []
+    used = []
     for node in reversed(graph.node):
-        if any(name in needed for name in node.output) or _has_subgraph(node):
-            kept.append(node)
-            needed.update(_reads(node))
-    if len(kept) < len(graph.node):
-        nodes = [
-            onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)
-        ]
-        del graph.node[:]
-        graph.node.extend(nodes)
+        if needed.intersection(node.output):
+            used.append(node)
+            needed |= inputs(node)
+    if len(used) < len(graph.node):
+        replace_nodes(graph, used[::-1])
     for tensor in list(graph.initializer):
         if tensor.name not in needed:
             graph.initializer.remove(tensor)
     del graph.value_info[:]
 
 
-def share_constants(graph: onnx.GraphProto) -> None:
-    """Store equal tensors once."""
-    seen: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    renamed: dict[str, str] = {}
-    outputs = {value.name for value in graph.output}
-    for tensor in list(graph.initializer):
-        if tensor.name in outputs or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            continue
-        array = onnx.numpy_helper.to_array(tensor)
-        key = (tensor.data_type, tuple(tensor.dims), array.tobytes())
-        if key in seen:
-            renamed[tensor.name] = seen[key]
-            graph.initializer.remove(tensor)
-        else:
-            seen[key] = tensor.name
-    for node in graph.node:
-        _rename(node, renamed)
-
-
-def shorten(model: onnx.ModelProto) -> None:
-    """Take out what only people read: notes, doc strings, long tensor names.
-
-    Input, output and node names stay.
-    """
-    graph = model.graph
-    model.doc_string = graph.doc_string = ""
-    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
-    for node in graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    if any(_has_subgraph(node) for node in graph.node):
-        return  # inner graphs read outer names
-    fixed = {value.name for value in (*graph.input, *graph.output)}
-    tensors = [tensor.name for tensor in graph.initializer] + [
-        name for node in graph.node for name in node.output
-    ]
-    letters = (f"t{number}" for number in range(len(tensors) + len(fixed)))
-    short = {
-        name: next(letter for letter in letters if letter not in fixed)
-        for name in tensors
-        if name and name not in fixed
-    }
-    for tensor in graph.initializer:
-        tensor.name = short.get(tensor.name, tensor.name)
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
-    for node in graph.node:
-        _rename(node, short)
+def truncate(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> onnx.ModelProto:
+    """Return a copy of the model that computes ``output`` and nothing else."""
+    short = onnx.ModelProto()
+    short.CopyFrom(model)
+    del short.graph.output[:]
+    short.graph.output.append(output)
+    sweep(short.graph)
+    return short
 
 
 def sort(graph: onnx.GraphProto) -> None:
-    """Put every node behind those that make its inputs."""
-    made = (
-        {value.name for value in graph.input}
-        | {tensor.name for tensor in graph.initializer}
-        | {""}
-    )
-    waiting, ordered = list(graph.node), []
-    while waiting:
-        ready = [node for node in waiting if all(name in made for name in _reads(node))]
-        if not ready:
-            raise StepError(
-                f"The ONNX graph has a circle at {waiting[0].name or waiting[0].op_type}.",
-                fix="export it again",
-            )
-        # One pass keeps the given order among nodes that are ready.
-        for node in ready:
-            made.update(node.output)
-        ordered.extend(ready)
-        chosen = {id(node) for node in ready}
-        waiting = [node for node in waiting if id(node) not in chosen]
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    """Put every node after those that produce its inputs.
+
+    Raises StepError if the graph contains a cycle.
+    """
+    try:
+        ordered = _sorted_nodes(graph)
+    except ValueError as error:
+        raise StepError(
+            f"The ONNX graph is invalid: {error}.", fix="export it again"
+        ) from error
+    replace_nodes(graph, ordered)
 
 
 def is_sorted(graph: onnx.GraphProto) -> bool:
-    """Whether every node stands behind those that make its inputs."""
-    made = (
-        {value.name for value in graph.input}
-        | {tensor.name for tensor in graph.initializer}
-        | {""}
-    )
+    """Whether every node comes after those that produce its inputs."""
+    available = _names_before_nodes(graph)
     for node in graph.node:
-        if any(name not in made for name in node.input):
+        if not available.issuperset(inputs(node)):
             return False
-        made.update(node.output)
+        available.update(node.output)
     return True
 
 
-def operators(graph: onnx.GraphProto) -> dict[str, int]:
-    """How often each operator occurs."""
-    return dict(Counter(node.op_type for node in graph.node))
+def _sorted_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Sort the nodes topologically; nodes that are ready together keep their order.
+
+    Raises ValueError if the graph contains a cycle.
+    """
+    available = _names_before_nodes(graph)
+    waiting = list(graph.node)
+    ordered: list[onnx.NodeProto] = []
+    while waiting:
+        ready = [node for node in waiting if available.issuperset(inputs(node))]
+        if not ready:
+            name = waiting[0].name or waiting[0].op_type
+            raise ValueError(f"it contains a cycle at {name}")
+        ordered += ready
+        available.update(name for node in ready for name in node.output)
+        placed = {id(node) for node in ready}
+        waiting = [node for node in waiting if id(node) not in placed]
+    return ordered
 
 
-def module(node: onnx.NodeProto) -> str:
-    """The PyTorch module that a node of our exports came from: the path in its name."""
-    return node.name.rpartition("/")[0]
+def _names_before_nodes(graph: onnx.GraphProto) -> set[str]:
+    """The names that can be read before any node has run; the empty name of an optional
+    input that is left out is one.
+    """
+    return {
+        "",
+        *(value.name for value in graph.input),
+        *(tensor.name for tensor in graph.initializer),
+        *(sparse.values.name for sparse in graph.sparse_initializer),
+    }
 
 
-def first_line(error: BaseException, limit: int = 240) -> str:
-    """The start of a foreign error's message."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+def _load_sorted(path: pathlib.Path) -> onnx.ModelProto:
+    """Load a file whose nodes are out of order, sort and check it.
+
+    The checker stops at the first node out of order, before it has looked at external data,
+    so a file with external data is refused. Raises ValueError and what the checker raises.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    if _has_external_data(model.graph):
+        raise ValueError("its nodes are out of order and its weights are in other files")
+    replace_nodes(model.graph, _sorted_nodes(model.graph))
+    onnx.checker.check_model(model)
+    return model
 
 
-def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    for position, name in enumerate(node.input):
-        if name in names:
-            node.input[position] = names[name]
-    for position, name in enumerate(node.output):
-        if name in names:
-            node.output[position] = names[name]
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Everything a node reads, also from inside its subgraphs."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            made = {value.name for value in graph.input} | {
-                tensor.name for tensor in graph.initializer
-            }
-            for inner in graph.node:
-                names |= _reads(inner) - made
-                made |= set(inner.output)
-    return names
-
-
-def _has_subgraph(node: onnx.NodeProto) -> bool:
-    return any(
-        attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-        for attribute in node.attribute
-    )
+def _has_external_data(graph: onnx.GraphProto) -> bool:
+    external = onnx.TensorProto.EXTERNAL
+    return any(tensor.data_location == external for tensor in tensors(graph))

@@ -1,5 +1,5 @@
-"""Find what can be quantized after export: linear layers in every shape that exporters
-write, embedding tables, and why others stay float.
+"""Find what can be quantized after export: linear layers in every form that exporters
+write, embedding tables, and the reason why other operators stay float.
 """
 
 import dataclasses
@@ -9,18 +9,20 @@ from typing import Any
 import numpy
 import onnx
 
+from edgekit.arrays import Array
 from edgekit.artifact import MAIN
 from edgekit.errors import StepError, suggest
 from edgekit.formats.module_paths import is_within
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.edit import Edit
-from edgekit.formats.onnx.graph import Array
 
 #: A smaller weight saves less than the nodes around it cost.
 SMALLEST_WEIGHT = 1024
-#: Numbers of an embedding table that is worth int8 rows (64 kB of float).
+#: Elements of an embedding table that is worth int8 rows (64 kB of float).
 SMALLEST_TABLE = 16384
-#: Operators of a file that is quantized already.
+#: The reason for operators in the modules that the user listed.
+KEPT = "it is in a module to keep in float"
+#: Operators of a file that is already quantized.
 QUANTIZED = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -40,7 +42,7 @@ QUANTIZED = {
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """``input @ weight + bias``. The nodes are those that compute it now."""
+    """``input @ weight + bias``, and the nodes that compute it."""
 
     module: str
     input: str
@@ -53,140 +55,150 @@ class Linear:
 
 
 @dataclasses.dataclass(frozen=True)
-class Left:
+class FloatOperator:
     """An operator with weights that stays in float, and why."""
 
     op: str
     module: str
     reason: str
 
-    def told(self) -> dict[str, str]:
-        """As a report holds it."""
+    def as_dict(self) -> dict[str, str]:
+        """Return the entry of a report."""
         return dataclasses.asdict(self)
 
 
 def refuse_quantized(graph: onnx.GraphProto, name: str) -> None:
-    """Raise StepError for a file that holds quantized operators or 16-bit weights."""
-    node = next((node for node in graph.node if node.op_type in QUANTIZED), None)
-    if node is not None or any(
-        tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer
-    ):
-        told = node.op_type if node is not None else "16-bit weights"
+    """Raise StepError if the graph has quantized operators or 16-bit weights."""
+    operators = [node.op_type for node in graph.node if node.op_type in QUANTIZED]
+    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+    if operators or half:
+        sign = operators[0] if operators else "16-bit weights"
         raise StepError(
-            f"{name} is quantized already ({told}).",
+            f"{name} is already quantized ({sign}).",
             fix="quantize once; start from the float file",
         )
 
 
-def kept(keep: Iterable[str], part: str) -> tuple[str, ...]:
-    """The paths to keep in float that lie in one part, as its own network calls them."""
-    return tuple(
-        path if part == MAIN else path.removeprefix(f"{part}.")
-        for path in keep
-        if part == MAIN or path.startswith(f"{part}.")
-    )
+def paths_in_part(keep: Iterable[str], part: str) -> tuple[str, ...]:
+    """Return the modules to keep in float that belong to one part, as paths in its network."""
+    if part == MAIN:
+        return tuple(keep)
+    prefix = f"{part}."
+    return tuple(path.removeprefix(prefix) for path in keep if path.startswith(prefix))
 
 
 def refuse_unknown(keep: Iterable[str], graphs: Mapping[str, onnx.GraphProto]) -> None:
-    """Raise StepError where a path to keep in float names no module of these parts."""
+    """Raise StepError if a path to keep in float matches no module of these parts."""
     modules = {
         part: {onnx_graph.module(node) for node in graph.node}
         for part, graph in graphs.items()
     }
     for path in keep:
-        if not any(
-            is_within(module, kept([path], part))
-            for part, paths in modules.items()
-            for module in paths
-        ):
-            known = [
-                path if part == MAIN else f"{part}.{path}"
-                for part, paths in modules.items()
-                for path in sorted(paths)
-                if path
-            ]
-            told = f"No operator of the file comes from a module {path!r}, which was to stay in float. {suggest(path, known)}"
-            raise StepError(told, fix="name modules as network.named_modules() does")
+        if not _matches_any(path, modules):
+            raise StepError(
+                f"No operator of the file belongs to the module {path!r}, which is to be"
+                f" kept in float. {suggest(path, _module_paths(modules))}",
+                fix="name modules as network.named_modules() does",
+            )
 
 
-def linears(edit: Edit, keep: Iterable[str]) -> tuple[list[Linear], list[Left]]:
-    """The linear layers that can be quantized, in the graph's order, and the operators with
-    weights that cannot.
+def _matches_any(path: str, modules: Mapping[str, set[str]]) -> bool:
+    return any(
+        is_within(module, paths_in_part([path], part))
+        for part, paths in modules.items()
+        for module in paths
+    )
+
+
+def _module_paths(modules: Mapping[str, set[str]]) -> list[str]:
+    return [
+        path if part == MAIN else f"{part}.{path}"
+        for part, paths in modules.items()
+        for path in sorted(paths)
+        if path
+    ]
+
+
+def find_linears(
+    edit: Edit, keep: Iterable[str]
+) -> tuple[list[Linear], list[FloatOperator]]:
+    """Return the linear layers that can be quantized, in the graph's order, and the operators
+    with weights that cannot.
     """
-    found: list[Linear] = []
-    left: list[Left] = []
+    layers: list[Linear] = []
+    left: list[FloatOperator] = []
     for node in edit.graph.node:
         layer = _read(node, edit)
         if layer is None:
             continue
         module = onnx_graph.module(node)
-        reason = (
-            layer
-            if isinstance(layer, str)
-            else "it was to stay in float"
-            if is_within(module, keep)
-            else _small(layer.weight)
-        )
+        reason = _reason_against(layer, module, keep)
         if reason:
-            left.append(Left(node.op_type, module, reason))
-        else:
-            assert isinstance(layer, Linear)
-            found.append(layer)
-    return found, left
+            left.append(FloatOperator(node.op_type, module, reason))
+        elif isinstance(layer, Linear):
+            layers.append(layer)
+    return layers, left
 
 
-def tables(edit: Edit, keep: Iterable[str]) -> list[onnx.NodeProto]:
-    """The lookups in embedding tables that are worth int8 rows."""
-    found = []
-    for node in edit.graph.node:
-        if (
-            node.op_type != "Gather"
-            or node.input[0] not in edit.constants
-            or onnx_graph.attributes(node).get("axis", 0) != 0
-        ):
-            continue
-        table = edit.constants[node.input[0]]
-        if (
-            table.ndim == 2
-            and table.dtype == numpy.float32
-            and table.size >= SMALLEST_TABLE
-            and not is_within(onnx_graph.module(node), keep)
-        ):
-            found.append(node)
-    return found
+def _reason_against(layer: Linear | str, module: str, keep: Iterable[str]) -> str:
+    """Why an operator stays in float; empty if it can be quantized."""
+    if isinstance(layer, str):
+        return layer
+    if is_within(module, keep):
+        return KEPT
+    if layer.weight.size < SMALLEST_WEIGHT:
+        size = layer.weight.size
+        return f"its {size} weights save less than the nodes around them cost"
+    return ""
 
 
-def round_table(edit: Edit, node: onnx.NodeProto) -> None:
-    """A lookup in a float table becomes one in int8 rows, each with a scale of its own."""
-    rows, scales = per_channel(edit.constants[node.input[0]].T)
+def find_tables(edit: Edit, keep: Iterable[str]) -> list[onnx.NodeProto]:
+    """Return the lookups in embedding tables that are worth int8 rows."""
+    return [
+        node
+        for node in edit.graph.node
+        if _is_large_table(edit, node) and not is_within(onnx_graph.module(node), keep)
+    ]
+
+
+def _is_large_table(edit: Edit, node: onnx.NodeProto) -> bool:
+    if node.op_type != "Gather" or node.input[0] not in edit.constants:
+        return False
+    if onnx_graph.attributes(node).get("axis", 0) != 0:
+        return False
+    table = edit.constants[node.input[0]]
+    is_matrix = table.ndim == 2 and table.dtype == numpy.float32
+    return is_matrix and table.size >= SMALLEST_TABLE
+
+
+def quantize_table(edit: Edit, node: onnx.NodeProto) -> None:
+    """Replace a lookup in a float table by one in int8 rows with per-row scales; only the rows
+    that are looked up are dequantized.
+    """
+    rows, scales = quantize_columns(edit.constants[node.input[0]].T)
     module = onnx_graph.module(node)
     edit.drop(node)
-    picked = edit.add(
-        "Gather",
-        [edit.constant(numpy.ascontiguousarray(rows.T)), node.input[1]],
-        module,
-        axis=0,
-    )
+    table = edit.constant(numpy.ascontiguousarray(rows.T))
+    levels = edit.add("Gather", [table, node.input[1]], module, axis=0)
     scale = edit.add("Gather", [edit.constant(scales[:, None]), node.input[1]], axis=0)
-    edit.add(
-        "Mul",
-        [edit.add("Cast", [picked], to=onnx.TensorProto.FLOAT), scale],
-        output=node.output[0],
-    )
+    values = edit.add("Cast", [levels], to=onnx.TensorProto.FLOAT)
+    edit.add("Mul", [values, scale], output=node.output[0])
 
 
-def per_channel(weight: Array) -> tuple[Array, Array]:
-    """int8 in [-127, 127] with one scale for each column of [inputs, outputs], and the
-    scales.
+def quantize_columns(weight: Array) -> tuple[Array, Array]:
+    """Quantize [inputs, outputs] to int8 in [-127, 127] with a per-column scale.
+
+    Returns the levels (int8) and the scales (float32 [outputs]).
     """
     peak = numpy.maximum(numpy.abs(weight).max(axis=0), numpy.float32(1e-12))
     scales = (peak / 127).astype(numpy.float32)
-    return numpy.clip(numpy.rint(weight / scales), -127, 127).astype(numpy.int8), scales
+    levels = numpy.clip(numpy.rint(weight / scales), -127, 127)
+    return levels.astype(numpy.int8), scales
 
 
 def _read(node: onnx.NodeProto, edit: Edit) -> Linear | str | None:
-    """A linear layer; the reason why an operator with weights is none; None for all other
-    operators.
+    """Return a linear layer, or the reason why an operator with weights is none, or None for
+    all other operators.
     """
     if node.op_type in ("Conv", "ConvTranspose"):
         return "ONNX Runtime has no fast integer convolution without calibrated activations"
@@ -196,22 +208,14 @@ def _read(node: onnx.NodeProto, edit: Edit) -> Linear | str | None:
         return None
     weight = edit.stored(node.input[1])
     if weight is None or weight.ndim != 2 or weight.dtype != numpy.float32:
-        return (
-            None
-            if node.op_type == "MatMul"
-            else "its weight is not a stored matrix of floats"
-        )
+        is_product = node.op_type == "MatMul"  # of two activations
+        return None if is_product else "its weight is not a stored matrix of floats"
     if node.op_type == "Gemm":
-        return _gemm(node, weight, edit)
-    return _with_bias(
-        Linear(
-            onnx_graph.module(node), node.input[0], node.output[0], weight, None, (node,)
-        ),
-        edit,
-    )
+        return _read_gemm(node, weight, edit)
+    return _with_bias(_linear(node, weight), edit)
 
 
-def _gemm(node: onnx.NodeProto, weight: Array, edit: Edit) -> Linear | str:
+def _read_gemm(node: onnx.NodeProto, weight: Array, edit: Edit) -> Linear | str:
     settings: dict[str, Any] = {
         "alpha": 1.0,
         "beta": 1.0,
@@ -221,53 +225,42 @@ def _gemm(node: onnx.NodeProto, weight: Array, edit: Edit) -> Linear | str:
     }
     if settings["transA"]:
         return "it transposes its input"
-    weight = numpy.float32(settings["alpha"]) * (weight.T if settings["transB"] else weight)
-    bias = None
-    if len(node.input) > 2 and node.input[2]:
-        bias = _vector(edit.stored(node.input[2]), weight.shape[1])
-        if bias is None:
-            return "its bias is not a stored vector"
-        bias = numpy.float32(settings["beta"]) * bias
-    layer = Linear(
-        onnx_graph.module(node), node.input[0], node.output[0], weight, bias, (node,)
-    )
-    return layer if bias is not None else _with_bias(layer, edit)
+    if settings["transB"]:
+        weight = weight.T
+    layer = _linear(node, numpy.float32(settings["alpha"]) * weight)
+    if len(node.input) < 3 or not node.input[2]:
+        return _with_bias(layer, edit)
+    bias = _vector(edit.stored(node.input[2]), weight.shape[1])
+    if bias is None:
+        return "its bias is not a stored vector"
+    return dataclasses.replace(layer, bias=numpy.float32(settings["beta"]) * bias)
+
+
+def _linear(node: onnx.NodeProto, weight: Array) -> Linear:
+    module = onnx_graph.module(node)
+    return Linear(module, node.input[0], node.output[0], weight, None, (node,))
 
 
 def _with_bias(layer: Linear, edit: Edit) -> Linear:
-    """The layer with the Add behind it, where that adds one stored number to each output
-    and nobody else reads the sum's input.
+    """Return the layer with the Add that follows it, if that adds one stored number to each
+    output and nothing else reads the product.
     """
     readers = edit.consumers.get(layer.output, [])
     if len(readers) != 1 or readers[0].op_type != "Add" or layer.output in edit.outputs:
         return layer
-    other = next((name for name in readers[0].input if name != layer.output), "")
+    add = readers[0]
+    other = next((name for name in add.input if name != layer.output), "")
     bias = _vector(edit.stored(other), layer.weight.shape[1])
-    return (
-        layer
-        if bias is None
-        else dataclasses.replace(
-            layer, bias=bias, output=readers[0].output[0], nodes=(*layer.nodes, readers[0])
-        )
-    )
+    if bias is None:
+        return layer
+    nodes = (*layer.nodes, add)
+    return dataclasses.replace(layer, bias=bias, output=add.output[0], nodes=nodes)
 
 
 def _vector(value: Array | None, size: int) -> Array | None:
-    """One number for each output, or None where that is not what is stored."""
-    if (
-        value is None
-        or value.dtype != numpy.float32
-        or value.ndim > 2
-        or value.size not in (1, size)
-        or value.shape[-1:] not in ((), (1,), (size,))
-    ):
+    """Return one number per output, or None if the tensor is not of that form."""
+    if value is None or value.dtype != numpy.float32 or value.ndim > 2:
+        return None
+    if value.size not in (1, size) or value.shape[-1:] not in ((), (1,), (size,)):
         return None
     return numpy.broadcast_to(value.reshape(-1), (size,))
-
-
-def _small(weight: Array) -> str:
-    return (
-        f"its {weight.size} weights save less than the nodes around them cost"
-        if weight.size < SMALLEST_WEIGHT
-        else ""
-    )

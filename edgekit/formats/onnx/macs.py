@@ -1,7 +1,9 @@
-"""How many multiply-accumulates an operator of an ONNX graph makes, and how many of them on
-integers.
+"""Count the multiply-accumulates (MACs) of ONNX operators, and those on integers.
+
+One MAC is a multiplication and an addition. Operators that do not multiply matrices have none.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +11,13 @@ from typing import Any
 import onnx
 import onnx.helper
 
+from edgekit.device_worker.tensors import itemsize
+
 Shape = Sequence[int]
+#: What ONNX Runtime's profile stores of one run of a node.
 Event = Mapping[str, Any]
 
-#: Where a convolution's weights are among its inputs.
+#: The position of a convolution's weights among its inputs.
 _WEIGHTS = {
     "QLinearConv": 3,
     "Conv": 1,
@@ -30,12 +35,12 @@ _INTEGER_PRODUCTS = {
 }
 _PACKED = {"MatMulNBits", "MatMulBnb4"}
 _PRODUCTS = {"Gemm", "FusedGemm", "MatMul", "FusedMatMul", *_INTEGER_PRODUCTS, *_PACKED}
-#: Their weights and recurrent weights are inputs 1 and 2; both are multiplied once a step
-#: and sample.
+#: Inputs 1 and 2 are the weights and the recurrent weights, both multiplied once per step and
+#: sample.
 _RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"}
-#: These make query, key and value themselves: input 1 holds the weights of all three.
+#: Attention that computes query, key and value: input 1 has the weights of all three.
 _PROJECTING = {("Attention", "com.microsoft"), ("QAttention", "com.microsoft")}
-#: These are given query, key and value.
+#: Attention that reads query, key and value.
 _ATTENTION = {
     ("MultiHeadAttention", "com.microsoft"),
     ("GroupQueryAttention", "com.microsoft"),
@@ -49,7 +54,7 @@ COMPUTE = (
     | {"Einsum"}
     | {op for op, _ in (*_PROJECTING, *_ATTENTION)}
 )
-#: Operators whose products are of integers; in QAttention the projection alone.
+#: Operators that multiply integers; of QAttention only the projection does.
 INTEGER = {
     "QLinearConv",
     "ConvInteger",
@@ -57,216 +62,218 @@ INTEGER = {
     "QAttention",
     *_INTEGER_PRODUCTS,
 }
-#: Bytes of one number of each type; 4 for what is not named.
-_SIZES = {
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-    "int16": 2,
-    "uint16": 2,
-    "float16": 2,
-    "bfloat16": 2,
-    "int64": 8,
-    "double": 8,
-}
 #: MatMulNBits's accuracy_level that rounds activations to int8 and accumulates in integers.
 INTEGER_LEVEL = 4
 
 
-def is_integer(node: onnx.NodeProto) -> bool:
-    """Whether the operator multiplies integers."""
-    return node.op_type in INTEGER or (
-        node.op_type == "MatMulNBits"
-        and _attribute(node, "accuracy_level") == INTEGER_LEVEL
-    )
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The shapes that one run of a node reads and writes."""
+
+    #: By position; an input that is left out, or whose shape is unknown, is missing.
+    inputs: Mapping[int, Shape]
+    outputs: Sequence[Shape]
 
 
-def macs(
-    node: onnx.NodeProto,
-    event: Event | None,
-    stored: Mapping[str, Shape],
-    true: Shape | None = None,
-) -> tuple[int | None, int]:
-    """All multiply-accumulates of one run, and those on integers.
+def profiled_run(
+    node: onnx.NodeProto, event: Event | None, stored: Mapping[str, Shape]
+) -> Run | None:
+    """Return the shapes of a run from ONNX Runtime's profile, or None if it has none.
 
-    None where shapes are not known.
+    ``stored``: the shapes of the graph's stored tensors by name.
+    """
+    if not event or not event["output_type_shape"] or not event["input_type_shape"]:
+        return None
+    outputs = [_shape(entry) for entry in event["output_type_shape"]]
+    return Run(_input_shapes(node, event, stored), outputs)
 
-    ``event`` is what the profile says of the run, ``true`` the true shape of a
-    convolution's weights: those of ONNX Runtime's blocked layout are filled up with zeros.
+
+def count(
+    node: onnx.NodeProto, run: Run | None, weights: Shape | None = None
+) -> int | None:
+    """Count the MACs of one run; None if shapes are unknown.
+
+    ``weights`` is the original shape of a convolution's weights: ONNX Runtime's blocked layout
+    fills them up with zeros.
     """
     if node.op_type not in COMPUTE:
-        return 0, 0
-    if not event or not event["output_type_shape"] or not event["input_type_shape"]:
-        return None, 0
-    made = [_shape(entry) for entry in event["output_type_shape"]]
-    known = _inputs(node, event, stored)
+        return 0
+    if run is None:
+        return None
+    kind = (node.op_type, node.domain)
+    if node.op_type in _WEIGHTS:
+        return _convolution(node, run, weights)
+    if node.op_type in _RECURRENT:
+        return _recurrent(run)
+    if node.op_type == "Einsum":
+        return _einsum(node, run)
+    if kind in _PROJECTING:
+        return _projecting_attention(run)
+    if kind in _ATTENTION:
+        return _attention(run)
+    return _product(node, run)
+
+
+def count_integer(
+    node: onnx.NodeProto, run: Run | None, weights: Shape | None = None
+) -> int:
+    """Count the MACs of one run that are on integers; 0 if shapes are unknown."""
+    if run is None or not is_integer(node):
+        return 0
     if (node.op_type, node.domain) in _PROJECTING:
-        return _projecting(node, known, made[0])
-    found = _float_or_not(node, known, made, true)
-    return found, (found or 0) if is_integer(node) else 0
+        return _projection(run) or 0
+    return count(node, run, weights) or 0
+
+
+def is_integer(node: onnx.NodeProto) -> bool:
+    """Whether the operator multiplies integers."""
+    if node.op_type == "MatMulNBits":
+        return bool(_attribute(node, "accuracy_level") == INTEGER_LEVEL)
+    return node.op_type in INTEGER
 
 
 def weights(node: onnx.NodeProto, stored: Mapping[str, Shape]) -> Shape:
-    """The shape of a convolution's stored weights as the node has them; empty for all else."""
-    place = _WEIGHTS.get(node.op_type)
-    return (
-        stored.get(node.input[place], ())
-        if place is not None and place < len(node.input)
-        else ()
-    )
+    """Return the shape of a convolution's stored weights; empty for all other operators."""
+    position = _WEIGHTS.get(node.op_type)
+    if position is None or position >= len(node.input):
+        return ()
+    return stored.get(node.input[position], ())
 
 
 def groups(node: onnx.NodeProto) -> int:
-    """How many groups a convolution's channels are in; 1 for all else."""
+    """Return the number of groups of a convolution's channels; 1 for all other operators."""
     return int(_attribute(node, "group") or 1)
 
 
-def moved(
+def moved_bytes(
     event: Event | None, node: onnx.NodeProto, stored: Mapping[str, Shape]
 ) -> tuple[int, int, int]:
-    """Bytes that one run reads and writes while the network runs, and bytes of stored
-    weights; zeros where shapes are not known.
+    """Return the bytes of activations that one run reads and writes, and the bytes of stored
+    weights that it reads; zeros if shapes are unknown.
     """
     if not event:
         return 0, 0, 0
-    kinds = [next(iter(entry), "") for entry in event["input_type_shape"]]
-    size = _SIZES.get(kinds[0] if kinds else "", 4)
-    known = _inputs(node, event, stored)
-    read = sum(
-        math.prod(shape)
-        for place, shape in known.items()
-        if node.input[place] not in stored
-    )
-    held = sum(
-        math.prod(shape) for place, shape in known.items() if node.input[place] in stored
-    )
+    entries = event["input_type_shape"]
+    size = itemsize(next(iter(entries[0]), "") if entries else "")
+    read = held = 0
+    for position, shape in _input_shapes(node, event, stored).items():
+        if node.input[position] in stored:
+            held += math.prod(shape)
+        else:
+            read += math.prod(shape)
     written = sum(
-        math.prod(shape) * _SIZES.get(kind, 4)
+        math.prod(shape) * itemsize(dtype)
         for entry in event["output_type_shape"]
-        for kind, shape in entry.items()
+        for dtype, shape in entry.items()
     )
     return read * size, written, held * size
 
 
-def _float_or_not(
-    node: onnx.NodeProto,
-    known: Mapping[int, Shape],
-    made: Sequence[Shape],
-    true: Shape | None,
-) -> int | None:
-    read = known.get(0)
-    if node.op_type in _WEIGHTS:
-        return _convolution(node, read, known.get(_WEIGHTS[node.op_type]), made[0], true)
-    if node.op_type in _RECURRENT:
-        tables = [known.get(1), known.get(2)]
-        return (
-            math.prod(read[:2]) * sum(math.prod(table) for table in tables if table)
-            if read and all(tables)
-            else None
-        )
-    if node.op_type == "Einsum":
-        return _einsum(node, known)
-    if (node.op_type, node.domain) in _ATTENTION:
-        key = (
-            made[1] if len(made) > 1 and len(made[1]) == 4 else known.get(1)
-        )  # the keys with those of earlier steps, where they are given out
-        return (
-            (math.prod(read) + math.prod(made[0])) * key[-2]
-            if read and key and len(key) > 2
-            else None
-        )
-    return (
-        math.prod(made[0]) * (read[-2] if _attribute(node, "transA") else read[-1])
-        if read
-        else None
-    )
-
-
-def _convolution(
-    node: onnx.NodeProto,
-    read: Shape | None,
-    weight: Shape | None,
-    made: Shape,
-    true: Shape | None,
-) -> int | None:
-    """Outputs times the weights of one output channel; for a transposed one inputs times
-    the weights of one input channel.
+def _convolution(node: onnx.NodeProto, run: Run, original: Shape | None) -> int | None:
+    """Outputs times the weights of one output channel; for a transposed convolution inputs
+    times the weights of one input channel.
     """
-    if not weight:
+    data = run.inputs.get(0)
+    stored = run.inputs.get(_WEIGHTS[node.op_type])
+    if not stored:
         return None
     if node.op_type == "ConvTranspose":
-        return math.prod(read) * math.prod(weight[1:]) if read else None
-    if node.domain == "com.microsoft.nchwc" and true:
-        return math.prod(made) // made[1] * true[0] * math.prod(true[1:])
-    return math.prod(made) * math.prod(weight[1:])
+        return math.prod(data) * math.prod(stored[1:]) if data else None
+    output = run.outputs[0]
+    if node.domain == "com.microsoft.nchwc" and original:
+        return math.prod(output) // output[1] * math.prod(original)
+    return math.prod(output) * math.prod(stored[1:])
 
 
-def _projecting(
-    node: onnx.NodeProto, known: Mapping[int, Shape], made: Shape
-) -> tuple[int | None, int]:
-    """Tokens times the weights, and two products of all tokens with all tokens, which are
-    in float.
+def _recurrent(run: Run) -> int | None:
+    """Steps and samples times both weight tables."""
+    data, table, recurrent = (run.inputs.get(position) for position in range(3))
+    if not data or not table or not recurrent:
+        return None
+    return math.prod(data[:2]) * (math.prod(table) + math.prod(recurrent))
+
+
+def _product(node: onnx.NodeProto, run: Run) -> int | None:
+    """Outputs times the axis that is summed over."""
+    data = run.inputs.get(0)
+    if not data:
+        return None
+    summed = data[-2] if _attribute(node, "transA") else data[-1]
+    return math.prod(run.outputs[0]) * summed
+
+
+def _attention(run: Run) -> int | None:
+    """Queries times keys, and scores times values: with as many keys as there are, those of
+    earlier steps included if the operator outputs them.
     """
-    read, weights = known.get(0), known.get(1)
-    if not read or not weights or len(read) != 3:
-        return None, 0
-    projection = math.prod(read[:2]) * math.prod(weights)
-    return projection + 2 * math.prod(made) * read[1], projection if is_integer(node) else 0
+    query = run.inputs.get(0)
+    key = run.inputs.get(1)
+    if len(run.outputs) > 1 and len(run.outputs[1]) == 4:
+        key = run.outputs[1]
+    if not query or not key or len(key) < 3:
+        return None
+    return (math.prod(query) + math.prod(run.outputs[0])) * key[-2]
 
 
-def _einsum(node: onnx.NodeProto, known: Mapping[int, Shape]) -> int | None:
+def _projecting_attention(run: Run) -> int | None:
+    """The projection, and two float products of all tokens with all tokens."""
+    projection = _projection(run)
+    if projection is None:
+        return None
+    return projection + 2 * math.prod(run.outputs[0]) * run.inputs[0][1]
+
+
+def _projection(run: Run) -> int | None:
+    """Tokens times the weights of query, key and value."""
+    tokens = run.inputs.get(0)
+    table = run.inputs.get(1)
+    if not tokens or not table or len(tokens) != 3:
+        return None
+    return math.prod(tokens[:2]) * math.prod(table)
+
+
+def _einsum(node: onnx.NodeProto, run: Run) -> int | None:
     """The product of the sizes of all letters, once for each operand beyond the first."""
-    terms = (
-        _attribute(node, "equation").decode().replace(" ", "").partition("->")[0].split(",")
-    )
+    equation = _attribute(node, "equation").decode().replace(" ", "")
+    terms = equation.partition("->")[0].split(",")
     sizes: dict[str, int] = {}
-    for place, term in enumerate(terms):
-        if len(known.get(place, ())) != len(
-            term
-        ):  # an ellipsis, or a shape that is not known
+    for position, term in enumerate(terms):
+        shape = run.inputs.get(position, ())
+        if len(shape) != len(term):  # an ellipsis, or an unknown shape
             return None
-        sizes.update(zip(term, known[place], strict=True))
+        sizes.update(zip(term, shape, strict=True))
     return math.prod(sizes.values()) * (len(terms) - 1)
 
 
-def _inputs(
+def _input_shapes(
     node: onnx.NodeProto, event: Event, stored: Mapping[str, Shape]
 ) -> dict[int, Shape]:
-    """The shapes of the inputs by place.
+    """Return the shapes of the inputs by position.
 
-    The profile leaves out inputs that are not given, and weights that were packed.
+    The profile lists neither inputs that are left out nor, in some versions, weights that were
+    packed.
     """
-    given = [place for place, name in enumerate(node.input) if name]
-    computed = [place for place in given if node.input[place] not in stored]
-    told = [_shape(entry) for entry in event["input_type_shape"]]
-    places = (
-        given
-        if len(told) == len(given)
-        else computed
-        if len(told) == len(computed)
-        else given[: len(told)]
-    )
-    return {
-        **dict(zip(places, told, strict=False)),
-        **{
-            place: stored[node.input[place]]
-            for place in given
-            if node.input[place] in stored
-        },
-    }
+    present = [position for position, name in enumerate(node.input) if name]
+    computed = [position for position in present if node.input[position] not in stored]
+    listed = [_shape(entry) for entry in event["input_type_shape"]]
+    positions = present
+    if len(listed) != len(present) and len(listed) == len(computed):
+        positions = computed
+    shapes = dict(zip(positions, listed, strict=False))
+    for position in present:
+        if node.input[position] in stored:
+            shapes[position] = stored[node.input[position]]
+    return shapes
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> Any:
-    return next(
-        (
-            onnx.helper.get_attribute_value(attribute)
-            for attribute in node.attribute
-            if attribute.name == name
-        ),
-        0,
-    )
+    """Return the value of an attribute; 0 if it is not set."""
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return onnx.helper.get_attribute_value(attribute)
+    return 0
 
 
 def _shape(entry: Mapping[str, Shape]) -> Shape:
-    """The only value of an entry; a sequence or an optional has none."""
+    """Return the only value of an entry; empty for a sequence or an optional."""
     return next(iter(entry.values()), ())

@@ -1,9 +1,7 @@
-"""What is made on the exported ONNX file: half precision, dynamic int8, and weights alone
-in 8 or 4 bits.
-"""
+"""Quantize an exported ONNX file: half precision, dynamic int8, and weight-only 8 or 4 bits."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import onnx
 
@@ -11,7 +9,7 @@ from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import NothingToDo, StepError
 from edgekit.formats.module_paths import is_within
-from edgekit.formats.onnx import blockwise as onnx_blocks
+from edgekit.formats.onnx import blockwise as onnx_blockwise
 from edgekit.formats.onnx import dynamic as onnx_dynamic
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx import half as onnx_half
@@ -19,20 +17,22 @@ from edgekit.formats.onnx import linear as onnx_linear
 from edgekit.formats.onnx import outliers as onnx_outliers
 from edgekit.formats.onnx.edit import Edit
 from edgekit.formats.onnx.export import check_interface
-from edgekit.scheme import find
+from edgekit.scheme import Scheme, find
 from edgekit.task import SplitName
 
 _INT8_PRODUCTS = {"MatMulIntegerToFloat", "DynamicQuantizeLSTM"}
+#: What was done to one part, for the report.
+Notes = dict[str, object]
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeOnnx:
     """Store weights in fewer bits, and compute in them where ONNX Runtime can.
 
-    ``keep`` names modules by path (``part.path`` where there are several parts) that stay
-    in float, with all that is in them. ``outliers`` is for dynamic int8 row by row: the
-    most input channels of a linear layer that stay in float because they are far larger
-    than the others. They are found on ``samples`` calibration samples; with 0, or without
+    ``keep`` lists modules by path (``part.path`` if there are several parts) that stay in
+    float, with everything in them. ``outliers`` is for dynamic int8 with per-row scales: the
+    most input channels of a linear layer that stay in float because they are far larger than
+    the others. They are measured on ``samples`` calibration samples; with 0, or without
     calibration data, all channels are int8.
     """
 
@@ -47,49 +47,46 @@ class QuantizeOnnx:
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)
 
     def requires(self, artifact: Artifact) -> None:
-        """A scheme that is made here, numbers that make sense, a float file."""
-        known = find(self.scheme)
-        if (
-            known.method not in ("cast", "dynamic", "weight")
-            or known.provider != "edgekit"
-            or "onnx" not in known.formats
-        ):
-            fix = "use fp16, w8-dynamic, w8-dynamic-tensor, w8-weight or w4-weight here; w8a8-static is calibrated on the PyTorch graph"
+        """Raise StepError for other schemes, impossible numbers, and quantized files."""
+        scheme = find(self.scheme)
+        on_this_file = scheme.method in ("cast", "dynamic", "weight")
+        by_edgekit = scheme.provider == "edgekit"
+        if not on_this_file or not by_edgekit or "onnx" not in scheme.formats:
             raise StepError(
-                f"The scheme {self.scheme!r} is not made on an ONNX file.", fix=fix
+                f"The scheme {self.scheme!r} cannot be applied to an ONNX file.",
+                fix="use fp16, w8-dynamic, w8-dynamic-tensor, w8-weight or w4-weight here;"
+                " w8a8-static is calibrated on the PyTorch graph",
             )
         if self.outliers < 0 or self.samples < 1:
             raise StepError(
-                f"{self.outliers} float channels, found on {self.samples} samples, are not possible.",
+                f"outliers and samples must not be {self.outliers} and {self.samples}.",
                 fix="set outliers to 0 or more, samples to 1 or more",
             )
         for part in artifact.parts:
-            onnx_linear.refuse_quantized(
-                onnx_graph.read(artifact.path(part)).graph, part.name
-            )
+            graph = onnx_graph.read(artifact.path(part)).graph
+            onnx_linear.refuse_quantized(graph, part.name)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """Write the quantized file of every part."""
+        """Write the quantized file of every part.
+
+        Raises NothingToDo if nothing can be quantized.
+        """
         models = {
             part.name: onnx_graph.read(artifact.path(part)) for part in artifact.parts
         }
-        onnx_linear.refuse_unknown(
-            self.keep, {name: model.graph for name, model in models.items()}
-        )
+        graphs = {name: model.graph for name, model in models.items()}
+        onnx_linear.refuse_unknown(self.keep, graphs)
         channels = self._float_channels(artifact, context)
-        parts, notes = [], {}
+        parts: list[Part] = []
+        notes: dict[str, Notes] = {}
         for part in artifact.parts:
-            model, notes[part.name] = self._quantized(
+            model, notes[part.name] = self._quantize(
                 part, models[part.name], channels.get(part.name, {})
             )
-            file = f"{part.name}.onnx"
-            onnx_graph.write(model, context.folder / file)
+            file = File(path=f"{part.name}.onnx")
+            onnx_graph.write(model, context.folder / file.path)
             parts.append(
-                Part(
-                    name=part.name,
-                    signature=part.signature,
-                    files={"model": File(path=file)},
-                )
+                Part(name=part.name, signature=part.signature, files={"model": file})
             )
         after = Artifact(
             format="onnx",
@@ -97,16 +94,16 @@ class QuantizeOnnx:
             notes={"scheme": self.scheme, "parts": notes},
             folder=context.folder,
         )
-        if not any(self._done(onnx_graph.read(after.path(part))) for part in after.parts):
+        if not self._has_quantized(after):
             raise NothingToDo(
-                f"There is nothing to quantize for {self.scheme}: {_why(notes)}",
-                fix="take the scheme 'float', or w8a8-static for convolutions",
+                f"There is nothing to quantize for {self.scheme}: {_reason(notes)}",
+                fix="choose the scheme 'float', or w8a8-static for convolutions",
             )
         return after
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """The same interface, nodes in order, a smaller file with quantized weights, and
-        none in the modules to keep.
+        """Raise StepError unless the interface is the same, nodes are sorted, the files are
+        smaller with quantized weights, and the modules to keep have none.
         """
         for part in after.parts:
             check_interface(after.path(part), part.signature)
@@ -116,100 +113,97 @@ class QuantizeOnnx:
                     f"The nodes of {part.name} are out of order.",
                     fix="report this as a bug",
                 )
-            keep = onnx_linear.kept(self.keep, part.name)
-            wrong = [
-                onnx_graph.module(node)
-                for node in self._done(model)
-                if is_within(onnx_graph.module(node), keep)
-            ]
-            if wrong:
+            self._check_kept(model, part)
+        if not self._has_quantized(after):
+            raise StepError("No weights were quantized.", fix="choose the scheme 'float'")
+        old_size = _total_bytes(before)
+        new_size = _total_bytes(after)
+        if new_size >= old_size:
+            raise StepError(
+                f"The file did not become smaller: {old_size} bytes before, {new_size}"
+                " after.",
+                fix="choose the scheme 'float'",
+            )
+
+    def _check_kept(self, model: onnx.ModelProto, part: Part) -> None:
+        keep = onnx_linear.paths_in_part(self.keep, part.name)
+        for node in _quantized_nodes(model, find(self.scheme)):
+            module = onnx_graph.module(node)
+            if is_within(module, keep):
                 raise StepError(
-                    f"{wrong[0]} of {part.name} was to stay in float and was quantized.",
+                    f"{module} of {part.name} is to be kept in float and was quantized.",
                     fix="report this as a bug",
                 )
-        if not any(self._done(onnx_graph.read(after.path(part))) for part in after.parts):
-            raise StepError("No weights were quantized.", fix="take the scheme 'float'")
-        sizes = [
-            sum(artifact.path(part).stat().st_size for part in artifact.parts)
-            for artifact in (before, after)
-        ]
-        if sizes[1] >= sizes[0]:
-            raise StepError(
-                f"The file did not become smaller: {sizes[0]} bytes before, {sizes[1]} after.",
-                fix="take the scheme 'float'",
-            )
+
+    def _has_quantized(self, artifact: Artifact) -> bool:
+        scheme = find(self.scheme)
+        return any(
+            _quantized_nodes(onnx_graph.read(artifact.path(part)), scheme)
+            for part in artifact.parts
+        )
 
     def _float_channels(
         self, artifact: Artifact, context: Context
     ) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Return the channels that stay in float, by part and tensor."""
         split = context.task.split("calibration")
         if not find(self.scheme).per_row or not self.outliers or split is None:
             return {}
-        wanted = {}
+        floors = {}
         for part in artifact.parts:
             model = onnx_graph.read(artifact.path(part))
             lowest = onnx_dynamic.floors(model.graph)
-            wanted[part.name] = {
-                layer.input: lowest.get(layer.input)
-                for layer in onnx_linear.linears(
-                    Edit(model), onnx_linear.kept(self.keep, part.name)
-                )[0]
-            }
-        return onnx_outliers.find(
-            artifact, wanted, split.draw(self.samples, context.seed), self.outliers
-        )
+            keep = onnx_linear.paths_in_part(self.keep, part.name)
+            layers, _ = onnx_linear.find_linears(Edit(model), keep)
+            floors[part.name] = {layer.input: lowest.get(layer.input) for layer in layers}
+        samples = split.draw(self.samples, context.seed)
+        return onnx_outliers.find(artifact, floors, samples, self.outliers)
 
-    def _quantized(
+    def _quantize(
         self, part: Part, model: onnx.ModelProto, channels: onnx_dynamic.Outliers
-    ) -> tuple[onnx.ModelProto, dict[str, object]]:
-        """The new model and what is to be told of it."""
-        scheme, keep = find(self.scheme), onnx_linear.kept(self.keep, part.name)
+    ) -> tuple[onnx.ModelProto, Notes]:
+        """Return the new model and its notes for the report."""
+        scheme = find(self.scheme)
+        keep = onnx_linear.paths_in_part(self.keep, part.name)
         if scheme.method == "cast":
             model = onnx_half.to_half(model, keep)
-            return model, {
-                "half_tensors": sum(
-                    tensor.data_type == onnx.TensorProto.FLOAT16
-                    for tensor in model.graph.initializer
-                )
-            }
+            dtypes = [tensor.data_type for tensor in model.graph.initializer]
+            return model, {"half_tensors": dtypes.count(onnx.TensorProto.FLOAT16)}
         if scheme.method == "dynamic":
             return model, onnx_dynamic.quantize(model, scheme.per_row, keep, channels)
-        return model, onnx_blocks.quantize(model, scheme.weight_bits, keep)
+        return model, onnx_blockwise.quantize(model, scheme.weight_bits, keep)
 
-    def _done(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
-        """The operators with weights in the scheme's bits."""
-        scheme = find(self.scheme)
-        kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+
+def _quantized_nodes(model: onnx.ModelProto, scheme: Scheme) -> list[onnx.NodeProto]:
+    """The operators with weights in the scheme's bits."""
+    dtypes = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+
+    def is_quantized(node: onnx.NodeProto) -> bool:
         if scheme.method == "cast":
-            return [
-                node
-                for node in model.graph.node
-                if any(kinds.get(name) == onnx.TensorProto.FLOAT16 for name in node.input)
-            ]
-        lookups = [
-            node
-            for node in model.graph.node
-            if node.op_type == "Gather"
-            and kinds.get(node.input[0]) == onnx.TensorProto.INT8
-        ]
+            half = onnx.TensorProto.FLOAT16
+            return any(dtypes.get(name) == half for name in node.input)
+        if node.op_type == "Gather":
+            return dtypes.get(node.input[0]) == onnx.TensorProto.INT8
         if scheme.method == "dynamic":
-            return [
-                node for node in model.graph.node if node.op_type in _INT8_PRODUCTS
-            ] + lookups
-        bits = [
-            node
-            for node in model.graph.node
-            if node.op_type == "MatMulNBits"
-            and onnx_graph.attributes(node)["bits"] == scheme.weight_bits
-        ]
-        return bits + lookups
+            return node.op_type in _INT8_PRODUCTS
+        if node.op_type != "MatMulNBits":
+            return False
+        return bool(onnx_graph.attributes(node)["bits"] == scheme.weight_bits)
+
+    return [node for node in model.graph.node if is_quantized(node)]
 
 
-def _why(notes: dict[str, dict[str, object]]) -> str:
-    """What stays in float, for an error."""
-    left = [item for note in notes.values() for item in note.get("left_float", ())]  # type: ignore[attr-defined]
+def _total_bytes(artifact: Artifact) -> int:
+    return sum(artifact.path(part).stat().st_size for part in artifact.parts)
+
+
+def _reason(notes: dict[str, Notes]) -> str:
+    """Why an operator stays in float, for an error."""
+    left: list[dict[str, str]] = []
+    for note in notes.values():
+        left += cast(list[dict[str, str]], note.get("left_float", []))
     if not left:
-        return "no linear layer and no large table is in it."
-    return f"{left[0]['op']} {left[0]['module']}: {left[0]['reason']}." + (
-        f" ({len(left)} operators stay in float.)" if len(left) > 1 else ""
-    )
+        return "it has no linear layer and no large table."
+    first = left[0]
+    more = f" ({len(left)} operators stay in float.)" if len(left) > 1 else ""
+    return f"{first['op']} {first['module']}: {first['reason']}.{more}"

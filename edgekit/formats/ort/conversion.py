@@ -1,16 +1,16 @@
-"""Converts one ONNX file to ONNX Runtime's own format, in a process of its own: reads a
-request from stdin, answers on stdout, both JSON.
+"""Convert one ONNX file to ONNX Runtime's own format, in a separate process: reads a request
+from stdin and writes an answer to stdout, both JSON.
 
     {"onnx": ..., "ort": ..., "operators": ...}      writes the last two
-    {"onnx": ..., "ort": ..., "sizes": [2, 5]}       runs both files on random data of these sizes and tells the largest differences
+    {"onnx": ..., "ort": ..., "sizes": [2, 5]}       runs both files on random data of these
+                                                     batch sizes, returns the largest differences
 
-It needs onnxruntime with its tools, numpy, and nothing of edgekit. The answer is ``{"ok":
-false, "error": ...}`` where something failed.
+Requires onnxruntime with its tools and numpy, and nothing of edgekit. On failure the answer is
+``{"ok": false, "error": ...}``.
 
-ONNX Runtime writes its tables in an order that follows the addresses of its objects. So
-that a network always gives the same file, the addresses are kept from being drawn by
-chance, and whoever starts this gives it the same environment and the same short paths every
-time.
+ONNX Runtime writes its tables in an order that depends on the addresses of its objects. So
+that a network always produces the same file, addresses are not randomized, and whoever starts
+this script must use the same environment and the same short paths every time.
 """
 
 import ctypes
@@ -20,8 +20,14 @@ import pathlib
 import sys
 from typing import Any
 
-#: It lays channels out in blocks for the vectors of the processor that it runs on.
+#: It arranges channels in blocks for the vectors of the processor that it runs on.
 _OF_THIS_PROCESSOR = ["NchwcTransformer"]
+#: ONNX Runtime's names of float types -> NumPy's; integer types have NumPy's names.
+_FLOATS = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+}
 
 
 def convert(request: dict[str, Any]) -> dict[str, Any]:
@@ -33,9 +39,8 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
         InferenceSession,
     )
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
+    ort = pathlib.Path(request["ort"])
+    options = _options()
     # The highest level would store what half-precision weights become on this processor:
     # floats, twice as large.
     options.graph_optimization_level = (
@@ -43,19 +48,16 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
     )
     options.optimized_model_filepath = request["ort"]
     options.add_session_config_entry("session.save_model_format", "ORT")
-    options.add_session_config_entry(
-        "session.qdqisint8allowed", "1"
-    )  # as ONNX Runtime's converter does it for ARM
+    # As ONNX Runtime's converter does it for ARM.
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
     onnxruntime.InferenceSession(
         request["onnx"],
         options,
         providers=["CPUExecutionProvider"],
         disabled_optimizers=_OF_THIS_PROCESSOR,
     )
-    create_config_from_models(
-        [pathlib.Path(request["ort"])], pathlib.Path(request["operators"]), True
-    )
-    stored = InferenceSession.GetRootAs(pathlib.Path(request["ort"]).read_bytes(), 0)
+    create_config_from_models([ort], pathlib.Path(request["operators"]), True)
+    stored = InferenceSession.GetRootAs(ort.read_bytes(), 0)
     kernels = {
         (kernel.domain, kernel.op_name)
         for kernel in onnxruntime_pybind11_state.get_all_opkernel_def()
@@ -70,96 +72,117 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(request: dict[str, Any]) -> dict[str, Any]:
-    """The largest difference of any output for each size, and the largest range of the ONNX
-    file's outputs.
+    """Return the largest difference of any output for each batch size, and the largest range
+    of the ONNX file's outputs.
     """
     import numpy
+    import onnxruntime
+
+    onnx, ort = (
+        onnxruntime.InferenceSession(
+            request[key], _options(), providers=["CPUExecutionProvider"]
+        )
+        for key in ("onnx", "ort")
+    )
+    expected_ends = _ends(onnx)
+    actual_ends = _ends(ort)
+    if actual_ends != expected_ends:
+        return _failure(f"the inputs or outputs are {actual_ends}, not {expected_ends}")
+    random = numpy.random.default_rng(0)
+    differences = []
+    spread = 0.0
+    for size in request["sizes"]:
+        feeds = _random_feeds(onnx, size, random)
+        pairs = list(zip(ort.run(None, feeds), onnx.run(None, feeds), strict=True))
+        if not all(_is_comparable(actual, expected) for actual, expected in pairs):
+            return _failure(
+                f"an output for {size} samples has another shape, or is not finite"
+            )
+        differences.append(max(_difference(*pair) for pair in pairs))
+        ranges = [float(expected.max()) - float(expected.min()) for _, expected in pairs]
+        spread = max(spread, *ranges)
+    return {"ok": True, "differences": differences, "range": spread}
+
+
+def _options() -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    running = [
-        onnxruntime.InferenceSession(
-            request[key], options, providers=["CPUExecutionProvider"]
-        )
-        for key in ("onnx", "ort")
-    ]
-    ends = [
-        [
-            [(end.name, end.type, end.shape) for end in found]
-            for found in (one.get_inputs(), one.get_outputs())
-        ]
-        for one in running
-    ]
-    if ends[0] != ends[1]:
-        return {"ok": False, "error": f"the inputs or outputs are {ends[1]}, not {ends[0]}"}
-    random = numpy.random.default_rng(0)
-    differences, spread = [], 0.0
-    for size in request["sizes"]:
-        feeds = {}
-        for end in running[0].get_inputs():
-            shape = [dim if isinstance(dim, int) else size for dim in end.shape]
-            kind = {
-                "tensor(float)": "float32",
-                "tensor(double)": "float64",
-                "tensor(float16)": "float16",
-            }.get(end.type)
-            feeds[end.name] = (
-                random.normal(size=shape).astype(kind)
-                if kind
-                else random.integers(0, 2, shape).astype(end.type[7:-1])
-            )
-        theirs, ours = (one.run(None, feeds) for one in running)
-        if any(
-            mine.shape != other.shape or not numpy.isfinite(mine).all()
-            for mine, other in zip(ours, theirs)
-        ):
-            return {
-                "ok": False,
-                "error": f"with {size} samples an output has another shape, or is not finite",
-            }
-        differences.append(
-            max(
-                float(numpy.abs(mine.astype("float64") - other).max())
-                for mine, other in zip(ours, theirs)
-            )
-        )
-        spread = max(spread, *(float(other.max()) - float(other.min()) for other in theirs))
-    return {"ok": True, "differences": differences, "range": spread}
+    return options
 
 
-def _steady_addresses() -> None:
-    """Start again without address randomization, where the system is Linux: else no two
-    files of one network are the same.
+def _ends(session: Any) -> list[list[tuple[str, str, Any]]]:
+    """Name, type and shape of all inputs and outputs."""
+    return [
+        [(end.name, end.type, end.shape) for end in values]
+        for values in (session.get_inputs(), session.get_outputs())
+    ]
+
+
+def _random_feeds(session: Any, size: int, random: Any) -> dict[str, Any]:
+    feeds = {}
+    for end in session.get_inputs():
+        shape = [dim if isinstance(dim, int) else size for dim in end.shape]
+        if end.type in _FLOATS:
+            feeds[end.name] = random.normal(size=shape).astype(_FLOATS[end.type])
+        else:
+            dtype = end.type[len("tensor(") : -1]
+            feeds[end.name] = random.integers(0, 2, shape).astype(dtype)
+    return feeds
+
+
+def _is_comparable(actual: Any, expected: Any) -> bool:
+    import numpy
+
+    return actual.shape == expected.shape and bool(numpy.isfinite(actual).all())
+
+
+def _difference(actual: Any, expected: Any) -> float:
+    import numpy
+
+    return float(numpy.abs(actual.astype("float64") - expected).max())
+
+
+def _failure(reason: str) -> dict[str, Any]:
+    return {"ok": False, "error": reason}
+
+
+def _disable_address_randomization() -> None:
+    """Start again without address randomization if the system is Linux: else no two files of
+    one network are the same.
     """
     if not sys.platform.startswith("linux"):
         return
-    system, no_randomize, ask = ctypes.CDLL(None), 0x0040000, 0xFFFFFFFF  # personality(2)
-    if system.personality(ask) & no_randomize:
+    # personality(2)
+    no_randomize = 0x0040000
+    query = 0xFFFFFFFF
+    system = ctypes.CDLL(None)
+    if system.personality(query) & no_randomize:
         return
-    if system.personality(no_randomize) != -1 and system.personality(ask) & no_randomize:
+    accepted = system.personality(no_randomize) != -1
+    if accepted and system.personality(query) & no_randomize:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main() -> None:
     """Answer the request.
 
-    What native code prints to stdout goes to stderr, so that the answer is alone there.
+    What native code prints to stdout is redirected to stderr, so that stdout has the answer
+    and nothing else.
     """
-    _steady_addresses()
-    answer_to = os.dup(1)
+    _disable_address_randomization()
+    answer_stream = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     request = json.loads(sys.stdin.read())
     try:
         answer = compare(request) if "sizes" in request else convert(request)
     except Exception as error:  # whatever ONNX Runtime and its tools raise
-        answer = {
-            "ok": False,
-            "error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
-        }
-    with os.fdopen(answer_to, "w", encoding="utf-8") as stream:
+        message = " ".join(str(error).split())[:400]
+        answer = _failure(f"{type(error).__name__}: {message}")
+    with os.fdopen(answer_stream, "w", encoding="utf-8") as stream:
         json.dump(answer, stream)
 
 

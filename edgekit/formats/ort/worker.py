@@ -1,8 +1,8 @@
-"""Reads an .ort file and runs it once on zeros, in a process of its own: ``python -I
-worker.py FILE FOLDER``.
+"""Read an .ort file and run it once on zeros, in a separate process: ``python -I worker.py
+FILE FOLDER``.
 
-Writes into the folder ``answer.json``, a profile, and ``optimized.onnx``: the operators
-that the file stores, as an ONNX graph without its weights' numbers. Needs onnxruntime with
+Writes into the folder ``answer.json``, a profile, and ``optimized.onnx``: the operators that
+the file stores, as an ONNX graph without the values of its weights. Requires onnxruntime with
 its tools, onnx and numpy, and nothing of edgekit.
 """
 
@@ -11,66 +11,121 @@ import pathlib
 import sys
 from typing import Any
 
-#: Graphs inside If, Loop and Scan may hold such operators again; no exporter goes deeper.
+#: Subgraphs of If, Loop and Scan may have such operators again; no exporter nests deeper.
 DEEPEST = 8
 MOST_OPERATORS = 200_000
+#: Bytes 4 to 8 of every .ort file.
+_MAGIC = b"ORTM"
+#: ONNX Runtime's names of float types -> NumPy's; integer types have NumPy's names.
+_FLOATS = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+}
+
+
+def inspect(path: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
+    """Read and run one file; write its graph and profile into the folder.
+
+    ``refused``: it could not be read; ``error``: why it was not read or not run.
+    """
+    import onnx
+    import onnxruntime
+
+    answer = {
+        "version": onnxruntime.__version__,
+        "format": "",
+        "installed_format": "",
+        "error": "",
+        "refused": True,
+    }
+    content = path.read_bytes()
+    if content[4:8] != _MAGIC:
+        return {**answer, "error": f"it has no mark {_MAGIC.decode()!r}"}
+    try:
+        stored = stored_session(content)
+        answer["format"] = _text(stored.OrtVersion())
+        answer["installed_format"] = installed_format(folder)
+        model = onnx.helper.make_model(graph_of(stored.Model().Graph()))
+        onnx.save(model, str(folder / "optimized.onnx"))
+        session = _open(path, folder)
+    except (
+        Exception
+    ) as error:  # ONNX Runtime's own, and what reading a damaged buffer raises
+        return {**answer, "error": f"{type(error).__name__}: {error}"}
+    try:
+        session.run(None, _zeros(session))
+    except Exception as error:
+        answer["error"] = str(error)
+    return {**answer, "refused": False, "profile": session.end_profiling()}
+
+
+def stored_session(content: bytes) -> Any:
+    """Return the root table of an .ort file."""
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import (
+        InferenceSession,
+    )
+
+    return InferenceSession.GetRootAs(content, 0)
 
 
 def graph_of(stored: Any, depth: int = 0) -> Any:
-    """The ONNX graph of a graph in the file.
+    """Return the ONNX graph of a graph in the file.
 
-    Raises ValueError where it is none that ONNX Runtime's converter writes.
+    Raises ValueError for a graph that ONNX Runtime's converter does not write.
     """
     import onnx
 
-    if (
-        depth > DEEPEST
-        or stored.NodesLength() > MOST_OPERATORS
-        or stored.InitializersLength() > MOST_OPERATORS
-    ):
-        raise ValueError("its graph is too large, or too deep")
+    largest = max(stored.NodesLength(), stored.InitializersLength())
+    if depth > DEEPEST or largest > MOST_OPERATORS:
+        raise ValueError("its graph is too large, or nested too deep")
     graph = onnx.GraphProto(name="stored")
-    for place in range(stored.InitializersLength()):
-        tensor = stored.Initializers(place)
-        if tensor.ExternalDataOffset() >= 0:
-            raise ValueError("its weights lie outside of the file")
-        graph.initializer.append(
-            onnx.TensorProto(
-                name=_text(tensor.Name()),
-                data_type=tensor.DataType(),
-                dims=[tensor.Dims(k) for k in range(tensor.DimsLength())],
-            )
-        )
-    for place in range(stored.NodesLength()):
-        node = stored.Nodes(place)
-        made = graph.node.add(
-            op_type=_text(node.OpType()),
-            name=_text(node.Name()),
-            domain=_text(node.Domain()),
-        )
-        made.input.extend(_text(node.Inputs(k)) for k in range(node.InputsLength()))
-        made.output.extend(_text(node.Outputs(k)) for k in range(node.OutputsLength()))
-        made.attribute.extend(
-            filter(
-                None,
-                (
-                    _attribute(node.Attributes(k), depth)
-                    for k in range(node.AttributesLength())
-                ),
-            )
-        )
-    graph.output.extend(
-        onnx.ValueInfoProto(name=_text(stored.Outputs(k)))
-        for k in range(stored.OutputsLength())
-    )
+    for position in range(stored.InitializersLength()):
+        graph.initializer.append(_initializer(stored.Initializers(position)))
+    for position in range(stored.NodesLength()):
+        graph.node.append(_node(stored.Nodes(position), depth))
+    for position in range(stored.OutputsLength()):
+        graph.output.append(onnx.ValueInfoProto(name=_text(stored.Outputs(position))))
     return graph
 
 
-def _attribute(stored: Any, depth: int) -> Any:
-    """Numbers, a word or a graph; tensors and lists are not looked at."""
+def _initializer(stored: Any) -> Any:
+    """A stored tensor without its values."""
     import onnx
 
-    kind, name = stored.Type(), _text(stored.Name())
+    if stored.ExternalDataOffset() >= 0:
+        raise ValueError("its weights are in another file")
+    return onnx.TensorProto(
+        name=_text(stored.Name()),
+        data_type=stored.DataType(),
+        dims=[stored.Dims(axis) for axis in range(stored.DimsLength())],
+    )
+
+
+def _node(stored: Any, depth: int) -> Any:
+    import onnx
+
+    inputs = [_text(stored.Inputs(k)) for k in range(stored.InputsLength())]
+    outputs = [_text(stored.Outputs(k)) for k in range(stored.OutputsLength())]
+    attributes = [
+        _attribute(stored.Attributes(k), depth) for k in range(stored.AttributesLength())
+    ]
+    return onnx.NodeProto(
+        op_type=_text(stored.OpType()),
+        name=_text(stored.Name()),
+        domain=_text(stored.Domain()),
+        input=inputs,
+        output=outputs,
+        attribute=[attribute for attribute in attributes if attribute is not None],
+    )
+
+
+def _attribute(stored: Any, depth: int) -> Any:
+    """A number, a text or a graph; None for tensors and lists, which are not used."""
+    import onnx
+
+    name = _text(stored.Name())
+    kind = stored.Type()
     kinds = onnx.AttributeProto
     if kind == kinds.GRAPH:
         return kinds(name=name, type=kind, g=graph_of(stored.G(), depth + 1))
@@ -81,19 +136,16 @@ def _attribute(stored: Any, depth: int) -> Any:
     return kinds(name=name, type=kind, i=stored.I()) if kind == kinds.INT else None
 
 
-def _text(given: bytes | None) -> str:
-    return (given or b"").decode("utf-8", "replace")
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
 
 
 def installed_format(folder: pathlib.Path) -> str:
-    """The version of the file format that the installed ONNX Runtime writes: it converts a
-    model of one operator.
+    """Return the version of the file format that the installed ONNX Runtime writes: it
+    converts a model of one operator.
     """
     import onnx
     import onnxruntime
-    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import (
-        InferenceSession,
-    )
 
     relu = onnx.helper.make_node("Relu", ["x"], ["y"])
     ends = [
@@ -112,79 +164,42 @@ def installed_format(folder: pathlib.Path) -> str:
     onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return _text(InferenceSession.GetRootAs(written.read_bytes(), 0).OrtVersion())
+    return _text(stored_session(written.read_bytes()).OrtVersion())
 
 
-def work(path: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
-    """What is told of the file; its graph and the profile of its run are written into the
-    folder.
-    """
-    import numpy
-    import onnx
+def _open(path: pathlib.Path, folder: pathlib.Path) -> Any:
+    """Load the file as a reduced build does; a full build optimizes what it loads once more."""
     import onnxruntime
-    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import (
-        InferenceSession,
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
     )
 
-    answer = {
-        "version": onnxruntime.__version__,
-        "format": "",
-        "installed_format": "",
-        "error": "",
-        "refused": True,
-    }
-    content = path.read_bytes()
-    if content[4:8] != b"ORTM":
-        return {**answer, "error": "it has no mark 'ORTM'"}
-    try:
-        stored = InferenceSession.GetRootAs(content, 0)
-        answer["format"] = _text(stored.OrtVersion())
-        answer["installed_format"] = installed_format(folder)
-        onnx.save(
-            onnx.helper.make_model(graph_of(stored.Model().Graph())),
-            str(folder / "optimized.onnx"),
-        )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        # As a reduced build runs it; a full one optimizes what it loads once more.
-        options.graph_optimization_level = (
-            onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        )
-        options.enable_profiling, options.profile_file_prefix = (
-            True,
-            str(folder / "profile"),
-        )
-        running = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    except (
-        Exception
-    ) as error:  # ONNX Runtime's own classes, and whatever reading a damaged buffer raises
-        return {**answer, "error": f"{type(error).__name__}: {error}"}
-    kinds = {
-        "tensor(float)": "float32",
-        "tensor(double)": "float64",
-        "tensor(float16)": "float16",
-    }
-    try:
-        shapes = {
-            end.name: [dim if isinstance(dim, int) and dim > 0 else 1 for dim in end.shape]
-            for end in running.get_inputs()
-        }
-        running.run(
-            None,
-            {
-                end.name: numpy.zeros(shapes[end.name], kinds.get(end.type, end.type[7:-1]))
-                for end in running.get_inputs()
-            },
-        )
-    except Exception as error:
-        answer["error"] = str(error)
-    return {**answer, "refused": False, "profile": running.end_profiling()}
+
+def _zeros(session: Any) -> dict[str, Any]:
+    """Inputs of zeros, with 1 for every free dim."""
+    import numpy
+
+    feeds = {}
+    for value in session.get_inputs():
+        shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in value.shape]
+        dtype = _FLOATS.get(value.type, value.type[len("tensor(") : -1])
+        feeds[value.name] = numpy.zeros(shape, dtype)
+    return feeds
+
+
+def main() -> None:
+    """Inspect the file and write the answer."""
+    path, folder = map(pathlib.Path, sys.argv[1:3])
+    answer = inspect(path, folder)
+    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    place = pathlib.Path(sys.argv[2])
-    (place / "answer.json").write_text(
-        json.dumps(work(pathlib.Path(sys.argv[1]), place)), encoding="utf-8"
-    )
+    main()

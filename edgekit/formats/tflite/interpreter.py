@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgekit.arrays import Array
 from edgekit.errors import StepError
-from edgekit.formats import runtime_size
+from edgekit.formats.runtime_size import measure_runtime
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.signature import DType, Quantization, Signature, TensorSpec
 
@@ -53,7 +53,7 @@ def describe_runtime(path: pathlib.Path) -> dict[str, Any]:
     bytes of the library that has all of them.
     """
     needed = tflite_file.operators_in(path)
-    return runtime_size.measured(
+    return measure_runtime(
         "ai-edge-litert",
         "libpywrap_litert_common",
         len(needed),

@@ -1,6 +1,4 @@
-"""The audit tells what ONNX Runtime will really execute, also of files that edgekit did not
-make.
-"""
+"""The audit reports what ONNX Runtime really executes, also of files of other tools."""
 
 import os
 import pathlib
@@ -37,7 +35,7 @@ def quantized(folder: pathlib.Path, zero: numpy.ndarray) -> pathlib.Path:
         name: random.integers(-127, 127, shape, dtype=numpy.int8)
         for name, shape in (("w1", (8, 1, 3, 3)), ("w2", (8, 8, 1, 1)))
     }
-    made = model(
+    graph_model = model(
         """g (float[batch,1,8,8] x) => (float[batch,8,6,6] y) {
             q0 = QuantizeLinear(x, s, z)   d0 = DequantizeLinear(q0, s, z)
             k1 = DequantizeLinear(w1, s, zw)   c1 = Conv(d0, k1)   r1 = Relu(c1)
@@ -51,62 +49,62 @@ def quantized(folder: pathlib.Path, zero: numpy.ndarray) -> pathlib.Path:
         **stored,
     )
     path = folder / "quantized.onnx"
-    onnx.save(made, str(path))
+    onnx.save(graph_model, str(path))
     return path
 
 
-def number(found: Audit, name: str) -> float | None:
+def number(report: Audit, name: str) -> float | None:
     return next(
-        measurement.value for measurement in found.measurements if measurement.name == name
+        measurement.value for measurement in report.measurements if measurement.name == name
     )
 
 
 def test_a_graph_that_fuses_is_all_int8(tmp_path: pathlib.Path) -> None:
     """Every MAC in int8, no float operator, no pair left, no warning; MACs are exact."""
-    found = read(quantized(tmp_path, numpy.array(0, "uint8")))
+    report = read(quantized(tmp_path, numpy.array(0, "uint8")))
     assert (
-        number(found, "int8_mac_share"),
-        number(found, "float_ops"),
-        number(found, "qdq_pairs"),
+        number(report, "int8_mac_share"),
+        number(report, "float_ops"),
+        number(report, "qdq_pairs"),
     ) == (1.0, 0.0, 0.0)
-    assert not found.warnings
-    macs = [row["macs"] for row in found.rows if row["op"] == "QLinearConv"]
+    assert not report.warnings
+    macs = [row["macs"] for row in report.rows if row["op"] == "QLinearConv"]
     assert macs == [8 * 6 * 6 * 9, 8 * 6 * 6 * 8]
     assert all(
         "onnxruntime" in measurement.where and measurement.how
-        for measurement in found.measurements
+        for measurement in report.measurements
     )
 
 
-def test_a_graph_that_does_not_fuse_is_told(tmp_path: pathlib.Path) -> None:
+def test_a_graph_that_does_not_fuse_is_reported(tmp_path: pathlib.Path) -> None:
     """int8 activations with a ReLU leave float convolutions in a quantized graph: the known
     trap.
     """
-    found = read(quantized(tmp_path, numpy.array(0, "int8")))
-    share = number(found, "int8_mac_share")
+    report = read(quantized(tmp_path, numpy.array(0, "int8")))
+    share = number(report, "int8_mac_share")
     assert share is not None and share < 1
-    assert (number(found, "float_ops") or 0) > 0 and any(
-        "compute in float" in text for text in found.warnings
+    assert (number(report, "float_ops") or 0) > 0 and any(
+        "compute in float" in text for text in report.warnings
     )
 
 
-def test_integer_convolutions_of_dynamic_quantization_are_told(
+def test_integer_convolutions_of_dynamic_quantization_are_reported(
     tmp_path: pathlib.Path,
 ) -> None:
     """ConvInteger is int8 and yet slower than float."""
-    made = model(
+    graph_model = model(
         "g (uint8[batch,1,8,8] x) => (int32[batch,2,6,6] y) { y = ConvInteger(x, w) }",
         w=numpy.ones((2, 1, 3, 3), "int8"),
     )
-    onnx.save(made, str(tmp_path / "dynamic.onnx"))
-    found = read(tmp_path / "dynamic.onnx")
-    assert number(found, "int8_mac_share") == 1.0 and any(
-        "ConvInteger" in text for text in found.warnings
+    onnx.save(graph_model, str(tmp_path / "dynamic.onnx"))
+    report = read(tmp_path / "dynamic.onnx")
+    assert number(report, "int8_mac_share") == 1.0 and any(
+        "ConvInteger" in text for text in report.warnings
     )
 
 
 def exported(folder: pathlib.Path) -> pathlib.Path:
-    """A float network, exported by edgekit so that node names tell the modules."""
+    """A float network, exported by edgekit so that node names contain the modules."""
     from edgekit.formats.onnx import graph as onnx_graph
     from edgekit.formats.onnx.export import export
 
@@ -133,15 +131,15 @@ def exported(folder: pathlib.Path) -> pathlib.Path:
 
 
 def test_rows_name_the_module_even_after_fusing(tmp_path: pathlib.Path) -> None:
-    """ONNX Runtime renames what it fuses; the row still says which PyTorch module it was."""
-    found = read(exported(tmp_path))
-    modules = {row["module"]: row for row in found.rows if row["macs"]}
+    """ONNX Runtime renames what it fuses; the row still names the PyTorch module."""
+    report = read(exported(tmp_path))
+    modules = {row["module"]: row for row in report.rows if row["macs"]}
     assert (
         modules.keys() == {"stem", "head"}
         and modules["stem"]["macs"] == 16 * 64 * 9
         and modules["head"]["macs"] == 160
     )
-    assert number(found, "int8_mac_share") == 0.0 and not found.warnings
+    assert number(report, "int8_mac_share") == 0.0 and not report.warnings
 
 
 def test_all_parts_of_an_artifact_count_and_limits_are_checked(
@@ -160,13 +158,13 @@ def test_all_parts_of_an_artifact_count_and_limits_are_checked(
         Part(name=name, signature=signature, files={"model": File(path=path.name)})
         for name, path in files.items()
     )
-    found = audit(
+    report = audit(
         Artifact(format="onnx", parts=parts, folder=tmp_path), Limits(arithmetic="integer")
     )
-    assert {row["part"] for row in found.rows} == {"float", "int8"}
-    assert 0 < (number(found, "int8_mac_share") or 0) < 1
+    assert {row["part"] for row in report.rows} == {"float", "int8"}
+    assert 0 < (number(report, "int8_mac_share") or 0) < 1
     assert [
-        text.partition(":")[0] for text in found.warnings if "integer arithmetic" in text
+        text.partition(":")[0] for text in report.warnings if "integer arithmetic" in text
     ] == ["float"]
 
 
@@ -182,29 +180,29 @@ def test_a_graph_without_products_has_no_share(tmp_path: pathlib.Path) -> None:
 
 def test_a_graph_that_zeros_do_not_fit_is_still_audited(tmp_path: pathlib.Path) -> None:
     """A shape that contradicts batch 1: rows without MACs, and the reason."""
-    made = model(
+    graph_model = model(
         "g (float[n] x) => (float[m] y) { r = Reshape(x, shape)   y = MatMul(r, w) }",
         shape=numpy.array([2, 3]),
         w=numpy.ones(3, "float32"),
     )
-    onnx.save(made, str(tmp_path / "fixed.onnx"))
-    found = read(tmp_path / "fixed.onnx")
-    assert number(found, "int8_mac_share") is None and any(
-        "did not run on zeros" in text for text in found.warnings
+    onnx.save(graph_model, str(tmp_path / "fixed.onnx"))
+    report = read(tmp_path / "fixed.onnx")
+    assert number(report, "int8_mac_share") is None and any(
+        "did not run on zeros" in text for text in report.warnings
     )
 
 
-def test_files_that_are_not_sound_are_refused(tmp_path: pathlib.Path) -> None:
+def test_invalid_files_are_refused(tmp_path: pathlib.Path) -> None:
     """Missing, garbage, truncated, and a graph that the runtime has no operator for."""
-    with pytest.raises(RunnerError, match="no file"):
+    with pytest.raises(RunnerError, match="does not exist"):
         read(tmp_path / "missing.onnx")
     garbage = tmp_path / "garbage.onnx"
     garbage.write_bytes(b"not an onnx file at all")
-    whole = exported(tmp_path)
+    complete = exported(tmp_path)
     cut = tmp_path / "cut.onnx"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    cut.write_bytes(complete.read_bytes()[: complete.stat().st_size // 2])
     for path in (garbage, cut):
-        with pytest.raises(RunnerError, match="not a sound ONNX file"):
+        with pytest.raises(RunnerError, match="not a valid ONNX file"):
             read(path)
     strange = model("g (float[1] x) => (float[1] y) { y = Relu(x) }")
     strange.graph.node[0].op_type, strange.graph.node[0].domain = "Mystery", "nowhere"
@@ -223,18 +221,20 @@ def test_channels_that_fill_no_block_are_not_counted_as_if_they_did(
     """
     weights = numpy.ones((20, 3, 3, 3), "float32" if way != "dequantized" else "int8")
     before = "w = DequantizeLinear(q, s)" if way == "dequantized" else ""
-    made = model(
+    graph_model = model(
         f"g (float[n,3,8,8] x) => (float[n,20,6,6] y) {{ {before} c = Conv(x, w)   y = Relu(c) }}",
         s=numpy.float32(1).reshape(()),
         **{"q" if way == "dequantized" else "w": weights},
     )
     if way == "a Constant node":
-        (tensor,) = (tensor for tensor in made.graph.initializer if tensor.name == "w")
-        made.graph.node.insert(
+        (tensor,) = (
+            tensor for tensor in graph_model.graph.initializer if tensor.name == "w"
+        )
+        graph_model.graph.node.insert(
             0, onnx.helper.make_node("Constant", [], ["w"], value=tensor)
         )
-        made.graph.initializer.remove(tensor)
-    onnx.save(made, str(tmp_path / "conv.onnx"))
+        graph_model.graph.initializer.remove(tensor)
+    onnx.save(graph_model, str(tmp_path / "conv.onnx"))
     assert [row["macs"] for row in read(tmp_path / "conv.onnx").rows if row["macs"]] == [
         36 * 20 * 27
     ]
@@ -265,7 +265,7 @@ def runtime_accepts(path: pathlib.Path) -> bool:
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception:  # onnxruntime raises a class of its own for each status
+    except Exception:  # onnxruntime raises another class for each status
         return False
     return True
 
@@ -289,7 +289,7 @@ def test_float8_audit_points_to_tensorrt(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_refused_float8_file_points_to_tensorrt(tmp_path: pathlib.Path) -> None:
-    """The fix follows from the types in the file, not from the words of the runtime's
+    """The fix follows from the types in the file, not from the text of the runtime's
     error.
     """
     refused = float8_convolution()
@@ -315,38 +315,38 @@ def test_external_data_outside_the_folder_is_never_read(
     if how == "hard link":
         os.link(secret, folder / "data.bin")
         location = "data.bin"
-    made = model(
+    graph_model = model(
         "g (float[4] x) => (float[4] y) { y = Add(x, w) }", w=numpy.zeros(4, "float32")
     )
-    tensor = made.graph.initializer[0]
+    tensor = graph_model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", "0"), ("length", "16")):
         tensor.external_data.add(key=key, value=value)
-    (folder / "evil.onnx").write_bytes(made.SerializeToString())
-    with pytest.raises(RunnerError, match="not a sound ONNX file"):
+    (folder / "evil.onnx").write_bytes(graph_model.SerializeToString())
+    with pytest.raises(RunnerError, match="not a valid ONNX file"):
         read(folder / "evil.onnx")
 
 
 @pytest.mark.parametrize(("offset", "length"), [("0", str(2**50)), ("-5", "16")])
-def test_external_data_that_are_not_there_are_told(
+def test_missing_external_data_are_reported(
     offset: str, length: str, tmp_path: pathlib.Path
 ) -> None:
-    """The checker passes a file whose external data are shorter than it says, or begin
-    before the file; reading them is an error in words.
+    """The checker passes a file whose external data are shorter than it states, or begin
+    before the file; reading them is an error with a message.
     """
     (tmp_path / "data.bin").write_bytes(b"\0" * 16)
-    made = model(
+    graph_model = model(
         "g (float[n,2] x) => (float[n,2] y) { y = MatMul(x, w) }",
         w=numpy.zeros((2, 2), "float32"),
     )
-    tensor = made.graph.initializer[0]
+    tensor = graph_model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", "data.bin"), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=value)
-    (tmp_path / "short.onnx").write_bytes(made.SerializeToString())
-    with pytest.raises(RunnerError, match="not a sound ONNX file: External data"):
+    (tmp_path / "short.onnx").write_bytes(graph_model.SerializeToString())
+    with pytest.raises(RunnerError, match="not a valid ONNX file: External data"):
         read(tmp_path / "short.onnx")
 
 
@@ -354,12 +354,12 @@ def test_a_recurrent_layer_is_arithmetic(tmp_path: pathlib.Path) -> None:
     """An LSTM of 5 steps, 3 inputs and 2 hidden values makes 5 * 8 * (3 + 2)
     multiply-accumulates, in float: they count against the share of int8.
     """
-    made = model(
+    graph_model = model(
         "g (float[5,1,3] x) => (float[5,1,1,2] y) { y = LSTM <hidden_size = 2> (x, w, r) }",
         w=numpy.ones((1, 8, 3), "float32"),
         r=numpy.ones((1, 8, 2), "float32"),
     )
-    onnx.save(made, str(tmp_path / "lstm.onnx"))
-    found = read(tmp_path / "lstm.onnx")
-    assert [row["macs"] for row in found.rows if row["op"] == "LSTM"] == [5 * 8 * (3 + 2)]
-    assert number(found, "int8_mac_share") == 0
+    onnx.save(graph_model, str(tmp_path / "lstm.onnx"))
+    report = read(tmp_path / "lstm.onnx")
+    assert [row["macs"] for row in report.rows if row["op"] == "LSTM"] == [5 * 8 * (3 + 2)]
+    assert number(report, "int8_mac_share") == 0

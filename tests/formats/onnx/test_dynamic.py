@@ -1,6 +1,6 @@
 """Floors of tensors, and recurrent layers with int8 weights.
 
-Linear layers are in test_onnx_linear.py.
+Linear layers are in test_linear.py.
 """
 
 import numpy
@@ -10,6 +10,7 @@ import pytest
 
 from edgekit.formats.onnx import dynamic as onnx_dynamic
 from edgekit.formats.onnx import graph as onnx_graph
+from tests.processors import saturates
 
 STEPS, INPUTS, HIDDEN = 6, 20, 24
 
@@ -56,32 +57,34 @@ def test_an_lstm_has_int8_weights_and_answers_alike(directions: int) -> None:
     """All its outputs, within 4 steps of the output's range (input and state are rounded at
     each step); a quarter of the bytes.
     """
-    found = recurrent(directions)
-    notes = onnx_dynamic.quantize(found, True, (), {})
+    changed = recurrent(directions)
+    notes = onnx_dynamic.quantize(changed, True, (), {})
     assert notes["int8"] == {"LSTM": 1}
-    onnx.checker.check_model(found, full_check=True)
-    assert onnx_graph.operators(found.graph) == {"DynamicQuantizeLSTM": 1}
-    assert found.graph.node[0].name == "rnn/DynamicQuantizeLSTM"
-    assert found.ByteSize() < 0.35 * recurrent(directions).ByteSize()
+    onnx.checker.check_model(changed, full_check=True)
+    assert onnx_graph.operators(changed.graph) == {"DynamicQuantizeLSTM": 1}
+    assert changed.graph.node[0].name == "rnn/DynamicQuantizeLSTM"
+    assert changed.ByteSize() < 0.35 * recurrent(directions).ByteSize()
+    if saturates():
+        pytest.skip("ONNX Runtime's DynamicQuantizeLSTM saturates on this processor")
     x = numpy.random.default_rng(0).standard_normal((STEPS, 3, INPUTS)).astype("float32")
     first, second = (
         onnxruntime.InferenceSession(
             item.SerializeToString(), providers=["CPUExecutionProvider"]
         ).run(None, {"x": x})
-        for item in (recurrent(directions), found)
+        for item in (recurrent(directions), changed)
     )
-    for wanted, given in zip(first, second, strict=True):
-        assert numpy.abs(given - wanted).max() <= 4 * numpy.ptp(wanted) / 255
+    for expected, actual in zip(first, second, strict=True):
+        assert numpy.abs(actual - expected).max() <= 4 * numpy.ptp(expected) / 255
 
 
 def test_an_lstm_that_is_kept_or_has_its_batch_first_stays_float() -> None:
-    """The runtime's int8 operator has no such layout; both are told."""
-    for found, keep, reason in (
-        (recurrent(1), ("rnn",), "it was to stay in float"),
+    """The runtime's int8 operator has no such layout; both are reported."""
+    for changed, keep, reason in (
+        (recurrent(1), ("rnn",), "it is in a module to keep in float"),
         (recurrent(1, layout=1), (), "layout"),
     ):
-        notes = onnx_dynamic.quantize(found, True, keep, {})
-        assert onnx_graph.operators(found.graph) == {"LSTM": 1}
+        notes = onnx_dynamic.quantize(changed, True, keep, {})
+        assert onnx_graph.operators(changed.graph) == {"LSTM": 1}
         (left,) = notes["left_float"]  # type: ignore[misc]
         assert reason in left["reason"]
 
@@ -92,7 +95,8 @@ def test_floors_are_known_through_operators_that_keep_them() -> None:
     """
     text = (
         '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4] x) => (float[n, 4] y) '
-        "{ a = Gelu(x)  b = Relu(x)  c = Transpose(b)  d = Mul(x, b)  e = Sigmoid(x)  y = Add(d, e) }"
+        "{ a = Gelu(x)  b = Relu(x)  c = Transpose(b)  d = Mul(x, b)  e = Sigmoid(x)"
+        "  y = Add(d, e) }"
     )
     assert onnx_dynamic.floors(onnx.parser.parse_model(text).graph) == {
         "a": -0.17,
@@ -104,7 +108,8 @@ def test_floors_are_known_through_operators_that_keep_them() -> None:
         (1, 4), "float32"
     )
     gelu = onnx.parser.parse_model(
-        '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4] x) => (float[n, 4] y) { y = Gelu(x) }'
+        '<ir_version: 10, opset_import: ["" : 20]> '
+        "g (float[n, 4] x) => (float[n, 4] y) { y = Gelu(x) }"
     )
     lowest = (
         onnxruntime.InferenceSession(

@@ -85,20 +85,20 @@ def test_a_float_network_is_exported_exactly_for_every_batch_size(
 ) -> None:
     """Same numbers as PyTorch, names and a free batch dim from the signature."""
     artifact, step = stored(tmp_path / "torch"), TorchToOnnx()
-    made = step.run(artifact, context(tmp_path / "onnx"))
-    step.ensures(artifact, made)
+    exported = step.run(artifact, context(tmp_path / "onnx"))
+    step.ensures(artifact, exported)
     network = torch_storage.load(artifact, {"main": Block()})["main"]
     for batch in (1, 5):
         data = torch.rand(batch, 1, 8, 8)
         with torch.no_grad():
             numpy.testing.assert_allclose(
-                run(made.path(made.parts[0]), data.numpy()),
+                run(exported.path(exported.parts[0]), data.numpy()),
                 network(data).numpy(),
                 atol=1e-5,
             )
     assert (
-        made.notes["operators"]["main"]["Conv"] == 2
-        and "BatchNormalization" not in made.notes["operators"]["main"]
+        exported.notes["operators"]["main"]["Conv"] == 2
+        and "BatchNormalization" not in exported.notes["operators"]["main"]
     )
 
 
@@ -119,9 +119,9 @@ def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(
     files = {}
     for name, artifact in (("float", plain), ("int8", quantized)):
         step = TorchToOnnx()
-        made = step.run(artifact, context(tmp_path / f"onnx-{name}"))
-        step.ensures(artifact, made)
-        files[name] = made.path(made.parts[0])
+        exported = step.run(artifact, context(tmp_path / f"onnx-{name}"))
+        step.ensures(artifact, exported)
+        files[name] = exported.path(exported.parts[0])
     calibration = read(quantized.path(quantized.parts[0], "quantization"))
     reference = simulate(
         torch_storage.load(plain, {"main": Block()})["main"], IMAGE, calibration, fold=True
@@ -140,14 +140,16 @@ def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(
     assert files["int8"].stat().st_size < 0.4 * files["float"].stat().st_size
 
 
-def test_node_names_tell_the_module_in_float_and_int8_alike(tmp_path: pathlib.Path) -> None:
+def test_node_names_contain_the_module_in_float_and_int8_alike(
+    tmp_path: pathlib.Path,
+) -> None:
     """A report can compare the same layer in two files, and no other text is shipped."""
     plain = stored(tmp_path / "torch")
     quantized = QuantizeTorch(samples=64).run(plain, context(tmp_path / "int8"))
     names = []
     for number, artifact in enumerate((plain, quantized)):
-        made = TorchToOnnx().run(artifact, context(tmp_path / f"onnx-{number}"))
-        model = onnx.load(str(made.path(made.parts[0])))
+        exported = TorchToOnnx().run(artifact, context(tmp_path / f"onnx-{number}"))
+        model = onnx.load(str(exported.path(exported.parts[0])))
         names.append({node.name for node in model.graph.node if node.name})
         assert not model.metadata_props and not any(
             node.metadata_props or node.doc_string for node in model.graph.node
@@ -212,13 +214,15 @@ def test_several_inputs_and_outputs_keep_their_names(tmp_path: pathlib.Path) -> 
     onnx_graph.write(export(network, signature), path)
     check_interface(path, signature)
     feeds = signature.draw(3)
-    answers = onnxruntime.InferenceSession(
+    results = onnxruntime.InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     ).run(["left", "right"], dict(feeds))
     with torch.no_grad():
-        wanted = network(*(torch.from_numpy(feeds[name]) for name in ("tokens", "weights")))
-    for answer, name in zip(answers, ("left", "right"), strict=True):
-        numpy.testing.assert_allclose(answer, wanted[name].numpy(), atol=1e-5)
+        expected = network(
+            *(torch.from_numpy(feeds[name]) for name in ("tokens", "weights"))
+        )
+    for result, name in zip(results, ("left", "right"), strict=True):
+        numpy.testing.assert_allclose(result, expected[name].numpy(), atol=1e-5)
 
 
 def test_an_opset_that_cannot_be_written_is_refused(tmp_path: pathlib.Path) -> None:
@@ -248,7 +252,7 @@ class Sequence(nn.Module):
 def test_weights_are_arranged_once_and_shapes_with_a_free_batch_are_constants(
     tmp_path: pathlib.Path,
 ) -> None:
-    """An LSTM's weights are stored as its node wants them, no node computes a shape for a
+    """An LSTM's weights are stored as its node expects them, no node computes a shape for a
     reshape, and any batch is right.
     """
     signature = Signature(

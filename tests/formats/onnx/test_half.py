@@ -1,4 +1,4 @@
-"""Half precision leaves kept modules exactly as they are."""
+"""Half precision leaves kept modules unchanged."""
 
 import numpy
 import onnx
@@ -11,13 +11,14 @@ W = numpy.random.default_rng(0).standard_normal((16, 16)).astype("float32")
 
 
 def model(body: str) -> onnx.ModelProto:
-    found = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : 20]> g (float[n, 16] x) => (float[n, 16] y) {{ {body} }}'
+    parsed = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> '
+        f"g (float[n, 16] x) => (float[n, 16] y) {{ {body} }}"
     )
-    found.graph.initializer.append(onnx.numpy_helper.from_array(W, "w"))
-    for name, node in zip("abcd", found.graph.node, strict=False):
+    parsed.graph.initializer.append(onnx.numpy_helper.from_array(W, "w"))
+    for name, node in zip("abcd", parsed.graph.node, strict=False):
         node.name = f"{name}/{node.op_type}"
-    return found
+    return parsed
 
 
 @pytest.mark.parametrize(
@@ -34,13 +35,12 @@ def test_kept_modules_read_the_same_float_weight_and_share_their_casts(
     """Two readers of one tensor, one that reads it twice, and a weight that is shared with
     a module in 16 bits.
     """
-    found = to_half(model(body), keep)
-    onnx.checker.check_model(found, full_check=True)
+    half = to_half(model(body), keep)
+    onnx.checker.check_model(half, full_check=True)
     stored = {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
-        for tensor in found.graph.initializer
+        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in half.graph.initializer
     }
-    for node in found.graph.node:
+    for node in half.graph.node:
         if node.op_type == "MatMul":
             inside = node.name.partition("/")[0] in keep
             weight = stored[node.input[1]]
@@ -51,6 +51,6 @@ def test_kept_modules_read_the_same_float_weight_and_share_their_casts(
         onnxruntime.InferenceSession(
             item.SerializeToString(), providers=["CPUExecutionProvider"]
         ).run(None, {"x": x})[0]
-        for item in (model(body), found)
+        for item in (model(body), half)
     )
     numpy.testing.assert_allclose(second, first, atol=0.02 * numpy.abs(first).max())

@@ -1,5 +1,5 @@
-"""Every shape in which exporters write a linear layer is found, and its quantized format
-computes what plain numpy says, within 2 output steps.
+"""Every form in which exporters write a linear layer is found, and its quantized version
+computes what plain NumPy computes, within 2 output steps.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from edgekit.formats.onnx import dynamic as onnx_dynamic
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx import linear as onnx_linear
 from edgekit.formats.onnx.edit import Edit
+from tests.processors import exact_options
 
 #: Inputs that are no multiple of the block size, so that the last block is padded.
 INPUTS, OUTPUTS = 80, 40
@@ -72,7 +73,9 @@ def run(changed: onnx.ModelProto, x: numpy.ndarray) -> numpy.ndarray:
     onnx.checker.check_model(changed, full_check=True)
     return numpy.asarray(
         onnxruntime.InferenceSession(
-            changed.SerializeToString(), providers=["CPUExecutionProvider"]
+            changed.SerializeToString(),
+            exact_options(),
+            providers=["CPUExecutionProvider"],
         ).run(None, {"x": x})[0]
     )
 
@@ -84,8 +87,8 @@ def data(signature: str, batch: int = 4) -> numpy.ndarray:
     return x
 
 
-def close(found: numpy.ndarray, wanted: numpy.ndarray) -> None:
-    assert numpy.abs(found - wanted).max() <= 2 * (wanted.max() - wanted.min()) / 255
+def close(actual: numpy.ndarray, expected: numpy.ndarray) -> None:
+    assert numpy.abs(actual - expected).max() <= 2 * (expected.max() - expected.min()) / 255
 
 
 def int8_weights(weight: numpy.ndarray) -> numpy.ndarray:
@@ -152,19 +155,19 @@ SCHEMES: dict[
     ],
 ] = {
     "rows": (
-        lambda found: onnx_dynamic.quantize(found, True, (), {}),
+        lambda changed: onnx_dynamic.quantize(changed, True, (), {}),
         lambda x, w: by_rows(x) @ int8_weights(w),
     ),
     "tensor": (
-        lambda found: onnx_dynamic.quantize(found, False, (), {}),
+        lambda changed: onnx_dynamic.quantize(changed, False, (), {}),
         lambda x, w: by_tensor(x) @ int8_weights(w),
     ),
     "8 bits": (
-        lambda found: onnx_blocks.quantize(found, 8, ()),
+        lambda changed: onnx_blocks.quantize(changed, 8, ()),
         lambda x, w: in_blocks(x, eight_bits) @ in_blocks(w.T, eight_bits).T,
     ),
     "4 bits": (
-        lambda found: onnx_blocks.quantize(found, 4, ()),
+        lambda changed: onnx_blocks.quantize(changed, 4, ()),
         lambda x, w: in_blocks(x, eight_bits) @ in_blocks(w.T, four_bits).T,
     ),
 }
@@ -178,27 +181,27 @@ def test_every_shape_of_a_linear_layer_computes_the_simulation(
     """With any batch, no float product left, and the bias in one place."""
     signature, body, weight, bias = SHAPES[shape]
     change, simulated = SCHEMES[scheme]
-    found = model(signature, body)
-    change(found)
-    assert not {"MatMul", "Gemm", "Transpose"} & onnx_graph.operators(found.graph).keys()
+    changed = model(signature, body)
+    change(changed)
+    assert not {"MatMul", "Gemm", "Transpose"} & onnx_graph.operators(changed.graph).keys()
     for batch in (1, 4):
         x = data(signature, batch)
-        close(run(found, x), simulated(x, weight) + bias)
+        close(run(changed, x), simulated(x, weight) + bias)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_layers_that_share_an_input_each_have_their_own_weights(scheme: str) -> None:
     """The rounding of the input is written once."""
     change, simulated = SCHEMES[scheme]
-    found = model(ROWS, "a = MatMul(x, W)  b = MatMul(x, V)  y = Add(a, b)")
-    change(found)
-    operators = onnx_graph.operators(found.graph)
+    changed = model(ROWS, "a = MatMul(x, W)  b = MatMul(x, V)  y = Add(a, b)")
+    change(changed)
+    operators = onnx_graph.operators(changed.graph)
     assert (
         max(operators.get("QuantizeLinear", 0), operators.get("DynamicQuantizeLinear", 0))
         <= 1
     )
     x = data(ROWS)
-    close(run(found, x), simulated(x, W) + simulated(x, V))
+    close(run(changed, x), simulated(x, W) + simulated(x, V))
 
 
 @pytest.mark.parametrize(
@@ -207,14 +210,14 @@ def test_layers_that_share_an_input_each_have_their_own_weights(scheme: str) -> 
 def test_an_input_with_a_floor_uses_all_256_steps_above_it(
     operator: str, floor: float
 ) -> None:
-    """Behind ReLU, Softmax and GELU no step is spent on numbers that cannot occur; the bias
+    """After ReLU, Softmax and GELU no step is spent on numbers that cannot occur; the bias
     holds the floor's part.
     """
-    found = model(ROWS, f"h = {operator}(x)  m = MatMul(h, W)  y = Add(m, B)")
+    changed = model(ROWS, f"h = {operator}(x)  m = MatMul(h, W)  y = Add(m, B)")
     x = data(ROWS)
     shown = run(model(ROWS, f"y = {operator}(x)"), x)
-    onnx_dynamic.quantize(found, True, (), {})
-    result = run(found, x)
+    onnx_dynamic.quantize(changed, True, (), {})
+    result = run(changed, x)
     close(result, by_rows(shown, floor) @ int8_weights(W) + B)
     finer, coarser = (
         numpy.abs(answer - (shown @ int8_weights(W) + B)).mean()
@@ -237,24 +240,24 @@ def test_channels_in_float_set_no_scale_and_lose_nothing(body: str) -> None:
     """
     x = data(ROWS)
     x[..., [3, 70]] *= 100
-    found = model(ROWS, body)
-    onnx_dynamic.quantize(found, True, (), {"h": (3, 70)})
+    changed = model(ROWS, body)
+    onnx_dynamic.quantize(changed, True, (), {"h": (3, 70)})
     shown = run(model(ROWS, body.replace("h = ", "y = ").partition("  ")[0]), x)
     floor = {"Identity": None, "Relu": 0.0, "Gelu": -0.17}[body[4:].partition("(")[0]]
     rest = [channel for channel in range(INPUTS) if channel not in (3, 70)]
-    wanted = (
+    expected = (
         by_rows(shown, floor, rest)[..., rest] @ int8_weights(W[rest])
         + shown[..., [3, 70]] @ W[[3, 70]]
     )
-    close(run(found, x), wanted + (B if "B" in body else 0))
+    close(run(changed, x), expected + (B if "B" in body else 0))
 
 
 def test_a_row_of_zeros_gives_the_bias_and_no_nan() -> None:
     """Padding is often exactly zero."""
-    found = model(ROWS, "h = MatMul(x, W)  y = Add(h, B)")
-    onnx_dynamic.quantize(found, True, (), {})
+    changed = model(ROWS, "h = MatMul(x, W)  y = Add(h, B)")
+    onnx_dynamic.quantize(changed, True, (), {})
     numpy.testing.assert_allclose(
-        run(found, numpy.zeros((2, 3, INPUTS), "float32")),
+        run(changed, numpy.zeros((2, 3, INPUTS), "float32")),
         numpy.broadcast_to(B, (2, 3, OUTPUTS)),
         atol=1e-6,
     )
@@ -271,56 +274,60 @@ def test_a_row_of_zeros_gives_the_bias_and_no_nan() -> None:
         (FLAT, "c = MatMul(x, V)  y = Gemm(x, W, c)", "its bias is not a stored vector"),
     ],
 )
-def test_what_is_not_covered_is_told(signature: str, body: str, reason: str) -> None:
+def test_what_is_not_covered_is_reported(signature: str, body: str, reason: str) -> None:
     """A product of another kind stays in float, with its reason."""
     edit = Edit(model(signature, body))
-    _, left = onnx_linear.linears(edit, ())
+    _, left = onnx_linear.find_linears(edit, ())
     assert [item.reason for item in left] == [reason]
 
 
 def test_a_sum_that_others_read_too_keeps_its_add() -> None:
     """The product is read twice: only the product is replaced, and both readers get it."""
-    found = model(FLAT, "h = MatMul(x, W)  a = Add(h, B)  y = Mul(a, h)")
-    onnx_dynamic.quantize(found, True, (), {})
+    changed = model(FLAT, "h = MatMul(x, W)  a = Add(h, B)  y = Mul(a, h)")
+    onnx_dynamic.quantize(changed, True, (), {})
     x = data(FLAT)
     product = by_rows(x) @ int8_weights(W)
-    close(run(found, x), (product + B) * product)
+    close(run(changed, x), (product + B) * product)
 
 
 def test_small_weights_stay_and_paths_are_those_of_their_part() -> None:
     """10 x 10 weights are not worth it; ``part.path`` is the part's own ``path``."""
     small = onnx.parser.parse_model(
-        '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 10] x) => (float[n, 10] y) { y = MatMul(x, S) }'
+        '<ir_version: 10, opset_import: ["" : 20]> '
+        "g (float[n, 10] x) => (float[n, 10] y) { y = MatMul(x, S) }"
     )
     small.graph.initializer.append(
         onnx.numpy_helper.from_array(numpy.ones((10, 10), "float32"), "S")
     )
-    layers, left = onnx_linear.linears(Edit(small), ())
+    layers, left = onnx_linear.find_linears(Edit(small), ())
     assert layers == []
     assert "100 weights save less" in left[0].reason
-    assert onnx_linear.kept(("text.layer.1", "image.head"), "text") == ("layer.1",)
-    assert onnx_linear.kept(("layer.1",), "main") == ("layer.1",)
-    found = model(FLAT, "y = MatMul(x, W)").graph
-    onnx_linear.refuse_unknown(("layer0",), {"main": found})
-    onnx_linear.refuse_unknown(("text.layer0",), {"text": found})
+    assert onnx_linear.paths_in_part(("text.layer.1", "image.head"), "text") == ("layer.1",)
+    assert onnx_linear.paths_in_part(("layer.1",), "main") == ("layer.1",)
+    changed = model(FLAT, "y = MatMul(x, W)").graph
+    onnx_linear.refuse_unknown(("layer0",), {"main": changed})
+    onnx_linear.refuse_unknown(("text.layer0",), {"text": changed})
     with pytest.raises(StepError, match="Did you mean 'text.layer0'"):
-        onnx_linear.refuse_unknown(("text.layer1",), {"text": found})
+        onnx_linear.refuse_unknown(("text.layer1",), {"text": changed})
 
 
 @pytest.mark.parametrize("rows", [400, 300])
-def test_an_embedding_has_one_scale_a_row_where_it_is_worth_it(rows: int) -> None:
-    """Each row is within half its own step; a table below 64 kB stays as it is."""
+def test_an_embedding_has_per_row_scales_if_it_is_large_enough(rows: int) -> None:
+    """Each row is within half its own step; a table below 64 kB is left unchanged."""
     table = (
         RANDOM.standard_normal((rows, 48)) * numpy.geomspace(0.01, 100, rows)[:, None]
     ).astype("float32")
-    source = '<ir_version: 10, opset_import: ["" : 20]> g (int64[n, 5] x) => (float[n, 5, 48] y) { y = Gather <axis = 0> (E, x) }'
+    source = (
+        '<ir_version: 10, opset_import: ["" : 20]> '
+        "g (int64[n, 5] x) => (float[n, 5, 48] y) { y = Gather <axis = 0> (E, x) }"
+    )
     lookup = onnx.parser.parse_model(source)
     lookup.graph.initializer.append(onnx.numpy_helper.from_array(table, "E"))
     edit = Edit(lookup)
-    nodes = onnx_linear.tables(edit, ())
+    nodes = onnx_linear.find_tables(edit, ())
     assert len(nodes) == (rows == 400)
     for node in nodes:
-        onnx_linear.round_table(edit, node)
+        onnx_linear.quantize_table(edit, node)
     edit.finish()
     index = numpy.arange(rows // 5 * 5).reshape(-1, 5)
     steps = numpy.abs(table[index]).max(-1, keepdims=True) / 127

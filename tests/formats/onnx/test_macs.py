@@ -26,7 +26,7 @@ def work(
 
     Inputs and outputs: name -> shape of floats.
     """
-    given, made = (
+    input_values, output_values = (
         [
             onnx.helper.make_tensor_value_info(name, FLOAT, shape)
             for name, shape in values.items()
@@ -40,16 +40,16 @@ def work(
     opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(MICROSOFT, 1)]
     onnx.save(
         onnx.helper.make_model(
-            onnx.helper.make_graph([node], "g", given, made, constants),
+            onnx.helper.make_graph([node], "g", input_values, output_values, constants),
             opset_imports=opsets,
             ir_version=10,
         ),
         str(folder / "one.onnx"),
     )
-    found = read(folder / "one.onnx")
-    share = found.measurements[0]
-    assert share.value is not None, found.warnings
-    (row,) = (dict(row) for row in found.rows if row["op"] == node.op_type)
+    report = read(folder / "one.onnx")
+    share = report.measurements[0]
+    assert share.value is not None, report.warnings
+    (row,) = (dict(row) for row in report.rows if row["op"] == node.op_type)
     return share.detail["int8"], share.detail["all"], row
 
 
@@ -75,10 +75,10 @@ def test_packed_weights_are_integer_with_level_four_only(
     )
     every = 7 * 64 * 48
     shape = numpy.ones((48 * 2,), "float32")
-    integer, found, row = work(
+    integer, report, row = work(
         tmp_path, node, {"x": ["n", 7, 64]}, {"w": packed, "s": shape}, {"y": ["n", 7, 48]}
     )
-    assert (integer, found, row["dtype"]) == (every if level == 4 else 0, every, dtype)
+    assert (integer, report, row["dtype"]) == (every if level == 4 else 0, every, dtype)
 
 
 def test_a_quantized_attention_projects_in_integers_and_attends_in_float(
@@ -132,7 +132,7 @@ def test_a_quantized_attention_projects_in_integers_and_attends_in_float(
 
 
 def test_attention_in_its_float_forms(tmp_path: pathlib.Path) -> None:
-    """With weights of its own; with query, key and value given (3 queries, 5 keys); and
+    """With projection weights; with query, key and value given (3 queries, 5 keys); and
     ONNX's own of opset 23.
     """
     own = onnx.helper.make_node(
@@ -143,11 +143,14 @@ def test_attention_in_its_float_forms(tmp_path: pathlib.Path) -> None:
         0,
         5 * 16 * 48 + 2 * 5 * 5 * 16,
     )
-    given = onnx.helper.make_node(
+    input_values = onnx.helper.make_node(
         "MultiHeadAttention", ["q", "k", "v"], ["y"], domain=MICROSOFT, num_heads=2
     )
     shapes = {"q": ["n", 3, 16], "k": ["n", 5, 16], "v": ["n", 5, 16]}
-    assert work(tmp_path, given, shapes, {}, {"y": ["n", 3, 16]})[:2] == (0, 2 * 3 * 5 * 16)
+    assert work(tmp_path, input_values, shapes, {}, {"y": ["n", 3, 16]})[:2] == (
+        0,
+        2 * 3 * 5 * 16,
+    )
     standard = onnx.helper.make_node(
         "Attention", ["q", "k", "v"], ["y"], q_num_heads=2, kv_num_heads=2
     )
@@ -198,13 +201,20 @@ def test_a_loop_counts_as_often_as_it_runs(tmp_path: pathlib.Path) -> None:
     """
     loop = onnx.parser.parse_graph("""
         g (float[n,4] x) => (float[n,4] y) <int64 rounds = {3}, bool yes = {1}> {
-            y = Loop (rounds, yes, x) <body = inside (int64 i, bool going, float[n,4] a) => (bool on, float[n,4] b) { on = Identity(going) b = MatMul(a, w) }>
+            y = Loop (rounds, yes, x) <
+                body = inside (int64 i, bool going, float[n,4] a) => (bool on, float[n,4] b) {
+                    on = Identity(going) b = MatMul(a, w)
+                }
+            >
         }""")
     branch = onnx.parser.parse_graph("""
         g (float[n,4] x, bool choose) => (float[n,4] y) {
-            y = If (choose) <then_branch = yes () => (float[n,4] a) { a = MatMul(x, w) }, else_branch = no () => (float[n,4] b) { b = Relu(x) }>
+            y = If (choose) <
+                then_branch = yes () => (float[n,4] a) { a = MatMul(x, w) },
+                else_branch = no () => (float[n,4] b) { b = Relu(x) }
+            >
         }""")
-    for name, graph, wanted in (("loop", loop, 3 * 4 * 4), ("if", branch, None)):
+    for name, graph, expected in (("loop", loop, 3 * 4 * 4), ("if", branch, None)):
         graph.initializer.append(
             onnx.numpy_helper.from_array(numpy.eye(4, dtype="float32"), "w")
         )
@@ -214,6 +224,6 @@ def test_a_loop_counts_as_often_as_it_runs(tmp_path: pathlib.Path) -> None:
             ),
             str(tmp_path / f"{name}.onnx"),
         )
-        found = read(tmp_path / f"{name}.onnx")
-        assert (found.measurements[0].detail or {}).get("all") == wanted, name
-        assert any(row["op"] == "MatMul" for row in found.rows) is (wanted is not None)
+        report = read(tmp_path / f"{name}.onnx")
+        assert (report.measurements[0].detail or {}).get("all") == expected, name
+        assert any(row["op"] == "MatMul" for row in report.rows) is (expected is not None)

@@ -21,14 +21,17 @@ INNER = Signature(
 
 
 def two_parts(folder: pathlib.Path) -> Artifact:
-    """The second part reads what the first one makes: its input doubled."""
+    """The second part reads the output of the first one: its input doubled."""
     parts = []
     for name, shape, body in (
         ("first", OUTER, "h = Add(x, x)"),
         ("second", INNER, "k = Neg(h) y = Neg(k)"),
     ):
-        taken, given = shape.inputs[0].name, shape.outputs[0].name
-        text = f'<ir_version: 10, opset_import: ["" : 20]> g (float[batch, 4, 16] {taken}) => (float[batch, 4, 16] {given}) {{ {body} }}'
+        source, result = shape.inputs[0].name, shape.outputs[0].name
+        text = (
+            '<ir_version: 10, opset_import: ["" : 20]> '
+            f"g (float[batch, 4, 16] {source}) => (float[batch, 4, 16] {result}) {{ {body} }}"
+        )
         onnx.save(onnx.parser.parse_model(text), folder / f"{name}.onnx")
         parts.append(
             Part(name=name, signature=shape, files={"model": File(path=f"{name}.onnx")})
@@ -58,7 +61,7 @@ def sample(large: dict[int, float]) -> Split:
     ],
 )
 def test_as_few_channels_as_gain_nearly_all(errors: list[float], count: int) -> None:
-    """None where they do not lower the error by a third; else the fewest that come within a
+    """None if they do not lower the error by a third; else the fewest that come within a
     tenth of what the most would gain.
     """
     assert onnx_outliers.choose(numpy.array(errors, "float64")) == count
@@ -68,10 +71,12 @@ def test_large_channels_are_found_in_every_part(tmp_path: pathlib.Path) -> None:
     """In an input, in a tensor inside the second part, and none in a tensor that has none
     or is not asked for.
     """
-    wanted = {"first": {"x": None}, "second": {"h": None, "k": None}}
-    found = onnx_outliers.find(two_parts(tmp_path), wanted, sample({5: 30, 11: 50}), most=4)
-    assert found == {"first": {"x": (5, 11)}, "second": {"h": (5, 11), "k": (5, 11)}}
-    assert onnx_outliers.find(two_parts(tmp_path), wanted, sample({}), most=4) == {
+    floors = {"first": {"x": None}, "second": {"h": None, "k": None}}
+    channels = onnx_outliers.find(
+        two_parts(tmp_path), floors, sample({5: 30, 11: 50}), most=4
+    )
+    assert channels == {"first": {"x": (5, 11)}, "second": {"h": (5, 11), "k": (5, 11)}}
+    assert onnx_outliers.find(two_parts(tmp_path), floors, sample({}), most=4) == {
         "first": {},
         "second": {},
     }
@@ -90,11 +95,11 @@ def test_no_more_channels_than_allowed_are_taken(tmp_path: pathlib.Path) -> None
 
 @pytest.mark.parametrize("bad", [numpy.nan, numpy.inf])
 def test_data_that_are_no_numbers_are_refused(bad: float, tmp_path: pathlib.Path) -> None:
-    """The error names the part and the way out."""
+    """The error names the part and a fix."""
     split = sample({})
     split.inputs["x"][3, 0, 0] = bad
     with pytest.raises(
-        StepError, match=r"(?s)first computes NaN or infinity.*Fix: take such samples out"
+        StepError, match=r"(?s)first computes NaN or infinity.*Fix: remove such samples"
     ):
         onnx_outliers.find(
             two_parts(tmp_path), {"first": {"x": None}, "second": {}}, split, most=2

@@ -1,5 +1,5 @@
-"""Files that other tools made are audited without error, and told in words: what is
-integer, what is not and why.
+"""Files of other tools are audited without error; the audit reports what is integer, what
+is not, and why.
 """
 
 import pathlib
@@ -142,13 +142,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def numbers(found: Audit) -> dict[str, Any]:
-    return {measured.name: measured.value for measured in found.measurements}
+def numbers(report: Audit) -> dict[str, Any]:
+    return {measured.name: measured.value for measured in report.measurements}
 
 
-def integer_and_all(found: Audit) -> tuple[int, int]:
+def integer_and_all(report: Audit) -> tuple[int, int]:
     share = next(
-        measured for measured in found.measurements if measured.name == "int8_mac_share"
+        measured for measured in report.measurements if measured.name == "int8_mac_share"
     )
     return share.detail["int8"], share.detail["all"]
 
@@ -206,30 +206,30 @@ def test_the_work_of_wide_activations_is_counted(
     assert integer_and_all(read(path)) == (integer, ALL)
 
 
-def test_exporters_notes_name_the_modules(files: pathlib.Path) -> None:
-    """torch.onnx.export writes the module beside each node, not into its name; fused and
-    float operators are told by it.
+def test_exporters_metadata_name_the_modules(files: pathlib.Path) -> None:
+    """torch.onnx.export writes the module into metadata, not into the node's name; fused
+    and float operators are named after it.
     """
     for name in ("float", "fp16"):
-        found = read(files / f"{name}.onnx")
-        modules = {row["module"]: row["macs"] for row in found.rows if row["macs"]}
+        report = read(files / f"{name}.onnx")
+        modules = {row["module"]: row["macs"] for row in report.rows if row["macs"]}
         assert {"stem", "mixed", "query", "lstm", "head"} <= modules.keys() and modules[
             "stem"
         ] == STEM
     floats = next(
-        measured for measured in found.measurements if measured.name == "float_ops"
+        measured for measured in report.measurements if measured.name == "float_ops"
     )
     assert any(name.startswith("lstm/") for name in floats.detail["operators"])
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "phrases"),
     [
         (
             "u8s8",
             [
                 "1 of 7 convolutions, matrix products and recurrent layers",
-                "float: node_lstm__2. An LSTM computes in int8 only where it was quantized dynamically",
+                "float: node_lstm__2. An LSTM computes in int8 only if it was quantized",
             ],
         ),
         (
@@ -244,19 +244,19 @@ def test_exporters_notes_name_the_modules(files: pathlib.Path) -> None:
             "dynamic",
             ["2 ConvInteger, which is slower than float on x86", "Calibrate the file"],
         ),
-        ("nbits4-None", ["1 products with packed weights make their weights float again"]),
+        ("nbits4-None", ["1 products with packed weights dequantize them"]),
         ("fp16", ["casts between float types", "its nodes are out of order"]),
     ],
 )
-def test_each_known_sign_of_slowness_is_told(
-    files: pathlib.Path, name: str, said: list[str]
+def test_each_known_sign_of_slowness_is_reported(
+    files: pathlib.Path, name: str, phrases: list[str]
 ) -> None:
     """What is slow, which operators, and what helps; the float file and accuracy_level 4
     have nothing of it.
     """
-    told = "\n".join(read(files / f"{name}.onnx").warnings)
-    for text in said:
-        assert text in told
+    warnings_text = "\n".join(read(files / f"{name}.onnx").warnings)
+    for text in phrases:
+        assert text in warnings_text
     for clean in ("float", "nbits8-4"):
         assert not any(
             "packed" in text or "ConvInteger" in text or "casts" in text
@@ -267,27 +267,29 @@ def test_each_known_sign_of_slowness_is_told(
 def test_products_without_a_module_keep_the_name_that_the_file_gives_them(
     files: pathlib.Path,
 ) -> None:
-    """ONNX Runtime renames what it fuses; the report speaks of the file's own nodes."""
-    given = {node.name for node in onnx.load(str(files / "u8s8.onnx")).graph.node}
-    found = read(files / "u8s8.onnx")
-    assert all(row["name"] in given for row in found.rows if row["macs"])
+    """ONNX Runtime renames what it fuses; the report names the file's own nodes."""
+    original_names = {node.name for node in onnx.load(str(files / "u8s8.onnx")).graph.node}
+    report = read(files / "u8s8.onnx")
+    assert all(row["name"] in original_names for row in report.rows if row["macs"])
 
 
 def test_signed_activations_leave_products_in_float(files: pathlib.Path) -> None:
     """The library's own defaults, int8 activations: not all that was quantized is fused,
-    and the user is told which and why it may be.
+    and the report names them and the likely reason.
     """
-    found = read(files / "static.onnx")
-    assert 0 < integer_and_all(found)[0] < ALL - LSTM and integer_and_all(found)[1] == ALL
-    assert any("of a quantized graph compute in float" in text for text in found.warnings)
+    report = read(files / "static.onnx")
+    assert 0 < integer_and_all(report)[0] < ALL - LSTM and integer_and_all(report)[1] == ALL
+    assert any("of a quantized graph compute in float" in text for text in report.warnings)
 
 
-def test_integer_operators_with_float_results_are_told_as_int8(files: pathlib.Path) -> None:
-    """A dynamic product takes and gives floats; what it computes in is int8, and it is no
+def test_integer_operators_with_float_results_are_listed_as_int8(
+    files: pathlib.Path,
+) -> None:
+    """A dynamic product reads and writes floats; what it computes in is int8, and it is no
     float operator.
     """
-    found = read(files / "dynamic.onnx")
-    computes = {row["op"]: row["dtype"] for row in found.rows if row["macs"]}
+    report = read(files / "dynamic.onnx")
+    computes = {row["op"]: row["dtype"] for row in report.rows if row["macs"]}
     assert {"ConvInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"} <= {
         op for op, dtype in computes.items() if dtype == "int8"
     }
@@ -313,7 +315,7 @@ def test_nodes_out_of_order_are_no_way_around_the_checker(
     (tmp_path / "evil.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(
         RunnerError,
-        match="not a sound ONNX file: its nodes are out of order, and its weights lie outside",
+        match="not a valid ONNX file: its nodes are out of order and its weights are in other",
     ):
         read(tmp_path / "evil.onnx")
     loop = onnx.helper.make_graph(
@@ -321,14 +323,16 @@ def test_nodes_out_of_order_are_no_way_around_the_checker(
             onnx.helper.make_node("Add", ["x", "b"], ["a"]),
             onnx.helper.make_node("Relu", ["a"], ["b"]),
         ],
-        "circle",
+        "cycle",
         [onnx.helper.make_tensor_value_info("x", 1, [1])],
         [onnx.helper.make_tensor_value_info("b", 1, [1])],
     )
-    (tmp_path / "circle.onnx").write_bytes(
+    (tmp_path / "cycle.onnx").write_bytes(
         onnx.helper.make_model(
             loop, opset_imports=[onnx.helper.make_opsetid("", 20)]
         ).SerializeToString()
     )
-    with pytest.raises(RunnerError, match="its graph has a circle at Add"):
-        read(tmp_path / "circle.onnx")
+    with pytest.raises(
+        RunnerError, match="not a valid ONNX file: it contains a cycle at Add"
+    ):
+        read(tmp_path / "cycle.onnx")

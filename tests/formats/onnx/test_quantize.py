@@ -1,5 +1,5 @@
-"""What is made on the ONNX file computes what its arithmetic says, is smaller, keeps its
-interface, and refuses what it cannot do.
+"""Quantized ONNX files compute what their arithmetic defines, are smaller, and keep their
+interface; what cannot be quantized is refused.
 """
 
 import pathlib
@@ -21,6 +21,7 @@ from edgekit.formats.onnx.quantize import QuantizeOnnx
 from edgekit.scheme import find
 from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Task
+from tests.processors import exact_options, saturates
 
 INT8 = ("w8-dynamic", "w8-dynamic-tensor", "w8-weight")
 SCHEMES = (*INT8, "w4-weight", "fp16")
@@ -54,7 +55,7 @@ def artifact(network: nn.Module, shape: Signature, folder: pathlib.Path) -> Arti
     )
 
 
-def made(
+def quantize(
     before: Artifact, step: QuantizeOnnx, calibration: numpy.ndarray | None = None
 ) -> Artifact:
     folder = before.folder.with_name(
@@ -70,9 +71,11 @@ def made(
     return after
 
 
-def answer(item: Artifact, data: numpy.ndarray) -> numpy.ndarray:
+def predict(item: Artifact, data: numpy.ndarray) -> numpy.ndarray:
     session = onnxruntime.InferenceSession(
-        str(item.path(item.parts[0])), providers=["CPUExecutionProvider"]
+        str(item.path(item.parts[0])),
+        exact_options(),
+        providers=["CPUExecutionProvider"],
     )
     return numpy.asarray(session.run(None, {"input": data})[0])
 
@@ -81,9 +84,12 @@ def graph(item: Artifact) -> onnx.GraphProto:
     return onnx_graph.read(item.path(item.parts[0])).graph
 
 
-def close(found: numpy.ndarray, wanted: numpy.ndarray, steps: float = 2) -> None:
+def close(actual: numpy.ndarray, expected: numpy.ndarray, steps: float = 2) -> None:
     """Within so many steps, a step being the output's range divided by 255."""
-    assert numpy.abs(found - wanted).max() <= steps * (wanted.max() - wanted.min()) / 255
+    assert (
+        numpy.abs(actual - expected).max()
+        <= steps * (expected.max() - expected.min()) / 255
+    )
 
 
 class Tokens(nn.Module):
@@ -169,31 +175,33 @@ def test_the_file_is_smaller_and_answers_alike_for_any_batch(
     build, shape = CASES[case]
     network = build().eval()
     before = artifact(network, shape, tmp_path / "float")
-    after = made(before, QuantizeOnnx(scheme))
+    after = quantize(before, QuantizeOnnx(scheme))
     sizes = [item.path(item.parts[0]).stat().st_size for item in (before, after)]
     assert sizes[1] < sizes[0] * {"tokens": 0.6, "images": 0.85, "lstm": 0.95}[case]
+    if "DynamicQuantizeLSTM" in onnx_graph.operators(graph(after)) and saturates():
+        pytest.skip("ONNX Runtime's DynamicQuantizeLSTM saturates on this processor")
     for batch in (1, 5):
         data = shape.inputs[0].encode(shape.inputs[0].sample(batch, seed=batch))
         with torch.no_grad():
-            wanted = network(torch.from_numpy(data)).numpy()
-        close(answer(after, data), wanted, find(scheme).parity_steps)
+            expected = network(torch.from_numpy(data)).numpy()
+        close(predict(after, data), expected, find(scheme).parity_steps)
 
 
 @pytest.mark.parametrize("scheme", ["w8-dynamic", "w8-dynamic-tensor"])
 def test_every_layer_of_a_transformer_multiplies_integers(
     scheme: str, tmp_path: pathlib.Path
 ) -> None:
-    """Five linear layers and the table as weights (a stored matrix behind Transpose); the
+    """Five linear layers and the table as weights (a stored matrix and a Transpose); the
     table's rows are int8 as well.
     """
     before = artifact(Tokens(), CASES["tokens"][1], tmp_path / "float")
-    after = made(before, QuantizeOnnx(scheme))
-    found = onnx_graph.operators(graph(after))
-    assert found["MatMulIntegerToFloat"] == 6
-    assert found["MatMul"] == 2, "only the two products of activations are float"
+    after = quantize(before, QuantizeOnnx(scheme))
+    operators = onnx_graph.operators(graph(after))
+    assert operators["MatMulIntegerToFloat"] == 6
+    assert operators["MatMul"] == 2, "only the two products of activations are float"
     assert after.notes["parts"]["main"]["int8"] == {"Linear": 6, "Embedding": 1}
     rounded = "QuantizeLinear" if scheme == "w8-dynamic" else "DynamicQuantizeLinear"
-    assert found[rounded] == 4, (
+    assert operators[rounded] == 4, (
         "three layers share one rounded input, and the last product has its own"
     )
     assert {
@@ -208,7 +216,7 @@ def test_weight_only_covers_every_layer_in_the_bits_of_its_name(
     scheme: str, bits: int, tmp_path: pathlib.Path
 ) -> None:
     """Six MatMulNBits with integer sums, and no float weight but the small ones."""
-    after = made(
+    after = quantize(
         artifact(Tokens(), CASES["tokens"][1], tmp_path / "float"), QuantizeOnnx(scheme)
     )
     nodes = [
@@ -234,7 +242,7 @@ def test_a_kept_module_stays_in_float_bit_for_bit(
     """
     network = Tokens()
     before = artifact(network, CASES["tokens"][1], tmp_path / "float")
-    after = made(before, QuantizeOnnx(scheme, keep=("down", "k")))
+    after = quantize(before, QuantizeOnnx(scheme, keep=("down", "k")))
     stored = [
         array
         for tensor in graph(after).initializer
@@ -258,21 +266,23 @@ def test_a_kept_module_stays_in_float_bit_for_bit(
 def test_a_path_that_names_nothing_is_refused_with_the_nearest(
     tmp_path: pathlib.Path,
 ) -> None:
-    """A slip in ``keep`` is told before any work."""
+    """A typo in ``keep`` is reported before any work."""
     before = artifact(Tokens(), CASES["tokens"][1], tmp_path / "float")
-    with pytest.raises(StepError, match="comes from a module 'dwon'.*Did you mean 'down'"):
-        made(before, QuantizeOnnx("w8-dynamic", keep=("dwon",)))
+    with pytest.raises(
+        StepError, match="belongs to the module 'dwon'.*Did you mean 'down'"
+    ):
+        quantize(before, QuantizeOnnx("w8-dynamic", keep=("dwon",)))
 
 
-def test_lstm_is_int8_and_gru_is_told_to_stay_float(tmp_path: pathlib.Path) -> None:
+def test_lstm_is_int8_and_gru_is_reported_to_stay_float(tmp_path: pathlib.Path) -> None:
     """ONNX Runtime has one int8 recurrent operator; what it lacks is in the notes."""
     shape = CASES["lstm"][1]
-    after = made(
+    after = quantize(
         artifact(Recurrent(), shape, tmp_path / "lstm"), QuantizeOnnx("w8-dynamic-tensor")
     )
     assert onnx_graph.operators(graph(after))["DynamicQuantizeLSTM"] == 1
     (tmp_path / "other").mkdir()
-    gated = made(
+    gated = quantize(
         artifact(Recurrent(nn.GRU), shape, tmp_path / "other" / "gru"),
         QuantizeOnnx("w8-dynamic-tensor"),
     )
@@ -284,17 +294,17 @@ def test_lstm_is_int8_and_gru_is_told_to_stay_float(tmp_path: pathlib.Path) -> N
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_quantized_file_is_refused(scheme: str, tmp_path: pathlib.Path) -> None:
-    """Whatever made it."""
-    after = made(
+    """Whatever wrote it."""
+    after = quantize(
         artifact(images(), CASES["images"][1], tmp_path / "float"), QuantizeOnnx(scheme)
     )
     for again in SCHEMES:
-        with pytest.raises(StepError, match="quantized already.*"):
+        with pytest.raises(StepError, match="already quantized.*"):
             QuantizeOnnx(again).requires(after)
 
 
 @pytest.mark.parametrize("scheme", INT8)
-def test_a_graph_without_linear_layers_is_refused_with_the_way_out(
+def test_a_graph_without_linear_layers_is_refused_with_a_fix(
     scheme: str, tmp_path: pathlib.Path
 ) -> None:
     """Convolutions are no work for these schemes."""
@@ -303,9 +313,9 @@ def test_a_graph_without_linear_layers_is_refused_with_the_way_out(
     )
     with pytest.raises(
         StepError,
-        match=r"(?s)nothing to quantize.*Conv.*Fix: take the scheme 'float', or w8a8-static",
+        match=r"(?s)nothing to quantize.*Conv.*Fix: choose the scheme 'float', or w8a8-static",
     ):
-        made(before, QuantizeOnnx(scheme))
+        quantize(before, QuantizeOnnx(scheme))
 
 
 def test_calibration_finds_a_channel_that_outgrows_the_others_and_saves_the_accuracy(
@@ -321,14 +331,17 @@ def test_calibration_finds_a_channel_that_outgrows_the_others_and_saves_the_accu
     shape = signature((5, 64), (5, 64))
     before = artifact(network, shape, tmp_path / "float")
     data = shape.inputs[0].sample(40)
-    plain, beside = (
-        made(before, QuantizeOnnx("w8-dynamic", outliers=most), data) for most in (0, 4)
+    plain, with_float_channels = (
+        quantize(before, QuantizeOnnx("w8-dynamic", outliers=most), data) for most in (0, 4)
     )
-    assert beside.notes["parts"]["main"]["float_channels"] == {"1": 1}
+    assert with_float_channels.notes["parts"]["main"]["float_channels"] == {"1": 1}
     assert plain.notes["parts"]["main"]["float_channels"] == {}
     with torch.no_grad():
-        wanted = network(torch.from_numpy(data)).numpy()
-    errors = [numpy.abs(answer(item, data) - wanted).mean() for item in (plain, beside)]
+        expected = network(torch.from_numpy(data)).numpy()
+    errors = [
+        numpy.abs(predict(item, data) - expected).mean()
+        for item in (plain, with_float_channels)
+    ]
     assert errors[1] < errors[0] / 5
 
 
@@ -338,7 +351,7 @@ def test_the_same_file_and_data_give_the_same_bytes(tmp_path: pathlib.Path) -> N
     before = artifact(Tokens(), shape, tmp_path / "float")
     data = shape.inputs[0].sample(16)
     first, again = (
-        made(before, QuantizeOnnx("w8-dynamic", samples=samples), data)
+        quantize(before, QuantizeOnnx("w8-dynamic", samples=samples), data)
         for samples in (16, 17)
     )
     assert (
@@ -347,19 +360,19 @@ def test_the_same_file_and_data_give_the_same_bytes(tmp_path: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "message"),
     [
-        (QuantizeOnnx("w8a8-static"), "not made on an ONNX file"),
-        (QuantizeOnnx("w4-weight-awq"), "not made on an ONNX file"),
-        (QuantizeOnnx("w8-dynamic", outliers=-1), "not possible"),
-        (QuantizeOnnx("w8-dynamic", samples=0), "not possible"),
+        (QuantizeOnnx("w8a8-static"), "cannot be applied to an ONNX file"),
+        (QuantizeOnnx("w4-weight-awq"), "cannot be applied to an ONNX file"),
+        (QuantizeOnnx("w8-dynamic", outliers=-1), "must not be"),
+        (QuantizeOnnx("w8-dynamic", samples=0), "must not be"),
     ],
 )
-def test_what_is_not_made_here_is_refused(
-    step: QuantizeOnnx, said: str, tmp_path: pathlib.Path
+def test_other_schemes_and_impossible_numbers_are_refused(
+    step: QuantizeOnnx, message: str, tmp_path: pathlib.Path
 ) -> None:
     """A calibrated scheme, another provider's, and numbers that mean nothing."""
-    with pytest.raises(StepError, match=said):
+    with pytest.raises(StepError, match=message):
         step.requires(artifact(images(), CASES["images"][1], tmp_path / "float"))
 
 
@@ -371,8 +384,10 @@ def test_the_promise_can_fail(scheme: str, tmp_path: pathlib.Path) -> None:
     before = artifact(images(), CASES["images"][1], tmp_path / "float")
     with pytest.raises(StepError, match="No weights were quantized"):
         QuantizeOnnx(scheme).ensures(before, before)
-    after = made(before, QuantizeOnnx(scheme))
-    with pytest.raises(StepError, match="6 of main was to stay in float and was quantized"):
+    after = quantize(before, QuantizeOnnx(scheme))
+    with pytest.raises(
+        StepError, match="6 of main is to be kept in float and was quantized"
+    ):
         QuantizeOnnx(scheme, keep=("6",)).ensures(before, after)
     with pytest.raises(StepError, match="did not become smaller"):
         QuantizeOnnx(scheme).ensures(after, after)

@@ -19,7 +19,7 @@ from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx import half as onnx_half
 from edgekit.formats.onnx.export import export
 from edgekit.formats.onnx.lower import lower
-from edgekit.formats.ort.export import OnnxToOrt, answer, operators
+from edgekit.formats.ort.export import OnnxToOrt, parse_operators, run_conversion
 from edgekit.hosts.local import LocalHost
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.signature import Signature, TensorSpec
@@ -50,7 +50,7 @@ class Network(nn.Module):
 def model(kind: str, width: int = 16) -> onnx.ModelProto:
     network = Network(width).eval()
     if kind == "int8":
-        made = export(
+        exported_model = export(
             simulate(
                 network,
                 IMAGE,
@@ -59,15 +59,15 @@ def model(kind: str, width: int = 16) -> onnx.ModelProto:
             ),
             IMAGE,
         )
-        lower(made)
-        return made
-    made = export(network, IMAGE)
-    return onnx_half.to_half(made, ()) if kind == "half" else made
+        lower(exported_model)
+        return exported_model
+    exported_model = export(network, IMAGE)
+    return onnx_half.to_half(exported_model, ()) if kind == "half" else exported_model
 
 
-def artifact(made: onnx.ModelProto, folder: pathlib.Path) -> Artifact:
+def artifact(exported_model: onnx.ModelProto, folder: pathlib.Path) -> Artifact:
     folder.mkdir()
-    onnx_graph.write(made, folder / "main.onnx")
+    onnx_graph.write(exported_model, folder / "main.onnx")
     return Artifact(
         format="onnx",
         parts=(
@@ -96,7 +96,7 @@ def converted(before: Artifact, folder: pathlib.Path) -> Artifact:
 
 @pytest.mark.parametrize("kind", ["float", "int8", "half"])
 def test_the_file_runs_as_its_source_does(kind: str, tmp_path: pathlib.Path) -> None:
-    """The host loads it without being told anything, and gives the ONNX file's numbers for
+    """The host loads it without further settings, and outputs the ONNX file's numbers for
     1 and for 7 samples.
     """
     before = artifact(model(kind), tmp_path / "onnx")
@@ -109,10 +109,10 @@ def test_the_file_runs_as_its_source_does(kind: str, tmp_path: pathlib.Path) -> 
     data = {"input": torch.rand(7, 1, 8, 8).numpy()}
     with LocalHost().open(before) as first, LocalHost().open(after) as second:
         for count in (1, 7):
-            given = {"input": data["input"][:count]}
-            expected = first.infer(given)["output"]
+            feeds = {"input": data["input"][:count]}
+            expected = first.infer(feeds)["output"]
             numpy.testing.assert_allclose(
-                second.infer(given)["output"],
+                second.infer(feeds)["output"],
                 expected,
                 atol=2e-2 * numpy.ptp(expected) if kind == "int8" else 1e-5,
             )
@@ -149,29 +149,25 @@ def test_the_same_network_gives_the_same_bytes(
     monkeypatch.setenv("SOMETHING", "else" * 5000)
     second = converted(before, tmp_path / "a_longer_name_than_the_first")
     for role in ("model", "operators"):
-        assert (
-            len(
-                {
-                    hashlib.sha256(made.path(made.parts[0], role).read_bytes()).hexdigest()
-                    for made in (first, second)
-                }
-            )
-            == 1
-        )
+        digests = {
+            hashlib.sha256(after.path(after.parts[0], role).read_bytes()).hexdigest()
+            for after in (first, second)
+        }
+        assert len(digests) == 1
 
 
-def test_the_notes_tell_versions_and_what_a_reduced_runtime_needs(
+def test_the_notes_contain_versions_and_what_a_reduced_runtime_needs(
     tmp_path: pathlib.Path,
 ) -> None:
-    """The list is the one that ONNX Runtime's build script takes; the size is of a library
-    that is named.
+    """The list is the one that ONNX Runtime's build script reads; the size is that of a
+    library that is named.
     """
     after = converted(artifact(model("float"), tmp_path / "onnx"), tmp_path / "ort")
     notes = after.notes["parts"]["main"]
     config = after.path(after.parts[0], "operators").read_text(encoding="utf-8")
     assert config.startswith("# Generated from model/s:\n# - main.ort\n")
     assert str(tmp_path) not in config
-    assert notes["needs"] == list(operators(config))
+    assert notes["needs"] == list(parse_operators(config))
     assert len(notes["needs"]) == notes["operators"] < notes["operators_of"]
     assert notes["format"].isdigit()
     assert notes["onnxruntime"].count(".") == 2
@@ -181,8 +177,13 @@ def test_the_notes_tell_versions_and_what_a_reduced_runtime_needs(
 
 def test_operators_are_read_from_a_list_with_types() -> None:
     """Types in braces hold commas and names; a list of several domains is one."""
-    config = '# a comment\nai.onnx;19;Cast{"inputs": {"0": ["float", "MLFloat16"]}},Reshape\ncom.microsoft;1;QGemm\nai.onnx;11;Conv{"inputs": {"0": ["float"]}}\n'
-    assert operators(config) == ("Cast", "Conv", "Reshape", "com.microsoft:QGemm")
+    config = (
+        "# a comment\n"
+        'ai.onnx;19;Cast{"inputs": {"0": ["float", "MLFloat16"]}},Reshape\n'
+        "com.microsoft;1;QGemm\n"
+        'ai.onnx;11;Conv{"inputs": {"0": ["float"]}}\n'
+    )
+    assert parse_operators(config) == ("Cast", "Conv", "Reshape", "com.microsoft:QGemm")
 
 
 def test_only_the_model_counts_as_size(tmp_path: pathlib.Path) -> None:
@@ -196,14 +197,14 @@ def test_only_the_model_counts_as_size(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_file_of_another_network_is_noticed(tmp_path: pathlib.Path) -> None:
-    """The step's promise is checked on the files, not on what the conversion says."""
+    """The step's promise is checked on the files, not on what the conversion reports."""
     before = artifact(model("float"), tmp_path / "onnx")
     other = converted(artifact(model("float"), tmp_path / "other"), tmp_path / "ort")
     with pytest.raises(StepError, match=r"differs from the ONNX file"):
         OnnxToOrt().ensures(before, other)
 
 
-def test_what_onnxruntime_refuses_is_told_and_leaves_nothing(
+def test_what_onnxruntime_refuses_is_reported_and_leaves_nothing(
     tmp_path: pathlib.Path,
 ) -> None:
     """An operator that does not exist: one sentence, an empty folder."""
@@ -212,11 +213,11 @@ def test_what_onnxruntime_refuses_is_told_and_leaves_nothing(
     damaged.graph.node[0].domain = "nowhere"
     damaged.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
     onnx.save(damaged, str(before.path(before.parts[0])))
-    made = context(tmp_path / "ort")
-    with pytest.raises(StepError, match=r"cannot make the \.ort file") as raised:
-        OnnxToOrt().run(before, made)
+    step_context = context(tmp_path / "ort")
+    with pytest.raises(StepError, match=r"cannot convert to \.ort") as raised:
+        OnnxToOrt().run(before, step_context)
     assert raised.value.fix
-    assert not list(made.folder.iterdir())
+    assert not list(step_context.folder.iterdir())
 
 
 def test_weights_outside_of_the_folder_are_refused_before_any_work(
@@ -235,12 +236,12 @@ def test_weights_outside_of_the_folder_are_refused_before_any_work(
     (tmp_path / "secret.bin").write_bytes((before.folder / "weights.bin").read_bytes())
     (before.folder / "weights.bin").unlink()
     (before.folder / "weights.bin").hardlink_to(tmp_path / "secret.bin")
-    with pytest.raises(StepError, match="ONNX checker refuses"):
+    with pytest.raises(StepError, match="main is not a valid ONNX file"):
         OnnxToOrt().requires(before)
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("import time; time.sleep(60)", "took longer than"),
         ("import os; os.abort()", "signal 6"),
@@ -248,20 +249,21 @@ def test_weights_outside_of_the_folder_are_refused_before_any_work(
     ],
 )
 def test_a_conversion_that_hangs_or_dies_is_an_error(
-    body: str, told: str, tmp_path: pathlib.Path
+    body: str, message: str, tmp_path: pathlib.Path
 ) -> None:
     """Its process is ended; the caller's goes on."""
     script = tmp_path / "conversion.py"
     script.write_text(body, encoding="utf-8")
-    with pytest.raises(StepError, match=told):
-        answer({"onnx": "main.onnx"}, "main", tmp_path, 2.0, script)
+    with pytest.raises(StepError, match=message):
+        run_conversion({"onnx": "main.onnx"}, "main", tmp_path, 2.0, script)
 
 
 def test_the_answer_is_alone_on_stdout(tmp_path: pathlib.Path) -> None:
     """What native code prints does not mix with it."""
     script = tmp_path / "conversion.py"
     script.write_text(
-        f"import sys\nprint('noise', file=sys.stderr)\nprint({json.dumps(json.dumps({'ok': True}))})\n",
+        "import sys\nprint('noise', file=sys.stderr)\n"
+        f"print({json.dumps(json.dumps({'ok': True}))})\n",
         encoding="utf-8",
     )
-    assert answer({}, "main", tmp_path, 30.0, script) == {"ok": True}
+    assert run_conversion({}, "main", tmp_path, 30.0, script) == {"ok": True}
