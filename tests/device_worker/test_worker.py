@@ -23,7 +23,7 @@ from edgekit.hosts.process import MAGIC, Start, WorkerProcess, encode_sources, w
 
 FOLDER = pathlib.Path(device_worker.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
-ALLOWED = {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
+ALLOWED = {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime", "openvino"}
 SHAPES = arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 DTYPES = ("float32", "float16", "int8", "uint8", "int32", "int64", "bool")
 
@@ -490,6 +490,7 @@ def test_a_new_runtime_is_one_file(
 ABACUS = """
 DISTRIBUTIONS = ("pytest",)
 SUFFIXES = (".beads",)
+FORMATS = ()
 ROW = {"dtype": "float32", "shape": [None, 1], "quantization": None}
 
 
