@@ -182,7 +182,8 @@ def test_a_plan_and_a_run_tell_a_host_that_is_not_set_up(
 ) -> None:
     """The plan ends with 1 and names the command; a run ends before any work."""
     (tmp_path / "on-arm.yaml").write_text(
-        "title: x\nform: tflite\nruntime: litert\nhost: qemu-arm64\nschemes: [w8a8-static, float]\nlimits: {shapes: static}\n"
+        "title: x\nformat: tflite\nruntime: litert\nhost: qemu-arm64\n"
+        "schemes: [w8a8-static, float]\nlimits: {shapes: static}\n"
     )
     words = ["digits", "--target", str(tmp_path / "on-arm.yaml")]
     done = CliRunner().invoke(main, ["plan", *words])
