@@ -76,10 +76,10 @@ def run(  # noqa: PLR0913 (the options of the command line)
 
     Raises:
         EdgekitError: something is missing, impossible or failed for all targets; ``fix``
-            says what to do. What fails for one target is in the report.
+            is what to do. What fails for one target is in the report.
     """
     models, name = _named_model(model)
-    given_task, task_name = _named_task(task)
+    task_object, task_name = _named_task(task)
     request = RunRequest(
         recipe=recipe,
         model=name,
@@ -103,7 +103,7 @@ def run(  # noqa: PLR0913 (the options of the command line)
             progress=shown,
             fresh=fresh,
             on=tuple(verify_on),
-            task=given_task,
+            task=task_object,
             models=models,
         )
         return execute(plan, options)
@@ -205,25 +205,25 @@ def _named_model(model: "Model") -> tuple[dict[str, Any], str]:
         return {}, model
     from edgekit.sources.objects import ModelObject  # imports torch
 
-    given = ModelObject(model)
-    return {given.name: given}, given.name
+    wrapped = ModelObject(model)
+    return {wrapped.name: wrapped}, wrapped.name
 
 
 def _named_task(task: "TaskLike") -> tuple[Task | None, str]:
     """The task, if it is given as an object, and its name in the recipe."""
     if isinstance(task, str):
         return None, task
-    given = task if isinstance(task, Task) else task()
-    if not isinstance(given, Task):
+    value = task if isinstance(task, Task) else task()
+    if not isinstance(value, Task):
         raise TaskError(
-            f"Expected a task, got {type(given).__name__}.",
+            f"Expected a task, got {type(value).__name__}.",
             fix="give an edgekit.Task, a function that returns one, or a name such as digits",
         )
-    return given, f"{OBJECT_PREFIX}{given.name}"
+    return value, f"{OBJECT_PREFIX}{value.name}"
 
 
-def _label(given: object) -> str:
-    name = getattr(given, "name", None) or getattr(given, "__name__", type(given).__name__)
+def _label(value: object) -> str:
+    name = getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__)
     return f"{OBJECT_PREFIX}{name}"
 
 

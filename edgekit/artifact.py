@@ -19,9 +19,9 @@ TORCH = "torch"
 
 
 def _known_format(name: str) -> str:
-    known = (TORCH, *FORMATS)
-    if name not in known:
-        raise ValueError(unknown("format", name, known))
+    names = (TORCH, *FORMATS)
+    if name not in names:
+        raise ValueError(unknown("format", name, names))
     return name
 
 
@@ -84,7 +84,7 @@ class Part(Value):
 class Artifact(Value):
     """A model in one format.
 
-    ``folder`` holds the files; ``notes`` what the step wants to have reported.
+    ``folder`` holds the files; ``notes`` what the step adds to the report.
     """
 
     format: FormatName
@@ -103,7 +103,7 @@ class Artifact(Value):
         return self
 
     def path(self, part: Part, role: str = "model") -> pathlib.Path:
-        """Where the file of a part lies."""
+        """The path of one file of a part."""
         return self.folder / part.files[role].path
 
     def part(self, name: str) -> Part:
@@ -121,39 +121,28 @@ def chain(
     call: Callable[[Part, Mapping[str, T]], Mapping[str, T]],
     feeds: Mapping[str, T],
 ) -> dict[str, T]:
-    """Run the parts in order, each fed by name from the data and from the outputs of the
-    parts before it.
+    """Run the parts in order and return the model's outputs (see ``outputs_of``).
 
-    Gives the model's outputs (see ``outputs_of``). ``call(part, feeds)`` runs one part on
-    ``feeds``.
+    Each part is fed by name, from the data and from the outputs of the parts before it.
+    ``call(part, feeds)`` runs one part.
     """
-    known = dict(feeds)
+    values = dict(feeds)
     parts = tuple(parts)
     for part in parts:
-        known.update(
-            call(
-                part,
-                {
-                    spec.name: known[spec.name]
-                    for spec in part.signature.inputs
-                    if spec.name in known
-                },
-            )
-        )
-    return {spec.name: known[spec.name] for spec in outputs_of(parts)}
+        names = [spec.name for spec in part.signature.inputs if spec.name in values]
+        values.update(call(part, {name: values[name] for name in names}))
+    return {spec.name: values[spec.name] for spec in outputs_of(parts)}
 
 
 def outputs_of(parts: Sequence[Part]) -> tuple[TensorSpec, ...]:
-    """The outputs of a whole model: those that no later part takes, so that both of two
-    towers are among them.
+    """The outputs of the entire model: those that no later part reads.
+
+    Both outputs of a model with two towers are among them.
     """
-    taken = [
-        {spec.name for later in parts[index + 1 :] for spec in later.signature.inputs}
-        for index in range(len(parts))
-    ]
-    return tuple(
-        spec
-        for part, later in zip(parts, taken, strict=True)
-        for spec in part.signature.outputs
-        if spec.name not in later
-    )
+    outputs: list[TensorSpec] = []
+    for index, part in enumerate(parts):
+        read_later: set[str] = set()
+        for later in parts[index + 1 :]:
+            read_later.update(spec.name for spec in later.signature.inputs)
+        outputs += [spec for spec in part.signature.outputs if spec.name not in read_later]
+    return tuple(outputs)

@@ -1,6 +1,4 @@
-"""The narrow interfaces of the plug-in points: Step, Runner, Host, Audit, and what they are
-handed.
-"""
+"""The interfaces of the plug-in points (Step, Source, Runner, Host, Auditor), and their values."""
 
 import dataclasses
 import pathlib
@@ -14,12 +12,11 @@ from edgekit.target import Limits
 from edgekit.task import Task
 
 if TYPE_CHECKING:
-    import numpy.typing
     import torch
 
-    Array = numpy.typing.NDArray[Any]
-    Feeds = Mapping[str, Array]
-    #: Makes the fresh networks of a model, by part name, in the order in which they run.
+    from edgekit.arrays import Array, Feeds
+
+    #: Builds fresh networks of a model, by part name, in the order in which they run.
     Networks = Callable[[], Mapping[str, torch.nn.Module]]
 
 
@@ -29,16 +26,14 @@ Read = Literal["train", "calibration", "test", "metric", "teacher"]
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a step is handed beside the artifact: an empty folder to fill, the data, and the
-    way to make fresh networks.
-    """
+    """What a step gets with the artifact: an empty folder, the data, a network builder."""
 
     folder: pathlib.Path
     networks: "Networks"
     task: Task
     seed: int = 0
     progress: Progress = dataclasses.field(default_factory=Silent)
-    #: The trained teacher and the way to make its fresh networks, where the recipe has one.
+    #: The trained teacher and a function that builds its networks, if the recipe has one.
     teacher: Artifact | None = None
     teacher_networks: "Networks | None" = None
 
@@ -100,19 +95,20 @@ class Runner(Protocol):
     def __enter__(self) -> "Runner": ...
     def __exit__(self, *details: object) -> None: ...
     def infer(self, feeds: "Feeds") -> dict[str, "Array"]:
-        """The last part's outputs, as real numbers in the task's layout, for any number of
-        samples.
+        """Compute the model's outputs for any number of samples.
+
+        Returns real numbers in the task's layout, by name; the first axis counts samples.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchProtocol:
-    """How latency is taken: files in turns in one process, batch 1, the median over rounds.
+    """How latency is measured: interleaved in one process, batch 1, the median over rounds.
 
-    A round times every file once, in shuffled order, loaded anew where that is quick (two
-    loaded copies of one file differ by 1 to 2 %). One timing is the median of as many calls
-    as last ``round_ms`` milliseconds.
+    A round times every file once, in shuffled order. Files that load quickly are loaded
+    again in every round, because two loaded copies of one file differ by 1 to 2 %. One
+    timing is the median of as many calls as last ``round_ms`` milliseconds.
     """
 
     rounds: int = 60
@@ -203,7 +199,7 @@ class HostKind(Protocol):
     def setup(self, progress: Progress) -> None:
         """Set up every environment of the host that is not ready.
 
-        Atomic: on failure it raises HostError and leaves nothing behind.
+        Atomic: on failure it raises HostError and leaves nothing half done.
         """
         ...
 
@@ -219,7 +215,7 @@ class Audit:
     """
 
     measurements: Sequence[Measurement]
-    #: One row an operator: op, name, dtype, macs, module.
+    #: One row for each operator: op, name, dtype, macs, module.
     rows: Sequence[Mapping[str, Any]] = ()
     #: Known signs that the file is slow or cannot run on the device; empty is good.
     warnings: Sequence[str] = ()

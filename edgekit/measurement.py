@@ -1,4 +1,4 @@
-"""A number with its unit, its interval, where it was taken and how; and its verdict.
+"""A number with its unit, its interval, its origin and its verdict.
 
 ``QUANTITIES`` describes every quantity that edgekit measures or predicts. A new one is one row
 of that table; units, headings, gates and the layout of reports follow from it.
@@ -124,13 +124,13 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 
     No verdict at all is ``unmeasured``.
     """
-    given = set(verdicts)
+    present = set(verdicts)
     order: tuple[Verdict, ...] = ("fail", "unmeasured", "inconclusive", "pass")
-    return next((verdict for verdict in order if verdict in given), "unmeasured")
+    return next((verdict for verdict in order if verdict in present), "unmeasured")
 
 
 def judge(measured: Measurement, limit: float) -> Verdict:
-    """Compare a measurement with its gate; its quantity says whether that is an upper limit."""
+    """Compare a measurement with its gate; its quantity defines whether that is an upper limit."""
     if QUANTITIES[measured.name].lower_is_better:
         return judge_at_most(measured, limit)
     return judge_at_least(measured, limit)

@@ -25,12 +25,12 @@ class Train(UserConfig):
     epochs: int = pydantic.Field(30, ge=1)
     batch_size: int = pydantic.Field(64, ge=1)
     learning_rate: float = pydantic.Field(0.003, gt=0)
-    #: Move each image by up to this many pixels, at random. 0: leave the data as they are.
+    #: Move each image by up to this many pixels, at random. 0: leave the data unchanged.
     shift: int = pydantic.Field(0, ge=0)
 
 
 class Distill(Train):
-    """Train the network to give the teacher's answers (Hinton et al. 2015)."""
+    """Train the network on the teacher's outputs (Hinton et al. 2015)."""
 
     teacher: str
     #: The teacher's checkpoint; without one the teacher is trained first.
@@ -42,7 +42,7 @@ class Distill(Train):
 
 
 class Prune(UserConfig):
-    """Remove whole channels, those with the smallest weights first."""
+    """Remove entire channels, those with the smallest weights first."""
 
     ratio: float = pydantic.Field(0.5, gt=0, lt=1)
     #: Channels are kept in multiples of this; None: what the targets want.
@@ -52,7 +52,7 @@ class Prune(UserConfig):
 
 
 class Finetune(Train):
-    """Train again after pruning; with the teacher's answers where the recipe has a teacher."""
+    """Train again after pruning, on the teacher's outputs if the recipe has a teacher."""
 
     epochs: int = pydantic.Field(10, ge=1)
     learning_rate: float = pydantic.Field(0.001, gt=0)
@@ -70,7 +70,7 @@ class Quantize(UserConfig):
 
     @pydantic.field_validator("scheme")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _require_known(cls, name: str) -> str:
         if name != "auto" and name not in SCHEMES:
             if (reason := refused(name)) is not None:
                 raise ValueError(reason)
@@ -144,14 +144,13 @@ class Gates(UserConfig):
     sram_bytes: int | None = pydantic.Field(None, gt=0)
 
     def over(self, base: "Gates") -> "Gates":
-        """These gates where they are set (None included), else those of ``base``."""
-        return Gates(
-            **{**base.model_dump(exclude_unset=True), **self.model_dump(exclude_unset=True)}
-        )
+        """These gates if they are set (also to None), else those of ``base``."""
+        own = self.model_dump(exclude_unset=True)
+        return Gates(**{**base.model_dump(exclude_unset=True), **own})
 
 
 class Recipe(UserConfig):
-    """A whole recipe. ``model`` and ``task`` may be left to the command line."""
+    """What to do to a network. ``model`` and ``task`` may be left to the command line."""
 
     name: str = "recipe"
     title: str = ""
@@ -167,7 +166,7 @@ class Recipe(UserConfig):
     @pydantic.field_validator("name")
     @classmethod
     def _folder(cls, name: str) -> str:
-        """Results go to ``runs/<name>`` where nothing else is said."""
+        """Results go to ``runs/<name>`` by default."""
         return check_folder_name(name)
 
     @pydantic.model_validator(mode="after")

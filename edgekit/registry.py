@@ -182,7 +182,7 @@ RUNTIMES = Registry(
         record.runtime: dataclasses.replace(
             record.run, where="edgekit.hosts.local:LocalHost"
         )
-        for record in reversed(FORMATS.values())
+        for record in reversed(list(FORMATS.values()))
     },
 )
 
@@ -206,7 +206,7 @@ HOSTS = Registry(
     },
 )
 
-#: The torch networks that a file must agree with: as they are, or quantized as the file is.
+#: The torch networks that a file must agree with: in float, or quantized like the file.
 REFERENCES = Registry(
     "torch reference",
     {
@@ -221,7 +221,7 @@ DIAGNOSES = Registry(
     "diagnosis",
     {"torch": Implementation("edgekit.steps.diagnose:diagnose", _PT2E, "torch")},
 )
-#: What a table of a device says of an artifact.
+#: What a device's latency table predicts for an artifact.
 ESTIMATES = Registry(
     "estimate",
     {"table": Implementation("edgekit.estimates.estimate:of_artifact", ("scipy",))},

@@ -24,7 +24,7 @@ FILE_NAME = "report.json"
 class ShippedFile(Value):
     """One file of a candidate.
 
-    ``path`` is relative to the report, None where the file was not shipped.
+    ``path`` is relative to the report; None if the file was not shipped.
     """
 
     part: str
@@ -59,7 +59,7 @@ class CandidateReport(Value):
     artifact: ArtifactReport | None = None
     measurements: tuple[Measurement, ...] = ()
     warnings: tuple[str, ...] = ()
-    #: Why it was tried, where it is a remedy.
+    #: Why it was tried, if it is a remedy.
     why: str = ""
     #: How long building and verifying it took when it was done; steps that were cached then
     #: took no time.
@@ -78,7 +78,7 @@ class CandidateReport(Value):
 class GateReport(Value):
     """One gate of the winner.
 
-    A gate that is not required does not change the verdict; ``why`` says why not.
+    A gate that is not required does not change the verdict; ``why`` is the reason.
     """
 
     name: MeasurementName
@@ -99,7 +99,7 @@ class EvidenceReport(Value):
     host: str
     #: The key of the artifact that was run.
     key: str
-    #: What the evidence depends on beside the artifact (``Facts.id`` of the bundle).
+    #: What the evidence depends on besides the artifact (``Facts.id`` of the bundle).
     bundle: str = ""
     when: str
     verdict: Verdict
@@ -112,8 +112,7 @@ class EvidenceReport(Value):
     #: Looked at fewer samples than there are for this host, or took no times where it could
     #: have.
     partial: bool = False
-    #: True where the host has no runtime for files of this format, so that nothing was
-    #: tried.
+    #: True if the host has no runtime for files of this format, so that nothing was tried.
     skipped: bool = False
 
     @property
@@ -214,15 +213,17 @@ class Report(Value):
 
 
 def load(path: pathlib.Path) -> Report:
-    """Read a report from its folder or file, or raise a ReportError that says what is wrong
-    with it.
+    """Read a report from its folder or file.
+
+    Raises:
+        ReportError: there is none, or it is not valid.
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ReportError(
-            f"{path} holds no {FILE_NAME}.",
+            f"{path} has no {FILE_NAME}.",
             fix="name the folder given to 'edgekit run --out'",
         ) from None
     except (OSError, ValueError, RecursionError) as problem:
@@ -231,16 +232,16 @@ def load(path: pathlib.Path) -> Report:
             fix="run the recipe again; what is cached is not computed twice",
         ) from problem
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise ReportError(
-            f"{file} has schema {found!r}; this edgekit reads schema {SCHEMA}.",
+            f"{file} has schema {schema!r}; this edgekit reads schema {SCHEMA}.",
             fix="use the edgekit that wrote it, or run again",
         )
     return parse(Report, data, str(file), ReportError)
 
 
 def describe(artifact: Artifact) -> ArtifactReport:
-    """What the report says of an artifact, before any of its files is shipped."""
+    """An artifact's entry in the report, before any of its files is shipped."""
     files = tuple(
         ShippedFile(part=part.name, role=role, sha256=file.sha256, bytes=file.bytes)
         for part in artifact.parts

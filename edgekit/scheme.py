@@ -50,9 +50,7 @@ class Tuning(Value):
     split_outputs: bool = False
 
     def describe(self) -> str:
-        """The changes in words, joined by ``+`` as in a candidate's name; the empty string
-        is the plain scheme.
-        """
+        """The changes, joined by ``+`` as in a candidate's name; empty for the plain scheme."""
         words = {
             "observer": self.observer,
             "equalize": "equalize",
@@ -116,7 +114,7 @@ class Scheme(Value):
 
     @property
     def calibrated(self) -> bool:
-        """True where calibration data are needed."""
+        """True if calibration data are needed."""
         return self.method == "static"
 
 
@@ -196,7 +194,7 @@ SCHEMES: Mapping[str, Scheme] = {
         ),
         Scheme(
             name="w8-dynamic-tensor",
-            title="8-bit weights, 8-bit activations with one scale a tensor; what tflite-runtime 2.14 needs",
+            title="8-bit weights, 8-bit per-tensor activations; what tflite-runtime 2.14 requires",
             method="dynamic",
             weight_bits=8,
             activation_bits=8,
@@ -292,19 +290,22 @@ REFUSED: Mapping[str, tuple[str, str]] = {
         "w8-dynamic",
     ),
     "w8a8-qat-inc": (
-        "its quantization-aware training simulates MX formats, which end as a thousand float operators in the file",
+        "its quantization-aware training simulates MX formats, which become a thousand float "
+        "operators in the file",
         "w8a8-qat",
     ),
     "bf16-inc": (
-        "its mixed precision gives bfloat16 convolutions, which ONNX Runtime does not run on a processor",
+        "its mixed precision produces bfloat16 convolutions, which ONNX Runtime does not execute "
+        "on a processor",
         "fp16",
     ),
 }
 #: What TensorRT builds and edgekit does not offer: the reason, what it offers instead.
 NOT_OFFERED: Mapping[str, tuple[str, str]] = {
     "fp4": (
-        "TensorRT was seen to build it for SM120 alone and to make the weights half floats first, and ONNX Runtime has no 4-bit floats, so its "
-        "accuracy could not be measured",
+        "TensorRT was seen to build it for SM120 only and to convert the weights to half "
+        "floats first, and ONNX Runtime has no 4-bit floats, so its accuracy could not be "
+        "measured",
         "fp8 or w4-weight",
     ),
 }
@@ -326,31 +327,28 @@ _ALSO: Mapping[str, str] = {
 
 
 def refused(name: str) -> str | None:
-    """Why a scheme that neural-compressor or TensorRT has by name is not offered, and what
-    is; None for any other name.
+    """Why a scheme of neural-compressor or TensorRT is not offered, and what is.
+
+    None for any other name.
     """
     if name in NOT_OFFERED:
         return f"{name}: {NOT_OFFERED[name][0]}; use {NOT_OFFERED[name][1]}"
     reason = REFUSED.get(_ALSO.get(name, name))
-    return (
-        None
-        if reason is None
-        else f"{name}: neural-compressor 3.10 cannot: {reason[0]}; use {reason[1]}"
-    )
+    if reason is None:
+        return None
+    return f"{name}: neural-compressor 3.10 cannot: {reason[0]}; use {reason[1]}"
 
 
 def find(name: str) -> Scheme:
-    """The scheme called ``name``, or an error with the nearest known one.
+    """The scheme called ``name``; an EdgekitError with the nearest name if there is none.
 
-    What a remedy adds behind ``+`` is not looked at.
+    What a remedy adds after ``+`` is ignored.
     """
     name = name.partition("+")[0]
     if name not in SCHEMES:
-        known_to_fail = refused(name)
-        if known_to_fail is not None:
-            raise EdgekitError(
-                f"{known_to_fail}.", fix="edgekit schemes lists what is offered"
-            )
+        refusal = refused(name)
+        if refusal is not None:
+            raise EdgekitError(f"{refusal}.", fix="edgekit schemes lists what is offered")
         raise EdgekitError(
             unknown("scheme", name, SCHEMES),
             fix="'edgekit schemes' lists them",

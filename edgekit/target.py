@@ -16,9 +16,9 @@ from edgekit.value import UserConfig, check_folder_name, parse, read_yaml
 
 
 def _known_runtime(name: str) -> str:
-    known = runtimes()
-    if name not in known:
-        raise ValueError(unknown("runtime", name, known))
+    names = runtimes()
+    if name not in names:
+        raise ValueError(unknown("runtime", name, names))
     return name
 
 
@@ -28,6 +28,10 @@ Runtime = Annotated[str, pydantic.AfterValidator(_known_runtime)]
 RUNTIMES: Mapping[FormatName, Runtime] = {
     name: record.runtime for name, record in FORMATS.items()
 }
+
+
+#: Methods whose files compute in float, at least in part.
+_FLOAT_METHODS = ("float", "cast", "dynamic")
 
 
 class Limits(UserConfig):
@@ -40,7 +44,7 @@ class Limits(UserConfig):
     #: integer: the device runs integer arithmetic only, so a float or half-float scheme
     #: cannot be shipped to it.
     arithmetic: Literal["any", "integer"] = "any"
-    #: The dtype of the file's inputs and outputs where the device wants a certain one.
+    #: The dtype of the file's inputs and outputs if the device requires a certain one.
     io: Literal["any", "uint8", "int8"] = "any"
     #: free: the batch size is chosen when the file runs.
     shapes: Literal["free", "static"] = "free"
@@ -60,7 +64,7 @@ class Limits(UserConfig):
     #: SRAM that the network's intermediate results may take. Vela plans with it.
     sram_bytes: int | None = pydantic.Field(None, gt=0)
     #: What Vela compiles for, in its own names: an Ethos-U, its clock and memories, and
-    #: what lies in which memory.
+    #: what is in which memory.
     accelerator: str = ""
     system_config: str = ""
     memory_mode: str = ""
@@ -91,109 +95,110 @@ class Limits(UserConfig):
 
 
 class Target(UserConfig):
-    """One device: the format of its files, the runtime, where it is reached, its schemes in
-    order of preference, its limits.
+    """One device.
+
+    Attributes:
+        format, runtime: of its files, and what executes them.
+        host: the name of the host where its files are checked and timed: hosts/NAME.yaml or
+            ``ssh:address``; ``/NAME`` selects one of its environments.
+        also_on: further hosts on which the shipped file is verified, if they are set up. A
+            file that fails there fails.
+        schemes: in order of preference.
+        latency: measured if the host executes the device's own runtime, so that its latency
+            counts.
+        latency_note: why the latency cannot be measured; in the report.
+        accuracy_note: what stands in for the device when accuracy is measured; in the
+            report.
+        estimate: a latency table of this device (``edgekit hosts record``). If latency is
+            unmeasured, the report shows estimates from it.
+        source: where the limits come from.
     """
 
     name: str
     title: str
     format: FormatName
     runtime: Runtime
-    #: The name of the host where its files are checked and timed: hosts/NAME.yaml,
-    #: ``ssh:address``; an environment of it behind a slash.
     host: str = "local"
-    #: Hosts on which the shipped file is verified too, where they are set up; a file that
-    #: fails there fails.
     also_on: tuple[str, ...] = ()
     schemes: tuple[str, ...] = pydantic.Field(min_length=1)
     limits: Limits = Limits()
     gates: Gates = Gates()
-    #: True where the host runs the device's own runtime, so that its latency counts.
     latency: Literal["measured", "unmeasured"] = "measured"
-    #: A latency table of this device (``edgekit hosts record``): where latency is
-    #: unmeasured, the report shows estimates from it.
     estimate: str = ""
-    #: Why the latency cannot be taken, and what stands in for the device where accuracy is
-    #: taken; told in the report.
     latency_note: str = ""
     accuracy_note: str = ""
-    #: Where the limits come from.
     source: str = ""
 
     @pydantic.field_validator("name")
     @classmethod
     def _folder(cls, name: str) -> str:
-        """The shipped files go to a folder of this name, and an older one of this name is
-        removed.
-        """
+        """The shipped files go to a folder of this name, which they replace."""
         return check_folder_name(name)
 
     @pydantic.field_validator("schemes")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _require_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name not in SCHEMES:
                 raise ValueError(unknown("scheme", name, SCHEMES))
         return names
 
     @pydantic.model_validator(mode="after")
-    def _agrees(self) -> "Target":
-        if RUNTIMES.get(self.format) != self.runtime:
+    def _check_format(self) -> "Target":
+        record = FORMATS.get(self.format)
+        if record is None or record.runtime != self.runtime:
+            expected = None if record is None else record.runtime
             raise ValueError(
-                f"runtime: {self.runtime!r} cannot load the format {self.format!r}; it needs {RUNTIMES.get(self.format)!r}"
+                f"runtime: {self.runtime!r} cannot load the format {self.format!r}; it must be "
+                f"{expected!r}"
             )
-        wrong = [name for name in self.schemes if self.format not in SCHEMES[name].formats]
+        wrong = [name for name in self.schemes if name not in record.schemes]
         if wrong:
             raise ValueError(
-                f"schemes: {', '.join(wrong)} cannot be made in the format {self.format!r}"
+                f"schemes: {', '.join(wrong)} cannot be built in the format {self.format!r}"
             )
-        blank = [
-            key
-            for key in ("accelerator", "system_config", "memory_mode")
-            if self.format == "ethosu" and not getattr(self.limits, key)
+        missing = [
+            name for name in record.required_limits if not getattr(self.limits, name)
         ]
-        if blank:
+        if missing:
             raise ValueError(
-                f"limits: an Ethos-U needs {', '.join(blank)} (Vela's own names; see docs/ethos-u.md)"
+                f"limits: the format {self.format!r} requires {', '.join(missing)} "
+                f"({record.limits_help})"
             )
-        if len(self.limits.batches) > 1 and self.format != "tflite":
+        if len(self.limits.batches) > 1 and not record.several_signatures:
+            able = ", ".join(name for name in FORMATS if FORMATS[name].several_signatures)
             raise ValueError(
-                f"limits.batches: a file of the format {self.format!r} has one signature; several are for tflite"
+                f"limits.batches: a file of the format {self.format!r} has one signature; "
+                f"several are for {able}"
             )
         if self.latency == "unmeasured" and not self.latency_note:
             raise ValueError("latency_note: say why the latency is unmeasured")
         return self
 
     def refuses(self, scheme: str) -> str | None:
-        """Why the device cannot run this scheme, or None."""
-        known = SCHEMES[scheme]
-        if self.format not in known.formats:
+        """Why the device cannot execute this scheme, or None."""
+        asked, record = SCHEMES[scheme], FORMATS[self.format]
+        if scheme not in record.schemes:
             return f"the format {self.format} has no {scheme}"
-        if self.limits.arithmetic == "integer" and (
-            known.method in ("float", "cast", "dynamic")
-        ):
+        if self.limits.arithmetic == "integer" and asked.method in _FLOAT_METHODS:
             return "the device runs integer arithmetic only"
-        if self.format == "ethosu" and not known.calibrated:
-            return "nothing of it would run on the NPU, which computes in integers"
-        if (
-            len(self.limits.batches) > 1
-            and known.calibrated
-            and known.activation_bits == 16
-        ):
-            return "16-bit activations are calibrated for files of one signature; take batches: [1]"
-        refusal = too_old(known, self.limits.compute_capabilities)
+        if record.calibrated_only and not asked.calibrated:
+            return record.calibrated_only
+        if len(self.limits.batches) > 1 and asked.wide_activations:
+            return "16-bit activations are calibrated for files of one signature; use batches: [1]"
+        refusal = too_old(asked, self.limits.compute_capabilities)
         return None if refusal is None else f"{refusal[0]}; {refusal[1]}"
 
 
 def too_old(scheme: Scheme, capabilities: Sequence[str]) -> tuple[str, str] | None:
-    """Which of the compute capabilities have no arithmetic for the scheme, and the way out;
-    None where all have it.
+    """Which compute capabilities lack the scheme's arithmetic, and the fix.
+
+    None if all have it.
     """
     return nvidia.explain_too_old(scheme.name, scheme.least_capability, capabilities)
 
 
 def load(path: pathlib.Path) -> Target:
     """Read a target file, or raise one TargetError that lists everything wrong with it."""
-    return parse(
-        Target, {"name": path.stem, **read_yaml(path, TargetError)}, str(path), TargetError
-    )
+    data = {"name": path.stem, **read_yaml(path, TargetError)}
+    return parse(Target, data, str(path), TargetError)

@@ -87,8 +87,8 @@ def test_what_a_user_asks_for_is_found() -> None:
     target = example().targets[0]
     candidate = target.candidate("float")
     assert candidate is not None
-    assert candidate.find("accuracy") == ACCURACY
-    assert candidate.find("speedup") is None
+    assert candidate.measurement("accuracy") == ACCURACY
+    assert candidate.measurement("speedup") is None
     assert target.candidate("fp16") is None
 
 

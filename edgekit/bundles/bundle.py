@@ -73,7 +73,7 @@ class Facts(Value):
         device_only: the target's own device must be timed; a speed that is measured
             elsewhere is reported, and passes or fails nothing.
         shipped: the same checks where the bundle was built, and the race's own numbers.
-        preprocessing: for each input, what the task gives and what the file accepts.
+        preprocessing: for each input, what the task provides and what the file accepts.
     """
 
     schema_version: int = pydantic.Field(SCHEMA, alias="schema")

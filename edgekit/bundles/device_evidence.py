@@ -157,5 +157,5 @@ def _sanitize(value: Any) -> Any:
 
 
 def default_name(results: pathlib.Path) -> str:
-    """A name for a device if the user gives none: that of the copied file or folder."""
+    """A name for a device if the user names none: that of the copied file or folder."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", results.resolve().stem) or "device"

@@ -121,7 +121,7 @@ def _execute(
     facts = manifest.facts.model_dump(mode="json", by_alias=True)
     artifact = bundles.artifact(manifest, folder)
     if facts["device_only"] and host.shares_files:
-        # This machine's speed is reported, and says nothing about the device's.
+        # This machine's speed is reported, but it is no evidence for the device's.
         facts["gates"].pop("speedup", None)
     inputs = bundled.select(arrays, "input")
     with host.open(artifact, options_of(bool(facts["one_by_one"]))) as runner:
@@ -195,7 +195,7 @@ def judge_outputs(
 
 
 def _default_count(facts: Facts, host: Host) -> int:
-    """How many samples a host executes unless the user says otherwise."""
+    """How many samples a host executes unless the user asks for another number."""
     return min(facts.samples, EMULATED_SAMPLES) if host.untimed else facts.samples
 
 

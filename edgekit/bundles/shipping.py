@@ -77,7 +77,7 @@ def relocate(entry: ArtifactReport, artifact: Artifact, folder: str) -> Artifact
 
 
 def prepare(out: pathlib.Path) -> None:
-    """Remove the old report, and what a killed run left behind."""
+    """Remove the old report, and the leftovers of a killed run."""
     with writing(out):
         (out / FILE_NAME).unlink(missing_ok=True)
         for leftover in (*out.glob(".*.partial"), *out.glob(".*.old")):

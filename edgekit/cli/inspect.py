@@ -14,7 +14,7 @@ from edgekit.contracts import Audit
 from edgekit.formats.inspection import format_of, inspect_file, loaded_bytes
 from edgekit.measurement import QUANTITIES
 from edgekit.pipeline.request import find_target
-from edgekit.rendering import formatting
+from edgekit.rendering import formatting, summary
 
 
 @click.command()

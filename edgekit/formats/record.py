@@ -94,6 +94,10 @@ class Format:
             is the device.
         stand_in_optimized: the stand-in may be executed with its runtime's optimizations.
         accelerator: the device that executes another file; None: there is none.
+        several_signatures: a file can have signatures for several batch sizes.
+        required_limits: limits that a target of this format must set.
+        limits_help: where to find their values.
+        calibrated_only: why only calibrated schemes make sense; empty: all of them do.
         size_note: what the size is measured on, if not on the shipped file.
         weights_suffix: of the separate file of weights (role ``weights``) that the runtime
             loads together with the file; empty: the weights are in the file.
@@ -118,6 +122,10 @@ class Format:
     stand_in: str = ""
     stand_in_optimized: bool = True
     accelerator: Accelerator | None = None
+    several_signatures: bool = False
+    required_limits: tuple[str, ...] = ()
+    limits_help: str = ""
+    calibrated_only: str = ""
     size_note: str = ""
     weights_suffix: str = ""
 

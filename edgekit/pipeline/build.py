@@ -32,7 +32,7 @@ LOAD = "load_model"
 
 
 class StepFacts(Value):
-    """What a step's class says about itself, as far as its cache key needs it."""
+    """What a step's class declares, as far as its cache key needs it."""
 
     version: int
     packages: tuple[str, ...]

@@ -139,8 +139,8 @@ def _facts(
 ) -> Facts:
     split, original, where = execution
     artifact, target = winner.file, context.planned.target
-    known = scheme.find(winner.scheme)
-    # A host that has the device executed its own runtime; elsewhere ``where`` says what
+    used = scheme.find(winner.scheme)
+    # A host that has the device executed its own runtime; elsewhere ``where`` names what
     # stood in for it.
     stand_in = FORMATS[artifact.format].stand_in
     stood_in = bool(stand_in) and stand_in in where
@@ -152,10 +152,10 @@ def _facts(
         steps=_steps(winner, original),
         gates=_bundle_gates(context),
         where=where,
-        one_by_one=known.method == "dynamic",
-        parity_steps=known.parity_steps
+        one_by_one=used.method == "dynamic",
+        parity_steps=used.parity_steps
         if stood_in
-        else min(PARITY_STEPS, known.parity_steps),
+        else min(PARITY_STEPS, used.parity_steps),
         stands_in=stand_in,
         device_only=target.latency == "unmeasured",
         reference=None

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from edgekit import registry
 from edgekit.artifact import Artifact
@@ -144,7 +144,13 @@ def build_candidate(
     return candidate
 
 
-def check_candidate(candidate: Candidate, check: Callable[[Candidate], None]) -> None:
+class Check(Protocol):
+    """One check of a candidate: adds measurements, and drops it if they show that it is wrong."""
+
+    def __call__(self, candidate: Candidate) -> None: ...
+
+
+def check_candidate(candidate: Candidate, check: Check) -> None:
     """Do one check of a candidate that still races.
 
     A runtime that refuses or crashes, or a file that cannot be read, fails only this

@@ -55,12 +55,12 @@ class ImportGraph:
     @functools.cached_property
     def imports(self) -> Mapping[str, frozenset[str]]:
         """The modules that each module imports, directly."""
-        found = {name: frozenset(self._imports_of(name)) - {name} for name in self._files}
-        if REGISTRY in found:
-            found[REGISTRY] |= self._named_by_records
-        if FORMATS in found:
-            found[FORMATS] |= self._records
-        return found
+        imports = {name: frozenset(self._imports_of(name)) - {name} for name in self._files}
+        if REGISTRY in imports:
+            imports[REGISTRY] |= self._named_by_records
+        if FORMATS in imports:
+            imports[FORMATS] |= self._records
+        return imports
 
     def reachable(self, modules: Iterable[str]) -> frozenset[str]:
         """The given modules and everything that they import, however deep.
@@ -124,7 +124,7 @@ class ImportGraph:
             yield from self._resolve(f"{self._package_of(name)}.{stem}")
 
     def _resolve(self, name: str, *, as_object: bool = False) -> Iterator[str]:
-        """The modules that importing ``name`` executes, and a whole package if it is
+        """The modules that importing ``name`` executes, and an entire package if it is
         imported ``as_object``.
         """
         words = name.split(".")

@@ -153,8 +153,8 @@ def _fails_accuracy(candidate: Candidate) -> bool:
 
 def _can_be_diagnosed(candidate: Candidate) -> bool:
     """Whether edgekit's own simulation of its quantization exists."""
-    known = scheme.find(candidate.scheme)
-    simulated = known.calibrated and known.provider == "edgekit" and not known.trained
+    used = scheme.find(candidate.scheme)
+    simulated = used.calibrated and used.provider == "edgekit" and not used.trained
     return simulated and candidate.torch is not None
 
 
@@ -230,7 +230,7 @@ def _target_report(
 
 
 def _notes(context: RaceContext, estimate: Measurement | None) -> tuple[str, ...]:
-    """What the report says about where the target's numbers come from."""
+    """The report's notes on where the target's numbers come from."""
     target = context.planned.target
     notes = []
     if target.latency_note:

@@ -16,7 +16,7 @@ from edgekit.target import Target
 
 @dataclasses.dataclass(frozen=True)
 class RunRequest:
-    """A recipe, and what takes the place of its own words.
+    """A recipe, and what replaces its values.
 
     Attributes:
         recipe: a name, a path, the content of a recipe file, or a recipe.
@@ -68,12 +68,12 @@ class RunRequest:
             "task": self.task,
             "targets": tuple(dict.fromkeys(names)) or None,
         }
-        given = {key: value for key, value in replacements.items() if value is not None}
-        return recipe.model_copy(update=given)
+        present = {key: value for key, value in replacements.items() if value is not None}
+        return recipe.model_copy(update=present)
 
 
 def as_assignments(overrides: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
-    """``{"train.epochs": 3}`` as the texts of ``--set``; texts stay as they are."""
+    """``{"train.epochs": 3}`` as the texts of ``--set``; texts stay unchanged."""
     if not isinstance(overrides, Mapping):
         return tuple(overrides)
     return tuple(f"{key}={json.dumps(value)}" for key, value in overrides.items())

@@ -83,7 +83,7 @@ class _Network:
 
 
 def run(plan: Plan, options: Options) -> Report:
-    """Do everything that a plan says, and ship the winners to ``options.out``.
+    """Carry out a plan, and ship the winners to ``options.out``.
 
     Raises:
         EdgekitError: the plan is not possible, or something failed that all targets need.

@@ -5,7 +5,6 @@ Pure: from measurements to a choice, with its reason.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from edgekit.measurement import (
     QUANTITIES,
@@ -54,7 +53,7 @@ def choose(
     the gates that fail. A candidate whose accuracy is inconclusive wins only if no other
     holds. If latency cannot be taken, the first in the target's order wins.
 
-    ``tied(a, b)`` says whether the race left two schemes inside one interval.
+    ``tied(a, b)`` is whether the race left two schemes inside one interval.
     """
     finalists = _finalists(candidates, target, gates)
     if not finalists.rows:
@@ -122,8 +121,7 @@ def gates_of(
     rows = []
     for field, limit in gates.model_dump().items():
         if limit is not None:
-            name = cast(MeasurementName, field)
-            rows.append(_judge_gate(winner, name, limit, target))
+            rows.append(_judge_gate(winner, field, limit, target))
     return tuple(rows)
 
 
@@ -176,7 +174,7 @@ def _accuracy_verdict(row: CandidateReport) -> Verdict:
 def _speedup(row: CandidateReport) -> float:
     """How fast a candidate is by the paired ratio.
 
-    A median of its own times would also contain what slowed the machine for a while.
+    A median of the times alone would also contain what slowed the machine for a while.
     """
     measured = row.measurement("speedup")
     return 0.0 if measured is None or measured.value is None else measured.value

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 #: The first look at accuracy; each further one takes four times as many samples.
 FIRST_LOOK = 128
 GROWTH = 4
-#: Before all samples are seen, a candidate is dropped only if an interval of 99.5 % says
-#: so: this much wider than the one of 95 %, so that several looks together stay below a
+#: Before all samples are seen, a candidate is dropped only if an interval of 99.5 % shows
+#: it: this much wider than the one of 95 %, so that several looks together stay below a
 #: risk of 5 % (Bonferroni).
 EARLY = 2.807 / 1.960
 
@@ -146,12 +146,12 @@ class Verification:
 
     def _measure(self, candidate: Candidate) -> list[Measurement]:
         assert candidate.torch is not None
-        known = scheme.find(candidate.scheme)
+        used = scheme.find(candidate.scheme)
         # A scale that is found at run time depends on all samples of a batch: they are fed
         # one at a time, as they are timed and as they will be executed.
-        options = {"samples": 1} if known.method == "dynamic" else None
+        options = {"samples": 1} if used.method == "dynamic" else None
         with self._context.host.open(candidate.file, options) as runner:
-            same = self._parity(runner, candidate.torch, candidate.file, known.parity_steps)
+            same = self._parity(runner, candidate.torch, candidate.file, used.parity_steps)
             if same.verdict == "fail":
                 return [same]
             return [same, *self._compare_accuracy(runner)]

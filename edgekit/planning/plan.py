@@ -70,13 +70,13 @@ def plan(
     teacher = _plan_teacher(recipe)
     planned = tuple(_plan_target(recipe, target) for target in targets)
     steps = (*teacher, *shared)
-    found = [
+    listed = [
         *problems.find_missing_inputs(recipe, targets),
         *problems.find_impossible(recipe, planned),
         *problems.find_missing_packages(recipe, steps, planned, installed),
         *problems.find_host_problems(targets, host_problem),
     ]
-    return Plan(recipe, teacher, shared, baseline, planned, tuple(found))
+    return Plan(recipe, teacher, shared, baseline, planned, tuple(listed))
 
 
 def targets_of(recipe: Recipe, find: Callable[[str], Target]) -> list[Target]:

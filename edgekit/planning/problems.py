@@ -33,7 +33,7 @@ class Problem:
 
 
 def find_missing_inputs(recipe: Recipe, targets: Sequence[Target]) -> Iterator[Problem]:
-    """A model, a task, targets or files that the recipe does not give, or gives wrongly."""
+    """A model, a task, targets or files that the recipe does not name, or names wrongly."""
     yield from _find_missing_names(recipe)
     yield from _find_target_problems(targets)
     distill: Distill | None = recipe.find("distill")
@@ -80,18 +80,18 @@ def _find_target_problems(targets: Sequence[Target]) -> Iterator[Problem]:
 
 
 def _find_spec_problems(
-    where: str, spec: str, known: registry.Registry
+    where: str, spec: str, table: registry.Registry
 ) -> Iterator[Problem]:
     """What is wrong with a name such as ``zoo:name`` or ``file.py:function``.
 
     Nothing is imported to find out.
     """
-    if spec in known or spec.startswith(OBJECT_PREFIX):
+    if spec in table or spec.startswith(OBJECT_PREFIX):
         return
     place, colon, function = spec.rpartition(":")
     if place == "zoo" or not colon:
         fix = "use a known name, file.py:function or package.module:function"
-        yield Problem(where, unknown(known.kind, spec, known), fix)
+        yield Problem(where, unknown(table.kind, spec, table), fix)
     elif not function.isidentifier():
         fix = "write file.py:function or package.module:function"
         yield Problem(where, f"{spec!r} does not end in a function's name", fix)

@@ -45,7 +45,7 @@ def changes(notes: Mapping[str, Any], fmt: NumberFormat) -> list[Change]:
     rows = []
     for part, values in parts.items():
         for name in _SIZES:
-            pair = values.get(name)
+            pair: Any = values.get(name)
             if not _is_pair(pair):
                 continue
             before, after = pair

@@ -55,7 +55,8 @@ def _builder(model: Any, label: str) -> Callable[[], Any]:
     if isinstance(model, nn.Module):
         return lambda: copy.deepcopy(model)
     if callable(model) and not inspect.isclass(model):
-        return model
+        function: Callable[[], Any] = model
+        return function
     raise ModelError(
         f"Expected a network, got {label}.",
         fix="give an nn.Module, a function that returns one, or a name such as zoo:resnet8",

@@ -4,12 +4,13 @@ Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network".
 """
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from edgekit.artifact import Artifact
-from edgekit.contracts import Context
+from edgekit.contracts import Context, Read
 from edgekit.errors import StepError
 from edgekit.steps import losses, torch_storage, training
 from edgekit.steps.losses import Outputs
@@ -28,6 +29,8 @@ class Distill(Train):
 
     temperature: float = 4.0
     alpha: float = 0.7
+
+    reads: ClassVar[tuple[Read, ...]] = ("train", "teacher")
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Train all parts together.

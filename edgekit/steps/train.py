@@ -6,10 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from edgekit.artifact import Artifact, FormatName
-from edgekit.contracts import Context
+from edgekit.contracts import Context, Read
 from edgekit.steps import losses, torch_storage, training
 from edgekit.steps.torch_chain import Chain
-from edgekit.task import SplitName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Train:
     gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors")
-    reads: ClassVar[tuple[SplitName, ...]] = ("train",)
+    reads: ClassVar[tuple[Read, ...]] = ("train",)
 
     def requires(self, artifact: Artifact) -> None:
         """A float PyTorch network."""

@@ -123,7 +123,7 @@ def test_trtexecs_files_become_measured_results(
     ("wrong", "said"),
     [
         (lambda values: values[:, ::-1], "output steps"),
-        (lambda values: values[:, :-1], "has shape [1, 9], not [1, 10]"),
+        (lambda values: values[:, :-1], "has shape [1, 9], expected [1, 10]"),
         (lambda values: values * numpy.nan, "output is not finite"),
     ],
 )

@@ -31,4 +31,7 @@ FORMAT = Format(
     distributions=("ai-edge-litert", "tflite-runtime"),
     build_distributions=("ethos-u-vela",),
     stand_in="CPU; Ethos-U not executed",
+    required_limits=("accelerator", "system_config", "memory_mode"),
+    limits_help="Vela's own names; see docs/devices/ethos-u.md",
+    calibrated_only="nothing of it would run on the NPU, which computes in integers",
 )  # fmt: skip

@@ -61,5 +61,6 @@ FORMAT = Format(
     run=Implementation("", ("ai_edge_litert", "scipy"), "tflite", "LiteRT"),
     kernels=("litert",),
     distributions=("ai-edge-litert", "tflite-runtime"),
+    several_signatures=True,
     build_distributions=("litert-torch", "ai-edge-quantizer"),
 )  # fmt: skip
