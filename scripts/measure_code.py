@@ -205,10 +205,26 @@ def measure(root: pathlib.Path, folder: str) -> list[Limit]:
     return [
         Limit(f"lines over {WIDTH} columns, percent", share, 1.0, tuple(long_lines)),
         Limit("line length, 90th percentile", percentile(lengths, 0.9), 90),
-        Limit("names, calls, operators per code line", density, 3.0 if product else None),
+        Limit(
+            "names, calls, operators per code line",
+            density,
+            3.0 if product else None,
+            densest(sources),
+        ),
         Limit("fmt: skip", sum(row.skips for row in sources), None, skip_places(sources)),
         Limit("bare participles as names", len(bare), 0 if product else None, tuple(bare)),
     ]
+
+
+def densest(sources: Iterable[Source]) -> tuple[str, ...]:
+    """The files with the most operations above three per line, those that add most first."""
+    excess = {row: row.operations - 3 * row.code_lines for row in sources}
+    rows = sorted(excess, key=lambda row: -excess[row])
+    return tuple(
+        f"{row.path}: {row.operations / max(1, row.code_lines):.2f}, {excess[row]} too many"
+        for row in rows
+        if excess[row] > 0
+    )
 
 
 def skip_places(sources: Iterable[Source]) -> tuple[str, ...]:
