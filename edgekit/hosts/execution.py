@@ -26,7 +26,7 @@ class ExecutionChoice:
         role: the file of the part.
         runtime: the worker's runtime that loads it.
         stands_in: why its times say nothing about the device; empty on the device itself.
-        note: what the report says about the device, next to the runtime.
+        note: what the report states about the device, next to the runtime.
     """
 
     role: str

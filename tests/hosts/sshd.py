@@ -173,7 +173,7 @@ class Server:
 
     def configure(self, **options: object) -> None:
         """Write the client's configuration again with some options changed."""
-        options = {
+        defaults = {
             "HostName": "127.0.0.1",
             "Port": self.port,
             "User": getpass.getuser(),
@@ -184,7 +184,7 @@ class Server:
             "StrictHostKeyChecking": "yes",
             "IdentityAgent": "none",
         }
-        lines = [f"  {key} {value}" for key, value in {**options, **options}.items()]
+        lines = [f"  {key} {value}" for key, value in {**defaults, **options}.items()]
         self.config.write_text("\n".join([f"Host {ALIAS}", *lines]) + "\n")
 
     def connections(self) -> list[psutil.Process]:

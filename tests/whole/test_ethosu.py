@@ -84,8 +84,8 @@ def test_the_compiled_file_is_shipped_with_the_one_that_was_scored(
     """The int8 file, Vela's file and its log; no latency, since no Ethos-U was run; the
     float file is not a candidate.
     """
-    planned = target(folder)
-    assert (planned["verdict"], planned["winner"]) == ("pass", "w8a8-static")
+    result = target(folder)
+    assert (result["verdict"], result["winner"]) == ("pass", "w8a8-static")
     shipped = {path.name for path in (folder / "out" / "ethos-u55-256").iterdir()}
     assert shipped == {
         "main.tflite",
@@ -96,7 +96,7 @@ def test_the_compiled_file_is_shipped_with_the_one_that_was_scored(
         "verify.py",
         "device_worker",
     }
-    winner = next(row for row in planned["candidates"] if row["scheme"] == "w8a8-static")
+    winner = next(row for row in result["candidates"] if row["scheme"] == "w8a8-static")
     numbers = {row["name"]: row for row in winner["measurements"]}
     assert numbers["parity"]["value"] <= 2
     assert numbers["latency_ms"]["value"] is None
@@ -107,7 +107,7 @@ def test_the_compiled_file_is_shipped_with_the_one_that_was_scored(
     assert numbers["npu_time_ms"]["value"] == pytest.approx(
         1000 * log["cycles"] / log["clock_hz"]
     )
-    assert next(row for row in planned["candidates"] if row["scheme"] == "float")[
+    assert next(row for row in result["candidates"] if row["scheme"] == "float")[
         "status"
     ].startswith("dropped: nothing of it would run on the NPU")
 
@@ -141,7 +141,5 @@ def test_a_gate_that_the_estimate_breaks_fails_the_run(folder: pathlib.Path) -> 
     """The same files, from the cache, against a tighter limit: exit 1."""
     done = run(folder, "--set", "gates.npu_time_ms=0.0001", "--out", "strict")
     assert done.returncode == 1, done.stdout + done.stderr
-    (planned,) = json.loads((folder / "strict" / "report.json").read_text())["targets"]
-    assert {row["name"]: row["verdict"] for row in planned["gates"]}[
-        "npu_time_ms"
-    ] == "fail"
+    (result,) = json.loads((folder / "strict" / "report.json").read_text())["targets"]
+    assert {row["name"]: row["verdict"] for row in result["gates"]}["npu_time_ms"] == "fail"

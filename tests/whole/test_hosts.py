@@ -39,7 +39,7 @@ def test_the_digits_winners_hold_on_every_host(
     shipped: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """int8 for ONNX Runtime and LiteRT: within two steps in the old runtime and on ARM,
-    where it is never timed; the report shows which are bit-equal.
+    which is never timed; the report shows which are bit-equal.
     """
     results = pathlib.Path(shutil.copytree(shipped, tmp_path / "results"))
     lite = verified(results / "mobile-tflite", "--on", "local", "--on", OLD, "--on", ARM)[
@@ -132,18 +132,18 @@ def broken(folder: pathlib.Path) -> None:
     """
     from ai_edge_quantizer import quantizer
 
-    data = json.loads((folder / bundle.MANIFEST).read_text())
-    engine = quantizer.Quantizer(str(folder / bundle.REFERENCE / "main.tflite"))
-    engine.add_dynamic_config(".*", quantizer.qtyping.TFLOperationName.ALL_SUPPORTED, 8)
+    manifest = json.loads((folder / bundle.MANIFEST).read_text())
+    converter = quantizer.Quantizer(str(folder / bundle.REFERENCE / "main.tflite"))
+    converter.add_dynamic_config(".*", quantizer.qtyping.TFLOperationName.ALL_SUPPORTED, 8)
     (folder / "main.tflite").unlink()
-    engine.quantize().export_model(str(folder / "main.tflite"))
-    facts = data["bundle"]
-    data.update(
+    converter.quantize().export_model(str(folder / "main.tflite"))
+    facts = manifest["bundle"]
+    manifest.update(
         signatures=facts["reference"]["signatures"], scheme="w8-dynamic", key="broken"
     )
     with numpy.load(folder / bundle.SAMPLES) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    (folder / bundle.MANIFEST).write_text(json.dumps(data))
+    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
     from edgekit.cache import file_digest
     from edgekit.report import ShippedFile
 
@@ -151,15 +151,15 @@ def broken(folder: pathlib.Path) -> None:
         ShippedFile.model_validate(
             {**row, "sha256": file_digest(folder / "main.tflite")}
         ).model_dump()
-        for row in data["files"]
+        for row in manifest["files"]
         if row["role"] == "model"
     ]
-    data["files"] = files
+    manifest["files"] = files
     facts["sha256"]["main.tflite"] = files[0]["sha256"]
     facts["one_by_one"] = True
-    (folder / bundle.MANIFEST).write_text(json.dumps(data))
-    evidence = bundle.artifact(bundle.Manifest.model_validate(data), folder)
-    with LocalHost().open(evidence, {"samples": 1}) as runner:
+    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+    artifact = bundle.artifact(bundle.Manifest.model_validate(manifest), folder)
+    with LocalHost().open(artifact, {"samples": 1}) as runner:
         outputs = runner.infer(
             {
                 name.partition(":")[2]: array
@@ -170,7 +170,7 @@ def broken(folder: pathlib.Path) -> None:
     arrays.update({f"expected:{name}": array for name, array in outputs.items()})
     numpy.savez(folder / bundle.SAMPLES, **arrays)  # type: ignore[arg-type]
     facts["sha256"][bundle.SAMPLES] = file_digest(folder / bundle.SAMPLES)
-    (folder / bundle.MANIFEST).write_text(json.dumps(data))
+    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
 
 
 def test_a_file_that_is_wrong_in_an_older_runtime_is_caught_there(

@@ -122,7 +122,7 @@ def test_a_run_asks_a_host_over_ssh(board: str, tmp_path: pathlib.Path) -> None:
     for _ in range(2):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
-        ((row,),) = (row.evidence for row in report.load(tmp_path / "out").targets)
+        ((row,),) = (target.evidence for target in report.load(tmp_path / "out").targets)
         assert row.verdict == "pass" and row.machine == "aarch64"
         times.append(row.when)
     assert times[0] == times[1]
@@ -133,9 +133,9 @@ def test_the_words_of_the_board_are_an_arm_python(board: str) -> None:
     """The stand-in of a board has its packages by itself, as a board has: no path is given
     to it.
     """
-    data = lookup.open_host(board).hello()
+    hello = lookup.open_host(board).hello()
     assert (
-        data["machine"] == "aarch64"
-        and data["versions"]["onnxruntime"]
-        and data["versions"]["ai-edge-litert"]
+        hello["machine"] == "aarch64"
+        and hello["versions"]["onnxruntime"]
+        and hello["versions"]["ai-edge-litert"]
     )
