@@ -10,7 +10,7 @@ import sys
 
 import edgekit
 
-BOARD = pathlib.Path(__file__).with_name("my_board.yaml")
+BOARD = str(pathlib.Path(__file__).with_name("my_board.yaml"))
 RECIPE = {
     "compress": [{"train": {"epochs": 4}}, {"quantize": {"scheme": "auto"}}],
     "gates": {"accuracy_drop": 0.02},
