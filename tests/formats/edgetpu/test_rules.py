@@ -42,53 +42,48 @@ def file(
     **options: Any,
 ) -> pathlib.Path:
     """Write a TFLite file of one operator."""
-    model, graph, operator, code = (
-        schema.ModelT(),
-        schema.SubGraphT(),
-        schema.OperatorT(),
-        schema.OperatorCodeT(),
-    )
-    model.version, model.buffers, graph.tensors = 3, [schema.BufferT()], []
-    for spec in (*inputs, output):
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.buffer = b"t", list(spec.shape), 0
-        tensor.type = getattr(schema.TensorType, spec.dtype.upper())
-        tensor.quantization = schema.QuantizationParametersT()
-        tensor.quantization.scale, tensor.quantization.zeroPoint = [0.1], [spec.zero]
-        if spec.data is not None:
-            buffer = schema.BufferT()
-            buffer.data = numpy.frombuffer(
-                numpy.broadcast_to(
-                    numpy.asarray(spec.data, spec.dtype), spec.shape
-                ).tobytes(),
-                "uint8",
-            )
-            model.buffers.append(buffer)
-            tensor.buffer = len(model.buffers) - 1
-        graph.tensors.append(tensor)
+    model = schema.ModelT()
+    model.version = 3
+    model.buffers = [schema.BufferT()]
+    graph = schema.SubGraphT()
+    graph.tensors = [add_tensor(model, spec) for spec in (*inputs, output)]
+    code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, op)
-    code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
-    operator.opcodeIndex, operator.inputs, operator.outputs = (
-        0,
-        list(range(len(inputs))),
-        [len(inputs)],
-    )
+    code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+    code.version = version
+    operator = schema.OperatorT()
+    operator.opcodeIndex = 0
+    operator.inputs = list(range(len(inputs)))
+    operator.outputs = [len(inputs)]
     if options:
         name = options.pop("kind")
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, name)
         operator.builtinOptions = getattr(schema, name + "T")()
         for key, value in options.items():
             setattr(operator.builtinOptions, key, value)
-    stored = [k for k, spec in enumerate(inputs) if spec.data is None]
-    graph.operators, graph.inputs, graph.outputs, model.operatorCodes, model.subgraphs = (
-        [operator],
-        stored,
-        [len(inputs)],
-        [code],
-        [graph],
-    )
+    graph.operators = [operator]
+    graph.inputs = [k for k, spec in enumerate(inputs) if spec.data is None]
+    graph.outputs = [len(inputs)]
+    model.operatorCodes = [code]
+    model.subgraphs = [graph]
     path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     return path
+
+
+def add_tensor(model: Any, spec: T) -> Any:
+    """A tensor, and its numbers as a new buffer of the model if they are stored."""
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape, tensor.buffer = b"t", list(spec.shape), 0
+    tensor.type = getattr(schema.TensorType, spec.dtype.upper())
+    tensor.quantization = schema.QuantizationParametersT()
+    tensor.quantization.scale, tensor.quantization.zeroPoint = [0.1], [spec.zero]
+    if spec.data is not None:
+        values = numpy.broadcast_to(numpy.asarray(spec.data, spec.dtype), spec.shape)
+        buffer = schema.BufferT()
+        buffer.data = numpy.frombuffer(values.tobytes(), "uint8")
+        model.buffers.append(buffer)
+        tensor.buffer = len(model.buffers) - 1
+    return tensor
 
 
 def ints(*values: int, shape: tuple[int, ...] | None = None) -> T:
@@ -180,22 +175,8 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
         LIMITATION,
         "dilations",
     ),
-    (
-        "CONV_2D",
-        [IMAGE, T((8, 3, 3, 8)), BIAS],
-        IMAGE,
-        CONV,
-        LIMITATION,
-        "input 1 is computed",
-    ),
-    (
-        "CONV_2D",
-        [IMAGE, FILTER, T((8,), "int32")],
-        IMAGE,
-        CONV,
-        LIMITATION,
-        "input 2 is computed",
-    ),
+    ("CONV_2D", [IMAGE, T((8, 3, 3, 8)), BIAS], IMAGE, CONV, LIMITATION, "input 1 is computed"),
+    ("CONV_2D", [IMAGE, FILTER, T((8,), "int32")], IMAGE, CONV, LIMITATION, "input 2 is computed"),
     (
         "DEPTHWISE_CONV_2D",
         [IMAGE, FILTER, BIAS],
@@ -240,25 +221,11 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("MUL", [IMAGE, IMAGE], IMAGE, {}, MAPPED, ""),
     ("SUB", [IMAGE, IMAGE], IMAGE, {}, MAPPED, ""),
     ("MEAN", [IMAGE, ints(1, 2)], T((1, 8)), {}, MAPPED, ""),
-    (
-        "MEAN",
-        [T((1, 4, 4, 6)), ints(-1)],
-        T((1, 4, 4)),
-        {},
-        LIMITATION,
-        "not a multiple of 4",
-    ),
+    ("MEAN", [T((1, 4, 4, 6)), ints(-1)], T((1, 4, 4)), {}, LIMITATION, "not a multiple of 4"),
     ("MEAN", [T((4, 1, 1, 8)), ints(0)], T((1, 8)), {}, RANK, ""),
     ("MEAN", [T((4, 8)), ints(0)], T((8,)), {}, LIMITATION, "batch"),
     ("MEAN", [IMAGE, COMPUTED], T((1, 8)), {}, LIMITATION, "input 1 is computed"),
-    (
-        "MEAN",
-        [T((1, 256, 128, 4)), ints(1, 2)],
-        T((1, 4)),
-        {},
-        LIMITATION,
-        "so many elements",
-    ),
+    ("MEAN", [T((1, 256, 128, 4)), ints(1, 2)], T((1, 4)), {}, LIMITATION, "so many elements"),
     ("REDUCE_MAX", [IMAGE, ints(1, 2)], T((1, 8)), {}, MAPPED, ""),
     ("REDUCE_MIN", [T((4, 8)), ints(0)], T((8,)), {}, LIMITATION, "batch"),
     ("SUM", [IMAGE, ints(1)], T((1, 4, 8)), {}, MAPPED, ""),
@@ -279,14 +246,7 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
         LIMITATION,
         "along the batch",
     ),
-    (
-        "PAD",
-        [IMAGE, ints(0, 0, 1, 1, 1, 1, 0, 0, shape=(4, 2))],
-        T((1, 6, 6, 8)),
-        {},
-        MAPPED,
-        "",
-    ),
+    ("PAD", [IMAGE, ints(0, 0, 1, 1, 1, 1, 0, 0, shape=(4, 2))], T((1, 6, 6, 8)), {}, MAPPED, ""),
     (
         "PAD",
         [IMAGE, ints(1, 0, 0, 0, 0, 0, 0, 0, shape=(4, 2))],
@@ -317,14 +277,7 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("RESHAPE", [IMAGE], T((1, 128)), {}, MAPPED, ""),
     ("RESHAPE", [IMAGE, COMPUTED], T((1, 128)), {}, LIMITATION, "input 1 is computed"),
     ("RESHAPE", [T((1, 4, 4, 8)), ints(2, 2, 4, 8)], T((2, 2, 4, 8)), {}, RANK, ""),
-    (
-        "RESIZE_BILINEAR",
-        [IMAGE, ints(8, 8)],
-        T((1, 8, 8, 8)),
-        {},
-        MAPPED,
-        "may stay on the CPU",
-    ),
+    ("RESIZE_BILINEAR", [IMAGE, ints(8, 8)], T((1, 8, 8, 8)), {}, MAPPED, "may stay on the CPU"),
     (
         "RESIZE_NEAREST_NEIGHBOR",
         [IMAGE, ints(8, 8)],
@@ -382,14 +335,7 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
         LIMITATION,
         "compiler 16 maps some",
     ),
-    (
-        "TRANSPOSE_CONV",
-        [ints(1, 8, 8, 8), FILTER, IMAGE, BIAS],
-        T((1, 8, 8, 8)),
-        {},
-        MAPPED,
-        "",
-    ),
+    ("TRANSPOSE_CONV", [ints(1, 8, 8, 8), FILTER, IMAGE, BIAS], T((1, 8, 8, 8)), {}, MAPPED, ""),
     (
         "TRANSPOSE_CONV",
         [T((4,), "int32"), FILTER, IMAGE, BIAS],
@@ -404,7 +350,7 @@ TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("GELU", [IMAGE], IMAGE, {}, UNSUPPORTED, ""),
     ("BATCH_MATMUL", [WIDE, WIDE], WIDE, {}, UNSUPPORTED, ""),
     ("DEPTH_TO_SPACE", [IMAGE], IMAGE, {}, UNSUPPORTED, ""),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

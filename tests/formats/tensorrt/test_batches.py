@@ -206,7 +206,7 @@ def held(folder: pathlib.Path, dtype: Any) -> Artifact:
         (
             ml_dtypes.float8_e4m3fn,
             ("SM87",),
-            "SM87 cannot run fp8, which needs SM89 or newer",
+            "SM87 cannot run fp8, which requires SM89 or newer",
         ),
         (
             ml_dtypes.float4_e2m1fn,

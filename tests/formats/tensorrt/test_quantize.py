@@ -329,7 +329,7 @@ def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(
     )
     engine, _ = built(wide, tmp_path / "c", "SM86")
     assert any(
-        "key/MatMul" in warning and "made float first" in warning
+        "key/MatMul" in warning and "dequantized first" in warning
         for warning in audit(engine, Limits()).warnings
     )
 
@@ -351,7 +351,8 @@ def test_what_a_gpu_lacks_tensorrt_refuses_and_so_does_the_step_before(
     ) as refusal:
         QuantizeTensorrt(scheme, (old, "SM89", "SM120")).requires(source)
     assert (
-        refusal.value.fix == "make a target with compute_capabilities: [SM89, SM120] for it"
+        refusal.value.fix
+        == "write another target with compute_capabilities: [SM89, SM120] for it"
     )
     with pytest.raises(StepError, match="cannot run") as refusal:
         QuantizeTensorrt(scheme, (old,)).requires(source)
@@ -367,7 +368,7 @@ def test_what_a_gpu_lacks_tensorrt_refuses_and_so_does_the_step_before(
         step.requires(quantized)
     with pytest.raises(
         StepError, match="no arithmetic for a datatype of the graph"
-    ):  # the real builder, asked all the same
+    ):  # the real builder, called anyway
         step.run(quantized, context(tmp_path / "engine"))
 
 
@@ -457,7 +458,7 @@ def test_a_network_that_overflows_is_refused(network: Net, tmp_path: pathlib.Pat
     """
     before = scaled(network, 1e30, tmp_path / "in")
     with pytest.raises(
-        StepError, match="makes NaN or infinite values of the calibration data: output"
+        StepError, match="computes NaN or infinite values from the calibration data: output"
     ) as refusal:
         QuantizeTensorrt("fp8", ("SM89",)).run(before, context(tmp_path / "out"))
     assert "division by zero" in (refusal.value.fix or "") and not list(
@@ -488,9 +489,9 @@ def test_other_schemes_quantized_files_and_no_samples_are_refused(
     """Each with a fix."""
     with pytest.raises(StepError, match="does not support the scheme"):
         QuantizeTensorrt("w8a8-static").requires(source)
-    with pytest.raises(StepError, match="0 samples"):
+    with pytest.raises(StepError, match="calibration samples: 0"):
         QuantizeTensorrt("fp8", samples=0).requires(source)
-    with pytest.raises(StepError, match="quantized already"):
+    with pytest.raises(StepError, match="already quantized"):
         QuantizeTensorrt("fp8").requires(
             run_step(source, tmp_path / "once", QuantizeTensorrt("w4-weight"))
         )
@@ -498,7 +499,7 @@ def test_other_schemes_quantized_files_and_no_samples_are_refused(
 
 def test_a_broken_promise_is_noticed(source: Artifact) -> None:
     """A float file is not what the step promises."""
-    with pytest.raises(StepError, match="left 0 of 7 weights"):
+    with pytest.raises(StepError, match="stored 0 of 7 weights"):
         QuantizeTensorrt("fp8").ensures(source, source)
 
 

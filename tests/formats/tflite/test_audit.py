@@ -378,8 +378,8 @@ def test_the_compilers_own_result_wins(
     assert share.where == "edgetpu_compiler 16.0"
     assert "main: 1 SIN on the CPU: Operation not supported" in audit.warnings
     assert any(
-        "weights are streamed over USB/PCIe for each inference: 10 bytes, according to the compiler's log"
-        in text
+        "weights are streamed over USB/PCIe for each inference: 10 bytes, according to the "
+        "compiler's log" in text
         for text in audit.warnings
     )
     weights = measured(audit)["tpu_weight_bytes"]

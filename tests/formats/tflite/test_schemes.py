@@ -129,63 +129,44 @@ class Case:
         image = (0,) if len(shape) == 3 else ()
         with torch.no_grad():
             self.float = self.network(tensor).numpy()
-        actual = TensorSpec(
-            name="input",
-            dtype="int64" if words else "float32",
-            dims=("batch", *shape),
-            low=0 if words else None,
-            high=100 if words else None,
-        )
-        signature = Signature(
-            inputs=(actual,),
-            outputs=(
-                TensorSpec(
-                    name="output", dtype="float32", dims=("batch", *self.float.shape[1:])
-                ),
-            ),
-        )
-        graph = torch.export.export(
-            capture(self.network, signature).module(check_guards=False),
-            (tensor[:1],),
-            strict=False,
-        ).module(check_guards=False)
-        litert_conversion.convert(
-            graph, (tensor[:1],), folder / "main.tflite", channel_last_inputs=image
-        )
+        spec = TensorSpec(name="input", dtype="float32", dims=("batch", *shape))
+        if words:
+            update = {"dtype": "int64", "low": 0, "high": 100}
+            spec = spec.model_copy(update=update)
+        dims = ("batch", *self.float.shape[1:])
+        output = TensorSpec(name="output", dtype="float32", dims=dims)
+        path = folder / "main.tflite"
+        self._convert(Signature(inputs=(spec,), outputs=(output,)), tensor[:1], path, image)
+        axes = (0, 2, 3, 1) if image else None
+        update = {"dims": (1, *shape), "axes": axes, "low": None, "high": None}
         fixed = Signature(
-            inputs=(
-                actual.model_copy(
-                    update={
-                        "dims": (1, *shape),
-                        "axes": (0, 2, 3, 1) if image else None,
-                        "low": None,
-                        "high": None,
-                    }
-                ),
-            ),
-            outputs=(
-                signature.outputs[0].model_copy(
-                    update={"dims": (1, *self.float.shape[1:])}
-                ),
-            ),
+            inputs=(spec.model_copy(update=update),),
+            outputs=(output.model_copy(update={"dims": (1, *dims[1:])}),),
         )
-        described = litert.read_signature(folder / "main.tflite", fixed)
-        self.artifact = Artifact(
-            format="tflite",
-            parts=(
-                Part(
-                    name="main",
-                    signature=described,
-                    files={"model": File(path="main.tflite")},
-                ),
-            ),
-            folder=folder,
+        part = Part(
+            name="main",
+            signature=litert.read_signature(path, fixed),
+            files={"model": File(path=path.name)},
         )
+        self.artifact = Artifact(format="tflite", parts=(part,), folder=folder)
         self.task = Task(
             name="none",
             calibration=self.data,
             test=(self.data[:1] * 0, numpy.zeros(1, "int64")),
         )
+
+    def _convert(
+        self,
+        signature: Signature,
+        sample: torch.Tensor,
+        path: pathlib.Path,
+        channel_last: tuple[int, ...],
+    ) -> None:
+        """Write the float file of the network."""
+        captured = capture(self.network, signature).module(check_guards=False)
+        program = torch.export.export(captured, (sample,), strict=False)
+        graph = program.module(check_guards=False)
+        litert_conversion.convert(graph, (sample,), path, channel_last_inputs=channel_last)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
