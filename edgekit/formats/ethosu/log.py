@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from edgekit.errors import condense
 from edgekit.value import Value
 
 #: Reasons and lines of output are truncated to this many characters.
@@ -131,7 +132,7 @@ def _shorten(reason: str) -> str:
     first_line = reason.splitlines()[0]
     if _TENSOR.search(first_line):
         reason = _TENSOR.sub(r"\1", first_line)
-    return " ".join(reason.split())[:MAX_REASON]
+    return condense(reason, MAX_REASON)
 
 
 def _layer(row: Mapping[str, str], origin: Mapping[str, str] | None) -> Layer:

@@ -1,5 +1,5 @@
-"""PyTorch to ONNX by way of neural-compressor: static int8 with its tuning loop, or its
-4-bit weights in blocks, each number as it chose it.
+"""PyTorch to ONNX with neural-compressor: static int8 with its tuning loop, or its 4-bit
+weights in blocks, unchanged.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from edgekit.steps import torch_chain, torch_storage
 from edgekit.task import Split, Task
 
 BATCH_SIZE = 64
-#: Samples that are scored in each trial, and how few make a score worthless.
-SCORED, TOO_FEW = 512, 50
+#: Samples that are scored in each trial, and the fewest that make a score meaningful.
+SCORED, FEWEST = 512, 50
 Batches = Mapping[str, list[torch.Tensor]]
 
 
@@ -51,7 +51,7 @@ class NeuralCompressorToOnnx:
     reads: ClassVar[tuple[Read, ...]] = ("train", "calibration", "metric")
 
     def requires(self, artifact: Artifact) -> None:
-        """A scheme of neural-compressor's, a float network, and some samples."""
+        """Raise StepError for other schemes, no samples, and quantized networks."""
         if find(self.scheme).provider != "neural-compressor":
             raise StepError(
                 f"The scheme {self.scheme!r} is not neural-compressor's.",
@@ -62,10 +62,10 @@ class NeuralCompressorToOnnx:
                 f"Calibration on {self.samples} samples is not possible.",
                 fix="set samples to 100 or more",
             )
-        done = [part.name for part in artifact.parts if "quantization" in part.files]
-        if done:
+        quantized = [part.name for part in artifact.parts if "quantization" in part.files]
+        if quantized:
             raise StepError(
-                f"The network is quantized already ({', '.join(done)}).",
+                f"The network is already quantized ({', '.join(quantized)}).",
                 fix="quantize once",
             )
 
@@ -73,8 +73,10 @@ class NeuralCompressorToOnnx:
         """Write ``<part>.onnx`` for every part."""
         networks = torch_storage.load(artifact, context.networks())
         context.progress.expect(len(artifact.parts))
-        work = self._static if find(self.scheme).method == "static" else self._blocks
-        told = work(artifact, networks, context)
+        if find(self.scheme).method == "static":
+            notes = self._quantize_static(artifact, networks, context)
+        else:
+            notes = self._quantize_blocks(artifact, networks, context)
         parts = [
             Part(
                 name=part.name,
@@ -86,12 +88,12 @@ class NeuralCompressorToOnnx:
         return Artifact(
             format="onnx",
             parts=tuple(parts),
-            notes={"scheme": self.scheme, "parts": told},
+            notes={"scheme": self.scheme, "parts": notes},
             folder=context.folder,
         )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """The files have the signature's interface, and hold integer weights."""
+        """Raise StepError unless the files have the signature's interface and integer weights."""
         kind = "DequantizeLinear" if find(self.scheme).method == "static" else "MatMulNBits"
         operators = [
             onnx_graph.operators(onnx_graph.read(after.path(part)).graph)
@@ -99,13 +101,13 @@ class NeuralCompressorToOnnx:
         ]
         for part in after.parts:
             check_interface(after.path(part), part.signature)
-        if not any(kind in found for found in operators):
+        if not any(kind in counts for counts in operators):
             raise StepError(
-                f"The files of {self.scheme} hold no {kind}: nothing was quantized.",
+                f"The files of {self.scheme} contain no {kind}: nothing was quantized.",
                 fix="report this as a bug",
             )
 
-    def _static(
+    def _quantize_static(
         self, artifact: Artifact, networks: dict[str, nn.Module], context: Context
     ) -> dict[str, Any]:
         split = context.task.need("calibration", "quantization").draw(
@@ -113,21 +115,18 @@ class NeuralCompressorToOnnx:
         )
         held = held_out(context.task, split, context.seed)
         quantized: dict[str, nn.Module] = {}
-        told: dict[str, Any] = {}
+        notes: dict[str, Any] = {}
 
-        def one(part: Part, feeds: Batches) -> Batches:
-            network, rows = networks[part.name], _rows(part, feeds)
+        def quantize_part(part: Part, feeds: Batches) -> Batches:
+            network = networks[part.name]
+            rows = _rows(part, feeds)
 
             def score(model: nn.Module) -> float:
                 assert held is not None
                 # The parts before are already quantized, as they will be in the file; those
-                # behind are still float.
-                return scored(
-                    {**networks, **quantized, part.name: model},
-                    artifact.parts,
-                    context.task,
-                    held,
-                )
+                # after it are still float.
+                mixed = {**networks, **quantized, part.name: model}
+                return mean_score(mixed, artifact.parts, context.task, held)
 
             tuned = static.quantize(
                 network,
@@ -140,7 +139,7 @@ class NeuralCompressorToOnnx:
             onnx_graph.write(
                 export(tuned.graph, part.signature), context.folder / f"{part.name}.onnx"
             )
-            told[part.name] = {
+            notes[part.name] = {
                 "chosen": dict(tuned.chosen),
                 "float_score": tuned.float_score,
                 "scores": list(tuned.scores),
@@ -149,41 +148,42 @@ class NeuralCompressorToOnnx:
             context.progress.advance(note=part.name)
             return _outputs(network, part, rows)
 
-        chain(artifact.parts, one, _batches(split))
-        return told
+        chain(artifact.parts, quantize_part, _batches(split))
+        return notes
 
-    def _blocks(
+    def _quantize_blocks(
         self, artifact: Artifact, networks: dict[str, nn.Module], context: Context
     ) -> dict[str, Any]:
-        told: dict[str, Any] = {}
+        notes: dict[str, Any] = {}
         feeds: dict[str, list[torch.Tensor]] = {}
         if self.scheme.endswith("awq"):
             feeds = _batches(
                 context.task.need("calibration", "AWQ").draw(self.samples, context.seed)
             )
 
-        def one(part: Part, given: Batches) -> Batches:
-            network, rows = networks[part.name], _rows(part, given) if given else []
+        def quantize_part(part: Part, part_feeds: Batches) -> Batches:
+            network = networks[part.name]
+            rows = _rows(part, part_feeds) if part_feeds else []
             outputs = _outputs(network, part, rows) if rows else {}
             grids = self._grids(network, rows)
             model = export(network, part.signature)
             count = nodes.write_grids(model, grids.values())
             onnx_graph.write(model, context.folder / f"{part.name}.onnx")
-            told[part.name] = {"layers": list(grids), "nodes": count}
+            notes[part.name] = {"layers": list(grids), "nodes": count}
             context.progress.advance(note=part.name)
             return outputs
 
         if feeds:
-            chain(artifact.parts, one, feeds)
+            chain(artifact.parts, quantize_part, feeds)
         else:
             for part in artifact.parts:
-                one(part, {})
-        if not any(part["nodes"] for part in told.values()):
+                quantize_part(part, {})
+        if not any(part["nodes"] for part in notes.values()):
             raise StepError(
                 "This network has no linear layer whose weights could be stored in 4 bits.",
-                fix="take the scheme w8a8-static",
+                fix="use the scheme w8a8-static",
             )
-        return told
+        return notes
 
     def _grids(
         self, network: nn.Module, rows: list[tuple[torch.Tensor, ...]]
@@ -201,7 +201,7 @@ class NeuralCompressorToOnnx:
 
 
 def held_out(task: Task, used: Split, seed: int) -> Split | None:
-    """Labelled training samples that calibration does not use, or None where there are too
+    """Return labelled training samples that calibration does not use, or None if there are too
     few to score. Never test data.
     """
     train = task.split("train")
@@ -209,26 +209,25 @@ def held_out(task: Task, used: Split, seed: int) -> Split | None:
         return None
     taken = {_bytes(used, index) for index in range(len(used))}
     order = numpy.random.default_rng(seed).permutation(len(train))
-    free = [int(index) for index in order if _bytes(train, int(index)) not in taken][
-        :SCORED
-    ]
-    return train.rows(free) if len(free) >= TOO_FEW else None
+    free = [int(index) for index in order if _bytes(train, int(index)) not in taken]
+    return train.rows(free[:SCORED]) if len(free) >= FEWEST else None
 
 
-def scored(
+def mean_score(
     networks: Mapping[str, nn.Module], parts: tuple[Part, ...], task: Task, split: Split
 ) -> float:
-    """The mean of the task's metric over a split."""
+    """Return the mean of the task's metric over a split."""
     model = torch_chain.Chain(networks, parts)
-    answers: dict[str, list[torch.Tensor]] = {}
+    outputs: dict[str, list[torch.Tensor]] = {}
     feeds = torch_chain.input_tensors(split)
     with torch.no_grad():
         for start in range(0, len(split), BATCH_SIZE):
-            for name, value in model(
-                {key: tensor[start : start + BATCH_SIZE] for key, tensor in feeds.items()}
-            ).items():
-                answers.setdefault(name, []).append(value)
-    arrays = {name: torch.cat(values).numpy() for name, values in answers.items()}
+            batch = {
+                key: tensor[start : start + BATCH_SIZE] for key, tensor in feeds.items()
+            }
+            for name, value in model(batch).items():
+                outputs.setdefault(name, []).append(value)
+    arrays = {name: torch.cat(values).numpy() for name, values in outputs.items()}
     return float(registry.METRICS.load("scores")(arrays, split.labels, task.metric).mean())
 
 
@@ -250,15 +249,14 @@ def _rows(part: Part, feeds: Batches) -> list[tuple[torch.Tensor, ...]]:
 def _outputs(
     network: nn.Module, part: Part, rows: list[tuple[torch.Tensor, ...]]
 ) -> dict[str, list[torch.Tensor]]:
-    """What the float part gives for each batch: the inputs of the parts that follow."""
+    """The outputs of the float part for each batch: the inputs of the parts that follow."""
     names = [spec.name for spec in part.signature.inputs]
     outputs: dict[str, list[torch.Tensor]] = {
         spec.name: [] for spec in part.signature.outputs
     }
     with torch.no_grad():
         for row in rows:
-            for name, value in torch_chain.call(
-                network, part.signature, dict(zip(names, row, strict=True))
-            ).items():
+            feeds = dict(zip(names, row, strict=True))
+            for name, value in torch_chain.call(network, part.signature, feeds).items():
                 outputs[name].append(value)
     return outputs

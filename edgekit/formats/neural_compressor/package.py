@@ -1,5 +1,5 @@
-"""neural-compressor, spoken to in one place: imported and run without its noise, its faults
-mended where edgekit meets them.
+"""The only module that imports neural-compressor: without its warnings, and with fixes for its
+bugs that affect edgekit.
 """
 
 import contextlib
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import torch
 
-from edgekit.errors import EdgekitError, StepError
+from edgekit.errors import EdgekitError, StepError, condense
 from edgekit.quantization import capture
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what neural-compressor, and what it imports, tell their own developers from the
-    user. Errors pass.
+    """Hide the warnings of neural-compressor, and of what it imports, for their own developers.
+    Errors pass.
     """
     with capture.quiet(), warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning, UserWarning, SyntaxWarning):
@@ -26,11 +26,12 @@ def quiet() -> Iterator[None]:
             )
         # While Python compiles the packages for the first time.
         warnings.filterwarnings("ignore", message="invalid escape sequence")
-        # torch.jit.trace, with which AWQ looks for the layers that can take its scales,
+        # torch.jit.trace, with which AWQ looks for the layers that can absorb its scales,
         # warns in the model's own module.
         warnings.filterwarnings(
             "ignore",
-            message=".*(torch.jit|TracerWarning|Converting a tensor to a Python|might cause the trace)",
+            message=".*(torch.jit|TracerWarning|Converting a tensor to a Python"
+            "|might cause the trace)",
         )
         yield
 
@@ -56,27 +57,26 @@ with quiet():
     with contextlib.suppress(ImportError):
         import transformers
 
-        # 3.10 asks whether transformers is imported when it is called, but imports it only
-        # where it was so before.
+        # 3.10 uses transformers when it is called, but imports it only if it was imported
+        # before.
         _rtn.transformers = transformers
 
 
 @contextlib.contextmanager
-def working(fix: str) -> Iterator[None]:
-    """Quiet, without gradients, and what neural-compressor raises in one sentence: a
-    StepError.
+def translate_errors(fix: str) -> Iterator[None]:
+    """Run without warnings and gradients; raise StepError with the start of whatever message
+    neural-compressor raises.
     """
     try:
         with quiet(), torch.no_grad():
             yield
     except EdgekitError:
         raise
-    except (
-        Exception
-    ) as error:  # it raises whatever its parts and the network's own code raise
-        lines = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
+    except Exception as error:  # whatever its parts and the network's own code raise
+        first_lines = "\n".join(str(error).strip().splitlines()[:3])
         raise StepError(
-            f"neural-compressor cannot quantize this network: {type(error).__name__}: {lines[:300]}",
+            f"neural-compressor cannot quantize this network: {type(error).__name__}:"
+            f" {condense(first_lines, 300)}",
             fix=fix,
         ) from error
 
@@ -94,5 +94,5 @@ __all__ = [
     "hqq_global_option",
     "prepare",
     "quiet",
-    "working",
+    "translate_errors",
 ]

@@ -1,4 +1,4 @@
-"""Intel's neural-compressor: takes the float network and writes the quantized ONNX file."""
+"""Intel's neural-compressor: reads the float network and writes the quantized ONNX file."""
 
 from edgekit.formats.record import FormatStep, Provider
 

@@ -1,5 +1,5 @@
-"""Static int8 by neural-compressor: its quantizer on edgekit's graph, its tuning loop
-driven by the task's own metric.
+"""Static int8 by neural-compressor: its quantizer on edgekit's graph, its tuning loop driven
+by the task's own metric.
 """
 
 import copy
@@ -19,8 +19,8 @@ from edgekit.signature import Signature
 
 Rows = Sequence[tuple[torch.Tensor, ...]]
 Score = Callable[[torch.nn.Module], float]
-#: What is tried, in this order: how activation ranges are found, and whether zero may lie
-#: anywhere. Weights: a scale each channel.
+#: What is tried, in this order: how activation ranges are computed, and whether the zero point
+#: is fixed at the middle. Weights have per-channel scales.
 TRIALS: tuple[Mapping[str, Any], ...] = (
     {"act_algo": "minmax", "act_sym": False},
     {"act_algo": "kl", "act_sym": False},
@@ -36,16 +36,14 @@ _WEIGHTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuned:
-    """The quantized graph, and what the tuning loop saw: the chosen trial, the scores in
-    the metric's unit.
-    """
+class TuningResult:
+    """The quantized graph, the chosen trial, and the scores in the metric's unit."""
 
     graph: torch.nn.Module
     chosen: Mapping[str, Any]
-    #: Of the float network; None where nothing was scored.
+    #: Of the float network; None if nothing was scored.
     float_score: float | None
-    #: Of each trial that was made, in order.
+    #: Of each trial that was run, in order.
     scores: tuple[float, ...]
 
 
@@ -55,40 +53,41 @@ def quantize(
     rows: Rows,
     score: Score | None,
     drop: float,
-) -> Tuned:
-    """Quantize with the first trial that loses at most ``drop`` in ``score`` (in its own
+) -> TuningResult:
+    """Quantize with the first trial that loses at most ``drop`` in ``score`` (in the metric's
     unit), else with the best one.
 
-    Without ``score`` the first trial is taken. Raises StepError.
+    Without ``score`` the first trial is used. Raises StepError if neural-compressor fails,
+    NothingToDo if it quantizes nothing.
     """
-    graph = _graph(network, signature)
+    graph = _capture(network, signature)
 
     def calibrate(model: torch.nn.Module) -> None:
         for row in rows:
             model(*row)
 
-    with inc.working("take edgekit's own w8a8-static"):
-        chosen, scores = (
-            (_config(TRIALS[0]), [])
-            if score is None
-            else _tune(graph, rows[0], calibrate, score, drop)
-        )
-        prepared = inc.prepare(_copied(graph), chosen, example_inputs=rows[0])
+    with inc.translate_errors("use edgekit's own w8a8-static"):
+        scores: list[float] = []
+        chosen = _config(TRIALS[0])
+        if score is not None:
+            chosen, scores = _tune(graph, rows[0], calibrate, score, drop)
+        prepared = inc.prepare(_copy(graph), chosen, example_inputs=rows[0])
         calibrate(prepared)
         if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
             raise NothingToDo(
-                "neural-compressor found nothing to quantize in this network.",
-                fix="take the scheme 'float'",
+                "neural-compressor has nothing to quantize in this network.",
+                fix="choose the scheme 'float'",
             )
-        # Its own convert leaves float weights with a quantizer behind each; folded, the
-        # file holds int8.
+        # Its own convert leaves float weights, each followed by a quantizer; folded, the file
+        # stores int8.
         converted = convert_pt2e(prepared, fold_quantize=True)
-    told = {name: getattr(chosen, name) for name in TRIALS[0]}
-    return Tuned(settled(converted), told, scores[0] if scores else None, tuple(scores[1:]))
+    settings = {name: getattr(chosen, name) for name in TRIALS[0]}
+    float_score = scores[0] if scores else None
+    return TuningResult(fix_mode(converted), settings, float_score, tuple(scores[1:]))
 
 
-def settled(graph: torch.nn.Module) -> torch.nn.Module:
-    """The graph in evaluation mode for good: torchao makes ``train()`` and ``eval()``
+def fix_mode(graph: torch.nn.Module) -> torch.nn.Module:
+    """Put the graph in evaluation mode for good: torchao makes ``train()`` and ``eval()``
     raise, and exporters call ``eval()``.
     """
     for module in graph.modules():
@@ -97,22 +96,23 @@ def settled(graph: torch.nn.Module) -> torch.nn.Module:
     return graph
 
 
-def _graph(network: torch.nn.Module, signature: Signature) -> torch.nn.Module:
+def _capture(network: torch.nn.Module, signature: Signature) -> torch.nn.Module:
     graph = capture(network, signature).module(check_guards=False)
     assert isinstance(graph, torch.fx.GraphModule)
     with torch.no_grad():
         rewrite(graph)
-    return _marked(graph)
+    return _mark_as_exported(graph)
 
 
-def _marked(graph: torch.nn.Module) -> torch.nn.Module:
-    """What neural-compressor looks for on a graph that it has exported itself."""
-    graph._exported, graph.dynamic_shapes = True, None  # type: ignore[assignment]
+def _mark_as_exported(graph: torch.nn.Module) -> torch.nn.Module:
+    """Set what neural-compressor looks for on a graph that it has exported itself."""
+    graph._exported = True  # type: ignore[assignment]
+    graph.dynamic_shapes = None  # type: ignore[assignment]
     return graph
 
 
-def _copied(graph: torch.nn.Module) -> torch.nn.Module:
-    return _marked(copy.deepcopy(graph))
+def _copy(graph: torch.nn.Module) -> torch.nn.Module:
+    return _mark_as_exported(copy.deepcopy(graph))
 
 
 def _config(trial: Mapping[str, Any]) -> Any:
@@ -128,16 +128,16 @@ def _tune(
     score: Score,
     drop: float,
 ) -> tuple[Any, list[float]]:
-    """The configuration that neural-compressor's loop ends with, and all scores, the float
-    network's first.
+    """Return the configuration that neural-compressor's loop chooses, and all scores, the
+    float network's first.
     """
     scores: list[float] = []
 
     def evaluate(model: torch.nn.Module) -> float:
-        """1 for the float network, less by what is lost: its criterion is relative, and
-        wrong for a metric below 0.
+        """1 for the float network, minus what is lost: its criterion is relative, and wrong
+        for a metric below 0.
         """
-        scores.append(score(settled(model)))
+        scores.append(score(fix_mode(model)))
         return 1.0 + scores[-1] - scores[0]
 
     config = inc.TuningConfig(
@@ -146,7 +146,7 @@ def _tune(
         max_trials=len(TRIALS),
     )
     best = inc.autotune(
-        _copied(graph),
+        _copy(graph),
         tune_config=config,
         eval_fn=evaluate,
         run_fn=calibrate,

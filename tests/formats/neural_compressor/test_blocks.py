@@ -26,7 +26,7 @@ def network(inputs: int = 64) -> nn.Module:
 
 @pytest.mark.parametrize("inputs", [64, 70, 32])
 def test_a_grid_is_bit_for_bit_what_neural_compressor_holds(inputs: int) -> None:
-    """Unpacked, a grid gives the weights that INCWeightOnlyLinear recovers itself, also
+    """Unpacked, a grid has the weights that INCWeightOnlyLinear recovers itself, also
     where the last block is short.
     """
     rounded = network(inputs)
@@ -63,20 +63,20 @@ def test_rounding_to_nearest_leaves_a_plain_network_with_the_grids_weights() -> 
         step = torch.from_numpy(
             numpy.repeat(grid.scale, blocks.BLOCK, axis=1)[:, : old.in_features]
         )
-        # A zero rounded to a whole number moves the range's ends by half a step more.
+        # A zero rounded to an integer moves the range's ends by half a step more.
         assert bool(((layer.weight - old.weight).abs() <= 1.01 * step).all())
         assert (layer.bias is None) == (old.bias is None)
     assert torch.equal(after[0].bias, before[0].bias)  # type: ignore[index]
 
 
 def test_half_quadratic_grids_lose_less_than_rounding() -> None:
-    """HQQ's grid has real zeros, one for each block of inputs, and its weights lie nearer
+    """HQQ's grid has real zeros, one for each block of inputs, and its weights are nearer
     to the float ones than RTN's.
     """
     before, rounded, searched = network(), network(), network()
     blocks.rtn(rounded)
     grids = blocks.hqq(searched)
-    assert list(grids) == ["0"], "24 inputs are no whole number of blocks"
+    assert list(grids) == ["0"], "24 inputs are no multiple of the block"
     assert grids["0"].zero.dtype == numpy.float32
     assert numpy.any(grids["0"].zero % 1)
 
@@ -87,7 +87,7 @@ def test_half_quadratic_grids_lose_less_than_rounding() -> None:
 
 
 def test_awq_without_a_language_model_is_refused() -> None:
-    """The reason and the way out, before neural-compressor fails in its own words."""
+    """The reason and a fix, before neural-compressor itself fails."""
     with pytest.raises(
         StepError, match="Hugging Face causal language models only.*\n.*w4-weight-rtn"
     ):
@@ -95,12 +95,12 @@ def test_awq_without_a_language_model_is_refused() -> None:
 
 
 def test_what_neural_compressor_raises_becomes_one_sentence() -> None:
-    """A failure inside it is a StepError with a way out, never a traceback."""
+    """A failure inside it is a StepError with a fix, never a traceback."""
     with (
         pytest.raises(
             StepError,
             match="cannot quantize this network: ValueError: no such block\n.*take another",
         ),
-        inc.working("take another"),
+        inc.translate_errors("take another"),
     ):
         raise ValueError("no such block")

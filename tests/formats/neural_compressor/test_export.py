@@ -35,7 +35,7 @@ from edgekit.formats.neural_compressor import blocks
 from edgekit.formats.neural_compressor.export import (
     NeuralCompressorToOnnx,
     held_out,
-    scored,
+    mean_score,
 )
 from edgekit.formats.neural_compressor.nodes import read_grid
 
@@ -72,7 +72,7 @@ def context(folder: pathlib.Path, task: Task, networks: object) -> Context:
     return Context(folder=folder, networks=networks, task=task)  # type: ignore[arg-type]
 
 
-def answers(artifact: Artifact, data: object) -> numpy.ndarray:
+def predict(artifact: Artifact, data: object) -> numpy.ndarray:
     session = onnxruntime.InferenceSession(str(artifact.path(artifact.parts[0])))
     result: numpy.ndarray = session.run(None, {"input": data})[0]
     return result
@@ -110,14 +110,14 @@ def test_static_int8_keeps_the_accuracy_and_runs_in_int8(
     start = stored({"model": trained}, {"model": signature}, tmp_path / "start")
     step = NeuralCompressorToOnnx(scheme="w8a8-static-inc")
     step.requires(start)
-    made = step.run(start, context(tmp_path / "made", task, cnn))
-    step.ensures(start, made)
+    quantized_file = step.run(start, context(tmp_path / "made", task, cnn))
+    step.ensures(start, quantized_file)
     lowering = LowerOnnx()
-    lowered = lowering.run(made, context(tmp_path / "lowered", task, cnn))
-    lowering.ensures(made, lowered)
+    lowered = lowering.run(quantized_file, context(tmp_path / "lowered", task, cnn))
+    lowering.ensures(quantized_file, lowered)
     test = task.need("test", "the test")
-    float_right = scored({"model": trained}, start.parts, task, test)
-    right = float((answers(lowered, test.inputs["input"]).argmax(1) == test.labels).mean())
+    float_right = mean_score({"model": trained}, start.parts, task, test)
+    right = float((predict(lowered, test.inputs["input"]).argmax(1) == test.labels).mean())
     assert float_right > 0.95
     assert right >= float_right - 0.02
     audit = audit_onnx.audit(lowered, Limits())
@@ -129,14 +129,14 @@ def test_static_int8_keeps_the_accuracy_and_runs_in_int8(
         lowered.path(lowered.parts[0]).stat().st_size
         < 0.4 * start.path(start.parts[0], "weights").stat().st_size
     )
-    told = made.notes["parts"]["model"]
-    assert told["scored_samples"] == 512
-    assert told["float_score"] - max(told["scores"]) <= 0.01
+    notes = quantized_file.notes["parts"]["model"]
+    assert notes["scored_samples"] == 512
+    assert notes["float_score"] - max(notes["scores"]) <= 0.01
 
 
 @pytest.mark.parametrize(
     "scheme",
-    [name for name, known in SCHEMES.items() if known.provider == "neural-compressor"],
+    [name for name, scheme in SCHEMES.items() if scheme.provider == "neural-compressor"],
 )
 def test_the_step_takes_what_it_is_planned_with(scheme: str) -> None:
     """The plan's parameters are the step's own, for each of its schemes."""
@@ -177,8 +177,8 @@ def test_held_out_samples_are_labelled_training_data_that_calibration_does_not_u
 
 @pytest.mark.slow
 def test_parts_in_a_chain_are_each_quantized(tmp_path: pathlib.Path) -> None:
-    """Two parts become two files; the second is calibrated on what the first gives, and the
-    chain is scored as a whole.
+    """Two parts become two files; the second is calibrated on the output of the first, and the
+    entire chain is scored.
     """
     torch.manual_seed(0)
     signatures = {
@@ -194,12 +194,12 @@ def test_parts_in_a_chain_are_each_quantized(tmp_path: pathlib.Path) -> None:
 
     start = stored(fresh(), signatures, tmp_path / "start")
     step = NeuralCompressorToOnnx(samples=64)
-    made = step.run(start, context(tmp_path / "made", testing.tiny_task(), fresh))
-    step.ensures(start, made)
-    assert [part.name for part in made.parts] == ["encoder", "decoder"]
-    for told in made.notes["parts"].values():
-        assert told["scored_samples"] > 0
-        assert len(told["scores"]) >= 1
+    quantized_file = step.run(start, context(tmp_path / "made", testing.tiny_task(), fresh))
+    step.ensures(start, quantized_file)
+    assert [part.name for part in quantized_file.parts] == ["encoder", "decoder"]
+    for notes in quantized_file.notes["parts"].values():
+        assert notes["scored_samples"] > 0
+        assert len(notes["scores"]) >= 1
 
 
 class Words(nn.Module):
@@ -244,8 +244,8 @@ def test_a_language_model_keeps_the_grid_that_was_chosen(
     start = stored(networks, {"model": signature}, tmp_path / "start")
     step = NeuralCompressorToOnnx(scheme=scheme, samples=30)
     step.requires(start)
-    made = step.run(start, context(tmp_path / "made", task, fresh))
-    step.ensures(start, made)
+    quantized_file = step.run(start, context(tmp_path / "made", task, fresh))
+    step.ensures(start, quantized_file)
     data = task.need("calibration", "the test").draw(30, 0).inputs["input"]
     chosen = {
         "w4-weight-rtn": blocks.rtn,
@@ -254,15 +254,15 @@ def test_a_language_model_keeps_the_grid_that_was_chosen(
             network, lambda: network(torch.from_numpy(data))
         ),
     }[scheme](networks["model"])
-    graph = onnx.load(str(made.path(made.parts[0]))).graph
+    graph = onnx.load(str(quantized_file.path(quantized_file.parts[0]))).graph
     written = [
         read_grid(graph, node) for node in graph.node if node.op_type == "MatMulNBits"
     ]
-    assert len(written) == made.notes["parts"]["model"]["nodes"] == 7
+    assert len(written) == quantized_file.notes["parts"]["model"]["nodes"] == 7
     assert {grid.weights().tobytes() for grid in written} == {
         grid.weights().tobytes() for grid in chosen.values()
     }
-    got = answers(made, ids[30:])
+    got = predict(quantized_file, ids[30:])
     with torch.no_grad():
         same, plain = (
             networks["model"](torch.from_numpy(ids[30:])).numpy(),
@@ -273,14 +273,14 @@ def test_a_language_model_keeps_the_grid_that_was_chosen(
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "message"),
     [
         (NeuralCompressorToOnnx(scheme="w8a8-static"), "is not neural-compressor's"),
         (NeuralCompressorToOnnx(samples=0), "Calibration on 0 samples is not possible"),
     ],
 )
-def test_what_the_step_cannot_do_is_told_before_any_work(
-    step: NeuralCompressorToOnnx, said: str, tmp_path: pathlib.Path
+def test_what_the_step_cannot_do_is_refused_before_any_work(
+    step: NeuralCompressorToOnnx, message: str, tmp_path: pathlib.Path
 ) -> None:
     """Another provider's scheme, and calibration on nothing."""
     start = stored(
@@ -288,14 +288,14 @@ def test_what_the_step_cannot_do_is_told_before_any_work(
         {"model": Signature(inputs=(spec("input", 8),), outputs=(spec("output", 3),))},
         tmp_path / "start",
     )
-    with pytest.raises(StepError, match=said):
+    with pytest.raises(StepError, match=message):
         step.requires(start)
 
 
-def test_a_network_without_linear_layers_and_a_task_without_data_are_told(
+def test_a_network_without_linear_layers_and_a_task_without_data_are_refused(
     tmp_path: pathlib.Path,
 ) -> None:
-    """Nothing to store in 4 bits, or nothing to calibrate on, is an error with a way out."""
+    """Nothing to store in 4 bits, or nothing to calibrate on, is an error with a fix."""
 
     def fresh() -> dict[str, nn.Module]:
         return {

@@ -21,7 +21,7 @@ import onnxruntime
 
 from edgekit.formats.neural_compressor import blocks, nodes
 
-INPUTS = 70  # two whole blocks and a short one
+INPUTS = 70  # two full blocks and a short one
 
 
 def signature(*dims: int) -> Signature:
@@ -43,8 +43,8 @@ def network() -> nn.Module:
 def test_the_file_computes_with_exactly_the_grid(
     method: object, dims: tuple[int, ...]
 ) -> None:
-    """Read back, each node holds the grid bit for bit, and ONNX Runtime gives what torch
-    gives with these weights.
+    """Read back, each node has the grid bit for bit, and ONNX Runtime computes what torch
+    computes with these weights.
     """
     changed = network()
     grids = method(changed)  # type: ignore[operator]
@@ -83,5 +83,7 @@ def test_only_quantized_layers_are_replaced() -> None:
 def test_a_grid_that_is_not_in_the_graph_is_an_error() -> None:
     """A file that silently kept float weights would prove nothing."""
     grids = blocks.rtn(network())
-    with pytest.raises(StepError, match="2 of 2 quantized layers are not to be found"):
+    with pytest.raises(
+        StepError, match="2 of 2 quantized layers are not in the ONNX graph"
+    ):
         nodes.write_grids(export(network(), signature()), grids.values())

@@ -33,16 +33,16 @@ def rows(outlier: float) -> list[tuple[torch.Tensor, ...]]:
     return [(batch,) for batch in batches]
 
 
-def closeness(wanted: nn.Module) -> static.Score:
+def closeness(network: nn.Module) -> static.Score:
     """Minus the largest difference to the float network: a metric below 0."""
     data = torch.randn(200, 8)
-    answers = wanted(data).detach()
-    return lambda model: -float((model(data) - answers).abs().max())
+    outputs = network(data).detach()
+    return lambda model: -float((model(data) - outputs).abs().max())
 
 
 @pytest.mark.slow
 def test_the_first_trial_that_loses_little_is_taken() -> None:
-    """Without outliers the plain trial holds, and it is the only one that is made."""
+    """Without outliers the plain trial holds, and it is the only one that is run."""
     torch.manual_seed(0)
     plain = network()
     tuned = static.quantize(plain, SIGNATURE, rows(0.0), closeness(plain), drop=0.2)
@@ -68,7 +68,7 @@ def test_tuning_goes_on_until_the_metric_holds() -> None:
 @pytest.mark.slow
 def test_where_no_trial_holds_the_best_is_taken() -> None:
     """A criterion that cannot be held ends with the trial of the highest score, after all
-    were made.
+    were run.
     """
     torch.manual_seed(0)
     plain = network()
@@ -92,7 +92,7 @@ def test_without_a_score_the_weights_are_still_folded() -> None:
 
 
 def test_a_network_with_nothing_to_quantize_is_refused() -> None:
-    """A network without a convolution or a linear layer is told so."""
+    """A network without a convolution or a linear layer is refused."""
     signature = SIGNATURE.model_copy(
         update={"outputs": (TensorSpec(name="output", dtype="float32", dims=("batch", 8)),)}
     )
