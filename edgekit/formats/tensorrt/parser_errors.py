@@ -27,7 +27,7 @@ _KNOWN_ERRORS = (
         r"SM\w+ (is not a compute capability|was rejected)",
         "this TensorRT cannot build for that compute capability",
         "remove it from the target's compute_capabilities; for a Jetson or a data-center GPU "
-        "build on the device with its own TensorRT",
+        "build on the device itself with its own TensorRT",
     ),
     KnownError(
         r"FP32 GEMM is not supported",
