@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from edgekit.formats.neural_compressor.provider import PROVIDER as _NEURAL_COMPRESSOR
 from edgekit.formats.record import Format, FormatStep, Provider
 
-NAMES = ("onnx", "ort", "tflite", "tensorrt", "edgetpu", "ethosu")
+NAMES = ("onnx", "ort", "openvino", "tflite", "tensorrt", "edgetpu", "ethosu")
 FORMATS: Mapping[str, Format] = {
     name: importlib.import_module(f"edgekit.formats.{name}.format").FORMAT for name in NAMES
 }
