@@ -1,11 +1,12 @@
-"""The bench: edgekit's winners beside what its peers' own best documented recipes give, on
-trained networks and real data.
+"""Benchmarks: edgekit's winners compared with the best documented recipes of its peers.
+
+On trained networks and real data.
 """
 
 import os
 
-# Before torch is imported: one thread, so that training gives the same weights every time,
-# and threads that wait sleep.
+# Before torch is imported: one thread, so that training is reproducible, and waiting threads
+# sleep.
 for _variable, _value in (
     ("OMP_NUM_THREADS", "1"),
     ("OPENBLAS_NUM_THREADS", "1"),

@@ -1,6 +1,6 @@
-"""``python -m bench``: edgekit's winners beside their peers.
+"""``python -m bench``: edgekit's winners compared with their peers.
 
-Ends with 1 where a winner does not hold.
+Exit code 1 if a winner does not meet a criterion.
 """
 
 import os
@@ -32,10 +32,10 @@ from bench.running import bench
 @click.option(
     "--quick",
     is_flag=True,
-    help="Fewer rounds; bench/results.json and docs/benchmarks.md stay as they are.",
+    help="Fewer rounds; bench/results.json and the documentation are not changed.",
 )
 def main(names: tuple[str, ...], runtimes: tuple[Runtime, ...], *, quick: bool) -> None:
-    """Make all files, run them, time them in turns, judge edgekit's winners, write
+    """Build and run all files, time them interleaved, judge edgekit's winners, and write
     docs/explanation/benchmarks.md.
     """
     os.chdir(ROOT)

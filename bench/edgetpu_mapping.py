@@ -4,7 +4,7 @@ the table of docs/devices/edge-tpu.md.
     python -m bench.edgetpu_mapping
 
 Weights are random and calibration is random numbers: what maps does not depend on them, and
-the error tells only that the rewrites lose nothing that int8 does not. The share is the
+the error shows only that the rewrites lose nothing that int8 does not. The share is the
 static prediction (edgekit.formats.edgetpu.mapper), not the compiler's.
 """
 
@@ -46,7 +46,7 @@ SAMPLES, SIZE = 32, 32
 
 @contextlib.contextmanager
 def without_rewrites() -> Iterator[None]:
-    """What the Edge TPU lacks is left as it is."""
+    """Leave operators that the Edge TPU lacks unchanged."""
     with (
         mock.patch.object(decompose, "EDGETPU_REWRITES", {}),
         mock.patch.object(edgetpu_rewrite, "rewrite", lambda model: {}),
@@ -94,41 +94,36 @@ def make(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> None:
 
 
 def error(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> float:
-    """The outputs' root mean square error against the float network, relative to their own."""
-    running = Interpreter(str(path), num_threads=1)
-    running.allocate_tensors()
-    (given,), made = (
-        running.get_input_details(),
-        sorted(
-            running.get_output_details(),
-            key=lambda detail: litert.natural_key(detail["name"]),
-        ),
-    )
+    """Return the root mean square error of the outputs, relative to the float network's."""
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    (source,) = interpreter.get_input_details()
+    details = interpreter.get_output_details()
+    details = sorted(details, key=lambda detail: litert.natural_key(detail["name"]))
+    scale, zero_point = source["quantization"]
     total = lost = 0.0
-    for row in data:
-        image = row[None].movedim(1, -1).numpy()
-        scale, zero = given["quantization"]
-        running.set_tensor(
-            given["index"],
-            numpy.clip(numpy.round(image / scale) + zero, -128, 127).astype("int8"),
-        )
-        running.invoke()
+    for sample in data:
+        image = sample[None].movedim(1, -1).numpy()
+        stored = numpy.clip(numpy.round(image / scale) + zero_point, -128, 127)
+        interpreter.set_tensor(source["index"], stored.astype("int8"))
+        interpreter.invoke()
         with torch.no_grad():
-            outputs = network(row[None])
-        for detail, wanted in zip(
-            made, outputs if isinstance(outputs, tuple) else (outputs,), strict=True
-        ):
-            got: Any = running.get_tensor(detail["index"])
-            if detail["quantization"][0]:
-                got = (got.astype("float32") - detail["quantization"][1]) * detail[
-                    "quantization"
-                ][0]
-            expected = (wanted.movedim(1, -1) if wanted.dim() == 4 else wanted).numpy()
-            total, lost = (
-                total + float((expected**2).sum()),
-                lost + float(((got - expected) ** 2).sum()),
-            )
+            outputs = network(sample[None])
+        if not isinstance(outputs, tuple):
+            outputs = (outputs,)
+        for detail, output in zip(details, outputs, strict=True):
+            actual = _dequantize(interpreter.get_tensor(detail["index"]), detail)
+            channel_last = output.movedim(1, -1) if output.dim() == 4 else output
+            expected = channel_last.numpy()
+            total += float((expected**2).sum())
+            lost += float(((actual - expected) ** 2).sum())
     return float((lost / total) ** 0.5)
+
+
+def _dequantize(array: Any, detail: Any) -> Any:
+    """Convert an output of the interpreter to real numbers."""
+    scale, zero_point = detail["quantization"]
+    return (array.astype("float32") - zero_point) * scale if scale else array
 
 
 def row(network: nn.Module, data: torch.Tensor, folder: pathlib.Path) -> str:
@@ -143,13 +138,16 @@ def row(network: nn.Module, data: torch.Tensor, folder: pathlib.Path) -> str:
         if result.status == edgetpu_mapper.MAPPED
     ]
     share = sum(operator.macs for operator in mapped) / graph.macs
-    return f"{len(mapped)} of {len(graph.operators)} | {100 * share:.0f} % | {100 * error(network, data[:8], path):.1f} %"
+    percent = 100 * error(network, data[:8], path)
+    count = f"{len(mapped)} of {len(graph.operators)}"
+    return f"{count} | {100 * share:.0f} % | {percent:.1f} %"
 
 
 def main() -> None:
     """Print the table."""
     click.echo(
-        "| network | operators | share | error | rewritten: operators | share | error |\n|---|---|---|---|---|---|---|"
+        "| network | operators | share | error | rewritten: operators | share | error |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for name, build in {**ZOO, **NETWORKS}.items():
         torch.manual_seed(0)

@@ -145,7 +145,7 @@ def mobilenetv3() -> nn.Module:
 
 class Dense(nn.Module):
     """DenseNet's layer: normalization and ReLU first, then a convolution; the input is kept
-    beside its result.
+    with its result.
     """
 
     def __init__(self, before: int, growth: int) -> None:
@@ -229,7 +229,7 @@ class Yolo(nn.Module):
 
 
 class Parametric(nn.Module):
-    """PReLU with an alpha for each channel, and a padded max pool behind a residual sum
+    """PReLU with an alpha for each channel, and a padded max pool after a residual sum
     that may be negative.
     """
 

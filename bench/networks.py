@@ -48,13 +48,13 @@ class Network:
 
     name: str
     title: str
-    #: None where the module brings the published weights.
+    #: None if the module has published weights.
     training: Training | None = None
     #: Heads and width, for the peers that treat transformers on their own.
     attention: tuple[int, int] | None = None
     images: bool = False
-    #: edgekit's gate on what is lost. It is judged by the whole interval, so about half of
-    #: it may really be lost.
+    #: edgekit's gate on accuracy lost. The entire interval must be below it, so about half of
+    #: it may be lost.
     gate: float = 0.01
     goals: Mapping[Runtime, Goals] = dataclasses.field(default_factory=dict)
 
@@ -77,8 +77,9 @@ class Network:
         return task
 
     def weights(self) -> pathlib.Path | None:
-        """The file of the trained weights, trained now where it is not there; None where
-        the network brings its own.
+        """Return the file of the trained weights, training them if it does not exist.
+
+        None if the network has published weights.
         """
         if self.training is None:
             return None

@@ -9,7 +9,7 @@ import sys
 
 from bench.networks import CACHE, ROOT, Network, Runtime
 from edgekit.artifact import Artifact, File, Part
-from edgekit.bundles.shipping import MANIFEST
+from edgekit.bundles.bundle import MANIFEST
 from edgekit.report import Report, load
 from edgekit.signature import Signature
 
@@ -17,7 +17,7 @@ TARGETS: dict[str, str] = {"onnx": "cpu-onnx", "tflite": "mobile-tflite"}
 
 
 class NoWinnerError(Exception):
-    """edgekit gave no file; the text says why."""
+    """edgekit shipped no file; the message is the reason."""
 
 
 def run(network: Network, runtime: Runtime) -> tuple[str, Artifact]:
@@ -76,8 +76,8 @@ def shipped(report: Report, folder: pathlib.Path) -> Artifact:
             bytes=row["bytes"],
         )
     parts = tuple(
-        Part(name=name, signature=Signature.model_validate(told), files=files[name])
-        for name, told in manifest["signatures"].items()
+        Part(name=name, signature=Signature.model_validate(signature), files=files[name])
+        for name, signature in manifest["signatures"].items()
     )
     return Artifact(format=manifest["format"], parts=parts, folder=folder / target.name)
 
@@ -90,5 +90,5 @@ def _last_line(path: pathlib.Path) -> str:
     ]
     return next(
         (line for line in lines if line.startswith("Error")),
-        lines[-1] if lines else "it said nothing",
+        lines[-1] if lines else "it printed nothing",
     )[:200]

@@ -19,7 +19,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from bench.given import Given, NotApplicableError, Recipe
+from bench.peer_inputs import NotApplicableError, PeerInputs, Recipe
 
 #: Histograms keep all activations of all samples in memory.
 HISTOGRAM_SAMPLES = 64
@@ -33,25 +33,28 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
         return next(self._rows, None)
 
 
-def _prepared(given: Given) -> pathlib.Path:
+def _prepared(inputs: PeerInputs) -> pathlib.Path:
     """Shapes inferred and the graph optimized, as the documentation asks for before
     quantizing.
     """
-    path = given.folder / "prepared.onnx"
-    quant_pre_process(str(given.float_file), str(path), skip_symbolic_shape=False)
+    path = inputs.folder / "prepared.onnx"
+    quant_pre_process(str(inputs.float_file), str(path), skip_symbolic_shape=False)
     return path
 
 
 def _static(
-    given: Given, path: pathlib.Path, method: CalibrationMethod, samples: int | None = None
+    inputs: PeerInputs,
+    path: pathlib.Path,
+    method: CalibrationMethod,
+    samples: int | None = None,
 ) -> None:
     rows = (
         row
-        for number, row in enumerate(given.rows())
+        for number, row in enumerate(inputs.rows())
         if samples is None or number < samples
     )
     quantize_static(
-        str(_prepared(given)),
+        str(_prepared(inputs)),
         str(path),
         _Rows(rows),
         quant_format=QuantFormat.QDQ,
@@ -62,49 +65,49 @@ def _static(
     )
 
 
-def static_min_max(given: Given, path: pathlib.Path) -> None:
+def static_min_max(inputs: PeerInputs, path: pathlib.Path) -> None:
     """onnxruntime.quantization, static: Q/DQ, u8 activations, s8 weights per channel, all
     that was seen.
     """
-    _static(given, path, CalibrationMethod.MinMax)
+    _static(inputs, path, CalibrationMethod.MinMax)
 
 
-def static_percentile(given: Given, path: pathlib.Path) -> None:
+def static_percentile(inputs: PeerInputs, path: pathlib.Path) -> None:
     """The same, ranges of the middle 99.999 %."""
-    _static(given, path, CalibrationMethod.Percentile, HISTOGRAM_SAMPLES)
+    _static(inputs, path, CalibrationMethod.Percentile, HISTOGRAM_SAMPLES)
 
 
-def static_entropy(given: Given, path: pathlib.Path) -> None:
+def static_entropy(inputs: PeerInputs, path: pathlib.Path) -> None:
     """The same, ranges of least relative entropy."""
-    _static(given, path, CalibrationMethod.Entropy, HISTOGRAM_SAMPLES)
+    _static(inputs, path, CalibrationMethod.Entropy, HISTOGRAM_SAMPLES)
 
 
-def dynamic(given: Given, path: pathlib.Path) -> None:
+def dynamic(inputs: PeerInputs, path: pathlib.Path) -> None:
     """onnxruntime.quantization, dynamic: s8 weights per channel."""
     quantize_dynamic(
-        str(_prepared(given)), str(path), per_channel=True, weight_type=QuantType.QInt8
+        str(_prepared(inputs)), str(path), per_channel=True, weight_type=QuantType.QInt8
     )
 
 
-def dynamic_unsigned(given: Given, path: pathlib.Path) -> None:
+def dynamic_unsigned(inputs: PeerInputs, path: pathlib.Path) -> None:
     """The same with u8 weights per channel."""
     quantize_dynamic(
-        str(_prepared(given)), str(path), per_channel=True, weight_type=QuantType.QUInt8
+        str(_prepared(inputs)), str(path), per_channel=True, weight_type=QuantType.QUInt8
     )
 
 
-def dynamic_fused(given: Given, path: pathlib.Path) -> None:
+def dynamic_fused(inputs: PeerInputs, path: pathlib.Path) -> None:
     """As the documentation advises for transformers: the transformers optimizer first, then
     dynamic per channel.
     """
     from onnxruntime.transformers.optimizer import optimize_model
 
-    if given.attention is None:
+    if inputs.attention is None:
         raise NotApplicableError("no transformer")
-    fused = given.folder / "fused.onnx"
-    heads, width = given.attention
+    fused = inputs.folder / "fused.onnx"
+    heads, width = inputs.attention
     optimized = optimize_model(
-        str(given.float_file), model_type="bert", num_heads=heads, hidden_size=width
+        str(inputs.float_file), model_type="bert", num_heads=heads, hidden_size=width
     )
     # The exporter's shapes are those of before the fusion, and quantize_dynamic stumbles
     # over them.
@@ -120,40 +123,40 @@ def dynamic_fused(given: Given, path: pathlib.Path) -> None:
     )
 
 
-def _matmul_bits(given: Given, path: pathlib.Path, bits: int, block: int) -> None:
-    model = onnx.load(str(given.float_file))
+def _matmul_bits(inputs: PeerInputs, path: pathlib.Path, bits: int, block: int) -> None:
+    model = onnx.load(str(inputs.float_file))
     if not any(node.op_type == "MatMul" for node in model.graph.node):
         raise NotApplicableError("no MatMul")
-    made = MatMulNBitsQuantizer(
+    quantized = MatMulNBitsQuantizer(
         model, bits=bits, block_size=block, is_symmetric=True, accuracy_level=4
     )
-    made.process()
-    if not any(node.op_type == "MatMulNBits" for node in made.model.model.graph.node):
+    quantized.process()
+    if not any(node.op_type == "MatMulNBits" for node in quantized.model.model.graph.node):
         raise NotApplicableError("no MatMul with weights")
-    made.model.save_model_to_file(str(path))
+    quantized.model.save_model_to_file(str(path))
 
 
-def bits8_block32(given: Given, path: pathlib.Path) -> None:
+def bits8_block32(inputs: PeerInputs, path: pathlib.Path) -> None:
     """MatMulNBits, 8 bits in blocks of 32, integer accumulation."""
-    _matmul_bits(given, path, 8, 32)
+    _matmul_bits(inputs, path, 8, 32)
 
 
-def bits8_block128(given: Given, path: pathlib.Path) -> None:
+def bits8_block128(inputs: PeerInputs, path: pathlib.Path) -> None:
     """MatMulNBits, 8 bits in blocks of 128, integer accumulation."""
-    _matmul_bits(given, path, 8, 128)
+    _matmul_bits(inputs, path, 8, 128)
 
 
-def bits4_block32(given: Given, path: pathlib.Path) -> None:
+def bits4_block32(inputs: PeerInputs, path: pathlib.Path) -> None:
     """MatMulNBits, 4 bits in blocks of 32, integer accumulation."""
-    _matmul_bits(given, path, 4, 32)
+    _matmul_bits(inputs, path, 4, 32)
 
 
-def nncf_quantize(given: Given, path: pathlib.Path) -> None:
+def nncf_quantize(inputs: PeerInputs, path: pathlib.Path) -> None:
     """NNCF on the ONNX file; in its transformer mode for transformers."""
-    _nncf(given, path)
+    _nncf(inputs, path)
 
 
-def nncf_per_tensor(given: Given, path: pathlib.Path) -> None:
+def nncf_per_tensor(inputs: PeerInputs, path: pathlib.Path) -> None:
     """The same with one scale for all channels of an activation: ONNX Runtime refuses
     others in front of depthwise convolutions.
     """
@@ -161,7 +164,7 @@ def nncf_per_tensor(given: Given, path: pathlib.Path) -> None:
     from nncf.quantization.advanced_parameters import QuantizationParameters
 
     _nncf(
-        given,
+        inputs,
         path,
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             activations_quantization_params=QuantizationParameters(per_channel=False)
@@ -169,63 +172,65 @@ def nncf_per_tensor(given: Given, path: pathlib.Path) -> None:
     )
 
 
-def _nncf(given: Given, path: pathlib.Path, **options: Any) -> None:
+def _nncf(inputs: PeerInputs, path: pathlib.Path, **options: Any) -> None:
     import nncf
 
-    model_type = nncf.ModelType.TRANSFORMER if given.attention is not None else None
-    model, data = onnx.load(str(given.float_file)), nncf.Dataset(list(given.rows()))
-    made = nncf.quantize(
+    model_type = nncf.ModelType.TRANSFORMER if inputs.attention is not None else None
+    model, data = onnx.load(str(inputs.float_file)), nncf.Dataset(list(inputs.rows()))
+    quantized = nncf.quantize(
         model,
         data,
         model_type=model_type,
         target_device=nncf.TargetDevice.CPU,
-        subset_size=len(given.calibration),
+        subset_size=len(inputs.calibration),
         **options,
     )
-    onnx.save(made, str(path))
+    onnx.save(quantized, str(path))
 
 
-def neural_compressor(given: Given, path: pathlib.Path) -> None:
+def neural_compressor(inputs: PeerInputs, path: pathlib.Path) -> None:
     """neural-compressor's static PT2E, its converted graph exported to ONNX; weights stay
     float in the file.
     """
     from neural_compressor.torch.quantization import convert
 
-    _pt2e(given, path, convert)
+    _pt2e(inputs, path, convert)
 
 
-def neural_compressor_folded(given: Given, path: pathlib.Path) -> None:
+def neural_compressor_folded(inputs: PeerInputs, path: pathlib.Path) -> None:
     """The same, its prepared graph converted by torchao itself, which stores the weights as
     int8.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-    _pt2e(given, path, lambda prepared: convert_pt2e(prepared, fold_quantize=True))
+    _pt2e(inputs, path, lambda prepared: convert_pt2e(prepared, fold_quantize=True))
 
 
 def _pt2e(
-    given: Given, path: pathlib.Path, convert: Callable[[torch.nn.Module], torch.nn.Module]
+    inputs: PeerInputs,
+    path: pathlib.Path,
+    convert: Callable[[torch.nn.Module], torch.nn.Module],
 ) -> None:
     from neural_compressor.torch.export import export
     from neural_compressor.torch.quantization import get_default_static_config, prepare
 
     example = tuple(
-        torch.from_numpy(array[:2]) for array in given.calibration.inputs.values()
+        torch.from_numpy(array[:2]) for array in inputs.calibration.inputs.values()
     )
     shapes = tuple({0: torch.export.Dim("batch")} for _ in example)
     prepared = prepare(
-        model=export(given.network, example_inputs=example, dynamic_shapes=shapes),
+        model=export(inputs.network, example_inputs=example, dynamic_shapes=shapes),
         quant_config=get_default_static_config(),
     )
     with torch.no_grad():
-        for row in given.rows():
+        for row in inputs.rows():
             prepared(*(torch.from_numpy(array) for array in row.values()))
         program = torch.onnx.export(
             convert(prepared),
             example,
             dynamo=True,
             optimize=True,
-            input_names=list(given.calibration.inputs),
+            input_names=list(inputs.calibration.inputs),
             output_names=["output"],
             dynamic_shapes=shapes,
             verbose=False,

@@ -8,31 +8,31 @@ import numpy
 from ai_edge_quantizer import quantizer, recipe
 
 from bench.exports import CHANNEL_LAST
-from bench.given import Given, Recipe
+from bench.peer_inputs import PeerInputs, Recipe
 
 
 def _write(
-    given: Given, path: pathlib.Path, words: Any, *, calibrated: bool = False
+    inputs: PeerInputs, path: pathlib.Path, words: Any, *, calibrated: bool = False
 ) -> None:
-    made = quantizer.Quantizer(str(given.float_file), words)
-    ranges = made.calibrate(_rows(given)) if calibrated else None
-    made.quantize(ranges).export_model(str(path), overwrite=True)
+    quantized = quantizer.Quantizer(str(inputs.float_file), words)
+    ranges = quantized.calibrate(_rows(inputs)) if calibrated else None
+    quantized.quantize(ranges).export_model(str(path), overwrite=True)
 
 
-def _rows(given: Given) -> dict[str, list[dict[str, Any]]]:
+def _rows(inputs: PeerInputs) -> dict[str, list[dict[str, Any]]]:
     """Calibration samples by the file's own signature and input names, in its layout and
     dtypes.
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    running = Interpreter(model_path=str(given.float_file))
+    running = Interpreter(model_path=str(inputs.float_file))
     ((key, signature),) = running.get_signature_list().items()
     details = running.get_signature_runner(key).get_input_details()
     names = sorted(signature["inputs"], key=lambda name: int(name.rpartition("_")[2]))
     rows = []
-    for row in given.rows():
+    for row in inputs.rows():
         arrays = [
-            numpy.transpose(array, CHANNEL_LAST) if given.images else array
+            numpy.transpose(array, CHANNEL_LAST) if inputs.images else array
             for array in row.values()
         ]
         rows.append(
@@ -44,19 +44,19 @@ def _rows(given: Given) -> dict[str, list[dict[str, Any]]]:
     return {key: rows}
 
 
-def static(given: Given, path: pathlib.Path) -> None:
+def static(inputs: PeerInputs, path: pathlib.Path) -> None:
     """static_wi8_ai8: all in int8, inputs and outputs too."""
-    _write(given, path, recipe.static_wi8_ai8(), calibrated=True)
+    _write(inputs, path, recipe.static_wi8_ai8(), calibrated=True)
 
 
-def dynamic(given: Given, path: pathlib.Path) -> None:
+def dynamic(inputs: PeerInputs, path: pathlib.Path) -> None:
     """dynamic_wi8_afp32: int8 weights per channel, activations scaled while it runs."""
-    _write(given, path, recipe.dynamic_wi8_afp32())
+    _write(inputs, path, recipe.dynamic_wi8_afp32())
 
 
-def weight_only(given: Given, path: pathlib.Path) -> None:
+def weight_only(inputs: PeerInputs, path: pathlib.Path) -> None:
     """weight_only_wi8_afp32: int8 weights per channel, float arithmetic."""
-    _write(given, path, recipe.weight_only_wi8_afp32())
+    _write(inputs, path, recipe.weight_only_wi8_afp32())
 
 
 PEERS: Mapping[str, Recipe] = {

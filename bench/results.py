@@ -19,7 +19,7 @@ Interval = tuple[float, float, float]
 class Row(Value):
     """One file: the float file, a peer's, or edgekit's winner.
 
-    ``error`` says why there is none.
+    ``error`` is why there is none.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Row(Value):
 
     @property
     def timed(self) -> bool:
-        """True where there is a file that runs."""
+        """True if there is a file that runs."""
         return self.ratio is not None and self.drop is not None
 
 
 class Judgement(Value):
-    """One thing that is asked of edgekit's winner."""
+    """One criterion for edgekit's winner."""
 
     what: str
     holds: bool
@@ -87,12 +87,10 @@ class Results(Value):
 
 
 def read(path: pathlib.Path) -> Results:
-    """The results of a file; none where there is none."""
-    return (
-        Results.model_validate_json(path.read_text(encoding="utf-8"))
-        if path.is_file()
-        else Results()
-    )
+    """Read results; empty if the file does not exist."""
+    if not path.is_file():
+        return Results()
+    return Results.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def write(results: Results, path: pathlib.Path) -> None:

@@ -1,6 +1,4 @@
-"""One network in one runtime: make all files, run them, time them in turns, judge edgekit's
-winner.
-"""
+"""Benchmark one network in one runtime: build, run and time all files, judge the winner."""
 
 import dataclasses
 import datetime
@@ -20,6 +18,7 @@ from edgekit.errors import EdgekitError
 from edgekit.task import Task
 
 Say = Callable[[str], None]
+Kind = Literal["float", "peer", "edgekit"]
 
 
 @dataclasses.dataclass
@@ -27,12 +26,11 @@ class Entry:
     """A file on its way through the bench."""
 
     name: str
-    kind: Literal["float", "peer", "edgekit"]
+    kind: Kind
     artifact: Artifact | None = None
     error: str = ""
-    said: accuracy.ScoredOutputs | None = None
-    #: Milliseconds a sample took while the test data were run: only to choose how it is
-    #: timed.
+    outputs: accuracy.ScoredOutputs | None = None
+    #: Milliseconds per sample on the test data; only used to choose the timing protocol.
     about_ms: float = 0.0
 
 
@@ -41,16 +39,16 @@ def bench(network: Network, runtime: Runtime, say: Say, *, quick: bool) -> Resul
     task = network.task()
     test = task.need("test", "the bench")
     entries = []
-    for entry in _made(network, runtime, task, say):
-        _answer(entry, task, say)
+    for entry in _build_entries(network, runtime, task, say):
+        _score(entry, task, say)
         entries.append(entry)
     protocol = _protocol(entries[0], quick=quick)
     running = {
         entry.name: entry.artifact
         for entry in entries
-        if entry.artifact is not None and entry.said is not None
+        if entry.artifact is not None and entry.outputs is not None
     }
-    say(f"  timing {len(running)} files in turns, {protocol.rounds} rounds")
+    say(f"  timing {len(running)} files interleaved, {protocol.rounds} rounds")
     rows = _rows(entries, timing.race(running, test, protocol), task)
     return Result(
         network=network.name,
@@ -66,7 +64,9 @@ def bench(network: Network, runtime: Runtime, say: Say, *, quick: bool) -> Resul
     )
 
 
-def _made(network: Network, runtime: Runtime, task: Task, say: Say) -> Iterator[Entry]:
+def _build_entries(
+    network: Network, runtime: Runtime, task: Task, say: Say
+) -> Iterator[Entry]:
     """The float file, edgekit's winner and the peers' files, as artifacts."""
     test = task.need("test", "the bench")
     for name in (making.FLOAT, None, *making.peers(runtime)):
@@ -79,38 +79,38 @@ def _made(network: Network, runtime: Runtime, task: Task, say: Say) -> Iterator[
                 yield Entry("edgekit", "edgekit", error=making.first_line(error))
             continue
         say(f"  {name}")
-        made = making.make(network, runtime, name)
-        entry = Entry(name, "float" if name == making.FLOAT else "peer", error=made.error)
+        built = making.make(network, runtime, name)
+        kind: Kind = "float" if name == making.FLOAT else "peer"
+        entry = Entry(name, kind, error=built.error)
         try:
-            entry.artifact = (
-                None
-                if made.file is None
-                else timing.wrap(made.file, runtime, test, images=network.images)
-            )
+            if built.file is not None:
+                entry.artifact = timing.wrap(
+                    built.file, runtime, test, images=network.images
+                )
         except EdgekitError as error:
             entry.error = making.first_line(error)
         yield entry
 
 
-def _answer(entry: Entry, task: Task, say: Say) -> None:
-    """Run the test data; a file that cannot be run is a row that says so."""
+def _score(entry: Entry, task: Task, say: Say) -> None:
+    """Run the test data; a file that cannot be run is a row with its error."""
     if entry.artifact is None:
         say(f"    {entry.error}")
         return
     began = time.monotonic()
     try:
-        entry.said = timing.answers(entry.artifact, task)
+        entry.outputs = timing.score(entry.artifact, task)
     except EdgekitError as error:
         entry.error = making.first_line(error)
         say(f"    {entry.error}")
         return
-    entry.about_ms = 1000 * (time.monotonic() - began) / len(entry.said.scores)
-    say(f"    score {entry.said.scores.mean():.3f}")
+    entry.about_ms = 1000 * (time.monotonic() - began) / len(entry.outputs.scores)
+    say(f"    score {entry.outputs.scores.mean():.3f}")
 
 
 def _protocol(reference: Entry, *, quick: bool) -> BenchProtocol:
-    """Fewer rounds where one inference takes long, each of several calls, so that the
-    caches are the file's own.
+    """Fewer rounds if inference is slow, each of several calls, so that the CPU caches contain
+    the file's own data.
     """
     if quick:
         return timing.QUICK
@@ -139,16 +139,16 @@ def _row(
     winner: str | None,
     task: Task,
 ) -> Row:
-    if entry.said is None or entry.artifact is None:
+    if entry.outputs is None or entry.artifact is None:
         return Row(name=entry.name, kind=entry.kind, error=entry.error)
-    assert reference.said is not None
+    assert reference.outputs is not None
     own = samples[entry.name]
     return Row(
         name=entry.name,
         kind=entry.kind,
         bytes=entry.artifact.size_bytes,
-        score=float(entry.said.scores.mean()),
-        drop=timing.lost(entry.said, reference.said, task),
+        score=float(entry.outputs.scores.mean()),
+        drop=timing.lost(entry.outputs, reference.outputs, task),
         latency_ms=timing.milliseconds(own),
         ratio=timing.ratio(own, samples[reference.name]),
         winner_ratio=None if winner is None else timing.ratio(samples[winner], own),

@@ -11,16 +11,20 @@ FILE = pathlib.Path("docs") / "explanation" / "benchmarks.md"
 TITLES = {"onnx": "ONNX Runtime", "tflite": "LiteRT (TFLite)"}
 HEAD = """# Benchmarks
 
-edgekit's winner and other quantizers, each with its own documented recipes, on the same trained networks, data and runtime.
-`make bench` generates this file from `bench/`; nothing in it is written by hand.
+edgekit's winner and other quantizers, each with its own documented recipes, on the same trained
+networks, data and runtime. `make bench` generates this file from `bench/`; nothing in it is
+written by hand.
 
-* Every file is timed interleaved with all others in one process: one thread, batch 1, {rounds}. `of float` is the median over
-  rounds of the file's time by the float file's in the same round, with its 95 % interval.
-* Scores are computed sample by sample on all test data; `lost` is paired with the float file on the same samples.
-* edgekit selected its scheme itself (`edgekit run int8`, scheme `auto`). The others start from the exporters' own float files,
-  not from edgekit's.
-* Their recipes are the functions in `bench/peers_onnx.py` and `bench/peers_tflite.py`, the calibration data for all of them the
-  same 256 training samples (64 for histograms, which keep all activations in memory).
+* Every file is timed interleaved with all others in one process: one thread, batch 1, {rounds}.
+  `of float` is the median over rounds of the file's time by the float file's in the same round,
+  with its 95 % interval.
+* Scores are computed sample by sample on all test data; `lost` is paired with the float file on
+  the same samples.
+* edgekit selected its scheme itself (`edgekit run int8`, scheme `auto`). The others start from the
+  exporters' own float files, not from edgekit's.
+* Their recipes are the functions in `bench/peers_onnx.py` and `bench/peers_tflite.py`, the
+  calibration data for all of them the same 256 training samples (64 for histograms, which keep
+  all activations in memory).
 """
 
 
@@ -57,7 +61,8 @@ def section(result: Result) -> Iterator[str]:
     yield from map(_line, shown)
     yield ""
     for judged in result.judgements:
-        yield f"* {judged.what}: {'holds' if judged.holds else '**does not hold**'}: {judged.reason}"
+        verdict = "holds" if judged.holds else "**does not hold**"
+        yield f"* {judged.what}: {verdict}: {judged.reason}"
 
 
 def _line(row: Row) -> str:
@@ -67,7 +72,10 @@ def _line(row: Row) -> str:
     assert row.drop is not None
     assert row.ratio is not None
     assert row.latency_ms is not None
-    return f"| {name} | {row.score:.3f} | {_points(row.drop)} | {_ratio(row.ratio)} | {row.latency_ms[0]:.3f} | {row.bytes / 1000:,.0f} |"
+    latency = f"{row.latency_ms[0]:.3f}"
+    size = f"{row.bytes / 1000:,.0f}"
+    scores = f"{row.score:.3f} | {_points(row.drop)}"
+    return f"| {name} | {scores} | {_ratio(row.ratio)} | {latency} | {size} |"
 
 
 def _plain(text: str) -> str:
@@ -89,14 +97,13 @@ def _judged(results: Results) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for result in results.results:
         winner = next((row for row in result.rows if row.kind == "edgekit"), None)
-        failed = (
-            ", ".join(judged.what for judged in result.judgements if not judged.holds)
-            or "-"
-        )
-        if winner is None or winner.ratio is None or winner.drop is None:
-            yield f"| {result.title} | {TITLES[result.runtime]} | none | | | {failed} |"
-        else:
-            yield f"| {result.title} | {TITLES[result.runtime]} | {winner.name} | {winner.ratio[0]:.3f} | {100 * winner.drop[0]:.1f} | {failed} |"
+        names = [judged.what for judged in result.judgements if not judged.holds]
+        failed = ", ".join(names) or "-"
+        cells = "none | | "
+        if winner is not None and winner.ratio is not None and winner.drop is not None:
+            lost = f"{100 * winner.drop[0]:.1f}"
+            cells = f"{winner.name} | {winner.ratio[0]:.3f} | {lost}"
+        yield f"| {result.title} | {TITLES[result.runtime]} | {cells} | {failed} |"
 
 
 def _environment(results: Results) -> Iterator[str]:
@@ -109,7 +116,10 @@ def _environment(results: Results) -> Iterator[str]:
         packages = ", ".join(
             f"{name} {version}" for name, version in machine["packages"].items()
         )
-        line = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}; {packages}"
+        line = (
+            f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, "
+            f"Python {machine['python']}; {packages}"
+        )
         lines.setdefault(line, []).append(f"{result.network}/{result.runtime}")
     for line, names in lines.items():
         yield f"* {line}" if len(lines) == 1 else f"* {', '.join(names)}: {line}"

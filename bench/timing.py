@@ -1,6 +1,4 @@
-"""Runs and times all files of one network: edgekit's own worker, its own race in turns, its
-own intervals.
-"""
+"""Run and time all files of one network with edgekit's worker, race and intervals."""
 
 import pathlib
 from collections.abc import Mapping
@@ -20,12 +18,12 @@ from edgekit.signature import BATCH, Quantization, Signature, TensorSpec
 from edgekit.task import Split, Task
 
 if TYPE_CHECKING:
-    from edgekit.contracts import Array, Feeds
+    from edgekit.arrays import Array, Feeds
 
 RUNTIMES: Mapping[Runtime, str] = {"onnx": "onnxruntime", "tflite": "litert"}
 PROTOCOL = BenchProtocol(rounds=100, round_ms=3.0)
 QUICK = BenchProtocol(rounds=15, round_ms=2.0)
-#: Where one inference of the float file takes longer than this.
+#: The long protocol is used if one inference of the float file takes longer than this.
 LONG_FROM_MS = 4.0
 LONG = BenchProtocol(rounds=40, warmup=5, round_ms=45.0)
 
@@ -34,7 +32,7 @@ def wrap(path: pathlib.Path, runtime: Runtime, split: Split, *, images: bool) ->
     """A plain file as an artifact of edgekit's: its inputs are the task's, in their order
     or by their names.
     """
-    inputs, outputs = _told(path, runtime)
+    inputs, outputs = _read_tensors(path, runtime)
     by_name = {row["name"]: row for row in inputs}
     ordered = (
         [by_name[name] for name in split.inputs]
@@ -56,10 +54,10 @@ def wrap(path: pathlib.Path, runtime: Runtime, split: Split, *, images: bool) ->
     return Artifact(format=runtime, parts=(part,), folder=path.parent)
 
 
-def _told(
+def _read_tensors(
     path: pathlib.Path, runtime: Runtime
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The file's own inputs and outputs, told by a worker that loads it."""
+    """The file's inputs and outputs, as reported by a worker that loads it."""
     worker, _ = LocalHost(timeout_s=120).connect()
     try:
         header = {
@@ -92,9 +90,10 @@ def _spec(name: str, row: Mapping[str, Any], axes: tuple[int, ...] | None) -> Te
     )
 
 
-def answers(artifact: Artifact, task: Task) -> accuracy.ScoredOutputs:
-    """What a file says on all test samples, each alone: a scale that is found while a file
-    runs depends on its whole batch.
+def score(artifact: Artifact, task: Task) -> accuracy.ScoredOutputs:
+    """Run a file on all test samples, one by one.
+
+    A scale that is computed during inference depends on all samples of a batch.
     """
     split = task.need("test", "the bench")
     with LocalHost().open(artifact) as runner:
@@ -118,31 +117,26 @@ def answers(artifact: Artifact, task: Task) -> accuracy.ScoredOutputs:
 def lost(
     ours: accuracy.ScoredOutputs, reference: accuracy.ScoredOutputs, task: Task
 ) -> Interval | None:
-    """What a file loses against the float file on the same samples."""
+    """Return what a file loses relative to the float file on the same samples."""
     drop = accuracy.accuracy_drop(ours, reference, task.metric)
-    return (
-        None
-        if drop.value is None or drop.low is None or drop.high is None
-        else (drop.value, drop.low, drop.high)
-    )
+    if drop.value is None or drop.low is None or drop.high is None:
+        return None
+    return drop.value, drop.low, drop.high
 
 
 def race(
     artifacts: Mapping[str, Artifact], split: Split, protocol: BenchProtocol
 ) -> dict[str, Samples]:
-    """Times of all files in turns in one process, on one thread with one sample."""
+    """Time all files interleaved in one process, on one thread with one sample."""
     return LocalHost(timeout_s=1200).race(artifacts, split.take(1).inputs, protocol)
 
 
 def median(values: "Array") -> Interval:
-    """The median and its interval; none is narrower than what six rounds can tell."""
+    """Return the median and its 95 % interval, or the range if there are too few rounds."""
     interval = median_interval(values)
-    low, high = (
-        interval
-        if interval is not None
-        else (float(numpy.min(values)), float(numpy.max(values)))
-    )
-    return float(numpy.median(values)), low, high
+    if interval is None:
+        interval = (float(numpy.min(values)), float(numpy.max(values)))
+    return float(numpy.median(values)), *interval
 
 
 def ratio(ours: Samples, theirs: Samples) -> Interval:

@@ -14,7 +14,7 @@ TOKENS = (mnist.SIDE // PATCH) ** 2
 
 
 class Layer(nn.Module):
-    """Attention and two linear layers, each behind a normalization and beside a shortcut."""
+    """Attention and two linear layers, each after a normalization and with a shortcut."""
 
     def __init__(self) -> None:
         super().__init__()

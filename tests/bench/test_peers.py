@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import exports, making, timing
-from bench.given import Given
+from bench.peer_inputs import PeerInputs
 from edgekit.task import Split
 
 #: Recipes whose packages take long to import.
@@ -90,7 +90,7 @@ def test_a_recipe_gives_a_file_that_computes_the_network(
     kind = "tokens" if name.startswith(FOR_LINEAR) else "images"
     network, split = request.getfixturevalue(kind)
     image = kind == "images"
-    given = Given(
+    inputs = PeerInputs(
         exported / f"{kind}.{runtime}",
         network,
         split,
@@ -101,9 +101,9 @@ def test_a_recipe_gives_a_file_that_computes_the_network(
     path = tmp_path / f"model.{runtime}"
     recipe = making.peers(runtime)[name]
     if name in SLOW:  # these packages change torch where they are imported
-        assert making.in_own_process(tmp_path / "log.txt", recipe, given, path) == ""
+        assert making.in_own_process(tmp_path / "log.txt", recipe, inputs, path) == ""
     else:
-        recipe(given, path)
+        recipe(inputs, path)
     with torch.no_grad():
         wanted = network(torch.from_numpy(split.inputs["input"])).numpy()
     with timing.LocalHost().open(timing.wrap(path, runtime, split, images=image)) as runner:
@@ -119,14 +119,14 @@ def test_a_recipe_that_fails_or_dies_is_a_line(
     the bench goes on.
     """
     log = tmp_path / "log.txt"
-    given = Given(tmp_path / "missing.onnx", tokens[0], tokens[1], tmp_path)
+    inputs = PeerInputs(tmp_path / "missing.onnx", tokens[0], tokens[1], tmp_path)
     recipes = making.peers("onnx")
     assert "missing.onnx" in making.in_own_process(
-        log, recipes["ORT MatMulNBits 8, block 32"], given, tmp_path / "made.onnx"
+        log, recipes["ORT MatMulNBits 8, block 32"], inputs, tmp_path / "made.onnx"
     )
     assert (
         making.in_own_process(
-            log, recipes["ORT dynamic, fused first"], given, tmp_path / "made.onnx"
+            log, recipes["ORT dynamic, fused first"], inputs, tmp_path / "made.onnx"
         )
         == "not applicable: no transformer"
     )

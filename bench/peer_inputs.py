@@ -1,6 +1,6 @@
-"""What every peer is given: the float file, the network behind it, and calibration samples.
+"""The inputs of every peer: the float file, its network, and calibration samples.
 
-What it makes is a file.
+Its output is a file.
 """
 
 import dataclasses
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     Feeds = dict[str, numpy.ndarray[Any, Any]]
 
-#: Calibration samples; NNCF's documentation advises 300, and edgekit takes 256 where
-#: nothing is said.
+#: Calibration samples; NNCF's documentation recommends 300, and edgekit's default is 256.
 SAMPLES = 256
 
 
@@ -27,7 +26,7 @@ class NotApplicableError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class PeerInputs:
     """One network's float file and its calibration data, for one runtime."""
 
     float_file: pathlib.Path
@@ -46,4 +45,4 @@ class Given:
             }
 
 
-Recipe = Callable[[Given, pathlib.Path], None]
+Recipe = Callable[[PeerInputs, pathlib.Path], None]
