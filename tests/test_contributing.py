@@ -1,5 +1,7 @@
-"""CONTRIBUTING.md shows code that is true: its target loads and is planned, its scheme
-fits, its step keeps the contract and works.
+"""The code of CONTRIBUTING.md is correct: its target loads and is planned, its scheme is the
+one of the table, its step keeps the contract and works.
+
+tests/formats/test_toy_format.py runs the format that it adds.
 """
 
 import dataclasses
@@ -16,9 +18,10 @@ from edgekit import target as targets
 from edgekit.contracts import Context, Step
 from edgekit.device_worker import runtime_litert, runtime_onnxruntime
 from edgekit.errors import StepError
+from edgekit.formats.tflite import quantize
 from edgekit.planning.plan import plan
 from edgekit.recipe import Recipe
-from edgekit.scheme import Scheme
+from edgekit.scheme import SCHEMES, Scheme
 from edgekit.steps import torch_signatures, torch_storage
 from edgekit.testing import tiny_network, tiny_task
 
@@ -26,25 +29,17 @@ from edgekit.testing import tiny_network, tiny_task
 @pytest.fixture(scope="module")
 def document(root: pathlib.Path) -> str:
     """The text of CONTRIBUTING.md, its indented blocks moved to the margin."""
-    return re.sub(
-        r"^   (?=\S| )",
-        "",
-        (root / "CONTRIBUTING.md").read_text(encoding="utf-8"),
-        flags=re.MULTILINE,
-    )
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.sub(r"^   (?=\S| )", "", text, flags=re.MULTILINE)
 
 
-def block(document: str, language: str, holding: str) -> str:
-    """The one fenced block that holds a text."""
-    found = [
-        text
-        for text in re.findall(
-            rf"^```{language}\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL
-        )
-        if holding in text
-    ]
-    assert len(found) == 1, holding
-    return found[0]
+def block(document: str, language: str, excerpt: str) -> str:
+    """The one fenced block that contains an excerpt."""
+    pattern = rf"^```{language}\n(.*?)^```"
+    blocks = re.findall(pattern, document, flags=re.MULTILINE | re.DOTALL)
+    matches = [text for text in blocks if excerpt in text]
+    assert len(matches) == 1, excerpt
+    return str(matches[0])
 
 
 def test_the_target_of_the_document_is_planned(
@@ -61,24 +56,27 @@ def test_the_target_of_the_document_is_planned(
             "gates": {"accuracy_drop": 0.02},
         }
     )
-    found = plan(recipe, [targets.load(path)], lambda module: True)
-    found.require_possible()
-    assert (found.targets[0].gates.size_bytes, found.targets[0].gates.accuracy_drop) == (
-        2000000,
-        0.02,
-    )
+    planned = plan(recipe, [targets.load(path)], lambda module: True)
+    planned.require_possible()
+    gates = planned.targets[0].gates
+    assert gates.size_bytes == 2000000
+    assert gates.accuracy_drop == 0.02
 
 
 def test_the_scheme_of_the_document_is_one(document: str) -> None:
-    """The row that is shown makes a scheme, and the quantizer has the function that is
-    shown.
+    """The row that is shown is the one of the table, and the quantizer has the function that
+    is shown.
     """
     from ai_edge_quantizer.quantizer import Quantizer
 
-    scheme = eval(block(document, "python", "Scheme("), {"Scheme": Scheme})  # noqa: S307 (our own document)
-    assert scheme.name == "w8-weight"
-    called = re.findall(r"quantizer\.(\w+)\(", block(document, "python", "def _weights"))
-    assert all(hasattr(Quantizer, name) for name in called)
+    row = block(document, "python", "Scheme(")
+    scheme = eval(row, {"Scheme": Scheme})  # noqa: S307 (our own document)
+    assert scheme == SCHEMES["w8-weight"]
+    shown = block(document, "python", "def _set_weight_only")
+    assert hasattr(quantize, "_set_weight_only")
+    methods = re.findall(r"quantizer\.(\w+)\(", shown)
+    assert methods
+    assert all(hasattr(Quantizer, name) for name in methods)
 
 
 def test_the_step_of_the_document_keeps_the_contract_and_works(
@@ -98,9 +96,9 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(
     step = module.ClipWeights(sigmas=3.0)
     assert dataclasses.is_dataclass(step)
     for method in ("requires", "run", "ensures"):
-        assert list(inspect.signature(getattr(type(step), method)).parameters) == list(
-            inspect.signature(getattr(Step, method)).parameters
-        )
+        shown = inspect.signature(getattr(type(step), method)).parameters
+        required = inspect.signature(getattr(Step, method)).parameters
+        assert list(shown) == list(required)
 
     task, network = tiny_task(), tiny_network()
     with torch.no_grad():
@@ -122,28 +120,21 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(
     step.ensures(before, after)
     assert after.notes["clipped"] >= 1
     clipped = torch_storage.load(after, {"main": tiny_network(1)})["main"]
+    original = torch_storage.load(before, {"main": tiny_network(1)})["main"]
     assert float(clipped[0].weight.detach().abs().max()) < 100
-    assert (
-        float(
-            torch_storage.load(before, {"main": tiny_network(1)})["main"][0]
-            .weight.detach()
-            .max()
-        )
-        == 100
-    )
+    assert float(original[0].weight.detach().max()) == 100
     with pytest.raises(StepError, match="cannot be clipped"):
         module.ClipWeights(sigmas=0.0).requires(before)
 
 
-def test_a_runtime_of_the_worker_has_what_the_document_says(document: str) -> None:
-    """The class that is shown takes what the worker gives and has what it uses, like those
-    that run on a processor.
+def test_the_runtime_of_the_document_has_the_interface_of_the_others(document: str) -> None:
+    """Its class has the constructor, the attributes and the method of those that run on a
+    processor. tests/formats/test_toy_format.py runs it.
     """
     shown = block(document, "python", "class Model")
     for model in (runtime_onnxruntime.Model, runtime_litert.Model):
-        assert f"def __init__{inspect.signature(model.__init__)}:".replace(
-            "'", ""
-        ) in shown.replace("'", "")
+        signature = f"def __init__{inspect.signature(model.__init__)}:"
+        assert signature.replace("'", "") in shown.replace("'", "")
         for name in ("runtime", "inputs", "outputs"):
             assert f"self.{name}" in shown
             assert f"self.{name}" in inspect.getsource(model)
