@@ -1,4 +1,4 @@
 """The command line: parse, call, show.
 
-One file a command; results go to stdout, everything else to stderr.
+One module per command; results go to stdout, everything else to stderr.
 """

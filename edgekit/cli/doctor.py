@@ -1,4 +1,4 @@
-"""``edgekit doctor``: what is installed, and what each step and target still needs."""
+"""``edgekit doctor``: what is installed, and what each step and target requires."""
 
 import importlib.metadata
 import platform
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 import edgekit
@@ -20,17 +21,17 @@ from edgekit.pipeline.request import find_target
 from edgekit.registry import Registry
 from edgekit.target import Target
 
-#: Modules whose distribution has another name.
+#: Module -> distribution, if the names differ.
 _DISTRIBUTIONS: Mapping[str, str] = {
     "sklearn": "scikit-learn",
     "ethosu.vela": "ethos-u-vela",
 }
 _CORE = ("click", "jinja2", "numpy", "platformdirs", "pydantic", "pyyaml", "rich")
-#: Programs that edgekit uses where they are there -> what they are for.
+#: Programs that edgekit uses if they are installed -> their purpose.
 _TOOLS: Mapping[str, str] = {
     "edgetpu_compiler": "compiles for the Edge TPU; without it the mapping is predicted",
-    "trtexec": "NVIDIA's own timing of an engine; edgekit does not need it",
-    "nvidia-smi": "tells whether there is an NVIDIA GPU; without one TensorRT latency is unmeasured",
+    "trtexec": "NVIDIA's tool for timing engines; edgekit does not require it",
+    "nvidia-smi": "detects NVIDIA GPUs; without one TensorRT latency is unmeasured",
 }
 _TABLES: tuple[Registry, ...] = (
     registry.STEPS,
@@ -44,18 +45,18 @@ _TABLES: tuple[Registry, ...] = (
 @click.command()
 @output.as_json_option
 def doctor(*, as_json: bool) -> None:
-    """Show what is installed, and what each step and target still needs, with the command
-    that installs it.
+    """Show what is installed, and what each step and target requires, with the command that
+    installs it.
     """
-    found = examine()
+    state = examine()
     if as_json:
-        output.show_json(found)
+        output.show_json(state)
     else:
-        output.show(*_drawn(found))
+        output.show(*_drawn(state))
 
 
 def examine() -> dict[str, Any]:
-    """Everything that was found, as JSON values. No framework is imported."""
+    """Return the state of the installation as JSON values. No framework is imported."""
     return {
         "edgekit": edgekit.__version__,
         "python": platform.python_version(),
@@ -78,28 +79,31 @@ def _packages() -> list[dict[str, Any]]:
     extras: dict[str, str] = {}
     for table in _TABLES:
         for name in table:
-            for need in table.entry(name).needs:
-                either = need.split("|")
-                for module in [
-                    module for module in either if registry.installed(module)
-                ] or either[:1]:
-                    extras.setdefault(module, table.entry(name).extra)
-    core = [{"name": name, "version": _version(name), "install": None} for name in _CORE]
-    rest = [
-        {
-            "name": _DISTRIBUTIONS.get(module, module.replace("_", "-")),
-            "version": _version(module) if registry.installed(module) else None,
-            "install": registry.install(extra),
-        }
-        for module, extra in sorted(extras.items())
-    ]
-    return core + [{**row, "install": None} if row["version"] else row for row in rest]
+            entry = table.entry(name)
+            for need in entry.needs:
+                for module in _alternatives(need):
+                    extras.setdefault(module, entry.extra)
+    rows = [{"name": name, "version": _version(name), "install": None} for name in _CORE]
+    for module, extra in sorted(extras.items()):
+        is_installed = registry.installed(module)
+        rows.append(
+            {
+                "name": _DISTRIBUTIONS.get(module, module.replace("_", "-")),
+                "version": _version(module) if is_installed else None,
+                "install": None if is_installed else registry.install(extra),
+            }
+        )
+    return rows
+
+
+def _alternatives(need: str) -> list[str]:
+    """The installed modules of ``one|another``, or the preferred one if there are none."""
+    modules = need.split("|")
+    return [module for module in modules if registry.installed(module)] or modules[:1]
 
 
 def _version(module: str) -> str:
-    """The version of an installed package; a module that no distribution owns is there all
-    the same.
-    """
+    """The version of an installed module, which may not belong to a distribution."""
     try:
         return importlib.metadata.version(_DISTRIBUTIONS.get(module, module))
     except importlib.metadata.PackageNotFoundError:
@@ -124,24 +128,23 @@ def _parts(table: Registry) -> list[dict[str, Any]]:
 
 
 def _target(target: Target) -> dict[str, Any]:
-    """What the whole way to a target needs, and why its latency cannot be taken where that
-    is so.
-    """
+    """What the steps, runtime and audit of a target require."""
     uses: Sequence[tuple[Registry, Sequence[str]]] = (
         (registry.STEPS, FORMATS[target.format].route),
         (registry.RUNTIMES, (target.runtime,)),
         (registry.AUDITS, (target.format,)),
     )
-    lacking = [
-        (need.replace("|", " or "), table.entry(name).extra)
-        for table, names in uses
-        for name in names
-        for need in table.missing(name, registry.installed)
-    ]
+    missing: list[str] = []
+    commands: list[str] = []
+    for table, names in uses:
+        for name in names:
+            for need in table.missing(name, registry.installed):
+                missing.append(need.replace("|", " or "))
+                commands.append(registry.install(table.entry(name).extra))
     return {
         "name": target.name,
-        "missing": list(dict.fromkeys(need for need, _ in lacking)),
-        "install": list(dict.fromkeys(registry.install(extra) for _, extra in lacking)),
+        "missing": list(dict.fromkeys(missing)),
+        "install": list(dict.fromkeys(commands)),
         "latency": target.latency,
         "latency_note": target.latency_note,
     }
@@ -153,7 +156,7 @@ def _gpus() -> list[str]:
     if tool is None:
         return []
     try:
-        asked = subprocess.run(
+        result = subprocess.run(
             [tool, "--query-gpu=name,compute_cap", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -162,85 +165,80 @@ def _gpus() -> list[str]:
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in asked.stdout.splitlines() if line.strip()]
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
 
 
-def _drawn(found: Mapping[str, Any]) -> list[RenderableType]:
-    packages, targets, tools = (
-        output.grid("package", "version", ""),
-        output.grid("target", "ready", "", ""),
-        output.grid("tool", "where", "for"),
-    )
-    places = output.grid("host", "ready", "")
-    for row in found["packages"]:
-        packages.add_row(
-            row["name"],
-            _told(row["version"] or "missing", good=bool(row["version"])),
-            row["install"] or "",
-        )
-    for row in found["targets"]:
-        note = (
-            ""
-            if row["latency"] == "measured"
-            else f"latency unmeasured: {row['latency_note']}"
-        )
-        needs = (
-            f"needs {', '.join(row['missing'])}: {' and '.join(row['install'])}"
-            if row["missing"]
-            else ""
-        )
-        targets.add_row(
-            row["name"],
-            _told("no" if row["missing"] else "yes", good=not row["missing"]),
-            needs,
-            Text(note, "dim"),
-        )
-    for row in found["hosts"]:
-        places.add_row(
-            row["name"],
-            _told("yes" if row["ready"] else "no", good=row["ready"]),
-            hosts.needs(row),
-        )
-    for row in found["tools"]:
-        tools.add_row(
-            row["name"],
-            Text(row["path"] or "not found", "" if row["path"] else "dim"),
-            Text(row["for"], "dim"),
-        )
-    lacking = [row for row in found["parts"] if row["missing"]]
-    parts: list[RenderableType] = [
-        output.facts(
-            [
-                ("edgekit", found["edgekit"]),
-                ("python", f"{found['python']} ({found['executable']})"),
-                ("cache", found["cache"]),
-                ("GPU", "; ".join(found["gpus"]) or "no NVIDIA GPU found"),
-            ]
-        ),
-        Text(),
-        packages,
-        Text(),
-        targets,
-        Text(),
-        places,
-        Text(),
-        tools,
-        Text(),
+def _drawn(state: Mapping[str, Any]) -> list[RenderableType]:
+    facts = [
+        ("edgekit", state["edgekit"]),
+        ("python", f"{state['python']} ({state['executable']})"),
+        ("cache", state["cache"]),
+        ("GPU", "; ".join(state["gpus"]) or "no NVIDIA GPU found"),
     ]
-    if not lacking:
-        return [
-            *parts,
-            Text(
-                f"All {len(found['parts'])} steps, networks, tasks, runtimes and audits have what they need."
-            ),
-        ]
-    missing = output.grid("cannot be used yet", "needs", "install with")
-    for row in lacking:
-        missing.add_row(
-            f"{row['kind']} {row['name']}", ", ".join(row["missing"]), row["install"]
+    drawn: list[RenderableType] = [output.facts(facts), Text()]
+    for table in (
+        _package_table(state["packages"]),
+        _target_table(state["targets"]),
+        _host_table(state["hosts"]),
+        _tool_table(state["tools"]),
+    ):
+        drawn += [table, Text()]
+    incomplete = [row for row in state["parts"] if row["missing"]]
+    if incomplete:
+        return [*drawn, _incomplete_table(incomplete)]
+    count = len(state["parts"])
+    kinds = "steps, networks, tasks, runtimes and audits"
+    return [*drawn, Text(f"The requirements of all {count} {kinds} are installed.")]
+
+
+def _package_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    drawn = output.grid("package", "version", "")
+    for row in rows:
+        version = _coloured(row["version"] or "missing", good=bool(row["version"]))
+        drawn.add_row(row["name"], version, row["install"] or "")
+    return drawn
+
+
+def _target_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    drawn = output.grid("target", "ready", "", "")
+    for row in rows:
+        needs = note = ""
+        if row["missing"]:
+            needs = f"needs {', '.join(row['missing'])}: {' and '.join(row['install'])}"
+        if row["latency"] != "measured":
+            note = f"latency unmeasured: {row['latency_note']}"
+        drawn.add_row(
+            row["name"], _yes_or_no(yes=not row["missing"]), needs, Text(note, "dim")
         )
-    return [*parts, missing]
+    return drawn
 
 
-def _told(text: str, *, good: bool) -> Text:
+def _host_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    drawn = output.grid("host", "ready", "")
+    for row in rows:
+        drawn.add_row(row["name"], _yes_or_no(yes=row["ready"]), hosts.needs(row))
+    return drawn
+
+
+def _tool_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    drawn = output.grid("tool", "where", "for")
+    for row in rows:
+        path = Text(row["path"] or "not found", "" if row["path"] else "dim")
+        drawn.add_row(row["name"], path, Text(row["for"], "dim"))
+    return drawn
+
+
+def _incomplete_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    drawn = output.grid("cannot be used yet", "needs", "install with")
+    for row in rows:
+        name = f"{row['kind']} {row['name']}"
+        drawn.add_row(name, ", ".join(row["missing"]), row["install"])
+    return drawn
+
+
+def _yes_or_no(*, yes: bool) -> Text:
+    return _coloured("yes" if yes else "no", good=yes)
+
+
+def _coloured(text: str, *, good: bool) -> Text:
     return Text(text, "green" if good else "red")

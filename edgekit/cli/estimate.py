@@ -1,4 +1,4 @@
-"""``edgekit estimate``: how long a file would take on a device that is not here."""
+"""``edgekit estimate``: estimate a file's latency on a device that is not available."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from edgekit.rendering import formatting
 if TYPE_CHECKING:
     from edgekit.estimates.estimate import Estimate
 
-#: Who estimates a file of each format.
+#: The estimator for files of each format.
 ESTIMATORS = Registry(
     "kind of file",
     {
@@ -32,8 +32,8 @@ ESTIMATORS = Registry(
     },
 )
 SUFFIX_FORMATS: Mapping[str, FormatName] = {".onnx": "onnx", ".tflite": "tflite"}
-#: So many operators are listed, the longest first, unless all are asked for.
-_LONGEST = 20
+#: The number of operators that are listed, the slowest first, without --rows.
+_SLOWEST = 20
 
 
 @click.command()
@@ -51,56 +51,50 @@ _LONGEST = 20
 @click.option("--rows", is_flag=True, help="List every operator, in the file's order.")
 @output.as_json_option
 def estimate(file: pathlib.Path, device: str, *, rows: bool, as_json: bool) -> None:
-    """Estimate how long FILE (.onnx or .tflite) takes on a device, from a table recorded
+    """Estimate the latency of FILE (.onnx or .tflite) on a device, from a table recorded
     there. An estimate is not a measurement.
     """
     format = SUFFIX_FORMATS.get(file.suffix.lower())
     if format is None:
         raise EdgekitError(
-            f"{file} is none of {', '.join(SUFFIX_FORMATS)}.",
-            fix="name a model file that ends in one of these",
+            f"{file} is not a supported file: expected {' or '.join(SUFFIX_FORMATS)}.",
+            fix="give the path of a model file with one of these suffixes",
         )
     table = latency_table.load(latency_table.find(device))
     of_file: Callable[..., Estimate] = ESTIMATORS.load(format)
-    found = of_file(file, format, table)
+    result = of_file(file, format, table)
     if as_json:
-        output.show_json(_data(file, table, found))
+        output.show_json(_data(file, table, result))
         return
     fmt = formatting.NumberFormat(share=False)
-    measured = found.measurement()
-    bound = "at least " if found.unknown else ""
+    bound = "at least " if result.unknown else ""
+    total = f"{bound}{fmt.bracketed(result.measurement())}"
+    call = fmt.number("latency_ms", result.call_ms)
     output.show(
-        Text.assemble(
-            (file.name, "bold"),
-            f"  {bound}{fmt.bracketed(measured)}, of which the call itself {fmt.number('latency_ms', found.call_ms)}",
-        ),
-        Text(found.provenance),
+        Text.assemble((file.name, "bold"), f"  {total}, of which the call itself {call}"),
+        Text(result.provenance),
         Text(f"{table.where}; {table.machine} {table.system}".rstrip(), "dim"),
         Text(),
-        _lines(found, fmt, rows=rows),
+        _lines(result, fmt, rows=rows),
     )
-    if found.unknown:
-        listed = ", ".join(f"{kind} {count}" for kind, count in found.unknown.items())
-        output.show(
-            Text(),
-            Text(
-                f"The table has no rows for: {listed}. They count nothing here, so the estimate is a lower bound.",
-                "yellow",
-            ),
+    if result.unknown:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in result.unknown.items())
+        warning = (
+            f"The table has no rows for: {kinds}. They count as 0 ms here, "
+            "so the estimate is a lower bound."
         )
+        output.show(Text(), Text(warning, "yellow"))
 
 
-def _lines(found: "Estimate", fmt: formatting.NumberFormat, *, rows: bool) -> Drawn:
+def _lines(result: "Estimate", fmt: formatting.NumberFormat, *, rows: bool) -> Drawn:
     """The operators with their shares of the time."""
     drawn = output.grid("operator", "computes in")
     for heading in ("MACs", "time", "share"):
         drawn.add_column(heading, justify="right")
     drawn.add_column("module")
-    lines = (
-        list(found.lines)
-        if rows
-        else sorted(found.lines, key=lambda line: -line.share)[:_LONGEST]
-    )
+    lines = list(result.lines)
+    if not rows:
+        lines = sorted(lines, key=lambda line: -line.share)[:_SLOWEST]
     for line in lines:
         cost = line.operator.cost
         time = "unknown" if line.ms is None else fmt.number("latency_ms", line.ms)
@@ -112,28 +106,23 @@ def _lines(found: "Estimate", fmt: formatting.NumberFormat, *, rows: bool) -> Dr
             f"{100 * line.share:.1f} %",
             line.operator.module or "",
         )
-    left = len(found.lines) - len(lines)
+    left = len(result.lines) - len(lines)
     if left:
-        drawn.add_row(
-            f"{left} more",
-            "",
-            "",
-            "",
-            f"{100 * (sum(line.share for line in found.lines) - sum(line.share for line in lines)):.1f} %",
-            "",
-        )
+        shown = sum(line.share for line in lines)
+        share = sum(line.share for line in result.lines) - shown
+        drawn.add_row(f"{left} more", "", "", "", f"{100 * share:.1f} %", "")
     return drawn
 
 
 def _data(
-    file: pathlib.Path, table: latency_table.Table, found: "Estimate"
+    file: pathlib.Path, table: latency_table.Table, result: "Estimate"
 ) -> dict[str, Any]:
     return {
         "file": str(file),
         "table": table.name,
-        "estimate": found.measurement().model_dump(mode="json"),
-        "call_ms": found.call_ms,
-        "unknown": found.unknown,
+        "estimate": result.measurement().model_dump(mode="json"),
+        "call_ms": result.call_ms,
+        "unknown": result.unknown,
         "rows": [
             {
                 "op": line.operator.cost.kind,
@@ -144,6 +133,6 @@ def _data(
                 "ms": line.ms,
                 "share": line.share,
             }
-            for line in found.lines
+            for line in result.lines
         ],
     }

@@ -1,6 +1,4 @@
-"""``edgekit hosts``: the places where files are run; making them ready, trying them,
-removing what was made.
-"""
+"""``edgekit hosts``: list, set up, check and clean the hosts that run files."""
 
 import dataclasses
 import time
@@ -14,40 +12,39 @@ from rich.text import Text
 
 from edgekit import catalog
 from edgekit.cli import output
-from edgekit.cli.listing import Listing, listing
+from edgekit.cli.listing import Listing, build_group
 from edgekit.cli.record import record
 from edgekit.contracts import Host
 from edgekit.errors import EdgekitError
 from edgekit.host import HostFile
 from edgekit.hosts import install_dirs, lookup, selftest
 from edgekit.hosts.execution import PACKAGES
-from edgekit.rendering.progress import show_progress
 from edgekit.rendering.formatting import size
+from edgekit.rendering.progress import show_progress
 
 
 def _find(name: str) -> dict[str, Any]:
     file = lookup.find_host(name)
-    made = install_dirs.root() / file.name
-    problems = [
-        known
-        for known in (
-            _problem(file, environment, name) for environment in file.environments
-        )
-        if known
-    ]
+    folder = install_dirs.root() / file.name
+    problems = []
+    for environment in file.environments:
+        problem = _problem(file, environment, name)
+        if problem is not None:
+            problems.append(problem)
+    path = ""
+    if name.partition(":")[0] not in lookup.SHORT_KINDS:
+        path = str(catalog.find("hosts", name))
     return {
         **file.model_dump(mode="json"),
-        "file": ""
-        if name.partition(":")[0] in lookup.SHORT_KINDS
-        else str(catalog.find("hosts", name)),
-        "made_in": str(made) if made.is_dir() else "",
+        "file": path,
+        "made_in": str(folder) if folder.is_dir() else "",
         "ready": not problems,
         "problems": problems,
     }
 
 
 def _row(name: str) -> dict[str, Any]:
-    """One line of the list; a host file that cannot be read does not hide the others."""
+    """One row of the list; an invalid host file does not hide the others."""
     try:
         return _find(name)
     except EdgekitError as error:
@@ -62,31 +59,29 @@ def _row(name: str) -> dict[str, Any]:
         }
 
 
-def _problem(file: HostFile, environment: str, asked: str) -> dict[str, str] | None:
-    known = lookup.find_environment_problem(file, environment, asked)
-    return (
-        None
-        if known is None
-        else {"environment": environment, "what": known[0], "fix": known[1]}
-    )
+def _problem(file: HostFile, environment: str, requested: str) -> dict[str, str] | None:
+    problem = lookup.find_environment_problem(file, environment, requested)
+    if problem is None:
+        return None
+    return {"environment": environment, "what": problem[0], "fix": problem[1]}
 
 
 def needs(row: Mapping[str, Any]) -> str:
-    """What a host still needs, in a few words; empty where it is ready."""
-    return "; ".join(
-        dict.fromkeys(problem["fix"] or problem["what"] for problem in row["problems"])
-    )
+    """Return what must be done before a host can be used; empty if it is ready."""
+    fixes = [problem["fix"] or problem["what"] for problem in row["problems"]]
+    return "; ".join(dict.fromkeys(fixes))
 
 
 def examine() -> list[dict[str, Any]]:
-    """Every host that has a name, as JSON values."""
+    """Return all hosts with a name, as JSON values."""
     return [_row(name) for name in catalog.names("hosts")]
 
 
-hosts = listing(
+hosts = build_group(
     Listing(
         word="hosts",
-        about="List the places where files are run. A host of your own is a YAML file in edgekit/hosts of your configuration folder, or a path.",
+        about="List the hosts that run files. A host of your own is a YAML file in "
+        "edgekit/hosts of your configuration folder, or a path.",
         names=lambda: catalog.names("hosts"),
         find=_find,
         row=_row,
@@ -96,7 +91,8 @@ hosts = listing(
             "ready": lambda row: "yes" if row["ready"] else f"no: {needs(row)}",
             "title": lambda row: str(row["title"]),
         },
-        below="edgekit hosts setup NAME makes one ready, check NAME tries it with real files. No file needed: ssh:ADDRESS, adb:SERIAL.",
+        below="edgekit hosts setup NAME installs what a host requires, check NAME runs real "
+        "files there. No host file needed: ssh:ADDRESS, adb:SERIAL.",
     )
 )
 
@@ -105,29 +101,24 @@ hosts = listing(
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @output.as_json_option
 def setup(names: tuple[str, ...], *, as_json: bool) -> None:
-    """Make hosts ready: packages and an emulated machine are fetched into edgekit's own
-    folder. What is ready is left alone.
+    """Install what hosts require: packages and an emulated machine, in edgekit's own folder.
+    Hosts that are ready are not changed.
     """
     files = [lookup.find_host(name) for name in dict.fromkeys(names)]
     rows = []
-    with show_progress() as told:
+    with show_progress() as progress:
         for file in files:
-            began = time.monotonic()
-            lookup.load_kind(file).setup(told)
-            took = time.monotonic() - began
-            rows += [
-                {
-                    "host": file.name,
-                    "environment": environment,
-                    **_made(file, environment, took),
-                }
-                for environment in file.environments
-            ]
+            start = time.monotonic()
+            lookup.load_kind(file).setup(progress)
+            seconds = time.monotonic() - start
+            for environment in file.environments:
+                contents = _contents(file, environment, seconds)
+                rows.append({"host": file.name, "environment": environment, **contents})
     if as_json:
         output.show_json(rows)
         return
     drawn = output.grid(
-        "host", "environment", "python", "machine", "packages", "made in", "size"
+        "host", "environment", "python", "machine", "packages", "set up in", "size"
     )
     for row in rows:
         packages = ", ".join(
@@ -145,27 +136,22 @@ def setup(names: tuple[str, ...], *, as_json: bool) -> None:
     output.show(drawn)
 
 
-def _made(file: HostFile, environment: str, took: float) -> dict[str, Any]:
-    """What an environment holds: as the setup has noted it, or on a device as the device
-    tells it.
-    """
-    noted = [
-        facts
-        for path in install_dirs.list_folders(file.name, environment)
-        if (facts := install_dirs.read_marker(path))
-    ]
-    if noted:
-        return {
-            **noted[0]["hello"],
-            "seconds": noted[0]["seconds"],
-            "bytes": noted[0]["bytes"],
-        }
+def _contents(file: HostFile, environment: str, seconds: float) -> dict[str, Any]:
+    """What an environment contains: as recorded by its setup, or as a device reports it."""
+    for path in install_dirs.list_folders(file.name, environment):
+        marker = install_dirs.read_marker(path)
+        if marker:
+            return {
+                **marker["hello"],
+                "seconds": marker["seconds"],
+                "bytes": marker["bytes"],
+            }
     hello = lookup.load_kind(file).host(environment).hello()
-    return {
-        **{key: hello[key] for key in ("python", "machine", "system", "versions")},
-        "seconds": round(took, 1),
-        "bytes": 0,
-    }
+    return {**_identity(hello), "seconds": round(seconds, 1), "bytes": 0}
+
+
+def _identity(hello: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: hello[key] for key in ("python", "machine", "system", "versions")}
 
 
 @click.command()
@@ -174,18 +160,22 @@ def _made(file: HostFile, environment: str, took: float) -> dict[str, Any]:
 def check(names: tuple[str, ...], *, as_json: bool) -> None:
     """Start each environment of hosts and run tiny real files there.
 
-    Ends with 1 where one does not answer or gives other numbers.
+    Exit code 1 if one does not respond or computes other numbers.
     """
     rows = []
-    with show_progress() as told:
+    with show_progress() as progress:
         for name in dict.fromkeys(names):
-            file, only = lookup.find_host(name), lookup.split_name(name)[1]
-            if only is not None and only not in file.environments:
-                lookup.open_host(name)  # tells which environments there are
-            for environment in file.environments if only is None else (only,):
-                told.start(f"{file.name}/{environment}")
-                rows.append(_checked(file, environment, name))
-                told.finish()
+            file = lookup.find_host(name)
+            environments = tuple(file.environments)
+            only = lookup.split_name(name)[1]
+            if only is not None:
+                if only not in file.environments:
+                    lookup.open_host(name)  # raises an error that lists the environments
+                environments = (only,)
+            for environment in environments:
+                progress.start(f"{file.name}/{environment}")
+                rows.append(_check(file, environment, name))
+                progress.finish()
     if as_json:
         output.show_json(rows)
     else:
@@ -193,7 +183,7 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
     click.get_current_context().exit(0 if all(row["good"] for row in rows) else 1)
 
 
-def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
+def _check(file: HostFile, environment: str, requested: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "host": file.name,
         "environment": environment,
@@ -202,7 +192,7 @@ def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
         "fix": "",
         "files": [],
     }
-    problem = _problem(file, environment, asked)
+    problem = _problem(file, environment, requested)
     if problem is not None:
         return {**row, "error": problem["what"], "fix": problem["fix"]}
     host = lookup.load_kind(file).host(environment)
@@ -214,12 +204,9 @@ def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
         selftest.run_file(host, name) for name in selftest.list_files(row["versions"])
     ]
     if not trials:
+        error = "Python starts, but has no runtime that can run a file."
         fix = f"install one of {', '.join(PACKAGES)} for that Python"
-        return {
-            **row,
-            "error": "Python answers, and there is no runtime that could run a file.",
-            "fix": fix,
-        }
+        return {**row, "error": error, "fix": fix}
     files = [{**dataclasses.asdict(done), "good": done.passed} for done in trials]
     return {
         **row,
@@ -230,12 +217,10 @@ def _checked(file: HostFile, environment: str, asked: str) -> dict[str, Any]:
 
 
 def _describe(host: Host) -> dict[str, Any]:
-    """What a host reports about itself, the time to start its worker, and the time of one
-    reply.
-    """
+    """What a host reports about itself, and the times to start its worker and to respond."""
     hello, start_s, reply_s = host.time_hello()
     return {
-        **{key: hello[key] for key in ("python", "machine", "system", "versions")},
+        **_identity(hello),
         "start_ms": round(1000 * start_s, 1),
         "answer_ms": round(1000 * reply_s, 2),
     }
@@ -244,69 +229,64 @@ def _describe(host: Host) -> dict[str, Any]:
 def _drawn(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     drawn: list[RenderableType] = []
     for row in rows:
-        head = Text.assemble(
-            (f"{row['host']}/{row['environment']}", "bold"),
-            "  ",
-            ("ok" if row["good"] else "not ok", "green" if row["good"] else "red"),
-        )
-        drawn += [*([Text()] if drawn else []), head]
+        if drawn:
+            drawn.append(Text())
+        status = _passed("ok", "not ok", passed=row["good"])
+        title = (f"{row['host']}/{row['environment']}", "bold")
+        drawn.append(Text.assemble(title, "  ", status))
         if row["error"]:
-            drawn.append(
-                Text(f"  {row['error']}" + (f"\n  Fix: {row['fix']}" if row["fix"] else ""))
-            )
+            fix = f"\n  Fix: {row['fix']}" if row["fix"] else ""
+            drawn.append(Text(f"  {row['error']}{fix}"))
             continue
-        packages = (
-            ", ".join(f"{name} {version}" for name, version in row["versions"].items())
-            or "no runtime"
-        )
-        drawn.append(
-            Text(
-                f"  Python {row['python']} on {row['machine']} {row['system']}: {packages}"
-            )
-        )
-        note = f" ({row['untimed']})" if row["untimed"] else ""
-        drawn.append(
-            Text(
-                f"  starts in {row['start_ms']:.0f} ms, answers in {row['answer_ms']:.2g} ms{note}"
-            )
-        )
-        drawn.append(_files(row["files"]))
+        drawn += [*_environment(row), _files(row["files"])]
     return drawn
+
+
+def _environment(row: Mapping[str, Any]) -> list[RenderableType]:
+    """Two lines: what an environment contains, and how quickly it responds."""
+    packages = [f"{name} {version}" for name, version in row["versions"].items()]
+    where = f"Python {row['python']} on {row['machine']} {row['system']}"
+    note = f" ({row['untimed']})" if row["untimed"] else ""
+    times = f"starts in {row['start_ms']:.0f} ms, responds in {row['answer_ms']:.2g} ms"
+    return [
+        Text(f"  {where}: {', '.join(packages) or 'no runtime'}"),
+        Text(f"  {times}{note}"),
+    ]
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> Table:
-    drawn = output.grid("  file", "right", "differs by", "allowed", "seconds", "")
+    drawn = output.grid("  file", "correct", "differs by", "allowed", "seconds", "")
     for row in rows:
+        name = f"  {row['file']}"
         if row["error"]:
-            drawn.add_row(f"  {row['file']}", "", "", "", "", Text(row["error"], "red"))
-        else:
-            told = Text(
-                "ok" if row["good"] else "other numbers than where it was made",
-                "green" if row["good"] else "red",
-            )
-            numbers = (
-                f"{row['right']} of {row['samples']}",
-                f"{row['difference']:.3g}",
-                f"{row['allowed']:.3g}",
-                f"{row['seconds']:.1f}",
-            )
-            drawn.add_row(f"  {row['file']}", *numbers, told)
+            drawn.add_row(name, "", "", "", "", Text(row["error"], "red"))
+            continue
+        drawn.add_row(
+            name,
+            f"{row['right']} of {row['samples']}",
+            f"{row['difference']:.3g}",
+            f"{row['allowed']:.3g}",
+            f"{row['seconds']:.1f}",
+            _passed("ok", "differs from the recorded outputs", passed=row["good"]),
+        )
     return drawn
+
+
+def _passed(good: str, bad: str, *, passed: bool) -> Text:
+    return Text(good, "green") if passed else Text(bad, "red")
 
 
 @click.command()
 @click.argument("name")
 @output.as_json_option
 def clean(name: str, *, as_json: bool) -> None:
-    """Remove what 'setup' made for a host, and on a device the model files that were copied
-    there.
-    """
+    """Remove what 'setup' installed for a host, and the model files copied to a device."""
     file = lookup.find_host(name)
     folders = count = removed = 0
     if file.kind in ("venv", "qemu"):
         from edgekit.hosts.setup_steps import setup_session
 
-        with show_progress() as told, setup_session(file.name, told):
+        with show_progress() as progress, setup_session(file.name, progress):
             folders, removed = install_dirs.remove_host(file.name)
     else:
         count, removed = lookup.open_host(name).clean()
@@ -316,13 +296,10 @@ def clean(name: str, *, as_json: bool) -> None:
         )
     else:
         what = f"{folders} folders" if folders else f"{count} files"
-        output.write(
-            f"{file.name}: removed {what}, {size(removed)}"
-            if removed
-            else f"{file.name}: there was nothing to remove"
-        )
+        message = f"removed {what}, {size(removed)}" if removed else "nothing to remove"
+        output.write(f"{file.name}: {message}")
 
 
-#: The commands below ``edgekit hosts``, beside the list and ``show``.
+#: The commands of ``edgekit hosts``, in addition to the list and ``show``.
 for command in (setup, check, record, clean):
     hosts.add_command(command)

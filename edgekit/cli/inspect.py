@@ -1,4 +1,4 @@
-"""``edgekit inspect``: what a runtime really executes in one file."""
+"""``edgekit inspect``: what a runtime executes in one file."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ from edgekit.rendering import formatting, summary
     "--target",
     "-t",
     metavar="NAME",
-    help="Also hold the file against this device's limits.",
+    help="Also check the file against this device's limits.",
 )
 @click.option("--rows", is_flag=True, help="List every operator.")
 @output.as_json_option
 def inspect(file: pathlib.Path, target: str | None, *, rows: bool, as_json: bool) -> None:
-    """Show what a runtime really executes in FILE: an .onnx, an .ort, a .tflite, or an
-    .engine with its .log.json beside it.
+    """Show what a runtime executes in FILE: an .onnx, .ort or .tflite file, or an .engine
+    with its .log.json in the same folder.
     """
     device = None if target is None else find_target(target)
     format = format_of(file, device)
@@ -59,52 +59,40 @@ def _data(file: pathlib.Path, format: str, audit: Audit) -> dict[str, Any]:
 
 def _drawn(file: pathlib.Path, format: str, audit: Audit) -> list[RenderableType]:
     fmt = formatting.NumberFormat(share=False)
-    head = Text.assemble(
-        (file.name, "bold"),
-        f"  {format}, {formatting.size(loaded_bytes(file, format))}, {len(audit.rows)} operators",
-    )
+    size = formatting.size(loaded_bytes(file, format))
+    facts = f"{format}, {size}, {len(audit.rows)} operators"
     numbers = output.grid("number", "value", "how")
     for measured in audit.measurements:
-        numbers.add_row(
-            QUANTITIES[measured.name].heading.lower(),
-            fmt.bracketed(measured),
-            Text(measured.how, "dim"),
-        )
-    places = [
-        Text(f"read from {place}", "dim") for place in summary.places(audit.measurements)
-    ]
-    warnings = [Text(f"warning: {warning}", "yellow") for warning in audit.warnings]
-    return [
-        head,
-        *places,
-        Text(),
-        numbers,
-        Text(),
-        _kinds(audit.rows),
-        *([Text(), *warnings] if warnings else []),
-    ]
+        heading = QUANTITIES[measured.name].heading.lower()
+        numbers.add_row(heading, fmt.bracketed(measured), Text(measured.how, "dim"))
+    drawn: list[RenderableType] = [Text.assemble((file.name, "bold"), f"  {facts}")]
+    for place in summary.places(audit.measurements):
+        drawn.append(Text(f"read from {place}", "dim"))
+    drawn += [Text(), numbers, Text(), _kinds(audit.rows)]
+    if audit.warnings:
+        drawn.append(Text())
+        drawn += [Text(f"warning: {warning}", "yellow") for warning in audit.warnings]
+    return drawn
 
 
 def _kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """How many operators there are of each kind and dtype, those with the most arithmetic
-    first.
-    """
-    total = sum(row.get("macs") or 0 for row in rows)
-    found: dict[tuple[str, str], list[int]] = {}
+    """The number of operators of each kind and dtype, those with most arithmetic first."""
+    macs_of: dict[tuple[str, str], list[int]] = {}
     for row in rows:
-        found.setdefault((str(row.get("op")), str(row.get("dtype"))), []).append(
-            row.get("macs") or 0
-        )
+        key = (str(row.get("op")), str(row.get("dtype")))
+        macs_of.setdefault(key, []).append(row.get("macs") or 0)
+    total = sum(sum(macs) for macs in macs_of.values())
+
+    def order(kind: tuple[str, str]) -> tuple[int, int, tuple[str, str]]:
+        return -sum(macs_of[kind]), -len(macs_of[kind]), kind
+
     drawn = output.grid("operator", "computes in")
     for heading in ("count", "MACs", "share"):
         drawn.add_column(heading, justify="right")
-    for (op, dtype), macs in sorted(
-        found.items(), key=lambda item: (-sum(item[1]), -len(item[1]), item[0])
-    ):
-        share = f"{100 * sum(macs) / total:.1f} %" if total and sum(macs) else ""
-        drawn.add_row(
-            op, dtype, str(len(macs)), f"{sum(macs):,}" if sum(macs) else "", share
-        )
+    for kind in sorted(macs_of, key=order):
+        macs = sum(macs_of[kind])
+        share = f"{100 * macs / total:.1f} %" if macs else ""
+        drawn.add_row(*kind, str(len(macs_of[kind])), f"{macs:,}" if macs else "", share)
     return drawn
 
 
@@ -112,7 +100,8 @@ def _operators(rows: Sequence[Mapping[str, Any]]) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     drawn = output.grid(*keys)
     for row in rows:
+        values = [row.get(key) for key in keys]
         drawn.add_row(
-            *(Text("" if row.get(key) is None else formatting.plain(row[key])) for key in keys)
+            *(Text("" if value is None else formatting.plain(value)) for value in values)
         )
     return drawn

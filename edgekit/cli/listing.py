@@ -1,5 +1,6 @@
-"""The shape that ``targets``, ``recipes``, ``models`` and ``schemes`` share: a table of
-all, and ``show NAME`` for one.
+"""The commands that ``targets``, ``recipes``, ``models``, ``schemes`` and ``hosts`` share.
+
+A table of all entries, and ``show NAME`` for one.
 """
 
 import dataclasses
@@ -15,55 +16,46 @@ from edgekit.rendering.formatting import flatten
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What is listed: its word, its names, one as JSON values, and the columns of the
-    table.
-    """
+    """What is listed: its word, its names, each entry as JSON values, and the columns."""
 
     word: str
     about: str
     names: Callable[[], Sequence[str]]
     find: Callable[[str], dict[str, Any]]
-    #: Heading -> how a row's cell is told from the JSON values.
+    #: Heading -> the function that formats the cell of an entry.
     columns: dict[str, Callable[[dict[str, Any]], str]]
-    #: A line under the table.
+    #: A line below the table.
     below: str = ""
-    #: One as a line of the table, where that differs from ``find``.
+    #: The entry for the table, if it differs from ``find``.
     row: Callable[[str], dict[str, Any]] | None = None
 
 
-def listing(of: Listing) -> click.Group:
-    """The command group of one listing."""
+def build_group(of: Listing) -> click.Group:
+    """Build the command group of one listing."""
 
-    def every(*, as_json: bool) -> None:
+    def show_all(*, as_json: bool) -> None:
         if click.get_current_context().invoked_subcommand is not None:
             return
-        found = [(of.row or of.find)(name) for name in of.names()]
+        entries = [(of.row or of.find)(name) for name in of.names()]
         if as_json:
-            output.show_json(found)
+            output.show_json(entries)
             return
         drawn = output.grid(*of.columns)
-        for row in found:
-            drawn.add_row(*(Text(cell(row)) for cell in of.columns.values()))
+        for entry in entries:
+            drawn.add_row(*(Text(cell(entry)) for cell in of.columns.values()))
         output.show(drawn, *([Text(), Text(of.below, "dim")] if of.below else []))
 
     def show(name: str, *, as_json: bool) -> None:
-        found = of.find(name)
+        entry = of.find(name)
         if as_json:
-            output.show_json(found)
-        else:
-            output.show(
-                output.facts(
-                    [
-                        (key, value)
-                        for key, value in flatten(found)
-                        if value not in ("none", "")
-                    ]
-                )
-            )
+            output.show_json(entry)
+            return
+        pairs = [pair for pair in flatten(entry) if pair[1] not in ("none", "")]
+        output.show(output.facts(pairs))
 
-    group = _Listed(
+    group = _ListingGroup(
         of.word,
-        callback=every,
+        callback=show_all,
         invoke_without_command=True,
         help=of.about,
         params=[_json()],
@@ -79,16 +71,17 @@ def listing(of: Listing) -> click.Group:
     return group
 
 
-class _Listed(click.Group):
-    """``targets NAME`` is a slip for ``targets show NAME``."""
+class _ListingGroup(click.Group):
+    """Explains ``show`` to a user who types ``targets NAME``."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find ``show``, or say how one name is shown."""
+        """Find the command, or explain how to show one entry."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             ctx.fail(
-                f"'edgekit {self.name}' has no command {args[0]!r}; to see one in full: edgekit {self.name} show {args[0]}"
+                f"'edgekit {self.name}' has no command {args[0]!r}; "
+                f"to show one entry in full: edgekit {self.name} show {args[0]}"
             )
         return super().resolve_command(ctx, args)
 

@@ -1,6 +1,6 @@
 """The ``edgekit`` command.
 
-A command's own file is imported when that command is used, so that ``--help`` stays quick.
+The module of a command is imported when the command is used, so that ``--help`` is fast.
 """
 
 import contextlib
@@ -16,23 +16,23 @@ import click
 import edgekit
 from edgekit.errors import EdgekitError, unknown
 
-#: Name -> where it is, and its line in the help.
+#: Name -> module and attribute, and its line in the help.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": (
         "edgekit.cli.run:run",
-        "Compress, convert, race, verify and ship: the whole way.",
+        "Compress, convert, race, verify and ship a network.",
     ),
     "plan": (
         "edgekit.cli.plan:plan",
-        "Show what 'run' would do, what is missing and what cannot work.",
+        "Show what 'run' would do, what is missing and what is impossible.",
     ),
     "inspect": (
         "edgekit.cli.inspect:inspect",
-        "Show what a runtime executes in an .onnx, .tflite or .engine.",
+        "Show what a runtime executes in a model file.",
     ),
     "verify": (
         "edgekit.cli.verify:verify",
-        "Run a shipped folder's evidence again, here or on another host.",
+        "Repeat the evidence of a bundle, here or on another host.",
     ),
     "estimate": (
         "edgekit.cli.estimate:estimate",
@@ -40,39 +40,42 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "report": (
         "edgekit.cli.report:report",
-        "Draw a finished run again: table, Markdown, HTML or JSON.",
+        "Show a finished run as table, Markdown, HTML or JSON.",
     ),
-    "targets": ("edgekit.cli.targets:targets", "List the devices that edgekit knows."),
+    "targets": ("edgekit.cli.targets:targets", "List the devices that edgekit supports."),
     "hosts": (
         "edgekit.cli.hosts:hosts",
-        "List, set up and check the places where files are run.",
+        "List, set up and check the hosts that run files.",
     ),
     "recipes": ("edgekit.cli.recipes:recipes", "List the recipes that come with edgekit."),
     "models": ("edgekit.cli.models:models", "List the networks that come with edgekit."),
-    "schemes": ("edgekit.cli.schemes:schemes", "List the ways to quantize."),
+    "schemes": ("edgekit.cli.schemes:schemes", "List the quantization schemes."),
     "doctor": (
         "edgekit.cli.doctor:doctor",
-        "Show what is installed, and what each target still needs.",
+        "Show what is installed, and what each target requires.",
     ),
 }
-#: Exit codes after Ctrl-C and after a polite kill, as shells count them.
-INTERRUPTED, TERMINATED = 130, 143
-#: What the system says of a path that is too long or turns in circles, wherever it is first
-#: looked at; and how much of it is told.
-_NAMES, _SHOWN = (errno.ENAMETOOLONG, errno.ELOOP), 60
+#: Exit codes after SIGINT and SIGTERM, as in shells: 128 + signal.
+INTERRUPTED = 130
+TERMINATED = 143
+#: Errors of the system for paths that are too long, or have too many symbolic links.
+_INVALID_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+#: The number of characters of such a path that are shown.
+_SHOWN = 60
 
 
 class _Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM)."""
+    """The process received SIGTERM."""
 
 
 class Commands(click.Group):
-    """The table of commands; turns a user's mistake into a message, and lets our own bugs
-    show their traceback.
+    """The table of commands.
+
+    Errors that the user can fix become a message; bugs of edgekit show their traceback.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which a user meets them."""
+        """Return the commands in the order in which a user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -86,7 +89,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or name the nearest one."""
+        """Find the command, or fail with the nearest name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             ctx.fail(unknown("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
@@ -99,29 +102,28 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; the one place where an error becomes an exit code."""
         try:
-            with _polite_end():
+            with _terminate_as_interrupt():
                 return super().invoke(ctx)
         except EdgekitError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            if error.errno not in _NAMES:
+            if error.errno not in _INVALID_PATH:
                 raise
+            path = str(error.filename)[:_SHOWN]
             raise click.ClickException(
-                f"{str(error.filename)[:_SHOWN]}...: {error.strerror}.\n  Fix: give a shorter path"
+                f"{path}...: {error.strerror}.\n  Fix: use a shorter path"
             ) from error
         except KeyboardInterrupt as stop:
-            goes_on = (
-                " What is finished is kept: the same command goes on after the last finished step."
-                if ctx.invoked_subcommand == "run"
-                else ""
-            )
-            click.echo(f"Stopped.{goes_on}", err=True)
+            message = "Stopped."
+            if ctx.invoked_subcommand == "run":
+                message += " Finished steps are kept; the same command resumes after them."
+            click.echo(message, err=True)
             ctx.exit(TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED)
 
 
 @contextlib.contextmanager
-def _polite_end() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does, so that nothing half done is left behind."""
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C, so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

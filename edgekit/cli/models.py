@@ -3,7 +3,7 @@
 from typing import Any
 
 from edgekit import registry
-from edgekit.cli.listing import Listing, listing
+from edgekit.cli.listing import Listing, build_group
 
 
 def _find(name: str) -> dict[str, Any]:
@@ -18,21 +18,25 @@ def _find(name: str) -> dict[str, Any]:
     }
 
 
-models = listing(
+def _needs(row: dict[str, Any]) -> str:
+    if not row["missing"]:
+        return ""
+    return f"needs {', '.join(row['missing'])}: {row['install']}"
+
+
+models = build_group(
     Listing(
         word="models",
-        about="List the networks that come with edgekit. One of your own is file.py:function or package.module:function.",
+        about="List the networks that come with edgekit. A network of your own is "
+        "file.py:function or package.module:function.",
         names=lambda: list(registry.SOURCES),
         find=_find,
         columns={
             "name": lambda row: str(row["name"]),
             "title": lambda row: str(row["title"]),
-            "": lambda row: (
-                f"needs {', '.join(row['missing'])}: {row['install']}"
-                if row["missing"]
-                else ""
-            ),
+            "": _needs,
         },
-        below="A network of your own: --model file.py:function or --model package.module:function.",
+        below="A network of your own: --model file.py:function "
+        "or --model package.module:function.",
     )
 )

@@ -1,4 +1,4 @@
-"""Writes results to stdout: tables that fit the window, plain text in a pipe, JSON."""
+"""Write results to stdout: tables that fit the terminal, plain text in a pipe, JSON."""
 
 import io
 import json
@@ -14,10 +14,11 @@ from rich.text import Text
 
 from edgekit.errors import EdgekitError
 
-#: What a shell says of a command whose reader has gone (128 + SIGPIPE).
+#: The exit code of a command whose reader has exited: 128 + SIGPIPE.
 READER_GONE = 141
-#: The width in a pipe, and the widest that is still good to read.
-_PIPE_WIDTH, _MOST_WIDTH = 120, 140
+#: The width of tables in a pipe, and the largest width on a terminal, in columns.
+_PIPE_WIDTH = 120
+_MAX_WIDTH = 140
 
 as_json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
@@ -25,11 +26,11 @@ as_json_option = click.option(
 
 
 def show(*drawn: RenderableType) -> None:
-    """Draw tables and texts on stdout; colours on a terminal only."""
+    """Print tables and text to stdout, with colours on a terminal only."""
     terminal = is_terminal(sys.stdout)
-    width = (
-        min(shutil.get_terminal_size().columns, _MOST_WIDTH) if terminal else _PIPE_WIDTH
-    )
+    width = _PIPE_WIDTH
+    if terminal:
+        width = min(shutil.get_terminal_size().columns, _MAX_WIDTH)
     page = io.StringIO()
     console = Console(
         file=page,
@@ -52,31 +53,30 @@ def show_json(value: Any) -> None:
 def write(text: str) -> None:
     """Print text.
 
-    A reader that has gone (``| head``) ends the command without a word; what stdout cannot
-    spell becomes ``?``.
+    If the reader has exited (``| head``), the command ends without a message. Characters that
+    the encoding of stdout lacks become ``?``.
     """
-    spelling = getattr(sys.stdout, "encoding", None) or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        click.echo(text.encode(spelling, "replace").decode(spelling))
+        click.echo(text.encode(encoding, "replace").decode(encoding))
     except OSError as problem:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # so that Python can flush at its end
+        # Python flushes stdout when it exits, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(problem, BrokenPipeError):
             raise click.exceptions.Exit(READER_GONE) from None
         raise EdgekitError(
-            f"The result cannot be printed: {problem.strerror}.",
-            fix="send it to another file",
+            f"Cannot print the result: {problem.strerror}.",
+            fix="redirect it to another file",
         ) from problem
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether someone watches; a stream that the shell has closed (``>&-``) is None."""
+    """True for a terminal; a stream that the shell has closed (``>&-``) is None."""
     return stream is not None and bool(stream.isatty())
 
 
 def grid(*headings: str) -> Table:
-    """An empty table without lines."""
+    """Return an empty table without borders."""
     drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for heading in headings:
         drawn.add_column(heading)
@@ -84,7 +84,7 @@ def grid(*headings: str) -> Table:
 
 
 def facts(rows: list[tuple[str, str]]) -> Table:
-    """Keys and values in two columns."""
+    """Return a table of keys and values."""
     drawn = Table.grid(padding=(0, 2, 0, 0))
     for key, value in rows:
         drawn.add_row(Text(key, "dim"), Text(value))
@@ -92,5 +92,5 @@ def facts(rows: list[tuple[str, str]]) -> Table:
 
 
 def title(text: str) -> Text:
-    """A heading over a table."""
+    """Return a heading for a table."""
     return Text(text, "bold")

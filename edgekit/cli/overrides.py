@@ -1,6 +1,4 @@
-"""The options that ``run`` and ``plan`` share: a recipe, and what the command line puts in
-place of its words.
-"""
+"""The options that ``run`` and ``plan`` share: a recipe, and overrides of its keys."""
 
 import dataclasses
 import functools
@@ -41,7 +39,7 @@ _OPTIONS = (
     click.option(
         "--effort",
         type=click.Choice(["quick", "normal", "thorough"]),
-        help="How much is tried where int8 loses too much.  [default: normal]",
+        help="How many remedies are tried if int8 loses too much.  [default: normal]",
     ),
     click.option(
         "--set",
@@ -54,19 +52,16 @@ _OPTIONS = (
 
 
 def recipe_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the shared options; it is called with one ``RunRequest`` and its own
-    options.
+    """Add the shared options to a command.
+
+    It is called with one ``RunRequest``, and its own options as keyword arguments.
     """
 
     @functools.wraps(function)
-    def command(**given: Any) -> None:
-        wanted = RunRequest(
-            **{
-                field.name: given.pop(field.name)
-                for field in dataclasses.fields(RunRequest)
-            }
-        )
-        function(wanted, **given)
+    def command(**options: Any) -> None:
+        names = [field.name for field in dataclasses.fields(RunRequest)]
+        request = RunRequest(**{name: options.pop(name) for name in names})
+        function(request, **options)
 
     for option in reversed(_OPTIONS):
         command = option(command)

@@ -1,6 +1,6 @@
-"""``edgekit plan``: what would be done, what is missing, what cannot work.
+"""``edgekit plan``: what a run would do, what is missing, what is impossible.
 
-Needs no framework.
+Requires no framework.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ _INDENT = (0, 0, 0, 2)
 @recipe_options
 @output.as_json_option
 def plan(request: RunRequest, *, as_json: bool) -> None:
-    """Show what 'edgekit run RECIPE' would do, what is missing and what cannot work.
+    """Show what 'edgekit run RECIPE' would do, what is missing and what is impossible.
 
-    Ends with 1 where there are problems.
+    Exit code 1 if there are problems.
     """
     planned = request.plan()
     if as_json:
@@ -38,7 +38,7 @@ def plan(request: RunRequest, *, as_json: bool) -> None:
 
 
 def as_data(planned: Plan) -> dict[str, Any]:
-    """The plan as JSON values."""
+    """Return a plan as JSON values."""
     return {
         "recipe": planned.recipe.model_dump(mode="json"),
         "teacher": [_step_data(step) for step in planned.teacher],
@@ -91,12 +91,8 @@ def _drawn(planned: Plan) -> list[RenderableType]:
     if planned.problems:
         parts += [Text(), Text(f"Problems: {len(planned.problems)}", "bold red")]
         for problem in planned.problems:
-            parts.append(
-                Padding(
-                    Text.assemble(f"{problem.where}: {problem.what}\n  Fix: {problem.fix}"),
-                    _INDENT,
-                )
-            )
+            line = f"{problem.where}: {problem.what}\n  Fix: {problem.fix}"
+            parts.append(Padding(Text(line), _INDENT))
     return parts
 
 
@@ -114,13 +110,8 @@ def _steps(steps: Sequence[PlannedStep], baseline: int | None = None) -> Rendera
 
 def _target(planned: PlannedTarget) -> list[RenderableType]:
     target = planned.target
-    gates = (
-        ", ".join(
-            f"{name} {limit:g}"
-            for name, limit in planned.gates.model_dump(exclude_none=True).items()
-        )
-        or "none"
-    )
+    limits = planned.gates.model_dump(exclude_none=True)
+    gates = ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or "none"
     drawn = output.grid("scheme", "steps")
     drawn.add_row("reference", _route(planned.reference))
     for candidate in planned.candidates:
@@ -130,15 +121,10 @@ def _target(planned: PlannedTarget) -> list[RenderableType]:
     head = Text.assemble(
         (target.name, "bold"), f"  {target.title} ({target.format}, {target.runtime})"
     )
-    notes: list[RenderableType] = (
-        [
-            Padding(
-                Text(f"latency will be unmeasured: {target.latency_note}", "dim"), _INDENT
-            )
-        ]
-        if target.latency == "unmeasured"
-        else []
-    )
+    notes: list[RenderableType] = []
+    if target.latency == "unmeasured":
+        note = f"latency will be unmeasured: {target.latency_note}"
+        notes.append(Padding(Text(note, "dim"), _INDENT))
     return [
         head,
         Padding(Text(f"gates: {gates}", "dim"), _INDENT),

@@ -1,6 +1,4 @@
-"""``edgekit hosts record``: time the operators of a device, so that the latency of any file
-there can be estimated.
-"""
+"""``edgekit hosts record``: record a latency table on a device, for ``edgekit estimate``."""
 
 import os
 import pathlib
@@ -22,7 +20,7 @@ from edgekit.rendering.progress import show_progress
 if TYPE_CHECKING:
     from edgekit.estimates.table import Table
 
-#: Who records with files of each format.
+#: The recorder for files of each format.
 RECORDERS = Registry(
     "format",
     {
@@ -57,26 +55,26 @@ SUFFIX_FORMATS = ("onnx", "tflite")
     "-o",
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
     metavar="FILE",
-    help="Where the table goes.  [default: your settings]",
+    help="Where to write the table.  [default: your configuration folder]",
 )
 @click.option(
     "--quick",
     is_flag=True,
-    help="A few networks only: a minute less, and a table that knows fewer operators.",
+    help="A few networks only: a minute less, and a table with fewer operators.",
 )
 @output.as_json_option
 def record(
     host: str, format: str, out: pathlib.Path | None, *, quick: bool, as_json: bool
 ) -> None:
-    """Time the operators of HOST, so that 'edgekit estimate' can tell the latency of any
+    """Time the operators of HOST, so that 'edgekit estimate' can estimate the latency of any
     file there. One thread, batch 1.
     """
-    # Threads that wait sleep instead of spinning; read when torch is imported.
+    # Waiting threads sleep instead of spinning; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     file = lookup.find_host(host)
     if file.kind == "qemu":
         raise HostError(
-            f"Times on {host} say nothing: it is emulated.",
+            f"Times on {host} are not representative: it is emulated.",
             fix="record on the device itself",
         )
     name = f"{file.name}-{format}"
@@ -84,9 +82,9 @@ def record(
     place = lookup.open_host(host)
     caches.make_folder(path.parent)
     recorder = RECORDERS.load(format)
-    with show_progress() as told:
+    with show_progress() as progress:
         table: Table = recorder(
-            place, format, name, caches.Cache(caches.default_root()), quick, told
+            place, format, name, caches.Cache(caches.default_root()), quick, progress
         )
     with caches.writing(path.parent):
         caches.write_text(path, table.model_dump_json(by_alias=True) + "\n")
@@ -98,18 +96,20 @@ def record(
             }
         )
         return
-    drawn = output.grid("held-out network", "scheme", "measured", "estimated", "off by")
+    drawn = output.grid("held-out network", "scheme", "measured", "estimated", "error")
     fmt = formatting.NumberFormat(share=False)
     for row in table.held_out:
-        lacks = f", {row.unknown} unknown" if row.unknown else ""
+        unknown = f", {row.unknown} unknown" if row.unknown else ""
         drawn.add_row(
             row.network,
             row.scheme,
-            *(fmt.number("latency_ms", ns / 1e6) for ns in (row.ns, row.estimated)),
-            f"{100 * row.error:.0f} %{lacks}",
+            fmt.number("latency_ms", row.ns / 1e6),
+            fmt.number("latency_ms", row.estimated / 1e6),
+            f"{100 * row.error:.0f} %{unknown}",
         )
     output.show(drawn, Text(), Text(table.provenance))
+    device = path if out else name
     click.echo(
-        f"Written to {path}; estimate with: edgekit estimate FILE --device {path if out else name}",
+        f"Written to {path}; estimate with: edgekit estimate FILE --device {device}",
         err=True,
     )

@@ -1,4 +1,4 @@
-"""``edgekit report``: draw a finished run again."""
+"""``edgekit report``: show the report of a finished run."""
 
 import pathlib
 
@@ -20,15 +20,16 @@ from edgekit.rendering.table import table
     type=click.Choice(["table", "md", "html", "json"]),
     default="table",
     show_default=True,
-    help="How to draw it.",
+    help="The format of the output.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def report(folder: pathlib.Path, kind: str, *, as_json: bool) -> None:
-    """Draw the finished run in DIR again. Nothing is measured."""
-    found = reports.load(folder)
+    """Show the report of the finished run in DIR. Nothing is measured."""
+    loaded = reports.load(folder)
     if as_json or kind == "json":
-        output.write(found.to_json().rstrip("\n"))
+        output.write(loaded.to_json().rstrip("\n"))
     elif kind == "table":
-        output.show(table(found))
+        output.show(table(loaded))
     else:
-        output.write((markdown if kind == "md" else html)(found).rstrip("\n"))
+        draw = markdown if kind == "md" else html
+        output.write(draw(loaded).rstrip("\n"))

@@ -1,4 +1,4 @@
-"""``edgekit run``: the whole way from a recipe to proven files."""
+"""``edgekit run``: from a recipe to verified files."""
 
 import contextlib
 import os
@@ -26,13 +26,13 @@ from edgekit.report import FILE_NAME, Report
     "-o",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     metavar="DIR",
-    help="Where the results go.  [default: runs/<recipe>]",
+    help="Where to write the results.  [default: runs/<recipe>]",
 )
 @click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     metavar="DIR",
-    help="Where finished steps are kept.  [default: $EDGEKIT_CACHE]",
+    help="Where to keep finished steps.  [default: $EDGEKIT_CACHE]",
 )
 @click.option(
     "--on",
@@ -42,7 +42,7 @@ from edgekit.report import FILE_NAME, Report
     help="Verify every shipped file on this host too; may be repeated.",
 )
 @click.option(
-    "--fresh", is_flag=True, help="Take all measurements again, also those in the cache."
+    "--fresh", is_flag=True, help="Repeat all measurements, also those in the cache."
 )
 @output.as_json_option
 def run(
@@ -54,10 +54,11 @@ def run(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    """Compress, convert, race, verify and ship what RECIPE (a name or a file) asks for.
+    """Compress, convert, race, verify and ship a network as RECIPE (a name or a file)
+    describes.
 
-    Ends with 0 where every gate holds, 1 where one fails, 3 where a required gate is
-    inconclusive or unmeasured.
+    Exit code 0 if all gates pass, 1 if one fails, 3 if a required gate is inconclusive or
+    unmeasured.
     """
     plan = request.plan()
     plan.require_possible()
@@ -73,8 +74,7 @@ def run(
     from edgekit.pipeline.run import Options
 
     folder = out or pathlib.Path("runs") / plan.recipe.name
-    # What a user's own file prints goes to stderr: stdout is the report's alone, so that
-    # --json stays JSON.
+    # A user's own code may print; that goes to stderr, so that --json prints only JSON.
     with show_progress() as progress, contextlib.redirect_stdout(sys.stderr):
         options = Options(
             out=folder,

@@ -1,19 +1,19 @@
-"""``edgekit schemes``: the ways to quantize."""
+"""``edgekit schemes``: the quantization schemes."""
 
 from typing import Any
 
 from edgekit import scheme
-from edgekit.cli.listing import Listing, listing
+from edgekit.cli.listing import Listing, build_group
 
 
 def _find(name: str) -> dict[str, Any]:
     return scheme.find(name).model_dump(mode="json")
 
 
-schemes = listing(
+schemes = build_group(
     Listing(
         word="schemes",
-        about="List the ways to quantize, and the formats that can have them.",
+        about="List the quantization schemes, and the formats that support them.",
         names=lambda: list(scheme.SCHEMES),
         find=_find,
         columns={

@@ -1,9 +1,9 @@
-"""``edgekit targets``: the devices that edgekit knows."""
+"""``edgekit targets``: the devices that edgekit supports."""
 
 from typing import Any
 
 from edgekit import catalog
-from edgekit.cli.listing import Listing, listing
+from edgekit.cli.listing import Listing, build_group
 from edgekit.pipeline.request import find_target
 from edgekit.target import Target
 
@@ -18,29 +18,26 @@ def _find(name: str) -> dict[str, Any]:
 
 
 def verified(target: Target) -> str:
-    """What can be verified from here, in plain words: accuracy and latency, how, and on
-    which host.
-    """
-    accuracy = target.accuracy_note or "taken with the device's own runtime and file"
-    latency = (
-        f"measured on the host {target.host}"
-        if target.latency == "measured"
-        else "unmeasured"
-    )
-    told = f"{latency} ({target.latency_note})" if target.latency_note else latency
-    also = [
-        f"the shipped file also on {host}, where that is set up ('edgekit hosts' tells)"
-        for host in target.also_on
-    ]
-    return "; ".join(
-        [f"accuracy: on the host {target.host} ({accuracy})", f"latency: {told}", *also]
-    )
+    """Describe what can be verified for a target: accuracy and latency, how, on which host."""
+    accuracy = target.accuracy_note or "measured with the device's own runtime and file"
+    latency = "unmeasured"
+    if target.latency == "measured":
+        latency = f"measured on the host {target.host}"
+    if target.latency_note:
+        latency += f" ({target.latency_note})"
+    lines = [f"accuracy: on the host {target.host} ({accuracy})", f"latency: {latency}"]
+    for host in target.also_on:
+        lines.append(
+            f"the shipped file also on {host}, if it is set up (see 'edgekit hosts')"
+        )
+    return "; ".join(lines)
 
 
-targets = listing(
+targets = build_group(
     Listing(
         word="targets",
-        about="List the devices that edgekit knows. A device of your own is a YAML file: give its path wherever a name is asked for.",
+        about="List the devices that edgekit supports. A device of your own is a YAML file: "
+        "give its path instead of a name.",
         names=lambda: catalog.names("targets"),
         find=_find,
         columns={
@@ -50,6 +47,7 @@ targets = listing(
             "latency": lambda row: str(row["latency"]),
             "title": lambda row: str(row["title"]),
         },
-        below="edgekit targets show NAME tells limits, gates, where they come from, and what can be verified from here.",
+        below="edgekit targets show NAME shows limits and gates, their sources, "
+        "and what can be verified from here.",
     )
 )

@@ -1,10 +1,11 @@
-"""``edgekit verify``: a bundle's evidence again, here or on another host."""
+"""``edgekit verify``: repeat the evidence of a bundle, here or on another host."""
 
 import pathlib
 from collections.abc import Sequence
 
 import click
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from edgekit import report as reports
@@ -29,22 +30,22 @@ from edgekit.report import FILE_NAME, EvidenceReport, TargetReport
     "hosts",
     multiple=True,
     metavar="HOST",
-    help="Where: a host's name or file, ssh:ADDRESS, adb:SERIAL; may be repeated.  [default: local]",
+    help="A host's name or file, ssh:ADDRESS, adb:SERIAL; may be repeated.  [default: local]",
 )
 @click.option(
     "--results",
     "carried",
     metavar="[NAME=]PATH",
-    help="Read back what a device gave: the file of 'verify.py --json', or the folder with "
-    "trtexec's files. NAME is what reports call the device.",
+    help="Import the results of a device: the file of 'verify.py --json', or the folder with "
+    "trtexec's files. NAME is the device's name in reports.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Look at the first N samples only.",
+    help="Use the first N samples only.",
 )
-@click.option("--no-times", is_flag=True, help="Do not time.")
+@click.option("--no-times", is_flag=True, help="Do not measure times.")
 @output.as_json_option
 def verify(
     folder: pathlib.Path,
@@ -55,136 +56,128 @@ def verify(
     no_times: bool,
     as_json: bool,
 ) -> None:
-    """Run the evidence of BUNDLE again: a folder that 'run' has shipped, or its whole
-    results folder.
+    """Repeat the evidence of BUNDLE: a folder that 'run' has shipped, or the results folder
+    with all of them.
 
-    Ends with 0 where all holds, 1 where something fails, 3 where something could not be
-    measured.
+    Exit code 0 if everything passes, 1 if something fails, 3 if something is inconclusive or
+    unmeasured.
     """
     from edgekit.hosts.lookup import find_host
 
     for host in hosts:
-        find_host(host)  # a slip in a name is told before any work
+        find_host(host)  # typos in names are reported before any work
     results: dict[pathlib.Path, list[EvidenceReport]] = {
-        path: [] for path in _bundles(folder)
+        path: [] for path in _find_bundles(folder)
     }
     if carried is not None:
-        _read_back(carried, results)
-    _run_again(
-        hosts or (() if carried is not None else ("local",)),
-        samples,
-        results,
-        timed=not no_times,
-    )
+        _import_results(carried, results)
+    elif not hosts:
+        hosts = ("local",)
+    _verify_all(hosts, samples, results, measure_times=not no_times)
     for path in results:
-        _into_report(path)
+        _update_report(path)
     if as_json:
-        output.show_json(
-            {
-                path.name: [found.model_dump(mode="json") for found in rows]
-                for path, rows in results.items()
-            }
-        )
+        data = {}
+        for path, rows in results.items():
+            data[path.name] = [evidence.model_dump(mode="json") for evidence in rows]
+        output.show_json(data)
     else:
         for path, rows in results.items():
             output.show(*_drawn(path, rows))
-    click.get_current_context().exit(
-        EXIT_CODES[worst(_counted([found for rows in results.values() for found in rows]))]
-    )
+    verdicts = _verdicts([evidence for rows in results.values() for evidence in rows])
+    click.get_current_context().exit(EXIT_CODES[worst(verdicts)])
 
 
-def _read_back(carried: str, results: dict[pathlib.Path, list[EvidenceReport]]) -> None:
-    """Keep what a device brought back with the one bundle that it is of."""
+def _import_results(
+    carried: str, results: dict[pathlib.Path, list[EvidenceReport]]
+) -> None:
+    """Add the results of a device to the only bundle. ``carried`` is ``[NAME=]PATH``."""
     from edgekit.bundles import device_evidence
 
     name, equals, rest = carried.partition("=")
-    path = pathlib.Path(rest if equals and not pathlib.Path(carried).exists() else carried)
+    path = pathlib.Path(carried)
+    if equals and not path.exists():
+        path = pathlib.Path(rest)
+    else:
+        name = ""
     if len(results) != 1:
         raise BundleError(
-            f"{path} is of one bundle, and there are {len(results)}.",
-            fix=f"name the one, such as {next(iter(results))}",
+            f"{path} has the results of one bundle, but there are {len(results)} bundles.",
+            fix=f"name the bundle, such as {next(iter(results))}",
         )
     ((folder, rows),) = results.items()
-    rows.append(
-        device_evidence.import_results(
-            folder,
-            path,
-            name if str(path) == rest and name else device_evidence.default_name(path),
-        )
-    )
+    name = name or device_evidence.default_name(path)
+    rows.append(device_evidence.import_results(folder, path, name))
 
 
-def _run_again(
+def _verify_all(
     hosts: Sequence[str],
     samples: int | None,
     results: dict[pathlib.Path, list[EvidenceReport]],
     *,
-    timed: bool,
+    measure_times: bool,
 ) -> None:
-    """Every bundle on every host.
+    """Verify every bundle on every host.
 
-    One of several bundles that is not whole is told, and the others are verified.
+    An invalid bundle among several is reported, and the others are verified.
     """
     from edgekit.bundles import evidence
 
-    with show_progress() as told:
+    with show_progress() as progress:
         for path, rows in results.items():
             for host in hosts:
-                told.start(f"verify {path.name} on {host}")
+                progress.start(f"verify {path.name} on {host}")
                 try:
-                    for found in evidence.verify(
-                        path, host, samples, timed=timed, progress=told
+                    for row in evidence.verify(
+                        path, host, samples, timed=measure_times, progress=progress
                     ):
-                        told.say(f"{found.host}: {found.error or found.verdict}")
-                        rows.append(found)
+                        progress.say(f"{row.host}: {row.error or row.verdict}")
+                        rows.append(row)
                 except BundleError as error:
                     if len(results) == 1:
                         raise
-                    rows.append(
-                        EvidenceReport(
-                            host=host,
-                            key="",
-                            when=evidence.now(),
-                            verdict="unmeasured",
-                            error=str(error),
-                        )
-                    )
-                told.finish()
+                    rows.append(_unmeasured(host, error))
+                progress.finish()
 
 
-def _counted(rows: Sequence[EvidenceReport]) -> list[Verdict]:
+def _unmeasured(host: str, error: BundleError) -> EvidenceReport:
+    from edgekit.bundles import evidence
+
+    return EvidenceReport(
+        host=host, key="", when=evidence.now(), verdict="unmeasured", error=str(error)
+    )
+
+
+def _verdicts(rows: Sequence[EvidenceReport]) -> list[Verdict]:
     """The verdicts that count.
 
-    A host without a runtime for one of several bundles has said what it can with the
-    others.
+    A bundle that a host has no runtime for does not count if the host has verified another.
     """
     from edgekit.hosts.lookup import split_name
 
-    ran = {split_name(found.host)[0] for found in rows if not found.skipped}
+    verified = {split_name(row.host)[0] for row in rows if not row.skipped}
     return [
-        found.verdict
-        for found in rows
-        if not found.skipped or split_name(found.host)[0] not in ran
+        row.verdict
+        for row in rows
+        if not row.skipped or split_name(row.host)[0] not in verified
     ]
 
 
-def _bundles(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The bundle itself, or all of a results folder."""
+def _find_bundles(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The bundle itself, or all bundles in a results folder."""
     if (folder / bundles.MANIFEST).is_file() or not folder.is_dir():
         return [folder]
-    found = sorted(path.parent for path in folder.glob(f"*/{bundles.MANIFEST}"))
-    if not found:
+    paths = sorted(path.parent for path in folder.glob(f"*/{bundles.MANIFEST}"))
+    if not paths:
         raise BundleError(
-            f"{folder} holds no {bundles.MANIFEST}, and no folder in it does.",
-            fix="name a folder that 'edgekit run' has shipped",
+            f"Neither {folder} nor a folder in it contains a {bundles.MANIFEST}.",
+            fix="give the path of a folder that 'edgekit run' has shipped",
         )
-    return found
+    return paths
 
 
-def _into_report(folder: pathlib.Path) -> None:
-    """Tell the run's report beside the bundle what was found, and draw it again; a bundle
-    that was taken away has none.
-    """
+def _update_report(folder: pathlib.Path) -> None:
+    """Add the evidence to the run's report, if the bundle is still in its results folder."""
     from edgekit.bundles import evidence
 
     folder = folder.resolve()
@@ -194,14 +187,15 @@ def _into_report(folder: pathlib.Path) -> None:
     try:
         report, manifest = reports.load(path), bundles.load(folder)
     except BundleError:
-        return  # told before, in its own line
-    targets = tuple(
-        evidence.with_evidence(row, folder) if _is_of(manifest, row, folder) else row
-        for row in report.targets
-    )
-    report = report.model_copy(
-        update={"targets": targets, "verdict": worst(row.verdict for row in targets)}
-    )
+        return  # has been reported in its own line
+    targets = [
+        evidence.with_evidence(target, folder)
+        if _is_of(manifest, target, folder)
+        else target
+        for target in report.targets
+    ]
+    verdict = worst(target.verdict for target in targets)
+    report = report.model_copy(update={"targets": tuple(targets), "verdict": verdict})
     write_text(path, report.to_json())
     write_files(report, folder.parent)
 
@@ -217,36 +211,32 @@ def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[Rendera
     try:
         manifest = bundles.load(folder)
     except BundleError:
-        return [
-            line
-            for found in rows
-            for line in (
-                Text(f"{to_printable(folder.name)} on {found.host}", "bold"),
-                Text(found.error, "dim"),
-                Text(),
-            )
-        ]
-    fmt = formatting.NumberFormat(share=formatting.is_share(manifest.facts.metric))
-    shipped = {row.name: row for row in manifest.facts.shipped}
-    for found in rows:
-        head = Text.assemble(
-            (to_printable(f"{manifest.target} ({manifest.scheme}) on {found.host}"), "bold"),
-            "  ",
-            styled(found.verdict),
-        )
-        drawn += [head, Text(found.error or found.place, "dim")]
-        if not found.error:
-            table = output.grid("check", "shipped", "here", "verdict", "how")
-            for row in found.measurements:
-                old = shipped.get(row.name)
-                cells = (
-                    QUANTITIES[row.name].heading.lower(),
-                    fmt.bracketed(old),
-                    fmt.bracketed(row),
-                    row.verdict or "",
-                    to_printable(row.how, 1000),
-                )
-                table.add_row(*cells[:-1], Text(cells[-1], "dim"))
-            drawn.append(table)
+        for row in rows:
+            title = f"{to_printable(folder.name)} on {row.host}"
+            drawn += [Text(title, "bold"), Text(row.error, "dim"), Text()]
+        return drawn
+    for row in rows:
+        title = to_printable(f"{manifest.target} ({manifest.scheme}) on {row.host}")
+        drawn.append(Text.assemble((title, "bold"), "  ", styled(row.verdict)))
+        drawn.append(Text(row.error or row.place, "dim"))
+        if not row.error:
+            drawn.append(_measurements(row, manifest))
         drawn.append(Text())
     return drawn
+
+
+def _measurements(evidence: EvidenceReport, manifest: bundles.Manifest) -> Table:
+    """The measurements of a host next to those that were shipped."""
+    share = formatting.is_share(manifest.facts.metric)
+    fmt = formatting.NumberFormat(share=share)
+    shipped = {row.name: row for row in manifest.facts.shipped}
+    table = output.grid("check", "shipped", "here", "verdict", "how")
+    for row in evidence.measurements:
+        table.add_row(
+            QUANTITIES[row.name].heading.lower(),
+            fmt.bracketed(shipped.get(row.name)),
+            fmt.bracketed(row),
+            row.verdict or "",
+            Text(to_printable(row.how, 1000), "dim"),
+        )
+    return table

@@ -1,4 +1,4 @@
-"""A finished run on disk, and the real command line in a process of its own."""
+"""A finished run on disk, and the command line in a separate process."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def sample(root: pathlib.Path) -> Callable[..., Report]:
-    """Makes the report of ``tests/rendering/sample_report.py``."""
+    """Builds the report of ``tests/rendering/sample_report.py``."""
     spec = importlib.util.spec_from_file_location(
         "sample_report_of_cli", root / "tests" / "rendering" / "sample_report.py"
     )
@@ -25,8 +25,8 @@ def sample(root: pathlib.Path) -> Callable[..., Report]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    made: Callable[..., Report] = module.sample
-    return made
+    sample: Callable[..., Report] = module.sample
+    return sample
 
 
 @pytest.fixture
@@ -40,9 +40,7 @@ def finished(sample: Callable[..., Report], tmp_path: pathlib.Path) -> pathlib.P
 
 @pytest.fixture(scope="session")
 def environment(root: pathlib.Path) -> dict[str, str]:
-    """What a process needs to find this checkout; nothing that changes how tables are
-    drawn.
-    """
+    """Environment variables that find this checkout, and do not change the tables."""
     kept = {
         key: value
         for key, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""``edgekit doctor``: what is there and what is not."""
+"""``edgekit doctor``: what is installed and what is missing."""
 
 import importlib.metadata
 import json
@@ -12,7 +12,7 @@ from edgekit.cli.doctor import examine
 from edgekit.cli.main import main
 
 
-def test_json_holds_what_was_found() -> None:
+def test_json_has_the_state_of_the_installation() -> None:
     """Versions are the installed ones, and every target and part is there."""
     data = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
     versions = {row["name"]: row["version"] for row in data["packages"]}
@@ -28,16 +28,14 @@ def test_json_holds_what_was_found() -> None:
 
 
 def test_what_is_missing_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without ONNX Runtime the ONNX target is not ready, and the command that mends it is
-    told; doctor itself ends with 0.
-    """
+    """Without ONNX Runtime the ONNX target is not ready; doctor itself has exit code 0."""
     real = registry.installed
     monkeypatch.setattr(
         registry, "installed", lambda module: module != "onnxruntime" and real(module)
     )
-    found = {row["name"]: row for row in examine()["targets"]}
-    assert found["cpu-onnx"]["missing"] == ["onnxruntime"]
-    assert found["cpu-onnx"]["install"] == [registry.install("onnx")]
+    targets = {row["name"]: row for row in examine()["targets"]}
+    assert targets["cpu-onnx"]["missing"] == ["onnxruntime"]
+    assert targets["cpu-onnx"]["install"] == [registry.install("onnx")]
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 0
     assert "pip install 'edgekit[onnx]'" in done.stdout
@@ -45,7 +43,7 @@ def test_what_is_missing_has_its_command(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_either_of_two_packages_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT or TensorRT for RTX will do; with neither, one of them is named."""
+    """TensorRT or TensorRT for RTX; with neither, both are named."""
     monkeypatch.setattr(registry, "installed", lambda module: module != "tensorrt_rtx")
     names = {row["name"]: row["version"] for row in examine()["packages"]}
     assert "tensorrt" in names
@@ -57,12 +55,10 @@ def test_either_of_two_packages_is_enough(monkeypatch: pytest.MonkeyPatch) -> No
     assert target["missing"] == ["tensorrt_rtx or tensorrt"]
 
 
-def test_tools_and_gpus_are_found_by_asking(
+def test_tools_and_gpus_are_detected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    """A tool on the path is told with its place; nvidia-smi's answer is the GPUs; a broken
-    one is no GPU.
-    """
+    """A tool has its path; nvidia-smi reports the GPUs; a failing one reports none."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA RTX 4090, 8.9'\n")
     tool.chmod(0o755)
@@ -78,10 +74,8 @@ def test_tools_and_gpus_are_found_by_asking(
 def test_a_host_that_is_not_set_up_has_its_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    """This machine is ready; one that edgekit would make is not, and the command that makes
-    it is told.
-    """
+    """This machine is ready; another host has the command that sets it up."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path))
-    found = {row["name"]: row for row in examine()["hosts"]}
-    assert found["local"]["ready"] and not found["qemu-arm64"]["ready"]
+    rows = {row["name"]: row for row in examine()["hosts"]}
+    assert rows["local"]["ready"] and not rows["qemu-arm64"]["ready"]
     assert "edgekit hosts setup qemu-arm64" in CliRunner().invoke(main, ["doctor"]).stdout

@@ -1,6 +1,4 @@
-"""``edgekit hosts``: what there is, what is ready, setting up, checking and cleaning, as
-tables and as JSON.
-"""
+"""``edgekit hosts``: listing, setup, check and clean, as tables and as JSON."""
 
 import json
 import pathlib
@@ -33,15 +31,13 @@ def own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path
 
 @pytest.fixture
 def nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """No host was made yet."""
+    """No host is set up."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
     return tmp_path / "hosts"
 
 
-def test_the_list_tells_what_is_ready_and_what_to_do(nothing: pathlib.Path) -> None:
-    """This machine is ready; what edgekit would make has its command; --json tells the
-    same.
-    """
+def test_the_list_shows_what_is_ready_and_what_to_do(nothing: pathlib.Path) -> None:
+    """This machine is ready; other hosts have the command that sets them up."""
     done = hosts()
     assert done.exit_code == 0, done.output
     assert "no: edgekit hosts setup qemu-arm64" in done.stdout
@@ -61,12 +57,10 @@ def test_the_list_tells_what_is_ready_and_what_to_do(nothing: pathlib.Path) -> N
     assert not nothing.exists()
 
 
-def test_a_users_own_host_is_listed_and_a_broken_one_hides_nothing(
+def test_an_invalid_host_file_does_not_hide_the_others(
     nothing: pathlib.Path, own: pathlib.Path
 ) -> None:
-    """Files of the configuration folder are among the others; one that cannot be read is
-    told in its line, and in full by ``show``.
-    """
+    """Files of the configuration folder are listed; an invalid one has its error."""
     (own / "board.yaml").write_text(BOARD)
     (own / "broken.yaml").write_text("title: x\nkind: shh\n")
     rows = {row["name"]: row for row in json.loads(hosts("--json").stdout)}
@@ -84,25 +78,23 @@ def test_a_users_own_host_is_listed_and_a_broken_one_hides_nothing(
 
 
 def test_this_machine_is_checked_with_real_files() -> None:
-    """Python, machine, packages, how long an answer takes, and four files with the numbers
-    that they should give.
-    """
+    """Python, machine, packages, response time, and four files with the expected outputs."""
     done = hosts("check", "local")
     assert done.exit_code == 0, done.output
-    assert "local/main  ok" in done.stdout and "answers in" in done.stdout
+    assert "local/main  ok" in done.stdout and "responds in" in done.stdout
     (row,) = json.loads(hosts("check", "local", "--json").stdout)
     assert row["good"] and row["start_ms"] > row["answer_ms"] > 0
-    assert sorted(found["file"] for found in row["files"]) == [
+    assert sorted(checked["file"] for checked in row["files"]) == [
         "float.onnx",
         "float.tflite",
         "int8.onnx",
         "int8.tflite",
     ]
-    assert all(found["good"] and found["right"] == 7 for found in row["files"])
+    assert all(checked["good"] and checked["right"] == 7 for checked in row["files"])
 
 
 def test_a_host_that_cannot_be_used_fails_its_check(nothing: pathlib.Path) -> None:
-    """Not set up: 1, and the way out, for each environment; the others are still checked."""
+    """Exit code 1, and the fix for each environment; the others are still checked."""
     done = hosts("check", "qemu-arm64", "local")
     assert done.exit_code == 1
     assert done.stdout.count("Fix: edgekit hosts setup qemu-arm64") == 2
@@ -121,8 +113,8 @@ def test_a_host_that_cannot_be_used_fails_its_check(nothing: pathlib.Path) -> No
         ("check", "local/nope"),
     ],
 )
-def test_a_name_that_no_host_has_is_told(words: tuple[str, ...]) -> None:
-    """Exit 1, what there is, no traceback."""
+def test_an_unknown_host_is_reported(words: tuple[str, ...]) -> None:
+    """Exit code 1, a fix, no traceback."""
     done = hosts(*words)
     assert done.exit_code == 1
     assert (
@@ -131,7 +123,7 @@ def test_a_name_that_no_host_has_is_told(words: tuple[str, ...]) -> None:
 
 
 def test_other_numbers_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host whose files give other numbers than they should ends with 1."""
+    """Exit code 1 if the outputs of a file differ from the recorded ones."""
     from edgekit.hosts import selftest
 
     right = selftest.expected_outputs
@@ -144,7 +136,7 @@ def test_other_numbers_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.exit_code == 1
     assert (
         "local/main  not ok" in done.stdout
-        and done.stdout.count("other numbers than where it was made") == 1
+        and done.stdout.count("differs from the recorded outputs") == 1
     )
 
 
@@ -152,35 +144,30 @@ def test_other_numbers_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_host_is_set_up_shown_checked_and_cleaned(
     nothing: pathlib.Path, own: pathlib.Path
 ) -> None:
-    """The whole life of a host of the user's own: made, told with its versions and size,
-    found ready at once, and removed.
-    """
+    """A user's own host: set up, listed with versions and size, ready, and removed."""
     (own / "board.yaml").write_text(BOARD)
-    made = json.loads(hosts("setup", "board", "--json").stdout)
-    assert [(row["host"], row["environment"], row["versions"]) for row in made] == [
+    environments = json.loads(hosts("setup", "board", "--json").stdout)
+    assert [(row["host"], row["environment"], row["versions"]) for row in environments] == [
         ("board", "main", {"numpy": "2.2.6"})
     ]
-    assert made[0]["bytes"] > 10**7 and made[0]["seconds"] > 0
+    assert environments[0]["bytes"] > 10**7 and environments[0]["seconds"] > 0
     again = hosts("setup", "board", "local")
     assert again.exit_code == 0 and "board: main is ready" in again.stderr
     assert json.loads(hosts("show", "board", "--json").stdout)["ready"]
     checked = hosts("check", "board")
-    assert (
-        checked.exit_code == 1
-        and "there is no runtime that could run a file" in checked.stdout
-    )
+    assert checked.exit_code == 1 and "has no runtime that can run a file" in checked.stdout
     cleaned = json.loads(hosts("clean", "board", "--json").stdout)
     assert (cleaned["folders"], cleaned["bytes"] > 10**7) == (1, True)
     assert not (install_dirs.root() / "board").exists()
     assert not json.loads(hosts("show", "board", "--json").stdout)["ready"]
-    assert "there was nothing to remove" in hosts("clean", "board").stdout
-    assert "there was nothing to remove" in hosts("clean", "local").stdout
+    assert "nothing to remove" in hosts("clean", "board").stdout
+    assert "nothing to remove" in hosts("clean", "local").stdout
 
 
-def test_a_plan_and_a_run_tell_a_host_that_is_not_set_up(
+def test_a_plan_and_a_run_report_a_host_that_is_not_set_up(
     nothing: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The plan ends with 1 and names the command; a run ends before any work."""
+    """The plan has exit code 1 and the command; a run stops before any work."""
     (tmp_path / "on-arm.yaml").write_text(
         "title: x\nformat: tflite\nruntime: litert\nhost: qemu-arm64\n"
         "schemes: [w8a8-static, float]\nlimits: {shapes: static}\n"
@@ -197,10 +184,10 @@ def test_a_plan_and_a_run_tell_a_host_that_is_not_set_up(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_host_of_a_path_is_told_by_its_path(
+def test_a_host_of_a_path_is_named_by_its_path(
     nothing: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The way out is a command that works: it has the path, not the bare name."""
+    """The fix is a command that works: it contains the path, not the bare name."""
     path = tmp_path / "board.yaml"
     path.write_text(BOARD)
     assert f"Fix: edgekit hosts setup {path}" in hosts("check", str(path)).stdout

@@ -1,4 +1,4 @@
-"""``edgekit inspect``: one file, read as its runtime reads it."""
+"""``edgekit inspect``: what a runtime executes in one file."""
 
 import json
 import pathlib
@@ -44,7 +44,7 @@ def model(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_an_onnx_file_is_audited(model: pathlib.Path) -> None:
-    """The table tells size, int8 share and operators; --json holds the audit's own values."""
+    """The table has size, int8 share and operators; --json has the audit's values."""
     done = inspect(model)
     assert done.exit_code == 0, done.output
     assert "int8 share" in done.stdout
@@ -60,28 +60,29 @@ def test_an_onnx_file_is_audited(model: pathlib.Path) -> None:
 
 
 def test_rows_lists_every_operator(model: pathlib.Path) -> None:
-    """--rows adds one line an operator."""
+    """--rows adds one line for each operator."""
     data = json.loads(inspect(model, "--json").stdout)
-    assert len(inspect(model, "--rows").stdout.splitlines()) == len(
-        inspect(model).stdout.splitlines()
-    ) + 2 + len(data["rows"])
+    short = inspect(model).stdout.splitlines()
+    long = inspect(model, "--rows").stdout.splitlines()
+    assert len(long) == len(short) + 2 + len(data["rows"])
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("weights.pt", ["none of .onnx, .ort, .tflite, .engine"]),
+        (
+            "weights.pt",
+            ["unknown suffix: expected one of .onnx, .ort, .xml, .tflite, .engine"],
+        ),
         ("broken.onnx", ["broken.onnx"]),
         ("broken.tflite", ["broken.tflite"]),
         ("main.engine", ["main.log.json", "Fix:"]),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told(
+def test_a_file_that_cannot_be_read_is_reported(
     tmp_path: pathlib.Path, name: str, words: list[str]
 ) -> None:
-    """Another kind of file, noise in place of a model, an engine without its log: exit 1
-    and a message.
-    """
+    """Another kind of file, random bytes, an engine without its log: exit code 1."""
     (tmp_path / name).write_bytes(b"\x00\x01not a model" * 7)
     done = inspect(tmp_path / name)
     assert done.exit_code == 1, done.output
@@ -90,20 +91,20 @@ def test_a_file_that_cannot_be_read_is_told(
         assert word in done.stderr
 
 
-def test_a_file_of_another_form_than_the_targets_is_refused(model: pathlib.Path) -> None:
-    """An ONNX file is not held against a TFLite device."""
+def test_a_file_of_another_format_than_the_targets_is_refused(model: pathlib.Path) -> None:
+    """An ONNX file is not checked against a TFLite device."""
     done = inspect(model, "--target", "mobile-tflite")
     assert done.exit_code == 1
-    assert "mobile-tflite takes files of the format tflite" in done.stderr
+    assert "mobile-tflite executes files of the format tflite" in done.stderr
 
 
-def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: pathlib.Path) -> None:
-    """click's own message, exit 2."""
+def test_a_missing_file_is_a_usage_error(tmp_path: pathlib.Path) -> None:
+    """click's message, exit code 2."""
     assert inspect(tmp_path / "none.onnx").exit_code == 2
 
 
 def test_an_engine_is_read_from_its_log(tmp_path: pathlib.Path) -> None:
-    """An engine's audit comes from the build log beside it, without a GPU."""
+    """An engine's audit comes from the build log in its folder, without a GPU."""
     layer = {
         "kind": "conv",
         "type": "conv",
@@ -134,9 +135,10 @@ def test_an_engine_is_read_from_its_log(tmp_path: pathlib.Path) -> None:
     assert "SM120" in done.stdout
 
 
-def test_an_int8_file_is_held_against_an_ethos_u(tmp_path: pathlib.Path) -> None:
-    """Vela compiles it for the target: its estimates, and a row an operator; a file that
-    Vela has made is told.
+def test_an_int8_file_is_checked_against_an_ethos_u(tmp_path: pathlib.Path) -> None:
+    """Vela compiles it for the target: estimates, and one row for each operator.
+
+    A file that Vela has compiled is refused.
     """
     pytest.importorskip("ethosu.vela")
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
@@ -158,17 +160,17 @@ def test_an_int8_file_is_held_against_an_ethos_u(tmp_path: pathlib.Path) -> None
             system_config="Ethos_U55_Deep_Embedded",
             memory_mode="Sram_Only",
         ),
-        tmp_path / "made.tflite",
+        tmp_path / "compiled.tflite",
     )
-    done = inspect(tmp_path / "made.tflite", "--target", "ethos-u55-256")
+    done = inspect(tmp_path / "compiled.tflite", "--target", "ethos-u55-256")
     assert (done.exit_code, "already compiled for an Ethos-U" in done.stderr) == (1, True)
-    assert "CUSTOM:ethos-u" in inspect(tmp_path / "made.tflite").stdout
+    assert "CUSTOM:ethos-u" in inspect(tmp_path / "compiled.tflite").stdout
 
 
-def test_without_vela_the_extra_is_told(
+def test_without_vela_the_extra_is_named(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command that installs it."""
+    """The fix is the command that installs it."""
     write_pool(
         pytest.importorskip("ai_edge_litert.schema_py_generated"), tmp_path / "pool.tflite"
     )
@@ -183,57 +185,49 @@ def write_pool(schema: Any, path: pathlib.Path) -> None:
     flatbuffer = pytest.importorskip("ai_edge_litert.tools.flatbuffer_utils")
 
     def tensor(name: bytes, side: int) -> Any:
-        made = schema.TensorT()
-        made.name, made.shape, made.type, made.buffer = (
-            name,
-            [1, side, side, 8],
-            schema.TensorType.INT8,
-            0,
-        )
-        made.quantization = schema.QuantizationParametersT()
-        made.quantization.scale, made.quantization.zeroPoint = [0.5], [0]
-        return made
+        tensor = schema.TensorT()
+        tensor.name = name
+        tensor.shape = [1, side, side, 8]
+        tensor.type = schema.TensorType.INT8
+        tensor.buffer = 0
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale = [0.5]
+        tensor.quantization.zeroPoint = [0]
+        return tensor
 
-    pool, code, graph, model = (
-        schema.OperatorT(),
-        schema.OperatorCodeT(),
-        schema.SubGraphT(),
-        schema.ModelT(),
-    )
+    pool = schema.OperatorT()
     pool.inputs, pool.outputs, pool.opcodeIndex = [0], [1], 0
-    pool.builtinOptionsType, pool.builtinOptions = (
-        schema.BuiltinOptions.Pool2DOptions,
-        schema.Pool2DOptionsT(),
-    )
-    options = pool.builtinOptions
+    pool.builtinOptionsType = schema.BuiltinOptions.Pool2DOptions
+    pool.builtinOptions = options = schema.Pool2DOptionsT()
     options.strideW = options.strideH = options.filterWidth = options.filterHeight = 2
     options.padding = schema.Padding.VALID
+    code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MAX_POOL_2D
     code.version = 2
-    graph.tensors, graph.inputs, graph.outputs, graph.operators = (
-        [tensor(b"image", 8), tensor(b"pooled", 4)],
-        [0],
-        [1],
-        [pool],
-    )
-    model.version, model.operatorCodes, model.subgraphs, model.buffers = (
-        3,
-        [code],
-        [graph],
-        [schema.BufferT()],
-    )
+    graph = schema.SubGraphT()
+    graph.tensors = [tensor(b"image", 8), tensor(b"pooled", 4)]
+    graph.inputs, graph.outputs, graph.operators = [0], [1], [pool]
+    model = schema.ModelT()
+    model.version = 3
+    model.operatorCodes = [code]
+    model.subgraphs = [graph]
+    model.buffers = [schema.BufferT()]
     path.write_bytes(flatbuffer.convert_object_to_bytearray(model))
 
 
-def test_a_missing_runtime_is_told_with_its_command(
+def test_a_missing_runtime_is_reported_with_its_command(
     model: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the package that reads the file, the message says how to install it."""
+    """Without the package that reads the file, the fix is how to install it."""
     monkeypatch.setattr(
-        "edgekit.cli.inspect.READERS",
+        "edgekit.formats.inspection.READERS",
         Registry(
             "kind of file",
-            {"onnx": Implementation("no_such_runtime.audit:read", ("no_such_runtime",), "onnx")},
+            {
+                "onnx": Implementation(
+                    "no_such_runtime.audit:read", ("no_such_runtime",), "onnx"
+                )
+            },
         ),
     )
     done = inspect(model)
@@ -241,18 +235,18 @@ def test_a_missing_runtime_is_told_with_its_command(
     assert "pip install 'edgekit[onnx]'" in done.stderr
 
 
-def test_an_ending_in_capitals_is_the_same_ending(
+def test_the_case_of_a_suffix_does_not_matter(
     model: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """Files from other systems are called MODEL.ONNX."""
+    """Files from other systems may be named MODEL.ONNX."""
     (tmp_path / "MODEL.ONNX").write_bytes(model.read_bytes())
     assert inspect(tmp_path / "MODEL.ONNX").exit_code == 0
 
 
-def test_a_name_that_is_not_utf8_is_told(
+def test_a_name_that_is_not_utf8_is_refused(
     model: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The runtimes take no such name, so nothing is opened."""
+    """The runtimes do not accept such names, so nothing is opened."""
     odd = tmp_path / "\udcff.onnx"
     odd.write_bytes(model.read_bytes())
     done = inspect(odd)

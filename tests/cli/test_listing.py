@@ -24,7 +24,7 @@ def edgekit(*words: str) -> Result:
 
 @pytest.mark.parametrize("word", list(NAMES))
 def test_a_list_names_everything(word: str) -> None:
-    """The table and --json tell the same names, in the same order."""
+    """The table and --json have the same names, in the same order."""
     done = edgekit(word)
     assert done.exit_code == 0, done.output
     assert [
@@ -38,7 +38,7 @@ def test_a_list_names_everything(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", list(NAMES))
-def test_show_tells_one_in_full(word: str) -> None:
+def test_show_prints_one_in_full(word: str) -> None:
     """``show NAME`` prints every set value, and --json the same values."""
     name = NAMES[word][0]
     done, data = (
@@ -50,7 +50,7 @@ def test_show_tells_one_in_full(word: str) -> None:
     assert name in done.stdout
 
 
-def test_a_targets_limits_are_told() -> None:
+def test_the_limits_of_a_target_are_shown() -> None:
     """The values shown are the file's."""
     data = json.loads(edgekit("targets", "show", "coral-edgetpu", "--json").stdout)
     path, verified = data.pop("file"), data.pop("verified")
@@ -62,13 +62,11 @@ def test_a_targets_limits_are_told() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES["targets"])
-def test_show_tells_what_can_be_verified_from_here(name: str) -> None:
-    """Both accuracy and latency, each with its host or the word unmeasured and the reason,
-    in the text as in --json.
-    """
+def test_show_prints_what_can_be_verified_from_here(name: str) -> None:
+    """Accuracy and latency, each with its host, or unmeasured with the reason."""
     target = values.load(catalog.find("targets", name))
-    told = json.loads(edgekit("targets", "show", name, "--json").stdout)["verified"]
-    accuracy, _, latency = told.partition("; latency: ")
+    verified = json.loads(edgekit("targets", "show", name, "--json").stdout)["verified"]
+    accuracy, _, latency = verified.partition("; latency: ")
     assert f"on the host {target.host}" in accuracy
     assert target.accuracy_note in accuracy
     assert target.latency_note in latency
@@ -89,20 +87,20 @@ def test_show_tells_what_can_be_verified_from_here(name: str) -> None:
         ("schemes", "flaot", "float"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_nearest(
+def test_an_unknown_name_is_answered_with_the_nearest(
     word: str, wrong: str, right: str
 ) -> None:
-    """Exit 1, the nearest name, no traceback."""
+    """Exit code 1, the nearest name, no traceback."""
     done = edgekit(word, "show", wrong)
     assert done.exit_code == 1
     assert f"Did you mean {right!r}?" in done.stderr
     assert done.stdout == ""
 
 
-def test_a_network_whose_package_is_missing_says_so(
+def test_a_network_with_a_missing_package_has_its_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The list tells what to install."""
+    """The list has the package and the command."""
     monkeypatch.setattr(registry, "installed", lambda module: False)
     done = edgekit("models")
     assert "needs torch" in " ".join(done.stdout.split())
@@ -112,8 +110,8 @@ def test_a_network_whose_package_is_missing_says_so(
 
 
 @pytest.mark.parametrize("word", list(NAMES))
-def test_a_name_without_show_is_told_how(word: str) -> None:
-    """``targets cpu-onnx`` is a usual slip: exit 2, and the command that was meant."""
+def test_a_name_without_show_is_answered_with_the_command(word: str) -> None:
+    """``targets cpu-onnx`` is a common mistake: exit code 2, and the right command."""
     done = edgekit(word, NAMES[word][0])
     assert done.exit_code == 2
     assert f"edgekit {word} show {NAMES[word][0]}" in done.stderr

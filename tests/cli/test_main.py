@@ -1,4 +1,4 @@
-"""The command itself: quick help, known words, errors as messages, exit codes."""
+"""The command itself: fast help, known commands, errors as messages, exit codes."""
 
 import json
 import os
@@ -34,7 +34,7 @@ HEAVY = (
 
 
 def imported(environment: dict[str, str], *words: str) -> set[str]:
-    """The heavy modules that a command imports."""
+    """Return the heavy modules that a command imports."""
     code = (
         "import sys, json, contextlib\n"
         "from edgekit.cli.main import main\n"
@@ -54,9 +54,7 @@ def imported(environment: dict[str, str], *words: str) -> set[str]:
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["rnu"], []])
 def test_help_imports_nothing_heavy(environment: dict[str, str], words: list[str]) -> None:
-    """Help, version and a wrong command answer without a framework, numpy, pydantic or
-    rich.
-    """
+    """Help, version and an unknown command need no framework, numpy, pydantic or rich."""
     assert imported(environment, *words) == set()
 
 
@@ -75,21 +73,19 @@ def test_help_imports_nothing_heavy(environment: dict[str, str], words: list[str
 def test_quick_commands_import_no_framework(
     environment: dict[str, str], words: list[str]
 ) -> None:
-    """plan, the lists, the help of run and a run that cannot be import no framework and no
-    numpy.
-    """
+    """plan, the lists, the help of run and an impossible run need no framework or numpy."""
     assert imported(environment, *words) <= {"pydantic", "yaml", "rich", "jinja2"}
 
 
 @pytest.mark.parametrize(
     "words", [["hosts"], ["doctor"], ["plan", "digits", "--target", "on-arm.yaml"]]
 )
-def test_commands_that_look_at_hosts_import_numpy_and_no_framework(
+def test_commands_that_use_hosts_import_numpy_and_no_framework(
     environment: dict[str, str], words: list[str], tmp_path: pathlib.Path
 ) -> None:
-    """What reaches other machines speaks in arrays; no framework is imported for it."""
+    """The connection to hosts uses arrays; no framework is imported for it."""
     (tmp_path / "on-arm.yaml").write_text(
-        "title: x\nform: tflite\nruntime: litert\nhost: qemu-arm64\nschemes: [float]\n"
+        "title: x\nformat: tflite\nruntime: litert\nhost: qemu-arm64\nschemes: [float]\n"
     )
     assert imported(
         environment,
@@ -104,13 +100,13 @@ def test_commands_that_look_at_hosts_import_numpy_and_no_framework(
 
 
 def test_the_import_test_can_fail(environment: dict[str, str]) -> None:
-    """The check above does see a heavy import."""
+    """The check above detects a heavy import."""
     assert "pydantic" in imported(environment, "schemes")
 
 
 @pytest.mark.parametrize("name", list(commands.COMMANDS))
 def test_every_command_in_the_table_exists_and_has_a_help(name: str) -> None:
-    """Each line of the table leads to a command of that name whose help says something."""
+    """Each name of the table is a command with a help text."""
     done = CliRunner().invoke(commands.main, [name, "--help"])
     assert done.exit_code == 0, done.output
     assert len(done.output.splitlines()) > 4
@@ -120,9 +116,7 @@ def test_every_command_in_the_table_exists_and_has_a_help(name: str) -> None:
 def test_help_lists_every_command(
     edgekit: Callable[..., "subprocess.CompletedProcess[str]"],
 ) -> None:
-    """``python -m edgekit --help`` lists all commands with their lines and calls itself
-    edgekit.
-    """
+    """``python -m edgekit --help`` lists all commands, and its name is edgekit."""
     done = edgekit("--help")
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: edgekit [OPTIONS] COMMAND")
@@ -131,8 +125,8 @@ def test_help_lists_every_command(
         assert line in done.stdout
 
 
-def test_the_version_is_told() -> None:
-    """``edgekit --version`` tells the package's version."""
+def test_the_version_is_printed() -> None:
+    """``edgekit --version`` prints the package's version."""
     assert (
         CliRunner().invoke(commands.main, ["--version"]).output
         == f"edgekit {package.__version__}\n"
@@ -140,7 +134,7 @@ def test_the_version_is_told() -> None:
 
 
 def test_an_unknown_command_is_answered_with_the_nearest() -> None:
-    """A misspelt command is a usage error that names the right one."""
+    """A misspelt command is a usage error with a suggestion."""
     done = CliRunner().invoke(commands.main, ["paln"])
     assert done.exit_code == 2
     assert "Did you mean 'plan'?" in done.stderr
@@ -149,7 +143,7 @@ def test_an_unknown_command_is_answered_with_the_nearest() -> None:
 
 @pytest.fixture
 def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
-    """Puts a command's body in the place of ``run``."""
+    """Replace the body of ``run``."""
 
     def put(body: Callable[[], None]) -> None:
         monkeypatch.setattr("edgekit.cli.run.run", click.Command("run", callback=body))
@@ -157,21 +151,21 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], N
     return put
 
 
-def test_a_users_mistake_is_a_message_and_exit_1(
+def test_an_error_of_the_user_is_a_message_and_exit_code_1(
     raising: Callable[[Callable[[], None]], None],
 ) -> None:
-    """An EdgekitError is told on stderr with its way out, without a traceback."""
+    """An EdgekitError is printed to stderr with its fix, without a traceback."""
 
     def body() -> None:
-        raise RecipeError("The recipe is wrong.", fix="mend it")
+        raise RecipeError("The recipe is wrong.", fix="correct it")
 
     raising(body)
     done = CliRunner().invoke(commands.main, ["run"])
     assert done.exit_code == 1
-    assert done.stderr == "Error: The recipe is wrong.\n  Fix: mend it\n"
+    assert done.stderr == "Error: The recipe is wrong.\n  Fix: correct it\n"
 
 
-def test_our_own_bug_keeps_its_traceback(
+def test_a_bug_of_edgekit_keeps_its_traceback(
     raising: Callable[[Callable[[], None]], None],
 ) -> None:
     """Any other exception is let through."""
@@ -186,23 +180,21 @@ def test_our_own_bug_keeps_its_traceback(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_says_how_to_go_on(
+def test_a_stopped_run_explains_how_to_resume(
     raising: Callable[[Callable[[], None]], None], number: signal.Signals, code: int
 ) -> None:
-    """Ctrl-C and a polite kill end a run with the shell's code and a sentence; the signal's
-    handler is put back.
-    """
+    """SIGINT and SIGTERM end a run with the shell's code; the signal handler is restored."""
     before = signal.getsignal(signal.SIGTERM)
     raising(lambda: os.kill(os.getpid(), number))
     done = CliRunner().invoke(commands.main, ["run"])
     assert done.exit_code == code
     assert done.stderr.startswith("Stopped. ")
-    assert "the same command goes on after the last finished step" in done.stderr
+    assert "Finished steps are kept; the same command resumes after them." in done.stderr
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_another_command_is_stopped_with_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a run can go on, so nothing else says so."""
+def test_another_command_only_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a run can be resumed."""
 
     def body() -> None:
         raise KeyboardInterrupt
@@ -213,14 +205,14 @@ def test_another_command_is_stopped_with_one_word(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_entry_point_is_declared(root: pathlib.Path) -> None:
-    """The project's script leads to this command."""
+    """The project's script is this command."""
     assert 'edgekit = "edgekit.cli.main:main"' in (root / "pyproject.toml").read_text(
         encoding="utf-8"
     )
 
 
-def test_a_path_that_is_too_long_is_told() -> None:
-    """Wherever a path of 300 letters is first looked at, the answer is one sentence."""
+def test_a_path_that_is_too_long_is_reported() -> None:
+    """A path of 300 characters is one sentence for every option."""
     for words in (
         ["plan", "a" * 300],
         ["plan", "digits", "--target", "a" * 300],
@@ -229,4 +221,4 @@ def test_a_path_that_is_too_long_is_told() -> None:
     ):
         done = CliRunner().invoke(commands.main, words)
         assert done.exit_code == 1
-        assert "File name too long.\n  Fix: give a shorter path" in done.stderr
+        assert "File name too long.\n  Fix: use a shorter path" in done.stderr

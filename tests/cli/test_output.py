@@ -1,4 +1,4 @@
-"""What reaches stdout: width, colours, a reader that goes away."""
+"""Output: width, colours, readers that exit."""
 
 import os
 import pathlib
@@ -24,10 +24,10 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
         ["schemes", "--json"],
     ],
 )
-def test_a_reader_that_has_gone_sees_no_traceback(
+def test_a_reader_that_exits_causes_no_traceback(
     environment: dict[str, str], finished: pathlib.Path, words: list[str]
 ) -> None:
-    """``| head`` ends the command quietly, as it ends any tool."""
+    """``| head`` ends the command quietly, like any tool."""
     command = [sys.executable, "-m", "edgekit", *(word.format(finished) for word in words)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -42,9 +42,7 @@ def test_a_reader_that_has_gone_sees_no_traceback(
 def test_a_pipe_gets_plain_text_in_100_columns(
     edgekit: Run, finished: pathlib.Path
 ) -> None:
-    """Without a terminal there are no colours, no line is longer than 120 and none ends in
-    blanks.
-    """
+    """No colours, no line over 120 columns, no trailing spaces."""
     done = edgekit("report", str(finished))
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
@@ -71,7 +69,7 @@ def test_a_terminal_gets_colours(
             try:
                 while piece := os.read(main, 65536):
                     text += piece
-            except OSError:  # Linux tells the end of a terminal so
+            except OSError:  # the end of a terminal on Linux
                 pass
             os.close(main)
         assert process.returncode == 0
@@ -82,7 +80,7 @@ def test_a_terminal_gets_colours(
 
 
 def test_text_from_outside_is_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    """Square brackets and smileys in names are shown as they are."""
+    """Square brackets and emoji codes in names are shown unchanged."""
     drawn = output.grid("name")
     drawn.add_row("[red]x[/red] :smiley:")
     output.show(drawn, Text("[b]"), "[i]")
@@ -90,17 +88,17 @@ def test_text_from_outside_is_not_markup(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("shell", "code", "said"),
+    ("shell", "code", "message"),
     [
-        (">/dev/full", 1, "cannot be printed: No space left on device"),
+        (">/dev/full", 1, "Cannot print the result: No space left on device"),
         (">&-", 0, ""),
         (">&- 2>&-", 0, ""),
     ],
 )
-def test_an_output_that_takes_nothing_is_no_traceback(
-    environment: dict[str, str], shell: str, code: int, said: str
+def test_an_output_that_cannot_be_written_causes_no_traceback(
+    environment: dict[str, str], shell: str, code: int, message: str
 ) -> None:
-    """A full disk behind the output is one sentence; a closed output is nobody's loss."""
+    """A full disk is one sentence; a closed stdout is no error."""
     command = f"{sys.executable} -m edgekit schemes {shell}"
     done = subprocess.run(
         ["bash", "-c", command],
@@ -110,12 +108,14 @@ def test_an_output_that_takes_nothing_is_no_traceback(
         check=False,
     )
     assert done.returncode == code
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_what_the_output_cannot_spell_is_replaced(environment: dict[str, str]) -> None:
-    """An old terminal that knows ASCII only gets question marks, not a crash."""
+def test_characters_that_the_encoding_lacks_are_replaced(
+    environment: dict[str, str],
+) -> None:
+    """An ASCII terminal gets question marks, not a crash."""
     code = r"from edgekit.cli import output; output.write('caf\u00e9 \udcff')"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""What the command line puts in place of a recipe's words."""
+"""Overrides of a recipe's keys on the command line."""
 
 import pathlib
 
@@ -8,7 +8,7 @@ from edgekit.errors import EdgekitError, PlanError, RecipeError, TargetError
 from edgekit.pipeline.request import RunRequest, find_target
 
 
-def wanted(
+def request(
     recipe: str = "digits",
     targets: tuple[str, ...] = (),
     assignments: tuple[str, ...] = (),
@@ -25,9 +25,9 @@ def wanted(
     )
 
 
-def test_nothing_given_leaves_the_recipe_as_it_is() -> None:
-    """Without options the recipe's own words count."""
-    plan = wanted().plan()
+def test_without_options_the_recipe_is_unchanged() -> None:
+    """Model and targets are those of the recipe."""
+    plan = request().plan()
     assert plan.recipe.model == "zoo:resnet8"
     assert [row.target.name for row in plan.targets] == [
         "cpu-onnx",
@@ -38,14 +38,16 @@ def test_nothing_given_leaves_the_recipe_as_it_is() -> None:
 
 
 def test_a_target_on_the_command_line_replaces_the_recipes() -> None:
-    """Only the named targets are planned, each once, in the order given."""
-    plan = wanted(targets=("rtx-tensorrt", "cpu-onnx", "rtx-tensorrt")).plan()
+    """Only the named targets are planned, each once, in the order of the options."""
+    plan = request(targets=("rtx-tensorrt", "cpu-onnx", "rtx-tensorrt")).plan()
     assert [row.target.name for row in plan.targets] == ["rtx-tensorrt", "cpu-onnx"]
 
 
 def test_model_and_settings_replace_the_recipes() -> None:
-    """--model and --set change what they name and nothing else."""
-    plan = wanted(model="zoo:cnn", assignments=("train.epochs=3", "gates.speedup=2")).plan()
+    """--model and --set change their keys and nothing else."""
+    plan = request(
+        model="zoo:cnn", assignments=("train.epochs=3", "gates.speedup=2")
+    ).plan()
     assert plan.shared[0].parameters["model"] == "zoo:cnn"
     assert plan.shared[1].parameters["epochs"] == 3
     assert all(row.gates.speedup == 2 for row in plan.targets)
@@ -53,50 +55,48 @@ def test_model_and_settings_replace_the_recipes() -> None:
 
 
 def test_a_recipe_and_a_target_may_be_paths(tmp_path: pathlib.Path) -> None:
-    """A YAML file of the user's own works wherever a name does."""
+    """A user's YAML file works wherever a name does."""
     (tmp_path / "mine.yaml").write_text(
         "model: zoo:cnn\ntask: digits\ncompress: [train, quantize]\n"
     )
     (tmp_path / "board.yaml").write_text(
-        "title: A board\nform: onnx\nruntime: onnxruntime\nschemes: [float]\n"
+        "title: A board\nformat: onnx\nruntime: onnxruntime\nschemes: [float]\n"
     )
-    plan = wanted(
+    plan = request(
         str(tmp_path / "mine.yaml"), targets=(str(tmp_path / "board.yaml"),)
     ).plan()
     assert (plan.recipe.name, plan.targets[0].target.name) == ("mine", "board")
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "words"),
+    ("command", "error", "words"),
     [
-        (wanted("digts"), RecipeError, ["'digts'", "Did you mean 'digits'?"]),
-        (wanted("no/such.yaml"), RecipeError, ["no/such.yaml"]),
+        (request("digts"), RecipeError, ["'digts'", "Did you mean 'digits'?"]),
+        (request("no/such.yaml"), RecipeError, ["no/such.yaml"]),
         (
-            wanted(targets=("cpu-onx", "mobil-tflite")),
+            request(targets=("cpu-onx", "mobil-tflite")),
             PlanError,
             ["Did you mean 'cpu-onnx'?", "Did you mean 'mobile-tflite'?"],
         ),
         (
-            wanted(assignments=("train.epoch=3",)),
+            request(assignments=("train.epoch=3",)),
             RecipeError,
             ["train.epoch", "Did you mean 'epochs'?"],
         ),
-        (wanted(assignments=("train.epochs",)), RecipeError, ["key=value"]),
+        (request(assignments=("train.epochs",)), RecipeError, ["key=value"]),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_right_one(
-    given: RunRequest, error: type[EdgekitError], words: list[str]
+def test_an_unknown_name_is_answered_with_the_nearest(
+    command: RunRequest, error: type[EdgekitError], words: list[str]
 ) -> None:
-    """A wrong recipe, target or setting is an error that names the nearest; all wrong
-    targets are told at once.
-    """
+    """For recipes, targets and settings; all unknown targets are reported at once."""
     with pytest.raises(error) as caught:
-        given.plan()
+        command.plan()
     for word in words:
         assert word in str(caught.value)
 
 
-def test_a_wrong_target_alone_is_a_target_error() -> None:
-    """One target by itself is looked up with the same hint."""
+def test_an_unknown_target_alone_is_a_target_error() -> None:
+    """A single target has the same suggestion."""
     with pytest.raises(TargetError, match="Did you mean 'cpu-onnx'"):
         find_target("cpu-onx")

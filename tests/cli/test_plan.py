@@ -1,4 +1,4 @@
-"""``edgekit plan``: the chains, what is left out, and the problems."""
+"""``edgekit plan``: the steps, what is left out, and the problems."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: True,))
 
 
-def test_the_whole_way_is_shown(edgekit: Run) -> None:
+def test_all_steps_are_shown(edgekit: Run) -> None:
     """Teacher, shared steps, every target with its candidates and gates are on stdout."""
     done = plan("digits")
     assert done.exit_code == 0, done.output
@@ -44,7 +44,7 @@ def test_the_whole_way_is_shown(edgekit: Run) -> None:
 
 
 def test_json_holds_the_same_plan() -> None:
-    """--json parses, and tells the same steps in the same order."""
+    """--json has the same steps in the same order."""
     data = json.loads(plan("digits", "--target", "coral-edgetpu", "--json").stdout)
     assert [step["intent"] for step in data["shared"]] == [
         "load",
@@ -66,10 +66,8 @@ def test_json_holds_the_same_plan() -> None:
     assert target["gates"] == {"accuracy_drop": 0.02, "speedup": 1.0}
 
 
-def test_everything_that_is_missing_is_told_at_once() -> None:
-    """A recipe without model, task and target ends with 1 and three problems, each with its
-    way out.
-    """
+def test_everything_that_is_missing_is_reported_at_once() -> None:
+    """A recipe without model, task and target has three problems, each with its fix."""
     done = plan("int8")
     assert done.exit_code == 1
     assert "Problems: 3" in done.stdout
@@ -79,22 +77,21 @@ def test_everything_that_is_missing_is_told_at_once() -> None:
     ] == ["model", "task", "targets"]
 
 
-def test_a_scheme_that_is_left_out_is_told_with_its_reason() -> None:
-    """What a target cannot run is shown as left out, and is a problem where the recipe asks
-    for it.
-    """
+def test_a_scheme_that_is_left_out_has_a_reason() -> None:
+    """Schemes that a target cannot run are left out; a requested one is a problem."""
     done = plan("digits", "--target", "cpu-onnx", "--set", "quantize.scheme=w8a16-static")
     assert done.exit_code == 1
     assert "left out: " in done.stdout
 
 
-def test_a_recipe_with_many_mistakes_is_answered_with_all_of_them(
+def test_all_errors_of_a_recipe_are_reported(
     tmp_path: pathlib.Path,
 ) -> None:
-    """Each mistake has its place and the nearest right word; nothing is on stdout."""
+    """Each with its place and the nearest name; nothing is on stdout."""
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(
-        "modle: zoo:cnn\ncompress:\n  - prune: {ratoi: 0.5}\n  - quantize: {scheme: w8a8-statik}\ngates: {speedup: fast}\n"
+        "modle: zoo:cnn\ncompress:\n  - prune: {ratoi: 0.5}\n"
+        "  - quantize: {scheme: w8a8-statik}\ngates: {speedup: fast}\n"
     )
     done = plan(str(wrong))
     assert done.exit_code == 1
@@ -114,7 +111,7 @@ def test_a_recipe_with_many_mistakes_is_answered_with_all_of_them(
 def test_a_missing_package_is_a_problem_with_its_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without torch the plan still answers, and says how to install it."""
+    """Without torch there is still a plan, with the command that installs it."""
     monkeypatch.setattr(
         "edgekit.planning.plan.plan.__defaults__", (lambda module: module != "torch",)
     )
@@ -128,6 +125,7 @@ def test_brackets_in_a_title_are_not_markup(tmp_path: pathlib.Path) -> None:
     """A title is shown as it was written."""
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        'title: "[red]a[/red] [/nothing]"\nmodel: zoo:cnn\ntask: digits\ncompress: [train]\ntargets: [cpu-onnx]\n'
+        'title: "[red]a[/red] [/nothing]"\nmodel: zoo:cnn\ntask: digits\n'
+        "compress: [train]\ntargets: [cpu-onnx]\n"
     )
     assert "[red]a[/red] [/nothing]" in plan(str(recipe)).stdout

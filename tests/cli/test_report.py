@@ -1,4 +1,4 @@
-"""``edgekit report``: a finished run, drawn again."""
+"""``edgekit report``: a finished run is shown again."""
 
 import pathlib
 from collections.abc import Callable
@@ -16,10 +16,10 @@ def report(*words: object) -> Result:
     return CliRunner().invoke(main, ["report", *map(str, words)])
 
 
-def test_each_format_is_what_its_room_draws(
+def test_each_format_is_what_its_module_draws(
     finished: pathlib.Path, sample: Callable[..., Report]
 ) -> None:
-    """md, html and json print the whole text; json is the file itself."""
+    """md, html and json print the complete text; json is the file itself."""
     assert report(finished, "--format", "md").stdout == markdown(sample())
     assert report(finished, "--format", "html").stdout.rstrip() == html(sample()).rstrip()
     assert report(finished, "--format", "json").stdout == (
@@ -31,9 +31,7 @@ def test_each_format_is_what_its_room_draws(
 
 
 def test_a_failed_run_can_be_drawn(finished: pathlib.Path) -> None:
-    """Drawing succeeds whatever the verdict is; the file may be named instead of its
-    folder.
-    """
+    """The verdict does not matter; the path may be that of the file."""
     done = report(finished / "report.json")
     assert done.exit_code == 0
     assert "Verdict: fail" in done.stdout
@@ -42,18 +40,16 @@ def test_a_failed_run_can_be_drawn(finished: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, ["holds no report.json", "--out"]),
+        (None, ["has no report.json", "--out"]),
         ("{", ["cannot be read"]),
         ('{"schema": 7}', ["schema 7"]),
-        ('{"schema": 1}', ["verdict", "missing"]),
+        ('{"schema": 2}', ["verdict", "missing"]),
     ],
 )
-def test_a_broken_report_is_told(
+def test_an_invalid_report_is_reported(
     tmp_path: pathlib.Path, text: str | None, words: list[str]
 ) -> None:
-    """No report, half a report, another schema, missing keys: each has its message, none a
-    traceback.
-    """
+    """No report, a partial one, another schema, missing keys: a message, no traceback."""
     if text is not None:
         (tmp_path / "report.json").write_text(text)
     done = report(tmp_path)

@@ -1,4 +1,4 @@
-"""``edgekit run``: what it writes, what it prints, how it ends."""
+"""``edgekit run``: what it writes, what it prints, its exit codes."""
 
 import importlib
 import json
@@ -21,12 +21,10 @@ Seen = list[tuple[Plan, Options]]
 
 
 @pytest.fixture
-def answers(
+def fake_run(
     monkeypatch: pytest.MonkeyPatch, sample: Callable[..., Report], tmp_path: pathlib.Path
 ) -> Callable[..., Seen]:
-    """Lets the work end with a given report, so that every verdict can be tried; what it
-    was asked is kept.
-    """
+    """Replace the pipeline: it returns a report with any verdict, and records its arguments."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: True,))
 
@@ -55,22 +53,23 @@ def run(*words: str) -> Result:
     ("verdict", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 3), ("unmeasured", 3)]
 )
 def test_the_verdict_is_the_exit_code(
-    answers: Callable[..., Seen], verdict: str, code: int
+    fake_run: Callable[..., Seen], verdict: str, code: int
 ) -> None:
-    """0 pass, 1 a gate failed, 3 undecided or unmeasured."""
-    answers(verdict=verdict)
+    """0 pass, 1 fail, 3 inconclusive or unmeasured."""
+    fake_run(verdict=verdict)
     done = run()
     assert done.exit_code == code
     assert f"Verdict: {verdict}" in done.stdout
 
 
-def test_the_report_is_written_beside_its_json_and_told(
-    answers: Callable[..., Seen], sample: Callable[..., Report]
+def test_the_report_is_written_in_all_formats(
+    fake_run: Callable[..., Seen], sample: Callable[..., Report]
 ) -> None:
-    """report.json, .md and .html lie in runs/<recipe>, readable as any file, and no
-    temporary file is left.
+    """report.json, .md and .html are in runs/<recipe> with the same permissions.
+
+    No temporary file remains.
     """
-    answers()
+    fake_run()
     done = run()
     folder = pathlib.Path("runs/digits")
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -89,16 +88,16 @@ def test_the_report_is_written_beside_its_json_and_told(
     assert done.stderr.splitlines()[1].startswith("done: train (")
     assert done.stderr.splitlines()[1].endswith(" cached")
     assert (
-        f"Written to {folder}: report.json, report.md, report.html; files to ship in cpu-onnx{os.sep}, "
-        in done.stderr
+        f"Written to {folder}: report.json, report.md, report.html; "
+        f"files to ship in cpu-onnx{os.sep}, " in done.stderr
     )
 
 
 def test_options_reach_the_work(
-    answers: Callable[..., Seen], tmp_path: pathlib.Path
+    fake_run: Callable[..., Seen], tmp_path: pathlib.Path
 ) -> None:
-    """--out, --cache, --fresh, --target and --set arrive where they belong."""
-    seen = answers()
+    """--out, --cache, --fresh, --target and --set reach the pipeline."""
+    seen = fake_run()
     run(
         "--out",
         "there",
@@ -121,27 +120,27 @@ def test_options_reach_the_work(
     assert pathlib.Path("there/report.md").is_file()
 
 
-def test_the_cache_is_the_users_own_unless_named(answers: Callable[..., Seen]) -> None:
-    """Without --cache the default is taken, and nothing is fresh."""
-    seen = answers()
+def test_the_cache_is_the_users_own_unless_named(fake_run: Callable[..., Seen]) -> None:
+    """Without --cache the default is used, and measurements are not repeated."""
+    seen = fake_run()
     run()
     assert seen[0][1].cache == cache.default_root()
     assert not seen[0][1].fresh
 
 
 def test_json_is_the_report_itself(
-    answers: Callable[..., Seen], sample: Callable[..., Report]
+    fake_run: Callable[..., Seen], sample: Callable[..., Report]
 ) -> None:
-    """--json prints what report.json holds, and nothing else on stdout."""
-    answers()
+    """--json prints the content of report.json, and nothing else on stdout."""
+    fake_run()
     assert run("--json").stdout == sample().to_json()
 
 
 def test_a_plan_with_problems_is_refused_before_any_work(
-    answers: Callable[..., Seen],
+    fake_run: Callable[..., Seen],
 ) -> None:
-    """Nothing is written and nothing is run where something is missing."""
-    seen = answers()
+    """Nothing is written and nothing is run if something is missing."""
+    seen = fake_run()
     done = CliRunner().invoke(main, ["run", "int8", "--out", "out"])
     assert done.exit_code == 1
     assert "the recipe names no network" in done.stderr
@@ -149,18 +148,18 @@ def test_a_plan_with_problems_is_refused_before_any_work(
     assert not pathlib.Path("out").exists()
 
 
-def test_a_folder_that_is_a_file_is_a_usage_error(answers: Callable[..., Seen]) -> None:
-    """--out names a folder."""
-    answers()
+def test_a_folder_that_is_a_file_is_a_usage_error(fake_run: Callable[..., Seen]) -> None:
+    """--out must be a folder."""
+    fake_run()
     pathlib.Path("file").write_text("")
     assert run("--out", "file").exit_code == 2
 
 
-def test_a_report_that_cannot_be_written_is_a_message(answers: Callable[..., Seen]) -> None:
-    """A folder in the report's place is told with the way out, and leaves no temporary
-    file.
-    """
-    answers()
+def test_a_report_that_cannot_be_written_is_a_message(
+    fake_run: Callable[..., Seen],
+) -> None:
+    """If a folder has the report's name; no temporary file remains."""
+    fake_run()
     pathlib.Path("out/report.md").mkdir(parents=True)
     done = run("--out", "out")
     assert done.exit_code == 1
@@ -175,13 +174,12 @@ def test_a_report_that_cannot_be_written_is_a_message(answers: Callable[..., See
 def test_a_real_run_ends_with_a_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    """A small network is trained, exported, verified and timed for real: one target passes,
-    and `report` draws it again.
-    """
+    """A small network is trained, exported, verified and timed; ``report`` prints the same."""
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(
-        "model: zoo:cnn\ntask: digits\ncompress: [{train: {epochs: 1}}]\ntargets: [cpu-onnx]\ngates: {accuracy_drop: 0.02, speedup: 0.01}\n"
+        "model: zoo:cnn\ntask: digits\ncompress: [{train: {epochs: 1}}]\n"
+        "targets: [cpu-onnx]\ngates: {accuracy_drop: 0.02, speedup: 0.01}\n"
     )
     done = CliRunner().invoke(main, ["run", "small.yaml"])
     assert done.exit_code == 0, done.output
@@ -193,11 +191,11 @@ def test_a_real_run_ends_with_a_report(
     assert again.stdout == done.stdout
 
 
-def test_what_a_users_file_prints_is_not_in_the_report(
-    answers: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
+def test_output_of_user_code_is_not_in_the_report(
+    fake_run: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network that prints in forward() leaves --json JSON; its words are on stderr."""
-    answers()
+    """A network that prints in forward() does so on stderr, so --json prints only JSON."""
+    fake_run()
     work = importlib.import_module("edgekit.pipeline.run").run
 
     def chatty(plan: Plan, options: Options) -> Report:

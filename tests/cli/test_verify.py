@@ -1,4 +1,4 @@
-"""``edgekit verify``: old and new side by side, exit codes, and the run's report told."""
+"""``edgekit verify``: shipped and new numbers, exit codes, and the run's report."""
 
 import json
 import pathlib
@@ -14,24 +14,22 @@ from edgekit.cli.main import main
 
 @pytest.fixture
 def results(shipped: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """A copy of a whole results folder."""
+    """A copy of a results folder."""
     return pathlib.Path(shutil.copytree(shipped, tmp_path / "results"))
 
 
-def test_a_whole_results_folder_is_verified_and_its_report_tells(
+def test_a_results_folder_is_verified_and_its_report_updated(
     results: pathlib.Path,
 ) -> None:
-    """Both bundles pass here; report.json, Markdown and HTML then have a line for this
-    host.
-    """
+    """Both bundles pass; report.json, Markdown and HTML then have a line for this host."""
     done = CliRunner().invoke(main, ["verify", str(results), "--no-times"])
     assert done.exit_code == 0, done.output
     assert (
         "cpu-onnx (w8a8-static) on local" in done.output
         and "mobile-tflite (w8a8-static) on local" in done.output
     )
-    found = report.load(results)
-    assert [[row.host for row in target.evidence] for target in found.targets] == [
+    updated = report.load(results)
+    assert [[row.host for row in target.evidence] for target in updated.targets] == [
         ["local"],
         ["local"],
     ]
@@ -55,13 +53,11 @@ def test_json_has_a_list_for_each_bundle(results: pathlib.Path) -> None:
     )
 
 
-def test_mistakes_end_with_1_and_a_way_out(results: pathlib.Path) -> None:
-    """A folder without a bundle, a changed file, and an unknown host are told before
-    anything runs.
-    """
+def test_errors_have_exit_code_1_and_a_message(results: pathlib.Path) -> None:
+    """A folder without a bundle, a modified file, and an unknown host."""
     (results / "cpu-onnx" / "verify.py").write_text("")
-    for words, said in (
-        (["verify", str(results / "nothing")], "holds no manifest.json"),
+    for words, message in (
+        (["verify", str(results / "nothing")], "has no manifest.json"),
         (["verify", str(results / "cpu-onnx")], "verify.py has the hash"),
         (
             ["verify", str(results / "mobile-tflite"), "--on", "locall"],
@@ -69,13 +65,13 @@ def test_mistakes_end_with_1_and_a_way_out(results: pathlib.Path) -> None:
         ),
     ):
         done = CliRunner().invoke(main, words)
-        assert (done.exit_code, said in done.output) == (1, True), done.output
+        assert (done.exit_code, message in done.output) == (1, True), done.output
 
 
-def test_a_host_that_fails_ends_with_3_and_the_others_are_told(
+def test_a_host_that_fails_does_not_hide_the_others(
     results: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The good host's evidence is in the report although the other one did not answer."""
+    """Exit code 3; the evidence of the other host is in the report."""
     (tmp_path / "dead.yaml").write_text(
         "title: a host\nkind: local\nenvironments: {main: {python: [/bin/false]}}\n"
     )
@@ -95,8 +91,8 @@ def test_a_host_that_fails_ends_with_3_and_the_others_are_told(
     assert [row.host for row in report.load(results).targets[0].evidence] == ["local"]
 
 
-def test_one_bundle_that_is_not_whole_hides_no_other(results: pathlib.Path) -> None:
-    """It is a line of its own; the others are verified, and their report is told."""
+def test_an_invalid_bundle_does_not_hide_the_others(results: pathlib.Path) -> None:
+    """It has its own line; the others are verified, and their report is updated."""
     (results / "cpu-onnx" / "verify.py").write_text("")
     done = CliRunner().invoke(main, ["verify", str(results), "--no-times"])
     assert (
@@ -112,15 +108,17 @@ def test_one_bundle_that_is_not_whole_hides_no_other(results: pathlib.Path) -> N
 def test_a_file_that_fails_here_fails_the_report(
     results: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Evidence that says fail is the target's and the run's verdict at once, from inside
-    the bundle's folder too.
+    """Failing evidence is the verdict of the target and of the run.
+
+    Also if the command runs in the bundle's folder.
     """
     evidence_of(results / "cpu-onnx", "fail")
     monkeypatch.chdir(results / "cpu-onnx")
     done = CliRunner().invoke(main, ["verify", ".", "--no-times"])
     assert done.exit_code == 0, done.output
-    found = report.load(results)
-    assert (found.verdict, found.targets[0].verdict, found.targets[1].verdict) == (
+    updated = report.load(results)
+    verdicts = [target.verdict for target in updated.targets]
+    assert (updated.verdict, *verdicts) == (
         "fail",
         "fail",
         "pass",
@@ -129,7 +127,7 @@ def test_a_file_that_fails_here_fails_the_report(
 
 
 def evidence_of(folder: pathlib.Path, verdict: str) -> None:
-    """Evidence of another host with this verdict."""
+    """Write the evidence of another host with this verdict."""
     done = CliRunner().invoke(main, ["verify", str(folder), "--no-times"])
     assert done.exit_code == 0
     path = next((folder / "evidence").iterdir())
@@ -141,11 +139,13 @@ def evidence_of(folder: pathlib.Path, verdict: str) -> None:
 def test_hosts_of_two_paths_are_two_hosts(
     results: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host without a runtime for the bundle leaves it open, although another host file
-    beside it answers.
+    """A host without a runtime for the bundle leaves it unmeasured, although another host
+    in the same folder verifies it.
     """
     monkeypatch.chdir(results)
-    blind = "import sys; sys.modules.update(dict.fromkeys(('onnxruntime', 'ai_edge_litert', 'tflite_runtime'))); exec(sys.argv.pop())"
+    runtimes = ("onnxruntime", "ai_edge_litert", "tflite_runtime")
+    hide = f"sys.modules.update(dict.fromkeys({runtimes}))"
+    blind = f"import sys; {hide}; exec(sys.argv.pop())"
     (results / "blind").write_text(
         f'#!/bin/sh\nexec {sys.executable} -I -c "{blind}" "$3"\n'
     )
