@@ -9,12 +9,12 @@
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from edgekit import cache as caches
 from edgekit import report as reports
 from edgekit.contracts import Audit
-from edgekit.errors import TaskError
+from edgekit.errors import TaskError, unknown
 from edgekit.formats.inspection import inspect_file
 from edgekit.pipeline.request import RunRequest, as_assignments, find_target
 from edgekit.planning.plan import Plan
@@ -36,20 +36,45 @@ if TYPE_CHECKING:
     Overrides = Mapping[str, Any] | Sequence[str]
 
 
-def run(  # noqa: PLR0913 (the options of the command line)
+class PlanOptions(TypedDict, total=False):
+    """What ``plan`` and ``run`` accept besides their own arguments.
+
+    Attributes:
+        weights: a checkpoint that is loaded into the network.
+        effort: ``quick``, ``normal`` or ``thorough``: how much is tried if int8 loses too
+            much.
+        overrides: changes to the recipe, such as ``{"train.epochs": 3}``.
+    """
+
+    weights: "Path | None"
+    effort: str | None
+    overrides: "Overrides"
+
+
+class RunOptions(PlanOptions, total=False):
+    """What ``run`` accepts besides its own arguments.
+
+    Attributes:
+        verify_on: hosts on which every shipped file is verified too.
+        cache: the folder of finished steps; by default ``$EDGEKIT_CACHE``, else the user's.
+        fresh: take measurements again, also if they are cached.
+        progress: receives progress; by default a bar on a terminal or in a notebook.
+    """
+
+    verify_on: Sequence[str]
+    cache: "Path | None"
+    fresh: bool
+    progress: Progress | None
+
+
+def run(
     model: "Model",
     task: "TaskLike",
     *,
     targets: "Sequence[str | Target] | None" = None,
     recipe: "RecipeLike" = "int8",
     out: "Path | None" = None,
-    weights: "Path | None" = None,
-    effort: str | None = None,
-    overrides: "Overrides" = (),
-    verify_on: Sequence[str] = (),
-    cache: "Path | None" = None,
-    fresh: bool = False,
-    progress: Progress | None = None,
+    **options: Unpack[RunOptions],
 ) -> Report:
     """Compress a network, convert, race, verify and ship it for every target.
 
@@ -62,14 +87,8 @@ def run(  # noqa: PLR0913 (the options of the command line)
         targets: names or paths of targets, or ``Target`` values; None: the recipe's.
         recipe: the name or path of a recipe, the content of a recipe file, or a ``Recipe``.
         out: the folder for the report and the bundles; None: ``runs/<recipe>``.
-        weights: a checkpoint that is loaded into the network.
-        effort: ``quick``, ``normal`` or ``thorough``: how much is tried if int8 loses too
-            much.
-        overrides: changes to the recipe, such as ``{"train.epochs": 3}``.
-        verify_on: hosts on which every shipped file is verified too.
-        cache: the folder of finished steps; None: ``$EDGEKIT_CACHE``, else the user's.
-        fresh: take measurements again, also if they are cached.
-        progress: receives progress; None: a bar on a terminal or in a notebook.
+        **options: ``weights``, ``effort``, ``overrides``, ``verify_on``, ``cache``,
+            ``fresh`` and ``progress``; see ``RunOptions``.
 
     Returns:
         The report, which is also in ``out`` as JSON, Markdown and HTML.
@@ -78,35 +97,29 @@ def run(  # noqa: PLR0913 (the options of the command line)
         EdgekitError: something is missing, impossible or failed for all targets; ``fix``
             is what to do. What fails for one target is in the report.
     """
+    _require_known(options, RunOptions)
     models, name = _named_model(model)
     task_object, task_name = _named_task(task)
-    request = RunRequest(
-        recipe=recipe,
-        model=name,
-        weights=None if weights is None else str(weights),
-        task=task_name,
-        targets=tuple(targets or ()),
-        effort=effort,
-        assignments=as_assignments(overrides),
-    )
-    plan = request.plan()
-    plan.require_possible()
-    from edgekit.pipeline.run import (
-        Options,  # imports numpy and more: the plan is checked first
-    )
+    planned = _request(recipe, name, task_name, targets, options).plan()
+    planned.require_possible()
+    # Imports numpy and more: only now is the plan known to be possible.
+    from edgekit.pipeline.run import Options
 
-    folder = pathlib.Path("runs") / plan.recipe.name if out is None else pathlib.Path(out)
-    with _progress(progress) as shown:
-        options = Options(
+    folder = (
+        pathlib.Path("runs") / planned.recipe.name if out is None else pathlib.Path(out)
+    )
+    cache = options.get("cache")
+    with _show_progress(options.get("progress")) as progress:
+        settings = Options(
             out=folder,
             cache=caches.default_root() if cache is None else pathlib.Path(cache),
-            progress=shown,
-            fresh=fresh,
-            on=tuple(verify_on),
+            progress=progress,
+            fresh=options.get("fresh", False),
+            on=tuple(options.get("verify_on", ())),
             task=task_object,
             models=models,
         )
-        return execute(plan, options)
+        return execute(planned, settings)
 
 
 def execute(plan: Plan, options: "Options") -> Report:
@@ -119,36 +132,26 @@ def execute(plan: Plan, options: "Options") -> Report:
     return report
 
 
-def plan(  # noqa: PLR0913 (the options of the command line)
+def plan(
     recipe: "RecipeLike" = "int8",
     *,
     model: "Model | None" = None,
     task: "TaskLike | None" = None,
     targets: "Sequence[str | Target] | None" = None,
-    weights: "Path | None" = None,
-    effort: str | None = None,
-    overrides: "Overrides" = (),
+    **options: Unpack[PlanOptions],
 ) -> Plan:
     """What ``run`` would do, and everything that is missing or impossible.
 
     No framework is imported, and nothing is computed. The arguments are those of ``run``.
 
     Returns:
-        The plan. ``plan.problems`` lists what stands in the way, each with its fix;
+        The plan. ``plan.problems`` lists what prevents a run, each with its fix;
         ``plan.require_possible()`` raises them as one error.
     """
+    _require_known(options, PlanOptions)
     model_name = model if isinstance(model, str) or model is None else _label(model)
     task_name = task if isinstance(task, str) or task is None else _label(task)
-    request = RunRequest(
-        recipe=recipe,
-        model=model_name,
-        weights=None if weights is None else str(weights),
-        task=task_name,
-        targets=tuple(targets or ()),
-        effort=effort,
-        assignments=as_assignments(overrides),
-    )
-    return request.plan()
+    return _request(recipe, model_name, task_name, targets, options).plan()
 
 
 def inspect(path: "Path", *, target: "str | Target | None" = None) -> Audit:
@@ -199,6 +202,33 @@ def load_report(folder: "Path") -> Report:
     return reports.load(pathlib.Path(folder))
 
 
+def _request(
+    recipe: "RecipeLike",
+    model: str | None,
+    task: str | None,
+    targets: "Sequence[str | Target] | None",
+    options: PlanOptions,
+) -> RunRequest:
+    weights = options.get("weights")
+    return RunRequest(
+        recipe=recipe,
+        model=model,
+        weights=None if weights is None else str(weights),
+        task=task,
+        targets=tuple(targets or ()),
+        effort=options.get("effort"),
+        assignments=as_assignments(options.get("overrides", ())),
+    )
+
+
+def _require_known(options: Mapping[str, object], accepted: type) -> None:
+    """Raise a TypeError with the nearest name for an option that does not exist."""
+    names = accepted.__annotations__
+    for name in options:
+        if name not in names:
+            raise TypeError(unknown("option", name, names))
+
+
 def _named_model(model: "Model") -> tuple[dict[str, Any], str]:
     """The networks that are given as objects, and the name of the model in the recipe."""
     if isinstance(model, str):
@@ -228,7 +258,7 @@ def _label(value: object) -> str:
 
 
 @contextlib.contextmanager
-def _progress(progress: Progress | None) -> Iterator[Progress]:
+def _show_progress(progress: Progress | None) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return

@@ -9,7 +9,6 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy
-import scipy.stats
 
 from edgekit.device_worker.intervals import median_interval, paired_share_difference
 
@@ -44,6 +43,8 @@ def share_interval(successes: int, n: int) -> Interval:
     ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``  (Wilson 1927, J. Am.
     Stat. Assoc. 22, 209-212). Valid for 0 and n successes too; it is one-sided there.
     """
+    import scipy.stats  # a second of imports, which a cached run does not need
+
     test = scipy.stats.binomtest(successes, n)
     interval = test.proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
@@ -59,6 +60,8 @@ def mean_interval(values: "Array") -> Interval | None:
         return None
     mean = float(numpy.mean(values))
     error = float(numpy.std(values, ddof=1)) / math.sqrt(n)
+    import scipy.stats
+
     half = float(scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
     return mean - half, mean + half
 
@@ -91,6 +94,8 @@ def paired_mean_difference(
 
 
 def _bootstrap(values: "Array", method: str, seed: int) -> Interval:
+    import scipy.stats
+
     with warnings.catch_warnings():
         # If the correction cannot be computed scipy warns and returns NaN; the percentile
         # interval can always be computed.

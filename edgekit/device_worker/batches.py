@@ -10,7 +10,7 @@ import numpy
 from .frames import WorkerError
 
 if TYPE_CHECKING:
-    from .arrays import Array
+    from .tensors import Array
 
 #: A file with a free batch size is run on at most this many samples at once.
 LARGEST_SLICE = 256

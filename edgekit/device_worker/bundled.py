@@ -15,7 +15,7 @@ import numpy
 from numpy.lib import format as npy
 
 if TYPE_CHECKING:
-    from .arrays import Array
+    from .tensors import Array
 
 #: The most bytes that all samples may have in memory; edgekit itself writes far fewer.
 LARGEST = 1 << 30

@@ -26,7 +26,7 @@ from .store import sha256
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from .arrays import Affine, Array
+    from .tensors import Affine, Array
 
     Arrays = dict[str, Array]
 

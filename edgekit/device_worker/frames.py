@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy
 
 if TYPE_CHECKING:
-    from .arrays import Array, Reply
+    from .tensors import Array, Reply
 
 #: A longer header is noise on the pipe.
 LARGEST_HEADER = 1 << 24

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy
 
 if TYPE_CHECKING:
-    from .arrays import Array
+    from .tensors import Array
 
     Interval = tuple[float, float]
 

@@ -16,7 +16,7 @@ from .intervals import median_interval, paired_share_difference
 from .rules import judge_interval
 
 if TYPE_CHECKING:
-    from .arrays import Array
+    from .tensors import Array
 
     Arrays = Mapping[str, Array]
     Facts = Mapping[str, Any]

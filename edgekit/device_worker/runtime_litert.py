@@ -11,7 +11,7 @@ from .frames import WorkerError
 from .runtimes import installed_version
 
 if TYPE_CHECKING:
-    from .arrays import Array, Call
+    from .tensors import Array, Call
 
     #: (name, the interpreter's description of the tensor)
     Tensors = list[tuple[str, Any]]

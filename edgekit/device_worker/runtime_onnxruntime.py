@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .frames import WorkerError
 
 if TYPE_CHECKING:
-    from .arrays import Array, Call
+    from .tensors import Array, Call
 
 DISTRIBUTIONS = ("onnxruntime",)
 SUFFIXES = (".onnx", ".ort")

@@ -10,7 +10,7 @@ import numpy
 from .frames import WorkerError
 
 if TYPE_CHECKING:
-    from .arrays import Array, Call
+    from .tensors import Array, Call
 
 DISTRIBUTIONS = ("openvino",)
 SUFFIXES = (".xml", ".bin")

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from .cuda import Cuda, EngineError
-from .gpu_timing import measure
+from .cuda import Cuda, EngineError, measure
 
 if TYPE_CHECKING:
-    from .arrays import Array, Call
+    from .tensors import Array, Call
 
 DISTRIBUTIONS = ("tensorrt", "tensorrt-rtx")
 SUFFIXES = (".engine",)
@@ -91,7 +90,7 @@ class Model:
         return call
 
     def benchmark(self, arrays: dict[str, Array], use_graph: bool = True) -> dict[str, Any]:
-        """Time inferences on arrays that are already on the GPU (``gpu_timing.measure``)."""
+        """Time inferences on arrays that are already on the GPU (``cuda.measure``)."""
         inputs, _ = self._prepare(arrays)
         self._upload(inputs)
         self._device.wait()

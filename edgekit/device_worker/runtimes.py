@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .frames import WorkerError
 
 if TYPE_CHECKING:
-    from .arrays import Array, Call
+    from .tensors import Array, Call
 
 _PREFIX = "runtime_"
 

@@ -17,7 +17,7 @@ from .frames import WorkerError
 from .runtimes import list_suffixes
 
 if TYPE_CHECKING:
-    from .arrays import Array
+    from .tensors import Array
 
 #: The folder if none is configured.
 DEFAULT_FOLDER = os.path.join("~", ".cache", "edgekit-worker")

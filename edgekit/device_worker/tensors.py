@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
 
 import numpy
+import numpy.typing
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .arrays import Affine, Array
-
-    Axes = Sequence[int] | None
+Array = numpy.typing.NDArray[Any]
+#: One inference on fixed arrays; returns the outputs in the file's order.
+Call = Callable[[], list[Array]]
+#: The header of a frame and the arrays that follow it.
+Reply = tuple[dict[str, Any], dict[str, Array]]
+#: Scale and zero point: real = scale * (stored - zero_point)  (Jacob et al. 2018, eq. 1).
+Affine = Optional[tuple[float, int]]  # noqa: UP045 (Python 3.9)
+Axes = Optional[Sequence[int]]  # noqa: UP045 (Python 3.9)
 
 _ITEMSIZES = {
     **dict.fromkeys(("bool", "int8", "uint8"), 1),

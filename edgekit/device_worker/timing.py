@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from .frames import WorkerError
 
 if TYPE_CHECKING:
-    from .arrays import Array, Call
     from .runtimes import LoadedModel
+    from .tensors import Array, Call
 
 #: A file that loads and settles within this time is reloaded in each round of a race.
 LARGEST_RELOAD_NS = 200e6

@@ -34,7 +34,7 @@ from .store import Store
 from .timing import LARGEST_RELOAD_NS, Track, run_call
 
 if TYPE_CHECKING:
-    from .arrays import Array, Reply
+    from .tensors import Array, Reply
 
 COMMANDS = ("hello", "have", "put", "clean", "load", "infer", "warm", "bench")
 LOAD_OPTIONS = frozenset(("optimize", "stored", "weights"))

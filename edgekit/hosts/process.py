@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import struct
 import subprocess
 import threading
@@ -24,20 +25,18 @@ from typing import TYPE_CHECKING, Any
 from edgekit import device_worker
 from edgekit.device_worker import frames
 from edgekit.errors import EdgekitError, RunnerError
-from edgekit.hosts import failures, timeouts
+from edgekit.hosts import failures
 
 if TYPE_CHECKING:
     from edgekit.arrays import Feeds
-    from edgekit.device_worker.arrays import Reply
+    from edgekit.device_worker.tensors import Reply
 
 #: The files that every worker needs; each runtime is one more, ``runtime_<name>.py``.
 CORE_MODULES = (
-    "arrays",
     "batches",
     "cuda",
     "edgetpu",
     "frames",
-    "gpu_timing",
     "runtimes",
     "store",
     "timing",
@@ -268,7 +267,7 @@ class WorkerProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_S)
         code = self._process.poll()
-        timeouts.kill_group(self._process)
+        kill_group(self._process)
         stderr = self._stderr.read()
         self._end()
         if isinstance(error, _Late):
@@ -293,7 +292,7 @@ def _time_limit(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[
     """Kill the process after ``limit_s`` seconds, which ends every wait for it; raises
     _Late if that happened.
     """
-    with timeouts.deadline(process, limit_s) as expired:
+    with deadline(process, limit_s) as expired:
         try:
             yield
         except (OSError, EOFError, ValueError) as error:
@@ -330,7 +329,7 @@ def _keep_tail(stream: Any, tail: bytearray) -> None:
 
 def _end(process: "subprocess.Popen[bytes]", stderr: _StderrTail) -> None:
     """Leave no process, no zombie and no open pipe."""
-    timeouts.kill_group(process)
+    kill_group(process)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
@@ -343,3 +342,34 @@ def _end(process: "subprocess.Popen[bytes]", stderr: _StderrTail) -> None:
 def _require(pipe: Any) -> Any:
     assert pipe is not None
     return pipe
+
+
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a running program and its children, which would keep our pipes open."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def deadline(
+    process: "subprocess.Popen[bytes]", limit_s: float
+) -> Iterator[threading.Event]:
+    """Kill the program after ``limit_s`` seconds, which ends every wait for it.
+
+    The event is set if that happened.
+    """
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        kill_group(process)
+
+    timer = threading.Timer(limit_s, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield expired
+    finally:
+        timer.cancel()
+        timer.join()

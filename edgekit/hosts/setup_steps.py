@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 from edgekit.errors import HostError
-from edgekit.hosts import install_dirs, timeouts
+from edgekit.hosts import install_dirs
+from edgekit.hosts.process import deadline, kill_group
 from edgekit.progress import Progress
 
 #: The time limit of one program: hundreds of megabytes over a slow connection.
@@ -122,10 +123,10 @@ class SetupSession:
                 fix=f"check that {command[0]} can be run",
             ) from error
         try:
-            with timeouts.deadline(process, limit_s) as expired:
+            with deadline(process, limit_s) as expired:
                 yield process, expired
         finally:
-            timeouts.kill_group(process)
+            kill_group(process)
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()

@@ -172,7 +172,7 @@ def torch_runner(
     It computes with the quantization of the artifact if there is one, unless ``quantized``
     is False.
     """
-    from edgekit.hosts.torch_local import (
+    from edgekit.steps.torch_runner import (
         TorchRunner,  # imports torch, which cached runs do not need
     )
 

@@ -31,7 +31,7 @@ _SCRIPT = re.compile(r"""["'](\w+)\.py["']""")
 FORMATS = f"{PACKAGE}.formats"
 REGISTRY = f"{PACKAGE}.registry"
 _RECORD = re.compile(rf"{PACKAGE}\.formats\.\w+\.(?:format|provider)")
-_IN_FOLDER = re.compile(r"""["'](\w+):\w+["']""")
+_IN_FOLDER = re.compile(r"""["']([\w.]+):\w+["']""")
 _COMMENT = re.compile(r"#[^\n]*")
 #: Imports for annotations only: they are never executed.
 _ANNOTATIONS = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+[^\n]*\n|\n)+", re.MULTILINE)

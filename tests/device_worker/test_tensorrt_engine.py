@@ -11,8 +11,7 @@ import numpy
 import pytest
 
 from edgekit.device_worker import cuda, runtime_tensorrt
-from edgekit.device_worker.cuda import EngineError
-from edgekit.device_worker.gpu_timing import measure, percentile, summarize
+from edgekit.device_worker.cuda import EngineError, measure, percentile, summarize
 from edgekit.device_worker.runtime_tensorrt import Model
 from edgekit.formats.tensorrt import build as tensorrt_build
 

@@ -44,7 +44,8 @@ def test_a_records_code_exists(name: str) -> None:
         implementations.append(record.inspect)
     for implementation in implementations:
         module, _, attribute = implementation.where.partition(":")
-        source = (folder / f"{module}.py").read_text(encoding="utf-8")
+        path = folder.joinpath(*module.split(".")).with_suffix(".py")
+        source = path.read_text(encoding="utf-8")
         assert f"def {attribute}(" in source or f"class {attribute}" in source
 
 

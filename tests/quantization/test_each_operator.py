@@ -22,7 +22,7 @@ from edgekit.contracts import Context
 from edgekit.formats.ethosu import vela
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
-from edgekit.formats.onnx.lower import lower
+from edgekit.formats.onnx.lowering.lower import lower
 from edgekit.formats.tensorrt.export import OnnxToTensorrt
 from edgekit.formats.tflite import file as tflite_file
 from edgekit.formats.tflite import graph as tflite_graph

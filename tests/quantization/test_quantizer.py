@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
-from edgekit.formats.onnx.lower import lower
+from edgekit.formats.onnx.lowering.lower import lower
 from edgekit.quantization.graph import Calibration, calibrate, simulate
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature, TensorSpec

@@ -15,7 +15,7 @@ from edgekit.artifact import Artifact
 from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx.export import TorchToOnnx
-from edgekit.formats.onnx.lower import LowerOnnx
+from edgekit.formats.onnx.lowering.lower import LowerOnnx
 from edgekit.quantization.calibration import read, read_constants
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import torch_storage

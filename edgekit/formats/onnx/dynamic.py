@@ -27,7 +27,7 @@ from edgekit.formats.onnx.linear import (
     quantize_columns,
     quantize_table,
 )
-from edgekit.formats.onnx.unsigned import never_negative
+from edgekit.formats.onnx.lowering.unsigned import never_negative
 
 #: Below the lowest value of x * Phi(x), which is -0.16997.
 _GELU_FLOOR = -0.17

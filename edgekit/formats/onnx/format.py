@@ -16,7 +16,7 @@ FORMAT = Format(
             "export:TorchToOnnx", (*_TORCH_TO_ONNX, "torchao"), "onnx", "export to ONNX"
         ),
         "lower_onnx": FormatStep(
-            "lower:LowerOnnx",
+            "lowering.lower:LowerOnnx",
             _TORCH_TO_ONNX,
             "onnx",
             "make Q/DQ fast on x86 (int8 to uint8)",

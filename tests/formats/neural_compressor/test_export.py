@@ -15,7 +15,7 @@ from edgekit.artifact import Artifact
 from edgekit.contracts import Context
 from edgekit.errors import StepError, TaskError
 from edgekit.formats.onnx import audit as audit_onnx
-from edgekit.formats.onnx.lower import LowerOnnx
+from edgekit.formats.onnx.lowering.lower import LowerOnnx
 from edgekit.planning.plan import plan
 from edgekit.recipe import Recipe
 from edgekit.scheme import SCHEMES

@@ -18,7 +18,7 @@ from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx import half as onnx_half
 from edgekit.formats.onnx.export import export
-from edgekit.formats.onnx.lower import lower
+from edgekit.formats.onnx.lowering.lower import lower
 from edgekit.formats.ort.export import OnnxToOrt, parse_operators, run_conversion
 from edgekit.hosts.local import LocalHost
 from edgekit.quantization.graph import calibrate, simulate

@@ -17,8 +17,8 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import export
-from edgekit.formats.onnx.lower import LowerOnnx, lower
-from edgekit.formats.onnx.unsigned import never_negative
+from edgekit.formats.onnx.lowering.lower import LowerOnnx, lower
+from edgekit.formats.onnx.lowering.unsigned import never_negative
 from edgekit.formats.tensorrt.graph import require_supported
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.quantization.settings import Settings

@@ -9,8 +9,8 @@ import torch
 
 from edgekit.artifact import Part
 from edgekit.errors import ModelError, RunnerError
-from edgekit.hosts.torch_local import TorchRunner
 from edgekit.signature import BATCH, Signature, TensorSpec
+from edgekit.steps.torch_runner import TorchRunner
 from edgekit.testing import tiny_convolution, tiny_network
 
 

@@ -5,7 +5,7 @@ import onnx
 
 from edgekit.arrays import Array
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.formats.onnx.pads import quantizing_pair
+from edgekit.formats.onnx.lowering.pads import quantizing_pair
 
 #: Input channels become a multiple of this: for all other numbers ONNX Runtime's int8
 #: convolutions take a path that is three times as slow.

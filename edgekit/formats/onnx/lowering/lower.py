@@ -13,11 +13,11 @@ import onnx
 from edgekit.artifact import Artifact, File, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.formats.onnx import channels as onnx_channels
 from edgekit.formats.onnx import compact as onnx_compact
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.formats.onnx import pads as onnx_pads
-from edgekit.formats.onnx import unsigned as onnx_unsigned
+from edgekit.formats.onnx.lowering import channels as onnx_channels
+from edgekit.formats.onnx.lowering import pads as onnx_pads
+from edgekit.formats.onnx.lowering import unsigned as onnx_unsigned
 from edgekit.task import SplitName
 
 
