@@ -48,7 +48,11 @@ def _row(name: str) -> dict[str, Any]:
     try:
         return _find(name)
     except EdgekitError as error:
-        problem = {"environment": "", "what": error.message, "fix": error.fix or ""}
+        problem = {
+            "environment": "",
+            "what": error.message,
+            "fix": error.fix or "",
+        }
         return {
             "name": name,
             "kind": "",
@@ -59,7 +63,9 @@ def _row(name: str) -> dict[str, Any]:
         }
 
 
-def _problem(file: HostFile, environment: str, requested: str) -> dict[str, str] | None:
+def _problem(
+    file: HostFile, environment: str, requested: str
+) -> dict[str, str] | None:
     problem = lookup.find_environment_problem(file, environment, requested)
     if problem is None:
         return None
@@ -113,12 +119,20 @@ def setup(names: tuple[str, ...], *, as_json: bool) -> None:
             seconds = time.monotonic() - start
             for environment in file.environments:
                 contents = _contents(file, environment, seconds)
-                rows.append({"host": file.name, "environment": environment, **contents})
+                rows.append(
+                    {"host": file.name, "environment": environment, **contents}
+                )
     if as_json:
         output.show_json(rows)
         return
     drawn = output.grid(
-        "host", "environment", "python", "machine", "packages", "set up in", "size"
+        "host",
+        "environment",
+        "python",
+        "machine",
+        "packages",
+        "set up in",
+        "size",
     )
     for row in rows:
         packages = ", ".join(
@@ -136,7 +150,9 @@ def setup(names: tuple[str, ...], *, as_json: bool) -> None:
     output.show(drawn)
 
 
-def _contents(file: HostFile, environment: str, seconds: float) -> dict[str, Any]:
+def _contents(
+    file: HostFile, environment: str, seconds: float
+) -> dict[str, Any]:
     """What an environment contains: as recorded by its setup, or as a device reports it."""
     for path in install_dirs.list_folders(file.name, environment):
         marker = install_dirs.read_marker(path)
@@ -151,7 +167,9 @@ def _contents(file: HostFile, environment: str, seconds: float) -> dict[str, Any
 
 
 def _identity(hello: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: hello[key] for key in ("python", "machine", "system", "versions")}
+    return {
+        key: hello[key] for key in ("python", "machine", "system", "versions")
+    }
 
 
 @click.command()
@@ -170,7 +188,9 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
             only = lookup.split_name(name)[1]
             if only is not None:
                 if only not in file.environments:
-                    lookup.open_host(name)  # raises an error that lists the environments
+                    lookup.open_host(
+                        name
+                    )  # raises an error that lists the environments
                 environments = (only,)
             for environment in environments:
                 progress.start(f"{file.name}/{environment}")
@@ -180,7 +200,9 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
         output.show_json(rows)
     else:
         output.show(*_drawn(rows))
-    click.get_current_context().exit(0 if all(row["good"] for row in rows) else 1)
+    click.get_current_context().exit(
+        0 if all(row["good"] for row in rows) else 1
+    )
 
 
 def _check(file: HostFile, environment: str, requested: str) -> dict[str, Any]:
@@ -201,13 +223,16 @@ def _check(file: HostFile, environment: str, requested: str) -> dict[str, Any]:
     except EdgekitError as error:
         return {**row, "error": error.message, "fix": error.fix or ""}
     trials = [
-        selftest.run_file(host, name) for name in selftest.list_files(row["versions"])
+        selftest.run_file(host, name)
+        for name in selftest.list_files(row["versions"])
     ]
     if not trials:
-        error = "Python starts, but has no runtime that can run a file."
+        reason = "Python starts, but has no runtime that can run a file."
         fix = f"install one of {', '.join(PACKAGES)} for that Python"
-        return {**row, "error": error, "fix": fix}
-    files = [{**dataclasses.asdict(done), "good": done.passed} for done in trials]
+        return {**row, "error": reason, "fix": fix}
+    files = [
+        {**dataclasses.asdict(done), "good": done.passed} for done in trials
+    ]
     return {
         **row,
         "good": all(done.passed for done in trials),
@@ -244,7 +269,9 @@ def _drawn(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
 
 def _environment(row: Mapping[str, Any]) -> list[RenderableType]:
     """Two lines: what an environment contains, and how quickly it responds."""
-    packages = [f"{name} {version}" for name, version in row["versions"].items()]
+    packages = [
+        f"{name} {version}" for name, version in row["versions"].items()
+    ]
     where = f"Python {row['python']} on {row['machine']} {row['system']}"
     note = f" ({row['untimed']})" if row["untimed"] else ""
     times = f"starts in {row['start_ms']:.0f} ms, responds in {row['answer_ms']:.2g} ms"
@@ -255,7 +282,9 @@ def _environment(row: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> Table:
-    drawn = output.grid("  file", "correct", "differs by", "allowed", "seconds", "")
+    drawn = output.grid(
+        "  file", "correct", "differs by", "allowed", "seconds", ""
+    )
     for row in rows:
         name = f"  {row['file']}"
         if row["error"]:
@@ -267,7 +296,9 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['difference']:.3g}",
             f"{row['allowed']:.3g}",
             f"{row['seconds']:.1f}",
-            _passed("ok", "differs from the recorded outputs", passed=row["good"]),
+            _passed(
+                "ok", "differs from the recorded outputs", passed=row["good"]
+            ),
         )
     return drawn
 
@@ -292,11 +323,20 @@ def clean(name: str, *, as_json: bool) -> None:
         count, removed = lookup.open_host(name).clean()
     if as_json:
         output.show_json(
-            {"host": file.name, "folders": folders, "files": count, "bytes": removed}
+            {
+                "host": file.name,
+                "folders": folders,
+                "files": count,
+                "bytes": removed,
+            }
         )
     else:
         what = f"{folders} folders" if folders else f"{count} files"
-        message = f"removed {what}, {size(removed)}" if removed else "nothing to remove"
+        message = (
+            f"removed {what}, {size(removed)}"
+            if removed
+            else "nothing to remove"
+        )
         output.write(f"{file.name}: {message}")
 
 
