@@ -34,7 +34,9 @@ from bench.running import bench
     is_flag=True,
     help="Fewer rounds; bench/results.json and the documentation are not changed.",
 )
-def main(names: tuple[str, ...], runtimes: tuple[Runtime, ...], *, quick: bool) -> None:
+def main(
+    names: tuple[str, ...], runtimes: tuple[Runtime, ...], *, quick: bool
+) -> None:
     """Build and run all files, time them interleaved, judge edgekit's winners, and write
     docs/explanation/benchmarks.md.
     """
@@ -43,11 +45,16 @@ def main(names: tuple[str, ...], runtimes: tuple[Runtime, ...], *, quick: bool) 
     place = CACHE / "quick.json" if quick else results.FILE
     failed = []
     for name, runtime in order:
-        if name not in (names or NETWORKS) or runtime not in (runtimes or RUNTIMES):
+        if name not in (names or NETWORKS) or runtime not in (
+            runtimes or RUNTIMES
+        ):
             continue
         click.echo(f"{NETWORKS[name].title}, {table.TITLES[runtime]}", err=True)
         result = bench(
-            NETWORKS[name], runtime, lambda line: click.echo(line, err=True), quick=quick
+            NETWORKS[name],
+            runtime,
+            lambda line: click.echo(line, err=True),
+            quick=quick,
         )
         taken = results.read(place).with_one(result, order)
         results.write(taken, place)
@@ -60,7 +67,9 @@ def main(names: tuple[str, ...], runtimes: tuple[Runtime, ...], *, quick: bool) 
             if not judged.holds
         ]
     click.echo(
-        f"{len(failed)} do not hold: {', '.join(failed)}" if failed else "Everything holds."
+        f"{len(failed)} do not hold: {', '.join(failed)}"
+        if failed
+        else "Everything holds."
     )
     raise SystemExit(1 if failed else 0)
 

@@ -13,7 +13,15 @@ def _convolution(
     channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
     return [
-        nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.Conv2d(
+            channels,
+            width,
+            kernel,
+            stride,
+            kernel // 2,
+            groups=groups,
+            bias=False,
+        ),
         nn.BatchNorm2d(width),
         nn.ReLU(),
     ]
@@ -57,7 +65,9 @@ class Depthwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, 1, 28, 28] to logits [n, 10]."""
         x = self.layers(self.stem(x))
-        logits: Tensor = self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.head(
+            nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)
+        )
         return logits
 
 

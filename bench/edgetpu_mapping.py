@@ -60,12 +60,16 @@ def make(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> None:
         outputs = network(data)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     specs = tuple(
-        TensorSpec(name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:]))
+        TensorSpec(
+            name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:])
+        )
         for k, value in enumerate(outputs)
     )
     signature = Signature(
         inputs=(
-            TensorSpec(name="input", dtype="float32", dims=("batch", *data.shape[1:])),
+            TensorSpec(
+                name="input", dtype="float32", dims=("batch", *data.shape[1:])
+            ),
         ),
         outputs=specs,
     )
@@ -99,7 +103,9 @@ def error(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> float:
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
     details = interpreter.get_output_details()
-    details = sorted(details, key=lambda detail: litert.natural_key(detail["name"]))
+    details = sorted(
+        details, key=lambda detail: litert.natural_key(detail["name"])
+    )
     scale, zero_point = source["quantization"]
     total = lost = 0.0
     for sample in data:
@@ -112,8 +118,12 @@ def error(network: nn.Module, data: torch.Tensor, path: pathlib.Path) -> float:
         if not isinstance(outputs, tuple):
             outputs = (outputs,)
         for detail, output in zip(details, outputs, strict=True):
-            actual = _dequantize(interpreter.get_tensor(detail["index"]), detail)
-            channel_last = output.movedim(1, -1) if output.dim() == 4 else output
+            actual = _dequantize(
+                interpreter.get_tensor(detail["index"]), detail
+            )
+            channel_last = (
+                output.movedim(1, -1) if output.dim() == 4 else output
+            )
             expected = channel_last.numpy()
             total += float((expected**2).sum())
             lost += float(((actual - expected) ** 2).sum())

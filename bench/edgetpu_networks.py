@@ -18,7 +18,15 @@ def _conv(
     act: nn.Module | None = None,
 ) -> nn.Sequential:
     layers = [
-        nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.Conv2d(
+            before,
+            after,
+            kernel,
+            stride,
+            kernel // 2,
+            groups=groups,
+            bias=False,
+        ),
         nn.BatchNorm2d(after),
     ]
     return nn.Sequential(*layers, *([act] if act is not None else []))
@@ -163,7 +171,12 @@ def densenet() -> nn.Module:
     """A stem with a padded max pool, two dense blocks with a transition between them."""
     stem = (_conv(3, 16, 3, 2, act=nn.ReLU()), nn.MaxPool2d(3, 2, 1))
     first, second = (Dense(16, 8), Dense(24, 8)), (Dense(16, 8), Dense(24, 8))
-    middle = (nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 1), nn.AvgPool2d(2))
+    middle = (
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 16, 1),
+        nn.AvgPool2d(2),
+    )
     return nn.Sequential(
         *stem,
         *first,
@@ -214,17 +227,31 @@ class Yolo(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         leaky = nn.LeakyReLU(0.1)
-        self.stem, self.down = _conv(12, 16, act=leaky), _conv(16, 32, 3, 2, act=leaky)
-        self.deep, self.up = _conv(32, 64, 3, 2, act=leaky), _conv(64, 32, 1, act=leaky)
+        self.stem, self.down = (
+            _conv(12, 16, act=leaky),
+            _conv(16, 32, 3, 2, act=leaky),
+        )
+        self.deep, self.up = (
+            _conv(32, 64, 3, 2, act=leaky),
+            _conv(64, 32, 1, act=leaky),
+        )
         self.small, self.large = nn.Conv2d(64, 18, 1), nn.Conv2d(64, 18, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.cat(
-            [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]], 1
+            [
+                x[..., ::2, ::2],
+                x[..., 1::2, ::2],
+                x[..., ::2, 1::2],
+                x[..., 1::2, 1::2],
+            ],
+            1,
         )
         middle = self.down(self.stem(x))
         deep = self.deep(middle)
-        up = functional.interpolate(self.up(deep), scale_factor=2.0, mode="nearest")
+        up = functional.interpolate(
+            self.up(deep), scale_factor=2.0, mode="nearest"
+        )
         return self.small(deep), self.large(torch.cat([middle, up], 1))
 
 

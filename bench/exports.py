@@ -21,7 +21,9 @@ CHANNEL_LAST = (0, 2, 3, 1)
 
 def sample(split: Split, count: int) -> tuple[torch.Tensor, ...]:
     """The first rows of every input."""
-    return tuple(torch.from_numpy(array[:count]) for array in split.inputs.values())
+    return tuple(
+        torch.from_numpy(array[:count]) for array in split.inputs.values()
+    )
 
 
 def to_onnx(network: torch.nn.Module, split: Split, path: pathlib.Path) -> None:
@@ -46,7 +48,10 @@ def to_onnx(network: torch.nn.Module, split: Split, path: pathlib.Path) -> None:
 
 
 def to_tflite(
-    network: torch.nn.Module, split: Split, path: pathlib.Path, images: bool = False
+    network: torch.nn.Module,
+    split: Split,
+    path: pathlib.Path,
+    images: bool = False,
 ) -> None:
     """Write a TFLite file of batch 1; images are channel-last at its border."""
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
@@ -56,7 +61,9 @@ def to_tflite(
         inputs = sample(split, 1)
         if images:
             network = litert_torch.to_channel_last_io(network, args=[0])
-            inputs = tuple(tensor.permute(*CHANNEL_LAST).contiguous() for tensor in inputs)
+            inputs = tuple(
+                tensor.permute(*CHANNEL_LAST).contiguous() for tensor in inputs
+            )
         litert_torch.convert(network.eval(), inputs).export(str(path))
 
 

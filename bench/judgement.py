@@ -43,7 +43,9 @@ def accuracy(drop: Interval, peers: Sequence[Row]) -> Judgement:
     """
     drops = [(row.drop, row.name) for row in peers if row.drop is not None]
     if not drops:
-        return Judgement(what="accuracy", holds=True, reason="no peer has a file that runs")
+        return Judgement(
+            what="accuracy", holds=True, reason="no peer has a file that runs"
+        )
     best, name = min(drops, key=lambda pair: pair[0][0])
     limit = best[0] + (best[2] - best[1]) / 2
     reason = (
@@ -60,16 +62,22 @@ def speed(rivals: Sequence[Row]) -> Judgement:
     holding = [
         (row.ratio, row)
         for row in rivals
-        if row.ratio is not None and row.drop is not None and row.drop[0] <= LOSES
+        if row.ratio is not None
+        and row.drop is not None
+        and row.drop[0] <= LOSES
     ]
     if not holding:
         return Judgement(
-            what="speed", holds=True, reason="no other file holds within 1 point"
+            what="speed",
+            holds=True,
+            reason="no other file holds within 1 point",
         )
     _, fastest = min(holding, key=lambda pair: pair[0][0])
     ratio = fastest.winner_ratio
     if ratio is None:
-        return Judgement(what="speed", holds=False, reason=f"not timed with {fastest.name}")
+        return Judgement(
+            what="speed", holds=False, reason=f"not timed with {fastest.name}"
+        )
     reason = (
         f"{ratio[0]:.3f}x ({ratio[1]:.3f} to {ratio[2]:.3f}) of {fastest.name}, "
         "the fastest that holds within 1 point"
@@ -85,7 +93,9 @@ def judge_goals(winner: Row, goals: Goals) -> Iterator[Judgement]:
     ratio, low, high = winner.ratio
     reason = f"{ratio:.3f}x ({low:.3f} to {high:.3f}) of float; goal {goals.latency:.2f}x"
     yield Judgement(
-        what="goal for speed", holds=winner.ratio[1] <= goals.latency, reason=reason
+        what="goal for speed",
+        holds=winner.ratio[1] <= goals.latency,
+        reason=reason,
     )
     if goals.score is not None:
         yield Judgement(

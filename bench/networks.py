@@ -73,7 +73,9 @@ class Network:
 
     def task(self) -> edgekit.Task:
         """Its data and metric."""
-        task: edgekit.Task = importlib.import_module(f"bench.{self.name}").task()
+        task: edgekit.Task = importlib.import_module(
+            f"bench.{self.name}"
+        ).task()
         return task
 
     def weights(self) -> pathlib.Path | None:
@@ -92,7 +94,9 @@ class Network:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             network = train(
-                self._fresh(), self.task().need("train", "training"), self.training
+                self._fresh(),
+                self.task().need("train", "training"),
+                self.training,
             )
             partial = path.with_suffix(".partial")
             safetensors.torch.save_file(network.state_dict(), partial)
@@ -101,11 +105,15 @@ class Network:
 
     def _fresh(self) -> torch.nn.Module:
         torch.manual_seed(0)
-        network: torch.nn.Module = importlib.import_module(f"bench.{self.name}").model()
+        network: torch.nn.Module = importlib.import_module(
+            f"bench.{self.name}"
+        ).model()
         return network
 
 
-def train(network: torch.nn.Module, split: Split, training: Training) -> torch.nn.Module:
+def train(
+    network: torch.nn.Module, split: Split, training: Training
+) -> torch.nn.Module:
     """Train on the split, the same way every time."""
     (inputs,), labels = (
         (torch.from_numpy(array) for array in split.inputs.values()),
@@ -119,7 +127,9 @@ def train(network: torch.nn.Module, split: Split, training: Training) -> torch.n
     )
     network.train()
     for _ in range(training.epochs):
-        for rows in torch.randperm(len(labels), generator=chance).split(training.batch):
+        for rows in torch.randperm(len(labels), generator=chance).split(
+            training.batch
+        ):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(
                 network(inputs[rows]), labels[rows]
@@ -145,7 +155,11 @@ NETWORKS: Mapping[str, Network] = {
             goals=_CNN,
         ),
         Network(
-            "depthwise", "MNIST depthwise CNN", Training(6, 4e-3), images=True, goals=_CNN
+            "depthwise",
+            "MNIST depthwise CNN",
+            Training(6, 4e-3),
+            images=True,
+            goals=_CNN,
         ),
         Network("lstm", "LSTM on MNIST rows", Training(18, 5e-3)),
         Network(

@@ -22,7 +22,10 @@ class NoWinnerError(Exception):
 
 def run(network: Network, runtime: Runtime) -> tuple[str, Artifact]:
     """Run edgekit; the scheme that won, and its file."""
-    folder, weights = CACHE / "runs" / f"{network.name}-{runtime}", network.weights()
+    folder, weights = (
+        CACHE / "runs" / f"{network.name}-{runtime}",
+        network.weights(),
+    )
     command = [
         sys.executable,
         "-m",
@@ -44,7 +47,9 @@ def run(network: Network, runtime: Runtime) -> tuple[str, Artifact]:
         *([] if weights is None else ["--weights", str(weights)]),
     ]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.log").open("w", encoding="utf-8") as log:
+    with (folder.parent / f"{folder.name}.log").open(
+        "w", encoding="utf-8"
+    ) as log:
         code = subprocess.run(
             command,
             cwd=ROOT,
@@ -67,7 +72,9 @@ def run(network: Network, runtime: Runtime) -> tuple[str, Artifact]:
 def shipped(report: Report, folder: pathlib.Path) -> Artifact:
     """The files that edgekit shipped, as an artifact that can be run."""
     (target,) = report.targets
-    manifest = json.loads((folder / target.name / MANIFEST).read_text(encoding="utf-8"))
+    manifest = json.loads(
+        (folder / target.name / MANIFEST).read_text(encoding="utf-8")
+    )
     files: dict[str, dict[str, File]] = {}
     for row in manifest["files"]:
         files.setdefault(row["part"], {})[row["role"]] = File(
@@ -76,16 +83,24 @@ def shipped(report: Report, folder: pathlib.Path) -> Artifact:
             bytes=row["bytes"],
         )
     parts = tuple(
-        Part(name=name, signature=Signature.model_validate(signature), files=files[name])
+        Part(
+            name=name,
+            signature=Signature.model_validate(signature),
+            files=files[name],
+        )
         for name, signature in manifest["signatures"].items()
     )
-    return Artifact(format=manifest["format"], parts=parts, folder=folder / target.name)
+    return Artifact(
+        format=manifest["format"], parts=parts, folder=folder / target.name
+    )
 
 
 def _last_line(path: pathlib.Path) -> str:
     lines = [
         line.strip()
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in path.read_text(
+            encoding="utf-8", errors="replace"
+        ).splitlines()
         if line.strip()
     ]
     return next(

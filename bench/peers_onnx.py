@@ -38,7 +38,9 @@ def _prepared(inputs: PeerInputs) -> pathlib.Path:
     quantizing.
     """
     path = inputs.folder / "prepared.onnx"
-    quant_pre_process(str(inputs.float_file), str(path), skip_symbolic_shape=False)
+    quant_pre_process(
+        str(inputs.float_file), str(path), skip_symbolic_shape=False
+    )
     return path
 
 
@@ -85,14 +87,20 @@ def static_entropy(inputs: PeerInputs, path: pathlib.Path) -> None:
 def dynamic(inputs: PeerInputs, path: pathlib.Path) -> None:
     """onnxruntime.quantization, dynamic: s8 weights per channel."""
     quantize_dynamic(
-        str(_prepared(inputs)), str(path), per_channel=True, weight_type=QuantType.QInt8
+        str(_prepared(inputs)),
+        str(path),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
     )
 
 
 def dynamic_unsigned(inputs: PeerInputs, path: pathlib.Path) -> None:
     """The same with u8 weights per channel."""
     quantize_dynamic(
-        str(_prepared(inputs)), str(path), per_channel=True, weight_type=QuantType.QUInt8
+        str(_prepared(inputs)),
+        str(path),
+        per_channel=True,
+        weight_type=QuantType.QUInt8,
     )
 
 
@@ -107,7 +115,10 @@ def dynamic_fused(inputs: PeerInputs, path: pathlib.Path) -> None:
     fused = inputs.folder / "fused.onnx"
     heads, width = inputs.attention
     optimized = optimize_model(
-        str(inputs.float_file), model_type="bert", num_heads=heads, hidden_size=width
+        str(inputs.float_file),
+        model_type="bert",
+        num_heads=heads,
+        hidden_size=width,
     )
     # The exporter's shapes are those of before the fusion, and quantize_dynamic stumbles
     # over them.
@@ -123,7 +134,9 @@ def dynamic_fused(inputs: PeerInputs, path: pathlib.Path) -> None:
     )
 
 
-def _matmul_bits(inputs: PeerInputs, path: pathlib.Path, bits: int, block: int) -> None:
+def _matmul_bits(
+    inputs: PeerInputs, path: pathlib.Path, bits: int, block: int
+) -> None:
     model = onnx.load(str(inputs.float_file))
     if not any(node.op_type == "MatMul" for node in model.graph.node):
         raise NotApplicableError("no MatMul")
@@ -131,7 +144,10 @@ def _matmul_bits(inputs: PeerInputs, path: pathlib.Path, bits: int, block: int) 
         model, bits=bits, block_size=block, is_symmetric=True, accuracy_level=4
     )
     quantized.process()
-    if not any(node.op_type == "MatMulNBits" for node in quantized.model.model.graph.node):
+    if not any(
+        node.op_type == "MatMulNBits"
+        for node in quantized.model.model.graph.node
+    ):
         raise NotApplicableError("no MatMul with weights")
     quantized.model.save_model_to_file(str(path))
 
@@ -167,7 +183,9 @@ def nncf_per_tensor(inputs: PeerInputs, path: pathlib.Path) -> None:
         inputs,
         path,
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            activations_quantization_params=QuantizationParameters(per_channel=False)
+            activations_quantization_params=QuantizationParameters(
+                per_channel=False
+            )
         ),
     )
 
@@ -175,8 +193,13 @@ def nncf_per_tensor(inputs: PeerInputs, path: pathlib.Path) -> None:
 def _nncf(inputs: PeerInputs, path: pathlib.Path, **options: Any) -> None:
     import nncf
 
-    model_type = nncf.ModelType.TRANSFORMER if inputs.attention is not None else None
-    model, data = onnx.load(str(inputs.float_file)), nncf.Dataset(list(inputs.rows()))
+    model_type = (
+        nncf.ModelType.TRANSFORMER if inputs.attention is not None else None
+    )
+    model, data = (
+        onnx.load(str(inputs.float_file)),
+        nncf.Dataset(list(inputs.rows())),
+    )
     quantized = nncf.quantize(
         model,
         data,
@@ -203,7 +226,11 @@ def neural_compressor_folded(inputs: PeerInputs, path: pathlib.Path) -> None:
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-    _pt2e(inputs, path, lambda prepared: convert_pt2e(prepared, fold_quantize=True))
+    _pt2e(
+        inputs,
+        path,
+        lambda prepared: convert_pt2e(prepared, fold_quantize=True),
+    )
 
 
 def _pt2e(
@@ -212,14 +239,20 @@ def _pt2e(
     convert: Callable[[torch.nn.Module], torch.nn.Module],
 ) -> None:
     from neural_compressor.torch.export import export
-    from neural_compressor.torch.quantization import get_default_static_config, prepare
+    from neural_compressor.torch.quantization import (
+        get_default_static_config,
+        prepare,
+    )
 
     example = tuple(
-        torch.from_numpy(array[:2]) for array in inputs.calibration.inputs.values()
+        torch.from_numpy(array[:2])
+        for array in inputs.calibration.inputs.values()
     )
     shapes = tuple({0: torch.export.Dim("batch")} for _ in example)
     prepared = prepare(
-        model=export(inputs.network, example_inputs=example, dynamic_shapes=shapes),
+        model=export(
+            inputs.network, example_inputs=example, dynamic_shapes=shapes
+        ),
         quant_config=get_default_static_config(),
     )
     with torch.no_grad():

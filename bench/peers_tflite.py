@@ -12,7 +12,11 @@ from bench.peer_inputs import PeerInputs, Recipe
 
 
 def _write(
-    inputs: PeerInputs, path: pathlib.Path, words: Any, *, calibrated: bool = False
+    inputs: PeerInputs,
+    path: pathlib.Path,
+    words: Any,
+    *,
+    calibrated: bool = False,
 ) -> None:
     quantized = quantizer.Quantizer(str(inputs.float_file), words)
     ranges = quantized.calibrate(_rows(inputs)) if calibrated else None
@@ -28,7 +32,9 @@ def _rows(inputs: PeerInputs) -> dict[str, list[dict[str, Any]]]:
     running = Interpreter(model_path=str(inputs.float_file))
     ((key, signature),) = running.get_signature_list().items()
     details = running.get_signature_runner(key).get_input_details()
-    names = sorted(signature["inputs"], key=lambda name: int(name.rpartition("_")[2]))
+    names = sorted(
+        signature["inputs"], key=lambda name: int(name.rpartition("_")[2])
+    )
     rows = []
     for row in inputs.rows():
         arrays = [

@@ -70,7 +70,9 @@ class Results(Value):
 
     results: tuple[Result, ...] = pydantic.Field(default_factory=tuple)
 
-    def with_one(self, result: Result, order: Sequence[tuple[str, str]]) -> "Results":
+    def with_one(
+        self, result: Result, order: Sequence[tuple[str, str]]
+    ) -> "Results":
         """With this one in the place of an older one of the same network and runtime."""
         kept = [
             row
@@ -80,7 +82,8 @@ class Results(Value):
         return Results(
             results=tuple(
                 sorted(
-                    [*kept, result], key=lambda row: order.index((row.network, row.runtime))
+                    [*kept, result],
+                    key=lambda row: order.index((row.network, row.runtime)),
                 )
             )
         )
@@ -96,6 +99,9 @@ def read(path: pathlib.Path) -> Results:
 def write(results: Results, path: pathlib.Path) -> None:
     """Write them."""
     path.write_text(
-        json.dumps(results.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n",
+        json.dumps(
+            results.model_dump(mode="json"), indent=1, ensure_ascii=False
+        )
+        + "\n",
         encoding="utf-8",
     )

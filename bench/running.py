@@ -34,7 +34,9 @@ class Entry:
     about_ms: float = 0.0
 
 
-def bench(network: Network, runtime: Runtime, say: Say, *, quick: bool) -> Result:
+def bench(
+    network: Network, runtime: Runtime, say: Say, *, quick: bool
+) -> Result:
     """Everything about one network in one runtime."""
     task = network.task()
     test = task.need("test", "the bench")
@@ -76,7 +78,9 @@ def _build_entries(
                 scheme, artifact = ours.run(network, runtime)
                 yield Entry(f"edgekit {scheme}", "edgekit", artifact)
             except (ours.NoWinnerError, EdgekitError) as error:
-                yield Entry("edgekit", "edgekit", error=making.first_line(error))
+                yield Entry(
+                    "edgekit", "edgekit", error=making.first_line(error)
+                )
             continue
         say(f"  {name}")
         built = making.make(network, runtime, name)
@@ -104,7 +108,9 @@ def _score(entry: Entry, task: Task, say: Say) -> None:
         entry.error = making.first_line(error)
         say(f"    {entry.error}")
         return
-    entry.about_ms = 1000 * (time.monotonic() - began) / len(entry.outputs.scores)
+    entry.about_ms = (
+        1000 * (time.monotonic() - began) / len(entry.outputs.scores)
+    )
     say(f"    score {entry.outputs.scores.mean():.3f}")
 
 
@@ -114,7 +120,11 @@ def _protocol(reference: Entry, *, quick: bool) -> BenchProtocol:
     """
     if quick:
         return timing.QUICK
-    return timing.LONG if reference.about_ms > timing.LONG_FROM_MS else timing.PROTOCOL
+    return (
+        timing.LONG
+        if reference.about_ms > timing.LONG_FROM_MS
+        else timing.PROTOCOL
+    )
 
 
 def _rows(
@@ -129,7 +139,9 @@ def _rows(
         ),
         None,
     )
-    return tuple(_row(entry, reference, samples, winner, task) for entry in entries)
+    return tuple(
+        _row(entry, reference, samples, winner, task) for entry in entries
+    )
 
 
 def _row(
@@ -151,5 +163,7 @@ def _row(
         drop=timing.lost(entry.outputs, reference.outputs, task),
         latency_ms=timing.milliseconds(own),
         ratio=timing.ratio(own, samples[reference.name]),
-        winner_ratio=None if winner is None else timing.ratio(samples[winner], own),
+        winner_ratio=None
+        if winner is None
+        else timing.ratio(samples[winner], own),
     )

@@ -31,7 +31,10 @@ written by hand.
 def document(results: Results) -> str:
     """Return the complete file."""
     rounds = (
-        " or ".join(str(count) for count in sorted({row.rounds for row in results.results}))
+        " or ".join(
+            str(count)
+            for count in sorted({row.rounds for row in results.results})
+        )
         + " rounds"
     )
     lines = [HEAD.format(rounds=rounds), *_judged(results), ""]
@@ -96,11 +99,19 @@ def _judged(results: Results) -> Iterator[str]:
     yield "| network | runtime | edgekit's winner | of float | lost (points) | does not hold |"
     yield "|---|---|---|---|---|---|"
     for result in results.results:
-        winner = next((row for row in result.rows if row.kind == "edgekit"), None)
-        names = [judged.what for judged in result.judgements if not judged.holds]
+        winner = next(
+            (row for row in result.rows if row.kind == "edgekit"), None
+        )
+        names = [
+            judged.what for judged in result.judgements if not judged.holds
+        ]
         failed = ", ".join(names) or "-"
         cells = "none | | "
-        if winner is not None and winner.ratio is not None and winner.drop is not None:
+        if (
+            winner is not None
+            and winner.ratio is not None
+            and winner.drop is not None
+        ):
             lost = f"{100 * winner.drop[0]:.1f}"
             cells = f"{winner.name} | {winner.ratio[0]:.3f} | {lost}"
         yield f"| {result.title} | {TITLES[result.runtime]} | {cells} | {failed} |"
@@ -122,4 +133,6 @@ def _environment(results: Results) -> Iterator[str]:
         )
         lines.setdefault(line, []).append(f"{result.network}/{result.runtime}")
     for line, names in lines.items():
-        yield f"* {line}" if len(lines) == 1 else f"* {', '.join(names)}: {line}"
+        yield (
+            f"* {line}" if len(lines) == 1 else f"* {', '.join(names)}: {line}"
+        )

@@ -28,7 +28,9 @@ LONG_FROM_MS = 4.0
 LONG = BenchProtocol(rounds=40, warmup=5, round_ms=45.0)
 
 
-def wrap(path: pathlib.Path, runtime: Runtime, split: Split, *, images: bool) -> Artifact:
+def wrap(
+    path: pathlib.Path, runtime: Runtime, split: Split, *, images: bool
+) -> Artifact:
     """A plain file as an artifact of edgekit's: its inputs are the task's, in their order
     or by their names.
     """
@@ -42,7 +44,8 @@ def wrap(path: pathlib.Path, runtime: Runtime, split: Split, *, images: bool) ->
     axes = CHANNEL_LAST if images and runtime == "tflite" else None
     signature = Signature(
         inputs=tuple(
-            _spec(name, row, axes) for name, row in zip(split.inputs, ordered, strict=True)
+            _spec(name, row, axes)
+            for name, row in zip(split.inputs, ordered, strict=True)
         ),
         outputs=tuple(_spec(row["name"], row, None) for row in outputs),
     )
@@ -74,7 +77,9 @@ def _read_tensors(
     return reply["inputs"], reply["outputs"]
 
 
-def _spec(name: str, row: Mapping[str, Any], axes: tuple[int, ...] | None) -> TensorSpec:
+def _spec(
+    name: str, row: Mapping[str, Any], axes: tuple[int, ...] | None
+) -> TensorSpec:
     shape = [dim if isinstance(dim, int) else None for dim in row["shape"]]
     dims = tuple(
         dim if dim is not None else BATCH if k == 0 else f"dim{k}"
@@ -83,10 +88,16 @@ def _spec(name: str, row: Mapping[str, Any], axes: tuple[int, ...] | None) -> Te
     quantization = (
         None
         if row["quantization"] is None
-        else Quantization(scale=row["quantization"][0], zero_point=row["quantization"][1])
+        else Quantization(
+            scale=row["quantization"][0], zero_point=row["quantization"][1]
+        )
     )
     return TensorSpec(
-        name=name, dtype=row["dtype"], dims=dims, axes=axes, quantization=quantization
+        name=name,
+        dtype=row["dtype"],
+        dims=dims,
+        axes=axes,
+        quantization=quantization,
     )
 
 
@@ -104,11 +115,17 @@ def score(artifact: Artifact, task: Task) -> accuracy.ScoredOutputs:
             def infer(self, feeds: "Feeds") -> "dict[str, Array]":
                 count = len(next(iter(feeds.values())))
                 rows = [
-                    runner.infer({name: array[k : k + 1] for name, array in feeds.items()})
+                    runner.infer(
+                        {
+                            name: array[k : k + 1]
+                            for name, array in feeds.items()
+                        }
+                    )
                     for k in range(count)
                 ]
                 return {
-                    name: numpy.concatenate([row[name] for row in rows]) for name in rows[0]
+                    name: numpy.concatenate([row[name] for row in rows])
+                    for name in rows[0]
                 }
 
         return accuracy.score_runner(OneByOne(), split, task.metric)  # type: ignore[arg-type]
@@ -128,7 +145,9 @@ def race(
     artifacts: Mapping[str, Artifact], split: Split, protocol: BenchProtocol
 ) -> dict[str, Samples]:
     """Time all files interleaved in one process, on one thread with one sample."""
-    return LocalHost(timeout_s=1200).race(artifacts, split.take(1).inputs, protocol)
+    return LocalHost(timeout_s=1200).race(
+        artifacts, split.take(1).inputs, protocol
+    )
 
 
 def median(values: "Array") -> Interval:
@@ -143,7 +162,9 @@ def ratio(ours: Samples, theirs: Samples) -> Interval:
     """Our time as a share of theirs: the median over rounds, both times of a round taken
     within moments of each other.
     """
-    return median(numpy.asarray(ours.nanoseconds) / numpy.asarray(theirs.nanoseconds))
+    return median(
+        numpy.asarray(ours.nanoseconds) / numpy.asarray(theirs.nanoseconds)
+    )
 
 
 def milliseconds(samples: Samples) -> Interval:

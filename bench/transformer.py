@@ -22,7 +22,10 @@ class Layer(nn.Module):
         self.query, self.key, self.value, self.out = (
             nn.Linear(WIDTH, WIDTH) for _ in range(4)
         )
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.up, self.down = (
+            nn.Linear(WIDTH, 4 * WIDTH),
+            nn.Linear(4 * WIDTH, WIDTH),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)

@@ -70,7 +70,9 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
     for name in target_names():
         page = target_page(target.load(TARGETS / f"{name}.yaml"))
-        files.append(File.generated(config, f"{TARGET_PAGES}/{name}.md", content=page))
+        files.append(
+            File.generated(config, f"{TARGET_PAGES}/{name}.md", content=page)
+        )
     schema = json.dumps(Report.model_json_schema(), indent=1) + "\n"
     files.append(File.generated(config, SCHEMA_FILE, content=schema))
     return files
@@ -104,11 +106,15 @@ def target_page(device: Target) -> str:
         ("format", f"`{device.format}`"),
         ("runtime", f"`{device.runtime}`"),
         ("host", f"`{device.host}`"),
-        ("verified too on", ", ".join(f"`{host}`" for host in device.also_on) or "-"),
+        (
+            "verified too on",
+            ", ".join(f"`{host}`" for host in device.also_on) or "-",
+        ),
         ("latency", _latency(device)),
         (
             "accuracy",
-            device.accuracy_note or "taken with the device's own runtime and file",
+            device.accuracy_note
+            or "taken with the device's own runtime and file",
         ),
         ("source of the limits", device.source or "-"),
     ]
@@ -175,10 +181,19 @@ def _limits(device: Target) -> Iterator[tuple[str, str, str]]:
 
 
 def _gates(device: Target) -> list[str]:
-    gates = [(f"`{name}`", str(value)) for name, value in device.gates if value is not None]
+    gates = [
+        (f"`{name}`", str(value))
+        for name, value in device.gates
+        if value is not None
+    ]
     if not gates:
         return []
-    heading = ["## Gates", "", "In addition to the recipe's, which they override.", ""]
+    heading = [
+        "## Gates",
+        "",
+        "In addition to the recipe's, which they override.",
+        "",
+    ]
     return [*heading, _table(("gate", "limit"), gates), ""]
 
 
@@ -208,7 +223,9 @@ def schemes_table() -> str:
         )
         for scheme in SCHEMES.values()
     ]
-    return _table(("scheme", "bits of weights/activations", "formats", "what it is"), rows)
+    return _table(
+        ("scheme", "bits of weights/activations", "formats", "what it is"), rows
+    )
 
 
 # The command line.
@@ -218,26 +235,40 @@ def command_line() -> str:
     """Every command with its help text and options."""
     context = click.Context(main, info_name="edgekit", max_content_width=100)
     sections = [
-        _command(main.get_command(context, name), name, context) for name in COMMANDS
+        _command(main.get_command(context, name), name, context)
+        for name in COMMANDS
     ]
     return "\n".join(sections)
 
 
-def _command(command: click.Command | None, name: str, parent: click.Context) -> str:
+def _command(
+    command: click.Command | None, name: str, parent: click.Context
+) -> str:
     assert command is not None, name
     context = click.Context(command, info_name=name, parent=parent)
-    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    usage = " ".join(
+        [context.command_path, *command.collect_usage_pieces(context)]
+    )
     lines = [f"## {context.command_path}", "", "```", usage, "```", ""]
     lines += [inspect.cleandoc(command.help or command.short_help or ""), ""]
-    records = [param.get_help_record(context) for param in command.get_params(context)]
-    options = [(f"`{record[0]}`", record[1]) for record in records if record is not None]
+    records = [
+        param.get_help_record(context) for param in command.get_params(context)
+    ]
+    options = [
+        (f"`{record[0]}`", record[1])
+        for record in records
+        if record is not None
+    ]
     lines += [_table(("option", "meaning"), options), ""]
     if isinstance(command, click.Group):
         children = [
             (child, command.get_command(context, child))
             for child in command.list_commands(context)
         ]
-        lines += [_command(child, child_name, context) for child_name, child in children]
+        lines += [
+            _command(child, child_name, context)
+            for child_name, child in children
+        ]
     return "\n".join(lines)
 
 
@@ -276,12 +307,16 @@ def report_classes() -> list[type[pydantic.BaseModel]]:
     classes: list[type[pydantic.BaseModel]] = [Report]
     for kind in classes:
         for field in kind.model_fields.values():
-            classes += [c for c in _contained(field.annotation) if c not in classes]
+            classes += [
+                c for c in _contained(field.annotation) if c not in classes
+            ]
     return classes
 
 
 def _contained(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+    if isinstance(annotation, type) and issubclass(
+        annotation, pydantic.BaseModel
+    ):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
         yield from _contained(argument)

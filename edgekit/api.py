@@ -106,13 +106,17 @@ def run(
     from edgekit.pipeline.run import Options
 
     folder = (
-        pathlib.Path("runs") / planned.recipe.name if out is None else pathlib.Path(out)
+        pathlib.Path("runs") / planned.recipe.name
+        if out is None
+        else pathlib.Path(out)
     )
     cache = options.get("cache")
     with _show_progress(options.get("progress")) as progress:
         settings = Options(
             out=folder,
-            cache=caches.default_root() if cache is None else pathlib.Path(cache),
+            cache=caches.default_root()
+            if cache is None
+            else pathlib.Path(cache),
             progress=progress,
             fresh=options.get("fresh", False),
             on=tuple(options.get("verify_on", ())),
@@ -149,7 +153,9 @@ def plan(
         ``plan.require_possible()`` raises them as one error.
     """
     _require_known(options, PlanOptions)
-    model_name = model if isinstance(model, str) or model is None else _label(model)
+    model_name = (
+        model if isinstance(model, str) or model is None else _label(model)
+    )
     task_name = task if isinstance(task, str) or task is None else _label(task)
     return _request(recipe, model_name, task_name, targets, options).plan()
 
@@ -172,7 +178,11 @@ def inspect(path: "Path", *, target: "str | Target | None" = None) -> Audit:
 
 
 def verify(
-    bundle: "Path", *, host: str = "local", samples: int | None = None, timed: bool = True
+    bundle: "Path",
+    *,
+    host: str = "local",
+    samples: int | None = None,
+    timed: bool = True,
 ) -> list[EvidenceReport]:
     """Execute a bundle's samples on a host, and judge them by its gates.
 
@@ -190,7 +200,9 @@ def verify(
     """
     from edgekit.bundles import evidence
 
-    return list(evidence.verify(pathlib.Path(bundle), host, samples, timed=timed))
+    return list(
+        evidence.verify(pathlib.Path(bundle), host, samples, timed=timed)
+    )
 
 
 def load_report(folder: "Path") -> Report:
@@ -253,7 +265,9 @@ def _named_task(task: "TaskLike") -> tuple[Task | None, str]:
 
 
 def _label(value: object) -> str:
-    name = getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__)
+    name = getattr(value, "name", None) or getattr(
+        value, "__name__", type(value).__name__
+    )
     return f"{OBJECT_PREFIX}{name}"
 
 

@@ -78,7 +78,11 @@ class Part(Value):
         """The files that a runtime loads, by role; all files of a part without ``model``."""
         if "model" not in self.files:
             return self.files
-        return {role: self.files[role] for role in LOADED_ROLES if role in self.files}
+        return {
+            role: self.files[role]
+            for role in LOADED_ROLES
+            if role in self.files
+        }
 
 
 class Artifact(Value):
@@ -99,7 +103,9 @@ class Artifact(Value):
     def _names_differ(self) -> "Artifact":
         names = [part.name for part in self.parts]
         if len(set(names)) != len(names):
-            raise ValueError(f"two parts have the same name: {', '.join(names)}")
+            raise ValueError(
+                f"two parts have the same name: {', '.join(names)}"
+            )
         return self
 
     def path(self, part: Part, role: str = "model") -> pathlib.Path:
@@ -113,7 +119,11 @@ class Artifact(Value):
     @property
     def size_bytes(self) -> int:
         """Bytes of the files that a runtime loads."""
-        return sum(file.bytes for part in self.parts for file in part.loaded_files.values())
+        return sum(
+            file.bytes
+            for part in self.parts
+            for file in part.loaded_files.values()
+        )
 
 
 def chain(
@@ -129,7 +139,9 @@ def chain(
     values = dict(feeds)
     parts = tuple(parts)
     for part in parts:
-        names = [spec.name for spec in part.signature.inputs if spec.name in values]
+        names = [
+            spec.name for spec in part.signature.inputs if spec.name in values
+        ]
         values.update(call(part, {name: values[name] for name in names}))
     return {spec.name: values[spec.name] for spec in outputs_of(parts)}
 
@@ -144,5 +156,9 @@ def outputs_of(parts: Sequence[Part]) -> tuple[TensorSpec, ...]:
         read_later: set[str] = set()
         for later in parts[index + 1 :]:
             read_later.update(spec.name for spec in later.signature.inputs)
-        outputs += [spec for spec in part.signature.outputs if spec.name not in read_later]
+        outputs += [
+            spec
+            for spec in part.signature.outputs
+            if spec.name not in read_later
+        ]
     return tuple(outputs)

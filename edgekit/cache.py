@@ -86,7 +86,9 @@ class Cache:
         try:
             return _open(folder)
         except _DAMAGE as problem:
-            self._say(f"rebuilding damaged cache entry {key[:12]}: {_first_line(problem)}")
+            self._say(
+                f"rebuilding damaged cache entry {key[:12]}: {_first_line(problem)}"
+            )
             self._remove(folder)
             return None
 
@@ -108,7 +110,9 @@ class Cache:
         # Read back: if another run has sealed the same key first, its files are used.
         return _open(self.root / key)
 
-    def record(self, key: str, make: Callable[[], Any], *, fresh: bool = False) -> Any:
+    def record(
+        self, key: str, make: Callable[[], Any], *, fresh: bool = False
+    ) -> Any:
         """Return the JSON value of a key, computing and storing it if it is missing.
 
         Args:
@@ -126,7 +130,9 @@ class Cache:
                 )
         value = make()
         with self._temporary_folder() as temporary:
-            _write(temporary / MANIFEST, {"value": value, "seal": digest(value)})
+            _write(
+                temporary / MANIFEST, {"value": value, "seal": digest(value)}
+            )
             self._remove(folder)
             self._publish(temporary, folder)
         return value
@@ -136,7 +142,9 @@ class Cache:
         folder = self.root / "tmp" / _temporary_name()
         with writing(self.root):
             try:
-                folder.mkdir(parents=True)  # inside: Ctrl-C may follow immediately
+                folder.mkdir(
+                    parents=True
+                )  # inside: Ctrl-C may follow immediately
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -166,7 +174,11 @@ class Cache:
             # The processes of another machine or container are not visible from here, so its
             # folders are kept.
             is_local = rest.partition("-")[0] == _machine_id()
-            if not is_local or not process.isdigit() or int(process) == os.getpid():
+            if (
+                not is_local
+                or not process.isdigit()
+                or int(process) == os.getpid()
+            ):
                 continue
             if not _is_alive(int(process)):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -257,9 +269,13 @@ def _seal(artifact: Artifact, folder: pathlib.Path) -> None:
     """Sync the files, fill in their hashes and sizes, and write the manifest with its seal."""
     parts = []
     for part in artifact.parts:
-        files = {role: _seal_file(file, folder) for role, file in part.files.items()}
+        files = {
+            role: _seal_file(file, folder) for role, file in part.files.items()
+        }
         parts.append(part.model_copy(update={"files": files}))
-    body = artifact.model_copy(update={"parts": tuple(parts)}).model_dump(mode="json")
+    body = artifact.model_copy(update={"parts": tuple(parts)}).model_dump(
+        mode="json"
+    )
     _write(folder / MANIFEST, {"value": body, "seal": digest(body)})
 
 
@@ -267,7 +283,9 @@ def _seal_file(file: File, folder: pathlib.Path) -> File:
     path = folder / file.path
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
-    return File(path=file.path, sha256=file_digest(path), bytes=path.stat().st_size)
+    return File(
+        path=file.path, sha256=file_digest(path), bytes=path.stat().st_size
+    )
 
 
 def _open(folder: pathlib.Path) -> Artifact:
@@ -307,7 +325,9 @@ def _machine_id() -> str:
         namespace = pathlib.Path("/proc/self/ns/pid").readlink().name
     except OSError:
         namespace = ""
-    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        f"{platform.node()} {namespace}".encode()
+    ).hexdigest()[:12]
 
 
 def _temporary_name() -> str:

@@ -10,7 +10,13 @@ from typing import Literal
 
 import platformdirs
 
-from edgekit.errors import EdgekitError, HostError, RecipeError, TargetError, unknown
+from edgekit.errors import (
+    EdgekitError,
+    HostError,
+    RecipeError,
+    TargetError,
+    unknown,
+)
 
 Kind = Literal["recipes", "targets", "hosts"]
 _ERRORS: dict[Kind, type[EdgekitError]] = {
@@ -71,5 +77,6 @@ def _find_path(kind: Kind, path: pathlib.Path) -> pathlib.Path:
     if path.parent.name == kind and shipped.is_file():
         return shipped
     raise _ERRORS[kind](
-        f"No such file: {path}", fix=f"'edgekit {kind}' lists the shipped {kind}"
+        f"No such file: {path}",
+        fix=f"'edgekit {kind}' lists the shipped {kind}",
     )

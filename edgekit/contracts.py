@@ -164,7 +164,9 @@ class Host(Protocol):
         """Remove the files that were copied there: their number and their bytes."""
         ...
 
-    def open(self, artifact: Artifact, options: Mapping[str, Any] | None = None) -> Runner:
+    def open(
+        self, artifact: Artifact, options: Mapping[str, Any] | None = None
+    ) -> Runner:
         """Load the artifact.
 
         ``options`` are the runtime's own, such as ``{"optimize": False}``.
@@ -172,7 +174,10 @@ class Host(Protocol):
         ...
 
     def race(
-        self, artifacts: Mapping[str, Artifact], feeds: "Feeds", protocol: BenchProtocol
+        self,
+        artifacts: Mapping[str, Artifact],
+        feeds: "Feeds",
+        protocol: BenchProtocol,
     ) -> dict[str, Samples]:
         """Time the artifacts interleaved on one sample; raw times by the same names."""
         ...

@@ -56,7 +56,11 @@ class Diagnosis(Value):
         noisiest = "none"
         if self.layers:
             noisiest = self.layers[0].module or "the top-level module"
-        source = "weights" if self.weights_db < self.activations_db else "activations"
+        source = (
+            "weights"
+            if self.weights_db < self.activations_db
+            else "activations"
+        )
         parts = [
             f"SQNR {self.sqnr_db:.1f} dB (weights only {self.weights_db:.1f}, "
             f"activations only {self.activations_db:.1f}): "
@@ -64,5 +68,7 @@ class Diagnosis(Value):
         ]
         if self.mixed_output > MIXED:
             ratio = f"{self.mixed_output:.0f}"
-            parts.append(f"an output mixes ranges that differ by a factor of {ratio}")
+            parts.append(
+                f"an output mixes ranges that differ by a factor of {ratio}"
+            )
         return "; ".join(parts)

@@ -15,7 +15,9 @@ _INSTALLED_KINDS = ("venv", "qemu")
 #: The name of the environment if a host has only one.
 MAIN = "main"
 #: ``name==version``: packages are pinned, so that measurements can be repeated.
-_PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,-]+\])?==[A-Za-z0-9.+!]+")
+_PINNED = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,-]+\])?==[A-Za-z0-9.+!]+"
+)
 #: A destination for ssh or adb that they cannot read as an option.
 _ADDRESS = re.compile(r"[A-Za-z0-9_.:@%\[\]-]+")
 
@@ -37,7 +39,9 @@ class Environment(UserConfig):
     def _pinned(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
         for package in packages:
             if not _PINNED.fullmatch(package):
-                raise ValueError(f"{package!r} has no version; expected name==1.2.3")
+                raise ValueError(
+                    f"{package!r} has no version; expected name==1.2.3"
+                )
         return packages
 
 
@@ -98,7 +102,11 @@ class HostFile(UserConfig):
         if self.kind == "ssh" and not self.address:
             raise ValueError("address: required, as in 'ssh ADDRESS'")
         if self.kind in _INSTALLED_KINDS:
-            empty = [name for name, row in self.environments.items() if not row.packages]
+            empty = [
+                name
+                for name, row in self.environments.items()
+                if not row.packages
+            ]
             if empty:
                 raise ValueError(
                     f"environments: {', '.join(empty)} lists no packages, but edgekit"

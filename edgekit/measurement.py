@@ -17,7 +17,9 @@ from edgekit.value import Value
 Verdict = Literal["pass", "fail", "inconclusive", "unmeasured"]
 #: How a value is written: a score in the metric's own unit, a share in percent, a ratio, a
 #: time in milliseconds, bytes, a count, a count of multiply-accumulates, or a plain number.
-Kind = Literal["score", "share", "ratio", "time", "bytes", "count", "macs", "number"]
+Kind = Literal[
+    "score", "share", "ratio", "time", "bytes", "count", "macs", "number"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,41 +47,63 @@ class Quantity:
 
 QUANTITIES: Mapping[str, Quantity] = {
     "accuracy": Quantity("Accuracy", "score", "score"),
-    "accuracy_drop": Quantity("Accuracy lost", "score", "score", lower_is_better=True),
+    "accuracy_drop": Quantity(
+        "Accuracy lost", "score", "score", lower_is_better=True
+    ),
     "agreement": Quantity("Agreement", "share", "share"),
     "parity": Quantity("Parity", "steps", "number", lower_is_better=True),
-    "latency_ms": Quantity("Latency", "ms", "time", lower_is_better=True, device_only=True),
+    "latency_ms": Quantity(
+        "Latency", "ms", "time", lower_is_better=True, device_only=True
+    ),
     "speedup": Quantity("Speedup", "x", "ratio", device_only=True),
     "size_bytes": Quantity(
         "Size", "bytes", "bytes", lower_is_better=True, of_the_file=True
     ),
     "size_ratio": Quantity("Size ratio", "x", "ratio", of_the_file=True),
-    "peak_memory_bytes": Quantity("Peak memory", "bytes", "bytes", lower_is_better=True),
+    "peak_memory_bytes": Quantity(
+        "Peak memory", "bytes", "bytes", lower_is_better=True
+    ),
     "int8_mac_share": Quantity("int8 share", "share", "share"),
     "float_ops": Quantity("Float ops", "count", "count", lower_is_better=True),
-    "transposes": Quantity("Transposes", "count", "count", lower_is_better=True),
+    "transposes": Quantity(
+        "Transposes", "count", "count", lower_is_better=True
+    ),
     "qdq_pairs": Quantity("Q/DQ pairs", "count", "count", lower_is_better=True),
     "casts": Quantity("Casts", "count", "count", lower_is_better=True),
-    "tpu_mapped_share": Quantity("On the TPU", "share", "share", predicted=True),
+    "tpu_mapped_share": Quantity(
+        "On the TPU", "share", "share", predicted=True
+    ),
     "npu_time_ms": Quantity(
-        "NPU time (estimate)", "ms", "time", lower_is_better=True, predicted=True
+        "NPU time (estimate)",
+        "ms",
+        "time",
+        lower_is_better=True,
+        predicted=True,
     ),
     "latency_estimate_ms": Quantity(
         "Latency, estimated", "ms", "time", lower_is_better=True
     ),
-    "sram_bytes": Quantity("SRAM", "bytes", "bytes", lower_is_better=True, predicted=True),
+    "sram_bytes": Quantity(
+        "SRAM", "bytes", "bytes", lower_is_better=True, predicted=True
+    ),
     "flash_bytes": Quantity(
         "Flash, DRAM", "bytes", "bytes", lower_is_better=True, predicted=True
     ),
     "cpu_ops": Quantity(
         "Ops on the CPU", "count", "count", lower_is_better=True, predicted=True
     ),
-    "parameters": Quantity("Parameters", "count", "count", lower_is_better=True),
+    "parameters": Quantity(
+        "Parameters", "count", "count", lower_is_better=True
+    ),
     "macs": Quantity("MACs", "count", "macs", lower_is_better=True),
     "loss": Quantity("Loss", "score", "number", lower_is_better=True),
     "bit_equal": Quantity("Bit-equal", "share", "share"),
     "tpu_weight_bytes": Quantity(
-        "Weights for the TPU", "bytes", "bytes", lower_is_better=True, predicted=True
+        "Weights for the TPU",
+        "bytes",
+        "bytes",
+        lower_is_better=True,
+        predicted=True,
     ),
 }
 
@@ -112,10 +136,17 @@ class Measurement(Value):
     detail: dict[str, Any] = pydantic.Field(default_factory=dict)
 
 
-def unmeasured(name: MeasurementName, unit: str, where: str, why: str) -> Measurement:
+def unmeasured(
+    name: MeasurementName, unit: str, where: str, why: str
+) -> Measurement:
     """A measurement that could not be taken, with the reason."""
     return Measurement(
-        name=name, value=None, unit=unit, where=where, how=why, verdict="unmeasured"
+        name=name,
+        value=None,
+        unit=unit,
+        where=where,
+        how=why,
+        verdict="unmeasured",
     )
 
 
@@ -126,7 +157,9 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """
     present = set(verdicts)
     order: tuple[Verdict, ...] = ("fail", "unmeasured", "inconclusive", "pass")
-    return next((verdict for verdict in order if verdict in present), "unmeasured")
+    return next(
+        (verdict for verdict in order if verdict in present), "unmeasured"
+    )
 
 
 def judge(measured: Measurement, limit: float) -> Verdict:

@@ -10,7 +10,13 @@ import yaml
 
 from edgekit.errors import RecipeError, unknown
 from edgekit.scheme import SCHEMES, refused
-from edgekit.value import UserConfig, check_folder_name, load_yaml, parse, read_yaml
+from edgekit.value import (
+    UserConfig,
+    check_folder_name,
+    load_yaml,
+    parse,
+    read_yaml,
+)
 
 #: The start of the name of a model or a task that was given as an object.
 OBJECT_PREFIX = "object:"
@@ -97,7 +103,10 @@ class Intent(UserConfig):
         if isinstance(data, str):
             return {data: {}}
         if isinstance(data, dict):
-            return {key: {} if value is None else value for key, value in data.items()}
+            return {
+                key: {} if value is None else value
+                for key, value in data.items()
+            }
         return data
 
     @pydantic.model_validator(mode="after")
@@ -185,7 +194,10 @@ class Recipe(UserConfig):
 
     def find(self, kind: Kind) -> Any:
         """The settings of the first intent of this kind, or None."""
-        return next((intent.value for intent in self.compress if intent.kind == kind), None)
+        return next(
+            (intent.value for intent in self.compress if intent.kind == kind),
+            None,
+        )
 
 
 def load(path: pathlib.Path, assignments: Sequence[str] = ()) -> Recipe:
@@ -198,7 +210,9 @@ def load(path: pathlib.Path, assignments: Sequence[str] = ()) -> Recipe:
     return _parse(data, assignments, str(path))
 
 
-def from_data(data: Mapping[str, Any], assignments: Sequence[str] = ()) -> Recipe:
+def from_data(
+    data: Mapping[str, Any], assignments: Sequence[str] = ()
+) -> Recipe:
     """A recipe from the content of a recipe file. Raises RecipeError like ``load``."""
     return _parse(copy.deepcopy(dict(data)), assignments, "the recipe")
 
@@ -211,13 +225,19 @@ def reassign(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         {intent.kind: intent.value.model_dump(mode="json", exclude_unset=True)}
         for intent in recipe.compress
     ]
-    data = recipe.model_dump(mode="json", exclude_unset=True, exclude={"compress"})
+    data = recipe.model_dump(
+        mode="json", exclude_unset=True, exclude={"compress"}
+    )
     return _parse(
-        {**data, "compress": compress}, assignments, f"the recipe {recipe.name!r}"
+        {**data, "compress": compress},
+        assignments,
+        f"the recipe {recipe.name!r}",
     )
 
 
-def _parse(data: dict[str, Any], assignments: Sequence[str], where: str) -> Recipe:
+def _parse(
+    data: dict[str, Any], assignments: Sequence[str], where: str
+) -> Recipe:
     for text in assignments:
         _assign(data, text)
     return parse(Recipe, data, where, RecipeError)
@@ -237,8 +257,12 @@ def _assign(data: dict[str, Any], text: str) -> None:
     for part in parts[:-1]:
         place = (
             place[int(part)]
-            if isinstance(place, list) and part.isdigit() and int(part) < len(place)
-            else (place.setdefault(part, {}) if isinstance(place, dict) else None)
+            if isinstance(place, list)
+            and part.isdigit()
+            and int(part) < len(place)
+            else (
+                place.setdefault(part, {}) if isinstance(place, dict) else None
+            )
         )
     if not isinstance(place, dict) or not parts:
         raise RecipeError(

@@ -17,7 +17,9 @@ from edgekit.formats.record import FormatStep, Implementation
 class Registry:
     """A read-only table of one kind of thing."""
 
-    def __init__(self, kind: str, entries: Mapping[str, Implementation]) -> None:
+    def __init__(
+        self, kind: str, entries: Mapping[str, Implementation]
+    ) -> None:
         self.kind = kind
         self._entries = dict(entries)
 
@@ -56,7 +58,9 @@ class Registry:
                 fix=install(entry.extra),
             ) from error
 
-    def missing(self, name: str, installed: Callable[[str], bool]) -> tuple[str, ...]:
+    def missing(
+        self, name: str, installed: Callable[[str], bool]
+    ) -> tuple[str, ...]:
         """The modules that ``name`` needs and that are not installed. ``a|b`` means either."""
         return tuple(
             need
@@ -93,7 +97,10 @@ TORCH_STEPS: Mapping[str, FormatStep] = {
         "edgekit.steps.train:Train", _TORCH, "torch", "train on the task's data"
     ),
     "distill": FormatStep(
-        "edgekit.steps.distill:Distill", _TORCH, "torch", "train with a teacher's outputs"
+        "edgekit.steps.distill:Distill",
+        _TORCH,
+        "torch",
+        "train with a teacher's outputs",
     ),
     "prune": FormatStep(
         "edgekit.steps.prune:Prune",
@@ -124,7 +131,10 @@ STEPS = Registry(
     "step",
     {
         **TORCH_STEPS,
-        **{provider.step_name: provider.absolute_step for provider in PROVIDERS.values()},
+        **{
+            provider.step_name: provider.absolute_step
+            for provider in PROVIDERS.values()
+        },
         **{
             name: record.absolute(step)
             for record in FORMATS.values()
@@ -190,7 +200,9 @@ RUNTIMES = Registry(
 HOSTS = Registry(
     "kind of host",
     {
-        "local": Implementation("edgekit.hosts.local:Local", title="this machine"),
+        "local": Implementation(
+            "edgekit.hosts.local:Local", title="this machine"
+        ),
         "venv": Implementation(
             "edgekit.hosts.venv:Venv",
             title="another Python environment on this machine, which edgekit makes and pins",
@@ -202,7 +214,9 @@ HOSTS = Registry(
         "ssh": Implementation(
             "edgekit.hosts.ssh:Ssh", title="a machine over your own OpenSSH"
         ),
-        "adb": Implementation("edgekit.hosts.adb:Adb", title="a phone over adb"),
+        "adb": Implementation(
+            "edgekit.hosts.adb:Adb", title="a phone over adb"
+        ),
     },
 )
 
@@ -210,7 +224,9 @@ HOSTS = Registry(
 REFERENCES = Registry(
     "torch reference",
     {
-        "float": Implementation("edgekit.steps.torch_storage:load", _TORCH, "torch"),
+        "float": Implementation(
+            "edgekit.steps.torch_storage:load", _TORCH, "torch"
+        ),
         "quantized": Implementation(
             "edgekit.steps.torch_reference:load_simulated", _PT2E, "torch"
         ),
@@ -219,12 +235,20 @@ REFERENCES = Registry(
 
 DIAGNOSES = Registry(
     "diagnosis",
-    {"torch": Implementation("edgekit.steps.diagnose:diagnose", _PT2E, "torch")},
+    {
+        "torch": Implementation(
+            "edgekit.steps.diagnose:diagnose", _PT2E, "torch"
+        )
+    },
 )
 #: What a device's latency table predicts for an artifact.
 ESTIMATES = Registry(
     "estimate",
-    {"table": Implementation("edgekit.estimates.estimate:of_artifact", ("scipy",))},
+    {
+        "table": Implementation(
+            "edgekit.estimates.estimate:of_artifact", ("scipy",)
+        )
+    },
 )
 #: How a task's metric is read, for steps that tune by it.
 METRICS = Registry(
@@ -232,7 +256,8 @@ METRICS = Registry(
 )
 
 AUDITS = Registry(
-    "audit", {name: record.absolute(record.audit) for name, record in FORMATS.items()}
+    "audit",
+    {name: record.absolute(record.audit) for name, record in FORMATS.items()},
 )
 
 #: What reads one file of each format, for ``edgekit inspect``.

@@ -72,7 +72,9 @@ class CandidateReport(Value):
 
     def measurement(self, name: MeasurementName) -> Measurement | None:
         """The measurement called ``name``, or None."""
-        return next((row for row in self.measurements if row.name == name), None)
+        return next(
+            (row for row in self.measurements if row.name == name), None
+        )
 
 
 class GateReport(Value):
@@ -122,7 +124,9 @@ class EvidenceReport(Value):
 
     def measurement(self, name: MeasurementName) -> Measurement | None:
         """The measurement called ``name``, or None."""
-        return next((row for row in self.measurements if row.name == name), None)
+        return next(
+            (row for row in self.measurements if row.name == name), None
+        )
 
 
 class TargetReport(Value):
@@ -155,7 +159,9 @@ class TargetReport(Value):
 
     def candidate(self, scheme: str | None) -> CandidateReport | None:
         """The candidate of a scheme, or None."""
-        return next((row for row in self.candidates if row.scheme == scheme), None)
+        return next(
+            (row for row in self.candidates if row.scheme == scheme), None
+        )
 
 
 class StageReport(Value):
@@ -195,7 +201,8 @@ class Report(Value):
         names = [row.name for row in self.targets]
         if name not in names:
             raise ReportError(
-                f"{unknown('target', name, names)}", fix="name a target of this report"
+                f"{unknown('target', name, names)}",
+                fix="name a target of this report",
             )
         return self.targets[names.index(name)]
 
@@ -232,7 +239,11 @@ def load(path: pathlib.Path) -> Report:
             fix="run the recipe again; what is cached is not computed twice",
         ) from problem
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        schema = (
+            data.get("schema")
+            if isinstance(data, dict)
+            else type(data).__name__
+        )
         raise ReportError(
             f"{file} has schema {schema!r}; this edgekit reads schema {SCHEMA}.",
             fix="use the edgekit that wrote it, or run again",
@@ -243,7 +254,9 @@ def load(path: pathlib.Path) -> Report:
 def describe(artifact: Artifact) -> ArtifactReport:
     """An artifact's entry in the report, before any of its files is shipped."""
     files = tuple(
-        ShippedFile(part=part.name, role=role, sha256=file.sha256, bytes=file.bytes)
+        ShippedFile(
+            part=part.name, role=role, sha256=file.sha256, bytes=file.bytes
+        )
         for part in artifact.parts
         for role, file in part.files.items()
     )

@@ -104,7 +104,9 @@ class Scheme(Value):
     def formats(self) -> tuple[FormatName, ...]:
         """The formats whose records list this scheme."""
         return tuple(
-            name for name, record in FORMATS.items() if self.name in record.schemes
+            name
+            for name, record in FORMATS.items()
+            if self.name in record.schemes
         )
 
     @property
@@ -166,7 +168,8 @@ SCHEMES: Mapping[str, Scheme] = {
         ),
         Scheme(
             name="w8a8-qat",
-            title="as w8a8-static, the quantized network trained further with the float one as its teacher",
+            title="as w8a8-static, the quantized network trained further with the "
+            "float one as its teacher",
             method="static",
             weight_bits=8,
             activation_bits=8,
@@ -274,11 +277,13 @@ REFUSED: Mapping[str, tuple[str, str]] = {
         "w4-weight, w4-weight-rtn or w4-weight-hqq",
     ),
     "w4-weight-teq": (
-        "its TEQ needs a training loop of yours, and its scales have not been measured to gain anything",
+        "its TEQ needs a training loop of yours, and its scales have not been measured "
+        "to gain anything",
         "w4-weight-awq or w4-weight-hqq",
     ),
     "w4-weight-autoround": (
-        "its AutoRound fails on a network that is not a Hugging Face model, and other networks were not tried",
+        "its AutoRound fails on a network that is not a Hugging Face model, and other "
+        "networks were not tried",
         "w4-weight, w4-weight-rtn or w4-weight-hqq",
     ),
     "w8a8-smoothquant-inc": (
@@ -336,7 +341,9 @@ def refused(name: str) -> str | None:
     reason = REFUSED.get(_ALSO.get(name, name))
     if reason is None:
         return None
-    return f"{name}: neural-compressor 3.10 cannot: {reason[0]}; use {reason[1]}"
+    return (
+        f"{name}: neural-compressor 3.10 cannot: {reason[0]}; use {reason[1]}"
+    )
 
 
 def find(name: str) -> Scheme:
@@ -348,7 +355,9 @@ def find(name: str) -> Scheme:
     if name not in SCHEMES:
         refusal = refused(name)
         if refusal is not None:
-            raise EdgekitError(f"{refusal}.", fix="edgekit schemes lists what is offered")
+            raise EdgekitError(
+                f"{refusal}.", fix="edgekit schemes lists what is offered"
+            )
         raise EdgekitError(
             unknown("scheme", name, SCHEMES),
             fix="'edgekit schemes' lists them",

@@ -15,7 +15,9 @@ from edgekit.value import Value
 if TYPE_CHECKING:
     from edgekit.arrays import Array, Feeds
 
-DType = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
+DType = Literal[
+    "float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"
+]
 Dim = int | str
 #: The name of the sample axis in every signature.
 BATCH = "batch"
@@ -48,7 +50,9 @@ class TensorSpec(Value):
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Return the shape, with ``batch`` for every named dim."""
-        return tuple(batch if isinstance(dim, str) else dim for dim in self.dims)
+        return tuple(
+            batch if isinstance(dim, str) else dim for dim in self.dims
+        )
 
     @property
     def static_batch(self) -> int | None:
@@ -90,7 +94,10 @@ class TensorSpec(Value):
         if self.axes is not None:
             steps.append(f"axes in the order {list(self.axes)}")
         if self.quantization is not None:
-            scale, zero_point = self.quantization.scale, self.quantization.zero_point
+            scale, zero_point = (
+                self.quantization.scale,
+                self.quantization.zero_point,
+            )
             steps.append(
                 f"divided by {scale:.9g}, rounded half to even, plus {zero_point}, "
                 f"clipped to the range of {self.dtype}"
@@ -107,7 +114,9 @@ class TensorSpec(Value):
         """The dims in the order of the task's axes."""
         if self.axes is None:
             return self.dims
-        return tuple(self.dims[self.axes.index(axis)] for axis in range(len(self.axes)))
+        return tuple(
+            self.dims[self.axes.index(axis)] for axis in range(len(self.axes))
+        )
 
 
 class Signature(Value):

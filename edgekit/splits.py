@@ -39,7 +39,9 @@ class Split:
     def rows(self, index: Any) -> "Split":
         """The samples of an index, a mask or a slice."""
         inputs = {name: array[index] for name, array in self.inputs.items()}
-        return Split(inputs, None if self.labels is None else self.labels[index])
+        return Split(
+            inputs, None if self.labels is None else self.labels[index]
+        )
 
     def take(self, count: int) -> "Split":
         """The first ``count`` samples."""
@@ -76,7 +78,9 @@ def read_labelled(data: Any, where: str) -> Split | None:
             f"{where}: {samples} samples but {labels.shape or 'no'} labels.",
             fix="give one label per sample",
         )
-    _check_numbers(labels, f"{where}: the labels contain", "number the classes from 0")
+    _check_numbers(
+        labels, f"{where}: the labels contain", "number the classes from 0"
+    )
     return Split(inputs, labels)
 
 
@@ -112,10 +116,14 @@ def _read_inputs(inputs: Any, where: str) -> dict[str, "Array"]:
                 fix="give arrays whose first axis is the sample",
             )
         _check_numbers(
-            array, f"{where}: {name} contains", "give float32, or an integer type"
+            array,
+            f"{where}: {name} contains",
+            "give float32, or an integer type",
         )
     if len({len(array) for array in arrays.values()}) > 1:
-        lengths = ", ".join(f"{name}: {len(array)}" for name, array in arrays.items())
+        lengths = ", ".join(
+            f"{name}: {len(array)}" for name, array in arrays.items()
+        )
         raise TaskError(
             f"{where}: the inputs have different numbers of samples ({lengths}).",
             fix="give each input one row per sample",
@@ -141,7 +149,9 @@ def _check_numbers(array: "Array", what: str, fix: str) -> None:
     if array.dtype.kind not in NUMBERS:
         raise TaskError(f"{what} {array.dtype}, not numbers.", fix=fix)
     if array.dtype.kind == "f" and not numpy.isfinite(array).all():
-        raise TaskError(f"{what} NaN or infinite values.", fix="clean the data first")
+        raise TaskError(
+            f"{what} NaN or infinite values.", fix="clean the data first"
+        )
 
 
 def _concatenate(batches: Any, where: str) -> tuple[Any, Any]:
@@ -150,7 +160,8 @@ def _concatenate(batches: Any, where: str) -> tuple[Any, Any]:
 
     try:
         pairs = [
-            (_read_inputs(inputs, where), _as_numpy(labels)) for inputs, labels in batches
+            (_read_inputs(inputs, where), _as_numpy(labels))
+            for inputs, labels in batches
         ]
     except (TypeError, ValueError) as problem:
         raise TaskError(
@@ -163,7 +174,8 @@ def _concatenate(batches: Any, where: str) -> tuple[Any, Any]:
     names = pairs[0][0].keys()
     try:
         inputs = {
-            name: numpy.concatenate([batch[name] for batch, _ in pairs]) for name in names
+            name: numpy.concatenate([batch[name] for batch, _ in pairs])
+            for name in names
         }
         labels = numpy.concatenate([batch_labels for _, batch_labels in pairs])
     except (KeyError, ValueError) as problem:

@@ -86,10 +86,13 @@ class Limits(UserConfig):
     @pydantic.model_validator(mode="after")
     def _batches(self) -> "Limits":
         rows = ((1, self.opt_batch, self.max_batch), *self.profiles)
-        wrong = [list(row) for row in rows if not 1 <= row[0] <= row[1] <= row[2]]
+        wrong = [
+            list(row) for row in rows if not 1 <= row[0] <= row[1] <= row[2]
+        ]
         if wrong:
             raise ValueError(
-                f"max_batch, opt_batch, profiles: 1 <= min <= opt <= max does not hold in {', '.join(map(str, wrong))}"
+                f"max_batch, opt_batch, profiles: 1 <= min <= opt <= max does not hold "
+                f"in {', '.join(map(str, wrong))}"
             )
         return self
 
@@ -158,7 +161,9 @@ class Target(UserConfig):
                 f"schemes: {', '.join(wrong)} cannot be built in the format {self.format!r}"
             )
         missing = [
-            name for name in record.required_limits if not getattr(self.limits, name)
+            name
+            for name in record.required_limits
+            if not getattr(self.limits, name)
         ]
         if missing:
             raise ValueError(
@@ -166,7 +171,9 @@ class Target(UserConfig):
                 f"({record.limits_help})"
             )
         if len(self.limits.batches) > 1 and not record.several_signatures:
-            able = ", ".join(name for name in FORMATS if FORMATS[name].several_signatures)
+            able = ", ".join(
+                name for name in FORMATS if FORMATS[name].several_signatures
+            )
             raise ValueError(
                 f"limits.batches: a file of the format {self.format!r} has one signature; "
                 f"several are for {able}"
@@ -180,7 +187,10 @@ class Target(UserConfig):
         asked, record = SCHEMES[scheme], FORMATS[self.format]
         if scheme not in record.schemes:
             return f"the format {self.format} has no {scheme}"
-        if self.limits.arithmetic == "integer" and asked.method in _FLOAT_METHODS:
+        if (
+            self.limits.arithmetic == "integer"
+            and asked.method in _FLOAT_METHODS
+        ):
             return "the device runs integer arithmetic only"
         if record.calibrated_only and not asked.calibrated:
             return record.calibrated_only
@@ -190,12 +200,16 @@ class Target(UserConfig):
         return None if refusal is None else f"{refusal[0]}; {refusal[1]}"
 
 
-def too_old(scheme: Scheme, capabilities: Sequence[str]) -> tuple[str, str] | None:
+def too_old(
+    scheme: Scheme, capabilities: Sequence[str]
+) -> tuple[str, str] | None:
     """Which compute capabilities lack the scheme's arithmetic, and the fix.
 
     None if all have it.
     """
-    return nvidia.explain_too_old(scheme.name, scheme.least_capability, capabilities)
+    return nvidia.explain_too_old(
+        scheme.name, scheme.least_capability, capabilities
+    )
 
 
 def load(path: pathlib.Path) -> Target:

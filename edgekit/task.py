@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import TaskError, unknown
-from edgekit.splits import INPUT, Split, fingerprint, read_inputs_only, read_labelled
+from edgekit.splits import (
+    INPUT,
+    Split,
+    fingerprint,
+    read_inputs_only,
+    read_labelled,
+)
 
 if TYPE_CHECKING:
     from edgekit.arrays import Array
@@ -61,7 +67,9 @@ class Task:
     loss: str | Callable[..., Any] = "cross_entropy"
     metric: str | Callable[..., Any] = "top1"
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    _splits: dict[SplitName, Split | None] = dataclasses.field(init=False, repr=False)
+    _splits: dict[SplitName, Split | None] = dataclasses.field(
+        init=False, repr=False
+    )
     #: Samples of each split that are also test samples.
     _shared: dict[str, int] = dataclasses.field(init=False, repr=False)
 
@@ -98,7 +106,10 @@ class Task:
         for name, split in self._splits.items():
             splits[name] = None
             if split is not None:
-                splits[name] = {"samples": len(split), "sha256": fingerprint(split)}
+                splits[name] = {
+                    "samples": len(split),
+                    "sha256": fingerprint(split),
+                }
         return {
             "name": self.name,
             "loss": _name_of(self.loss),
@@ -137,9 +148,13 @@ class Task:
         prefix = f"Task {self.name!r}"
         train = read_labelled(self.train, f"{prefix}, train")
         test = read_labelled(self.test, f"{prefix}, test")
-        calibration = read_inputs_only(self.calibration, f"{prefix}, calibration")
+        calibration = read_inputs_only(
+            self.calibration, f"{prefix}, calibration"
+        )
         if test is None:
-            raise TaskError(f"{prefix} has no test data.", fix="give test=(inputs, labels)")
+            raise TaskError(
+                f"{prefix} has no test data.", fix="give test=(inputs, labels)"
+            )
         if calibration is None and train is not None:
             calibration = Split(train.inputs, None)
         return {"train": train, "test": test, "calibration": calibration}
@@ -162,7 +177,9 @@ class Task:
         test = self.need("test", "verification")
         if train is None or train.labels is None or test.labels is None:
             return
-        is_float = [labels.dtype.kind == "f" for labels in (train.labels, test.labels)]
+        is_float = [
+            labels.dtype.kind == "f" for labels in (train.labels, test.labels)
+        ]
         if is_float[0] == is_float[1] and train.labels.ndim == test.labels.ndim:
             return
         raise TaskError(
@@ -209,7 +226,8 @@ def identity(choice: str | Callable[..., Any]) -> str:
     cells = getattr(choice, "__closure__", None) or ()
     closure = [repr(cell.cell_contents) for cell in cells]
     defaults = [
-        repr(getattr(choice, name, None)) for name in ("__defaults__", "__kwdefaults__")
+        repr(getattr(choice, name, None))
+        for name in ("__defaults__", "__kwdefaults__")
     ]
     try:
         source = inspect.getsource(choice)
@@ -219,15 +237,21 @@ def identity(choice: str | Callable[..., Any]) -> str:
     return "\n".join([name, source, *defaults, *closure])
 
 
-def _check_choice(task: str, what: str, choice: object, names: tuple[str, ...]) -> None:
+def _check_choice(
+    task: str, what: str, choice: object, names: tuple[str, ...]
+) -> None:
     """Raise TaskError unless ``choice`` is one of ``names`` or a function."""
     fix = f"give a known name or a function as {what}"
     if isinstance(choice, str):
         if choice not in names:
-            raise TaskError(f"Task {task!r}: {unknown(what, choice, names)}", fix=fix)
+            raise TaskError(
+                f"Task {task!r}: {unknown(what, choice, names)}", fix=fix
+            )
     elif not callable(choice):
         kind = type(choice).__name__
-        raise TaskError(f"Task {task!r}: the {what} is of type {kind}.", fix=fix)
+        raise TaskError(
+            f"Task {task!r}: the {what} is of type {kind}.", fix=fix
+        )
 
 
 def _name_of(choice: str | Callable[..., Any]) -> str:
@@ -245,11 +269,17 @@ def _rows(split: Split) -> Iterator[bytes]:
 
 def _shapes(split: Split) -> dict[str, tuple[tuple[int, ...], Any]]:
     """The shape without the sample axis, and the dtype of each input."""
-    return {name: (array.shape[1:], array.dtype) for name, array in split.inputs.items()}
+    return {
+        name: (array.shape[1:], array.dtype)
+        for name, array in split.inputs.items()
+    }
 
 
 def _describe(shapes: Mapping[str, tuple[tuple[int, ...], Any]]) -> str:
-    inputs = [f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in shapes.items()]
+    inputs = [
+        f"{name} {dtype}{list(shape)}"
+        for name, (shape, dtype) in shapes.items()
+    ]
     return ", ".join(inputs)
 
 

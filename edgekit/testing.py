@@ -78,7 +78,9 @@ def fake_step(takes: FormatName, gives: FormatName) -> type[FakeStep]:
         pass
 
     Between.takes, Between.gives = (takes,), gives
-    Between.__name__ = Between.__qualname__ = f"Fake{takes.title()}To{gives.title()}"
+    Between.__name__ = Between.__qualname__ = (
+        f"Fake{takes.title()}To{gives.title()}"
+    )
     return Between
 
 
@@ -88,7 +90,9 @@ class FakeRunner:
     """
 
     def __init__(
-        self, call: "Callable[[Feeds], Mapping[str, Array]]", where: str = "fake: numpy"
+        self,
+        call: "Callable[[Feeds], Mapping[str, Array]]",
+        where: str = "fake: numpy",
     ) -> None:
         self.where, self.closed = where, False
         self._call = call
@@ -111,9 +115,9 @@ def tiny_task(seed: int = 0, samples: int = 300) -> Task:
     random = numpy.random.default_rng(seed)
     labels = numpy.arange(samples) % CLASSES
     centres = 3 * numpy.eye(FEATURES, dtype="float32")[:CLASSES]
-    points = (centres[labels] + 0.5 * random.standard_normal((samples, FEATURES))).astype(
-        "float32"
-    )
+    points = (
+        centres[labels] + 0.5 * random.standard_normal((samples, FEATURES))
+    ).astype("float32")
     return _split("tiny", points, labels, seed)
 
 
@@ -126,7 +130,11 @@ def tiny_images(seed: int = 0, samples: int = 300) -> Task:
     random = numpy.random.default_rng(seed)
     labels = numpy.arange(samples) % CLASSES
     kinds = numpy.zeros((CLASSES, 1, SIDE, SIDE), dtype="float32")
-    kinds[0, :, : SIDE // 2], kinds[1, :, :, : SIDE // 2], kinds[2, :, 2:-2, 2:-2] = 1, 1, 1
+    (
+        kinds[0, :, : SIDE // 2],
+        kinds[1, :, :, : SIDE // 2],
+        kinds[2, :, 2:-2, 2:-2],
+    ) = 1, 1, 1
     images = (
         kinds[labels] + 0.2 * random.standard_normal((samples, 1, SIDE, SIDE))
     ).astype("float32")
@@ -140,7 +148,9 @@ def tiny_network(seed: int = 0) -> "torch.nn.Module":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return torch.nn.Sequential(
-            torch.nn.Linear(FEATURES, 16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)
+            torch.nn.Linear(FEATURES, 16),
+            torch.nn.ReLU(),
+            torch.nn.Linear(16, CLASSES),
         )
 
 

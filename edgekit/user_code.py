@@ -29,7 +29,9 @@ def is_function_spec(spec: str) -> bool:
     where, colon, name = spec.rpartition(":")
     if not colon or not name.isidentifier() or where == "zoo":
         return False
-    return where.endswith(".py") or all(word.isidentifier() for word in where.split("."))
+    return where.endswith(".py") or all(
+        word.isidentifier() for word in where.split(".")
+    )
 
 
 def load_function(spec: str, error: ErrorKind) -> Callable[[], Any]:
@@ -40,7 +42,10 @@ def load_function(spec: str, error: ErrorKind) -> Callable[[], Any]:
     """
     where, name = _split(spec, error)
     files = module_files(spec, error)
-    with _import_environment(where, files, fresh=True), _reraise_as(error, spec, files):
+    with (
+        _import_environment(where, files, fresh=True),
+        _reraise_as(error, spec, files),
+    ):
         module = _import(where, files[0])
     function = getattr(module, name, None)
     if function is None:
@@ -134,7 +139,9 @@ def _find_module(name: str, error: ErrorKind) -> pathlib.Path:
     return pathlib.Path(spec.origin)
 
 
-def _imported_files(path: pathlib.Path, root: pathlib.Path) -> Iterator[pathlib.Path]:
+def _imported_files(
+    path: pathlib.Path, root: pathlib.Path
+) -> Iterator[pathlib.Path]:
     """The .py files that ``path`` imports from ``root`` or from its own folder.
 
     A relative import is looked up in the folder that its dots name. A package is
@@ -198,13 +205,17 @@ def _import(where: str, path: pathlib.Path) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _import_environment(where: str, files: _Paths, fresh: bool) -> Iterator[None]:
+def _import_environment(
+    where: str, files: _Paths, fresh: bool
+) -> Iterator[None]:
     """Let imports find the modules next to the user's file, and write no .pyc files.
 
     Modules of other folders with the same name as one of these are set aside meanwhile;
     everything is restored afterwards. ``fresh``: modules next to the file are read again.
     """
-    folder = str(files[0].parent if where.endswith(".py") else pathlib.Path.cwd())
+    folder = str(
+        files[0].parent if where.endswith(".py") else pathlib.Path.cwd()
+    )
     neighbours = {_module_name(path): path for path in files[1:]}
     set_aside = {}
     for name, path in neighbours.items():
@@ -255,7 +266,10 @@ def _reraise_as(error: ErrorKind, spec: str, files: _Paths) -> Iterator[None]:
             fix=f"install the package that contains {problem.name!r}, "
             f"or put {problem.name}.py next to the file",
         ) from problem
-    except (Exception, SystemExit) as problem:  # the user's code may raise anything
+    except (
+        Exception,
+        SystemExit,
+    ) as problem:  # the user's code may raise anything
         raise error(
             f"{_place(problem, files)}: {type(problem).__name__}: {problem}",
             fix=f"{spec} must run without an error",
@@ -275,7 +289,9 @@ def _short_path(file: str) -> str:
     """The path of a file relative to the working directory, if it is inside of it."""
     path = pathlib.Path(file)
     here = pathlib.Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return (
+        str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    )
 
 
 def _check_no_arguments(function: Any, spec: str, error: ErrorKind) -> None:

@@ -109,14 +109,19 @@ def read_yaml(path: pathlib.Path, error: type[EdgekitError]) -> Any:
     try:
         data = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise error(f"Cannot read {path}: {problem.strerror or problem}.") from problem
+        raise error(
+            f"Cannot read {path}: {problem.strerror or problem}."
+        ) from problem
     except UnicodeDecodeError as problem:
         raise error(
-            f"{path} is not a text file (UTF-8).", fix="give the path of a YAML file"
+            f"{path} is not a text file (UTF-8).",
+            fix="give the path of a YAML file",
         ) from problem
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        place = (
+            f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        )
         reason = getattr(problem, "problem", None) or "it cannot be parsed"
         raise error(
             f"{path}{place}: invalid YAML: {reason}.",
@@ -139,7 +144,9 @@ def load_yaml(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
     except RecursionError as problem:  # thousands of brackets
-        raise yaml.MarkedYAMLError(problem="it is nested too deeply") from problem
+        raise yaml.MarkedYAMLError(
+            problem="it is nested too deeply"
+        ) from problem
     except (ValueError, LookupError, AttributeError) as problem:
         # PyYAML lets these through for 2020-13-45 and !!bool x.
         raise yaml.MarkedYAMLError(problem=str(problem)) from problem
@@ -173,7 +180,9 @@ def _describe(kind: type[Value], row: pydantic_core.ErrorDetails) -> str:
     if row["type"] == "literal_error" and isinstance(value, str):
         return f"{where}: {_describe_literal(value, row)}"
     expected = _EXPECTED.get(row["type"])
-    reason = f"input should be {expected}" if expected else _uncapitalize(row["msg"])
+    reason = (
+        f"input should be {expected}" if expected else _uncapitalize(row["msg"])
+    )
     is_short = isinstance(value, str | int | float | bool | None)
     return f"{where}: {reason}" + (f" (got: {value!r})" if is_short else "")
 
@@ -181,7 +190,9 @@ def _describe(kind: type[Value], row: pydantic_core.ErrorDetails) -> str:
 def _describe_literal(value: str, row: pydantic_core.ErrorDetails) -> str:
     """Describe a word that a Literal does not allow."""
     expected = str(row.get("ctx", {}).get("expected", ""))
-    words = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
+    words = [
+        word.strip(" '") for word in expected.replace(" or ", ", ").split(",")
+    ]
     closest = nearest(value, words)
     hint = f" Did you mean {closest!r}?" if closest else ""
     return f"expected one of {', '.join(words)}; got {value!r}.{hint}"
@@ -194,7 +205,8 @@ def _uncapitalize(text: str) -> str:
 def _is_internal(part: int | str) -> bool:
     """True for the names that pydantic adds for a branch of a union."""
     return isinstance(part, str) and (
-        part.startswith(("function-", "tagged-union", "literal[")) or "[" in part
+        part.startswith(("function-", "tagged-union", "literal["))
+        or "[" in part
     )
 
 

@@ -24,7 +24,9 @@ RECIPE = {
 def main(folder: str) -> None:
     """Plan, run, and print what ships."""
     # A plan imports no framework and lists everything that is missing, before any work.
-    plan = edgekit.plan(RECIPE, model="zoo:resnet8", task="digits", targets=["cpu-onnx"])
+    plan = edgekit.plan(
+        RECIPE, model="zoo:resnet8", task="digits", targets=["cpu-onnx"]
+    )
     plan.require_possible()
 
     report = edgekit.run(
@@ -41,7 +43,9 @@ def main(folder: str) -> None:
     for candidate in target.candidates:
         speedup = candidate.measurement("speedup")
         if speedup is None or speedup.value is None:
-            print(f"{candidate.scheme:20} {candidate.status}: {candidate.reason}")
+            print(
+                f"{candidate.scheme:20} {candidate.status}: {candidate.reason}"
+            )
         else:
             interval = f"{speedup.low:.2f} to {speedup.high:.2f}"
             print(f"{candidate.scheme:20} {speedup.value:.2f}x ({interval})")

@@ -23,13 +23,16 @@ def network() -> nn.Module:
         nn.Conv2d(1, 32, 3, padding=1),
         nn.BatchNorm2d(32),
         nn.ReLU(),
+        nn.Conv2d(32, 128, 3, padding=1),
+        nn.BatchNorm2d(128),
+        nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.BatchNorm2d(64),
+        nn.Conv2d(128, 128, 3, padding=1),
+        nn.BatchNorm2d(128),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, 10),
+        nn.Linear(128, 10),
     )
 
 
@@ -46,10 +49,11 @@ def train(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> None:
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), 0.003)
     model.train()
-    for _ in range(8):
+    for _ in range(4):
         for rows in torch.randperm(len(images)).split(64):
             loss = nn.functional.cross_entropy(
-                model(torch.from_numpy(images)[rows]), torch.from_numpy(labels)[rows]
+                model(torch.from_numpy(images)[rows]),
+                torch.from_numpy(labels)[rows],
             )
             optimizer.zero_grad()
             loss.backward()
@@ -75,13 +79,19 @@ def main(folder: str) -> None:
         metric=correct,  # or a name: "top1"
     )
     report = edgekit.run(
-        model, task, recipe="int8", targets=["cpu-onnx"], effort="quick", out=folder
+        model,
+        task,
+        recipe="int8",
+        targets=["cpu-onnx"],
+        effort="quick",
+        out=folder,
     )
 
     target = report.target("cpu-onnx")
     print(f"verdict: {report.verdict}, ships {target.winner}")
     for gate in target.gates:
-        print(f"{gate.name}: {gate.value} ({gate.low} to {gate.high}), limit {gate.limit}")
+        interval = f"{gate.low:.4g} to {gate.high:.4g}"
+        print(f"{gate.name}: {gate.value:.4g} ({interval}), limit {gate.limit}")
 
 
 if __name__ == "__main__":

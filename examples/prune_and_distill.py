@@ -15,7 +15,13 @@ RECIPE = {
     "compress": [
         {"train": {"epochs": 2, "shift": 1}},
         # The teacher is trained first, since no weights are named for it.
-        {"distill": {"teacher": "zoo:resnet14", "teacher_epochs": 3, "epochs": 2}},
+        {
+            "distill": {
+                "teacher": "zoo:resnet14",
+                "teacher_epochs": 3,
+                "epochs": 2,
+            }
+        },
         # Entire channels, in multiples of what all targets require.
         {"prune": {"ratio": 0.5}},
         {"finetune": {"epochs": 4, "learning_rate": 0.002}},

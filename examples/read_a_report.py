@@ -11,7 +11,9 @@ import sys
 import edgekit
 from edgekit.report import CandidateReport
 
-RECIPE = {"compress": [{"train": {"epochs": 3}}, {"quantize": {"scheme": "auto"}}]}
+RECIPE = {
+    "compress": [{"train": {"epochs": 3}}, {"quantize": {"scheme": "auto"}}]
+}
 
 
 def line(candidate: CandidateReport) -> str:
@@ -26,7 +28,9 @@ def line(candidate: CandidateReport) -> str:
         elif row.low is None:
             cells.append(f"{name}: {row.value:.4g} {row.unit}")
         else:
-            cells.append(f"{name}: {row.value:.4g} [{row.low:.4g}, {row.high:.4g}]")
+            cells.append(
+                f"{name}: {row.value:.4g} [{row.low:.4g}, {row.high:.4g}]"
+            )
     return "  ".join(cells)
 
 
@@ -44,13 +48,19 @@ def main(folder: str) -> None:
 
     report = edgekit.load_report(folder)
     for target in report.targets:
-        print(f"{target.name}: {target.verdict}, ships {target.winner}, {target.chosen}")
+        print(
+            f"{target.name}: {target.verdict}, ships {target.winner}, {target.chosen}"
+        )
         for candidate in target.candidates:
             print("  " + line(candidate))
         for gate in target.gates:
-            print(f"  gate {gate.name}: {gate.value} against {gate.limit}: {gate.verdict}")
+            print(
+                f"  gate {gate.name}: {gate.value} against {gate.limit}: {gate.verdict}"
+            )
 
-    failed = [target.name for target in report.targets if target.verdict == "fail"]
+    failed = [
+        target.name for target in report.targets if target.verdict == "fail"
+    ]
     if failed:
         sys.exit(f"a gate failed: {', '.join(failed)}")
 

@@ -18,7 +18,10 @@ import edgekit
 
 TARGET = "raspberry-pi-5-tflite"
 RECIPE = {
-    "compress": [{"train": {"epochs": 4}}, {"quantize": {"scheme": "w8a8-static"}}],
+    "compress": [
+        {"train": {"epochs": 4}},
+        {"quantize": {"scheme": "w8a8-static"}},
+    ],
     "gates": {"accuracy_drop": 0.02},
 }
 
@@ -26,7 +29,12 @@ RECIPE = {
 def main(folder: str, host: str) -> None:
     """Build the file here, verify it there."""
     edgekit.run(
-        "zoo:cnn", "digits", recipe=RECIPE, targets=[TARGET], effort="quick", out=folder
+        "zoo:cnn",
+        "digits",
+        recipe=RECIPE,
+        targets=[TARGET],
+        effort="quick",
+        out=folder,
     )
 
     # A shipped folder is a bundle: the file, samples, expected outputs, gates and hashes.
@@ -35,7 +43,12 @@ def main(folder: str, host: str) -> None:
         print(f"{evidence.host}: {evidence.verdict} {evidence.error}")
         print(f"taken at {evidence.place}")
         for row in evidence.measurements:
-            print(f"  {row.name}: {row.value} {row.unit} {row.verdict or ''}")
+            value = (
+                "unmeasured"
+                if row.value is None
+                else f"{row.value:.4g} {row.unit}"
+            )
+            print(f"  {row.name}: {value} {row.verdict or ''}")
 
 
 if __name__ == "__main__":

@@ -77,20 +77,31 @@ def text(version: str, chosen: Mapping[str, str]) -> str:
 
 def find_python(version: str) -> str:
     """A working interpreter of this version: the running one, on the PATH, or in pyenv."""
-    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", pathlib.Path.home() / ".pyenv"))
+    pyenv = pathlib.Path(
+        os.environ.get("PYENV_ROOT", pathlib.Path.home() / ".pyenv")
+    )
     installed = sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
-    candidates = [sys.executable, *map(str, reversed(installed)), f"python{version}"]
+    candidates = [
+        sys.executable,
+        *map(str, reversed(installed)),
+        f"python{version}",
+    ]
     for candidate in candidates:
         if _version_of(candidate) == version:
             return candidate
-    raise SystemExit(f"There is no Python {version}. Fix: pyenv install {version}")
+    raise SystemExit(
+        f"There is no Python {version}. Fix: pyenv install {version}"
+    )
 
 
 def _version_of(interpreter: str) -> str:
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run(
-            [interpreter, "-I", "-c", code], capture_output=True, text=True, check=True
+            [interpreter, "-I", "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -120,7 +131,8 @@ def update(versions: Iterable[str]) -> None:
     FOLDER.mkdir(exist_ok=True)
     for version in versions:
         print(
-            f"resolving edgekit[{EXTRAS}] for Python {version} (about a minute)", flush=True
+            f"resolving edgekit[{EXTRAS}] for Python {version} (about a minute)",
+            flush=True,
         )
         chosen = resolve(version)
         path_for(version).write_text(text(version, chosen), encoding="utf-8")
@@ -136,7 +148,8 @@ def installed_version(name: str) -> str:
 
 
 def different(
-    chosen: Mapping[str, str], installed: Callable[[str], str] = installed_version
+    chosen: Mapping[str, str],
+    installed: Callable[[str], str] = installed_version,
 ) -> list[tuple[str, str, str]]:
     """Name, constrained version and installed version of the packages in which they differ."""
     rows = [(name, pin, installed(name)) for name, pin in chosen.items()]
@@ -157,9 +170,13 @@ def print_rows(rows: Sequence[tuple[str, str, str]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one of the commands."""
-    parser = argparse.ArgumentParser(description="The versions that make and CI install.")
+    parser = argparse.ArgumentParser(
+        description="The versions that make and CI install."
+    )
     parser.add_argument("command", choices=("update", "path", "newer"))
-    parser.add_argument("versions", nargs="*", help="for update; all if none is named")
+    parser.add_argument(
+        "versions", nargs="*", help="for update; all if none is named"
+    )
     options = parser.parse_args(arguments)
     if options.command == "update":
         update(options.versions or VERSIONS)

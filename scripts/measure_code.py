@@ -66,7 +66,9 @@ def read_source(path: pathlib.Path, name: str) -> Source:
     text = path.read_text(encoding="utf-8")
     lines, tree = text.splitlines(), ast.parse(text)
     inside_tables = table_lines(tree)
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = [
+        (number, line) for number, line in enumerate(lines, 1) if line.strip()
+    ]
     long_lines = [
         number
         for number, line in numbered
@@ -86,18 +88,27 @@ def read_source(path: pathlib.Path, name: str) -> Source:
 def table_lines(tree: ast.Module) -> set[int]:
     """The lines of constants of a module or a class that are lists, dicts, sets or tuples."""
     bodies = [tree.body]
-    bodies += [node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    bodies += [
+        node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    ]
     numbers: set[int] = set()
     for statement in (statement for body in bodies for statement in body):
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and is_table(statement.value):
-            numbers.update(range(statement.lineno, (statement.end_lineno or 0) + 1))
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and is_table(
+            statement.value
+        ):
+            numbers.update(
+                range(statement.lineno, (statement.end_lineno or 0) + 1)
+            )
     return numbers
 
 
 def is_table(value: ast.expr | None) -> bool:
     """A literal collection, or a call such as ``frozenset`` or ``Registry`` of one."""
     if isinstance(value, ast.Call):
-        arguments = [*value.args, *(keyword.value for keyword in value.keywords)]
+        arguments = [
+            *value.args,
+            *(keyword.value for keyword in value.keywords),
+        ]
         return any(isinstance(argument, TABLES) for argument in arguments)
     return isinstance(value, TABLES)
 
@@ -162,13 +173,32 @@ def percentile(values: Sequence[int], share: float) -> int:
 
 def complex_functions(root: pathlib.Path, folders: Iterable[str]) -> list[str]:
     """What ruff reports for the complexity of functions, also if a comment suppresses it."""
-    command = [sys.executable, "-m", "ruff", "check", "--select", ",".join(COMPLEXITY)]
-    options = ["--output-format", "json", "--exit-zero", "--ignore-noqa", *folders]
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--select",
+        ",".join(COMPLEXITY),
+    ]
+    options = [
+        "--output-format",
+        "json",
+        "--exit-zero",
+        "--ignore-noqa",
+        *folders,
+    ]
     done = subprocess.run(
-        [*command, *options], cwd=root, capture_output=True, text=True, check=True
+        [*command, *options],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     rows = json.loads(done.stdout)
-    return [f"{place(row, root)}: {row['code']} {row['message']}" for row in rows]
+    return [
+        f"{place(row, root)}: {row['code']} {row['message']}" for row in rows
+    ]
 
 
 def place(row: dict[str, object], root: pathlib.Path) -> str:
@@ -185,9 +215,13 @@ def crowded_folders(root: pathlib.Path) -> tuple[int, list[str]]:
     folders = [path for path in package.rglob("*") if path.is_dir()]
     sizes = {folder: len(list(folder.glob("*.py"))) for folder in folders}
     rows = [
-        f"{path.relative_to(root)}: {size}" for path, size in sizes.items() if size > 20
+        f"{path.relative_to(root)}: {size}"
+        for path, size in sizes.items()
+        if size > 20
     ]
-    modules = [path for path in package.glob("*.py") if not path.name.startswith("__")]
+    modules = [
+        path for path in package.glob("*.py") if not path.name.startswith("__")
+    ]
     return len(modules), sorted(rows)
 
 
@@ -196,14 +230,21 @@ def measure(root: pathlib.Path, folder: str) -> list[Limit]:
     paths = sorted((root / folder).rglob("*.py"))
     sources = [read_source(path, str(path.relative_to(root))) for path in paths]
     lengths = [length for source in sources for length in source.lengths]
-    long_lines = [f"{row.path}:{line}" for row in sources for line in row.long_lines]
+    long_lines = [
+        f"{row.path}:{line}" for row in sources for line in row.long_lines
+    ]
     bare = [f"{row.path}:{name}" for row in sources for name in row.bare_names]
     operations = sum(source.operations for source in sources)
     density = operations / sum(source.code_lines for source in sources)
     product = folder == "edgekit"
     share = 100 * len(long_lines) / len(lengths)
     return [
-        Limit(f"lines over {WIDTH} columns, percent", share, 1.0, tuple(long_lines)),
+        Limit(
+            f"lines over {WIDTH} columns, percent",
+            share,
+            1.0,
+            tuple(long_lines),
+        ),
         Limit("line length, 90th percentile", percentile(lengths, 0.9), 90),
         Limit(
             "names, calls, operators per code line",
@@ -211,8 +252,18 @@ def measure(root: pathlib.Path, folder: str) -> list[Limit]:
             3.0 if product else None,
             densest(sources),
         ),
-        Limit("fmt: skip", sum(row.skips for row in sources), None, skip_places(sources)),
-        Limit("bare participles as names", len(bare), 0 if product else None, tuple(bare)),
+        Limit(
+            "fmt: skip",
+            sum(row.skips for row in sources),
+            None,
+            skip_places(sources),
+        ),
+        Limit(
+            "bare participles as names",
+            len(bare),
+            0 if product else None,
+            tuple(bare),
+        ),
     ]
 
 
@@ -236,17 +287,25 @@ def measure_all(root: pathlib.Path = ROOT) -> dict[str, list[Limit]]:
     """All numbers, by folder and for the tree."""
     tables = {folder: measure(root, folder) for folder in ("edgekit", "tests")}
     skips = sum(
-        row.value for table in tables.values() for row in table if row.name == "fmt: skip"
+        row.value
+        for table in tables.values()
+        for row in table
+        if row.name == "fmt: skip"
     )
     complex_rows = complex_functions(root, ["edgekit"])
     modules, crowded = crowded_folders(root)
     tables["tree"] = [
         Limit("fmt: skip in all", skips, 39),
         Limit(
-            "functions over a complexity limit", len(complex_rows), 0, tuple(complex_rows)
+            "functions over a complexity limit",
+            len(complex_rows),
+            0,
+            tuple(complex_rows),
         ),
         Limit("modules at the root of edgekit/", modules, 24),
-        Limit("folders with more than 20 files", len(crowded), 0, tuple(crowded)),
+        Limit(
+            "folders with more than 20 files", len(crowded), 0, tuple(crowded)
+        ),
         Limit("words to replace", *_word_hits()),
     ]
     return tables
@@ -276,9 +335,15 @@ def print_tables(tables: dict[str, list[Limit]], places: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the numbers and return the exit status."""
-    parser = argparse.ArgumentParser(description="Measure how readable the code is.")
-    parser.add_argument("--check", action="store_true", help="fail if a limit is exceeded")
-    parser.add_argument("--json", action="store_true", help="print every number and place")
+    parser = argparse.ArgumentParser(
+        description="Measure how readable the code is."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="fail if a limit is exceeded"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print every number and place"
+    )
     parser.add_argument(
         "--places", type=int, default=0, help="places to print for each limit"
     )
@@ -286,7 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = measure_all()
     if options.json:
         listed = {
-            key: [dataclasses.asdict(row) for row in rows] for key, rows in tables.items()
+            key: [dataclasses.asdict(row) for row in rows]
+            for key, rows in tables.items()
         }
         print(json.dumps(listed, indent=1))
     else:

@@ -26,7 +26,15 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORD_LIST = pathlib.Path(__file__).with_name("word_list.yaml")
 #: What is read if no paths are passed.
-PLACES = ("edgekit", "docs", "targets", "recipes", "hosts", "README.md", "CONTRIBUTING.md")
+PLACES = (
+    "edgekit",
+    "docs",
+    "targets",
+    "recipes",
+    "hosts",
+    "README.md",
+    "CONTRIBUTING.md",
+)
 SUFFIXES = (".py", ".md", ".yaml", ".j2")
 #: Characters on each side of a hit in which an exception of the word list may match.
 CONTEXT = 60
@@ -84,9 +92,9 @@ def load_words(path: pathlib.Path = WORD_LIST) -> list[Word]:
 
 def load_exceptions(path: pathlib.Path = WORD_LIST) -> list[dict[str, str]]:
     """Places where a word is right: ``path``, ``phrase`` and the reason."""
-    rows: list[dict[str, str]] = yaml.safe_load(path.read_text(encoding="utf-8"))[
-        "exceptions"
-    ]
+    rows: list[dict[str, str]] = yaml.safe_load(
+        path.read_text(encoding="utf-8")
+    )["exceptions"]
     return rows
 
 
@@ -119,7 +127,9 @@ def search_text(
     for word in words:
         if word.where in (kind, "both"):
             matches = word.search(searched)
-            hits += [(match.start(), match.group(), word.advice) for match in matches]
+            hits += [
+                (match.start(), match.group(), word.advice) for match in matches
+            ]
     return hits
 
 
@@ -133,11 +143,15 @@ def check_file(words: Sequence[Word], path: pathlib.Path) -> list[Hit]:
     source = path.read_text(encoding="utf-8")
     hits = []
     for passage in passages(path.suffix, source):
-        for offset, phrase, advice in search_text(words, passage.text, passage.kind):
+        for offset, phrase, advice in search_text(
+            words, passage.text, passage.kind
+        ):
             line = passage.line
             if passage.kind == "text":
                 line += passage.text.count("\n", 0, offset)
-            hits.append(Hit(_shown(path), line, " ".join(phrase.split()), advice))
+            hits.append(
+                Hit(_shown(path), line, " ".join(phrase.split()), advice)
+            )
     return sorted(set(hits), key=lambda hit: (hit.line, hit.phrase))
 
 
@@ -183,12 +197,16 @@ def _strings(source: str) -> Iterator[Passage]:
     Adjacent literals are one text as well, all of it on the line of the first.
     """
     tree = ast.parse(source)
-    formatted = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    formatted = [
+        node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
+    ]
     pieces = {id(value) for node in formatted for value in node.values}
     for node in formatted:
         text = "".join(_piece(value) for value in node.values)
         yield Passage(text, node.lineno)
-    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    constants = (
+        node for node in ast.walk(tree) if isinstance(node, ast.Constant)
+    )
     for constant in constants:
         if isinstance(constant.value, str) and id(constant) not in pieces:
             yield Passage(constant.value, constant.lineno)
@@ -228,7 +246,11 @@ def files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     for path in paths:
         if path.is_dir():
             below = sorted(path.rglob("*"))
-            chosen += [file for file in below if file.suffix in SUFFIXES and file.is_file()]
+            chosen += [
+                file
+                for file in below
+                if file.suffix in SUFFIXES and file.is_file()
+            ]
         else:
             chosen.append(path)
     return chosen
@@ -245,7 +267,11 @@ def check(paths: Sequence[pathlib.Path]) -> list[Hit]:
         if absolute.is_relative_to(ROOT):
             place = absolute.relative_to(ROOT).as_posix()
         candidates = check_file(words, path)
-        hits += [hit for hit in candidates if (place, hit.phrase.lower()) not in allowed]
+        hits += [
+            hit
+            for hit in candidates
+            if (place, hit.phrase.lower()) not in allowed
+        ]
     return hits
 
 
@@ -254,7 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Find words that this project does not use."
     )
-    parser.add_argument("paths", nargs="*", type=pathlib.Path, help="files and folders")
+    parser.add_argument(
+        "paths", nargs="*", type=pathlib.Path, help="files and folders"
+    )
     parser.add_argument(
         "--count", action="store_true", help="print how often each word occurs"
     )
@@ -268,7 +296,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         for hit in hits:
             print(hit)
-    print(f"{len(hits)} hits in {len({hit.path for hit in hits})} files", file=sys.stderr)
+    print(
+        f"{len(hits)} hits in {len({hit.path for hit in hits})} files",
+        file=sys.stderr,
+    )
     return 1 if hits else 0
 
 

@@ -59,7 +59,9 @@ def root() -> pathlib.Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+def own_cache(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[pathlib.Path]:
     """A cache that begins empty and is shared by the tests of one run; the user's own is
     not touched.
     """
@@ -75,7 +77,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+def own_hosts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[pathlib.Path]:
     """Where hosts are made, shared by the tests of one run: ``$EDGEKIT_HOSTS`` where it is
     given, else a folder that begins empty.
     """

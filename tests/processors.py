@@ -39,7 +39,9 @@ def saturates() -> bool:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    total = session.run(None, {"a": numpy.full((1, 64), 255, numpy.uint8)})[0].item()
+    total = session.run(None, {"a": numpy.full((1, 64), 255, numpy.uint8)})[
+        0
+    ].item()
     exact, saturated = 64 * 255 * 127, 32 * 32767
     assert total in (exact, saturated)
     return bool(total == saturated)

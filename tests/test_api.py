@@ -9,12 +9,21 @@ import pytest
 import torch
 
 import edgekit
-from edgekit.errors import EdgekitError, ModelError, PlanError, ReportError, TaskError
+from edgekit.errors import (
+    EdgekitError,
+    ModelError,
+    PlanError,
+    ReportError,
+    TaskError,
+)
 from edgekit.progress import Silent
 from edgekit.sources.objects import ModelObject
 from edgekit.testing import tiny_network, tiny_task
 
-RECIPE = {"compress": [{"quantize": {"effort": "quick"}}], "gates": {"accuracy_drop": 1.0}}
+RECIPE = {
+    "compress": [{"quantize": {"effort": "quick"}}],
+    "gates": {"accuracy_drop": 1.0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +59,9 @@ def finished(
     return report, out
 
 
-def test_a_network_and_a_task_are_run(finished: tuple[edgekit.Report, pathlib.Path]) -> None:
+def test_a_network_and_a_task_are_run(
+    finished: tuple[edgekit.Report, pathlib.Path],
+) -> None:
     """The report names the winner, its files are in the folder, and the override holds."""
     report, out = finished
     target = report.target("cpu-onnx")
@@ -81,11 +92,15 @@ def test_all_three_forms_of_the_report_are_written(
 ) -> None:
     """JSON, Markdown and HTML; the JSON is read back as the same report."""
     report, out = finished
-    assert {"report.json", "report.md", "report.html"} <= {path.name for path in out.iterdir()}
+    assert {"report.json", "report.md", "report.html"} <= {
+        path.name for path in out.iterdir()
+    }
     assert edgekit.load_report(out) == report
 
 
-def test_a_bundle_is_verified(finished: tuple[edgekit.Report, pathlib.Path]) -> None:
+def test_a_bundle_is_verified(
+    finished: tuple[edgekit.Report, pathlib.Path],
+) -> None:
     """The shipped folder is executed again on this machine and agrees."""
     _, out = finished
     (evidence,) = edgekit.verify(out / "cpu-onnx", samples=16, timed=False)
@@ -95,13 +110,17 @@ def test_a_bundle_is_verified(finished: tuple[edgekit.Report, pathlib.Path]) -> 
     assert parity.verdict == "pass"
 
 
-def test_a_shipped_file_is_inspected(finished: tuple[edgekit.Report, pathlib.Path]) -> None:
+def test_a_shipped_file_is_inspected(
+    finished: tuple[edgekit.Report, pathlib.Path],
+) -> None:
     """By path, and against a target's limits."""
     _, out = finished
     file = next((out / "cpu-onnx").glob("*.onnx"))
     assert edgekit.inspect(file).rows
     assert edgekit.inspect(file, target="cpu-onnx").measurements
-    with pytest.raises(EdgekitError, match="executes files of the format tflite"):
+    with pytest.raises(
+        EdgekitError, match="executes files of the format tflite"
+    ):
         edgekit.inspect(file, target="mobile-tflite")
     with pytest.raises(FileNotFoundError):
         edgekit.inspect(out / "nothing.onnx")
@@ -140,7 +159,9 @@ def test_other_weights_are_another_network(trained: torch.nn.Module) -> None:
     """The name in the recipe, and with it every cache key, follows weights and code."""
     same = ModelObject(trained)
     other = ModelObject(tiny_network(seed=7))
-    assert same.name == ModelObject(lambda: trained).name.replace("<lambda>", "Sequential")
+    assert same.name == ModelObject(lambda: trained).name.replace(
+        "<lambda>", "Sequential"
+    )
     assert same.fingerprint != other.fingerprint
     first, second = same.networks(), same.networks()
     assert first["main"] is not second["main"]
@@ -163,7 +184,9 @@ def test_what_is_no_task_is_refused(trained: torch.nn.Module) -> None:
 
 def test_an_unknown_option_is_reported_with_the_nearest() -> None:
     """As a TypeError, like any wrong keyword in Python."""
-    with pytest.raises(TypeError, match="Unknown option 'efort'. Did you mean 'effort'"):
+    with pytest.raises(
+        TypeError, match="Unknown option 'efort'. Did you mean 'effort'"
+    ):
         edgekit.plan("int8", efort="quick")  # type: ignore[call-arg]
 
 
@@ -178,8 +201,12 @@ def test_a_plan_lists_what_is_missing() -> None:
 
 def test_a_recipe_value_takes_overrides() -> None:
     """A ``Recipe`` is changed like a recipe file, and the original stays."""
-    recipe = edgekit.Recipe.model_validate({"compress": [{"train": {"epochs": 2}}, "quantize"]})
-    plan = edgekit.plan(recipe, overrides={"train.epochs": 5}, targets=["cpu-onnx"])
+    recipe = edgekit.Recipe.model_validate(
+        {"compress": [{"train": {"epochs": 2}}, "quantize"]}
+    )
+    plan = edgekit.plan(
+        recipe, overrides={"train.epochs": 5}, targets=["cpu-onnx"]
+    )
     assert plan.recipe.find("train").epochs == 5
     assert recipe.find("train").epochs == 2
 
@@ -190,7 +217,9 @@ def test_planning_imports_no_framework() -> None:
         "import sys, edgekit; edgekit.plan('int8', model='zoo:cnn', task='digits');"
         "print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -200,7 +229,9 @@ def test_a_folder_without_a_report_is_an_error(tmp_path: pathlib.Path) -> None:
         edgekit.load_report(tmp_path)
 
 
-def test_a_report_names_its_targets(finished: tuple[edgekit.Report, pathlib.Path]) -> None:
+def test_a_report_names_its_targets(
+    finished: tuple[edgekit.Report, pathlib.Path],
+) -> None:
     """An unknown target is an error with the nearest name."""
     report, _ = finished
     with pytest.raises(ReportError, match="Did you mean 'cpu-onnx'"):

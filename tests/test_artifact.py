@@ -17,13 +17,18 @@ def part(name: str, takes: tuple[str, ...], gives: str, **files: File) -> Part:
 
     return Part(
         name=name,
-        signature=Signature(inputs=tuple(map(spec, takes)), outputs=(spec(gives),)),
+        signature=Signature(
+            inputs=tuple(map(spec, takes)), outputs=(spec(gives),)
+        ),
         files=files,
     )
 
 
 ENCODER = part(
-    "encoder", ("image",), "code", model=File(path="encoder.onnx", sha256="a", bytes=10)
+    "encoder",
+    ("image",),
+    "code",
+    model=File(path="encoder.onnx", sha256="a", bytes=10),
 )
 DECODER = part(
     "decoder",
@@ -54,10 +59,15 @@ def test_both_of_two_towers_are_outputs() -> None:
         part("image_tower", ("image",), "image_code"),
         part("text_tower", ("text",), "text_code"),
     )
-    assert [spec.name for spec in outputs_of(towers)] == ["image_code", "text_code"]
+    assert [spec.name for spec in outputs_of(towers)] == [
+        "image_code",
+        "text_code",
+    ]
     found = chain(
         towers,
-        lambda tower, feeds: {tower.signature.outputs[0].name: sum(feeds.values())},
+        lambda tower, feeds: {
+            tower.signature.outputs[0].name: sum(feeds.values())
+        },
         {"image": 1, "text": 2},
     )
     assert found == {"image_code": 1, "text_code": 2}
@@ -68,7 +78,9 @@ def test_both_of_two_towers_are_outputs() -> None:
 )
 def test_a_file_lies_inside_its_folder(path: str) -> None:
     """A name that leads elsewhere, or to the manifest, is refused when the value is made."""
-    with pytest.raises(pydantic.ValidationError, match="not the name of a file"):
+    with pytest.raises(
+        pydantic.ValidationError, match="not the name of a file"
+    ):
         File(path=path)
 
 

@@ -1,6 +1,7 @@
-"""The budgets of the house: 400 lines a file, 50 a function, 6 parameters.
+"""Limits of size: lines in a file, expressions and parameters in a function.
 
-Each rule is also shown to fail.
+Statements, branches and complexity are limited by ruff (pyproject.toml). Expressions are
+counted, because long lines cannot hide them. Each rule is also shown to fail.
 """
 
 import ast
@@ -9,29 +10,68 @@ from collections.abc import Iterator
 
 import pytest
 
-LINES_A_FILE, LINES_A_FUNCTION, PARAMETERS = 400, 50, 6
-KEPT_OUT = ("manager", "handler", "session", "modifier", "lifecycle", "factory", "utils")
+LINES_A_FILE, EXPRESSIONS, PARAMETERS = 400, 180, 6
+#: What a function's size is counted in: names, attributes, calls and operators.
+COUNTED = (
+    ast.Name,
+    ast.arg,
+    ast.Attribute,
+    ast.Call,
+    ast.BinOp,
+    ast.BoolOp,
+    ast.Compare,
+    ast.UnaryOp,
+)
+#: This file is copied to devices, where it must work alone.
+SELF_CONTAINED = {"edgekit/formats/tensorrt/build.py": 480}
+KEPT_OUT = (
+    "manager",
+    "handler",
+    "session",
+    "modifier",
+    "lifecycle",
+    "factory",
+    "utils",
+)
 
 
 def over_budget(path: pathlib.Path) -> Iterator[str]:
     """One line for each budget that a file breaks."""
     text = path.read_text(encoding="utf-8")
     lines = len(text.splitlines())
-    if lines > LINES_A_FILE:
-        yield f"{path}: {lines} lines, at most {LINES_A_FILE}"
+    most = next(
+        (
+            limit
+            for name, limit in SELF_CONTAINED.items()
+            if path.as_posix().endswith(name)
+        ),
+        LINES_A_FILE,
+    )
+    if lines > most:
+        yield f"{path}: {lines} lines, at most {most}"
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        length = (node.end_lineno or node.lineno) - node.lineno + 1
-        if length > LINES_A_FUNCTION:
-            yield f"{path}:{node.lineno}: {node.name} has {length} lines, at most {LINES_A_FUNCTION}"
+        size = sum(isinstance(inner, COUNTED) for inner in ast.walk(node))
+        if size > EXPRESSIONS:
+            yield (
+                f"{path}:{node.lineno}: {node.name} has {size} expressions, at most "
+                f"{EXPRESSIONS}"
+            )
         arguments = [
             a.arg
-            for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            for a in (
+                *node.args.posonlyargs,
+                *node.args.args,
+                *node.args.kwonlyargs,
+            )
             if a.arg not in ("self", "cls")
         ]
         if len(arguments) > PARAMETERS:
-            yield f"{path}:{node.lineno}: {node.name} has {len(arguments)} parameters, at most {PARAMETERS}"
+            yield (
+                f"{path}:{node.lineno}: {node.name} has {len(arguments)} parameters, "
+                f"at most {PARAMETERS}"
+            )
 
 
 def wrong_names(path: pathlib.Path) -> Iterator[str]:
@@ -49,10 +89,8 @@ def wrong_names(path: pathlib.Path) -> Iterator[str]:
 
 
 def test_every_file_and_function_keeps_its_budget(root: pathlib.Path) -> None:
-    """No file of edgekit or of its tests is longer, and no function longer or wider, than
-    the design allows.
-    """
-    paths = [*root.glob("edgekit/**/*.py"), *root.glob("tests/**/*.py")]
+    """No file of edgekit is longer, and no function larger or wider, than allowed."""
+    paths = list(root.glob("edgekit/**/*.py"))
     assert len(paths) > 20
     assert [line for path in sorted(paths) for line in over_budget(path)] == []
 
@@ -62,7 +100,9 @@ def test_the_words_that_say_nothing_are_kept_out(root: pathlib.Path) -> None:
     the like.
     """
     assert [
-        line for path in sorted(root.glob("edgekit/**/*.py")) for line in wrong_names(path)
+        line
+        for path in sorted(root.glob("edgekit/**/*.py"))
+        for line in wrong_names(path)
     ] == []
 
 
@@ -80,13 +120,19 @@ def test_there_is_no_drawer_for_everything(root: pathlib.Path) -> None:
     [
         ("x = 1\n" * (LINES_A_FILE + 1), "401 lines, at most 400"),
         (
-            "def work():\n" + "    x = 1\n" * LINES_A_FUNCTION,
-            "work has 51 lines, at most 50",
+            "def work():\n    return "
+            + " + ".join("a" * (EXPRESSIONS // 2 + 1)),
+            "work has 181 expressions, at most 180",
         ),
-        ("def work(a, b, c, *, d, e, f, g): ...\n", "work has 7 parameters, at most 6"),
+        (
+            "def work(a, b, c, *, d, e, f, g): ...\n",
+            "work has 7 parameters, at most 6",
+        ),
     ],
 )
-def test_a_broken_budget_is_told(tmp_path: pathlib.Path, source: str, said: str) -> None:
+def test_a_broken_budget_is_told(
+    tmp_path: pathlib.Path, source: str, said: str
+) -> None:
     """The budget test fails on a file that is one line, or one parameter, too long."""
     path = tmp_path / "long.py"
     path.write_text(source)
@@ -98,4 +144,6 @@ def test_a_wrong_word_is_told(tmp_path: pathlib.Path) -> None:
     """The test of names fails on a class that is called a manager."""
     path = tmp_path / "ok.py"
     path.write_text("class CacheManager: ...\n")
-    assert list(wrong_names(path)) == [f"{path}:1: 'CacheManager' holds the word 'manager'"]
+    assert list(wrong_names(path)) == [
+        f"{path}:1: 'CacheManager' holds the word 'manager'"
+    ]

@@ -34,9 +34,13 @@ def make(text: str):
     def work(folder: pathlib.Path) -> Artifact:
         (folder / "main.onnx").write_text(text)
         part = Part(
-            name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}
+            name="main",
+            signature=SIGNATURE,
+            files={"model": File(path="main.onnx")},
         )
-        return Artifact(format="onnx", parts=(part,), notes={"text": text}, folder=folder)
+        return Artifact(
+            format="onnx", parts=(part,), notes={"text": text}, folder=folder
+        )
 
     return work
 
@@ -52,7 +56,11 @@ def test_a_built_entry_is_read_with_its_hashes(cache: Cache) -> None:
     entry = Cache(cache.root).find("k1")
     assert entry == built
     assert entry is not None
-    assert (entry.parent, entry.step, entry.size_bytes) == ("parent", "torch_to_onnx", 7)
+    assert (entry.parent, entry.step, entry.size_bytes) == (
+        "parent",
+        "torch_to_onnx",
+        7,
+    )
     assert entry.path(entry.parts[0]).read_text() == "weights"
 
 
@@ -75,7 +83,9 @@ def test_a_failed_step_leaves_nothing(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("victim", ["main.onnx", "manifest.json"])
-def test_a_modified_entry_is_removed_and_reported(cache: Cache, victim: str) -> None:
+def test_a_modified_entry_is_removed_and_reported(
+    cache: Cache, victim: str
+) -> None:
     """A changed byte in a file or in the manifest makes the entry unusable."""
     cache.build("k1", None, "train", make("weights"))
     path = cache.root / "k1" / victim
@@ -85,7 +95,9 @@ def test_a_modified_entry_is_removed_and_reported(cache: Cache, victim: str) -> 
     assert again.find("k1") is None
     assert len(messages) == 1
     assert "rebuilding damaged cache entry k1" in messages[0]
-    assert again.build("k1", None, "train", make("weights")).notes == {"text": "weights"}
+    assert again.build("k1", None, "train", make("weights")).notes == {
+        "text": "weights"
+    }
     assert again.find("k1") is not None
 
 
@@ -114,7 +126,9 @@ def test_two_runs_that_build_the_same_key_keep_one(cache: Cache) -> None:
     built = cache.build("k1", None, "train", slow)
     entry = cache.find("k1")
     assert built == entry
-    assert built.parts[0].files["model"].sha256 == file_digest(built.path(built.parts[0]))
+    assert built.parts[0].files["model"].sha256 == file_digest(
+        built.path(built.parts[0])
+    )
     assert entry is not None
     assert entry.path(entry.parts[0]).read_text() == "first"
 
@@ -144,11 +158,17 @@ def test_temporary_folders_of_killed_runs_are_removed(cache: Cache) -> None:
         check=True,
     ).stdout.strip()
     own = _temporary_name().split("-")
-    names = [f"{dead}-{own[1]}-x", f"{own[0]}-{own[1]}-y", f"{dead}-0123456789ab-z"]
+    names = [
+        f"{dead}-{own[1]}-x",
+        f"{own[0]}-{own[1]}-y",
+        f"{dead}-0123456789ab-z",
+    ]
     for name in names:
         (cache.root / "tmp" / name).mkdir()
     Cache(cache.root)
-    assert sorted(path.name for path in (cache.root / "tmp").iterdir()) == sorted(names[1:])
+    assert sorted(
+        path.name for path in (cache.root / "tmp").iterdir()
+    ) == sorted(names[1:])
 
 
 @pytest.mark.parametrize(
@@ -208,7 +228,9 @@ def test_a_key_does_not_depend_on_the_order_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("edit", ["file", "folder", "deep"])
-def test_replaced_files_and_folders_are_damage_too(cache: Cache, edit: str) -> None:
+def test_replaced_files_and_folders_are_damage_too(
+    cache: Cache, edit: str
+) -> None:
     """A file instead of the entry, a folder instead of the manifest, or a manifest of a
     hundred thousand brackets: rebuilt.
     """
@@ -223,7 +245,9 @@ def test_replaced_files_and_folders_are_damage_too(cache: Cache, edit: str) -> N
         shutil.rmtree(cache.root / "k1")
         (cache.root / "k1").write_text("mine")
     assert cache.find("k1") is None
-    assert cache.build("k1", None, "train", make("weights")).notes == {"text": "weights"}
+    assert cache.build("k1", None, "train", make("weights")).notes == {
+        "text": "weights"
+    }
 
 
 def test_an_impossible_folder_is_reported() -> None:

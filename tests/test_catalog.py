@@ -25,7 +25,9 @@ def test_recipes_slash_digits_works_without_a_checkout(
     is no such folder.
     """
     monkeypatch.chdir(tmp_path)
-    assert catalog.find("recipes", "recipes/digits.yaml") == catalog.find("recipes", "digits")
+    assert catalog.find("recipes", "recipes/digits.yaml") == catalog.find(
+        "recipes", "digits"
+    )
 
 
 def test_a_users_own_file_comes_first(
@@ -69,8 +71,12 @@ def test_a_users_own_hosts_are_found_by_name(
     assert catalog.find("hosts", "qemu-arm64").parent == catalog.folder("hosts")
     (tmp_path / "hosts").mkdir()
     for name in ("board", "qemu-arm64"):
-        (tmp_path / "hosts" / f"{name}.yaml").write_text("title: mine\nkind: local\n")
-        assert catalog.find("hosts", name) == tmp_path / "hosts" / f"{name}.yaml"
+        (tmp_path / "hosts" / f"{name}.yaml").write_text(
+            "title: mine\nkind: local\n"
+        )
+        assert (
+            catalog.find("hosts", name) == tmp_path / "hosts" / f"{name}.yaml"
+        )
     assert {"board", "local", "qemu-arm64"} <= set(catalog.names("hosts"))
     assert catalog.names("hosts").count("qemu-arm64") == 1
     assert "board" not in catalog.names("recipes")

@@ -15,13 +15,17 @@ from packaging.requirements import Requirement
 from scripts import constraints
 
 ROOT = constraints.ROOT
-FILES = {version: constraints.path_for(version) for version in constraints.VERSIONS}
+FILES = {
+    version: constraints.path_for(version) for version in constraints.VERSIONS
+}
 LINE = re.compile(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*")
 
 
 def project() -> dict[str, Any]:
     """The table [project] of pyproject.toml."""
-    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table: dict[str, Any] = tomllib.loads(
+        (ROOT / "pyproject.toml").read_text()
+    )["project"]
     return table
 
 
@@ -38,7 +42,9 @@ def declared(version: str) -> Iterator[Requirement]:
             waiting += extras_of_edgekit(table["optional-dependencies"][extra])
     environment = {"python_version": version, "extra": ""}
     for requirement in map(Requirement, texts):
-        applies = requirement.marker is None or requirement.marker.evaluate(environment)
+        applies = requirement.marker is None or requirement.marker.evaluate(
+            environment
+        )
         if applies and requirement.name != "edgekit":
             yield requirement
 
@@ -54,16 +60,22 @@ def extras_of_edgekit(texts: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("version", FILES)
-def test_every_declared_requirement_is_pinned_within_its_bounds(version: str) -> None:
+def test_every_declared_requirement_is_pinned_within_its_bounds(
+    version: str,
+) -> None:
     """A new dependency, or a bound that excludes the pinned version, needs `make constraints`."""
     pinned = constraints.read(FILES[version])
     for requirement in declared(version):
         name = constraints.normalized(requirement.name)
         assert name in pinned, f"{name} is not pinned. Fix: make constraints"
-        assert requirement.specifier.contains(pinned[name], prereleases=True), name
+        assert requirement.specifier.contains(pinned[name], prereleases=True), (
+            name
+        )
 
 
-def test_a_missing_and_an_excluded_version_are_noticed(tmp_path: pathlib.Path) -> None:
+def test_a_missing_and_an_excluded_version_are_noticed(
+    tmp_path: pathlib.Path,
+) -> None:
     """The check above can fail: neither an empty file nor an old torch satisfies pyproject."""
     path = tmp_path / "py311.txt"
     path.write_text("# empty\ntorch==1.0\n")
@@ -81,7 +93,9 @@ def test_a_file_holds_pins_and_nothing_else(version: str) -> None:
     assert [row for row in rows if not LINE.fullmatch(row)] == []
     names = [row.partition("==")[0] for row in rows]
     assert names == sorted(set(names))
-    assert [name for name in names if constraints.UNPINNED.fullmatch(name)] == []
+    assert [
+        name for name in names if constraints.UNPINNED.fullmatch(name)
+    ] == []
 
 
 def test_there_is_a_file_for_each_supported_python() -> None:
@@ -93,7 +107,9 @@ def test_there_is_a_file_for_each_supported_python() -> None:
     assert sorted(constraints.FOLDER.glob("*")) == sorted(FILES.values())
 
 
-def required_by(name: str, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
+def required_by(
+    name: str, extras: frozenset[str]
+) -> Iterator[tuple[str, frozenset[str]]]:
     """What an installed distribution requires here, with these extras of it."""
     for text in importlib.metadata.requires(name) or ():
         requirement = Requirement(text)
@@ -102,7 +118,10 @@ def required_by(name: str, extras: frozenset[str]) -> Iterator[tuple[str, frozen
         ]
         marker = requirement.marker
         if marker is None or any(marker.evaluate(row) for row in environments):
-            yield constraints.normalized(requirement.name), frozenset(requirement.extras)
+            yield (
+                constraints.normalized(requirement.name),
+                frozenset(requirement.extras),
+            )
 
 
 def test_everything_that_is_installed_with_edgekit_is_pinned() -> None:
@@ -115,7 +134,9 @@ def test_everything_that_is_installed_with_edgekit_is_pinned() -> None:
             if row not in seen and constraints.installed_version(row[0]):
                 seen.add(row)
                 waiting.append(row)
-                if row[0] not in pinned and not constraints.UNPINNED.fullmatch(row[0]):
+                if row[0] not in pinned and not constraints.UNPINNED.fullmatch(
+                    row[0]
+                ):
                     missing.add(row[0])
     assert len(seen) > 50
     assert missing == set(), "Fix: make constraints"
@@ -143,7 +164,10 @@ REPORT = {
 
 def test_the_pins_of_a_report() -> None:
     """Normalized names and public versions; edgekit and torch's CUDA packages are left out."""
-    assert constraints.pins(REPORT) == {"pyyaml-env-tag": "1.1", "torch": "2.13.0"}
+    assert constraints.pins(REPORT) == {
+        "pyyaml-env-tag": "1.1",
+        "torch": "2.13.0",
+    }
 
 
 def test_what_differs_is_named_with_both_versions(
@@ -162,5 +186,7 @@ def test_what_differs_is_named_with_both_versions(
 
 def test_a_missing_python_is_an_error_with_a_fix() -> None:
     """Version 3.99 is neither on the PATH nor in pyenv."""
-    with pytest.raises(SystemExit, match="no Python 3.99. Fix: pyenv install 3.99"):
+    with pytest.raises(
+        SystemExit, match="no Python 3.99. Fix: pyenv install 3.99"
+    ):
         constraints.find_python("3.99")

@@ -19,10 +19,16 @@ def test_a_context_says_nothing_and_teaches_nothing_unless_told(
     tmp_path: pathlib.Path,
 ) -> None:
     """The defaults are silent, seeded with 0 and without a teacher, and cannot be changed."""
-    task = Task(name="t", test=(numpy.zeros((2, 3), "float32"), numpy.zeros(2, "int64")))
+    task = Task(
+        name="t", test=(numpy.zeros((2, 3), "float32"), numpy.zeros(2, "int64"))
+    )
     context = Context(folder=tmp_path, networks=dict, task=task)
     assert isinstance(context.progress, Silent)
-    assert (context.seed, context.teacher, context.teacher_networks) == (0, None, None)
+    assert (context.seed, context.teacher, context.teacher_networks) == (
+        0,
+        None,
+        None,
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         context.seed = 1  # type: ignore[misc]
 
@@ -43,9 +49,9 @@ def test_a_steps_methods_have_the_contracts_parameters(name: str) -> None:
     step = registry.STEPS.load(name)
     for method in ("requires", "run", "ensures"):
         wanted = list(inspect.signature(getattr(Step, method)).parameters)
-        assert list(inspect.signature(getattr(step, method)).parameters) == wanted, (
-            f"{name}.{method}"
-        )
+        assert (
+            list(inspect.signature(getattr(step, method)).parameters) == wanted
+        ), f"{name}.{method}"
 
 
 @pytest.mark.parametrize("name", list(registry.RUNTIMES))
@@ -55,7 +61,9 @@ def test_a_host_opens_and_races(name: str) -> None:
     for method in ("open", "race"):
         wanted = list(inspect.signature(getattr(Host, method)).parameters)
         assert (
-            list(inspect.signature(getattr(host, method)).parameters)[: len(wanted)]
+            list(inspect.signature(getattr(host, method)).parameters)[
+                : len(wanted)
+            ]
             == wanted
         )
 
@@ -82,5 +90,7 @@ def test_the_quiet_progress_takes_everything() -> None:
 
 def test_a_runner_is_a_context_manager_that_infers() -> None:
     """The narrow interface of a runner is what the checks use, and no more."""
-    assert {name for name in vars(Runner) if not name.startswith("_")} == {"infer"}
+    assert {name for name in vars(Runner) if not name.startswith("_")} == {
+        "infer"
+    }
     assert "where" in Runner.__annotations__

@@ -108,14 +108,20 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(
         folder.mkdir()
     before = torch_storage.save(
         {"main": network},
-        torch_signatures.find_signatures({"main": network}, task.need("test", "a test")),
+        torch_signatures.find_signatures(
+            {"main": network}, task.need("test", "a test")
+        ),
         folders[0],
         {},
     )
     step.requires(before)
     after = step.run(
         before,
-        Context(folder=folders[1], networks=lambda: {"main": tiny_network(1)}, task=task),
+        Context(
+            folder=folders[1],
+            networks=lambda: {"main": tiny_network(1)},
+            task=task,
+        ),
     )
     step.ensures(before, after)
     assert after.notes["clipped"] >= 1
@@ -127,7 +133,9 @@ def test_the_step_of_the_document_keeps_the_contract_and_works(
         module.ClipWeights(sigmas=0.0).requires(before)
 
 
-def test_the_runtime_of_the_document_has_the_interface_of_the_others(document: str) -> None:
+def test_the_runtime_of_the_document_has_the_interface_of_the_others(
+    document: str,
+) -> None:
     """Its class has the constructor, the attributes and the method of those that run on a
     processor. tests/formats/test_toy_format.py runs it.
     """
@@ -138,4 +146,7 @@ def test_the_runtime_of_the_document_has_the_interface_of_the_others(document: s
         for name in ("runtime", "inputs", "outputs"):
             assert f"self.{name}" in shown
             assert f"self.{name}" in inspect.getsource(model)
-        assert list(inspect.signature(model.bind).parameters) == ["self", "arrays"]
+        assert list(inspect.signature(model.bind).parameters) == [
+            "self",
+            "arrays",
+        ]

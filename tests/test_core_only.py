@@ -124,12 +124,19 @@ def test_the_lists_and_the_doctor_work_with_the_core_alone(
     assert done.returncode in (0, 1)
 
 
-def test_a_run_stops_before_any_work(tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+def test_a_run_stops_before_any_work(
+    tmp_path: pathlib.Path, root: pathlib.Path
+) -> None:
     """`edgekit run` with packages missing tells them all and exits with 1; nothing is
     written.
     """
     done = edgekit(
-        tmp_path, root, "run", "recipes/digits.yaml", "--out", str(tmp_path / "out")
+        tmp_path,
+        root,
+        "run",
+        "recipes/digits.yaml",
+        "--out",
+        str(tmp_path / "out"),
     )
     assert done.returncode == 1
     assert "pip install 'edgekit[onnx]'" in done.stderr

@@ -19,12 +19,21 @@ from edgekit.report import CandidateReport, Report, TargetReport
 pytestmark = pytest.mark.slow
 
 
-def run(root: pathlib.Path, out: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def run(
+    root: pathlib.Path, out: pathlib.Path
+) -> subprocess.CompletedProcess[str]:
     """`edgekit run recipes/digits.yaml`, with the cache that `make demo` uses: the tests'
     own is put away.
     """
-    ours = ("EDGEKIT_CACHE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    ours = (
+        "EDGEKIT_CACHE",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ours
+    }
     if "EDGEKIT_DEMO_CACHE" in os.environ:
         environment["EDGEKIT_CACHE"] = os.environ["EDGEKIT_DEMO_CACHE"]
     command = [
@@ -37,12 +46,19 @@ def run(root: pathlib.Path, out: pathlib.Path) -> subprocess.CompletedProcess[st
         str(out),
     ]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=root, env=environment
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env=environment,
     )
 
 
 @pytest.fixture(scope="module")
-def out(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def out(
+    root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
     """The folder of a finished demo."""
     folder = tmp_path_factory.mktemp("demo")
     done = run(root, folder)
@@ -67,7 +83,9 @@ def number(candidate: CandidateReport, name: MeasurementName) -> float:
     """A number that was taken."""
     row = candidate.find(name)
     assert row is not None, f"{candidate.scheme} has no {name}"
-    assert row.value is not None, f"{candidate.scheme}: {name} is unmeasured: {row.how}"
+    assert row.value is not None, (
+        f"{candidate.scheme}: {name} is unmeasured: {row.how}"
+    )
     return row.value
 
 
@@ -84,10 +102,14 @@ def test_the_demo_has_four_targets_and_passes(demo: Report) -> None:
         "coral-edgetpu",
         "rtx-tensorrt",
     ]
-    assert {target.format for target in demo.targets} >= {"onnx", "tflite", "tensorrt"}
-    assert {target.name: target.verdict for target in demo.targets} == dict.fromkeys(
-        [target.name for target in demo.targets], "pass"
-    )
+    assert {target.format for target in demo.targets} >= {
+        "onnx",
+        "tflite",
+        "tensorrt",
+    }
+    assert {
+        target.name: target.verdict for target in demo.targets
+    } == dict.fromkeys([target.name for target in demo.targets], "pass")
     assert demo.verdict == "pass"
 
 
@@ -96,7 +118,7 @@ def test_every_winner_is_within_two_points(demo: Report) -> None:
     its whole interval.
     """
     for target in demo.targets:
-        drop = winner(target).find("accuracy_drop")
+        drop = winner(target).measurement("accuracy_drop")
         assert drop is not None, target.name
         assert drop.high is not None, target.name
         assert drop.high <= 0.02, f"{target.name}: {drop}"
@@ -104,7 +126,9 @@ def test_every_winner_is_within_two_points(demo: Report) -> None:
 
 
 @pytest.mark.parametrize("name", ["cpu-onnx", "mobile-tflite"])
-def test_int8_wins_by_two_and_is_eight_times_smaller(demo: Report, name: str) -> None:
+def test_int8_wins_by_two_and_is_eight_times_smaller(
+    demo: Report, name: str
+) -> None:
     """On the processor, int8 is at least 2x faster than the float file of the network
     before pruning, in the same runtime, and 8x smaller.
     """
@@ -142,7 +166,7 @@ def test_the_engines_convolutions_are_int8_by_its_own_log(demo: Report) -> None:
     assert number(best, "int8_mac_share") >= 0.95
     assert best.artifact is not None
     assert {file.role for file in best.artifact.files} >= {"engine", "model"}
-    latency = best.find("latency_ms")
+    latency = best.measurement("latency_ms")
     assert latency is None or latency.value is None
     assert all(
         gate.verdict != "pass"
@@ -155,7 +179,7 @@ def test_what_is_not_known_is_labelled_so(demo: Report) -> None:
     """The Edge TPU's mapping is called a prediction, and a stand-in for a device says that
     it is one.
     """
-    share = winner(named(demo, "coral-edgetpu")).find("tpu_mapped_share")
+    share = winner(named(demo, "coral-edgetpu")).measurement("tpu_mapped_share")
     assert share is not None
     assert "predict" in f"{share.how} {share.where}".lower()
     for name in ("coral-edgetpu", "rtx-tensorrt"):
@@ -174,7 +198,9 @@ def test_the_report_is_drawn_and_the_files_are_shipped(
     for target in demo.targets:
         best = winner(target)
         assert best.artifact is not None
-        shipped = [file for file in best.artifact.files if file.path is not None]
+        shipped = [
+            file for file in best.artifact.files if file.path is not None
+        ]
         assert shipped, target.name
         for file in shipped:
             assert file_digest(out / str(file.path)) == file.sha256
@@ -187,4 +213,6 @@ def test_the_same_command_again_gives_the_same_report(
     again = run(root, out)
     assert again.returncode == 0, again.stderr[-4000:]
     same = {"started": "", "seconds": 0.0}
-    assert report.load(out).model_copy(update=same) == demo.model_copy(update=same)
+    assert report.load(out).model_copy(update=same) == demo.model_copy(
+        update=same
+    )

@@ -22,7 +22,9 @@ def test_an_error_without_a_fix_is_its_message() -> None:
 
 def test_every_error_is_an_edgekit_error_and_in_the_drawn_tree() -> None:
     """One ``except`` catches all of them, and the tree at the top of errors.py is complete."""
-    classes = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
+    classes = [
+        value for _, value in inspect.getmembers(errors, inspect.isclass)
+    ]
     own = [value for value in classes if value.__module__ == errors.__name__]
     assert len(own) > 8
     for error in own:

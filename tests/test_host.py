@@ -36,8 +36,14 @@ def test_a_host_has_one_environment_by_default(tmp_path: pathlib.Path) -> None:
             "title: x\nkind: ssh\naddress: -oProxyCommand=touch /tmp/x\n",
             "is not a valid address",
         ),
-        ("title: x\nkind: ssh\naddress: 'a; reboot'\n", "is not a valid address"),
-        ("title: x\nkind: ssh\naddress: pi@-oProxyCommand=x\n", "is not a valid address"),
+        (
+            "title: x\nkind: ssh\naddress: 'a; reboot'\n",
+            "is not a valid address",
+        ),
+        (
+            "title: x\nkind: ssh\naddress: pi@-oProxyCommand=x\n",
+            "is not a valid address",
+        ),
         ("title: x\nkind: ssh\naddress: pi@-v\n", "is not a valid address"),
         ("title: x\nkind: venv\n", "main lists no packages"),
         (
@@ -55,7 +61,9 @@ def test_a_host_has_one_environment_by_default(tmp_path: pathlib.Path) -> None:
         ("title: x\nkind: shh\n", "Did you mean 'ssh'"),
     ],
 )
-def test_a_mistake_is_told(tmp_path: pathlib.Path, text: str, said: str) -> None:
+def test_a_mistake_is_told(
+    tmp_path: pathlib.Path, text: str, said: str
+) -> None:
     """Each mistake is a HostError with its place."""
     with pytest.raises(HostError, match=said):
         host.load(write(tmp_path, text))
@@ -67,12 +75,18 @@ def test_short_names_need_no_file() -> None:
     """
     assert lookup.find_host("ssh:pi@board").address == "pi@board"
     assert lookup.split_name("qemu-arm64/litert") == ("qemu-arm64", "litert")
-    assert lookup.split_name("./hosts/board.yaml") == ("./hosts/board.yaml", None)
+    assert lookup.split_name("./hosts/board.yaml") == (
+        "./hosts/board.yaml",
+        None,
+    )
     assert lookup.split_name("./hosts/board.yaml/litert") == (
         "./hosts/board.yaml",
         "litert",
     )
-    assert lookup.split_name("/home/me/board.yml/older") == ("/home/me/board.yml", "older")
+    assert lookup.split_name("/home/me/board.yml/older") == (
+        "/home/me/board.yml",
+        "older",
+    )
     with pytest.raises(HostError, match="Did you mean 'local'"):
         lookup.find_host("locall")
     with pytest.raises(HostError, match="Unknown environment 'old'"):

@@ -120,7 +120,9 @@ def level_name(module: str) -> str | None:
         prefix = ".".join(words[:count])
         if prefix in entries:
             return prefix
-        wildcards = (name for name in entries if "*" in name and covers(name, prefix))
+        wildcards = (
+            name for name in entries if "*" in name and covers(name, prefix)
+        )
         found = next(wildcards, None)
         if found is not None:
             return found
@@ -135,13 +137,19 @@ def is_module(name: str) -> bool:
 
 def covers(pattern: str, name: str) -> bool:
     """Whether a pattern such as ``formats.*.format`` stands for a name."""
-    return re.fullmatch(pattern.replace(".", r"\.").replace("*", r"\w+"), name) is not None
+    return (
+        re.fullmatch(pattern.replace(".", r"\.").replace("*", r"\w+"), name)
+        is not None
+    )
 
 
 def level_of(module: str) -> int | None:
     """The number of the level on which a module is."""
     covering = level_name(module)
-    return next((number for number, names in enumerate(LEVELS) if covering in names), None)
+    return next(
+        (number for number, names in enumerate(LEVELS) if covering in names),
+        None,
+    )
 
 
 def package_of(module: str) -> str | None:
@@ -174,8 +182,14 @@ def imports(path: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
             # What runs on a device is loaded there under another name than here.
             assert node.level == (
                 1 if node.level and path.parent.name == "device_worker" else 0
-            ), f"{path}:{node.lineno}: write the whole name of a module, not dots"
-            module = f"edgekit.device_worker.{node.module}" if node.level else node.module
+            ), (
+                f"{path}:{node.lineno}: write the whole name of a module, not dots"
+            )
+            module = (
+                f"edgekit.device_worker.{node.module}"
+                if node.level
+                else node.module
+            )
             for alias in node.names:
                 yield node.lineno, f"{module}.{alias.name}", id(node) in quoted
 
@@ -206,25 +220,38 @@ def _edgekit_rule(module: str, imported: str, level: int) -> str | None:
     if module.startswith("device_worker."):
         if other == "device_worker":
             return None
-        return "device_worker is sent to devices and may import nothing of edgekit"
+        return (
+            "device_worker is sent to devices and may import nothing of edgekit"
+        )
     if other in ("", "__version__"):
         return None
-    if imported.count(".") == 1 and imported.startswith("formats.") and not is_module(imported):
+    if (
+        imported.count(".") == 1
+        and imported.startswith("formats.")
+        and not is_module(imported)
+    ):
         imported = "formats"  # from edgekit.formats import FORMATS
     imported_level = level_of(imported)
     if imported_level is None:
         return f"edgekit.{imported} is not a module with a level"
-    if package_of(module) is not None and package_of(module) == package_of(imported):
+    own_package = package_of(module)
+    if own_package is not None and own_package == package_of(imported):
         return None
-    if module.startswith("steps."):
-        if other == "hosts":
-            return "leaves do not import each other"
-        if other in LEAVES - {"quantization", "device_worker"}:
-            return "a step may import no other leaf than edgekit.quantization"
+    sideways = _step_rule(other) if module.startswith("steps.") else None
+    if sideways is not None:
+        return sideways
     if imported_level < level:
         return None
     here, there = level_name(module), level_name(imported)
     return f"{here} (level {level}) imports {there} (level {imported_level}); imports point down"
+
+
+def _step_rule(imported: str) -> str | None:
+    if imported == "hosts":
+        return "leaves do not import each other"
+    if imported in LEAVES - {"quantization", "device_worker"}:
+        return "a step may import no other leaf than edgekit.quantization"
+    return None
 
 
 def _foreign_rule(here: str, top: str, quoted: bool) -> str | None:
@@ -237,11 +264,12 @@ def _foreign_rule(here: str, top: str, quoted: bool) -> str | None:
 
 def imported_by(code: str, watched: frozenset[str]) -> set[str]:
     """Which of the watched packages are loaded in a fresh Python after ``code``."""
-    script = (
-        f"import sys\n{code}\nprint('LOADED', *sorted({set(watched)!r} & set(sys.modules)))"
-    )
+    script = f"import sys\n{code}\nprint('LOADED', *sorted({set(watched)!r} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rpartition("LOADED")[2].split())
@@ -249,10 +277,16 @@ def imported_by(code: str, watched: frozenset[str]) -> set[str]:
 
 def command(*words: str) -> str:
     """Python code that runs an edgekit command to its end."""
-    return f"import edgekit.cli.main\ntry:\n    edgekit.cli.main.main({list(words)!r})\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    return (
+        f"import edgekit.cli.main\ntry:\n    "
+        f"edgekit.cli.main.main({list(words)!r})\nexcept SystemExit as end:\n    "
+        f"assert not end.code, end.code"
+    )
 
 
-def test_imports_point_down_and_frameworks_stay_in_the_leaves(root: pathlib.Path) -> None:
+def test_imports_point_down_and_frameworks_stay_in_the_leaves(
+    root: pathlib.Path,
+) -> None:
     """No file of edgekit imports from its own floor or above, and no framework outside the
     leaves.
     """
@@ -267,7 +301,9 @@ def test_every_package_has_a_docstring(root: pathlib.Path) -> None:
                 encoding="utf-8"
             )
         )
-        assert ast.get_docstring(tree), f"edgekit/{name}/__init__.py has no docstring"
+        assert ast.get_docstring(tree), (
+            f"edgekit/{name}/__init__.py has no docstring"
+        )
 
 
 @pytest.mark.parametrize(
@@ -299,7 +335,10 @@ def test_help_imports_not_even_numpy(
 ) -> None:
     """`edgekit --help` is quick because nothing heavy is imported for it."""
     monkeypatch.chdir(root)
-    assert imported_by(command("--help"), FRAMEWORKS | {"numpy", "jinja2"}) == set()
+    assert (
+        imported_by(command("--help"), FRAMEWORKS | {"numpy", "jinja2"})
+        == set()
+    )
 
 
 @pytest.mark.parametrize(
@@ -330,15 +369,27 @@ def test_help_imports_not_even_numpy(
             "from edgekit.sources import resnet\n",
             "a step may import no other leaf",
         ),
-        ("steps/train.py", "from edgekit.pipeline import run\n", "imports point down"),
+        (
+            "steps/train.py",
+            "from edgekit.pipeline import run\n",
+            "imports point down",
+        ),
         (
             "device_worker/worker.py",
             "from edgekit.errors import EdgekitError\n",
             "may import nothing of edgekit",
         ),
         ("planning/plan.py", "import torch.nn\n", "torch is a framework"),
-        ("rendering/table.py", "def f():\n    import onnx\n", "onnx is a framework"),
-        ("pipeline/run.py", "from click import echo\n", "click is for edgekit/cli only"),
+        (
+            "rendering/table.py",
+            "def f():\n    import onnx\n",
+            "onnx is a framework",
+        ),
+        (
+            "pipeline/run.py",
+            "from click import echo\n",
+            "click is for edgekit/cli only",
+        ),
         ("manager.py", "", "manager has no level"),
         (
             "pipeline/run.py",
@@ -370,7 +421,8 @@ def test_a_wrong_import_is_told_with_its_line(
         ),
         (
             "steps/prune.py",
-            "import torch\nfrom edgekit.quantization import placement\nfrom edgekit.steps import torch_storage\n",
+            "import torch\nfrom edgekit.quantization import placement\nfrom "
+            "edgekit.steps import torch_storage\n",
         ),
         (
             "checks/size.py",
@@ -378,7 +430,9 @@ def test_a_wrong_import_is_told_with_its_line(
         ),
     ],
 )
-def test_a_right_import_is_not_told(tmp_path: pathlib.Path, file: str, source: str) -> None:
+def test_a_right_import_is_not_told(
+    tmp_path: pathlib.Path, file: str, source: str
+) -> None:
     """Annotations may name a framework, a step may use quantization, and anyone may import
     from below.
     """

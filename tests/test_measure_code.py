@@ -35,17 +35,23 @@ def source(tmp_path: pathlib.Path) -> measure_code.Source:
     return measure_code.read_source(path, "source.py")
 
 
-def test_names_calls_and_operators_are_counted(source: measure_code.Source) -> None:
+def test_names_calls_and_operators_are_counted(
+    source: measure_code.Source,
+) -> None:
     """Two parameters, six names, an attribute, a call and an addition; comments are no code."""
     assert source.operations == 2 + 6 + 1 + 1 + 1
     assert source.code_lines == 4 + 3
 
 
-def test_long_lines_of_literal_tables_do_not_count(source: measure_code.Source) -> None:
+def test_long_lines_of_literal_tables_do_not_count(
+    source: measure_code.Source,
+) -> None:
     """The line in the dict is longer than the limit and is left out; the return is counted."""
     lines = SOURCE.splitlines()
     assert len(lines[5]) > measure_code.WIDTH
-    assert [lines[number - 1].split()[0] for number in source.long_lines] == ["return"]
+    assert [lines[number - 1].split()[0] for number in source.long_lines] == [
+        "return"
+    ]
 
 
 def test_skips_are_counted(source: measure_code.Source) -> None:
@@ -57,7 +63,11 @@ def test_skips_are_counted(source: measure_code.Source) -> None:
 def test_bare_participles_are_listed() -> None:
     """As variables, parameters and functions, also private ones; not as a part of a name."""
     tree = ast.parse("def found(_given):\n    made, found_layers = 1, 2\n")
-    assert list(measure_code.bare_names(tree)) == ["1: found", "1: _given", "2: made"]
+    assert list(measure_code.bare_names(tree)) == [
+        "1: found",
+        "1: _given",
+        "2: made",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,9 +84,13 @@ def test_an_exceeded_limit_is_noticed() -> None:
     assert [limit.exceeded for limit in values] == [True, False, False]
 
 
-def test_complex_functions_are_reported_despite_noqa(tmp_path: pathlib.Path) -> None:
+def test_complex_functions_are_reported_despite_noqa(
+    tmp_path: pathlib.Path,
+) -> None:
     """Seven parameters, hidden from `ruff check` by a comment."""
-    (tmp_path / "pyproject.toml").write_text("[tool.ruff.lint.pylint]\nmax-args = 6\n")
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.ruff.lint.pylint]\nmax-args = 6\n"
+    )
     text = "def f(a, b, c, d, e, g, h):  # noqa: PLR0913\n    return a\n"
     (tmp_path / "module.py").write_text(text)
     (row,) = measure_code.complex_functions(tmp_path, ["."])
@@ -90,4 +104,7 @@ def test_crowded_folders_are_reported(tmp_path: pathlib.Path) -> None:
     for number in range(21):
         (folder / f"m{number}.py").touch()
     (tmp_path / "edgekit" / "root.py").touch()
-    assert measure_code.crowded_folders(tmp_path) == (1, ["edgekit/crowded: 21"])
+    assert measure_code.crowded_folders(tmp_path) == (
+        1,
+        ["edgekit/crowded: 21"],
+    )

@@ -59,7 +59,9 @@ def test_a_looser_limit_never_turns_a_pass_into_something_else(
 
 
 @given(number, number)
-def test_a_number_without_an_interval_is_its_own(value: float, limit: float) -> None:
+def test_a_number_without_an_interval_is_its_own(
+    value: float, limit: float
+) -> None:
     """A count such as float_ops is judged as it is: pass or fail."""
     row = Measurement(
         name="float_ops", value=value, unit="count", where="file", how="audit"

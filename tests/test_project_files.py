@@ -23,7 +23,9 @@ def load(path: pathlib.Path) -> Any:
 
 def project() -> dict[str, Any]:
     """The table [project] of pyproject.toml."""
-    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table: dict[str, Any] = tomllib.loads(
+        (ROOT / "pyproject.toml").read_text()
+    )["project"]
     return table
 
 
@@ -31,21 +33,29 @@ def make_targets() -> set[str]:
     """The targets that the Makefile declares as .PHONY."""
     text = (ROOT / "Makefile").read_text()
     return {
-        name for row in re.findall(r"^\.PHONY:(.*)$", text, re.M) for name in row.split()
+        name
+        for row in re.findall(r"^\.PHONY:(.*)$", text, re.M)
+        for name in row.split()
     }
 
 
 def called_targets(text: str) -> set[str]:
     """The names after ``make`` at the start of a command."""
-    return set(re.findall(r"(?:^|`|run: |time |\$ )make ([a-z][a-z-]*)", text, re.M))
+    return set(
+        re.findall(r"(?:^|`|run: |time |\$ )make ([a-z][a-z-]*)", text, re.M)
+    )
 
 
 def test_the_workflow_tests_every_supported_python() -> None:
     """Core only and all extras, on the versions of requires-python."""
     jobs = load(WORKFLOW)["jobs"]
     for job in ("core", "all"):
-        assert jobs[job]["strategy"]["matrix"]["python"] == list(constraints.VERSIONS)
-    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project()["requires-python"]).groups()  # type: ignore[union-attr]
+        assert jobs[job]["strategy"]["matrix"]["python"] == list(
+            constraints.VERSIONS
+        )
+    low, high = re.fullmatch(
+        r">=3\.(\d+),<3\.(\d+)", project()["requires-python"]
+    ).groups()  # type: ignore[union-attr]
     supported = [f"3.{minor}" for minor in range(int(low), int(high))]
     assert supported == list(constraints.VERSIONS)
 
@@ -53,7 +63,9 @@ def test_the_workflow_tests_every_supported_python() -> None:
 def test_the_workflow_runs_what_it_is_for() -> None:
     """Each job calls its make targets; the newest packages run on a schedule only."""
     jobs = load(WORKFLOW)["jobs"]
-    called = {name: called_targets(yaml.dump(job)) for name, job in jobs.items()}
+    called = {
+        name: called_targets(yaml.dump(job)) for name, job in jobs.items()
+    }
     assert called == {
         "core": {"test-core"},
         "all": {"check", "demo", "test"},
@@ -87,7 +99,9 @@ def test_every_make_target_that_is_named_exists(name: str) -> None:
 
 def test_a_make_target_that_does_not_exist_is_noticed() -> None:
     """The check above can fail."""
-    assert called_targets("      - run: make nothing PYTHON=python") == {"nothing"}
+    assert called_targets("      - run: make nothing PYTHON=python") == {
+        "nothing"
+    }
     assert "nothing" not in make_targets()
 
 
@@ -96,7 +110,12 @@ def test_the_makefile_explains_every_target() -> None:
     """The comment at its top has a line for each target except clean, format and internal ones."""
     head = (ROOT / "Makefile").read_text().partition("PYTHON ?=")[0]
     explained = set(re.findall(r"^#   make ([a-z-]+)", head, re.M))
-    assert make_targets() - explained == {"clean", "format", "core-tests", "measure"}
+    assert make_targets() - explained == {
+        "clean",
+        "format",
+        "core-tests",
+        "measure",
+    }
     assert explained <= make_targets()
 
 
@@ -104,7 +123,9 @@ def test_the_hooks_download_nothing() -> None:
     """All of them are local, run the tools of .venv, and call scripts that exist."""
     repositories = load(ROOT / ".pre-commit-config.yaml")["repos"]
     assert {repository["repo"] for repository in repositories} == {"local"}
-    hooks = [hook for repository in repositories for hook in repository["hooks"]]
+    hooks = [
+        hook for repository in repositories for hook in repository["hooks"]
+    ]
     assert {"hygiene", "ruff", "ruff-format", "wording", "mypy"} == {
         hook["id"] for hook in hooks
     }
@@ -129,7 +150,9 @@ def test_an_issue_template_is_a_form(name: str) -> None:
 
 def test_the_metadata_names_where_the_project_is() -> None:
     """Documentation, source, issues and changes; authors; one license."""
-    assert {"Documentation", "Source", "Issues", "Changelog"} == set(project()["urls"])
+    assert {"Documentation", "Source", "Issues", "Changelog"} == set(
+        project()["urls"]
+    )
     assert all(url.startswith("https://") for url in project()["urls"].values())
     assert project()["authors"]
 
@@ -178,7 +201,11 @@ def test_each_fault_of_a_file_is_noticed(
 def test_the_files_of_the_repository_are_clean() -> None:
     """No fault in any file that git tracks."""
     command = ["git", "ls-files", "-z"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    )
     paths = [ROOT / name for name in done.stdout.split("\0") if name]
-    rows = [row for path in paths if path.is_file() for row in hygiene.faults(path)]
+    rows = [
+        row for path in paths if path.is_file() for row in hygiene.faults(path)
+    ]
     assert rows == []

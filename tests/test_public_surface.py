@@ -15,7 +15,9 @@ import edgekit
 
 
 @pytest.fixture(scope="module")
-def wheel(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def wheel(
+    root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
     """The wheel, built from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [
@@ -62,7 +64,10 @@ def away(folder: pathlib.Path, code: str) -> str:
     """What ``code`` prints in a fresh Python that sees the installed wheel and not the
     checkout.
     """
-    start = f"import sys\nsys.path.insert(0, {str(folder)!r})\nimport edgekit\nassert edgekit.__file__.startswith({str(folder)!r}), edgekit.__file__\n"
+    start = (
+        f"import sys\nsys.path.insert(0, {str(folder)!r})\nimport edgekit\nassert "
+        f"edgekit.__file__.startswith({str(folder)!r}), edgekit.__file__\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", start + code],
         capture_output=True,
@@ -102,12 +107,16 @@ def test_the_wheel_holds_all_that_is_used_and_nothing_else(
     """
     names = set(zipfile.ZipFile(wheel).namelist())
     files = [
-        path.relative_to(root) for path in (root / "edgekit").rglob("*") if path.is_file()
+        path.relative_to(root)
+        for path in (root / "edgekit").rglob("*")
+        if path.is_file()
     ]
     package = {
         str(path)
         for path in files
-        if not any(part == "__pycache__" or part.startswith(".") for part in path.parts)
+        if not any(
+            part == "__pycache__" or part.startswith(".") for part in path.parts
+        )
     }
     shelves = {
         f"edgekit/shipped/{kind}/{path.name}"
@@ -115,18 +124,23 @@ def test_the_wheel_holds_all_that_is_used_and_nothing_else(
         for path in (root / kind).glob("*.yaml")
     }
     assert len(shelves) >= 7
-    assert package | shelves == {name for name in names if name.startswith("edgekit/")}
+    assert package | shelves == {
+        name for name in names if name.startswith("edgekit/")
+    }
     assert {name.split("/")[0] for name in names} == {
         "edgekit",
         f"edgekit-{edgekit.__version__}.dist-info",
     }
     assert "edgekit/py.typed" in names
     assert any(
-        name.startswith("edgekit/rendering/") and not name.endswith(".py") for name in names
+        name.startswith("edgekit/rendering/") and not name.endswith(".py")
+        for name in names
     ), "the HTML template"
 
 
-def test_the_wheel_starts_the_command(wheel: pathlib.Path, root: pathlib.Path) -> None:
+def test_the_wheel_starts_the_command(
+    wheel: pathlib.Path, root: pathlib.Path
+) -> None:
     """The wheel installs `edgekit`, and the function that it names exists."""
     points = (
         zipfile.ZipFile(wheel)
@@ -136,11 +150,14 @@ def test_the_wheel_starts_the_command(wheel: pathlib.Path, root: pathlib.Path) -
     assert "edgekit = edgekit.cli.main:main" in points
     tree = ast.parse((root / "edgekit/cli/main.py").read_text())
     assert any(
-        isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body
+        isinstance(node, ast.FunctionDef) and node.name == "main"
+        for node in tree.body
     )
 
 
-def test_an_installed_wheel_finds_its_recipes_and_targets(elsewhere: pathlib.Path) -> None:
+def test_an_installed_wheel_finds_its_recipes_and_targets(
+    elsewhere: pathlib.Path,
+) -> None:
     """Away from the checkout, from another folder, names and the documents' paths are found
     inside the wheel.
     """
@@ -161,6 +178,8 @@ assert catalog.find("recipes", "recipes/digits.yaml") == catalog.find("recipes",
 
 def test_an_installed_wheel_plans(elsewhere: pathlib.Path) -> None:
     """`edgekit plan digits` works in the wheel, and prints the targets of its recipe."""
-    said = away(elsewhere, "from edgekit.cli.main import main\nmain(['plan', 'digits'])")
+    said = away(
+        elsewhere, "from edgekit.cli.main import main\nmain(['plan', 'digits'])"
+    )
     for name in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt"):
         assert name in said

@@ -35,7 +35,9 @@ def refusal(folder: pathlib.Path, text: str, *assignments: str) -> str:
     return str(caught.value)
 
 
-def test_every_mistake_of_a_recipe_is_told_at_once(tmp_path: pathlib.Path) -> None:
+def test_every_mistake_of_a_recipe_is_told_at_once(
+    tmp_path: pathlib.Path,
+) -> None:
     """Seven mistakes give one error, each line with its place and, where there is one, the
     nearest right word.
     """
@@ -56,29 +58,46 @@ def test_every_mistake_of_a_recipe_is_told_at_once(tmp_path: pathlib.Path) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("compress:\n  - quantize\n  - train\n", "quantize must be the last entry"),
+        (
+            "compress:\n  - quantize\n  - train\n",
+            "quantize must be the last entry",
+        ),
         (
             "compress:\n  - distill: {teacher: a}\n  - distill: {teacher: b}\n",
             "only one distill entry",
         ),
-        ("compress:\n  - {train: {}, prune: {}}\n", "holds exactly one of train, distill"),
+        (
+            "compress:\n  - {train: {}, prune: {}}\n",
+            "holds exactly one of train, distill",
+        ),
         ("compress:\n  - {}\n", "holds exactly one of"),
-        ("compress:\n  - distill: {}\n", "compress.0.distill.teacher: required key is missing"),
+        (
+            "compress:\n  - distill: {}\n",
+            "compress.0.distill.teacher: required key is missing",
+        ),
         ("targets: [cpu-onnx, cpu-onnx]\n", "a target is named twice"),
         ("compress: {train: {}}\n", "compress: "),
         ("model: 3\n", "model: input should be a valid string (got: 3)"),
         ("compress:\n  - train: 3\n", "compress.0.train: "),
     ],
 )
-def test_a_contradiction_is_refused(tmp_path: pathlib.Path, text: str, said: str) -> None:
+def test_a_contradiction_is_refused(
+    tmp_path: pathlib.Path, text: str, said: str
+) -> None:
     """What cannot be meant is an error when the recipe is read, not in the middle of a run."""
     assert said in refusal(tmp_path, text)
 
 
 def test_short_forms_mean_the_defaults(tmp_path: pathlib.Path) -> None:
     """`- train`, `- train:` and `- train: {}` are the same."""
-    short = load(write(tmp_path, "compress:\n  - train\n  - prune:\n  - finetune: {}\n"))
-    assert [intent.kind for intent in short.compress] == ["train", "prune", "finetune"]
+    short = load(
+        write(tmp_path, "compress:\n  - train\n  - prune:\n  - finetune: {}\n")
+    )
+    assert [intent.kind for intent in short.compress] == [
+        "train",
+        "prune",
+        "finetune",
+    ]
     assert short.find("prune").ratio == 0.5
     assert short.find("distill") is None
     assert short.name == "mine"
@@ -98,13 +117,20 @@ def test_set_changes_a_recipe_from_the_command_line() -> None:
     )
     assert recipe.find("train").epochs == 3
     assert recipe.find("distill").teacher == "zoo:cnn"
-    assert (recipe.gates.speedup, recipe.targets, recipe.seed) == (2, ("cpu-onnx",), 7)
+    assert (recipe.gates.speedup, recipe.targets, recipe.seed) == (
+        2,
+        ("cpu-onnx",),
+        7,
+    )
 
 
 def test_set_reaches_an_entry_by_its_number(tmp_path: pathlib.Path) -> None:
     """Two entries of one kind are told apart by their place."""
     recipe = load(
-        write(tmp_path, "compress:\n  - train: {epochs: 1}\n  - train: {epochs: 2}\n"),
+        write(
+            tmp_path,
+            "compress:\n  - train: {epochs: 1}\n  - train: {epochs: 2}\n",
+        ),
         ["compress.1.train.epochs=9"],
     )
     assert [intent.value.epochs for intent in recipe.compress] == [1, 9]
@@ -116,44 +142,74 @@ def test_set_reaches_an_entry_by_its_number(tmp_path: pathlib.Path) -> None:
         ("train.epochs", "is not of the format key=value"),
         ("=3", "is not of the format key=value"),
         ("prune.ratio=0.5", "has no 'prune' entry"),
-        ("train.epoch=3", "compress.0.train.epoch: unknown key. Did you mean 'epochs'?"),
+        (
+            "train.epoch=3",
+            "compress.0.train.epoch: unknown key. Did you mean 'epochs'?",
+        ),
         ("model.name=3", "has no place called 'model.name'"),
         ("compress.7.train.epochs=3", "has no place called"),
         ("gates.speedup=[1", "--set 'gates.speedup=[1'"),
         ("train=3", "has no place called 'train'"),
     ],
 )
-def test_a_wrong_set_is_told(tmp_path: pathlib.Path, text: str, said: str) -> None:
+def test_a_wrong_set_is_told(
+    tmp_path: pathlib.Path, text: str, said: str
+) -> None:
     """A wrong --set is answered like a wrong line of the file."""
-    assert said in refusal(tmp_path, "model: zoo:cnn\ncompress:\n  - train\n", text)
+    assert said in refusal(
+        tmp_path, "model: zoo:cnn\ncompress:\n  - train\n", text
+    )
 
 
 def test_gates_of_a_target_are_laid_over_the_recipes() -> None:
     """What a target sets wins, even where it sets nothing (null); the rest is the recipe's."""
-    merged = Gates(speedup=None, size_ratio=4).over(Gates(accuracy_drop=0.02, speedup=2))
-    assert (merged.accuracy_drop, merged.speedup, merged.size_ratio) == (0.02, None, 4)
+    merged = Gates(speedup=None, size_ratio=4).over(
+        Gates(accuracy_drop=0.02, speedup=2)
+    )
+    assert (merged.accuracy_drop, merged.speedup, merged.size_ratio) == (
+        0.02,
+        None,
+        4,
+    )
 
 
 def test_a_recipe_can_be_written_in_python() -> None:
     """The same values are made without a file."""
     recipe = Recipe.model_validate(
-        {"model": "zoo:cnn", "compress": ["train", {"distill": {"teacher": "zoo:resnet8"}}]}
+        {
+            "model": "zoo:cnn",
+            "compress": ["train", {"distill": {"teacher": "zoo:resnet8"}}],
+        }
     )
     assert isinstance(recipe.find("distill"), Distill)
-    assert Recipe.model_validate(recipe.model_dump(exclude_unset=True)) == recipe
+    assert (
+        Recipe.model_validate(recipe.model_dump(exclude_unset=True)) == recipe
+    )
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("name: ../../elsewhere", "name: '../../elsewhere' is not a valid folder name"),
-        ("seed: 99999999999999999999", "seed: input should be less than 4294967296"),
-        ("gates: {speedup: .inf}", "gates.speedup: input should be a finite number"),
+        (
+            "name: ../../elsewhere",
+            "name: '../../elsewhere' is not a valid folder name",
+        ),
+        (
+            "seed: 99999999999999999999",
+            "seed: input should be less than 4294967296",
+        ),
+        (
+            "gates: {speedup: .inf}",
+            "gates.speedup: input should be a finite number",
+        ),
         (
             "compress: [train: {epochs: yes}]",
             "compress.0.train.epochs: expected a string or a number, got a boolean",
         ),
-        ("compress: [quantize, train]", "\n  compress: quantize must be the last entry"),
+        (
+            "compress: [quantize, train]",
+            "\n  compress: quantize must be the last entry",
+        ),
     ],
 )
 def test_a_value_that_would_fail_later_is_refused(
@@ -171,7 +227,7 @@ def test_a_scheme_that_neural_compressor_cannot_make_is_told_with_its_reason(
     """The recipe is refused before anything is planned, with the reason and what to use."""
     said = refusal(tmp_path, "compress: [{quantize: {scheme: w4-weight-gptq}}]")
     assert (
-        "w4-weight-gptq: neural-compressor 3.10 cannot: its GPTQ asks for the name of a model on a hub"
-        in said
+        "w4-weight-gptq: neural-compressor 3.10 cannot: its GPTQ asks for the name of "
+        "a model on a hub" in said
     )
     assert "use w4-weight" in said

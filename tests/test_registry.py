@@ -30,13 +30,17 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_every_entry_names_code_that_exists(entry: Implementation, root: pathlib.Path) -> None:
+def test_every_entry_names_code_that_exists(
+    entry: Implementation, root: pathlib.Path
+) -> None:
     """The module of each entry lies in the checkout and defines what the entry names; told
     without importing it.
     """
     module, _, attribute = entry.where.partition(":")
     path = root / f"{module.replace('.', '/')}.py"
-    assert path.is_file(), f"{entry.where}: there is no {path.relative_to(root)}"
+    assert path.is_file(), (
+        f"{entry.where}: there is no {path.relative_to(root)}"
+    )
     defined = {
         node.name
         for node in ast.parse(path.read_text()).body
@@ -46,7 +50,9 @@ def test_every_entry_names_code_that_exists(entry: Implementation, root: pathlib
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_every_entrys_extra_brings_what_it_needs(entry: Implementation, root: pathlib.Path) -> None:
+def test_every_entrys_extra_brings_what_it_needs(
+    entry: Implementation, root: pathlib.Path
+) -> None:
     """The command that is told for a missing package would install it: the extra is in
     pyproject.toml and lists it.
     """
@@ -60,7 +66,10 @@ def test_every_entrys_extra_brings_what_it_needs(entry: Implementation, root: pa
         "ethosu.vela": "ethos-u-vela",
     }
     for need in entry.needs:
-        wanted = {names.get(module, module.replace("_", "-")) for module in need.split("|")}
+        wanted = {
+            names.get(module, module.replace("_", "-"))
+            for module in need.split("|")
+        }
         assert wanted & brought, f"edgekit[{entry.extra}] does not bring {need}"
 
 
@@ -72,7 +81,13 @@ def distributions(extra: str, extras: dict[str, list[str]]) -> set[str]:
             for inner in line[len("edgekit[") : -1].split(","):
                 found |= distributions(inner, extras)
         else:
-            found.add(line.split("[")[0].split(">")[0].split("<")[0].split("=")[0].strip())
+            found.add(
+                line.split("[")[0]
+                .split(">")[0]
+                .split("<")[0]
+                .split("=")[0]
+                .strip()
+            )
     return found
 
 
@@ -100,14 +115,22 @@ def test_every_step_keeps_the_contract(name: str) -> None:
     assert name == "load_model" or "test" not in step.reads, (
         "a step that reads the test data makes their numbers worthless"
     )
-    assert all(callable(getattr(step, method)) for method in ("requires", "run", "ensures"))
+    assert all(
+        callable(getattr(step, method))
+        for method in ("requires", "run", "ensures")
+    )
     assert (step.__doc__ or "").strip()
 
 
 def test_a_missing_package_is_told_with_the_command_that_installs_it() -> None:
     """Loading code whose package is not installed is a MissingBackend, not an ImportError."""
     table = Registry(
-        "step", {"x": Implementation("edgekit_test_no_such_package.module:Thing", extra="onnx")}
+        "step",
+        {
+            "x": Implementation(
+                "edgekit_test_no_such_package.module:Thing", extra="onnx"
+            )
+        },
     )
     with pytest.raises(MissingBackend) as caught:
         table.load("x")
@@ -118,7 +141,9 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it() -> None:
 def test_a_hole_in_edgekit_itself_is_not_called_a_missing_package() -> None:
     """A module of edgekit that is not there is our bug and stays an ImportError."""
     with pytest.raises(ModuleNotFoundError):
-        Registry("step", {"x": Implementation("edgekit.nothing:Thing")}).load("x")
+        Registry("step", {"x": Implementation("edgekit.nothing:Thing")}).load(
+            "x"
+        )
 
 
 def test_either_of_two_packages_is_enough() -> None:

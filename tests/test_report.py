@@ -10,7 +10,13 @@ from edgekit import report
 from edgekit.artifact import Artifact, File, Part
 from edgekit.errors import ReportError
 from edgekit.measurement import Measurement
-from edgekit.report import CandidateReport, GateReport, Report, StageReport, TargetReport
+from edgekit.report import (
+    CandidateReport,
+    GateReport,
+    Report,
+    StageReport,
+    TargetReport,
+)
 from edgekit.signature import Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -41,7 +47,10 @@ def example() -> Report:
         Artifact(format="onnx", parts=(part,), key="k", notes={"opset": 20})
     )
     candidate = CandidateReport(
-        scheme="float", status="raced", artifact=artifact, measurements=(ACCURACY,)
+        scheme="float",
+        status="raced",
+        artifact=artifact,
+        measurements=(ACCURACY,),
     )
     gate = GateReport(
         name="accuracy_drop",
@@ -71,14 +80,25 @@ def example() -> Report:
     )
 
 
-def test_a_report_is_read_back_as_it_was_written(tmp_path: pathlib.Path) -> None:
+def test_a_report_is_read_back_as_it_was_written(
+    tmp_path: pathlib.Path,
+) -> None:
     """From a folder or a file, the same value; its top keys are those of the design."""
     written = example()
     (tmp_path / "report.json").write_text(written.to_json())
-    assert report.load(tmp_path) == report.load(tmp_path / "report.json") == written
-    assert {"schema", "edgekit", "recipe", "verdict", "targets", "stages"} <= set(
-        json.loads(written.to_json())
+    assert (
+        report.load(tmp_path)
+        == report.load(tmp_path / "report.json")
+        == written
     )
+    assert {
+        "schema",
+        "edgekit",
+        "recipe",
+        "verdict",
+        "targets",
+        "stages",
+    } <= set(json.loads(written.to_json()))
     assert json.loads(written.to_json())["schema"] == 2
 
 

@@ -29,7 +29,9 @@ def test_an_unknown_scheme_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *_ALSO])
-def test_what_neural_compressor_cannot_do_is_refused_with_the_reason(name: str) -> None:
+def test_what_neural_compressor_cannot_do_is_refused_with_the_reason(
+    name: str,
+) -> None:
     """A scheme by that name gets neural-compressor's reason and what edgekit offers, which
     is a scheme that exists.
     """
@@ -46,7 +48,8 @@ def test_what_neural_compressor_cannot_do_is_refused_with_the_reason(name: str) 
 def test_other_names_are_not_refused_in_its_name() -> None:
     """A known scheme, and a slip of the finger, have nothing to do with neural-compressor."""
     assert [
-        refused(name) for name in ("w8a8-static", "w8a8-static-inc", "w8a8-statik")
+        refused(name)
+        for name in ("w8a8-static", "w8a8-static-inc", "w8a8-statik")
     ] == [None, None, None]
 
 

@@ -24,14 +24,20 @@ stored = st.sampled_from(("int8", "uint8", "int16"))
 
 
 @given(
-    array=arrays.arrays("float32", (2, 3, 4, 5), elements=st.floats(-100, 100, width=32)),
+    array=arrays.arrays(
+        "float32", (2, 3, 4, 5), elements=st.floats(-100, 100, width=32)
+    ),
     axes=axes_of_four,
     dtype=stored,
     scale=st.floats(0.001, 1.0),
     share=st.floats(0, 1),
 )
 def test_decode_inverts_encode_to_within_half_a_step(
-    array: numpy.ndarray, axes: tuple[int, ...], dtype: str, scale: float, share: float
+    array: numpy.ndarray,
+    axes: tuple[int, ...],
+    dtype: str,
+    scale: float,
+    share: float,
 ) -> None:
     """decode(encode(x)) is x, clipped to what the dtype can hold, to within half a
     quantization step; in the same layout.
@@ -76,14 +82,18 @@ def test_stored_numbers_survive_a_round_trip_exactly(
 
 
 @given(
-    array=arrays.arrays("float32", (2, 3, 4, 5), elements=st.floats(-1e6, 1e6, width=32)),
+    array=arrays.arrays(
+        "float32", (2, 3, 4, 5), elements=st.floats(-1e6, 1e6, width=32)
+    ),
     axes=st.none() | axes_of_four,
 )
 def test_a_float_file_gets_unchanged_numbers(
     array: numpy.ndarray, axes: tuple[int, ...] | None
 ) -> None:
     """If nothing is quantized only the layout changes, and back."""
-    spec = TensorSpec(name="x", dtype="float32", dims=("batch", 3, 4, 5), axes=axes)
+    spec = TensorSpec(
+        name="x", dtype="float32", dims=("batch", 3, 4, 5), axes=axes
+    )
     encoded = spec.encode(array)
     assert encoded.flags["C_CONTIGUOUS"]
     assert numpy.array_equal(spec.decode(encoded), array)
@@ -137,7 +147,9 @@ def test_data_of_another_shape_are_refused(
 ) -> None:
     """A wrong name, size or number of axes is an error with both shapes."""
     with pytest.raises(ModelError) as caught:
-        Signature(inputs=(FLOAT,), outputs=(OUT,)).check_feeds(feeds, "net.py:model")
+        Signature(inputs=(FLOAT,), outputs=(OUT,)).check_feeds(
+            feeds, "net.py:model"
+        )
     assert message in caught.value.message
     assert caught.value.fix
 
@@ -151,9 +163,13 @@ def test_any_number_of_samples_fits_in_the_tasks_layout() -> None:
 
 def test_drawn_inputs_fit_and_repeat() -> None:
     """Random inputs are in the task's layout, in range, and the same for the same seed."""
-    tokens = TensorSpec(name="ids", dtype="int64", dims=("batch", 12), low=0, high=30)
+    tokens = TensorSpec(
+        name="ids", dtype="int64", dims=("batch", 12), low=0, high=30
+    )
     mask = TensorSpec(name="mask", dtype="bool", dims=("batch", 12))
-    unit = TensorSpec(name="u", dtype="float32", dims=("batch", 4), low=0, high=1)
+    unit = TensorSpec(
+        name="u", dtype="float32", dims=("batch", 4), low=0, high=1
+    )
     signature = Signature(inputs=(NHWC, tokens, mask, unit), outputs=(OUT,))
     first, again, other = (
         signature.draw(3, seed=1),
@@ -164,6 +180,9 @@ def test_drawn_inputs_fit_and_repeat() -> None:
     assert not numpy.array_equal(first["ids"], other["ids"])
     assert first["ids"].min() >= 0
     assert first["ids"].max() < 30
-    assert (first["mask"].dtype, first["input"].dtype) == (numpy.bool_, numpy.float32)
+    assert (first["mask"].dtype, first["input"].dtype) == (
+        numpy.bool_,
+        numpy.float32,
+    )
     assert first["input"].shape == (1, 3, 8, 6)
     assert 0 <= first["u"].min() <= first["u"].max() <= 1

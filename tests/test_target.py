@@ -49,11 +49,20 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
         ),
         ({"limits": {"max_batch": 0}}, "limits.max_batch: "),
         (
-            {"limits": {"max_batch": 4, "opt_batch": 8, "profiles": [[4, 2, 8]]}},
+            {
+                "limits": {
+                    "max_batch": 4,
+                    "opt_batch": 8,
+                    "profiles": [[4, 2, 8]],
+                }
+            },
             "1 <= min <= opt <= max does not hold in [1, 8, 4], [4, 2, 8]",
         ),
         ({"limits": {"build": "there"}}, "limits.build: "),
-        ({"gates": {"sped": 1}}, "gates.sped: unknown key. Did you mean 'speedup'?"),
+        (
+            {"gates": {"sped": 1}},
+            "gates.sped: unknown key. Did you mean 'speedup'?",
+        ),
         (
             {
                 "format": "ethosu",
@@ -65,7 +74,10 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
         ),
         ({"format": "tflight"}, "Did you mean 'tflite'?"),
         ({"limits": {"batches": [8, 1]}}, "limits.batches: "),
-        ({"limits": {"batches": [1, 8]}}, "a file of the format 'onnx' has one signature"),
+        (
+            {"limits": {"batches": [1, 8]}},
+            "a file of the format 'onnx' has one signature",
+        ),
         ({"name": ".."}, "name: '..' is not a valid folder name"),
         ({"name": "/home"}, "name: '/home' is not a valid folder name"),
         (
@@ -93,7 +105,9 @@ def test_an_integer_device_refuses_float_schemes() -> None:
     assert "has no fp16" in str(target.refuses("fp16"))
 
 
-def test_several_batches_are_for_tflite_and_leave_out_what_cannot_be_made() -> None:
+def test_several_batches_are_for_tflite_and_leave_out_what_cannot_be_made() -> (
+    None
+):
     """Sixteen-bit activations are calibrated for one signature; the plan says so before any
     work.
     """
@@ -109,7 +123,8 @@ def test_several_batches_are_for_tflite_and_leave_out_what_cannot_be_made() -> N
     assert target.refuses("w8a8-static") is None
     assert "batches: [1]" in str(target.refuses("w8a16-static"))
     planned = {
-        step.step: step.parameters for step in candidate("w8-dynamic", target, 100).steps
+        step.step: step.parameters
+        for step in candidate("w8-dynamic", target, 100).steps
     }
     assert planned["torch_to_tflite"] == {"batches": [1, 8]}
     assert "tune_tflite" not in planned
@@ -168,7 +183,12 @@ def test_the_four_targets_of_the_first_release_are_there() -> None:
     """
     targets = {
         name: load(catalog.find("targets", name))
-        for name in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt")
+        for name in (
+            "cpu-onnx",
+            "mobile-tflite",
+            "coral-edgetpu",
+            "rtx-tensorrt",
+        )
     }
     assert [target.format for target in targets.values()] == [
         "onnx",
@@ -192,15 +212,21 @@ def test_the_four_targets_of_the_first_release_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in catalog.names("targets") if name.startswith("ethos-u")]
+    "name",
+    [name for name in catalog.names("targets") if name.startswith("ethos-u")],
 )
-def test_an_ethos_u_is_called_by_its_accelerator_and_is_never_timed(name: str) -> None:
+def test_an_ethos_u_is_called_by_its_accelerator_and_is_never_timed(
+    name: str,
+) -> None:
     """The target's name is what Vela compiles for; its memory is told, its latency
     unmeasured; no float scheme can be shipped.
     """
     target = load(catalog.find("targets", name))
     assert target.limits.accelerator == name in ACCELERATORS
-    assert target.latency == "unmeasured" and "Vela's estimate" in target.latency_note
+    assert (
+        target.latency == "unmeasured"
+        and "Vela's estimate" in target.latency_note
+    )
     assert target.limits.sram_bytes and "vela.ini" in target.source
     assert [scheme for scheme in SCHEMES if target.refuses(scheme) is None] == [
         "w8a8-static",
@@ -208,11 +234,14 @@ def test_an_ethos_u_is_called_by_its_accelerator_and_is_never_timed(name: str) -
     ]
 
 
-def test_a_target_file_takes_its_name_from_the_file(tmp_path: pathlib.Path) -> None:
+def test_a_target_file_takes_its_name_from_the_file(
+    tmp_path: pathlib.Path,
+) -> None:
     """A new device is a new file: no registration, no code."""
     path = tmp_path / "my-board.yaml"
     path.write_text(
-        "title: My board\nform: tflite\nruntime: litert\nschemes: [w8a8-static]\nlimits: {channel_multiple: 16}\n"
+        "title: My board\nform: tflite\nruntime: litert\nschemes: "
+        "[w8a8-static]\nlimits: {channel_multiple: 16}\n"
     )
     target = load(path)
     assert (target.name, target.limits.channel_multiple) == ("my-board", 16)
@@ -220,14 +249,20 @@ def test_a_target_file_takes_its_name_from_the_file(tmp_path: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize("name", ["SM86", "sm_86", "86", "8.6", " 8.6 "])
-def test_a_compute_capability_is_read_in_the_ways_people_write_it(name: str) -> None:
+def test_a_compute_capability_is_read_in_the_ways_people_write_it(
+    name: str,
+) -> None:
     """All of them are 86."""
     assert parse_capability(name) == 86
 
 
 def test_what_is_no_compute_capability_is_none() -> None:
     """The step that builds says so; here it stops nothing."""
-    assert (parse_capability("ampere"), parse_capability("12.0"), parse_capability("8")) == (None, 120, None)
+    assert (
+        parse_capability("ampere"),
+        parse_capability("12.0"),
+        parse_capability("8"),
+    ) == (None, 120, None)
     assert too_old(SCHEMES["fp8"], ("ampere",)) is None
 
 
@@ -248,7 +283,10 @@ def test_gpus_that_have_no_arithmetic_for_a_scheme(
     tests/test_nvidia.py).
     """
     every = ("SM75", "SM80", "SM86", "SM89", "SM120")
-    assert tuple(name for name in every if too_old(SCHEMES[scheme], (name,))) == refused
+    assert (
+        tuple(name for name in every if too_old(SCHEMES[scheme], (name,)))
+        == refused
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,7 +300,8 @@ def test_gpus_that_have_no_arithmetic_for_a_scheme(
         (
             "datacenter-tensorrt",
             "fp8",
-            "SM80 cannot run fp8, which needs SM89 or newer (of this target's compute capabilities SM89 and SM90 can); ",
+            "SM80 cannot run fp8, which needs SM89 or newer (of this target's compute "
+            "capabilities SM89 and SM90 can); ",
         ),
         (
             "rtx-turing",
@@ -281,4 +320,6 @@ def test_shipped_nvidia_targets_refuse_what_their_gpus_lack(
     target = load(catalog.find("targets", name))
     said = target.refuses(scheme)
     assert said is None if reason is None else str(said).startswith(reason)
-    assert target.limits.build == ("here" if name.startswith("rtx") else "on device")
+    assert target.limits.build == (
+        "here" if name.startswith("rtx") else "on device"
+    )

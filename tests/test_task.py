@@ -9,8 +9,14 @@ from edgekit.errors import TaskError
 from edgekit.task import Split, Task, fingerprint, identity
 
 RANDOM = numpy.random.default_rng(0)
-X, Y = RANDOM.standard_normal((40, 3, 4)).astype("float32"), numpy.arange(40) % 5
-XT, YT = RANDOM.standard_normal((20, 3, 4)).astype("float32"), numpy.arange(20) % 5
+X, Y = (
+    RANDOM.standard_normal((40, 3, 4)).astype("float32"),
+    numpy.arange(40) % 5,
+)
+XT, YT = (
+    RANDOM.standard_normal((20, 3, 4)).astype("float32"),
+    numpy.arange(20) % 5,
+)
 
 
 def refusal(**options: object) -> str:
@@ -38,7 +44,9 @@ def test_calibration_comes_from_training_data_where_none_is_given() -> None:
 
 def test_calibration_on_test_data_is_refused() -> None:
     """A task that calibrates on its test samples is an error."""
-    assert "20 of 20 calibration samples are also test samples" in refusal(calibration=XT)
+    assert "20 of 20 calibration samples are also test samples" in refusal(
+        calibration=XT
+    )
 
 
 def test_training_on_test_data_is_refused() -> None:
@@ -54,7 +62,9 @@ def test_calibration_never_sees_test_data() -> None:
     """
     mixed = numpy.concatenate([XT, X])[RANDOM.permutation(60)]
     task = Task(name="t", train=(X, Y), test=(XT, YT), calibration=mixed)
-    kept = {row.tobytes() for row in task.need("calibration", "x").inputs["input"]}
+    kept = {
+        row.tobytes() for row in task.need("calibration", "x").inputs["input"]
+    }
     assert kept == {row.tobytes() for row in X}
     assert task.describe()["also_in_test"] == {"train": 0, "calibration": 20}
 
@@ -66,10 +76,16 @@ def test_samples_are_drawn_at_random_and_the_same_for_a_seed() -> None:
     split = Task(name="t", test=(XT, numpy.arange(20))).need("test", "x")
     drawn = split.draw(8, seed=1)
     assert drawn.labels is not None
-    assert drawn.labels.tolist() == split.draw(8, seed=1).labels.tolist() != list(range(8))  # type: ignore[union-attr]
+    assert (
+        drawn.labels.tolist()
+        == split.draw(8, seed=1).labels.tolist()
+        != list(range(8))
+    )  # type: ignore[union-attr]
     assert all(
         numpy.array_equal(array, XT[label])
-        for array, label in zip(drawn.inputs["input"], drawn.labels, strict=True)
+        for array, label in zip(
+            drawn.inputs["input"], drawn.labels, strict=True
+        )
     )
     assert len(split.draw(99, seed=1)) == 20
 
@@ -103,13 +119,22 @@ def test_a_users_metric_is_known_by_its_text_defaults_and_closure() -> None:
             {"test": (XT[:, :2], YT)},
             "the train inputs are input float32[3, 4], the test inputs input float32[2, 4]",
         ),
-        ({"test": (XT.astype("int32"), YT)}, "give all splits the same shape and dtype"),
+        (
+            {"test": (XT.astype("int32"), YT)},
+            "give all splits the same shape and dtype",
+        ),
         (
             {"test": ({"a": XT, "b": XT[:5]}, YT)},
             "different numbers of samples (a: 20, b: 5)",
         ),
-        ({"test": (numpy.full((20, 3, 4), numpy.nan, "float32"), YT)}, "NaN or infinite"),
-        ({"test": (numpy.array([[1], [1, 2]], dtype=object), YT[:2])}, "Python objects"),
+        (
+            {"test": (numpy.full((20, 3, 4), numpy.nan, "float32"), YT)},
+            "NaN or infinite",
+        ),
+        (
+            {"test": (numpy.array([[1], [1, 2]], dtype=object), YT[:2])},
+            "Python objects",
+        ),
         ({"train": 3}, "expected (inputs, labels) or batches"),
         ({"train": []}, "no batches"),
         ({"train": [(X,)]}, "expected (inputs, labels) or batches"),
@@ -137,7 +162,13 @@ def test_several_inputs_are_named() -> None:
     """A model with two inputs gets two named arrays; doubles become float32."""
     task = Task(
         name="t",
-        test=({"ids": numpy.zeros((4, 6), "int64"), "weights": numpy.ones((4, 6))}, YT[:4]),
+        test=(
+            {
+                "ids": numpy.zeros((4, 6), "int64"),
+                "weights": numpy.ones((4, 6)),
+            },
+            YT[:4],
+        ),
     )
     test = task.need("test", "a test")
     assert {name: str(array.dtype) for name, array in test.inputs.items()} == {
@@ -159,7 +190,10 @@ def test_a_regression_has_no_classes() -> None:
     """Labels that are not integers are not classes."""
     assert (
         Task(
-            name="t", test=(XT, YT.astype("float32")), loss="mse", metric="negative_mse"
+            name="t",
+            test=(XT, YT.astype("float32")),
+            loss="mse",
+            metric="negative_mse",
         ).classes
         is None
     )
@@ -183,10 +217,14 @@ def test_a_split_is_recorded_by_its_content() -> None:
         )
     }
     assert len(hashes) == 5
-    assert fingerprint(split) == fingerprint(Split({"input": X.copy()}, Y.copy()))
+    assert fingerprint(split) == fingerprint(
+        Split({"input": X.copy()}, Y.copy())
+    )
 
 
-def test_a_users_loss_is_reported_by_name_and_identified_by_its_source() -> None:
+def test_a_users_loss_is_reported_by_name_and_identified_by_its_source() -> (
+    None
+):
     """A changed loss function changes what depends on it, and the report contains its name."""
 
     def mine(outputs: object, labels: object) -> object:
@@ -200,9 +238,15 @@ def test_a_users_loss_is_reported_by_name_and_identified_by_its_source() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test": (XT, numpy.array(["cat"] * 20))}, "the labels contain <U3, not numbers"),
+        (
+            {"test": (XT, numpy.array(["cat"] * 20))},
+            "the labels contain <U3, not numbers",
+        ),
         ({"test": (XT, YT.astype("datetime64[D]"))}, "not numbers"),
-        ({"test": (XT.astype("complex64"), YT)}, "input contains complex64, not numbers"),
+        (
+            {"test": (XT.astype("complex64"), YT)},
+            "input contains complex64, not numbers",
+        ),
         (
             {"test": (XT, YT.astype("float32"))},
             "the training labels are int64[n], the test labels float32[n]",
@@ -253,5 +297,7 @@ def test_an_origin_is_kept_as_texts_and_numbers() -> None:
     can be written.
     """
     assert Task(
-        name="t", test=(XT, YT), origin={"seed": numpy.int64(3), "shares": (0.8, 0.2)}
+        name="t",
+        test=(XT, YT),
+        origin={"seed": numpy.int64(3), "shares": (0.8, 0.2)},
     ).origin == {"seed": "3", "shares": [0.8, 0.2]}

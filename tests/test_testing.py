@@ -43,7 +43,9 @@ def context(folder: pathlib.Path) -> Context:
     """A context with an empty folder."""
     folder.mkdir()
     return Context(
-        folder=folder, networks=lambda: {"main": tiny_network()}, task=tiny_task()
+        folder=folder,
+        networks=lambda: {"main": tiny_network()},
+        task=tiny_task(),
     )
 
 
@@ -62,7 +64,9 @@ def test_the_fake_step_is_a_step(tmp_path: pathlib.Path) -> None:
     ).read_bytes()
 
 
-def test_the_fake_step_breaks_what_it_is_told_to(tmp_path: pathlib.Path) -> None:
+def test_the_fake_step_breaks_what_it_is_told_to(
+    tmp_path: pathlib.Path,
+) -> None:
     """It refuses its input, a wrong format, or its own promise, each as a StepError."""
     before = artifact(tmp_path / "a")
     with pytest.raises(StepError, match="no channels left"):
@@ -76,12 +80,17 @@ def test_the_fake_step_breaks_what_it_is_told_to(tmp_path: pathlib.Path) -> None
 def test_a_fake_step_between_other_forms(tmp_path: pathlib.Path) -> None:
     """``fake_step`` makes a class between any two formats without changing FakeStep."""
     made = fake_step("torch", "onnx")
-    assert made.__name__ == "FakeTorchToOnnx" and (FakeStep.takes, FakeStep.gives) == (
+    assert made.__name__ == "FakeTorchToOnnx" and (
+        FakeStep.takes,
+        FakeStep.gives,
+    ) == (
         ("torch",),
         "torch",
     )
     assert (
-        made(mark="x").run(artifact(tmp_path / "a"), context(tmp_path / "b")).format
+        made(mark="x")
+        .run(artifact(tmp_path / "a"), context(tmp_path / "b"))
+        .format
         == "onnx"
     )
 
@@ -99,13 +108,17 @@ def test_the_fake_runner_is_a_runner() -> None:
 
 
 @pytest.mark.parametrize("make", [tiny_task, tiny_images])
-def test_tiny_tasks_are_separable_and_repeatable(make: Callable[[int], Task]) -> None:
+def test_tiny_tasks_are_separable_and_repeatable(
+    make: Callable[[int], Task],
+) -> None:
     """The nearest class mean of the training data is right on 95 % of the test data; the
     same seed gives the same data.
     """
     task, same, other = make(1), make(1), make(2)
     train, test = task.need("train", "the test"), task.need("test", "the test")
-    known, new = (split.inputs["input"].reshape(len(split), -1) for split in (train, test))
+    known, new = (
+        split.inputs["input"].reshape(len(split), -1) for split in (train, test)
+    )
     means = numpy.stack(
         [known[train.labels == kind].mean(axis=0) for kind in range(CLASSES)]
     )
@@ -122,18 +135,26 @@ def test_tiny_networks_fit_the_tiny_tasks() -> None:
     import torch
 
     state = torch.random.get_rng_state()
-    for make, task in ((tiny_network, tiny_task()), (tiny_convolution, tiny_images())):
-        values = torch.from_numpy(task.need("test", "the test").inputs["input"][:2])
-        assert make()(values).shape == (2, CLASSES)
-        assert torch.equal(make(3)(values), make(3)(values)) and not torch.equal(
-            make(3)(values), make(4)(values)
+    for make, task in (
+        (tiny_network, tiny_task()),
+        (tiny_convolution, tiny_images()),
+    ):
+        values = torch.from_numpy(
+            task.need("test", "the test").inputs["input"][:2]
         )
+        assert make()(values).shape == (2, CLASSES)
+        assert torch.equal(
+            make(3)(values), make(3)(values)
+        ) and not torch.equal(make(3)(values), make(4)(values))
     assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_importing_the_fakes_imports_no_framework() -> None:
     """``import edgekit.testing`` brings neither torch nor a runtime."""
-    program = "import sys, edgekit.testing; print([m for m in ('torch', 'onnxruntime', 'onnx', 'ai_edge_litert', 'scipy') if m in sys.modules])"
+    program = (
+        "import sys, edgekit.testing; print([m for m in ('torch', 'onnxruntime', "
+        "'onnx', 'ai_edge_litert', 'scipy') if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

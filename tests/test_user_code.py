@@ -26,7 +26,9 @@ def test_a_function_of_a_file_is_called(tmp_path: pathlib.Path) -> None:
     )
 
 
-def test_neighbours_are_imported_at_load_and_at_call(tmp_path: pathlib.Path) -> None:
+def test_neighbours_are_imported_at_load_and_at_call(
+    tmp_path: pathlib.Path,
+) -> None:
     """A file imports the modules next to it, at its top and inside its function."""
     path = write(
         tmp_path,
@@ -56,7 +58,9 @@ def test_neighbours_of_two_folders_do_not_mix(tmp_path: pathlib.Path) -> None:
 def test_a_changed_neighbour_is_read_again(tmp_path: pathlib.Path) -> None:
     """Loading again sees what was edited meanwhile."""
     path = write(
-        tmp_path, net="import helper_y\ndef model(): return helper_y.A", helper_y="A = 1"
+        tmp_path,
+        net="import helper_y\ndef model(): return helper_y.A",
+        helper_y="A = 1",
     )
     assert user_code.load_function(f"{path}:model", ModelError)() == 1
     write(tmp_path, helper_y="A = 22")
@@ -65,7 +69,9 @@ def test_a_changed_neighbour_is_read_again(tmp_path: pathlib.Path) -> None:
 
 def test_nothing_is_left_over(tmp_path: pathlib.Path) -> None:
     """No .pyc next to the user's file, and sys.path and the bytecode flag as they were."""
-    path = write(tmp_path, net="import helper_z\ndef model(): return 1", helper_z="")
+    path = write(
+        tmp_path, net="import helper_z\ndef model(): return 1", helper_z=""
+    )
     before = list(sys.path), sys.dont_write_bytecode
     sys.dont_write_bytecode = False
     try:
@@ -74,19 +80,26 @@ def test_nothing_is_left_over(tmp_path: pathlib.Path) -> None:
     finally:
         sys.dont_write_bytecode = before[1]
     assert sys.path == before[0]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["helper_z.py", "net.py"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "helper_z.py",
+        "net.py",
+    ]
 
 
 def test_the_error_has_file_line_and_message(tmp_path: pathlib.Path) -> None:
     """An exception in the user's function is reported with its place in the user's file, not in
     the standard library.
     """
-    path = write(tmp_path, net="import json\ndef model():\n    return json.loads('{')")
+    path = write(
+        tmp_path, net="import json\ndef model():\n    return json.loads('{')"
+    )
     with pytest.raises(ModelError, match=r"net\.py:3: JSONDecodeError"):
         user_code.load_function(f"{path}:model", ModelError)()
 
 
-def test_an_error_in_a_neighbour_names_the_neighbour(tmp_path: pathlib.Path) -> None:
+def test_an_error_in_a_neighbour_names_the_neighbour(
+    tmp_path: pathlib.Path,
+) -> None:
     """The place is the deepest frame in the user's own files."""
     path = write(
         tmp_path,
@@ -112,7 +125,9 @@ def test_a_file_that_is_no_text_has_no_line(tmp_path: pathlib.Path) -> None:
         user_code.load_function(f"{tmp_path}/net.py:model", ModelError)
 
 
-@pytest.mark.parametrize("body", ["raise RuntimeError('boom')", "import sys\nsys.exit(5)"])
+@pytest.mark.parametrize(
+    "body", ["raise RuntimeError('boom')", "import sys\nsys.exit(5)"]
+)
 def test_a_package_that_fails_when_it_is_imported_is_reported(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, body: str
 ) -> None:
@@ -143,7 +158,8 @@ def test_sys_exit_does_not_end_edgekit(tmp_path: pathlib.Path) -> None:
     """A script that calls sys.exit() when imported is an error, not the end."""
     with pytest.raises(ModelError, match="SystemExit"):
         user_code.load_function(
-            write(tmp_path, net="import sys\nsys.exit(3)") + ":model", ModelError
+            write(tmp_path, net="import sys\nsys.exit(3)") + ":model",
+            ModelError,
         )
 
 
@@ -164,19 +180,26 @@ def test_the_nearest_file_is_offered(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("def model(width): pass", "without arguments"), ("model = 3", "of type int")],
+    [
+        ("def model(width): pass", "without arguments"),
+        ("model = 3", "of type int"),
+    ],
 )
 def test_what_cannot_be_called_is_refused(
     tmp_path: pathlib.Path, content: str, message: str
 ) -> None:
     """A function that needs arguments, or is not a function, is refused before the call."""
     with pytest.raises(ModelError, match=message):
-        user_code.load_function(write(tmp_path, net=content) + ":model", ModelError)
+        user_code.load_function(
+            write(tmp_path, net=content) + ":model", ModelError
+        )
 
 
 def test_a_module_of_a_package_is_found() -> None:
     """package.module:function works for what is installed."""
-    assert user_code.load_function("pathlib:Path", ModelError)() == pathlib.Path()
+    assert (
+        user_code.load_function("pathlib:Path", ModelError)() == pathlib.Path()
+    )
     with pytest.raises(ModelError, match=r"no Python module 'no\.such'"):
         user_code.load_function("no.such:thing", ModelError)
 
@@ -191,7 +214,9 @@ def test_a_module_in_the_working_folder_is_found(
     assert user_code.load_function("pack_q.nets:model", ModelError)() == 5
 
 
-def test_files_are_followed_through_neighbours_only(tmp_path: pathlib.Path) -> None:
+def test_files_are_followed_through_neighbours_only(
+    tmp_path: pathlib.Path,
+) -> None:
     """The files that count: the named one, what it imports from its folder, what that
     imports, and not the rest.
     """
@@ -209,7 +234,12 @@ def test_files_are_followed_through_neighbours_only(tmp_path: pathlib.Path) -> N
         for file in user_code.module_files(f"{path}:model", ModelError)
     ]
     assert names[0] == "net.py"
-    assert sorted(names[1:]) == ["a.py", "b.py", "pack/__init__.py", "pack/deep.py"]
+    assert sorted(names[1:]) == [
+        "a.py",
+        "b.py",
+        "pack/__init__.py",
+        "pack/deep.py",
+    ]
 
 
 def test_what_is_a_function_and_what_is_not() -> None:
@@ -244,5 +274,8 @@ def test_files_are_followed_through_packages(tmp_path: pathlib.Path) -> None:
         blocks="A = 1",
         more="B = 1",
     )
-    names = {file.name for file in user_code.module_files(f"{path}:model", ModelError)}
+    names = {
+        file.name
+        for file in user_code.module_files(f"{path}:model", ModelError)
+    }
     assert {"blocks.py", "more.py", "__init__.py"} <= names

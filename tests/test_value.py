@@ -68,8 +68,12 @@ def test_data_of_the_wrong_type_are_reported() -> None:
 
 def test_a_word_without_a_similar_one_lists_the_valid_ones() -> None:
     """There is no suggestion if nothing is similar."""
-    message = error_message({"name": "x", "wheels": [{"radius": 1, "material": "iron"}]})
-    assert message.endswith("wheels.0.material: expected one of wood, rubber; got 'iron'.")
+    message = error_message(
+        {"name": "x", "wheels": [{"radius": 1, "material": "iron"}]}
+    )
+    assert message.endswith(
+        "wheels.0.material: expected one of wood, rubber; got 'iron'."
+    )
 
 
 def test_a_value_cannot_be_changed() -> None:
@@ -128,12 +132,30 @@ class Setting(UserConfig):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({"limit": float("inf")}, "limit: input should be a finite number (got: inf)"),
-        ({"limit": float("nan")}, "limit: input should be a finite number (got: nan)"),
-        ({"limit": True}, "limit: expected a string or a number, got a boolean"),
-        ({"steps": False}, "steps: expected a string or a number, got a boolean"),
-        ({"names": "cpu-onnx"}, "names: input should be a list (got: 'cpu-onnx')"),
-        ({"wheel": 3}, "wheel: input should be a mapping of keys to values (got: 3)"),
+        (
+            {"limit": float("inf")},
+            "limit: input should be a finite number (got: inf)",
+        ),
+        (
+            {"limit": float("nan")},
+            "limit: input should be a finite number (got: nan)",
+        ),
+        (
+            {"limit": True},
+            "limit: expected a string or a number, got a boolean",
+        ),
+        (
+            {"steps": False},
+            "steps: expected a string or a number, got a boolean",
+        ),
+        (
+            {"names": "cpu-onnx"},
+            "names: input should be a list (got: 'cpu-onnx')",
+        ),
+        (
+            {"wheel": 3},
+            "wheel: input should be a mapping of keys to values (got: 3)",
+        ),
     ],
 )
 def test_a_user_config_is_read_strictly(data: object, expected: str) -> None:
@@ -143,7 +165,9 @@ def test_a_user_config_is_read_strictly(data: object, expected: str) -> None:
     assert expected in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["digits", "my board", "Gerät-2", "a.b", "..."])
+@pytest.mark.parametrize(
+    "name", ["digits", "my board", "Gerät-2", "a.b", "..."]
+)
 def test_a_usual_name_is_a_valid_folder_name(name: str) -> None:
     """Spaces, periods and letters of any language are valid."""
     assert check_folder_name(name) == name

@@ -34,7 +34,9 @@ def test_the_tree_uses_the_standard_terms() -> None:
 def test_every_row_finds_its_examples(word: Word) -> None:
     """Each example of a row is found by that row alone, in a text or in a name."""
     for example in word.find:
-        hits = [wording.search_text([word], example, kind) for kind in kinds(word)]
+        hits = [
+            wording.search_text([word], example, kind) for kind in kinds(word)
+        ]
         assert any(hits), example
 
 
@@ -58,20 +60,34 @@ def foretold(beside_it):
 '''
 
 
-def test_comments_docstrings_messages_and_names_are_read(tmp_path: pathlib.Path) -> None:
+def test_comments_docstrings_messages_and_names_are_read(
+    tmp_path: pathlib.Path,
+) -> None:
     """Each hit is reported with its line, also if the phrase is broken over two lines."""
     path = tmp_path / "module.py"
     path.write_text(PYTHON, encoding="utf-8")
     hits = [(hit.line, hit.phrase) for hit in wording.check([path])]
-    assert hits == [(2, "whole"), (4, "lies"), (7, "beside"), (7, "foretold"), (9, "told")]
+    assert hits == [
+        (2, "whole"),
+        (4, "lies"),
+        (7, "beside"),
+        (7, "foretold"),
+        (9, "told"),
+    ]
 
 
 def test_phrases_are_found_across_line_breaks(tmp_path: pathlib.Path) -> None:
     """In comments, docstrings and Markdown."""
     comment, document = tmp_path / "a.py", tmp_path / "b.md"
-    comment.write_text('# one scale\n# a channel\n"""The way\nout."""\n', encoding="utf-8")
-    document.write_text("Timed in\nturns, with `told` as code.\n", encoding="utf-8")
-    hits = [(hit.line, hit.phrase) for hit in wording.check([comment, document])]
+    comment.write_text(
+        '# one scale\n# a channel\n"""The way\nout."""\n', encoding="utf-8"
+    )
+    document.write_text(
+        "Timed in\nturns, with `told` as code.\n", encoding="utf-8"
+    )
+    hits = [
+        (hit.line, hit.phrase) for hit in wording.check([comment, document])
+    ]
     assert hits == [(1, "scale a channel"), (3, "way out"), (1, "in turns")]
 
 
@@ -85,7 +101,10 @@ def test_the_exit_status_says_whether_anything_was_found(
     assert wording.main([str(clean)]) == 0
     capsys.readouterr()
     assert wording.main([str(other)]) == 1
-    assert "other.md:1: 'scale a channel' -> per-channel" in capsys.readouterr().out
+    assert (
+        "other.md:1: 'scale a channel' -> per-channel"
+        in capsys.readouterr().out
+    )
 
 
 def test_exceptions_are_still_needed() -> None:
@@ -93,6 +112,7 @@ def test_exceptions_are_still_needed() -> None:
     for row in wording.load_exceptions():
         assert row["reason"]
         phrases = {
-            hit.phrase.lower() for hit in wording.check_file(WORDS, ROOT / row["path"])
+            hit.phrase.lower()
+            for hit in wording.check_file(WORDS, ROOT / row["path"])
         }
         assert row["phrase"].lower() in phrases, row

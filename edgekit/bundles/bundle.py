@@ -137,7 +137,9 @@ def add_contents(
     shutil.copyfile(contents.samples, folder / SAMPLES)
     write_text(folder / SCRIPT, _PROGRAM)
     (folder / CODE).mkdir()
-    for path in sorted(pathlib.Path(device_worker.__file__).parent.glob("*.py")):
+    for path in sorted(
+        pathlib.Path(device_worker.__file__).parent.glob("*.py")
+    ):
         shutil.copyfile(path, folder / CODE / path.name)
     if contents.reference is not None:
         _copy_reference(contents.reference, folder / REFERENCE)
@@ -147,7 +149,9 @@ def add_contents(
     names = sorted(path.relative_to(folder).as_posix() for path in paths)
     hashes = {name: file_digest(folder / name) for name in names}
     facts = contents.facts.model_copy(update={"sha256": hashes})
-    identity = facts.model_dump(mode="json", by_alias=True, exclude={"id", "shipped"})
+    identity = facts.model_dump(
+        mode="json", by_alias=True, exclude={"id", "shipped"}
+    )
     return facts.model_copy(update={"id": digest(identity)})
 
 
@@ -195,7 +199,8 @@ def read(folder: pathlib.Path) -> Manifest:
         ) from None
     except (OSError, ValueError) as problem:
         raise BundleError(
-            f"{path} cannot be read: {problem}.", fix="ship it again with 'edgekit run'"
+            f"{path} cannot be read: {problem}.",
+            fix="ship it again with 'edgekit run'",
         ) from problem
     manifest = parse(Manifest, data, str(path), BundleError)
     if manifest.bundle is None:
@@ -222,7 +227,10 @@ def load(folder: pathlib.Path) -> Manifest:
         if problem:
             problems.append(problem)
     for file in manifest.files:
-        if file.path and pathlib.PurePosixPath(file.path).name not in facts.sha256:
+        if (
+            file.path
+            and pathlib.PurePosixPath(file.path).name not in facts.sha256
+        ):
             problems.append(f"{file.path}: no hash is listed")
     if problems:
         listing = "\n  ".join(problems)
@@ -233,15 +241,21 @@ def load(folder: pathlib.Path) -> Manifest:
     return manifest
 
 
-def _find_wrong_parts(entry: "Manifest | ReferenceReport", where: str) -> list[str]:
+def _find_wrong_parts(
+    entry: "Manifest | ReferenceReport", where: str
+) -> list[str]:
     """Why an entry cannot be opened as an artifact: one line for each problem.
 
     Every part needs a model file, and a signature that fits one.
     """
     problems = []
     if entry.format not in RUNTIMES:
-        problems.append(f"{where}: no device executes the format {entry.format!r}")
-    models = {file.part for file in entry.files if file.role == "model" and file.path}
+        problems.append(
+            f"{where}: no device executes the format {entry.format!r}"
+        )
+    models = {
+        file.part for file in entry.files if file.role == "model" and file.path
+    }
     if not entry.signatures:
         problems.append(f"{where} names no part")
     for part, signature in entry.signatures.items():
@@ -254,9 +268,13 @@ def _find_wrong_parts(entry: "Manifest | ReferenceReport", where: str) -> list[s
 
 def _find_wrong_dims(spec: TensorSpec, where: str) -> list[str]:
     problems = []
-    if spec.axes is not None and sorted(spec.axes) != list(range(len(spec.dims))):
+    if spec.axes is not None and sorted(spec.axes) != list(
+        range(len(spec.dims))
+    ):
         axes, count = list(spec.axes), len(spec.dims)
-        problems.append(f"{where}: {spec.name} has the axes {axes} for {count} dims")
+        problems.append(
+            f"{where}: {spec.name} has the axes {axes} for {count} dims"
+        )
     sizes = [dim for dim in spec.dims if isinstance(dim, int)]
     if not spec.dims or any(not 0 < size < _LARGEST_DIM for size in sizes):
         problems.append(f"{where}: {spec.name} has the dims {list(spec.dims)}")
@@ -288,7 +306,11 @@ def artifact(manifest: Manifest, folder: pathlib.Path) -> Artifact:
 def reference(manifest: Manifest, folder: pathlib.Path) -> Artifact | None:
     """The float file as an artifact; None if the bundle does not ship it."""
     entry = manifest.facts.reference
-    return None if entry is None else _as_artifact(entry, entry.format, folder / REFERENCE)
+    return (
+        None
+        if entry is None
+        else _as_artifact(entry, entry.format, folder / REFERENCE)
+    )
 
 
 def _as_artifact(
@@ -305,7 +327,11 @@ def _as_artifact(
         for name, signature in entry.signatures.items()
     )
     return Artifact(
-        format=format, parts=parts, key=entry.key, notes=entry.notes, folder=folder
+        format=format,
+        parts=parts,
+        key=entry.key,
+        notes=entry.notes,
+        folder=folder,
     )
 
 

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.bundles import bundle as bundles
 from edgekit.bundles.bundle import Manifest
-from edgekit.bundles.evidence import judge_outputs, now, store_evidence, verdict_on
+from edgekit.bundles.evidence import (
+    judge_outputs,
+    now,
+    store_evidence,
+    verdict_on,
+)
 from edgekit.device_worker import bundled
 from edgekit.errors import BundleError
 from edgekit.formats.tensorrt import device_results
@@ -125,7 +130,10 @@ def _from_trtexec(
 
 
 def _compare(
-    manifest: Manifest, arrays: "dict[str, Array]", outputs: "dict[str, Array]", where: str
+    manifest: Manifest,
+    arrays: "dict[str, Array]",
+    outputs: "dict[str, Array]",
+    where: str,
 ) -> list[Measurement]:
     """Parity of the first sample, by the rules of every other host.
 
@@ -133,9 +141,7 @@ def _compare(
     """
     expected = set(bundled.select(arrays, "expected"))
     if len(manifest.signatures) > 1 and not expected <= set(outputs):
-        reason = (
-            "the inputs of some parts come from other parts, and were not given to trtexec"
-        )
+        reason = "the inputs of some parts come from other parts, and were not given to trtexec"
         return [unmeasured("parity", "output steps", where, reason)]
     decoded = dict(outputs)
     for signature in manifest.signatures.values():
@@ -150,7 +156,9 @@ def _compare(
 def _sanitize(value: Any) -> Any:
     """The same data, without control characters in any text."""
     if isinstance(value, dict):
-        return {to_printable(key): _sanitize(inner) for key, inner in value.items()}
+        return {
+            to_printable(key): _sanitize(inner) for key, inner in value.items()
+        }
     if isinstance(value, list):
         return [_sanitize(inner) for inner in value]
     return to_printable(value, _MAX_TEXT) if isinstance(value, str) else value

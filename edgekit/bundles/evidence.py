@@ -41,7 +41,11 @@ class _Bundle:
 
     def report(self, **fields: Any) -> EvidenceReport:
         """Evidence for this bundle."""
-        own = {"key": self.manifest.key, "bundle": self.manifest.facts.id, "when": now()}
+        own = {
+            "key": self.manifest.key,
+            "bundle": self.manifest.facts.id,
+            "when": now(),
+        }
         return EvidenceReport.model_validate({**own, **fields})
 
 
@@ -76,7 +80,9 @@ def verify(
                 opened, open_host(name).reporting_to(say), count, timed
             )
         except EdgekitError as error:
-            report = opened.report(host=name, verdict="unmeasured", error=str(error))
+            report = opened.report(
+                host=name, verdict="unmeasured", error=str(error)
+            )
         if report is None:
             continue
         reports += 1
@@ -88,7 +94,9 @@ def verify(
         yield report
     if not reports:
         reason = f"no environment of {host} has a runtime for files of the format {manifest.format}"
-        yield opened.report(host=host, verdict="unmeasured", error=reason, skipped=True)
+        yield opened.report(
+            host=host, verdict="unmeasured", error=reason, skipped=True
+        )
 
 
 def _verify_on(
@@ -137,11 +145,15 @@ def _execute(
         files["reference"] = reference
     samples = host.race(files, inputs, _PROTOCOL)
     original = None if reference is None else samples["reference"].nanoseconds
-    times = judging.summarize_times(samples["file"].nanoseconds, original, facts, where)
+    times = judging.summarize_times(
+        samples["file"].nanoseconds, original, facts, where
+    )
     return where, [*rows, *(Measurement.model_validate(row) for row in times)]
 
 
-def read_evidence(folder: pathlib.Path, manifest: Manifest) -> tuple[EvidenceReport, ...]:
+def read_evidence(
+    folder: pathlib.Path, manifest: Manifest
+) -> tuple[EvidenceReport, ...]:
     """The stored evidence for exactly this bundle.
 
     Evidence of other files, samples or gates, or that cannot be read, does not count.
@@ -152,11 +164,15 @@ def read_evidence(folder: pathlib.Path, manifest: Manifest) -> tuple[EvidenceRep
         with contextlib.suppress(OSError, ValueError):
             data = strict_json(path.read_text(encoding="utf-8"))
             reports.append(EvidenceReport.model_validate(data))
-    return tuple(report for report in reports if (report.key, report.bundle) == identity)
+    return tuple(
+        report for report in reports if (report.key, report.bundle) == identity
+    )
 
 
 def with_evidence(
-    row: TargetReport, folder: pathlib.Path, failures: Sequence[EvidenceReport] = ()
+    row: TargetReport,
+    folder: pathlib.Path,
+    failures: Sequence[EvidenceReport] = (),
 ) -> TargetReport:
     """A target's report with the evidence of its bundle.
 
@@ -175,7 +191,9 @@ def with_evidence(
 
 def verdict_on(rows: Sequence[Measurement]) -> str:
     """One verdict for several measurements, by the rules of the device."""
-    return judging.combine_verdicts([row.model_dump(mode="json") for row in rows])
+    return judging.combine_verdicts(
+        [row.model_dump(mode="json") for row in rows]
+    )
 
 
 def judge_outputs(
@@ -190,13 +208,17 @@ def judge_outputs(
     rows = judging.compare_outputs(outputs, expected, reference, facts, where)
     if rows[0]["verdict"] is not None and not rows[0]["detail"].get("fault"):
         labels = arrays.get("labels")
-        rows += judging.compare_accuracy(outputs, reference, labels, facts, where)
+        rows += judging.compare_accuracy(
+            outputs, reference, labels, facts, where
+        )
     return [Measurement.model_validate(row) for row in rows]
 
 
 def _default_count(facts: Facts, host: Host) -> int:
     """How many samples a host executes unless the user asks for another number."""
-    return min(facts.samples, EMULATED_SAMPLES) if host.untimed else facts.samples
+    return (
+        min(facts.samples, EMULATED_SAMPLES) if host.untimed else facts.samples
+    )
 
 
 def options_of(one_by_one: bool) -> dict[str, Any] | None:
@@ -216,7 +238,9 @@ def store_evidence(
     """
     if report.partial and report.verdict != "fail":
         stored = read_evidence(folder, manifest)
-        if any(each.host == report.host and not each.partial for each in stored):
+        if any(
+            each.host == report.host and not each.partial for each in stored
+        ):
             return
     place = folder / bundles.EVIDENCE
     text = json.dumps(report.model_dump(mode="json"), indent=1, allow_nan=False)
@@ -236,7 +260,9 @@ def store_evidence(
 
 
 def _file_name(host: str) -> str:
-    safe = "".join(each if each.isalnum() or each in "-_." else "-" for each in host)
+    safe = "".join(
+        each if each.isalnum() or each in "-_." else "-" for each in host
+    )
     return f"{safe[:100]}-{digest(host)[:8]}.json"
 
 

@@ -14,10 +14,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.artifact import Artifact
-from edgekit.bundles.bundle import EVIDENCE, MANIFEST, BundleContents, add_contents
+from edgekit.bundles.bundle import (
+    EVIDENCE,
+    MANIFEST,
+    BundleContents,
+    add_contents,
+)
 from edgekit.cache import digest, make_folder, sync_folder, write_text, writing
 from edgekit.errors import CacheError
-from edgekit.report import FILE_NAME, ArtifactReport, Report, TargetReport, describe
+from edgekit.report import (
+    FILE_NAME,
+    ArtifactReport,
+    Report,
+    TargetReport,
+    describe,
+)
 
 
 def ship(
@@ -44,7 +55,10 @@ def ship(
             if contents is not None:
                 added = add_contents(contents, artifact, partial)
                 facts = added.model_dump(mode="json", by_alias=True)
-            if _shipped_key(final) == artifact.key and (final / EVIDENCE).is_dir():
+            if (
+                _shipped_key(final) == artifact.key
+                and (final / EVIDENCE).is_dir()
+            ):
                 shutil.copytree(final / EVIDENCE, partial / EVIDENCE)
             manifest = {
                 "target": target.name,
@@ -54,7 +68,9 @@ def ship(
                 **entry.model_dump(mode="json"),
                 "bundle": facts,
             }
-            write_text(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            write_text(
+                partial / MANIFEST, json.dumps(manifest, indent=1) + "\n"
+            )
             _replace(partial, final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -67,7 +83,9 @@ def _copy_files(artifact: Artifact, folder: pathlib.Path) -> None:
             shutil.copyfile(artifact.folder / file.path, folder / file.path)
 
 
-def relocate(entry: ArtifactReport, artifact: Artifact, folder: str) -> ArtifactReport:
+def relocate(
+    entry: ArtifactReport, artifact: Artifact, folder: str
+) -> ArtifactReport:
     """An artifact's entry with the path of each file in a folder of the results."""
     files = []
     for file in entry.files:
@@ -135,13 +153,23 @@ def machine() -> tuple[str | int | None, ...]:
     A cache that is copied to another machine has no measurements for it.
     """
     lines = _cpuinfo()
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return platform.machine(), processor(), os.cpu_count(), platform.system(), digest(flags)
+    flags = next(
+        (line for line in lines if line.startswith(("flags", "Features"))), ""
+    )
+    return (
+        platform.machine(),
+        processor(),
+        os.cpu_count(),
+        platform.system(),
+        digest(flags),
+    )
 
 
 def processor() -> str:
     """The processor's name, if the system reports it."""
-    line = next((line for line in _cpuinfo() if line.startswith("model name")), None)
+    line = next(
+        (line for line in _cpuinfo() if line.startswith("model name")), None
+    )
     if line is None:
         return platform.processor() or "unknown"
     return line.partition(":")[2].strip()

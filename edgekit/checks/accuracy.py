@@ -89,7 +89,9 @@ def score_outputs(
     return ScoredOutputs(outputs, scores(outputs, split.labels, metric), where)
 
 
-def check(candidate: Runner, reference: Runner, task: Task) -> list[Measurement]:
+def check(
+    candidate: Runner, reference: Runner, task: Task
+) -> list[Measurement]:
     """Measure accuracy, accuracy_drop and agreement of the candidate on the test data."""
     split = task.need("test", "accuracy")
     return measure(
@@ -200,8 +202,12 @@ def predictions(scored: ScoredOutputs, metric: Metric) -> "Array | None":
         return None
     output = single(scored.outputs)
     if metric == "binary_accuracy":
-        return numpy.where(numpy.isnan(output), -1, (output > 0).astype("int64"))
-    return numpy.where(numpy.isnan(output).any(axis=1), -1, output.argmax(axis=1))
+        return numpy.where(
+            numpy.isnan(output), -1, (output > 0).astype("int64")
+        )
+    return numpy.where(
+        numpy.isnan(output).any(axis=1), -1, output.argmax(axis=1)
+    )
 
 
 def _is_binary(values: "Array") -> bool:

@@ -18,7 +18,9 @@ NS_IN_MS = 1e6
 TOO_FEW = "an interval of the median needs 6 rounds or more"
 
 
-def latency(samples: Samples, where: str, protocol: BenchProtocol) -> Measurement:
+def latency(
+    samples: Samples, where: str, protocol: BenchProtocol
+) -> Measurement:
     """Return the median over rounds in milliseconds, with its interval from order statistics."""
     values = numpy.asarray(samples.nanoseconds) / NS_IN_MS
     interval = median_interval(values)
@@ -79,7 +81,9 @@ def _ratios(reference: Samples, candidate: Samples) -> "Array":
             f"Cannot pair {len(theirs)} and {len(ours)} times.",
             fix="time both files in one race",
         )
-    ratios: Array = numpy.asarray(theirs, "float64") / numpy.asarray(ours, "float64")
+    ratios: Array = numpy.asarray(theirs, "float64") / numpy.asarray(
+        ours, "float64"
+    )
     return ratios
 
 

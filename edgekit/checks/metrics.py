@@ -57,7 +57,9 @@ def binary_accuracy(outputs: "Array", labels: "Array") -> "Array":
     An output above 0, a logit, predicts 1. NaN is not correct.
     """
     outputs, labels = _same_shape(outputs, labels)
-    return _sample_mean(((outputs > 0) == (labels > 0.5)) & ~numpy.isnan(outputs))
+    return _sample_mean(
+        ((outputs > 0) == (labels > 0.5)) & ~numpy.isnan(outputs)
+    )
 
 
 METRICS: Mapping[str, Callable[["Array", "Array"], "Array"]] = {
@@ -129,7 +131,9 @@ def single(outputs: "Outputs") -> "Array":
 def _apply(metric: "Metric", outputs: "Outputs", labels: "Array") -> Any:
     if not isinstance(metric, str):
         only = len(outputs) == 1
-        return metric(next(iter(outputs.values())) if only else dict(outputs), labels)
+        return metric(
+            next(iter(outputs.values())) if only else dict(outputs), labels
+        )
     if metric not in METRICS:
         raise TaskError(
             unknown("metric", metric, METRICS),
@@ -170,7 +174,9 @@ def _same_shape(outputs: "Array", labels: "Array") -> "tuple[Array, Array]":
             fix="give labels in the outputs' shape, or, if they are classes, integers (int64)"
             " and the metric top1",
         )
-    return outputs.astype("float64"), labels.reshape(outputs.shape).astype("float64")
+    return outputs.astype("float64"), labels.reshape(outputs.shape).astype(
+        "float64"
+    )
 
 
 def _sample_mean(values: "Array") -> "Array":

@@ -43,7 +43,8 @@ def check(
     needed = sum(BATCHES)
     if any(len(array) < needed for array in inputs.values()):
         raise TaskError(
-            f"Parity needs {needed} samples.", fix="give the task more test data"
+            f"Parity needs {needed} samples.",
+            fix="give the task more test data",
         )
     ours = [candidate.infer(feeds) for feeds in _batches(inputs)]
     theirs = [reference.infer(feeds) for feeds in _batches(inputs)]
@@ -119,7 +120,9 @@ def output_steps(quantized: Artifact) -> dict[str, float]:
     return steps
 
 
-def step_of(spec: TensorSpec, step: float | None, values: Sequence["Array"]) -> float:
+def step_of(
+    spec: TensorSpec, step: float | None, values: Sequence["Array"]
+) -> float:
     """Return one step of an output: its scale if the file quantizes it, else ``step``, else
     1/255 of the range of ``values``.
     """
@@ -127,7 +130,9 @@ def step_of(spec: TensorSpec, step: float | None, values: Sequence["Array"]) -> 
         return spec.quantization.scale
     if step is not None:
         return step
-    joined = numpy.concatenate([array.ravel() for array in values]).astype("float64")
+    joined = numpy.concatenate([array.ravel() for array in values]).astype(
+        "float64"
+    )
     finite = joined[numpy.isfinite(joined)]
     if finite.size == 0:
         return 1.0
@@ -138,12 +143,16 @@ def step_of(spec: TensorSpec, step: float | None, values: Sequence["Array"]) -> 
 def _batches(inputs: "Feeds") -> Iterator["Feeds"]:
     start = 0
     for batch in BATCHES:
-        yield {name: array[start : start + batch] for name, array in inputs.items()}
+        yield {
+            name: array[start : start + batch] for name, array in inputs.items()
+        }
         start += batch
 
 
 def _steps(
-    outputs: Sequence[TensorSpec], scales: Mapping[str, float], values: Sequence["Feeds"]
+    outputs: Sequence[TensorSpec],
+    scales: Mapping[str, float],
+    values: Sequence["Feeds"],
 ) -> dict[str, float]:
     return {
         spec.name: step_of(
@@ -153,19 +162,26 @@ def _steps(
     }
 
 
-def _largest_in_steps(ours: "Feeds", theirs: "Feeds", steps: Mapping[str, float]) -> float:
+def _largest_in_steps(
+    ours: "Feeds", theirs: "Feeds", steps: Mapping[str, float]
+) -> float:
     return max(
-        largest_difference(ours[name], theirs[name]) / step for name, step in steps.items()
+        largest_difference(ours[name], theirs[name]) / step
+        for name, step in steps.items()
     )
 
 
 def _first_fault(
-    ours: Sequence["Feeds"], theirs: Sequence["Feeds"], outputs: Sequence[TensorSpec]
+    ours: Sequence["Feeds"],
+    theirs: Sequence["Feeds"],
+    outputs: Sequence[TensorSpec],
 ) -> str | None:
     """Why the outputs cannot be compared, or None."""
     for mine, other in zip(ours, theirs, strict=True):
         _check_reference(other, outputs)
-        fault = find_fault(mine, {spec.name: other[spec.name] for spec in outputs})
+        fault = find_fault(
+            mine, {spec.name: other[spec.name] for spec in outputs}
+        )
         if fault is not None:
             return fault
     return None
@@ -185,7 +201,9 @@ def _check_reference(reference: "Feeds", outputs: Sequence[TensorSpec]) -> None:
             )
 
 
-def _step_source(outputs: Sequence[TensorSpec], scales: Mapping[str, float]) -> str:
+def _step_source(
+    outputs: Sequence[TensorSpec], scales: Mapping[str, float]
+) -> str:
     if all(spec.quantization is not None for spec in outputs):
         return "the scale of the file's output"
     if all(spec.name in scales for spec in outputs):

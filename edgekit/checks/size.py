@@ -20,7 +20,11 @@ def size_bytes(artifact: Artifact) -> Measurement:
     if record is not None and record.size_note:
         how = record.size_note
     return Measurement(
-        name="size_bytes", value=artifact.size_bytes, unit="bytes", where=WHERE, how=how
+        name="size_bytes",
+        value=artifact.size_bytes,
+        unit="bytes",
+        where=WHERE,
+        how=how,
     )
 
 
@@ -29,7 +33,10 @@ def size_ratio(reference: Artifact, candidate: Artifact) -> Measurement:
     if reference.size_bytes == 0 or candidate.size_bytes == 0:
         return unmeasured("size_ratio", "x", WHERE, UNSEALED)
     how = size_bytes(candidate).how
-    detail = {"reference_bytes": reference.size_bytes, "bytes": candidate.size_bytes}
+    detail = {
+        "reference_bytes": reference.size_bytes,
+        "bytes": candidate.size_bytes,
+    }
     return Measurement(
         name="size_ratio",
         value=reference.size_bytes / candidate.size_bytes,

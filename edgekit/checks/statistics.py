@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from edgekit.device_worker.intervals import median_interval, paired_share_difference
+from edgekit.device_worker.intervals import (
+    median_interval,
+    paired_share_difference,
+)
 
 __all__ = [
     "mean_interval",
@@ -77,7 +80,9 @@ def paired_mean_difference(
     samples the bootstrap is too narrow, and Student's interval of the differences is returned.
     None for one sample; if all differences are equal the interval is that number.
     """
-    differences = numpy.asarray(first, "float64") - numpy.asarray(second, "float64")
+    differences = numpy.asarray(first, "float64") - numpy.asarray(
+        second, "float64"
+    )
     n = len(differences)
     mean = float(differences.mean())
     spread = float(numpy.ptp(differences))
@@ -87,7 +92,9 @@ def paired_mean_difference(
     if spread <= ROUNDING * largest:  # BCa would divide by zero.
         return mean, mean
     scaled = (differences - mean) / spread
-    low, high = _bootstrap(scaled, "BCa" if n <= LARGEST_BCA else "percentile", seed)
+    low, high = _bootstrap(
+        scaled, "BCa" if n <= LARGEST_BCA else "percentile", seed
+    )
     # The corrected interval of a few odd samples can miss the mean itself by a hair; such
     # an interval is of no use.
     return min(mean, mean + spread * low), max(mean, mean + spread * high)
@@ -99,7 +106,9 @@ def _bootstrap(values: "Array", method: str, seed: int) -> Interval:
     with warnings.catch_warnings():
         # If the correction cannot be computed scipy warns and returns NaN; the percentile
         # interval can always be computed.
-        warnings.filterwarnings("ignore", category=scipy.stats.DegenerateDataWarning)
+        warnings.filterwarnings(
+            "ignore", category=scipy.stats.DegenerateDataWarning
+        )
         result = scipy.stats.bootstrap(
             (values,),
             numpy.mean,

@@ -26,7 +26,15 @@ _DISTRIBUTIONS: Mapping[str, str] = {
     "sklearn": "scikit-learn",
     "ethosu.vela": "ethos-u-vela",
 }
-_CORE = ("click", "jinja2", "numpy", "platformdirs", "pydantic", "pyyaml", "rich")
+_CORE = (
+    "click",
+    "jinja2",
+    "numpy",
+    "platformdirs",
+    "pydantic",
+    "pyyaml",
+    "rich",
+)
 #: Programs that edgekit uses if they are installed -> their purpose.
 _TOOLS: Mapping[str, str] = {
     "edgetpu_compiler": "compiles for the Edge TPU; without it the mapping is predicted",
@@ -64,7 +72,9 @@ def examine() -> dict[str, Any]:
         "cache": str(cache.default_root()),
         "packages": _packages(),
         "parts": [row for table in _TABLES for row in _parts(table)],
-        "targets": [_target(find_target(name)) for name in catalog.names("targets")],
+        "targets": [
+            _target(find_target(name)) for name in catalog.names("targets")
+        ],
         "hosts": hosts.examine(),
         "tools": [
             {"name": name, "path": shutil.which(name), "for": purpose}
@@ -83,7 +93,10 @@ def _packages() -> list[dict[str, Any]]:
             for need in entry.needs:
                 for module in _alternatives(need):
                     extras.setdefault(module, entry.extra)
-    rows = [{"name": name, "version": _version(name), "install": None} for name in _CORE]
+    rows = [
+        {"name": name, "version": _version(name), "install": None}
+        for name in _CORE
+    ]
     for module, extra in sorted(extras.items()):
         is_installed = registry.installed(module)
         rows.append(
@@ -99,7 +112,9 @@ def _packages() -> list[dict[str, Any]]:
 def _alternatives(need: str) -> list[str]:
     """The installed modules of ``one|another``, or the preferred one if there are none."""
     modules = need.split("|")
-    return [module for module in modules if registry.installed(module)] or modules[:1]
+    return [
+        module for module in modules if registry.installed(module)
+    ] or modules[:1]
 
 
 def _version(module: str) -> str:
@@ -114,14 +129,17 @@ def _parts(table: Registry) -> list[dict[str, Any]]:
     rows = []
     for name in table:
         missing = [
-            need.replace("|", " or ") for need in table.missing(name, registry.installed)
+            need.replace("|", " or ")
+            for need in table.missing(name, registry.installed)
         ]
         rows.append(
             {
                 "kind": table.kind,
                 "name": name,
                 "missing": missing,
-                "install": registry.install(table.entry(name).extra) if missing else None,
+                "install": registry.install(table.entry(name).extra)
+                if missing
+                else None,
             }
         )
     return rows
@@ -188,13 +206,18 @@ def _drawn(state: Mapping[str, Any]) -> list[RenderableType]:
         return [*drawn, _incomplete_table(incomplete)]
     count = len(state["parts"])
     kinds = "steps, networks, tasks, runtimes and audits"
-    return [*drawn, Text(f"The requirements of all {count} {kinds} are installed.")]
+    return [
+        *drawn,
+        Text(f"The requirements of all {count} {kinds} are installed."),
+    ]
 
 
 def _package_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     drawn = output.grid("package", "version", "")
     for row in rows:
-        version = _coloured(row["version"] or "missing", good=bool(row["version"]))
+        version = _coloured(
+            row["version"] or "missing", good=bool(row["version"])
+        )
         drawn.add_row(row["name"], version, row["install"] or "")
     return drawn
 
@@ -208,7 +231,10 @@ def _target_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         if row["latency"] != "measured":
             note = f"latency unmeasured: {row['latency_note']}"
         drawn.add_row(
-            row["name"], _yes_or_no(yes=not row["missing"]), needs, Text(note, "dim")
+            row["name"],
+            _yes_or_no(yes=not row["missing"]),
+            needs,
+            Text(note, "dim"),
         )
     return drawn
 
@@ -216,7 +242,9 @@ def _target_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _host_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     drawn = output.grid("host", "ready", "")
     for row in rows:
-        drawn.add_row(row["name"], _yes_or_no(yes=row["ready"]), hosts.needs(row))
+        drawn.add_row(
+            row["name"], _yes_or_no(yes=row["ready"]), hosts.needs(row)
+        )
     return drawn
 
 

@@ -24,14 +24,21 @@ ESTIMATORS = Registry(
     "kind of file",
     {
         "onnx": Implementation(
-            "edgekit.estimates.estimate:of_file", ("onnx", "onnxruntime", "scipy"), "onnx"
+            "edgekit.estimates.estimate:of_file",
+            ("onnx", "onnxruntime", "scipy"),
+            "onnx",
         ),
         "tflite": Implementation(
-            "edgekit.estimates.estimate:of_file", ("ai_edge_litert", "scipy"), "tflite"
+            "edgekit.estimates.estimate:of_file",
+            ("ai_edge_litert", "scipy"),
+            "tflite",
         ),
     },
 )
-SUFFIX_FORMATS: Mapping[str, FormatName] = {".onnx": "onnx", ".tflite": "tflite"}
+SUFFIX_FORMATS: Mapping[str, FormatName] = {
+    ".onnx": "onnx",
+    ".tflite": "tflite",
+}
 #: The number of operators that are listed, the slowest first, without --rows.
 _SLOWEST = 20
 
@@ -48,9 +55,13 @@ _SLOWEST = 20
     metavar="NAME",
     help="A table that 'edgekit hosts record' wrote: its name, or a .json file.",
 )
-@click.option("--rows", is_flag=True, help="List every operator, in the file's order.")
+@click.option(
+    "--rows", is_flag=True, help="List every operator, in the file's order."
+)
 @output.as_json_option
-def estimate(file: pathlib.Path, device: str, *, rows: bool, as_json: bool) -> None:
+def estimate(
+    file: pathlib.Path, device: str, *, rows: bool, as_json: bool
+) -> None:
     """Estimate the latency of FILE (.onnx or .tflite) on a device, from a table recorded
     there. An estimate is not a measurement.
     """
@@ -71,14 +82,18 @@ def estimate(file: pathlib.Path, device: str, *, rows: bool, as_json: bool) -> N
     total = f"{bound}{fmt.bracketed(result.measurement())}"
     call = fmt.number("latency_ms", result.call_ms)
     output.show(
-        Text.assemble((file.name, "bold"), f"  {total}, of which the call itself {call}"),
+        Text.assemble(
+            (file.name, "bold"), f"  {total}, of which the call itself {call}"
+        ),
         Text(result.provenance),
         Text(f"{table.where}; {table.machine} {table.system}".rstrip(), "dim"),
         Text(),
         _lines(result, fmt, rows=rows),
     )
     if result.unknown:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in result.unknown.items())
+        kinds = ", ".join(
+            f"{kind} {count}" for kind, count in result.unknown.items()
+        )
         warning = (
             f"The table has no rows for: {kinds}. They count as 0 ms here, "
             "so the estimate is a lower bound."
@@ -86,7 +101,9 @@ def estimate(file: pathlib.Path, device: str, *, rows: bool, as_json: bool) -> N
         output.show(Text(), Text(warning, "yellow"))
 
 
-def _lines(result: "Estimate", fmt: formatting.NumberFormat, *, rows: bool) -> Drawn:
+def _lines(
+    result: "Estimate", fmt: formatting.NumberFormat, *, rows: bool
+) -> Drawn:
     """The operators with their shares of the time."""
     drawn = output.grid("operator", "computes in")
     for heading in ("MACs", "time", "share"):
@@ -97,7 +114,9 @@ def _lines(result: "Estimate", fmt: formatting.NumberFormat, *, rows: bool) -> D
         lines = sorted(lines, key=lambda line: -line.share)[:_SLOWEST]
     for line in lines:
         cost = line.operator.cost
-        time = "unknown" if line.ms is None else fmt.number("latency_ms", line.ms)
+        time = (
+            "unknown" if line.ms is None else fmt.number("latency_ms", line.ms)
+        )
         drawn.add_row(
             cost.kind,
             cost.dtype,

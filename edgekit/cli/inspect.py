@@ -29,7 +29,9 @@ from edgekit.rendering import formatting, summary
 )
 @click.option("--rows", is_flag=True, help="List every operator.")
 @output.as_json_option
-def inspect(file: pathlib.Path, target: str | None, *, rows: bool, as_json: bool) -> None:
+def inspect(
+    file: pathlib.Path, target: str | None, *, rows: bool, as_json: bool
+) -> None:
     """Show what a runtime executes in FILE: an .onnx, .ort or .tflite file, or an .engine
     with its .log.json in the same folder.
     """
@@ -57,21 +59,29 @@ def _data(file: pathlib.Path, format: str, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _drawn(file: pathlib.Path, format: str, audit: Audit) -> list[RenderableType]:
+def _drawn(
+    file: pathlib.Path, format: str, audit: Audit
+) -> list[RenderableType]:
     fmt = formatting.NumberFormat(share=False)
     size = formatting.size(loaded_bytes(file, format))
     facts = f"{format}, {size}, {len(audit.rows)} operators"
     numbers = output.grid("number", "value", "how")
     for measured in audit.measurements:
         heading = QUANTITIES[measured.name].heading.lower()
-        numbers.add_row(heading, fmt.bracketed(measured), Text(measured.how, "dim"))
-    drawn: list[RenderableType] = [Text.assemble((file.name, "bold"), f"  {facts}")]
+        numbers.add_row(
+            heading, fmt.bracketed(measured), Text(measured.how, "dim")
+        )
+    drawn: list[RenderableType] = [
+        Text.assemble((file.name, "bold"), f"  {facts}")
+    ]
     for place in summary.places(audit.measurements):
         drawn.append(Text(f"read from {place}", "dim"))
     drawn += [Text(), numbers, Text(), _kinds(audit.rows)]
     if audit.warnings:
         drawn.append(Text())
-        drawn += [Text(f"warning: {warning}", "yellow") for warning in audit.warnings]
+        drawn += [
+            Text(f"warning: {warning}", "yellow") for warning in audit.warnings
+        ]
     return drawn
 
 
@@ -92,7 +102,9 @@ def _kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
     for kind in sorted(macs_of, key=order):
         macs = sum(macs_of[kind])
         share = f"{100 * macs / total:.1f} %" if macs else ""
-        drawn.add_row(*kind, str(len(macs_of[kind])), f"{macs:,}" if macs else "", share)
+        drawn.add_row(
+            *kind, str(len(macs_of[kind])), f"{macs:,}" if macs else "", share
+        )
     return drawn
 
 
@@ -102,6 +114,9 @@ def _operators(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         values = [row.get(key) for key in keys]
         drawn.add_row(
-            *(Text("" if value is None else formatting.plain(value)) for value in values)
+            *(
+                Text("" if value is None else formatting.plain(value))
+                for value in values
+            )
         )
     return drawn

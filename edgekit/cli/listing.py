@@ -43,7 +43,9 @@ def build_group(of: Listing) -> click.Group:
         drawn = output.grid(*of.columns)
         for entry in entries:
             drawn.add_row(*(Text(cell(entry)) for cell in of.columns.values()))
-        output.show(drawn, *([Text(), Text(of.below, "dim")] if of.below else []))
+        output.show(
+            drawn, *([Text(), Text(of.below, "dim")] if of.below else [])
+        )
 
     def show(name: str, *, as_json: bool) -> None:
         entry = of.find(name)
@@ -78,7 +80,11 @@ class _ListingGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or explain how to show one entry."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+        if (
+            args
+            and args[0] not in self.commands
+            and not args[0].startswith("-")
+        ):
             ctx.fail(
                 f"'edgekit {self.name}' has no command {args[0]!r}; "
                 f"to show one entry in full: edgekit {self.name} show {args[0]}"
@@ -88,5 +94,7 @@ class _ListingGroup(click.Group):
 
 def _json() -> click.Option:
     return click.Option(
-        ["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."
+        ["--json", "as_json"],
+        is_flag=True,
+        help="Print JSON instead of a table.",
     )

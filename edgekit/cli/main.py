@@ -42,14 +42,26 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "edgekit.cli.report:report",
         "Show a finished run as table, Markdown, HTML or JSON.",
     ),
-    "targets": ("edgekit.cli.targets:targets", "List the devices that edgekit supports."),
+    "targets": (
+        "edgekit.cli.targets:targets",
+        "List the devices that edgekit supports.",
+    ),
     "hosts": (
         "edgekit.cli.hosts:hosts",
         "List, set up and check the hosts that run files.",
     ),
-    "recipes": ("edgekit.cli.recipes:recipes", "List the recipes that come with edgekit."),
-    "models": ("edgekit.cli.models:models", "List the networks that come with edgekit."),
-    "schemes": ("edgekit.cli.schemes:schemes", "List the quantization schemes."),
+    "recipes": (
+        "edgekit.cli.recipes:recipes",
+        "List the recipes that come with edgekit.",
+    ),
+    "models": (
+        "edgekit.cli.models:models",
+        "List the networks that come with edgekit.",
+    ),
+    "schemes": (
+        "edgekit.cli.schemes:schemes",
+        "List the quantization schemes.",
+    ),
     "doctor": (
         "edgekit.cli.doctor:doctor",
         "Show what is installed, and what each target requires.",
@@ -78,12 +90,16 @@ class Commands(click.Group):
         """Return the commands in the order in which a user needs them."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(
+        self, ctx: click.Context, cmd_name: str
+    ) -> click.Command | None:
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute = COMMANDS[cmd_name][0].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = getattr(
+            importlib.import_module(module), attribute
+        )
         return command
 
     def resolve_command(
@@ -94,10 +110,14 @@ class Commands(click.Group):
             ctx.fail(unknown("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
         """Write the list of commands without importing any of them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl(
+                [(name, line) for name, (_, line) in COMMANDS.items()]
+            )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; the one place where an error becomes an exit code."""
@@ -118,7 +138,9 @@ class Commands(click.Group):
             if ctx.invoked_subcommand == "run":
                 message += " Finished steps are kept; the same command resumes after them."
             click.echo(message, err=True)
-            ctx.exit(TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED)
+            ctx.exit(
+                TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
+            )
 
 
 @contextlib.contextmanager
@@ -140,8 +162,13 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 @click.group(
     cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
 )
-@click.version_option(edgekit.__version__, "-V", "--version", message="edgekit %(version)s")
+@click.version_option(
+    edgekit.__version__, "-V", "--version", message="edgekit %(version)s"
+)
 def main() -> None:
     """Make a trained PyTorch network small and fast, and prove it on each target."""

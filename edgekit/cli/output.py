@@ -77,7 +77,9 @@ def is_terminal(stream: Any) -> bool:
 
 def grid(*headings: str) -> Table:
     """Return an empty table without borders."""
-    drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    drawn = Table(
+        box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim"
+    )
     for heading in headings:
         drawn.add_column(heading)
     return drawn

@@ -56,7 +56,9 @@ def _target_data(planned: PlannedTarget) -> dict[str, Any]:
     return {
         "target": planned.target.model_dump(mode="json"),
         "reference": _candidate_data(planned.reference),
-        "candidates": [_candidate_data(candidate) for candidate in planned.candidates],
+        "candidates": [
+            _candidate_data(candidate) for candidate in planned.candidates
+        ],
         "gates": planned.gates.model_dump(mode="json", exclude_none=True),
         "left_out": dict(planned.left_out),
     }
@@ -70,7 +72,11 @@ def _candidate_data(candidate: PlannedCandidate) -> dict[str, Any]:
 
 
 def _step_data(step: PlannedStep) -> dict[str, Any]:
-    return {"intent": step.intent, "step": step.step, "parameters": dict(step.parameters)}
+    return {
+        "intent": step.intent,
+        "step": step.step,
+        "parameters": dict(step.parameters),
+    }
 
 
 def _drawn(planned: Plan) -> list[RenderableType]:
@@ -89,21 +95,29 @@ def _drawn(planned: Plan) -> list[RenderableType]:
     for target in planned.targets:
         parts += [Text(), *_target(target)]
     if planned.problems:
-        parts += [Text(), Text(f"Problems: {len(planned.problems)}", "bold red")]
+        parts += [
+            Text(),
+            Text(f"Problems: {len(planned.problems)}", "bold red"),
+        ]
         for problem in planned.problems:
             line = f"{problem.where}: {problem.what}\n  Fix: {problem.fix}"
             parts.append(Padding(Text(line), _INDENT))
     return parts
 
 
-def _steps(steps: Sequence[PlannedStep], baseline: int | None = None) -> RenderableType:
+def _steps(
+    steps: Sequence[PlannedStep], baseline: int | None = None
+) -> RenderableType:
     """A numbered list; the step after which the network is the float reference is marked."""
     drawn = output.grid("", "", "", "")
     drawn.show_header = False
     for number, step in enumerate(steps, 1):
         mark = "<- compared with" if number == baseline else ""
         drawn.add_row(
-            str(number), step.intent, Text(_parameters(step.parameters)), Text(mark, "dim")
+            str(number),
+            step.intent,
+            Text(_parameters(step.parameters)),
+            Text(mark, "dim"),
         )
     return Padding(drawn, _INDENT)
 
@@ -111,7 +125,10 @@ def _steps(steps: Sequence[PlannedStep], baseline: int | None = None) -> Rendera
 def _target(planned: PlannedTarget) -> list[RenderableType]:
     target = planned.target
     limits = planned.gates.model_dump(exclude_none=True)
-    gates = ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or "none"
+    gates = (
+        ", ".join(f"{name} {limit:g}" for name, limit in limits.items())
+        or "none"
+    )
     drawn = output.grid("scheme", "steps")
     drawn.add_row("reference", _route(planned.reference))
     for candidate in planned.candidates:
@@ -119,7 +136,8 @@ def _target(planned: PlannedTarget) -> list[RenderableType]:
     for scheme, reason in planned.left_out.items():
         drawn.add_row(Text(scheme, "dim"), Text(f"left out: {reason}", "dim"))
     head = Text.assemble(
-        (target.name, "bold"), f"  {target.title} ({target.format}, {target.runtime})"
+        (target.name, "bold"),
+        f"  {target.title} ({target.format}, {target.runtime})",
     )
     notes: list[RenderableType] = []
     if target.latency == "unmeasured":

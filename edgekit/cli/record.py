@@ -64,7 +64,12 @@ SUFFIX_FORMATS = ("onnx", "tflite")
 )
 @output.as_json_option
 def record(
-    host: str, format: str, out: pathlib.Path | None, *, quick: bool, as_json: bool
+    host: str,
+    format: str,
+    out: pathlib.Path | None,
+    *,
+    quick: bool,
+    as_json: bool,
 ) -> None:
     """Time the operators of HOST, so that 'edgekit estimate' can estimate the latency of any
     file there. One thread, batch 1.
@@ -84,7 +89,12 @@ def record(
     recorder = RECORDERS.load(format)
     with show_progress() as progress:
         table: Table = recorder(
-            place, format, name, caches.Cache(caches.default_root()), quick, progress
+            place,
+            format,
+            name,
+            caches.Cache(caches.default_root()),
+            quick,
+            progress,
         )
     with caches.writing(path.parent):
         caches.write_text(path, table.model_dump_json(by_alias=True) + "\n")
@@ -92,11 +102,15 @@ def record(
         output.show_json(
             {
                 "file": str(path),
-                **table.model_dump(mode="json", by_alias=True, exclude={"rows"}),
+                **table.model_dump(
+                    mode="json", by_alias=True, exclude={"rows"}
+                ),
             }
         )
         return
-    drawn = output.grid("held-out network", "scheme", "measured", "estimated", "error")
+    drawn = output.grid(
+        "held-out network", "scheme", "measured", "estimated", "error"
+    )
     fmt = formatting.NumberFormat(share=False)
     for row in table.held_out:
         unknown = f", {row.unknown} unknown" if row.unknown else ""

@@ -12,7 +12,9 @@ from edgekit.rendering.table import table
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=pathlib.Path))
+@click.argument(
+    "folder", metavar="DIR", type=click.Path(path_type=pathlib.Path)
+)
 @click.option(
     "--format",
     "-f",
@@ -22,7 +24,9 @@ from edgekit.rendering.table import table
     show_default=True,
     help="The format of the output.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="The same as --format json."
+)
 def report(folder: pathlib.Path, kind: str, *, as_json: bool) -> None:
     """Show the report of the finished run in DIR. Nothing is measured."""
     loaded = reports.load(folder)

@@ -42,7 +42,9 @@ from edgekit.report import FILE_NAME, Report
     help="Verify every shipped file on this host too; may be repeated.",
 )
 @click.option(
-    "--fresh", is_flag=True, help="Repeat all measurements, also those in the cache."
+    "--fresh",
+    is_flag=True,
+    help="Repeat all measurements, also those in the cache.",
 )
 @output.as_json_option
 def run(
@@ -96,5 +98,9 @@ def run(
 
 
 def _shipped(report: Report) -> str:
-    folders = [f"{row.name}{os.sep}" for row in report.targets if row.winner is not None]
+    folders = [
+        f"{row.name}{os.sep}"
+        for row in report.targets
+        if row.winner is not None
+    ]
     return f"; files to ship in {', '.join(folders)}" if folders else ""

@@ -18,7 +18,9 @@ schemes = build_group(
         find=_find,
         columns={
             "name": lambda row: str(row["name"]),
-            "bits": lambda row: f"{row['weight_bits']}/{row['activation_bits']}",
+            "bits": lambda row: (
+                f"{row['weight_bits']}/{row['activation_bits']}"
+            ),
             "formats": lambda row: ", ".join(row["formats"]),
             "title": lambda row: str(row["title"]),
         },

@@ -19,13 +19,19 @@ def _find(name: str) -> dict[str, Any]:
 
 def verified(target: Target) -> str:
     """Describe what can be verified for a target: accuracy and latency, how, on which host."""
-    accuracy = target.accuracy_note or "measured with the device's own runtime and file"
+    accuracy = (
+        target.accuracy_note
+        or "measured with the device's own runtime and file"
+    )
     latency = "unmeasured"
     if target.latency == "measured":
         latency = f"measured on the host {target.host}"
     if target.latency_note:
         latency += f" ({target.latency_note})"
-    lines = [f"accuracy: on the host {target.host} ({accuracy})", f"latency: {latency}"]
+    lines = [
+        f"accuracy: on the host {target.host} ({accuracy})",
+        f"latency: {latency}",
+    ]
     for host in target.also_on:
         lines.append(
             f"the shipped file also on {host}, if it is set up (see 'edgekit hosts')"

@@ -24,7 +24,9 @@ from edgekit.report import FILE_NAME, EvidenceReport, TargetReport
 
 
 @click.command()
-@click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=pathlib.Path))
+@click.argument(
+    "folder", metavar="BUNDLE", type=click.Path(path_type=pathlib.Path)
+)
 @click.option(
     "--on",
     "hosts",
@@ -79,12 +81,16 @@ def verify(
     if as_json:
         data = {}
         for path, rows in results.items():
-            data[path.name] = [evidence.model_dump(mode="json") for evidence in rows]
+            data[path.name] = [
+                evidence.model_dump(mode="json") for evidence in rows
+            ]
         output.show_json(data)
     else:
         for path, rows in results.items():
             output.show(*_drawn(path, rows))
-    verdicts = _verdicts([evidence for rows in results.values() for evidence in rows])
+    verdicts = _verdicts(
+        [evidence for rows in results.values() for evidence in rows]
+    )
     click.get_current_context().exit(EXIT_CODES[worst(verdicts)])
 
 
@@ -129,7 +135,11 @@ def _verify_all(
                 progress.start(f"verify {path.name} on {host}")
                 try:
                     for row in evidence.verify(
-                        path, host, samples, timed=measure_times, progress=progress
+                        path,
+                        host,
+                        samples,
+                        timed=measure_times,
+                        progress=progress,
                     ):
                         progress.say(f"{row.host}: {row.error or row.verdict}")
                         rows.append(row)
@@ -144,7 +154,11 @@ def _unmeasured(host: str, error: BundleError) -> EvidenceReport:
     from edgekit.bundles import evidence
 
     return EvidenceReport(
-        host=host, key="", when=evidence.now(), verdict="unmeasured", error=str(error)
+        host=host,
+        key="",
+        when=evidence.now(),
+        verdict="unmeasured",
+        error=str(error),
     )
 
 
@@ -195,18 +209,30 @@ def _update_report(folder: pathlib.Path) -> None:
         for target in report.targets
     ]
     verdict = worst(target.verdict for target in targets)
-    report = report.model_copy(update={"targets": tuple(targets), "verdict": verdict})
+    report = report.model_copy(
+        update={"targets": tuple(targets), "verdict": verdict}
+    )
     write_text(path, report.to_json())
     write_files(report, folder.parent)
 
 
-def _is_of(manifest: bundles.Manifest, row: TargetReport, folder: pathlib.Path) -> bool:
+def _is_of(
+    manifest: bundles.Manifest, row: TargetReport, folder: pathlib.Path
+) -> bool:
     winner = row.candidate(row.winner)
-    shipped = None if winner is None or winner.artifact is None else winner.artifact.key
-    return row.name == manifest.target == folder.name and shipped == manifest.key
+    shipped = (
+        None
+        if winner is None or winner.artifact is None
+        else winner.artifact.key
+    )
+    return (
+        row.name == manifest.target == folder.name and shipped == manifest.key
+    )
 
 
-def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[RenderableType]:
+def _drawn(
+    folder: pathlib.Path, rows: Sequence[EvidenceReport]
+) -> list[RenderableType]:
     drawn: list[RenderableType] = []
     try:
         manifest = bundles.load(folder)
@@ -216,7 +242,9 @@ def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[Rendera
             drawn += [Text(title, "bold"), Text(row.error, "dim"), Text()]
         return drawn
     for row in rows:
-        title = to_printable(f"{manifest.target} ({manifest.scheme}) on {row.host}")
+        title = to_printable(
+            f"{manifest.target} ({manifest.scheme}) on {row.host}"
+        )
         drawn.append(Text.assemble((title, "bold"), "  ", styled(row.verdict)))
         drawn.append(Text(row.error or row.place, "dim"))
         if not row.error:
@@ -225,7 +253,9 @@ def _drawn(folder: pathlib.Path, rows: Sequence[EvidenceReport]) -> list[Rendera
     return drawn
 
 
-def _measurements(evidence: EvidenceReport, manifest: bundles.Manifest) -> Table:
+def _measurements(
+    evidence: EvidenceReport, manifest: bundles.Manifest
+) -> Table:
     """The measurements of a host next to those that were shipped."""
     share = formatting.is_share(manifest.facts.metric)
     fmt = formatting.NumberFormat(share=share)

@@ -43,7 +43,10 @@ def run_in_slices(
     """
     blocks: dict[str, list[Array]] = {}
     for start, stop, padding in plan_slices(_count_samples(arrays), batch):
-        feeds = {name: _pad(array[start:stop], padding) for name, array in arrays.items()}
+        feeds = {
+            name: _pad(array[start:stop], padding)
+            for name, array in arrays.items()
+        }
         for name, output in call(feeds).items():
             expected = stop - start + padding
             if output.ndim == 0 or len(output) != expected:

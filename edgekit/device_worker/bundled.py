@@ -36,9 +36,18 @@ def load_samples(path: str, facts: Mapping[str, Any]) -> dict[str, Array]:
         _require_small(path)
         with numpy.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        zipfile.BadZipFile,
+    ) as error:
         raise ValueError(f"samples.npz cannot be read: {error}") from error
-    errors = [*_check_arrays(arrays, facts["samples"]), *_check_facts(arrays, facts)]
+    errors = [
+        *_check_arrays(arrays, facts["samples"]),
+        *_check_facts(arrays, facts),
+    ]
     if errors:
         raise ValueError("\n".join(errors))
     return arrays
@@ -61,7 +70,9 @@ def _require_small(path: str) -> None:
         for name in archive.namelist():
             total += _read_size(archive, name)
     if total > LARGEST:
-        raise ValueError(f"its arrays have {total} bytes; at most {LARGEST} are allowed")
+        raise ValueError(
+            f"its arrays have {total} bytes; at most {LARGEST} are allowed"
+        )
 
 
 def _read_size(archive: zipfile.ZipFile, name: str) -> int:
@@ -72,7 +83,9 @@ def _read_size(archive: zipfile.ZipFile, name: str) -> int:
         elif version == (2, 0):
             shape, _, dtype = npy.read_array_header_2_0(member)
         else:
-            raise ValueError(f"{name} has the unsupported version {version} of .npy")
+            raise ValueError(
+                f"{name} has the unsupported version {version} of .npy"
+            )
     if dtype.kind not in _NUMERIC_KINDS:
         raise ValueError(f"{name} has the dtype {dtype}, which is not numeric")
     return math.prod(shape) * dtype.itemsize
@@ -108,7 +121,9 @@ def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def _check_facts(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> list[str]:
+def _check_facts(
+    arrays: Mapping[str, Array], facts: Mapping[str, Any]
+) -> list[str]:
     """Errors unless each output has a quantization step and every limit is a number."""
     errors = []
     for name in select(arrays, "expected"):
@@ -121,7 +136,9 @@ def _check_facts(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> list[
     limits = {"parity_steps": facts["parity_steps"], **facts["gates"]}
     for name, value in limits.items():
         if not _is_number(value):
-            errors.append(f"manifest.json: {name} must be a number, got {value!r}")
+            errors.append(
+                f"manifest.json: {name} must be a number, got {value!r}"
+            )
     parity_steps = facts["parity_steps"]
     if _is_number(parity_steps) and parity_steps < 0:
         errors.append(

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 #: The device files that the drivers of graphics cards and of Jetsons create.
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0/ctrl")
-LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
+LIBRARIES = (
+    "libcudart.so",
+    "libcudart.so.13",
+    "libcudart.so.12",
+    "libcudart.so.11.0",
+)
 #: Values of the enumerations in CUDA's header driver_types.h.
 _HOST_TO_DEVICE = 1
 _DEVICE_TO_HOST = 2
@@ -67,7 +72,9 @@ class Cuda:
     def allocate(self, count: int) -> int:
         """The address of ``count`` bytes on the GPU."""
         pointer = ctypes.c_void_p()
-        self._call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(max(count, 1)))
+        self._call(
+            "cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(max(count, 1))
+        )
         return int(pointer.value or 0)
 
     def free(self, address: int) -> None:
@@ -82,7 +89,9 @@ class Cuda:
         """Copy from the GPU into an array, in the stream's order."""
         self._copy(array.ctypes.data, address, array.nbytes, _DEVICE_TO_HOST)
 
-    def _copy(self, destination: int, source: int, count: int, kind: int) -> None:
+    def _copy(
+        self, destination: int, source: int, count: int, kind: int
+    ) -> None:
         self._call(
             "cudaMemcpyAsync",
             ctypes.c_void_p(destination),
@@ -127,10 +136,14 @@ class Cuda:
             return None
         return lambda: self._call("cudaGraphLaunch", executable, self.stream)
 
-    def _capture_graph(self, work: Callable[[], None]) -> ctypes.c_void_p | None:
+    def _capture_graph(
+        self, work: Callable[[], None]
+    ) -> ctypes.c_void_p | None:
         graph = ctypes.c_void_p()
         self._call(
-            "cudaStreamBeginCapture", self.stream, ctypes.c_int(_CAPTURE_THREAD_LOCAL)
+            "cudaStreamBeginCapture",
+            self.stream,
+            ctypes.c_int(_CAPTURE_THREAD_LOCAL),
         )
         failed = False
         try:
@@ -139,7 +152,9 @@ class Cuda:
             failed = True
         finally:
             # The capture must end, or the stream stays unusable.
-            code = self._library.cudaStreamEndCapture(self.stream, ctypes.byref(graph))
+            code = self._library.cudaStreamEndCapture(
+                self.stream, ctypes.byref(graph)
+            )
         if failed or int(code) or not graph.value:
             # A failed capture leaves its error set; reading it clears it.
             self._library.cudaGetLastError()
@@ -155,7 +170,9 @@ def load_library() -> Any:
             return ctypes.CDLL(name)
         except OSError as error:
             attempts.append(f"{name}: {error}")
-    raise EngineError("CUDA's runtime library cannot be loaded: " + "; ".join(attempts))
+    raise EngineError(
+        "CUDA's runtime library cannot be loaded: " + "; ".join(attempts)
+    )
 
 
 def has_gpu() -> bool:
@@ -216,7 +233,9 @@ def measure(
     }
 
 
-def _capture(enqueue: Callable[[], None], device: Any) -> Callable[[], None] | None:
+def _capture(
+    enqueue: Callable[[], None], device: Any
+) -> Callable[[], None] | None:
     # What happens once, or is compiled at first use, must not happen inside the capture.
     enqueue()
     device.wait()
@@ -253,7 +272,9 @@ def _time_queries(run: Callable[[], None], device: Any) -> Queries:
     return Queries(compute, started, host, device.now() - begin)
 
 
-def _warnings(compute: dict[str, float], enqueue: dict[str, float]) -> list[str]:
+def _warnings(
+    compute: dict[str, float], enqueue: dict[str, float]
+) -> list[str]:
     warnings = []
     if enqueue["median"] > ENQUEUE_BOUND * compute["median"]:
         warnings.append(

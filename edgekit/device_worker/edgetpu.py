@@ -53,7 +53,9 @@ def find_devices(root: str | os.PathLike[str] = "/") -> list[str]:
         if usb_id in USB_IDS:
             devices.append(f"usb {device.name} ({usb_id}, {USB_IDS[usb_id]})")
     for device in _list_folder(base / "dev", PCIE_DEVICES):
-        devices.append(f"pcie {device.name} ({_describe_temperature(base, device.name)})")
+        devices.append(
+            f"pcie {device.name} ({_describe_temperature(base, device.name)})"
+        )
     return devices
 
 

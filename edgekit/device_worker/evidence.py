@@ -26,7 +26,7 @@ from .store import sha256
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from .tensors import Affine, Array
+    from .tensors import Array
 
     Arrays = dict[str, Array]
 
@@ -98,12 +98,15 @@ class Chain:
             encoded = {}
             for spec in signature["inputs"]:
                 encoded[spec["name"]] = tensors.encode(
-                    values[spec["name"]], spec["dtype"], spec["axes"], _affine(spec)
+                    values[spec["name"]],
+                    spec["dtype"],
+                    spec["axes"],
+                    tensors.affine_of(spec),
                 )
             if recorded_inputs is not None:
                 recorded_inputs.append(encoded)
             _, raw = self.worker.infer(encoded, name=self._prefix + part)
-            values.update(_decode_outputs(raw, signature["outputs"]))
+            values.update(tensors.decode_outputs(raw, signature["outputs"]))
         return {name: values[name] for name in outputs}
 
     def prepare_timing(
@@ -126,16 +129,6 @@ class Chain:
         )
 
 
-def _decode_outputs(raw: Arrays, specs: list[dict[str, Any]]) -> Arrays:
-    """Match outputs by name if the names are those of the signature, else by order."""
-    names = [spec["name"] for spec in specs]
-    ordered = [raw[name] for name in names] if set(raw) == set(names) else raw.values()
-    return {
-        spec["name"]: tensors.decode(array, spec["axes"], _affine(spec))
-        for spec, array in zip(specs, ordered)
-    }
-
-
 def read_bundle(folder: str) -> tuple[dict[str, Any], Arrays]:
     """The manifest and the samples, after the hash of every file was checked.
 
@@ -154,7 +147,9 @@ def read_bundle(folder: str) -> tuple[dict[str, Any], Arrays]:
             errors.append(f"{name} has the hash {actual}, expected {expected}")
     if errors:
         raise CorruptBundle("\n".join(errors))
-    samples = bundled.load_samples(os.path.join(folder, SAMPLES), manifest["bundle"])
+    samples = bundled.load_samples(
+        os.path.join(folder, SAMPLES), manifest["bundle"]
+    )
     return manifest, samples
 
 
@@ -190,7 +185,9 @@ def verify(
     }
 
 
-def _describe_place(chain: Chain, threads: int, facts: Mapping[str, Any]) -> str:
+def _describe_place(
+    chain: Chain, threads: int, facts: Mapping[str, Any]
+) -> str:
     plural = "s" if threads > 1 else ""
     notes = [chain.runtime, f"{threads} thread{plural}"]
     if facts["stands_in"] and not chain.is_device:
@@ -201,13 +198,17 @@ def _describe_place(chain: Chain, threads: int, facts: Mapping[str, Any]) -> str
 def _compare(
     chain: Chain, arrays: Arrays, facts: Mapping[str, Any], where: str
 ) -> list[judging.Row]:
-    inputs, expected, reference = (bundled.select(arrays, kind) for kind in bundled.KINDS)
+    inputs, expected, reference = (
+        bundled.select(arrays, kind) for kind in bundled.KINDS
+    )
     infer = _infer_one_by_one if facts["one_by_one"] else Chain.infer
     outputs = infer(chain, inputs, list(expected))
     rows = judging.compare_outputs(outputs, expected, reference, facts, where)
     if rows[0]["detail"].get("fault") is None:
         labels = arrays.get("labels")
-        rows += judging.compare_accuracy(outputs, reference, labels, facts, where)
+        rows += judging.compare_accuracy(
+            outputs, reference, labels, facts, where
+        )
     return rows
 
 
@@ -219,7 +220,9 @@ def main(folder: str) -> int:
             folder, arguments.threads, arguments.samples, not arguments.no_times
         )
     except (CorruptBundle, OSError, ValueError) as error:
-        print(f"This bundle is incomplete or modified:\n{error}", file=sys.stderr)
+        print(
+            f"This bundle is incomplete or modified:\n{error}", file=sys.stderr
+        )
         return EXIT_CORRUPT
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         print(
@@ -229,7 +232,9 @@ def main(folder: str) -> int:
         )
         return EXIT_CORRUPT
     except WorkerError as error:
-        print(f"The file cannot be run on this machine: {error}", file=sys.stderr)
+        print(
+            f"The file cannot be run on this machine: {error}", file=sys.stderr
+        )
         return EXIT_CODES["unmeasured" if error.kind == "missing" else "fail"]
     _print_result(folder, result)
     if arguments.json:
@@ -243,23 +248,36 @@ def _parse_arguments() -> argparse.Namespace:
         description="Repeat this bundle's evidence on this machine."
     )
     parser.add_argument(
-        "--threads", type=int, default=1, help="threads of the runtime (default: 1)"
+        "--threads",
+        type=int,
+        default=1,
+        help="threads of the runtime (default: 1)",
     )
-    parser.add_argument("--samples", type=int, help="use only the first samples")
-    parser.add_argument("--no-times", action="store_true", help="do not measure times")
-    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON")
+    parser.add_argument(
+        "--samples", type=int, help="use only the first samples"
+    )
+    parser.add_argument(
+        "--no-times", action="store_true", help="do not measure times"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write the result as JSON"
+    )
     return parser.parse_args()
 
 
 def _print_result(folder: str, result: Mapping[str, Any]) -> None:
     with open(os.path.join(folder, MANIFEST), encoding="utf-8") as stream:
-        shipped = {row["name"]: row for row in json.load(stream)["bundle"]["shipped"]}
+        shipped = {
+            row["name"]: row for row in json.load(stream)["bundle"]["shipped"]
+        }
     print(f"{result['where']}\n")
     print(f"{'':16}{'shipped':>22}{'here':>22}  verdict")
     for row in result["measurements"]:
         before = _format_value(shipped.get(row["name"]))
         verdict = row["verdict"] or ""
-        print(f"{row['name']:16}{before:>22}{_format_value(row):>22}  {verdict}")
+        print(
+            f"{row['name']:16}{before:>22}{_format_value(row):>22}  {verdict}"
+        )
     print(f"\nverdict: {result['verdict']}")
 
 
@@ -276,14 +294,20 @@ def _measure_times(
     entry = facts.get("reference")
     if entry is not None:
         float_folder = os.path.join(folder, REFERENCE)
-        float_chain = Chain(chain.worker, "reference/", float_folder, entry, chain.threads)
+        float_chain = Chain(
+            chain.worker, "reference/", float_folder, entry, chain.threads
+        )
         float_chain.prepare_timing("reference", inputs, outputs)
     reply, _ = chain.worker.bench({}, rounds=ROUNDS, seed=0)
     times = reply["nanoseconds"]
-    return judging.summarize_times(times["file"], times.get("reference"), facts, where)
+    return judging.summarize_times(
+        times["file"], times.get("reference"), facts, where
+    )
 
 
-def _choose_file(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str, str]:
+def _choose_file(
+    folder: str, entry: Mapping[str, Any], part: str
+) -> tuple[str, str]:
     """The file of a part and its runtime: the device's own if it is present, else a proxy.
 
     An engine that was built here from the bundle's recipe is ``<part>.engine`` in the same
@@ -296,7 +320,11 @@ def _choose_file(folder: str, entry: Mapping[str, Any], part: str) -> tuple[str,
         )
         if engine is not None:
             return engine, "tensorrt"
-    if entry["format"] == "edgetpu" and "compiled" in files and edgetpu.find_devices():
+    if (
+        entry["format"] == "edgetpu"
+        and "compiled" in files
+        and edgetpu.find_devices()
+    ):
         return files["compiled"], "edgetpu"
     return files["model"], runtime_of(entry["format"])
 
@@ -312,7 +340,9 @@ def _load_options(
     return options
 
 
-def _files_by_role(folder: str, entry: Mapping[str, Any], part: str) -> dict[str, str]:
+def _files_by_role(
+    folder: str, entry: Mapping[str, Any], part: str
+) -> dict[str, str]:
     return {
         file["role"]: os.path.join(folder, os.path.basename(file["path"]))
         for file in entry["files"]
@@ -349,15 +379,9 @@ def _infer_one_by_one(
         sample = {name: array[k : k + 1] for name, array in inputs.items()}
         results.append(chain.infer(sample, outputs))
     return {
-        name: numpy.concatenate([result[name] for result in results]) for name in outputs
+        name: numpy.concatenate([result[name] for result in results])
+        for name in outputs
     }
-
-
-def _affine(spec: Mapping[str, Any]) -> Affine:
-    quantization = spec["quantization"]
-    if quantization is None:
-        return None
-    return quantization["scale"], quantization["zero_point"]
 
 
 def _format_value(row: Mapping[str, Any] | None) -> str:

@@ -31,7 +31,20 @@ LARGEST_PAYLOAD = 1 << 32
 MOST_AXES = 32
 #: The accepted dtypes, as numpy writes them: booleans and numbers; no objects and no text.
 DTYPES = frozenset(
-    ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
+    (
+        "|b1",
+        "|i1",
+        "|u1",
+        "<i2",
+        "<u2",
+        "<i4",
+        "<u4",
+        "<i8",
+        "<u8",
+        "<f2",
+        "<f4",
+        "<f8",
+    )
 )
 _BLOCK_BYTES = 1 << 20
 
@@ -45,7 +58,9 @@ class WorkerError(Exception):
 
 
 def write_frame(
-    stream: BinaryIO, header: dict[str, Any], arrays: dict[str, Array] | None = None
+    stream: BinaryIO,
+    header: dict[str, Any],
+    arrays: dict[str, Array] | None = None,
 ) -> None:
     """Send one frame."""
     # ascontiguousarray turns a 0-d array into one of one axis; reshape undoes that.
@@ -53,7 +68,10 @@ def write_frame(
         name: numpy.ascontiguousarray(array).reshape(numpy.shape(array))
         for name, array in (arrays or {}).items()
     }
-    listing = [[name, block.dtype.str, list(block.shape)] for name, block in blocks.items()]
+    listing = [
+        [name, block.dtype.str, list(block.shape)]
+        for name, block in blocks.items()
+    ]
     text = json.dumps({**header, "arrays": listing}).encode()
     stream.write(struct.pack("<I", len(text)))
     stream.write(text)
@@ -87,11 +105,15 @@ def read_frame(stream: BinaryIO, largest: int = LARGEST_PAYLOAD) -> Reply:
 def _read_header(stream: BinaryIO) -> dict[str, Any]:
     (length,) = struct.unpack("<I", _read_exactly(stream, 4))
     if length > LARGEST_HEADER:
-        raise ValueError(f"invalid frame: a header of {length} bytes is too long")
+        raise ValueError(
+            f"invalid frame: a header of {length} bytes is too long"
+        )
     try:
         header = json.loads(_read_exactly(stream, length).decode())
     except RecursionError:
-        raise ValueError("invalid frame: the header is nested too deeply") from None
+        raise ValueError(
+            "invalid frame: the header is nested too deeply"
+        ) from None
     if not isinstance(header, dict):
         raise ValueError("invalid frame: the header is not a JSON object")
     return header
@@ -100,13 +122,19 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
 def _payload_size(row: Any) -> int:
     """The number of bytes that one row of the listing announces."""
     if not isinstance(row, list) or len(row) != 3:
-        raise ValueError("invalid frame: expected [name, dtype, shape] for each array")
+        raise ValueError(
+            "invalid frame: expected [name, dtype, shape] for each array"
+        )
     name, dtype, shape = row
     if not isinstance(name, str) or not isinstance(shape, list):
-        raise ValueError("invalid frame: expected [name, dtype, shape] for each array")
+        raise ValueError(
+            "invalid frame: expected [name, dtype, shape] for each array"
+        )
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"invalid frame: unknown dtype {str(dtype)[:40]!r}")
-    if len(shape) > MOST_AXES or not all(type(dim) is int and dim >= 0 for dim in shape):
+    if len(shape) > MOST_AXES or not all(
+        type(dim) is int and dim >= 0 for dim in shape
+    ):
         raise ValueError(f"invalid frame: {str(shape)[:80]} is not a shape")
     return math.prod(shape) * numpy.dtype(dtype).itemsize
 

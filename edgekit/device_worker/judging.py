@@ -27,7 +27,12 @@ SCORED = ("output", "logits")
 
 
 def measurement(
-    name: str, value: float | None, unit: str, where: str, how: str, **details: Any
+    name: str,
+    value: float | None,
+    unit: str,
+    where: str,
+    how: str,
+    **details: Any,
 ) -> Row:
     """One row; ``details`` replace the defaults of the other fields."""
     return {
@@ -46,7 +51,11 @@ def measurement(
 
 
 def compare_outputs(
-    outputs: Arrays, expected: Arrays, reference: Arrays, facts: Facts, where: str
+    outputs: Arrays,
+    expected: Arrays,
+    reference: Arrays,
+    facts: Facts,
+    where: str,
 ) -> list[Row]:
     """``parity`` and ``bit_equal``: the distance from the outputs of the same file where it
     was built.
@@ -61,7 +70,9 @@ def compare_outputs(
     fault = find_fault(outputs, expected)
     if fault is not None:
         failed = {"n": n, "verdict": "fail", "detail": {"fault": fault}}
-        return [measurement("parity", None, "output steps", where, fault, **failed)]
+        return [
+            measurement("parity", None, "output steps", where, fault, **failed)
+        ]
     steps = facts["steps"]
     value = _largest_in_steps(outputs, expected, steps)
     quantization_error = _largest_in_steps(reference, expected, steps)
@@ -119,7 +130,9 @@ def compare_accuracy(
     if score is None or labels is None or output is None:
         return []
     scored = outputs[output]
-    if scored.shape != reference[output].shape or not _are_classes(labels, scored):
+    if scored.shape != reference[output].shape or not _are_classes(
+        labels, scored
+    ):
         return []
     scores = score(scored, labels)
     float_scores = score(reference[output], labels)
@@ -177,7 +190,11 @@ def summarize_times(
     rounds = len(ours)
     rows = [
         _median(
-            "latency_ms", ours / 1e6, "ms", where, f"median of {rounds} rounds, batch 1"
+            "latency_ms",
+            ours / 1e6,
+            "ms",
+            where,
+            f"median of {rounds} rounds, batch 1",
         )
     ]
     if reference is None:
@@ -213,7 +230,9 @@ def combine_verdicts(rows: Sequence[Row]) -> str:
     parity = judged.get("parity")
     if parity is None or parity["verdict"] != "pass" or parity["value"] is None:
         return "unmeasured"
-    must_show_accuracy = parity["value"] > parity["detail"].get("tolerance", 0.0)
+    must_show_accuracy = parity["value"] > parity["detail"].get(
+        "tolerance", 0.0
+    )
     required = ["speedup"]
     if must_show_accuracy:
         required.append("accuracy_drop")
@@ -265,12 +284,16 @@ def largest_difference(first: Array, second: Array) -> float:
     differs = first != second
     if not differs.any():
         return 0.0
-    difference = first[differs].astype("float64") - second[differs].astype("float64")
+    difference = first[differs].astype("float64") - second[differs].astype(
+        "float64"
+    )
     return float(numpy.abs(difference).max())
 
 
 def _median(name: str, values: Array, unit: str, where: str, how: str) -> Row:
-    row = measurement(name, float(numpy.median(values)), unit, where, how, n=len(values))
+    row = measurement(
+        name, float(numpy.median(values)), unit, where, how, n=len(values)
+    )
     interval = median_interval(values)
     if interval is not None:
         row["low"], row["high"] = interval
@@ -292,7 +315,9 @@ def score_top_k(outputs: Array, labels: Array, k: int) -> Array:
     tied_before = (outputs == label_output) & (index < label_index)
     rank = ((outputs > label_output) | tied_before).sum(axis=1)
     correct = (rank < k) & ~numpy.isnan(outputs).any(axis=1)
-    shares: Array = correct.reshape(len(correct), -1).astype("float64").mean(axis=1)
+    shares: Array = (
+        correct.reshape(len(correct), -1).astype("float64").mean(axis=1)
+    )
     return shares
 
 

@@ -21,5 +21,7 @@ class Model(runtime_litert.Model):
         return module.Interpreter(
             model_path=path,
             num_threads=threads,
-            experimental_delegates=[edgetpu.create_delegate(module.load_delegate)],
+            experimental_delegates=[
+                edgetpu.create_delegate(module.load_delegate)
+            ],
         )

@@ -30,7 +30,9 @@ class Model:
 
     def __init__(self, path: str, threads: int, optimize: bool) -> None:
         module, self.runtime = _import_interpreter()
-        self._interpreter = self._create_interpreter(module, path, threads, optimize)
+        self._interpreter = self._create_interpreter(
+            module, path, threads, optimize
+        )
         self._interpreter.allocate_tensors()
         inputs, outputs = self._list_tensors()
         self.inputs = [_describe(name, detail) for name, detail in inputs]
@@ -46,7 +48,9 @@ class Model:
         else:
             resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         return module.Interpreter(
-            model_path=path, num_threads=threads, experimental_op_resolver_type=resolver
+            model_path=path,
+            num_threads=threads,
+            experimental_op_resolver_type=resolver,
         )
 
     def bind(self, arrays: dict[str, Array]) -> Call:
@@ -59,7 +63,9 @@ class Model:
             ordered = [arrays[name] for name in names]
         else:
             ordered = list(arrays.values())
-        feeds = [(index, ordered[k]) for k, index in enumerate(self._input_index)]
+        feeds = [
+            (index, ordered[k]) for k, index in enumerate(self._input_index)
+        ]
         interpreter = self._interpreter
         outputs = self._output_index
 
@@ -96,7 +102,8 @@ def _import_interpreter() -> tuple[Any, str]:
             from tflite_runtime import interpreter  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
             raise WorkerError(
-                "missing", "neither ai_edge_litert nor tflite_runtime can be imported"
+                "missing",
+                "neither ai_edge_litert nor tflite_runtime can be imported",
             ) from error
     is_litert = interpreter.__name__.startswith("ai_edge")
     name = "ai-edge-litert" if is_litert else "tflite-runtime"
@@ -118,6 +125,8 @@ def _describe(name: str, detail: Any) -> dict[str, Any]:
     return {
         "name": name,
         "dtype": numpy.dtype(detail["dtype"]).name,
-        "shape": [int(dim) if dim >= 0 else None for dim in detail["shape_signature"]],
+        "shape": [
+            int(dim) if dim >= 0 else None for dim in detail["shape_signature"]
+        ],
         "quantization": [float(scale), int(zero_point)] if scale else None,
     }

@@ -31,7 +31,9 @@ class Model:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         for pool in ("intra", "inter"):
-            options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
+            options.add_session_config_entry(
+                f"session.{pool}_op.allow_spinning", "0"
+            )
         if not optimize:
             level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.graph_optimization_level = level
@@ -40,7 +42,9 @@ class Model:
         )
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self.inputs = [_describe(value) for value in self._session.get_inputs()]
-        self.outputs = [_describe(value) for value in self._session.get_outputs()]
+        self.outputs = [
+            _describe(value) for value in self._session.get_outputs()
+        ]
 
     def bind(self, arrays: dict[str, Array]) -> Call:
         """Prepare one inference on these arrays, which can be called repeatedly."""

@@ -28,15 +28,21 @@ class Model:
     that the file records, else in the one that OpenVINO chooses for the processor.
     """
 
-    def __init__(self, path: str, threads: int, optimize: bool, weights: str = "") -> None:
+    def __init__(
+        self, path: str, threads: int, optimize: bool, weights: str = ""
+    ) -> None:
         # Else every import of openvino reports itself to Intel over the network.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino
         except ImportError as error:
-            raise WorkerError("missing", f"openvino cannot be imported: {error}") from error
+            raise WorkerError(
+                "missing", f"openvino cannot be imported: {error}"
+            ) from error
         self._openvino, self._core = openvino, openvino.Core()
-        self._model = self._core.read_model(path, weights or path[: -len(".xml")] + ".bin")
+        self._model = self._core.read_model(
+            path, weights or path[: -len(".xml")] + ".bin"
+        )
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
@@ -51,9 +57,15 @@ class Model:
         self.inputs = [_row(port) for port in self._model.inputs]
         self.outputs = [_row(port) for port in self._model.outputs]
         self._shapes: dict[str, list[int]] = {}
-        self._compiled = self._compile({row["name"]: _smallest(row) for row in self.inputs})
-        precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        self.runtime = f"openvino {openvino.__version__.partition('-')[0]}, {precision}"
+        self._compiled = self._compile(
+            {row["name"]: _smallest(row) for row in self.inputs}
+        )
+        precision = self._compiled.get_property(
+            "INFERENCE_PRECISION_HINT"
+        ).get_type_name()
+        self.runtime = (
+            f"openvino {openvino.__version__.partition('-')[0]}, {precision}"
+        )
 
     def bind(self, arrays: dict[str, Array]) -> Call:
         """Prepare one inference on these arrays, which can be called repeatedly."""
@@ -63,25 +75,35 @@ class Model:
                 self._compiled = self._compile(shapes)
             request = self._compiled.create_infer_request()
             tensors = [
-                self._openvino.Tensor(numpy.ascontiguousarray(arrays[port["name"]]))
+                self._openvino.Tensor(
+                    numpy.ascontiguousarray(arrays[port["name"]])
+                )
                 for port in self.inputs
             ]
         except RuntimeError as error:
-            raise WorkerError("infer", f"{type(error).__name__}: {error}") from error
+            raise WorkerError(
+                "infer", f"{type(error).__name__}: {error}"
+            ) from error
         feeds, outputs = list(enumerate(tensors)), range(len(self.outputs))
 
         def call() -> list[Array]:
             for index, tensor in feeds:
                 request.set_input_tensor(index, tensor)
             request.infer()
-            return [request.get_output_tensor(index).data.copy() for index in outputs]
+            return [
+                request.get_output_tensor(index).data.copy()
+                for index in outputs
+            ]
 
         return call
 
     def _compile(self, shapes: dict[str, list[int]]) -> Any:
         model = self._model.clone()
         model.reshape(
-            {name: self._openvino.PartialShape(dims) for name, dims in shapes.items()}
+            {
+                name: self._openvino.PartialShape(dims)
+                for name, dims in shapes.items()
+            }
         )
         self._shapes = shapes
         return self._core.compile_model(model, "CPU", self._options)

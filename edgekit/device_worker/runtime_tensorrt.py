@@ -58,7 +58,9 @@ class Model:
     def _describe_all(self, mode: Any) -> list[dict[str, Any]]:
         count = self._engine.num_io_tensors
         names = [self._engine.get_tensor_name(k) for k in range(count)]
-        chosen = [name for name in names if self._engine.get_tensor_mode(name) == mode]
+        chosen = [
+            name for name in names if self._engine.get_tensor_mode(name) == mode
+        ]
         return [self._describe(name) for name in chosen]
 
     def _describe(self, name: str) -> dict[str, Any]:
@@ -81,7 +83,9 @@ class Model:
         def call() -> list[Array]:
             self._upload(inputs)
             self._enqueue()
-            results = {name: numpy.empty_like(array) for name, array in outputs.items()}
+            results = {
+                name: numpy.empty_like(array) for name, array in outputs.items()
+            }
             for name, array in results.items():
                 self._device.to_host(array, self._buffers[name][0])
             self._device.wait()
@@ -89,7 +93,9 @@ class Model:
 
         return call
 
-    def benchmark(self, arrays: dict[str, Array], use_graph: bool = True) -> dict[str, Any]:
+    def benchmark(
+        self, arrays: dict[str, Array], use_graph: bool = True
+    ) -> dict[str, Any]:
         """Time inferences on arrays that are already on the GPU (``cuda.measure``)."""
         inputs, _ = self._prepare(arrays)
         self._upload(inputs)
@@ -100,12 +106,18 @@ class Model:
         self, arrays: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Inputs in the engine's dtypes and empty outputs, with GPU memory for both."""
-        missing = [row["name"] for row in self.inputs if row["name"] not in arrays]
+        missing = [
+            row["name"] for row in self.inputs if row["name"] not in arrays
+        ]
         if missing:
             names = ", ".join(arrays) or "none"
-            raise EngineError(f"the inputs {', '.join(missing)} are missing; got: {names}")
+            raise EngineError(
+                f"the inputs {', '.join(missing)} are missing; got: {names}"
+            )
         inputs = {
-            row["name"]: numpy.ascontiguousarray(arrays[row["name"]], dtype=row["dtype"])
+            row["name"]: numpy.ascontiguousarray(
+                arrays[row["name"]], dtype=row["dtype"]
+            )
             for row in self.inputs
         }
         for name, array in inputs.items():
@@ -141,7 +153,9 @@ class Model:
                 self._device.free(address)
             self._buffers[name] = (self._device.allocate(count), count)
         if not self._context.set_tensor_address(name, self._buffers[name][0]):
-            raise self._error(f"the engine does not accept an address for {name}")
+            raise self._error(
+                f"the engine does not accept an address for {name}"
+            )
 
     def _error(self, problem: str) -> EngineError:
         return EngineError(f"{problem}: {_reason(self._log)}")

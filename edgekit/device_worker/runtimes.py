@@ -54,8 +54,12 @@ def runtime_names() -> list[str]:
     package = sys.modules[__package__ or ""]
     # On a device the modules come from a text and there is no folder to list.
     names = {name.rpartition(".")[2] for name in sys.modules if _is_ours(name)}
-    names.update(module.name for module in pkgutil.iter_modules(package.__path__))
-    return sorted(name[len(_PREFIX) :] for name in names if name.startswith(_PREFIX))
+    names.update(
+        module.name for module in pkgutil.iter_modules(package.__path__)
+    )
+    return sorted(
+        name[len(_PREFIX) :] for name in names if name.startswith(_PREFIX)
+    )
 
 
 def load_model(
@@ -69,9 +73,12 @@ def load_model(
     names = runtime_names()
     if runtime not in names:
         raise WorkerError(
-            "request", f"unknown runtime {runtime!r}; expected one of {', '.join(names)}"
+            "request",
+            f"unknown runtime {runtime!r}; expected one of {', '.join(names)}",
         )
-    missing = [file for file in (path, weights) if file and not os.path.isfile(file)]
+    missing = [
+        file for file in (path, weights) if file and not os.path.isfile(file)
+    ]
     if missing:
         raise WorkerError("load", f"file {missing[0]} does not exist")
     module = _import_runtime(runtime)

@@ -43,7 +43,8 @@ class Store:
         """The path of a file, which need not exist. Raises WorkerError for another name."""
         if not isinstance(name, str) or not self._is_valid(name):
             raise WorkerError(
-                "request", f"invalid file name for the store: {str(name)[:80]!r}"
+                "request",
+                f"invalid file name for the store: {str(name)[:80]!r}",
             )
         return os.path.join(self._folder, name)
 
@@ -63,7 +64,9 @@ class Store:
         except OSError as error:
             raise _translate(error, path) from error
 
-    def put(self, name: str, offset: int, block: Array, total: int) -> tuple[int, bool]:
+    def put(
+        self, name: str, offset: int, block: Array, total: int
+    ) -> tuple[int, bool]:
         """Append a block at ``offset``; the bytes stored now, and whether the file is complete.
 
         A block that does not start at the end of the stored part is not written: the

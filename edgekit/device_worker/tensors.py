@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
 
 import numpy
@@ -35,7 +35,9 @@ def encode(array: Array, dtype: str, axes: Axes, affine: Affine) -> Array:
     if affine is not None:
         scale, zero_point = affine
         info = numpy.iinfo(dtype)
-        array = numpy.clip(numpy.rint(array / scale) + zero_point, info.min, info.max)
+        array = numpy.clip(
+            numpy.rint(array / scale) + zero_point, info.min, info.max
+        )
     return numpy.ascontiguousarray(array, dtype=dtype)
 
 
@@ -48,7 +50,9 @@ def decode(array: Array, axes: Axes, affine: Affine) -> Array:
         array = (array.astype("float32") - zero_point) * numpy.float32(scale)
     elif array.dtype == numpy.float16:
         array = array.astype("float32")
-    return array if axes is None else numpy.transpose(array, numpy.argsort(axes))
+    return (
+        array if axes is None else numpy.transpose(array, numpy.argsort(axes))
+    )
 
 
 def itemsize(dtype: str) -> int:
@@ -57,3 +61,27 @@ def itemsize(dtype: str) -> int:
     4 for names that are not listed.
     """
     return _ITEMSIZES.get(dtype, 4)
+
+
+def affine_of(spec: Mapping[str, Any]) -> Affine:
+    """The scale and zero point of a tensor of a manifest; None if it is float."""
+    quantization = spec["quantization"]
+    if quantization is None:
+        return None
+    return quantization["scale"], quantization["zero_point"]
+
+
+def decode_outputs(
+    raw: dict[str, Array], specs: list[dict[str, Any]]
+) -> dict[str, Array]:
+    """Match outputs by name if the names are those of the signature, else by order."""
+    names = [spec["name"] for spec in specs]
+    ordered = (
+        [raw[name] for name in names]
+        if set(raw) == set(names)
+        else raw.values()
+    )
+    return {
+        spec["name"]: decode(array, spec["axes"], affine_of(spec))
+        for spec, array in zip(specs, ordered)
+    }

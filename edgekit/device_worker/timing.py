@@ -47,7 +47,9 @@ class Track:
         padding = bytearray(generator.randrange(1, LARGEST_PADDING))
         # The old copies are released only after the new ones exist; otherwise the new ones
         # would get the same addresses.
-        self._calls = [_load_and_bind(load, arrays) for load, arrays in self._parts]
+        self._calls = [
+            _load_and_bind(load, arrays) for load, arrays in self._parts
+        ]
         del padding
         self.time(SETTLING_CALLS)
         return time.perf_counter_ns() - start
@@ -69,7 +71,9 @@ class Track:
         return float(sorted(times)[count // 2])
 
 
-def _load_and_bind(load: Callable[[], LoadedModel], arrays: dict[str, Array]) -> Call:
+def _load_and_bind(
+    load: Callable[[], LoadedModel], arrays: dict[str, Array]
+) -> Call:
     copies = {name: array.copy() for name, array in arrays.items()}
     return load().bind(copies)
 
@@ -79,4 +83,6 @@ def run_call(call: Call) -> list[Array]:
     try:
         return call()
     except Exception as error:
-        raise WorkerError("infer", f"{type(error).__name__}: {error}") from error
+        raise WorkerError(
+            "infer", f"{type(error).__name__}: {error}"
+        ) from error

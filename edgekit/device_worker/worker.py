@@ -78,7 +78,10 @@ class Worker:
         """Versions, machine, Python and devices. ``folder``: where model files are stored."""
         self._store = Store(folder)
         description = {
-            "devices": {"edgetpu": edgetpu.find_devices(), "gpu": cuda.has_gpu()},
+            "devices": {
+                "edgetpu": edgetpu.find_devices(),
+                "gpu": cuda.has_gpu(),
+            },
             "python": platform.python_version(),
             "machine": platform.machine(),
             "system": platform.system(),
@@ -94,7 +97,9 @@ class Worker:
         count, complete, damaged = self._store.have(name)
         return {"bytes": count, "complete": complete, "damaged": damaged}, {}
 
-    def put(self, arrays: dict[str, Array], *, name: str, offset: int, total: int) -> Reply:
+    def put(
+        self, arrays: dict[str, Array], *, name: str, offset: int, total: int
+    ) -> Reply:
         """Store the next block of a file."""
         count, complete = self._store.put(name, offset, arrays["block"], total)
         return {"bytes": count, "complete": complete}, {}
@@ -122,13 +127,17 @@ class Worker:
         """
         unknown = sorted(set(options) - LOAD_OPTIONS)
         if unknown:
-            raise WorkerError("request", f"unknown options: {', '.join(unknown)}")
+            raise WorkerError(
+                "request", f"unknown options: {', '.join(unknown)}"
+            )
         weights = options.get("weights", "")
         if options.get("stored"):
             path = self._store.path(path)
             weights = self._store.path(weights) if weights else ""
         optimize = bool(options.get("optimize", True))
-        loader = functools.partial(load_model, runtime, path, threads, optimize, weights)
+        loader = functools.partial(
+            load_model, runtime, path, threads, optimize, weights
+        )
         model = loader()
         self._models[name] = model
         self._loaders[name] = loader
@@ -184,7 +193,9 @@ class Worker:
         }
         return reply, {}
 
-    def bench(self, arrays: dict[str, Array], *, rounds: int, seed: int) -> Reply:
+    def bench(
+        self, arrays: dict[str, Array], *, rounds: int, seed: int
+    ) -> Reply:
         """Time all tracks interleaved, in another random order in each round.
 
         The reply contains, per track and round, nanoseconds per inference.
@@ -206,7 +217,9 @@ class Worker:
             gc.enable()
         return {"nanoseconds": times}, {}
 
-    def _reload_tracks(self, order: list[str], generator: random.Random) -> None:
+    def _reload_tracks(
+        self, order: list[str], generator: random.Random
+    ) -> None:
         for name in order:
             if self._tracks[name].reload:
                 self._tracks[name].reload_files(generator)

@@ -48,10 +48,18 @@ class Encoder(nn.Module):
         super().__init__()
         self.heads = heads
         self.embed = nn.Linear(16, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * blocks))
-        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(blocks))
-        self.project = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
-        self.feed_forward = nn.ModuleList(_feed_forward(width) for _ in range(blocks))
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(width) for _ in range(2 * blocks)
+        )
+        self.qkv = nn.ModuleList(
+            nn.Linear(width, 3 * width) for _ in range(blocks)
+        )
+        self.project = nn.ModuleList(
+            nn.Linear(width, width) for _ in range(blocks)
+        )
+        self.feed_forward = nn.ModuleList(
+            _feed_forward(width) for _ in range(blocks)
+        )
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,7 +149,9 @@ def _convolutions(
         kernel = kernels[index] if kernels else 3
         groups = channels if depthwise and depthwise[index] else 1
         layers += [
-            nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups),
+            nn.Conv2d(
+                channels, width, kernel, stride, kernel // 2, groups=groups
+            ),
             nn.ReLU(),
         ]
         channels = width
@@ -175,7 +185,9 @@ def dense_tiny() -> nn.Module:
     """3x3 convolutions of 8 to 64 channels, images of 10x10 down to 2x2, and a linear layer."""
     widths = (8, 16, 16, 32, 32, 48, 64, 64)
     layers = _convolutions(1, widths, strides=(1, 1, 2, 1, 1, 2, 1, 2))
-    return nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20))
+    return nn.Sequential(
+        layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20)
+    )
 
 
 def pointwise() -> nn.Module:
@@ -237,7 +249,9 @@ def elements() -> nn.Module:
 
     They follow a convolution, since a network without weights is not quantized.
     """
-    return nn.Sequential(nn.Conv2d(8, 24, 1), Elementwise(), nn.MaxPool2d(2), Elementwise())
+    return nn.Sequential(
+        nn.Conv2d(8, 24, 1), Elementwise(), nn.MaxPool2d(2), Elementwise()
+    )
 
 
 def narrow_tokens() -> nn.Module:
@@ -318,7 +332,11 @@ def pooled() -> nn.Module:
 def plain_layers() -> nn.Module:
     """Three linear layers."""
     return nn.Sequential(
-        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+        nn.Linear(64, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, 10),
     )
 
 

@@ -136,7 +136,9 @@ def _estimate(parts: Sequence[Sequence[Operator]], table: Table) -> Estimate:
     call_ms = call_ns / NS_IN_MS
     all_operators = [operator for part in parts for operator in part]
     times = [
-        fit.operator_ns(operator.cost) / NS_IN_MS if fit.knows(operator.cost) else None
+        fit.operator_ns(operator.cost) / NS_IN_MS
+        if fit.knows(operator.cost)
+        else None
         for operator in all_operators
     ]
     total = call_ms + sum(time or 0.0 for time in times)
@@ -148,7 +150,9 @@ def _estimate(parts: Sequence[Sequence[Operator]], table: Table) -> Estimate:
     return Estimate(total, low, high, call_ms, tuple(lines), table.provenance)
 
 
-def prediction_interval(value: float, table: Table) -> tuple[float | None, float | None]:
+def prediction_interval(
+    value: float, table: Table
+) -> tuple[float | None, float | None]:
     """Return the 95 % prediction interval of an estimate, from the held-out networks.
 
     Student's t interval for one more value of log(measured / estimated). A bias of the

@@ -28,7 +28,13 @@ def features(cost: Cost) -> tuple[float, ...]:
 
     A constant, multiply-accumulates, and the bytes of inputs, outputs and weights.
     """
-    return 1.0, float(cost.macs), float(cost.read), float(cost.written), float(cost.weights)
+    return (
+        1.0,
+        float(cost.macs),
+        float(cost.read),
+        float(cost.written),
+        float(cost.weights),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,9 @@ def fit(rows: Sequence[Row]) -> Fit:
     """
     keys = sorted({cost.key for row in rows for cost in row.operators})
     columns = {(CALL, 0): 0, (CALL, 1): 1}
-    width = len(features(rows[0].operators[0])) if rows and rows[0].operators else 5
+    width = (
+        len(features(rows[0].operators[0])) if rows and rows[0].operators else 5
+    )
     for key in keys:
         for index in range(width):
             columns[key, index] = len(columns)
@@ -73,11 +81,15 @@ def fit(rows: Sequence[Row]) -> Fit:
     scale = numpy.abs(matrix).max(axis=0)
     scale[scale == 0] = 1
     limit = 50 * len(columns)
-    solution = scipy.optimize.nnls(matrix / scale, times, maxiter=limit)[0] / scale
+    solution = (
+        scipy.optimize.nnls(matrix / scale, times, maxiter=limit)[0] / scale
+    )
     coefficients = {}
     for key in (CALL, *keys):
         count = 2 if key == CALL else width
-        values = [float(solution[columns[key, index]]) for index in range(count)]
+        values = [
+            float(solution[columns[key, index]]) for index in range(count)
+        ]
         coefficients[key] = tuple(values)
     return Fit(coefficients)
 
@@ -95,7 +107,9 @@ def _equations(rows: Sequence[Row], columns: Columns) -> tuple[Matrix, Matrix]:
         times.append(1.0)
         if row.added is not None and previous is not None:
             # A difference within the noise of both files carries little information.
-            size = max(abs(row.added), row.added_spread, _NOISE * previous.ns, 1.0)
+            size = max(
+                abs(row.added), row.added_spread, _NOISE * previous.ns, 1.0
+            )
             equations.append((equation - _equation(previous, columns)) / size)
             times.append(row.added / size)
         previous = row

@@ -55,7 +55,9 @@ def cut(
     for number, name in enumerate([*spread(ends, count - 1), last]):
         target = folder / f"{number}.onnx"
         onnx.save(onnx_graph.truncate(model, values[name]), str(target))
-        output = TensorSpec(name=name, dtype="float32", dims=_dims(values[name]))
+        output = TensorSpec(
+            name=name, dtype="float32", dims=_dims(values[name])
+        )
         files.append((target, output))
     return files
 
@@ -63,12 +65,16 @@ def cut(
 def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     dims = value.type.tensor_type.shape.dim
     return tuple(
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"axis {axis}"
+        dim.dim_value
+        if dim.HasField("dim_value")
+        else dim.dim_param or f"axis {axis}"
         for axis, dim in enumerate(dims)
     )
 
 
-def _ends(graph: onnx.GraphProto, values: Mapping[str, onnx.ValueInfoProto]) -> list[str]:
+def _ends(
+    graph: onnx.GraphProto, values: Mapping[str, onnx.ValueInfoProto]
+) -> list[str]:
     """Float activations at which a file can end and still fuse as the complete one does.
 
     In an int8 file, those that have just been dequantized.
@@ -92,9 +98,13 @@ def _ends(graph: onnx.GraphProto, values: Mapping[str, onnx.ValueInfoProto]) -> 
     return ends
 
 
-def _is_samples(value: onnx.ValueInfoProto, source: onnx.ValueInfoProto) -> bool:
+def _is_samples(
+    value: onnx.ValueInfoProto, source: onnx.ValueInfoProto
+) -> bool:
     """True if a tensor is float and its first axis is that of the input's samples."""
     tensor_type = value.type.tensor_type
     axis = list(tensor_type.shape.dim[:1])
     is_float = tensor_type.elem_type == onnx.TensorProto.FLOAT
-    return bool(is_float and axis == list(source.type.tensor_type.shape.dim[:1]))
+    return bool(
+        is_float and axis == list(source.type.tensor_type.shape.dim[:1])
+    )

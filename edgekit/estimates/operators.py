@@ -21,10 +21,14 @@ READERS = Registry(
     "format",
     {
         "onnx": Implementation(
-            "edgekit.estimates.onnx_files:read_all", ("onnx", "onnxruntime"), "onnx"
+            "edgekit.estimates.onnx_files:read_all",
+            ("onnx", "onnxruntime"),
+            "onnx",
         ),
         "tflite": Implementation(
-            "edgekit.estimates.tflite_files:read_all", ("ai_edge_litert",), "tflite"
+            "edgekit.estimates.tflite_files:read_all",
+            ("ai_edge_litert",),
+            "tflite",
         ),
     },
 )
@@ -50,7 +54,9 @@ class Operator:
     module: str
 
 
-def read_all(paths: Sequence[pathlib.Path], format: FormatName) -> list[list[Operator]]:
+def read_all(
+    paths: Sequence[pathlib.Path], format: FormatName
+) -> list[list[Operator]]:
     """Read the operators of each file, in execution order."""
     operators: list[list[Operator]] = READERS.load(format)(paths)
     return operators
@@ -66,7 +72,9 @@ def cut(artifact: Artifact, count: int, folder: pathlib.Path) -> list[Artifact]:
     cuts: list[tuple[pathlib.Path, TensorSpec]] = CUTTERS.load(artifact.format)(
         artifact.path(part), count, folder
     )
-    return [_artifact(artifact.format, part, path, output) for path, output in cuts]
+    return [
+        _artifact(artifact.format, part, path, output) for path, output in cuts
+    ]
 
 
 def _artifact(

@@ -46,7 +46,11 @@ class Effort:
 
 FULL = Effort()
 QUICK = Effort(
-    networks.QUICK_PROBES, networks.QUICK_HELD_OUT, cuts=6, rounds=8, round_ms=1.0
+    networks.QUICK_PROBES,
+    networks.QUICK_HELD_OUT,
+    cuts=6,
+    rounds=8,
+    round_ms=1.0,
 )
 
 
@@ -79,7 +83,9 @@ def record(
     description = host.hello()
     effort = QUICK if quick else FULL
     progress = progress or Silent()
-    protocol = BenchProtocol(rounds=effort.rounds, warmup=5, round_ms=effort.round_ms)
+    protocol = BenchProtocol(
+        rounds=effort.rounds, warmup=5, round_ms=effort.round_ms
+    )
     progress.start(f"operators of {host.name}")
     progress.expect(len(effort.probes))
     bench = _prepare(host, format, cache, protocol)
@@ -105,7 +111,9 @@ def record(
         machine=str(description.get("machine", "")),
         system=str(description.get("system", "")),
         versions={key: str(value) for key, value in versions.items()},
-        recorded=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        recorded=datetime.datetime.now(datetime.UTC).isoformat(
+            timespec="seconds"
+        ),
         edgekit=edgekit.__version__,
         rounds=effort.rounds,
         rows=tuple(rows),
@@ -115,7 +123,10 @@ def record(
 
 def _runtime(versions: Mapping[str, Any], format: FormatName) -> str:
     """The runtime's package and version, or its name if the version is unknown."""
-    packages = [f"{name} {versions[name]}" for name in runtime_packages(format, versions)]
+    packages = [
+        f"{name} {versions[name]}"
+        for name in runtime_packages(format, versions)
+    ]
     return packages[0] if packages else RUNTIMES[format]
 
 
@@ -134,7 +145,9 @@ class Bench:
     #: The standard time of the reference in ns.
     standard: float
 
-    def time(self, network: str, files: Mapping[str, Artifact]) -> dict[str, Samples]:
+    def time(
+        self, network: str, files: Mapping[str, Artifact]
+    ) -> dict[str, Samples]:
         """Time files of one network in interleaved rounds.
 
         Returns:
@@ -142,9 +155,13 @@ class Bench:
             standard time in every round.
         """
         feeds = {**networks.feeds(REFERENCE), **networks.feeds(network)}
-        times = self.host.race({**files, REFERENCE: self.reference}, feeds, self.protocol)
+        times = self.host.race(
+            {**files, REFERENCE: self.reference}, feeds, self.protocol
+        )
         reference = times.pop(REFERENCE).nanoseconds
-        return {name: self._scale(row, reference) for name, row in times.items()}
+        return {
+            name: self._scale(row, reference) for name, row in times.items()
+        }
 
     def _scale(self, samples: Samples, reference: Sequence[float]) -> Samples:
         pairs = zip(samples.nanoseconds, reference, strict=True)
@@ -160,7 +177,9 @@ def _prepare(
     for _ in range(REFERENCE_RACES):
         race = host.race({"": reference}, networks.feeds(REFERENCE), protocol)
         times.extend(race[""].nanoseconds)
-    return Bench(host, format, cache, protocol, reference, statistics.median(times))
+    return Bench(
+        host, format, cache, protocol, reference, statistics.median(times)
+    )
 
 
 def _time_probe(bench: Bench, network: str, cuts: int) -> list[Row]:
@@ -172,19 +191,31 @@ def _time_probe(bench: Bench, network: str, cuts: int) -> list[Row]:
             folder = pathlib.Path(temporary) / scheme
             folder.mkdir()
             prefixes = operators.cut(artifact, cuts, folder)
-            files |= {f"{scheme} {number}": file for number, file in enumerate(prefixes)}
+            files |= {
+                f"{scheme} {number}": file
+                for number, file in enumerate(prefixes)
+            }
         costs = _read_costs(list(files.values()), bench.format)
         samples = bench.time(network, files)
     rows: list[Row] = []
     previous: dict[str, Samples] = {}
     for key, file_costs in zip(files, costs, strict=True):
         scheme = key.partition(" ")[0]
-        rows.append(_row((network, scheme), file_costs, samples[key], previous.get(scheme)))
+        rows.append(
+            _row(
+                (network, scheme),
+                file_costs,
+                samples[key],
+                previous.get(scheme),
+            )
+        )
         previous[scheme] = samples[key]
     return rows
 
 
-def _read_costs(files: Sequence[Artifact], format: FormatName) -> list[tuple[Cost, ...]]:
+def _read_costs(
+    files: Sequence[Artifact], format: FormatName
+) -> list[tuple[Cost, ...]]:
     paths = [file.path(file.parts[0]) for file in files]
     return [
         tuple(operator.cost for operator in file)
@@ -203,7 +234,9 @@ def _row(
     added = None
     added_spread = 0.0
     if previous is not None:
-        gaps = numpy.asarray(samples.nanoseconds) - numpy.asarray(previous.nanoseconds)
+        gaps = numpy.asarray(samples.nanoseconds) - numpy.asarray(
+            previous.nanoseconds
+        )
         added = float(numpy.median(gaps))
         interval = median_interval(gaps)
         if interval is not None:
@@ -226,10 +259,16 @@ def _median(samples: Samples) -> tuple[float, float, float]:
     values = numpy.asarray(samples.nanoseconds)
     interval = median_interval(values)
     low, high = (values.min(), values.max()) if interval is None else interval
-    return float(statistics.median(samples.nanoseconds)), float(low), float(high)
+    return (
+        float(statistics.median(samples.nanoseconds)),
+        float(low),
+        float(high),
+    )
 
 
-def _time_held_out(bench: Bench, network: str, fit: fitting.Fit) -> list[HeldOut]:
+def _time_held_out(
+    bench: Bench, network: str, fit: fitting.Fit
+) -> list[HeldOut]:
     """Time the files of one network, and estimate them."""
     files = networks.build(network, bench.format, bench.cache)
     costs = _read_costs(list(files.values()), bench.format)

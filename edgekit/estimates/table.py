@@ -79,7 +79,9 @@ class HeldOut(Value, allow_inf_nan=False):
 class Table(Value, allow_inf_nan=False):
     """The table of one device, as ``edgekit hosts record`` writes it."""
 
-    schema_version: int = pydantic.Field(SCHEMA, alias="schema", ge=SCHEMA, le=SCHEMA)
+    schema_version: int = pydantic.Field(
+        SCHEMA, alias="schema", ge=SCHEMA, le=SCHEMA
+    )
     name: str
     runtime: Runtime
     #: The host's name, and what it reported of itself.
@@ -109,9 +111,7 @@ class Table(Value, allow_inf_nan=False):
     @property
     def provenance(self) -> str:
         """Where the table comes from and how large its errors are, in one sentence."""
-        origin = (
-            f"estimate, from {self.name} recorded on {self.recorded[:10]} at {self.host}"
-        )
+        origin = f"estimate, from {self.name} recorded on {self.recorded[:10]} at {self.host}"
         if not self.held_out:
             return f"{origin}; its error was not measured"
         errors = [row.error for row in self.held_out]
@@ -163,8 +163,12 @@ def load(path: pathlib.Path) -> Table:
             f"Cannot read {path}: {problem.strerror or problem}."
         ) from problem
     except (ValueError, RecursionError) as problem:
-        raise EstimateError(f"{path} is not valid JSON: {problem}.", fix=_FIX) from problem
+        raise EstimateError(
+            f"{path} is not valid JSON: {problem}.", fix=_FIX
+        ) from problem
     if not isinstance(data, dict):
         kind = type(data).__name__
-        raise EstimateError(f"{path}: expected a table, got a JSON {kind}.", fix=_FIX)
+        raise EstimateError(
+            f"{path}: expected a table, got a JSON {kind}.", fix=_FIX
+        )
     return parse(Table, data, str(path), EstimateError)

@@ -35,7 +35,10 @@ def _operator(operator: tflite_graph.Operator) -> Operator:
     kind = operator.op
     if operator.op in _CONVOLUTIONS and weights is not None:
         # For one input channel the converter writes a plain convolution as a depthwise one.
-        depthwise = operator.op.startswith("DEPTHWISE") and operator.input(0).shape[-1] > 1
+        depthwise = (
+            operator.op.startswith("DEPTHWISE")
+            and operator.input(0).shape[-1] > 1
+        )
         kind += variant(weights.shape[1:3], depthwise=depthwise)
     tensors = [tensor for tensor in operator.inputs if tensor is not None]
     cost = Cost(
@@ -89,9 +92,13 @@ def cut(
 
 def _spec(tensor: Any) -> TensorSpec:
     stored = tensor.quantization
-    scales = [] if stored is None or stored.scale is None else list(stored.scale)
+    scales = (
+        [] if stored is None or stored.scale is None else list(stored.scale)
+    )
     quantization = (
-        Quantization(scale=float(scales[0]), zero_point=int(stored.zeroPoint[0]))
+        Quantization(
+            scale=float(scales[0]), zero_point=int(stored.zeroPoint[0])
+        )
         if len(scales) == 1
         else None
     )
@@ -100,5 +107,8 @@ def _spec(tensor: Any) -> TensorSpec:
         tuple(int(size) for size in tensor.shape),
     )
     return TensorSpec(
-        name=name, dtype=_TENSOR_TYPES[tensor.type], dims=dims, quantization=quantization
+        name=name,
+        dtype=_TENSOR_TYPES[tensor.type],
+        dims=dims,
+        quantization=quantization,
     )

@@ -6,28 +6,39 @@
 import importlib
 from collections.abc import Mapping
 
-from edgekit.formats.neural_compressor.provider import PROVIDER as _NEURAL_COMPRESSOR
+from edgekit.formats.neural_compressor.provider import (
+    PROVIDER as _NEURAL_COMPRESSOR,
+)
 from edgekit.formats.record import Format, FormatStep, Provider
 
 NAMES = ("onnx", "ort", "openvino", "tflite", "tensorrt", "edgetpu", "ethosu")
 FORMATS: Mapping[str, Format] = {
-    name: importlib.import_module(f"edgekit.formats.{name}.format").FORMAT for name in NAMES
+    name: importlib.import_module(f"edgekit.formats.{name}.format").FORMAT
+    for name in NAMES
 }
 #: What quantizes instead of edgekit, by the provider that a scheme names.
-PROVIDERS: Mapping[str, Provider] = {_NEURAL_COMPRESSOR.name: _NEURAL_COMPRESSOR}
+PROVIDERS: Mapping[str, Provider] = {
+    _NEURAL_COMPRESSOR.name: _NEURAL_COMPRESSOR
+}
 
 
 def format_steps() -> dict[str, FormatStep]:
     """The steps of all formats and providers, by name."""
     steps = {
-        name: step for record in FORMATS.values() for name, step in record.steps.items()
+        name: step
+        for record in FORMATS.values()
+        for name, step in record.steps.items()
     }
-    return steps | {provider.step_name: provider.step for provider in PROVIDERS.values()}
+    return steps | {
+        provider.step_name: provider.step for provider in PROVIDERS.values()
+    }
 
 
 def main_distributions() -> tuple[str, ...]:
     """The package that executes the files of each format on this machine, as pip names it."""
-    return tuple(dict.fromkeys(record.distributions[0] for record in FORMATS.values()))
+    return tuple(
+        dict.fromkeys(record.distributions[0] for record in FORMATS.values())
+    )
 
 
 def runtimes() -> tuple[str, ...]:
@@ -40,5 +51,7 @@ def kernels_of(runtime: str | None) -> tuple[str, ...]:
 
     Empty for None, which stands for no runtime in particular.
     """
-    records = (record for record in FORMATS.values() if record.runtime == runtime)
+    records = (
+        record for record in FORMATS.values() if record.runtime == runtime
+    )
     return next((record.kernels for record in records), ())

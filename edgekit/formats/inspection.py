@@ -23,7 +23,9 @@ def format_of(file: pathlib.Path, target: Target | None = None) -> FormatName:
         EdgekitError: the suffix is unknown, or the target executes files of another format.
     """
     _require_utf8(file)
-    names = [name for name in READERS if FORMATS[name].suffix == file.suffix.lower()]
+    names = [
+        name for name in READERS if FORMATS[name].suffix == file.suffix.lower()
+    ]
     if not names:
         raise EdgekitError(
             f"{file} has an unknown suffix: expected one of {', '.join(suffixes())}.",
@@ -48,7 +50,9 @@ def inspect_file(file: pathlib.Path, target: Target | None = None) -> Audit:
         RunnerError: the file cannot be read.
     """
     limits = Limits() if target is None else target.limits
-    read: Callable[[pathlib.Path, Limits], Audit] = READERS.load(format_of(file, target))
+    read: Callable[[pathlib.Path, Limits], Audit] = READERS.load(
+        format_of(file, target)
+    )
     return read(file, limits)
 
 

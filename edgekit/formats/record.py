@@ -116,7 +116,9 @@ class Format:
     kernels: tuple[str, ...] = ()
     distributions: tuple[str, ...] = ()
     build_distributions: tuple[str, ...] = ()
-    other_routes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    other_routes: Mapping[str, tuple[str, ...]] = dataclasses.field(
+        default_factory=dict
+    )
     compile_step: str = ""
     compile_on_device_step: str = ""
     stand_in: str = ""

@@ -6,7 +6,11 @@ from typing import Any
 
 
 def measure_runtime(
-    package: str, library: str, needed: int, available: int, what: str = "operators"
+    package: str,
+    library: str,
+    needed: int,
+    available: int,
+    what: str = "operators",
 ) -> dict[str, Any]:
     """Return the bytes of an installed package's shared library, and how many of its ``what``
     a file needs.
@@ -16,7 +20,9 @@ def measure_runtime(
     """
     files = importlib.metadata.files(package) or []
     libraries = [
-        file for file in files if file.name.startswith(library) and ".so" in file.name
+        file
+        for file in files
+        if file.name.startswith(library) and ".so" in file.name
     ]
     name = libraries[0].name if libraries else library
     version = importlib.metadata.version(package)

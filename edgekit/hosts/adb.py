@@ -107,7 +107,8 @@ class Adb:
         serial = ("-s", self.file.address) if self.file.address else ()
         place = Place(
             self.file.name,
-            shlex.join(("adb", *serial, "shell", *python[1:])) + " -m pip install {}",
+            shlex.join(("adb", *serial, "shell", *python[1:]))
+            + " -m pip install {}",
             self._explain_exit,
         )
         start = Start(("adb", *serial, *OPTIONS, *python), place=place)
@@ -135,7 +136,9 @@ class Adb:
             "address": self.file.address,
             "devices": _list_devices(),
         }
-        return failures.match_failure(CONNECTION_FAILURES, report.stderr, values)
+        return failures.match_failure(
+            CONNECTION_FAILURES, report.stderr, values
+        )
 
 
 def _is_disconnected(report: ExitReport) -> bool:

@@ -35,7 +35,10 @@ class _Copy:
 
 
 def copy_file(
-    process: WorkerProcess, path: pathlib.Path, host: str, say: Callable[[str], None]
+    process: WorkerProcess,
+    path: pathlib.Path,
+    host: str,
+    say: Callable[[str], None],
 ) -> str:
     """Copy a file to the host's store and return its name there.
 
@@ -69,7 +72,9 @@ def copy_file(
         ) from error
 
 
-def _send_with_retry(copy: _Copy, offset: int, say: Callable[[str], None]) -> None:
+def _send_with_retry(
+    copy: _Copy, offset: int, say: Callable[[str], None]
+) -> None:
     try:
         _send_from(copy, offset)
     except DamagedFile as error:
@@ -95,8 +100,15 @@ def _send_from(copy: _Copy, offset: int) -> None:
             )
         copy.stream.seek(offset)
         block = numpy.frombuffer(copy.stream.read(BLOCK_BYTES), dtype="uint8")
-        request = {"command": "put", "name": copy.name, "offset": offset, "total": total}
-        reply, _ = copy.process.request(copy.activity, request, {"block": block})
+        request = {
+            "command": "put",
+            "name": copy.name,
+            "offset": offset,
+            "total": total,
+        }
+        reply, _ = copy.process.request(
+            copy.activity, request, {"block": block}
+        )
         expected = offset + len(block)
         offset, complete = responses.parse_stored(host, reply)
         if offset != expected:

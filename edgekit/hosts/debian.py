@@ -52,10 +52,16 @@ class Debian:
     architecture: str
     folder: pathlib.Path
 
-    def fetch(self, *packages: str, dependencies: bool = True) -> list[pathlib.Path]:
+    def fetch(
+        self, *packages: str, dependencies: bool = True
+    ) -> list[pathlib.Path]:
         """Download packages, by default with all that they depend on."""
         keyring = next((path for path in KEYRINGS if path.is_file()), None)
-        if keyring is None or not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        if (
+            keyring is None
+            or not shutil.which("apt-get")
+            or not shutil.which("dpkg-deb")
+        ):
             raise _not_debian(
                 "apt-get, dpkg-deb or Debian's keys (debian-archive-keyring) are missing"
             )
@@ -67,7 +73,12 @@ class Debian:
         # ``download`` writes to the current folder.
         command = ["env", "--chdir", str(archives), "apt-get", *self._options()]
         if dependencies:
-            command += ["install", "--yes", "--download-only", "--no-install-recommends"]
+            command += [
+                "install",
+                "--yes",
+                "--download-only",
+                "--no-install-recommends",
+            ]
         else:
             command.append("download")
         try:
@@ -83,7 +94,8 @@ class Debian:
         first_error = None
         for mirror in self._list_mirrors():
             (self.folder / "sources.list").write_text(
-                f"deb [signed-by={keyring}] {mirror} {self.suite} main\n", encoding="utf-8"
+                f"deb [signed-by={keyring}] {mirror} {self.suite} main\n",
+                encoding="utf-8",
             )
             options = [*self._options(), "-oAPT::Update::Error-Mode=any"]
             try:
@@ -92,7 +104,9 @@ class Debian:
             except ProgramFailed as error:
                 first_error = first_error or error
         if first_error is None:
-            raise _not_debian("apt is configured with no mirror of Debian's packages")
+            raise _not_debian(
+                "apt is configured with no mirror of Debian's packages"
+            )
         raise _explain(first_error, self.suite)
 
     def _list_mirrors(self) -> list[str]:
@@ -104,7 +118,9 @@ class Debian:
         empty.mkdir()
         options = [f"-oDir::State::Lists={empty}", "-oDebug::NoLocking=1"]
         try:
-            text = self.session.run(["apt-get", *options, "update", "--print-uris"])
+            text = self.session.run(
+                ["apt-get", *options, "update", "--print-uris"]
+            )
         except ProgramFailed as error:
             raise HostError(
                 f"apt cannot read its own configuration:\n{error.tail()}",
@@ -139,7 +155,9 @@ class Debian:
 
 
 def unpack(
-    session: SetupSession, archives: Sequence[pathlib.Path], folder: pathlib.Path
+    session: SetupSession,
+    archives: Sequence[pathlib.Path],
+    folder: pathlib.Path,
 ) -> None:
     """Extract the files of packages into a folder. None of their scripts is run."""
     session.progress.expect(len(archives))
@@ -155,12 +173,17 @@ def unpack(
 
 
 def extract_program(
-    session: SetupSession, archive: pathlib.Path, name: str, target: pathlib.Path
+    session: SetupSession,
+    archive: pathlib.Path,
+    name: str,
+    target: pathlib.Path,
 ) -> None:
     """Extract one program of a package, without the others: qemu-user contains 455 MB."""
     try:
         with (
-            session.stream(["dpkg-deb", "--fsys-tarfile", str(archive)]) as stream,
+            session.stream(
+                ["dpkg-deb", "--fsys-tarfile", str(archive)]
+            ) as stream,
             tarfile.open(fileobj=stream, mode="r|") as package,
         ):
             for member in package:
@@ -169,7 +192,8 @@ def extract_program(
                     return
     except (ProgramFailed, tarfile.TarError) as error:
         raise HostError(
-            f"{archive.name} cannot be unpacked: {error}.", fix="set the host up again"
+            f"{archive.name} cannot be unpacked: {error}.",
+            fix="set the host up again",
         ) from error
     raise HostError(
         f"{archive.name} contains no {name}.",

@@ -14,7 +14,9 @@ from edgekit.formats.record import Accelerator
 
 #: The packages that execute model files, under the names that hosts report.
 PACKAGES = tuple(
-    dict.fromkeys(name for record in FORMATS.values() for name in record.distributions)
+    dict.fromkeys(
+        name for record in FORMATS.values() for name in record.distributions
+    )
 )
 
 
@@ -35,12 +37,16 @@ class ExecutionChoice:
     note: str = ""
 
 
-def runtime_packages(format: FormatName, versions: Mapping[str, str]) -> list[str]:
+def runtime_packages(
+    format: FormatName, versions: Mapping[str, str]
+) -> list[str]:
     """The packages of a host that execute files of a format; empty if it has none.
 
     ``versions`` maps distributions to versions, as the host reports them.
     """
-    return [name for name in FORMATS[format].distributions if versions.get(name)]
+    return [
+        name for name in FORMATS[format].distributions if versions.get(name)
+    ]
 
 
 def choose_execution(
@@ -53,16 +59,22 @@ def choose_execution(
         device = _device(accelerator, capabilities)
         if device is not None:
             note = accelerator.note.replace("{}", device)
-            return ExecutionChoice(accelerator.role, accelerator.runtime, note=note)
+            return ExecutionChoice(
+                accelerator.role, accelerator.runtime, note=note
+            )
     return ExecutionChoice("model", record.loaded_by, record.stand_in)
 
 
-def _device(accelerator: Accelerator, capabilities: Mapping[str, Any]) -> str | None:
+def _device(
+    accelerator: Accelerator, capabilities: Mapping[str, Any]
+) -> str | None:
     """The name of the host's device, or None if it has none that can be used."""
     present = (capabilities.get("devices") or {}).get(accelerator.feature)
     if not present:
         return None
     installed = set(capabilities.get("versions", ()))
-    if accelerator.distributions and not installed.intersection(accelerator.distributions):
+    if accelerator.distributions and not installed.intersection(
+        accelerator.distributions
+    ):
         return None
     return str(present[0]) if isinstance(present, list) else ""

@@ -15,7 +15,8 @@ from edgekit.hosts.responses import to_printable
 PACKAGES = (
     ("numpy", "numpy"),
     *dict.fromkeys(
-        (record.loaded_by, record.distributions[0]) for record in FORMATS.values()
+        (record.loaded_by, record.distributions[0])
+        for record in FORMATS.values()
     ),
     ("tflite", FORMATS["tflite"].distributions[0]),
 )
@@ -142,7 +143,9 @@ def explain_timeout(
     )
 
 
-def explain_invalid_output(place: Place, activity: str, reason: str) -> RunnerError:
+def explain_invalid_output(
+    place: Place, activity: str, reason: str
+) -> RunnerError:
     """The error for bytes that are not a frame."""
     name = place.name or "the worker"
     return RunnerError(
@@ -168,7 +171,9 @@ class DamagedFile(RunnerError):
     """A file arrived with another hash."""
 
 
-def translate_error(place: Place, activity: str, kind: str, message: str) -> EdgekitError:
+def translate_error(
+    place: Place, activity: str, kind: str, message: str
+) -> EdgekitError:
     """Turn a worker's error reply into an error of edgekit."""
     message = to_printable(message, _LONGEST)
     name = place.name or "this machine"

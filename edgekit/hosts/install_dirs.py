@@ -37,10 +37,15 @@ def root() -> pathlib.Path:
     if configured:
         # Absolute: a worker may be started from any folder.
         return pathlib.Path(configured).absolute()
-    return pathlib.Path(platformdirs.user_data_path("edgekit", appauthor=False)) / "hosts"
+    return (
+        pathlib.Path(platformdirs.user_data_path("edgekit", appauthor=False))
+        / "hosts"
+    )
 
 
-def folder_for(host: str, name: str, contents: Mapping[str, Any]) -> pathlib.Path:
+def folder_for(
+    host: str, name: str, contents: Mapping[str, Any]
+) -> pathlib.Path:
     """The path of one folder of a host, which need not exist.
 
     ``contents``: everything that it is installed from, as JSON values.

@@ -98,7 +98,9 @@ def open_host(name: str) -> Host:
 
 def _select_environment(file: HostFile, name: str | None) -> str:
     if name is None:
-        return MAIN if MAIN in file.environments else next(iter(file.environments))
+        return (
+            MAIN if MAIN in file.environments else next(iter(file.environments))
+        )
     if name not in file.environments:
         raise HostError(
             f"Unknown environment {name!r} of the host {file.name}."

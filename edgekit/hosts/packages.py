@@ -40,7 +40,9 @@ _ENVIRON = {
 #: The oldest and the newest glibc that a wheel for Debian 12 may require: manylinux_2_17 to
 #: manylinux_2_36.
 _GLIBC_MINORS = range(17, 37)
-_PRINT_VERSION = "import sys; print(sys._base_executable, *sys.version_info[:2])"
+_PRINT_VERSION = (
+    "import sys; print(sys._base_executable, *sys.version_info[:2])"
+)
 
 
 def running_version() -> str:
@@ -99,14 +101,24 @@ def missing_python_error(version: str) -> HostError:
 
 
 def install(
-    session: SetupSession, packages: Sequence[str], folder: pathlib.Path, python: str
+    session: SetupSession,
+    packages: Sequence[str],
+    folder: pathlib.Path,
+    python: str,
 ) -> None:
     """Install packages for a Python of this machine into a folder."""
-    _run_pip(session, ["--python", python, "install", "--target", str(folder)], packages)
+    _run_pip(
+        session,
+        ["--python", python, "install", "--target", str(folder)],
+        packages,
+    )
 
 
 def install_aarch64(
-    session: SetupSession, packages: Sequence[str], folder: pathlib.Path, version: str
+    session: SetupSession,
+    packages: Sequence[str],
+    folder: pathlib.Path,
+    version: str,
 ) -> None:
     """Install packages for Linux on 64-bit ARM, on a machine of any processor."""
     platforms = [f"manylinux_2_{minor}_aarch64" for minor in _GLIBC_MINORS]
@@ -159,7 +171,12 @@ def _run_pip(
 
     # -S would hide pip; -I ignores a file called pip.py in the user's folder.
     command = [sys.executable, "-I", "-m", "pip", *arguments]
-    command += ["--only-binary=:all:", "--no-input", "--progress-bar=off", *packages]
+    command += [
+        "--only-binary=:all:",
+        "--no-input",
+        "--progress-bar=off",
+        *packages,
+    ]
     try:
         session.run(command, _ENVIRON, show)
     except ProgramFailed as error:
@@ -185,4 +202,6 @@ def _explain(error: ProgramFailed, packages: Sequence[str]) -> HostError:
             f"The packages {', '.join(packages)} conflict:\n{error.tail()}",
             fix="change the versions in the host's file",
         )
-    return HostError(f"pip failed:\n{error.tail()}", fix="see pip's output above")
+    return HostError(
+        f"pip failed:\n{error.tail()}", fix="see pip's output above"
+    )

@@ -43,7 +43,9 @@ def check_signature(
         _check_tensor(path, spec, tensor)
 
 
-def _check_tensor(path: str, spec: TensorSpec, tensor: Mapping[str, Any]) -> None:
+def _check_tensor(
+    path: str, spec: TensorSpec, tensor: Mapping[str, Any]
+) -> None:
     if tensor["dtype"] != spec.dtype:
         raise RunnerError(
             f"{path}: {spec.name} has dtype {tensor['dtype']}, but its signature has"
@@ -71,7 +73,8 @@ def _same_quantization(quantization: Sequence[Any], spec: TensorSpec) -> bool:
     scale, zero_point = quantization
     tolerance = SCALE_TOLERANCE * expected.scale
     return bool(
-        zero_point == expected.zero_point and abs(scale - expected.scale) <= tolerance
+        zero_point == expected.zero_point
+        and abs(scale - expected.scale) <= tolerance
     )
 
 
@@ -107,7 +110,10 @@ def infer_part(
             for spec in part.signature.inputs
         }
         pieces.append(_infer_piece(process, part, name, encoded))
-    return {key: numpy.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+    return {
+        key: numpy.concatenate([piece[key] for piece in pieces])
+        for key in pieces[0]
+    }
 
 
 def _infer_piece(
@@ -124,12 +130,15 @@ def _infer_piece(
     source = f"The runtime for part {part.name!r}"
     outputs = responses.match_outputs(source, arrays, specs, count)
     return {
-        spec.name: spec.decode(array) for spec, array in zip(specs, outputs, strict=True)
+        spec.name: spec.decode(array)
+        for spec, array in zip(specs, outputs, strict=True)
     }
 
 
 def _count_samples(part: Part, feeds: "Feeds") -> int:
-    counts = {spec.name: len(feeds[spec.name]) for spec in part.signature.inputs}
+    counts = {
+        spec.name: len(feeds[spec.name]) for spec in part.signature.inputs
+    }
     if len(set(counts.values())) != 1 or not all(counts.values()):
         raise RunnerError(
             f"All inputs of part {part.name!r} must have the same number of samples, at"

@@ -92,9 +92,7 @@ module.main()
 """
 #: The same as one line without a quote that a shell would read: csh allows no line break
 #: between quotes.
-_LINE = (
-    f'import base64;exec(base64.b64decode("{base64.b64encode(BOOT.encode()).decode()}"))'
-)
+_LINE = f'import base64;exec(base64.b64decode("{base64.b64encode(BOOT.encode()).decode()}"))'
 #: How long a Python may take to start, and a connection to it to be established.
 START_S = 60.0
 #: How long a worker may take to end by itself once it is asked to.
@@ -141,8 +139,12 @@ def encode_sources(paths: tuple[str, ...] = (), user: bool = False) -> bytes:
     into the buffer of a pipe, so that sending it never blocks on a program that does not
     read.
     """
-    modules = [[path.stem, path.read_text(encoding="utf-8")] for path in worker_files()]
-    text = json.dumps({"paths": paths, "user": user, "modules": modules}).encode()
+    modules = [
+        [path.stem, path.read_text(encoding="utf-8")] for path in worker_files()
+    ]
+    text = json.dumps(
+        {"paths": paths, "user": user, "modules": modules}
+    ).encode()
     block = zlib.compress(text)
     return struct.pack("<I", len(block)) + block
 
@@ -222,7 +224,9 @@ class WorkerProcess:
             raise
         if "error" in reply:
             kind, message = str(reply["error"]), str(reply.get("message"))
-            raise failures.translate_error(self._start.place, activity, kind, message)
+            raise failures.translate_error(
+                self._start.place, activity, kind, message
+            )
         return reply, outputs
 
     def close(self) -> None:
@@ -230,7 +234,10 @@ class WorkerProcess:
         if not self._end.alive:
             return
         try:
-            with contextlib.suppress(OSError), _time_limit(self._process, GRACE_S):
+            with (
+                contextlib.suppress(OSError),
+                _time_limit(self._process, GRACE_S),
+            ):
                 with contextlib.suppress(OSError):
                     stdin = _require(self._process.stdin)
                     frames.write_frame(stdin, {"command": "close"})
@@ -260,7 +267,9 @@ class WorkerProcess:
     def _explain(self, activity: str, error: Exception) -> EdgekitError:
         """End the process, and the error for it, with the end of what it printed."""
         place = self._start.place
-        has_ended = isinstance(error, OSError | EOFError) and not isinstance(error, _Late)
+        has_ended = isinstance(error, OSError | EOFError) and not isinstance(
+            error, _Late
+        )
         if has_ended:
             with contextlib.suppress(OSError):
                 _require(self._process.stdin).close()
@@ -271,11 +280,17 @@ class WorkerProcess:
         stderr = self._stderr.read()
         self._end()
         if isinstance(error, _Late):
-            return failures.explain_timeout(place, activity, error.limit_s, self._started)
+            return failures.explain_timeout(
+                place, activity, error.limit_s, self._started
+            )
         if isinstance(error, ValueError):
             return failures.explain_invalid_output(place, activity, str(error))
-        early_output = self._early_output[-TAIL:].decode(errors="replace").strip()
-        report = failures.ExitReport(activity, code, stderr, early_output, self._started)
+        early_output = (
+            self._early_output[-TAIL:].decode(errors="replace").strip()
+        )
+        report = failures.ExitReport(
+            activity, code, stderr, early_output, self._started
+        )
         return failures.explain_exit(place, report)
 
 
@@ -288,7 +303,9 @@ class _Late(OSError):
 
 
 @contextlib.contextmanager
-def _time_limit(process: "subprocess.Popen[bytes]", limit_s: float) -> Iterator[None]:
+def _time_limit(
+    process: "subprocess.Popen[bytes]", limit_s: float
+) -> Iterator[None]:
     """Kill the process after ``limit_s`` seconds, which ends every wait for it; raises
     _Late if that happened.
     """
@@ -310,7 +327,9 @@ class _StderrTail:
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._tail = bytearray()
         self._reader = threading.Thread(
-            target=_keep_tail, args=(_require(process.stderr), self._tail), daemon=True
+            target=_keep_tail,
+            args=(_require(process.stderr), self._tail),
+            daemon=True,
         )
         self._reader.start()
 

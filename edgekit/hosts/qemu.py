@@ -192,7 +192,9 @@ def _python_command(
     return (str(marker["qemu"]), "-cpu", cpu, "-L", str(root), str(python))
 
 
-def _install_userland(session: SetupSession, folder: pathlib.Path, suite: str) -> None:
+def _install_userland(
+    session: SetupSession, folder: pathlib.Path, suite: str
+) -> None:
     begin = time.monotonic()
     with install_dirs.new_folder(folder) as partial:
         with session.stage(f"Debian {suite} for arm64"):
@@ -213,6 +215,10 @@ def _install_userland(session: SetupSession, folder: pathlib.Path, suite: str) -
 
 def _download_qemu(session: SetupSession, folder: pathlib.Path) -> None:
     architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    source = debian.Debian(session, QEMU_SUITE, architecture, folder / "apt-qemu")
+    source = debian.Debian(
+        session, QEMU_SUITE, architecture, folder / "apt-qemu"
+    )
     (archive,) = source.fetch("qemu-user", dependencies=False)
-    debian.extract_program(session, archive, f"usr/bin/{_PROGRAM}", folder / _PROGRAM)
+    debian.extract_program(
+        session, archive, f"usr/bin/{_PROGRAM}", folder / _PROGRAM
+    )

@@ -19,7 +19,8 @@ def to_printable(text: str, longest: int = _LONGEST) -> str:
     """Replace what a terminal would act on in a foreign text, and shorten it."""
     lines = text.replace("\r\n", "\n").replace("\t", " ")
     shown = "".join(
-        letter if letter.isprintable() or letter == "\n" else "?" for letter in lines
+        letter if letter.isprintable() or letter == "\n" else "?"
+        for letter in lines
     )
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 
@@ -33,7 +34,9 @@ def parse_hello(host: str, reply: Mapping[str, Any]) -> dict[str, Any]:
     if not all(map(_is_text, [*versions, *versions.values()])):
         raise _invalid(host, "hello", reply)
     devices = reply.get("devices", {})
-    edge_tpus = devices.get("edgetpu", []) if isinstance(devices, dict) else None
+    edge_tpus = (
+        devices.get("edgetpu", []) if isinstance(devices, dict) else None
+    )
     if not isinstance(edge_tpus, list) or not all(map(_is_text, edge_tpus)):
         raise _invalid(host, "hello", reply)
     return dict(reply)
@@ -52,7 +55,11 @@ def parse_cleaned(host: str, reply: Mapping[str, Any]) -> tuple[int, int]:
     """The reply to ``clean``: the number of removed files, and their bytes."""
     files = reply.get("files")
     count = reply.get("bytes")
-    if type(files) is not int or type(count) is not int or min(files, count) < 0:
+    if (
+        type(files) is not int
+        or type(count) is not int
+        or min(files, count) < 0
+    ):
         raise _invalid(host, "clean", reply)
     return files, count
 
@@ -87,7 +94,11 @@ def parse_times(
     if not isinstance(times, dict) or set(times) != set(names):
         raise _invalid(host, "bench", reply)
     for row in times.values():
-        if not isinstance(row, list) or len(row) != rounds or not all(map(_is_time, row)):
+        if (
+            not isinstance(row, list)
+            or len(row) != rounds
+            or not all(map(_is_time, row))
+        ):
             raise _invalid(host, "bench", reply)
     return {name: tuple(map(float, times[name])) for name in names}
 
@@ -132,7 +143,9 @@ def _fits(array: "Array", spec: TensorSpec, samples: int) -> bool:
     )
 
 
-def largest_payload(specs: Sequence[TensorSpec], samples: int, default: int) -> int:
+def largest_payload(
+    specs: Sequence[TensorSpec], samples: int, default: int
+) -> int:
     """The most bytes that the outputs for some samples can have, at 8 bytes per number.
 
     ``default`` if an output has a dimension that is not known in advance.
@@ -170,7 +183,11 @@ def _is_quantization(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and len(value) <= _LONGEST
+    )
 
 
 def _is_time(value: Any) -> bool:

@@ -14,14 +14,20 @@ from edgekit.errors import HostError, RunnerError
 from edgekit.formats import FORMATS
 from edgekit.hosts import copying, responses
 from edgekit.hosts.execution import ExecutionChoice, choose_execution
-from edgekit.hosts.part_inference import check_signature, infer_part, record_inputs
+from edgekit.hosts.part_inference import (
+    check_signature,
+    infer_part,
+    record_inputs,
+)
 from edgekit.hosts.process import Start, WorkerProcess
 
 if TYPE_CHECKING:
     from edgekit.arrays import Array, Feeds
 
 #: What loads the file of each format.
-RUNTIMES: Mapping[str, str] = {name: record.loaded_by for name, record in FORMATS.items()}
+RUNTIMES: Mapping[str, str] = {
+    name: record.loaded_by for name, record in FORMATS.items()
+}
 #: How many times longer than in the warm-up a round may take on a busy machine.
 _SLOWDOWN = 10
 
@@ -72,7 +78,10 @@ class WorkerHost:
             raise
 
     def race(
-        self, artifacts: Mapping[str, Artifact], feeds: "Feeds", protocol: BenchProtocol
+        self,
+        artifacts: Mapping[str, Artifact],
+        feeds: "Feeds",
+        protocol: BenchProtocol,
     ) -> dict[str, Samples]:
         """Time the artifacts interleaved in one process on the first sample of ``feeds``.
 
@@ -95,13 +104,21 @@ class WorkerHost:
                 choices = self._choose(artifact, capabilities)
                 _require_timeable(name, artifact, choices)
                 timing_host._load(process, artifact, f"{name}/", choices, {})
-                round_s += self._warm_up(process, name, artifact, sample, protocol)
-            header = {"command": "bench", "rounds": protocol.rounds, "seed": protocol.seed}
+                round_s += self._warm_up(
+                    process, name, artifact, sample, protocol
+                )
+            header = {
+                "command": "bench",
+                "rounds": protocol.rounds,
+                "seed": protocol.seed,
+            }
             limit_s = self.timeout_s + _SLOWDOWN * protocol.rounds * round_s
             reply, _ = process.request("timing", header, timeout_s=limit_s)
         finally:
             process.close()
-        times = responses.parse_times(self.name, reply, list(artifacts), protocol.rounds)
+        times = responses.parse_times(
+            self.name, reply, list(artifacts), protocol.rounds
+        )
         return {name: Samples(row) for name, row in times.items()}
 
     def _warm_up(
@@ -158,7 +175,9 @@ class WorkerHost:
             return 0, 0
         process, _ = self.connect()
         try:
-            reply, _ = process.request(f"cleaning {self.name}", {"command": "clean"})
+            reply, _ = process.request(
+                f"cleaning {self.name}", {"command": "clean"}
+            )
         finally:
             process.close()
         return responses.parse_cleaned(self.name, reply)
@@ -205,7 +224,8 @@ class WorkerHost:
                 fix="export the artifact first; torch networks run with TorchRunner",
             )
         return [
-            choose_execution(artifact.format, part, capabilities) for part in artifact.parts
+            choose_execution(artifact.format, part, capabilities)
+            for part in artifact.parts
         ]
 
     def _load(
@@ -258,7 +278,11 @@ class WorkerHost:
     ) -> str:
         plural = "" if self.threads == 1 else "s"
         notes = [runtime, f"{self.threads} thread{plural}"]
-        notes += [text for text in (choice.stands_in, choice.note, self.untimed) if text]
+        notes += [
+            text
+            for text in (choice.stands_in, choice.note, self.untimed)
+            if text
+        ]
         if not choice.stands_in and options.get("optimize") is False:
             notes.append("optimizations off")
         return f"{self.name}: {', '.join(notes)}"

@@ -71,12 +71,16 @@ def load_artifact(name: str) -> Artifact:
 def load_images() -> Array:
     """The 8 digits, float32."""
     facts = _read_facts()
-    return numpy.asarray(facts["images"], dtype="float32").reshape(facts["shape"])
+    return numpy.asarray(facts["images"], dtype="float32").reshape(
+        facts["shape"]
+    )
 
 
 def expected_outputs(name: str) -> Array:
     """The recorded outputs of a file, float32."""
-    return numpy.asarray(_read_facts()["files"][name]["outputs"], dtype="float32")
+    return numpy.asarray(
+        _read_facts()["files"][name]["outputs"], dtype="float32"
+    )
 
 
 def run_file(host: Host, name: str) -> SelfTestResult:
@@ -88,7 +92,9 @@ def run_file(host: Host, name: str) -> SelfTestResult:
             where = runner.where
     except EdgekitError as error:
         seconds = time.monotonic() - begin
-        return SelfTestResult(name, host.name, error=error.message, seconds=seconds)
+        return SelfTestResult(
+            name, host.name, error=error.message, seconds=seconds
+        )
     labels = numpy.asarray(_read_facts()["labels"])
     return SelfTestResult(
         name,
@@ -129,5 +135,7 @@ def verify_environment(host: Host, packages: Sequence[str]) -> dict[str, Any]:
 
 @functools.cache
 def _read_facts() -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((FOLDER / "tiny.json").read_text(encoding="utf-8"))
+    facts: dict[str, Any] = json.loads(
+        (FOLDER / "tiny.json").read_text(encoding="utf-8")
+    )
     return facts

@@ -25,7 +25,9 @@ LAST_LINES = 12
 LONGEST = 1500
 _POLL_S = 0.2
 _BLOCK_BYTES = 1 << 20
-_DISK_FULL = re.compile(r"No space left on device|enough free space|Disk quota exceeded")
+_DISK_FULL = re.compile(
+    r"No space left on device|enough free space|Disk quota exceeded"
+)
 
 
 class ProgramFailed(Exception):
@@ -63,7 +65,10 @@ class SetupSession:
         takes too long or finds the disk full.
         """
         lines: list[str] = []
-        with self._start(command, environ, limit_s, subprocess.STDOUT) as (process, late):
+        with self._start(command, environ, limit_s, subprocess.STDOUT) as (
+            process,
+            late,
+        ):
             assert process.stdout is not None
             for raw in process.stdout:
                 lines.append(raw.decode(errors="replace"))
@@ -71,7 +76,9 @@ class SetupSession:
                     on_line(lines[-1])
             code = process.wait()
         text = "".join(lines)
-        _require_success(command[0], code, text, limit_s if late.is_set() else None)
+        _require_success(
+            command[0], code, text, limit_s if late.is_set() else None
+        )
         return text
 
     @contextlib.contextmanager
@@ -79,13 +86,18 @@ class SetupSession:
         self, command: Sequence[str], limit_s: float = LIMIT_S
     ) -> Iterator[IO[bytes]]:
         """A program's stdout as a stream; stderr is discarded. Raises like ``run``."""
-        with self._start(command, None, limit_s, subprocess.DEVNULL) as (process, late):
+        with self._start(command, None, limit_s, subprocess.DEVNULL) as (
+            process,
+            late,
+        ):
             assert process.stdout is not None
             yield process.stdout
             while process.stdout.read(_BLOCK_BYTES):
                 pass
             code = process.wait()
-        _require_success(command[0], code, "", limit_s if late.is_set() else None)
+        _require_success(
+            command[0], code, "", limit_s if late.is_set() else None
+        )
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -156,7 +168,9 @@ def _acquire(lock: int, host: str, progress: Progress) -> None:
             return
         except BlockingIOError:
             if not is_waiting:
-                progress.say(f"waiting for another edgekit that is setting up {host}")
+                progress.say(
+                    f"waiting for another edgekit that is setting up {host}"
+                )
             is_waiting = True
         if time.monotonic() > deadline:
             raise HostError(
@@ -167,7 +181,9 @@ def _acquire(lock: int, host: str, progress: Progress) -> None:
         time.sleep(_POLL_S)
 
 
-def _require_success(program: str, code: int, text: str, limit_s: float | None) -> None:
+def _require_success(
+    program: str, code: int, text: str, limit_s: float | None
+) -> None:
     """Raise unless a program succeeded; ``limit_s`` is set if it was killed after it."""
     if limit_s is not None:
         raise HostError(

@@ -26,7 +26,11 @@ def python_command(
     """
     arguments = file.environments[environment].python or default
     for argument in arguments:
-        if not argument or not argument.isprintable() or _AMBIGUOUS & set(argument):
+        if (
+            not argument
+            or not argument.isprintable()
+            or _AMBIGUOUS & set(argument)
+        ):
             raise HostError(
                 f"The host {file.name} starts Python with {argument!r}, which shells read"
                 " differently.",

@@ -112,8 +112,14 @@ class Ssh:
     def problem(self, environment: str) -> tuple[str, str] | None:
         """Whether ssh is installed on this machine, and its configuration exists."""
         if shutil.which("ssh") is None:
-            return "the program ssh is not installed", "apt-get install openssh-client"
-        if self.file.config and not pathlib.Path(self.file.config).expanduser().is_file():
+            return (
+                "the program ssh is not installed",
+                "apt-get install openssh-client",
+            )
+        if (
+            self.file.config
+            and not pathlib.Path(self.file.config).expanduser().is_file()
+        ):
             return (
                 f"the SSH configuration {self.file.config} of the host {self.file.name}"
                 " does not exist",
@@ -141,7 +147,9 @@ class Ssh:
             self._explain_exit,
         )
         command = ("ssh", *config, *OPTIONS, "--", self.file.address, *python)
-        return shell.remote_host(self.file, environment, Start(command, place=place))
+        return shell.remote_host(
+            self.file, environment, Start(command, place=place)
+        )
 
     def _manual_command(self, *arguments: str) -> str:
         """What a person types to do the same: arguments that the shell there reads are

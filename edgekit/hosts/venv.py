@@ -92,7 +92,9 @@ class Venv:
         )
 
 
-def find_problem(file: HostFile, name: str, folder: pathlib.Path) -> tuple[str, str] | None:
+def find_problem(
+    file: HostFile, name: str, folder: pathlib.Path
+) -> tuple[str, str] | None:
     """Why a folder that a setup fills cannot be used and the fix, or None."""
     fix = f"edgekit hosts setup {file.name}"
     marker = install_dirs.read_marker(folder)
@@ -100,8 +102,14 @@ def find_problem(file: HostFile, name: str, folder: pathlib.Path) -> tuple[str, 
         for key in _PROGRAMS:
             program = marker.get(key)
             if program and not os.access(program, os.X_OK):
-                return f"the host {file.name} needs {program}, which no longer exists", fix
+                return (
+                    f"the host {file.name} needs {program}, which no longer exists",
+                    fix,
+                )
         return None
     if install_dirs.list_folders(file.name, name):
-        return f"the packages of {file.name} have changed since it was set up", fix
+        return (
+            f"the packages of {file.name} have changed since it was set up",
+            fix,
+        )
     return f"the host {file.name} is not set up", fix

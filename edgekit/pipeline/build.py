@@ -93,7 +93,9 @@ class Build:
         channels = shape[1] if len(shape) > 1 else None
         return network_factory(model, channels, self.task.classes)
 
-    def _do(self, model: str, start: Artifact | None, planned: PlannedStep) -> Artifact:
+    def _do(
+        self, model: str, start: Artifact | None, planned: PlannedStep
+    ) -> Artifact:
         parameters = self._parameters(planned, model)
         key = self._key(planned.step, parameters, start, model)
         self.progress.start(planned.intent)
@@ -107,13 +109,20 @@ class Build:
             step.requires(start)
         parent = None if start is None else start.key
         result = self.cache.build(
-            key, parent, planned.step, lambda folder: self._run(step, start, model, folder)
+            key,
+            parent,
+            planned.step,
+            lambda folder: self._run(step, start, model, folder),
         )
         self.progress.finish()
         return result
 
     def _run(
-        self, step: Any, start: Artifact | None, model: str, folder: pathlib.Path
+        self,
+        step: Any,
+        start: Artifact | None,
+        model: str,
+        folder: pathlib.Path,
     ) -> Artifact:
         teacher = self._teacher_spec
         context = Context(
@@ -123,7 +132,9 @@ class Build:
             seed=self.seed,
             progress=self.progress,
             teacher=self.teacher,
-            teacher_networks=None if teacher is None else self.networks(teacher),
+            teacher_networks=None
+            if teacher is None
+            else self.networks(teacher),
         )
         if start is None:
             source: Source = step
@@ -153,12 +164,17 @@ class Build:
         return fingerprint(model)
 
     def _key(
-        self, name: str, parameters: Mapping[str, Any], start: Artifact | None, model: str
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        start: Artifact | None,
+        model: str,
     ) -> str:
         task, facts = self.task, self._facts(name)
         inputs = task.need("test", "the model").inputs
         shapes = {
-            key: [str(each.dtype), list(each.shape[1:])] for key, each in inputs.items()
+            key: [str(each.dtype), list(each.shape[1:])]
+            for key, each in inputs.items()
         }
         splits = self.described["splits"]
         reads = facts.reads
@@ -171,10 +187,18 @@ class Build:
                 "parent": None if start is None else start.key,
                 "model": model if start is None else None,
                 "task": [shapes, task.classes],
-                "data": {split: splits[split] for split in reads if split in splits},
-                "loss": identities(task, task.loss) if "train" in reads else None,
-                "metric": identities(task, task.metric) if "metric" in reads else None,
-                "teacher": self.teacher.key if learns and self.teacher else None,
+                "data": {
+                    split: splits[split] for split in reads if split in splits
+                },
+                "loss": identities(task, task.loss)
+                if "train" in reads
+                else None,
+                "metric": identities(task, task.metric)
+                if "metric" in reads
+                else None,
+                "teacher": self.teacher.key
+                if learns and self.teacher
+                else None,
                 "seed": self.seed,
                 "packages": versions(facts.packages),
                 "code": code_digest(registry.STEPS.module(name)),
@@ -187,9 +211,14 @@ class Build:
         if module.partition(".")[0] != PACKAGE:
             return _read_facts(name)
         key = digest(
-            {"facts": registry.STEPS.entry(name).where, "code": code_digest(module)}
+            {
+                "facts": registry.STEPS.entry(name).where,
+                "code": code_digest(module),
+            }
         )
-        facts = self.cache.record(key, lambda: _read_facts(name).model_dump(mode="json"))
+        facts = self.cache.record(
+            key, lambda: _read_facts(name).model_dump(mode="json")
+        )
         return StepFacts.model_validate(facts)
 
 
@@ -235,7 +264,10 @@ def _read_facts(name: str) -> StepFacts:
         if field.default is not dataclasses.MISSING
     }
     return StepFacts(
-        version=step.version, packages=step.packages, reads=step.reads, defaults=defaults
+        version=step.version,
+        packages=step.packages,
+        reads=step.reads,
+        defaults=defaults,
     )
 
 

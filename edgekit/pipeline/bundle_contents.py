@@ -13,7 +13,12 @@ import numpy
 import edgekit
 from edgekit import scheme
 from edgekit.artifact import LOADED_ROLES, Artifact, File, Part, outputs_of
-from edgekit.bundles.bundle import REFERENCE, BundleContents, Facts, ReferenceReport
+from edgekit.bundles.bundle import (
+    REFERENCE,
+    BundleContents,
+    Facts,
+    ReferenceReport,
+)
 from edgekit.bundles.evidence import judge_outputs, options_of
 from edgekit.bundles.shipping import relocate
 from edgekit.checks import parity
@@ -56,7 +61,9 @@ def collect_contents(
     text = contents.path(part, "facts").read_text(encoding="utf-8")
     facts = Facts.model_validate(json.loads(text))
     return BundleContents(
-        facts=facts.model_copy(update={"shipped": (*facts.shipped, *_timings(winner))}),
+        facts=facts.model_copy(
+            update={"shipped": (*facts.shipped, *_timings(winner))}
+        ),
         samples=contents.path(part, "samples"),
         reference=_shipped_reference(winner.file, reference.file),
     )
@@ -79,7 +86,10 @@ def _key(context: RaceContext, winner: Candidate, reference: Candidate) -> str:
 
 
 def _compute(
-    context: RaceContext, winner: Candidate, reference: Candidate, folder: pathlib.Path
+    context: RaceContext,
+    winner: Candidate,
+    reference: Candidate,
+    folder: pathlib.Path,
 ) -> Artifact:
     """Execute both files on the samples; write the arrays and the facts to ``folder``."""
     artifact = winner.file
@@ -98,7 +108,10 @@ def _compute(
     numpy.savez_compressed(
         folder / _SAMPLES,
         allow_pickle=False,
-        **{name: numpy.ascontiguousarray(array) for name, array in arrays.items()},
+        **{
+            name: numpy.ascontiguousarray(array)
+            for name, array in arrays.items()
+        },
     )
     text = json.dumps(facts.model_dump(mode="json", by_alias=True))
     (folder / _FACTS).write_text(text, encoding="utf-8")
@@ -167,21 +180,31 @@ def _facts(
 
 def _steps(winner: Candidate, original: "dict[str, Array]") -> dict[str, float]:
     """The quantization step of every output."""
-    scales = parity.output_steps(winner.torch) if winner.torch is not None else {}
+    scales = (
+        parity.output_steps(winner.torch) if winner.torch is not None else {}
+    )
     return {
-        spec.name: parity.step_of(spec, scales.get(spec.name), [original[spec.name]])
+        spec.name: parity.step_of(
+            spec, scales.get(spec.name), [original[spec.name]]
+        )
         for spec in outputs_of(winner.file.parts)
     }
 
 
 def _bundle_gates(context: RaceContext) -> dict[str, float]:
     gates: dict[str, Any] = context.planned.gates.model_dump()
-    return {name: float(gates[name]) for name in _GATES if gates[name] is not None}
+    return {
+        name: float(gates[name]) for name in _GATES if gates[name] is not None
+    }
 
 
 def _preprocessing(artifact: Artifact, split: Split) -> dict[str, str]:
     specs = (spec for part in artifact.parts for spec in part.signature.inputs)
-    return {spec.name: spec.describe() for spec in specs if spec.name in split.inputs}
+    return {
+        spec.name: spec.describe()
+        for spec in specs
+        if spec.name in split.inputs
+    }
 
 
 def _timings(winner: Candidate) -> list[Any]:
@@ -189,7 +212,9 @@ def _timings(winner: Candidate) -> list[Any]:
     return [row for row in timings if row is not None and row.value is not None]
 
 
-def _shipped_reference(artifact: Artifact, reference: Artifact) -> Artifact | None:
+def _shipped_reference(
+    artifact: Artifact, reference: Artifact
+) -> Artifact | None:
     """The float file, if the bundle ships it to be timed next to the winner."""
     if reference.key == artifact.key or FORMATS[artifact.format].stand_in:
         return None

@@ -66,7 +66,9 @@ class Candidate:
 
     def measurement(self, name: MeasurementName) -> Measurement | None:
         """The measurement called ``name``, or None."""
-        return next((row for row in self.measurements if row.name == name), None)
+        return next(
+            (row for row in self.measurements if row.name == name), None
+        )
 
     def drop(self, reason: str) -> None:
         """Rule it out, for a reason that was measured or is known."""
@@ -79,7 +81,9 @@ class Candidate:
             self.drop(error.message)
             return
         self.status = "failed"
-        self.reason = f"{error.message} Fix: {error.fix}" if error.fix else error.message
+        self.reason = (
+            f"{error.message} Fix: {error.fix}" if error.fix else error.message
+        )
 
     def report(self) -> CandidateReport:
         """Its row in the report."""
@@ -131,14 +135,18 @@ def build_candidate(
     """Build one candidate's file from ``start``. An error becomes its status."""
     candidate = Candidate(planned.scheme)
     build, model = context.build, context.model
-    torch_steps = [step for step in planned.steps if step.step == "quantize_torch"]
+    torch_steps = [
+        step for step in planned.steps if step.step == "quantize_torch"
+    ]
     file_steps = planned.steps[len(torch_steps) :]
     try:
         candidate.torch = start
         if torch_steps:
             candidate.torch = None
             candidate.torch = follow_candidate(build, model, start, torch_steps)
-        candidate.artifact = follow_candidate(build, model, candidate.torch, file_steps)
+        candidate.artifact = follow_candidate(
+            build, model, candidate.torch, file_steps
+        )
     except (StepError, ModelError, TaskError) as error:
         candidate.fail(error)
     return candidate
@@ -176,7 +184,9 @@ def torch_runner(
         TorchRunner,  # imports torch, which cached runs do not need
     )
 
-    has_quantization = any("quantization" in part.files for part in artifact.parts)
+    has_quantization = any(
+        "quantization" in part.files for part in artifact.parts
+    )
     kind = "quantized" if quantized and has_quantization else "float"
     load = registry.REFERENCES.load(kind)
     return TorchRunner(load(artifact, build.networks(model)()), artifact.parts)

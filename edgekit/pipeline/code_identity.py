@@ -21,7 +21,8 @@ import edgekit
 
 PACKAGE = "edgekit"
 _FROM = re.compile(
-    r"^[ \t]*from[ \t]+(\.*[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE
+    r"^[ \t]*from[ \t]+(\.*[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)",
+    re.MULTILINE,
 )
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+([^\n]*)", re.MULTILINE)
 _BY_NAME = re.compile(rf"""["']({PACKAGE}(?:\.\w+)+)(?::\w+)?["']""")
@@ -34,7 +35,9 @@ _RECORD = re.compile(rf"{PACKAGE}\.formats\.\w+\.(?:format|provider)")
 _IN_FOLDER = re.compile(r"""["']([\w.]+):\w+["']""")
 _COMMENT = re.compile(r"#[^\n]*")
 #: Imports for annotations only: they are never executed.
-_ANNOTATIONS = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+[^\n]*\n|\n)+", re.MULTILINE)
+_ANNOTATIONS = re.compile(
+    r"^if TYPE_CHECKING:\n(?:[ \t]+[^\n]*\n|\n)+", re.MULTILINE
+)
 
 
 class ImportGraph:
@@ -45,7 +48,9 @@ class ImportGraph:
         or executed.
         """
         self._root = root
-        self._files = {_module_name(path, root): path for path in root.rglob("*.py")}
+        self._files = {
+            _module_name(path, root): path for path in root.rglob("*.py")
+        }
 
     @property
     def modules(self) -> frozenset[str]:
@@ -55,7 +60,10 @@ class ImportGraph:
     @functools.cached_property
     def imports(self) -> Mapping[str, frozenset[str]]:
         """The modules that each module imports, directly."""
-        imports = {name: frozenset(self._imports_of(name)) - {name} for name in self._files}
+        imports = {
+            name: frozenset(self._imports_of(name)) - {name}
+            for name in self._files
+        }
         if REGISTRY in imports:
             imports[REGISTRY] |= self._named_by_records
         if FORMATS in imports:
@@ -94,7 +102,9 @@ class ImportGraph:
     @functools.cached_property
     def _records(self) -> frozenset[str]:
         """The modules with the records of formats and providers."""
-        return frozenset(name for name in self._files if _RECORD.fullmatch(name))
+        return frozenset(
+            name for name in self._files if _RECORD.fullmatch(name)
+        )
 
     @property
     def _named_by_records(self) -> frozenset[str]:
@@ -103,7 +113,9 @@ class ImportGraph:
         for record in self._records:
             source = self._files[record].read_text(encoding="utf-8")
             for module in _IN_FOLDER.findall(source):
-                named.update(self._resolve(f"{record.rpartition('.')[0]}.{module}"))
+                named.update(
+                    self._resolve(f"{record.rpartition('.')[0]}.{module}")
+                )
         return frozenset(named)
 
     def _imports_of(self, name: str) -> Iterator[str]:
@@ -133,7 +145,11 @@ class ImportGraph:
             if module in self._files:
                 yield module
         if as_object and self._is_package(name):
-            yield from (module for module in self._files if module.startswith(f"{name}."))
+            yield from (
+                module
+                for module in self._files
+                if module.startswith(f"{name}.")
+            )
 
     def _absolute(self, target: str, importer: str) -> str:
         """The full name of what a ``from`` names, also if it is written with dots."""
@@ -157,7 +173,9 @@ def code_digest(*modules: str) -> str:
     A module from outside edgekit, such as a step of another package, adds nothing: its
     ``version`` is in the key.
     """
-    return _own_digest(tuple(name for name in modules if name.partition(".")[0] == PACKAGE))
+    return _own_digest(
+        tuple(name for name in modules if name.partition(".")[0] == PACKAGE)
+    )
 
 
 @functools.cache

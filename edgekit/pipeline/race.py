@@ -47,26 +47,39 @@ def race(context: RaceContext) -> RaceResult:
         return _without_winner(context, reference, [], reason)
     verification = Verification(context, reference)
     _check(verification, reference)
-    candidates = [_enter(context, verification, each) for each in planned.candidates]
+    candidates = [
+        _enter(context, verification, each) for each in planned.candidates
+    ]
     if not reference.races:
-        reason = f"the float reference is not valid: {reference.report().outcome}"
+        reason = (
+            f"the float reference is not valid: {reference.report().outcome}"
+        )
         return _without_winner(context, reference, candidates, reason)
     diagnosis = _try_remedies(context, verification, candidates)
     samples = time_candidates(context, reference, candidates)
 
     def tied(first: str, second: str) -> bool:
         both_timed = first in samples and second in samples
-        return both_timed and not latency.are_distinguishable(samples[first], samples[second])
+        return both_timed and not latency.are_distinguishable(
+            samples[first], samples[second]
+        )
 
     rows = [candidate.report() for candidate in candidates]
     choice = verdict.choose(rows, planned.target, planned.gates, tied)
-    winner = next((each for each in candidates if each.scheme == choice.winner), None)
+    winner = next(
+        (each for each in candidates if each.scheme == choice.winner), None
+    )
     report = _target_report(context, reference, candidates, choice)
-    return RaceResult(report.model_copy(update={"diagnosis": diagnosis}), winner, reference)
+    return RaceResult(
+        report.model_copy(update={"diagnosis": diagnosis}), winner, reference
+    )
 
 
 def _without_winner(
-    context: RaceContext, reference: Candidate, candidates: Sequence[Candidate], reason: str
+    context: RaceContext,
+    reference: Candidate,
+    candidates: Sequence[Candidate],
+    reason: str,
 ) -> RaceResult:
     choice = verdict.Choice(None, reason)
     report = _target_report(context, reference, candidates, choice)
@@ -88,8 +101,12 @@ def _enter(
     candidate.why = why
     _check(verification, candidate)
     if candidate.artifact is not None and candidate.torch is not None:
-        key = measurement_key("cost", candidate.artifact.key, candidate.torch.key)
-        candidate.seconds = context.record(key, lambda: round(time.monotonic() - began, 1))
+        key = measurement_key(
+            "cost", candidate.artifact.key, candidate.torch.key
+        )
+        candidate.seconds = context.record(
+            key, lambda: round(time.monotonic() - began, 1)
+        )
     return candidate
 
 
@@ -99,7 +116,9 @@ def _check(verification: Verification, candidate: Candidate) -> None:
 
 
 def _try_remedies(
-    context: RaceContext, verification: Verification, candidates: list[Candidate]
+    context: RaceContext,
+    verification: Verification,
+    candidates: list[Candidate],
 ) -> Diagnosis | None:
     """Try remedies if quantization loses too much. They join ``candidates``.
 
@@ -110,11 +129,15 @@ def _try_remedies(
     thorough = context.planned.effort == "thorough"
     failing = next((each for each in candidates if _fails_accuracy(each)), None)
     if failing is None:
-        healthy = next((each for each in candidates if _can_be_diagnosed(each)), None)
+        healthy = next(
+            (each for each in candidates if _can_be_diagnosed(each)), None
+        )
         if not thorough or healthy is None:
             return None
         return _diagnose(context, healthy)
-    if not thorough and any(_is_quantized(each) and _holds(each) for each in candidates):
+    if not thorough and any(
+        _is_quantized(each) and _holds(each) for each in candidates
+    ):
         return None
     diagnosis = _diagnose(context, failing)
     if diagnosis is not None:
@@ -133,11 +156,15 @@ def _enter_remedies(
     planned = context.planned
     trainable = context.build.task.split("train") is not None
     base = scheme.find(failing.scheme).name
-    for remedy in remedies.propose(diagnosis, planned.effort, trainable=trainable):
+    for remedy in remedies.propose(
+        diagnosis, planned.effort, trainable=trainable
+    ):
         name = "w8a8-qat" if remedy.trained else base
         if planned.target.refuses(name) is not None:
             continue
-        steps = routes.candidate(name, planned.target, planned.samples, remedy.tuning)
+        steps = routes.candidate(
+            name, planned.target, planned.samples, remedy.tuning
+        )
         candidates.append(_enter(context, verification, steps, remedy.why))
         if _holds(candidates[-1]):
             return
@@ -154,7 +181,9 @@ def _fails_accuracy(candidate: Candidate) -> bool:
 def _can_be_diagnosed(candidate: Candidate) -> bool:
     """Whether edgekit's own simulation of its quantization exists."""
     used = scheme.find(candidate.scheme)
-    simulated = used.calibrated and used.provider == "edgekit" and not used.trained
+    simulated = (
+        used.calibrated and used.provider == "edgekit" and not used.trained
+    )
     return simulated and candidate.torch is not None
 
 
@@ -184,14 +213,16 @@ def _diagnose(context: RaceContext, candidate: Candidate) -> Diagnosis | None:
         [trial.model_dump(mode="json") for trial in trials],
         code_digest(registry.DIAGNOSES.module("torch")),
     )
-    build.progress.start(f"diagnose {context.planned.target.name} {candidate.scheme}")
+    build.progress.start(
+        f"diagnose {context.planned.target.name} {candidate.scheme}"
+    )
 
     def work() -> object:
         diagnose: Callable[..., Diagnosis] = registry.DIAGNOSES.load("torch")
         networks = build.networks(context.model)()
-        return diagnose(artifact, networks, split, build.seed, trials).model_dump(
-            mode="json"
-        )
+        return diagnose(
+            artifact, networks, split, build.seed, trials
+        ).model_dump(mode="json")
 
     try:
         diagnosis = Diagnosis.model_validate(context.record(key, work))
@@ -211,7 +242,9 @@ def _target_report(
     target, planned = context.planned.target, context.planned
     rows = [candidate.report() for candidate in candidates]
     for name, reason in planned.left_out.items():
-        rows.append(CandidateReport(scheme=name, status="dropped", reason=reason))
+        rows.append(
+            CandidateReport(scheme=name, status="dropped", reason=reason)
+        )
     winner = next((row for row in rows if row.scheme == choice.winner), None)
     gates = verdict.gates_of(winner, planned.gates, target)
     return TargetReport(
@@ -229,7 +262,9 @@ def _target_report(
     )
 
 
-def _notes(context: RaceContext, estimate: Measurement | None) -> tuple[str, ...]:
+def _notes(
+    context: RaceContext, estimate: Measurement | None
+) -> tuple[str, ...]:
     """The report's notes on where the target's numbers come from."""
     target = context.planned.target
     notes = []

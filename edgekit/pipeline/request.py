@@ -42,7 +42,9 @@ class RunRequest:
                 the plan itself.
         """
         recipe = self._filled(self._load())
-        objects = {row.name: row for row in self.targets if isinstance(row, Target)}
+        objects = {
+            row.name: row for row in self.targets if isinstance(row, Target)
+        }
 
         def find(name: str) -> Target:
             return objects[name] if name in objects else find_target(name)
@@ -58,25 +60,37 @@ class RunRequest:
             return recipes.reassign(self.recipe, assignments)
         if isinstance(self.recipe, Mapping):
             return recipes.from_data(self.recipe, assignments)
-        return recipes.load(catalog.find("recipes", str(self.recipe)), assignments)
+        return recipes.load(
+            catalog.find("recipes", str(self.recipe)), assignments
+        )
 
     def _filled(self, recipe: Recipe) -> Recipe:
-        names = [row.name if isinstance(row, Target) else row for row in self.targets]
+        names = [
+            row.name if isinstance(row, Target) else row for row in self.targets
+        ]
         replacements = {
             "model": self.model,
             "weights": self.weights,
             "task": self.task,
             "targets": tuple(dict.fromkeys(names)) or None,
         }
-        present = {key: value for key, value in replacements.items() if value is not None}
+        present = {
+            key: value
+            for key, value in replacements.items()
+            if value is not None
+        }
         return recipe.model_copy(update=present)
 
 
-def as_assignments(overrides: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+def as_assignments(
+    overrides: Mapping[str, Any] | Sequence[str],
+) -> tuple[str, ...]:
     """``{"train.epochs": 3}`` as the texts of ``--set``; texts stay unchanged."""
     if not isinstance(overrides, Mapping):
         return tuple(overrides)
-    return tuple(f"{key}={json.dumps(value)}" for key, value in overrides.items())
+    return tuple(
+        f"{key}={json.dumps(value)}" for key, value in overrides.items()
+    )
 
 
 def find_target(name: str) -> Target:

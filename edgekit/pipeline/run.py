@@ -21,13 +21,23 @@ from edgekit.bundles.shipping import (
 )
 from edgekit.cache import Cache
 from edgekit.checks import accuracy, parity
-from edgekit.errors import EdgekitError, HostError, MissingBackend, RunnerError, TaskError
+from edgekit.errors import (
+    EdgekitError,
+    HostError,
+    MissingBackend,
+    RunnerError,
+    TaskError,
+)
 from edgekit.formats import FORMATS, main_distributions
 from edgekit.hosts.lookup import list_environments, open_host
 from edgekit.measurement import Measurement, worst
 from edgekit.pipeline.build import Build, identities, versions
 from edgekit.pipeline.bundle_contents import collect_contents
-from edgekit.pipeline.candidate import RaceContext, measurement_key, torch_runner
+from edgekit.pipeline.candidate import (
+    RaceContext,
+    measurement_key,
+    torch_runner,
+)
 from edgekit.pipeline.race import RaceResult, race
 from edgekit.planning.plan import Plan
 from edgekit.planning.routes import PlannedStep, PlannedTarget
@@ -46,7 +56,11 @@ PACKAGES = (
     "torchao",
     "numpy",
     *main_distributions(),
-    *(name for record in FORMATS.values() for name in record.build_distributions),
+    *(
+        name
+        for record in FORMATS.values()
+        for name in record.build_distributions
+    ),
     "torch-pruning",
 )
 
@@ -68,7 +82,9 @@ class Options:
     fresh: bool = False
     on: tuple[str, ...] = ()
     task: Task | None = None
-    models: "Mapping[str, ModelObject]" = dataclasses.field(default_factory=dict)
+    models: "Mapping[str, ModelObject]" = dataclasses.field(
+        default_factory=dict
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +108,14 @@ def run(plan: Plan, options: Options) -> Report:
     plan.require_possible()
     started = datetime.datetime.now(datetime.UTC)
     began = time.monotonic()
-    require_usable(options.out, [planned.target.name for planned in plan.targets])
+    require_usable(
+        options.out, [planned.target.name for planned in plan.targets]
+    )
     network = _build_network(plan, options)
     prepare(options.out)
-    targets = [_run_target(network, planned, options) for planned in plan.targets]
+    targets = [
+        _run_target(network, planned, options) for planned in plan.targets
+    ]
     report = Report(
         edgekit=edgekit.__version__,
         recipe=plan.recipe.model_dump(mode="json", exclude_none=True),
@@ -174,7 +194,9 @@ def _teacher_of(plan: Plan) -> str:
     return "" if distill is None else distill.teacher
 
 
-def _ship(context: RaceContext, result: RaceResult, out: pathlib.Path) -> TargetReport:
+def _ship(
+    context: RaceContext, result: RaceResult, out: pathlib.Path
+) -> TargetReport:
     """The target's report with the paths of the shipped files and the stored evidence."""
     report, winner = result.report, result.winner
     if winner is None:
@@ -185,7 +207,9 @@ def _ship(context: RaceContext, result: RaceResult, out: pathlib.Path) -> Target
     rows = []
     for row in report.candidates:
         is_winner = row.scheme == report.winner
-        rows.append(row.model_copy(update={"artifact": entry}) if is_winner else row)
+        rows.append(
+            row.model_copy(update={"artifact": entry}) if is_winner else row
+        )
     shipped = report.model_copy(update={"candidates": tuple(rows)})
     return with_evidence(shipped, out / report.name)
 
@@ -232,7 +256,11 @@ def _verify_elsewhere(
         except EdgekitError as error:
             key = winner.artifact.key
             failed = EvidenceReport(
-                host=host, key=key, when=now(), verdict="unmeasured", error=str(error)
+                host=host,
+                key=key,
+                when=now(),
+                verdict="unmeasured",
+                error=str(error),
             )
             rows.append(failed)
         executed = [row for row in rows if not row.skipped]
@@ -241,7 +269,9 @@ def _verify_elsewhere(
     return with_evidence(report, folder, new)
 
 
-def _summarize(rows: Sequence[EvidenceReport], executed: Sequence[EvidenceReport]) -> str:
+def _summarize(
+    rows: Sequence[EvidenceReport], executed: Sequence[EvidenceReport]
+) -> str:
     """What the progress shows about a host."""
     if not rows:
         return "known"
@@ -249,7 +279,10 @@ def _summarize(rows: Sequence[EvidenceReport], executed: Sequence[EvidenceReport
 
 
 def _stages(
-    build: Build, model: str, steps: Iterable[tuple[PlannedStep, Artifact]], fresh: bool
+    build: Build,
+    model: str,
+    steps: Iterable[tuple[PlannedStep, Artifact]],
+    fresh: bool,
 ) -> list[StageReport]:
     """One row for each step: its notes, and the accuracy of its network.
 
@@ -275,14 +308,20 @@ def _stage_accuracy(
     task = build.task
     test = task.need("test", "a stage's accuracy")
     data = build.described["splits"]["test"]
-    key = measurement_key("stage", artifact.key, data, identities(task, task.metric))
+    key = measurement_key(
+        "stage", artifact.key, data, identities(task, task.metric)
+    )
 
     def measure() -> Any:
         with torch_runner(build, model, artifact) as runner:
             answers = accuracy.score_runner(runner, test, task.metric)
         return accuracy.accuracy(answers, task.metric).model_dump(mode="json")
 
-    return (Measurement.model_validate(build.cache.record(key, measure, fresh=fresh)),)
+    return (
+        Measurement.model_validate(
+            build.cache.record(key, measure, fresh=fresh)
+        ),
+    )
 
 
 def _plain_notes(notes: Mapping[str, Any]) -> dict[str, Any]:

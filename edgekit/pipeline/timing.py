@@ -44,11 +44,15 @@ def time_candidates(
         return {}
     progress.start(f"race {target.name}")
     raw = _raw_times(context, reference, racing)
-    samples = {name: Samples(tuple(times)) for name, times in raw["samples"].items()}
+    samples = {
+        name: Samples(tuple(times)) for name, times in raw["samples"].items()
+    }
     if not samples:
         progress.finish("failed")
         return {}
-    where = next(row.where for row in reference.measurements if row.name == "accuracy")
+    where = next(
+        row.where for row in reference.measurements if row.name == "accuracy"
+    )
     original = samples[_REFERENCE]
     for candidate in (reference, *(each for each in racing if each.races)):
         own = original
@@ -123,7 +127,10 @@ def _time_files(
     original = reference.file
     files: dict[str, Artifact] = {}
     for candidate in candidates:
-        if candidate.artifact is not None and candidate.artifact.key != original.key:
+        if (
+            candidate.artifact is not None
+            and candidate.artifact.key != original.key
+        ):
             files[candidate.scheme] = candidate.artifact
     key = measurement_key(
         "race",
@@ -137,7 +144,8 @@ def _time_files(
     feeds = {name: array[:1] for name, array in test.inputs.items()}
     context.build.progress.expect(MAX_PASSES)
     times: dict[str, Any] = context.record(
-        key, lambda: _run_passes(context, {_REFERENCE: original, **files}, feeds)
+        key,
+        lambda: _run_passes(context, {_REFERENCE: original, **files}, feeds),
     )
     return times
 

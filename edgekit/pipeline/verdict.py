@@ -57,9 +57,12 @@ def choose(
     """
     finalists = _finalists(candidates, target, gates)
     if not finalists.rows:
-        outcomes = "; ".join(f"{row.scheme}: {row.outcome}" for row in candidates)
+        outcomes = "; ".join(
+            f"{row.scheme}: {row.outcome}" for row in candidates
+        )
         return Choice(
-            None, f"no candidate holds ({outcomes or 'no scheme could be tried'})"
+            None,
+            f"no candidate holds ({outcomes or 'no scheme could be tried'})",
         )
     if target.latency == "unmeasured":
         return _first_in_order(finalists, target)
@@ -78,13 +81,19 @@ def _finalists(
         return _Finalists(
             accurate, "hold accuracy", ", although it does not hold every gate"
         )
-    uncertain = [row for row in raced if _accuracy_verdict(row) == "inconclusive"]
-    return _Finalists(uncertain, "hold accuracy", ", although its accuracy is inconclusive")
+    uncertain = [
+        row for row in raced if _accuracy_verdict(row) == "inconclusive"
+    ]
+    return _Finalists(
+        uncertain, "hold accuracy", ", although its accuracy is inconclusive"
+    )
 
 
 def _first_in_order(finalists: _Finalists, target: Target) -> Choice:
     order = {scheme: rank for rank, scheme in enumerate(target.schemes)}
-    first = min(finalists.rows, key=lambda row: order.get(row.scheme, len(order)))
+    first = min(
+        finalists.rows, key=lambda row: order.get(row.scheme, len(order))
+    )
     why = (
         "chosen by rule, latency unmeasured: the first in the target's order of those that "
         f"{finalists.description}{finalists.caveat}"
@@ -131,7 +140,9 @@ def _judge_gate(
     quantity = QUANTITIES[name]
     measured = winner.measurement(name)
     if measured is None:
-        measured = unmeasured(name, quantity.unit, target.name, "it was not measured")
+        measured = unmeasured(
+            name, quantity.unit, target.name, "it was not measured"
+        )
     verdict = judge(measured, limit)
     only_on_device = quantity.device_only and target.latency == "unmeasured"
     excused = verdict == "unmeasured" and only_on_device

@@ -16,7 +16,12 @@ from edgekit.errors import RunnerError, TaskError
 from edgekit.measurement import Measurement
 from edgekit.pipeline import verdict
 from edgekit.pipeline.build import identities
-from edgekit.pipeline.candidate import Candidate, RaceContext, measurement_key, torch_runner
+from edgekit.pipeline.candidate import (
+    Candidate,
+    RaceContext,
+    measurement_key,
+    torch_runner,
+)
 from edgekit.task import Split
 
 if TYPE_CHECKING:
@@ -34,7 +39,9 @@ EARLY = 2.807 / 1.960
 class IncrementalOutputs:
     """A runner's outputs for the first samples of a split; each sample is computed once."""
 
-    def __init__(self, open_runner: Callable[[], Runner], samples: Split) -> None:
+    def __init__(
+        self, open_runner: Callable[[], Runner], samples: Split
+    ) -> None:
         self._open_runner = open_runner
         self._samples = samples
         self._outputs: dict[str, Array] = {}
@@ -44,20 +51,28 @@ class IncrementalOutputs:
         """The scored outputs for the first ``count`` samples."""
         self._compute(count)
         outputs = {name: array[:count] for name, array in self._outputs.items()}
-        return accuracy.score_outputs(outputs, self._samples.take(count), metric, self._where)
+        return accuracy.score_outputs(
+            outputs, self._samples.take(count), metric, self._where
+        )
 
     def _compute(self, count: int) -> None:
-        computed = len(next(iter(self._outputs.values()))) if self._outputs else 0
+        computed = (
+            len(next(iter(self._outputs.values()))) if self._outputs else 0
+        )
         if computed >= count:
             return
         with self._open_runner() as runner:
-            more = accuracy.run_split(runner, self._samples.rows(slice(computed, count)))
+            more = accuracy.run_split(
+                runner, self._samples.rows(slice(computed, count))
+            )
             self._where = runner.where
         if not computed:
             self._outputs = dict(more)
             return
         for name, array in more.items():
-            self._outputs[name] = numpy.concatenate([self._outputs[name], array])
+            self._outputs[name] = numpy.concatenate(
+                [self._outputs[name], array]
+            )
 
 
 class Verification:
@@ -81,7 +96,9 @@ class Verification:
         """Read what the runtime will execute; drop a file that the device cannot execute."""
         artifact = candidate.file
         limits = self._context.planned.target.limits
-        key = measurement_key("audit", artifact.key, limits.model_dump(mode="json"))
+        key = measurement_key(
+            "audit", artifact.key, limits.model_dump(mode="json")
+        )
         audit = self._context.record(key, lambda: _audit(artifact, limits))
         candidate.measurements += _measurements(audit["measurements"])
         candidate.warnings = tuple(audit["warnings"])
@@ -105,7 +122,8 @@ class Verification:
         label = "reference" if candidate is reference else candidate.scheme
         build.progress.start(f"verify {target.name} {label}")
         rows = context.record(
-            self._verification_key(candidate), lambda: _dump(self._measure(candidate))
+            self._verification_key(candidate),
+            lambda: _dump(self._measure(candidate)),
         )
         candidate.measurements += _measurements(rows)
         candidate.measurements += [
@@ -142,7 +160,9 @@ class Verification:
             candidate.drop(f"it does not compute what torch computes ({fault})")
         elif lost is not None and lost.verdict == "fail":
             gate = self._context.planned.gates.accuracy_drop
-            candidate.drop(f"it loses {lost.value:.4f} {lost.unit} (gate {gate})")
+            candidate.drop(
+                f"it loses {lost.value:.4f} {lost.unit} (gate {gate})"
+            )
 
     def _measure(self, candidate: Candidate) -> list[Measurement]:
         assert candidate.torch is not None
@@ -151,7 +171,9 @@ class Verification:
         # one at a time, as they are timed and as they will be executed.
         options = {"samples": 1} if used.method == "dynamic" else None
         with self._context.host.open(candidate.file, options) as runner:
-            same = self._parity(runner, candidate.torch, candidate.file, used.parity_steps)
+            same = self._parity(
+                runner, candidate.torch, candidate.file, used.parity_steps
+            )
             if same.verdict == "fail":
                 return [same]
             return [same, *self._compare_accuracy(runner)]
@@ -168,8 +190,12 @@ class Verification:
         outputs = outputs_of(artifact.parts)
         scales = parity.output_steps(torch)
         with torch_runner(build, model, torch) as reference:
-            same = parity.check(runner, reference, inputs, outputs, steps, scales)
-            quantized = any("quantization" in part.files for part in torch.parts)
+            same = parity.check(
+                runner, reference, inputs, outputs, steps, scales
+            )
+            quantized = any(
+                "quantization" in part.files for part in torch.parts
+            )
             if same.verdict == "pass" or not quantized:
                 return same
             with torch_runner(build, model, torch, quantized=False) as original:
@@ -183,17 +209,23 @@ class Verification:
             f"this network ({error:.3g})"
         )
         detail = {**same.detail, "quantization_error": error}
-        return same.model_copy(update={"verdict": "pass", "how": how, "detail": detail})
+        return same.model_copy(
+            update={"verdict": "pass", "how": how, "detail": detail}
+        )
 
     def _compare_accuracy(self, runner: Runner) -> list[Measurement]:
         """Compare with the reference until the candidate clearly fails or all data are seen."""
         metric = self._context.build.task.metric
         limit = self._context.planned.gates.accuracy_drop
-        candidate = IncrementalOutputs(lambda: _OpenRunner(runner), self._samples)
+        candidate = IncrementalOutputs(
+            lambda: _OpenRunner(runner), self._samples
+        )
         for count in looks(len(self._samples)):
             last = count == len(self._samples)
             own = _score_candidate(candidate, count, metric)
-            rows = accuracy.measure(own, self._original.answers(count, metric), metric)
+            rows = accuracy.measure(
+                own, self._original.answers(count, metric), metric
+            )
             drop = next(row for row in rows if row.name == "accuracy_drop")
             judged = verdict.judge_drop(drop if last else _widen(drop), limit)
             if last or judged == "fail":
@@ -251,12 +283,17 @@ def _score_candidate(
     try:
         return candidate.answers(count, metric)
     except TaskError as error:
-        raise RunnerError(f"its outputs cannot be scored: {error.message}") from error
+        raise RunnerError(
+            f"its outputs cannot be scored: {error.message}"
+        ) from error
 
 
 def _audit(artifact: Artifact, limits: Any) -> Mapping[str, Any]:
     audit = registry.AUDITS.load(artifact.format)(artifact, limits)
-    return {"measurements": _dump(audit.measurements), "warnings": list(audit.warnings)}
+    return {
+        "measurements": _dump(audit.measurements),
+        "warnings": list(audit.warnings),
+    }
 
 
 def _dump(rows: Sequence[Measurement]) -> list[Any]:

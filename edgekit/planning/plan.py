@@ -13,7 +13,15 @@ from edgekit.errors import EdgekitError, PlanError
 from edgekit.planning import problems
 from edgekit.planning.problems import HostProblem, Installed, Problem
 from edgekit.planning.routes import PlannedStep, PlannedTarget, candidate
-from edgekit.recipe import Distill, Finetune, Intent, Prune, Quantize, Recipe, Train
+from edgekit.recipe import (
+    Distill,
+    Finetune,
+    Intent,
+    Prune,
+    Quantize,
+    Recipe,
+    Train,
+)
 from edgekit.scheme import SCHEMES
 from edgekit.target import Target
 
@@ -43,9 +51,13 @@ class Plan:
             return
         lines = []
         for problem in self.problems:
-            lines.append(f"{problem.where}: {problem.what}\n    Fix: {problem.fix}")
+            lines.append(
+                f"{problem.where}: {problem.what}\n    Fix: {problem.fix}"
+            )
         listing = "\n  ".join(lines)
-        raise PlanError(f"The recipe {self.recipe.name!r} cannot be run:\n  {listing}")
+        raise PlanError(
+            f"The recipe {self.recipe.name!r} cannot be run:\n  {listing}"
+        )
 
 
 def _no_problem(name: str) -> None:
@@ -96,7 +108,9 @@ def targets_of(recipe: Recipe, find: Callable[[str], Target]) -> list[Target]:
     return targets
 
 
-def _plan_shared(recipe: Recipe, multiple: int) -> tuple[tuple[PlannedStep, ...], int]:
+def _plan_shared(
+    recipe: Recipe, multiple: int
+) -> tuple[tuple[PlannedStep, ...], int]:
     """The steps for all targets, and how many of them come before pruning."""
     load = {"model": recipe.model, "weights": recipe.weights}
     steps = [PlannedStep("load", "load_model", load)]
@@ -110,7 +124,9 @@ def _plan_shared(recipe: Recipe, multiple: int) -> tuple[tuple[PlannedStep, ...]
     return tuple(steps), len(steps) if baseline is None else baseline
 
 
-def _plan_intent(intent: Intent, distill: Distill | None, multiple: int) -> PlannedStep:
+def _plan_intent(
+    intent: Intent, distill: Distill | None, multiple: int
+) -> PlannedStep:
     settings = intent.value
     if isinstance(settings, Prune):
         return _plan_pruning(settings, multiple)
@@ -125,7 +141,9 @@ def _plan_intent(intent: Intent, distill: Distill | None, multiple: int) -> Plan
 def _plan_pruning(settings: Prune, multiple: int) -> PlannedStep:
     parameters = {
         "ratio": settings.ratio,
-        "multiple": multiple if settings.multiple is None else settings.multiple,
+        "multiple": multiple
+        if settings.multiple is None
+        else settings.multiple,
         "skip": list(settings.skip),
     }
     return PlannedStep("prune", "prune", parameters)
@@ -146,7 +164,10 @@ def _plan_teacher(recipe: Recipe) -> tuple[PlannedStep, ...]:
     settings: Distill | None = recipe.find("distill")
     if settings is None:
         return ()
-    parameters = {"model": settings.teacher, "weights": settings.teacher_weights}
+    parameters = {
+        "model": settings.teacher,
+        "weights": settings.teacher_weights,
+    }
     load = PlannedStep("load teacher", "load_model", parameters)
     if settings.teacher_weights is not None:
         return (load,)
@@ -186,13 +207,17 @@ def _requested_schemes(quantize: Quantize | None, target: Target) -> list[str]:
     return list(dict.fromkeys((quantize.scheme, "float")))
 
 
-def _reason_to_leave_out(name: str, target: Target, quantize: Quantize) -> str | None:
+def _reason_to_leave_out(
+    name: str, target: Target, quantize: Quantize
+) -> str | None:
     refusal = target.refuses(name)
     if refusal:
         return refusal
     if name not in target.schemes and name != "float":
         return "the target's file does not list it"
-    chosen_by_edgekit = quantize.scheme == "auto" and quantize.effort != "thorough"
+    chosen_by_edgekit = (
+        quantize.scheme == "auto" and quantize.effort != "thorough"
+    )
     if SCHEMES[name].trained and chosen_by_edgekit:
         return "trained only as a remedy, with scheme: w8a8-qat, or with effort: thorough"
     return None

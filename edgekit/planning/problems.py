@@ -19,7 +19,9 @@ from edgekit.target import Target
 Installed = Callable[[str], bool]
 #: What is wrong with a host and the fix, by its name; None if it can be used.
 HostProblem = Callable[[str], tuple[str, str] | None]
-_PATH_FIX = "check the path; it is relative to the folder where the command runs"
+_PATH_FIX = (
+    "check the path; it is relative to the folder where the command runs"
+)
 _HOST_FIX = "'edgekit hosts' lists the hosts"
 
 
@@ -32,7 +34,9 @@ class Problem:
     fix: str
 
 
-def find_missing_inputs(recipe: Recipe, targets: Sequence[Target]) -> Iterator[Problem]:
+def find_missing_inputs(
+    recipe: Recipe, targets: Sequence[Target]
+) -> Iterator[Problem]:
     """A model, a task, targets or files that the recipe does not name, or names wrongly."""
     yield from _find_missing_names(recipe)
     yield from _find_target_problems(targets)
@@ -40,7 +44,9 @@ def find_missing_inputs(recipe: Recipe, targets: Sequence[Target]) -> Iterator[P
     if recipe.model is not None:
         yield from _find_spec_problems("model", recipe.model, registry.SOURCES)
     if distill is not None and distill.teacher is not None:
-        yield from _find_spec_problems("distill.teacher", distill.teacher, registry.SOURCES)
+        yield from _find_spec_problems(
+            "distill.teacher", distill.teacher, registry.SOURCES
+        )
     if recipe.task is not None and not recipe.task.endswith(".npz"):
         yield from _find_spec_problems("task", recipe.task, registry.TASKS)
     yield from _find_missing_files(recipe, distill)
@@ -97,12 +103,16 @@ def _find_spec_problems(
         yield Problem(where, f"{spec!r} does not end in a function's name", fix)
     elif place.endswith(".py") and not pathlib.Path(place).is_file():
         yield Problem(where, f"there is no file {place}", _PATH_FIX)
-    elif not place.endswith(".py") and not registry.installed(place.partition(".")[0]):
+    elif not place.endswith(".py") and not registry.installed(
+        place.partition(".")[0]
+    ):
         fix = "write a path that ends in .py, or install the package"
         yield Problem(where, f"there is no module {place!r}", fix)
 
 
-def _find_missing_files(recipe: Recipe, distill: Distill | None) -> Iterator[Problem]:
+def _find_missing_files(
+    recipe: Recipe, distill: Distill | None
+) -> Iterator[Problem]:
     files = {"weights": recipe.weights}
     if distill is not None:
         files["distill.teacher_weights"] = distill.teacher_weights
@@ -118,7 +128,9 @@ def _find_untrained_reference(recipe: Recipe) -> Iterator[Problem]:
     if recipe.model is None or not recipe.model.startswith("zoo:"):
         return
     kinds = [intent.kind for intent in recipe.compress]
-    before_pruning = kinds[: kinds.index("prune")] if "prune" in kinds else kinds
+    before_pruning = (
+        kinds[: kinds.index("prune")] if "prune" in kinds else kinds
+    )
     trains = {"train", "distill"}.intersection(before_pruning)
     if recipe.weights is None and not trains:
         yield Problem(
@@ -129,7 +141,9 @@ def _find_untrained_reference(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def find_impossible(recipe: Recipe, planned: Sequence[PlannedTarget]) -> Iterator[Problem]:
+def find_impossible(
+    recipe: Recipe, planned: Sequence[PlannedTarget]
+) -> Iterator[Problem]:
     """Requests that a target's limits exclude."""
     prune: Prune | None = recipe.find("prune")
     quantize: Quantize | None = recipe.find("quantize")
@@ -144,7 +158,9 @@ def find_impossible(recipe: Recipe, planned: Sequence[PlannedTarget]) -> Iterato
                 f"use scheme: auto, or one of {', '.join(row.target.schemes)}",
             )
         elif not row.candidates:
-            reasons = [f"{name}: {reason}" for name, reason in row.left_out.items()]
+            reasons = [
+                f"{name}: {reason}" for name, reason in row.left_out.items()
+            ]
             yield Problem(
                 row.target.name,
                 f"no scheme is left for this target ({'; '.join(reasons)})",
@@ -188,7 +204,9 @@ def find_missing_packages(
 
 
 def _find_uses(
-    recipe: Recipe, shared: Sequence[PlannedStep], planned: Sequence[PlannedTarget]
+    recipe: Recipe,
+    shared: Sequence[PlannedStep],
+    planned: Sequence[PlannedTarget],
 ) -> Iterator[tuple[registry.Registry, str, str]]:
     """What the plan uses: a table of implementations, a name in it, and who uses it."""
     if recipe.task is not None:
@@ -202,7 +220,11 @@ def _find_uses(
         for candidate in (row.reference, *row.candidates):
             for step in candidate.steps:
                 yield registry.STEPS, step.step, f"{target.name} ({step.step})"
-        yield registry.RUNTIMES, target.runtime, f"{target.name} (to run the file)"
+        yield (
+            registry.RUNTIMES,
+            target.runtime,
+            f"{target.name} (to run the file)",
+        )
         yield registry.AUDITS, target.format, f"{target.name} (audit)"
 
 
@@ -211,7 +233,9 @@ def find_host_problems(
 ) -> Iterator[Problem]:
     """One problem for each host that cannot be used, with the targets that need it."""
     for host in dict.fromkeys(target.host for target in targets):
-        names = ", ".join(target.name for target in targets if target.host == host)
+        names = ", ".join(
+            target.name for target in targets if target.host == host
+        )
         try:
             problem = host_problem(host)
         except EdgekitError as error:
@@ -219,8 +243,12 @@ def find_host_problems(
             continue
         if problem is not None:
             yield Problem(names, *problem)
-    for host in dict.fromkeys(host for target in targets for host in target.also_on):
-        names = ", ".join(target.name for target in targets if host in target.also_on)
+    for host in dict.fromkeys(
+        host for target in targets for host in target.also_on
+    ):
+        names = ", ".join(
+            target.name for target in targets if host in target.also_on
+        )
         try:
             # A host that is not set up yet is a line in the report; a name that no host has
             # is a mistake.

@@ -57,7 +57,9 @@ def trials(effort: Effort) -> tuple[Tuning, ...]:
     return (*quick, Tuning(smooth=0.75), Tuning(rounding="learned"))
 
 
-def propose(diagnosis: Diagnosis, effort: Effort, trainable: bool) -> list[Remedy]:
+def propose(
+    diagnosis: Diagnosis, effort: Effort, trainable: bool
+) -> list[Remedy]:
     """The remedies to try, the most promising first; at most ``MOST[effort]``."""
     remedies = [
         Remedy(trial.tuning, _reason(diagnosis, trial))
@@ -95,10 +97,13 @@ def _helpful_trials(diagnosis: Diagnosis) -> list[Trial]:
         return trial.sqnr_db - diagnosis.sqnr_db >= GAIN_DB
 
     helpful = [
-        trial for trial in diagnosis.trials if gains(trial) or splits_mixed_output(trial)
+        trial
+        for trial in diagnosis.trials
+        if gains(trial) or splits_mixed_output(trial)
     ]
     return sorted(
-        helpful, key=lambda trial: (not splits_mixed_output(trial), -trial.sqnr_db)
+        helpful,
+        key=lambda trial: (not splits_mixed_output(trial), -trial.sqnr_db),
     )
 
 
@@ -121,10 +126,16 @@ def combine(tunings: Sequence[Tuning]) -> Tuning:
 def _changes(tuning: Tuning) -> dict[str, Any]:
     plain = Tuning()
     values = {name: getattr(tuning, name) for name in Tuning.model_fields}
-    return {name: value for name, value in values.items() if value != getattr(plain, name)}
+    return {
+        name: value
+        for name, value in values.items()
+        if value != getattr(plain, name)
+    }
 
 
-def noisiest_layers(layers: Sequence[LayerNoise]) -> list[tuple[tuple[str, ...], float]]:
+def noisiest_layers(
+    layers: Sequence[LayerNoise],
+) -> list[tuple[tuple[str, ...], float]]:
     """Growing sets of modules to keep in float, with the share of the noise that is left.
 
     Fewer than half of all layers. Greedy: the next layer has the most noise for its cost,

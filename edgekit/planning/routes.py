@@ -111,11 +111,16 @@ def route(scheme: Scheme, format: FormatName) -> tuple[str, ...]:
     record = FORMATS[format]
     if scheme.name in record.other_routes:
         return record.other_routes[scheme.name]
-    names = tuple(name for name in record.route if _has_work(STEPS[name], scheme))
+    names = tuple(
+        name for name in record.route if _has_work(STEPS[name], scheme)
+    )
     provider = PROVIDERS.get(scheme.provider)
     if provider is None:
         return names
-    return (provider.step_name, *(name for name in names if name not in provider.replaces))
+    return (
+        provider.step_name,
+        *(name for name in names if name not in provider.replaces),
+    )
 
 
 def _has_work(step: FormatStep, scheme: Scheme) -> bool:
@@ -144,12 +149,16 @@ def _parameter(word: str, request: _Request) -> dict[str, Any]:
         name = word.removeprefix(_LIMIT)
         return {name: limits.model_dump(mode="json")[name]}
     if word == "keep":
-        return {"keep": list(request.tuning.keep)} if request.tuning.keep else {}
+        return (
+            {"keep": list(request.tuning.keep)} if request.tuning.keep else {}
+        )
     if word == "tuning":
         changes = request.tuning.model_dump(mode="json", exclude_defaults=True)
         return {"tuning": changes} if request.tuning != _PLAIN else {}
     if word == "batches":
-        return {"batches": list(limits.batches)} if len(limits.batches) > 1 else {}
+        return (
+            {"batches": list(limits.batches)} if len(limits.batches) > 1 else {}
+        )
     if word == "io":
         return {"io": limits.io} if limits.io != "any" else {}
     return {word: _value(word, request)}
@@ -161,7 +170,8 @@ def _value(word: str, request: _Request) -> Any:
         "scheme": scheme.name,
         "samples": request.samples,
         "runtime": target.runtime,
-        "symmetric": scheme.symmetric or target.limits.activations == "symmetric",
+        "symmetric": scheme.symmetric
+        or target.limits.activations == "symmetric",
         "parity_steps": scheme.parity_steps,
     }
     return values[word]

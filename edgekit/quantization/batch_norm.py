@@ -56,7 +56,9 @@ def fold_batch_norm(graph: GraphModule, norm: Node) -> None:
         return
     scale, shift = affine
     rank = norm.meta["val"].dim()
-    weight = constant_value(graph, before.args[1]) if len(before.args) > 1 else None
+    weight = (
+        constant_value(graph, before.args[1]) if len(before.args) > 1 else None
+    )
     if len(before.users) != 1:
         weight = None
     if weight is not None and before.target in _TRANSPOSED:
@@ -67,7 +69,9 @@ def fold_batch_norm(graph: GraphModule, norm: Node) -> None:
         scaled = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
         _set_weights(graph, before, scaled, bias * scale + shift)
         replace_node(norm, before)
-    elif norm.users and all(_folds_forward(graph, user, norm) for user in norm.users):
+    elif norm.users and all(
+        _folds_forward(graph, user, norm) for user in norm.users
+    ):
         for user in list(norm.users):
             _fold_forward(graph, user, scale, shift)
         replace_node(norm, before)
@@ -75,7 +79,9 @@ def fold_batch_norm(graph: GraphModule, norm: Node) -> None:
         _replace_by_convolution(graph, norm, scale, shift)
 
 
-def _affine(graph: GraphModule, norm: Node) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _affine(
+    graph: GraphModule, norm: Node
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Scale and shift of a normalization, (channels,); None if its statistics are computed."""
     weight, bias, mean, variance = (
         constant_value(graph, argument) for argument in norm.args[1:5]
@@ -95,7 +101,9 @@ def _affine(graph: GraphModule, norm: Node) -> tuple[torch.Tensor, torch.Tensor]
 
 def _folds_backward(before: Node, rank: int) -> bool:
     """Whether the channels of ``before`` are those of the normalization after it."""
-    return before.target in _CONVS or (before.target in LINEARS and rank == _FEATURES)
+    return before.target in _CONVS or (
+        before.target in LINEARS and rank == _FEATURES
+    )
 
 
 def _folds_forward(graph: GraphModule, user: Node, norm: Node) -> bool:
@@ -108,7 +116,9 @@ def _folds_forward(graph: GraphModule, user: Node, norm: Node) -> bool:
     if user.target not in _CONVS:
         return False
     padding = user.args[4] if len(user.args) > 4 else [0]
-    return padding == "valid" or (isinstance(padding, list) and not any(padding))
+    return padding == "valid" or (
+        isinstance(padding, list) and not any(padding)
+    )
 
 
 def _fold_transposed(
@@ -142,7 +152,9 @@ def _fold_forward(
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         """Values per input channel, (channels,), in the shape of the weight."""
-        grouped = values.reshape(groups, 1, inputs).expand(groups, per_group, inputs)
+        grouped = values.reshape(groups, 1, inputs).expand(
+            groups, per_group, inputs
+        )
         return grouped.reshape(outputs, inputs, *spatial)
 
     added = (weight * spread(shift)).flatten(1).sum(1)
@@ -166,7 +178,9 @@ def _replace_by_convolution(
     ones, zeros = [1] * spatial, [0] * spatial
     image, image_value = before, before.meta["val"]
     with graph.graph.inserting_before(norm):
-        weight = add_constant(graph, norm, "weight", scale.reshape(channels, 1, *ones))
+        weight = add_constant(
+            graph, norm, "weight", scale.reshape(channels, 1, *ones)
+        )
         bias = add_constant(graph, norm, "bias", shift)
         if rank == _FEATURES:
             image_value = image_value[:, :, None, None]
@@ -178,7 +192,9 @@ def _replace_by_convolution(
         result = graph.graph.call_function(_DEPTHWISE[2 + spatial], arguments)
         copy_origin(norm, result, image_value)
         if rank == _FEATURES:
-            result = graph.graph.call_function(A.view.default, (result, [-1, channels]))
+            result = graph.graph.call_function(
+                A.view.default, (result, [-1, channels])
+            )
             copy_origin(norm, result, norm.meta["val"])
     replace_node(norm, result)
 

@@ -56,7 +56,9 @@ class Calibration(Value):
     """The result of calibrating one network, stored as ``<part>.quantization.json``."""
 
     settings: Settings = Settings()
-    tensors: dict[str, TensorQuantization] = pydantic.Field(default_factory=dict)
+    tensors: dict[str, TensorQuantization] = pydantic.Field(
+        default_factory=dict
+    )
     #: The number of operators that compute in int8.
     quantized_ops: int = 0
     left_float: tuple[FloatOperator, ...] = ()
@@ -78,7 +80,8 @@ def write(
     if not constants:
         return [path]
     tensors = {
-        name: value.detach().clone().contiguous() for name, value in constants.items()
+        name: value.detach().clone().contiguous()
+        for name, value in constants.items()
     }
     safetensors.torch.save_file(tensors, constants_path(path))
     return [path, constants_path(path)]

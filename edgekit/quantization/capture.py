@@ -42,18 +42,24 @@ class _OrderedOutputs(torch.nn.Module):
     One output is a tensor, several are a tuple.
     """
 
-    def __init__(self, network: torch.nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, network: torch.nn.Module, names: tuple[str, ...]
+    ) -> None:
         super().__init__()
         setattr(self, _WRAPPED, network)
         self._names = names
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def forward(
+        self, *inputs: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         network = getattr(self, _WRAPPED)
         outputs = order_outputs(network(*inputs), self._names)
         return outputs[0] if len(outputs) == 1 else outputs
 
 
-def order_outputs(result: object, names: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
+def order_outputs(
+    result: object, names: tuple[str, ...]
+) -> tuple[torch.Tensor, ...]:
     """The tensors of a network's result in the order of ``names``.
 
     ``result`` is a tensor, a tuple or list of tensors, or a mapping (entries that are None
@@ -76,7 +82,9 @@ def order_outputs(result: object, names: tuple[str, ...]) -> tuple[torch.Tensor,
 def _order_mapping(
     result: Mapping[str, object], names: tuple[str, ...]
 ) -> tuple[object, ...]:
-    present = {name: value for name, value in result.items() if value is not None}
+    present = {
+        name: value for name, value in result.items() if value is not None
+    }
     if set(names) <= present.keys():
         return tuple(present[name] for name in names)
     return tuple(present.values())
@@ -88,13 +96,19 @@ def _are_tensors(outputs: object, count: int) -> bool:
     return all(isinstance(item, torch.Tensor) for item in outputs)
 
 
-def example_inputs(signature: Signature, batch: int = 2) -> tuple[torch.Tensor, ...]:
+def example_inputs(
+    signature: Signature, batch: int = 2
+) -> tuple[torch.Tensor, ...]:
     """Random inputs of ``batch`` samples, in the signature's order."""
     arrays = signature.draw(batch)
-    return tuple(torch.from_numpy(arrays[spec.name].copy()) for spec in signature.inputs)
+    return tuple(
+        torch.from_numpy(arrays[spec.name].copy()) for spec in signature.inputs
+    )
 
 
-def capture(network: torch.nn.Module, signature: Signature) -> torch.export.ExportedProgram:
+def capture(
+    network: torch.nn.Module, signature: Signature
+) -> torch.export.ExportedProgram:
     """Trace a network in eval mode with torch.export.
 
     Dims that the signature names stay free and keep these names. Inputs are positional, in
@@ -105,7 +119,9 @@ def capture(network: torch.nn.Module, signature: Signature) -> torch.export.Expo
     dynamic_shapes: tuple[object, ...] = dims
     captured_before = hasattr(network, _WRAPPED)
     if not captured_before:
-        network = _OrderedOutputs(network, tuple(spec.name for spec in signature.outputs))
+        network = _OrderedOutputs(
+            network, tuple(spec.name for spec in signature.outputs)
+        )
         # The wrapper's forward has a single parameter, *inputs.
         dynamic_shapes = (dims,)
     try:
@@ -118,7 +134,9 @@ def capture(network: torch.nn.Module, signature: Signature) -> torch.export.Expo
             )
     except StepError:
         raise
-    except Exception as error:  # torch.export raises whatever the network's own code raises
+    except (
+        Exception
+    ) as error:  # torch.export raises whatever the network's own code raises
         raise StepError(
             f"The network cannot be traced by torch.export: {_first_lines(error)}",
             fix="remove branches on tensor values from forward(), "
@@ -159,7 +177,9 @@ def _ignore_warnings() -> None:
     for category, message in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", category=category, message=message)
     for module in _IGNORED_MODULES:
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
+        warnings.filterwarnings(
+            "ignore", category=DeprecationWarning, module=module
+        )
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
 

@@ -11,7 +11,9 @@ _Batch = tuple[torch.Tensor, ...]
 _Range = tuple[float, float]
 
 
-def check_batches(inputs: Iterable[_Batch], signature: Signature) -> Iterator[_Batch]:
+def check_batches(
+    inputs: Iterable[_Batch], signature: Signature
+) -> Iterator[_Batch]:
     """Yield the batches of ``inputs`` one by one, unchanged, and check each.
 
     A batch is a tuple in the signature's order; none is kept. Raises StepError if there are
@@ -23,7 +25,9 @@ def check_batches(inputs: Iterable[_Batch], signature: Signature) -> Iterator[_B
     values = 0
     for batch in inputs:
         _check_shapes(batch, signature, samples)
-        for k, (spec, tensor) in enumerate(zip(signature.inputs, batch, strict=True)):
+        for k, (spec, tensor) in enumerate(
+            zip(signature.inputs, batch, strict=True)
+        ):
             ranges[k] = _merge(ranges[k], _range(spec, tensor, samples))
             values += tensor.numel()
         yield batch
@@ -41,7 +45,11 @@ def check_batches(inputs: Iterable[_Batch], signature: Signature) -> Iterator[_B
 def _check_not_constant(
     ranges: list[_Range | None], signature: Signature, samples: int
 ) -> None:
-    lows = [bounds[0] for bounds in ranges if bounds is not None and bounds[0] == bounds[1]]
+    lows = [
+        bounds[0]
+        for bounds in ranges
+        if bounds is not None and bounds[0] == bounds[1]
+    ]
     if len(lows) < len(ranges):
         return
     constants = ", ".join(
@@ -77,7 +85,8 @@ def _check_counts(batch: _Batch, signature: Signature, where: str) -> None:
     counts = [len(tensor) if tensor.dim() else 0 for tensor in batch]
     if 0 in counts:
         raise StepError(
-            f"A calibration batch {where} is empty.", fix="leave empty batches out"
+            f"A calibration batch {where} is empty.",
+            fix="leave empty batches out",
         )
     if len(set(counts)) > 1:
         described = ", ".join(

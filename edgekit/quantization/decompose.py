@@ -143,7 +143,11 @@ def _divide(site: Site) -> None:
     if value is not None and _is_moderate(value):
         number = site.insert_number(1 / value)
         site.replace_with(site.insert(A.mul.Tensor, site.args[0], number))
-    elif stored is not None and stored.dtype == torch.float32 and bool((stored != 0).all()):
+    elif (
+        stored is not None
+        and stored.dtype == torch.float32
+        and bool((stored != 0).all())
+    ):
         reciprocal = site.insert_constant("reciprocal", 1 / stored)
         site.replace_with(site.insert(A.mul.Tensor, site.args[0], reciprocal))
 
@@ -162,7 +166,9 @@ def _subtract_from_number(site: Site) -> None:
     if len(site.args) != 2 or site.node.kwargs:
         return
     negated = site.insert(A.mul.Tensor, site.args[0], site.insert_number(-1.0))
-    site.replace_with(site.insert(A.add.Tensor, negated, site.insert_number(value)))
+    site.replace_with(
+        site.insert(A.add.Tensor, negated, site.insert_number(value))
+    )
 
 
 def _silu(site: Site) -> None:
@@ -175,7 +181,9 @@ def _silu(site: Site) -> None:
 def _hardsigmoid(site: Site) -> None:
     """relu6(x + 3) / 6 for TFLite."""
     if site.settings.runtime in TFLITE and site.is_float:
-        shifted = site.insert(A.add.Tensor, site.args[0], site.insert_number(3.0))
+        shifted = site.insert(
+            A.add.Tensor, site.args[0], site.insert_number(3.0)
+        )
         clipped = site.insert(A.relu6.default, shifted)
         sixth = site.insert_number(1 / 6)
         site.replace_with(site.insert(A.mul.Tensor, clipped, sixth))
@@ -189,7 +197,9 @@ def _clamp(site: Site) -> None:
         return
     if low is not None and high is not None:
         upper = _upper_bound(site, low, high)
-        site.replace_with(site.insert(A.hardtanh.default, site.args[0], low, upper))
+        site.replace_with(
+            site.insert(A.hardtanh.default, site.args[0], low, upper)
+        )
     elif low == 0 and len(site.args) == 2:
         site.replace_with(site.insert(A.relu.default, site.args[0]))
 
@@ -201,7 +211,9 @@ def _hardtanh(site: Site) -> None:
     bounds = (*explicit, *(-1, 1)[len(explicit) :])
     upper = _upper_bound(site, 0.0, 1.0)
     if bounds == (0, 1) and site.is_float and upper != 1:
-        site.replace_with(site.insert(A.hardtanh.default, site.args[0], 0.0, upper))
+        site.replace_with(
+            site.insert(A.hardtanh.default, site.args[0], 0.0, upper)
+        )
 
 
 def _upper_bound(site: Site, low: float, high: float) -> float:
@@ -224,7 +236,9 @@ def _split(site: Site) -> None:
     """The pieces of a tensor become slices, which keep its scale."""
     axis = _axis(site)
     first: Any = site.args[0]
-    if not isinstance(first.meta["val"].shape[axis], int) or not _is_unpacked(site):
+    if not isinstance(first.meta["val"].shape[axis], int) or not _is_unpacked(
+        site
+    ):
         return
     bounds = [0]
     for piece in site.node.meta["val"]:
@@ -306,7 +320,9 @@ def _is_moderate(value: float) -> bool:
 
 def _axis(site: Site) -> int:
     first: Any = site.args[0]
-    axis = site.args[2] if len(site.args) > 2 else site.node.kwargs.get("dim", 0)
+    axis = (
+        site.args[2] if len(site.args) > 2 else site.node.kwargs.get("dim", 0)
+    )
     return int(str(axis)) % int(first.meta["val"].dim())
 
 

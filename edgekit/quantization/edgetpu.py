@@ -66,7 +66,9 @@ def _max_pool(site: Site) -> None:
     assert stride is not None
     pad = _pad_with_zeros if _is_non_negative(source) else _repeat_edges
     padded = pad(site, source, edges)
-    site.replace_with(site.insert(A.max_pool2d.default, padded, list(kernel), list(stride)))
+    site.replace_with(
+        site.insert(A.max_pool2d.default, padded, list(kernel), list(stride))
+    )
 
 
 def _pool_edges(site: Site, source: Node) -> list[_Edge] | None:
@@ -75,7 +77,12 @@ def _pool_edges(site: Site, source: Node) -> list[_Edge] | None:
     stride = _pair(site.args, 2) or kernel
     padding = _pair(site.args, 3) or (0, 0)
     dilation = _pair(site.args, 4) or (1, 1)
-    if kernel is None or stride is None or padding == (0, 0) or dilation != (1, 1):
+    if (
+        kernel is None
+        or stride is None
+        or padding == (0, 0)
+        or dilation != (1, 1)
+    ):
         return None
     before = source.meta["val"].shape
     after = site.node.meta["val"].shape
@@ -143,7 +150,9 @@ def _strided_slice(site: Site) -> None:
     if (first, last) != (0, size):
         source = site.insert(A.slice.Tensor, source, axis, first, last)
     strides = [step, 1] if axis % _IMAGE_RANK == 2 else [1, step]
-    site.replace_with(site.insert(A.max_pool2d.default, source, [1, 1], strides))
+    site.replace_with(
+        site.insert(A.max_pool2d.default, source, [1, 1], strides)
+    )
 
 
 def _hardswish(site: Site) -> None:
@@ -194,7 +203,9 @@ def _pixel_unshuffle(site: Site) -> None:
     identity = torch.eye(channels * block * block)
     weight = identity.reshape(-1, channels, block, block)
     stored = site.insert_constant("weight", weight)
-    convolution = site.insert(A.conv2d.default, source, stored, None, [block, block])
+    convolution = site.insert(
+        A.conv2d.default, source, stored, None, [block, block]
+    )
     site.replace_with(convolution)
 
 

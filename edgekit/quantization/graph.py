@@ -27,7 +27,11 @@ from edgekit.quantization.calibration import (
 )
 from edgekit.quantization.capture import module_of, quiet
 from edgekit.quantization.data import check_batches
-from edgekit.quantization.prepared import build_float_graph, observer_groups, prepare
+from edgekit.quantization.prepared import (
+    build_float_graph,
+    observer_groups,
+    prepare,
+)
 from edgekit.quantization.pt2e import ObserverBase, convert_pt2e
 from edgekit.quantization.settings import Settings
 from edgekit.signature import Signature
@@ -57,7 +61,8 @@ def calibrate(
         for batch in check_batches(inputs, signature):
             prepared(*batch)
         tensors = {
-            key: _read_observer(prepared, nodes) for key, nodes in observer_groups(prepared)
+            key: _read_observer(prepared, nodes)
+            for key, nodes in observer_groups(prepared)
         }
         output_scales = tuple(_output_scales(prepared))
     left_float = tuple(
@@ -102,7 +107,9 @@ def simulate(
     return converted
 
 
-def restore_observers(graph: GraphModule, calibration: Calibration) -> GraphModule:
+def restore_observers(
+    graph: GraphModule, calibration: Calibration
+) -> GraphModule:
     """Prepare a float graph with a ``FixedObserver`` in place of every observer.
 
     Raises StepError if the graph's tensors and the calibrated ones do not match one to one.
@@ -122,7 +129,9 @@ def restore_observers(graph: GraphModule, calibration: Calibration) -> GraphModu
 class FixedObserver(ObserverBase):  # type: ignore[misc]
     """Takes the place of an observer and returns the stored scale and zero point."""
 
-    def __init__(self, like: torch.nn.Module, stored: TensorQuantization, key: str) -> None:
+    def __init__(
+        self, like: torch.nn.Module, stored: TensorQuantization, key: str
+    ) -> None:
         super().__init__(dtype=getattr(torch, stored.dtype))
         self.qscheme = like.qscheme
         self.ch_axis = stored.axis if stored.axis is not None else -1
@@ -143,7 +152,9 @@ def _keep_mode(module: torch.nn.Module, mode: bool = False) -> torch.nn.Module:
     return module
 
 
-def _read_observer(prepared: GraphModule, nodes: list[Node]) -> TensorQuantization:
+def _read_observer(
+    prepared: GraphModule, nodes: list[Node]
+) -> TensorQuantization:
     observer: Any = prepared.get_submodule(str(nodes[0].target))
     first = nodes[0].args[0]
     assert isinstance(first, Node)
@@ -197,11 +208,16 @@ def _module(node: Node) -> str:
     return module_of(node)
 
 
-def _check_tensors(groups: dict[str, list[Node]], calibration: Calibration) -> None:
+def _check_tensors(
+    groups: dict[str, list[Node]], calibration: Calibration
+) -> None:
     present = {
-        key: tuple(str(node.args[0]) for node in nodes) for key, nodes in groups.items()
+        key: tuple(str(node.args[0]) for node in nodes)
+        for key, nodes in groups.items()
     }
-    calibrated = {key: tensor.nodes for key, tensor in calibration.tensors.items()}
+    calibrated = {
+        key: tensor.nodes for key, tensor in calibration.tensors.items()
+    }
     if present == calibrated:
         return
     keys = sorted(present.keys() | calibrated.keys())

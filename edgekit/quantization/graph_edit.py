@@ -18,7 +18,9 @@ def constant_value(graph: GraphModule, node: object) -> torch.Tensor | None:
     return value.detach() if isinstance(value, torch.Tensor) else None
 
 
-def add_constant(graph: GraphModule, near: Node, what: str, value: torch.Tensor) -> Node:
+def add_constant(
+    graph: GraphModule, near: Node, what: str, value: torch.Tensor
+) -> Node:
     """Add a constant to a graph, at the graph's insertion point.
 
     Its name combines the name of the operator ``near`` with ``what``.
@@ -38,7 +40,9 @@ def copy_origin(origin: Node, node: Node, value: torch.Tensor) -> Node:
 
     Returns the new node. Reports then name the module of ``origin``.
     """
-    node.meta = {key: origin.meta[key] for key in _ORIGIN_KEYS if key in origin.meta}
+    node.meta = {
+        key: origin.meta[key] for key in _ORIGIN_KEYS if key in origin.meta
+    }
     node.meta["val"] = value
     return node
 

@@ -145,8 +145,12 @@ OPERATORS: Mapping[Target, Operator] = {
 
 #: Marks, in a node's meta, the concatenation of the two halves of a layer that was split.
 SPLIT = "edgekit_split"
-PASSTHROUGH = {target for target, row in OPERATORS.items() if row.kind == "passthrough"}
-WEIGHTED = {target for target, row in OPERATORS.items() if row.kind == "weighted"}
+PASSTHROUGH = {
+    target for target, row in OPERATORS.items() if row.kind == "passthrough"
+}
+WEIGHTED = {
+    target for target, row in OPERATORS.items() if row.kind == "weighted"
+}
 LINEARS = {A.linear.default}
 #: Activations that belong to the operator before them.
 FUSED = {A.relu.default, A.relu6.default, A.hardtanh.default}

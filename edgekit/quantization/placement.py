@@ -127,14 +127,20 @@ class _Placement:
             return None
         decision = self._decide(node, row)
         if isinstance(decision, QuantizedNode) and self._is_kept(node):
-            decision = FloatNode(node, KEPT) if decision.kind != "passthrough" else None
+            decision = (
+                FloatNode(node, KEPT)
+                if decision.kind != "passthrough"
+                else None
+            )
         if isinstance(decision, QuantizedNode):
             self.tails.add(decision.tail)
             if decision.quantizes_output:
                 self._quantized.add(decision.tail)
         return decision
 
-    def _decide(self, node: Node, row: Operator) -> QuantizedNode | FloatNode | None:
+    def _decide(
+        self, node: Node, row: Operator
+    ) -> QuantizedNode | FloatNode | None:
         if row.kind in ("float", "decomposed"):
             return FloatNode(node, row.reason) if row.reason else None
         if not _is_float(node):
@@ -163,22 +169,35 @@ class _Placement:
             return "it only moves an output that stays float"
         return _float_reason(node, row, self._settings)
 
-    def _decide_weighted(self, node: Node, row: Operator) -> QuantizedNode | FloatNode:
+    def _decide_weighted(
+        self, node: Node, row: Operator
+    ) -> QuantizedNode | FloatNode:
         first, weight = node.args[:2]
-        if not isinstance(first, Node) or constant_value(self._graph, weight) is None:
-            return FloatNode(node, "its weights are computed while the network runs")
+        if (
+            not isinstance(first, Node)
+            or constant_value(self._graph, weight) is None
+        ):
+            return FloatNode(
+                node, "its weights are computed while the network runs"
+            )
         runtime = self._settings.runtime
         if not row.runs_in(runtime):
             place = runtime or "not in every runtime"
             return FloatNode(node, f"{place}: {row.reason}")
         if self._settings.placement == "linear" and node.target in LINEARS:
-            return QuantizedNode(node, node, "weighted", (first,), quantizes_output=False)
+            return QuantizedNode(
+                node, node, "weighted", (first,), quantizes_output=False
+            )
         return QuantizedNode(node, self._tail(node), "weighted", (first,))
 
     def _tail(self, node: Node) -> Node:
         """The activation that follows and belongs to the operator, or the operator itself."""
         users = list(node.users)
-        if len(users) != 1 or users[0].target not in FUSED or self._is_kept(users[0]):
+        if (
+            len(users) != 1
+            or users[0].target not in FUSED
+            or self._is_kept(users[0])
+        ):
             return node
         return users[0]
 
@@ -218,7 +237,9 @@ def _float_reason(node: Node, row: Operator, settings: Settings) -> str:
         return "only padding with zeros is the same in int8"
     if node.target is A.softmax.int:
         return _softmax_reason(node)
-    if "adaptive_avg_pool" in operator_name(node.target) and not _has_even_windows(node):
+    if "adaptive_avg_pool" in operator_name(
+        node.target
+    ) and not _has_even_windows(node):
         return "its windows differ in size"
     return ""
 
@@ -264,7 +285,9 @@ def _has_even_windows(node: Node) -> bool:
     before = source.meta["val"].shape[2:]
     after = node.meta["val"].shape[2:]
     for old, new in zip(before, after, strict=True):
-        divides = isinstance(old, int) and isinstance(new, int) and old % new == 0
+        divides = (
+            isinstance(old, int) and isinstance(new, int) and old % new == 0
+        )
         if new != 1 and not divides:
             return False
     return True
@@ -276,21 +299,30 @@ def _concatenated_outputs(graph: GraphModule) -> set[Node]:
     for node in reversed(graph.graph.nodes):
         if not _moves_values(node):
             continue
-        if all(user in leads_to_output or user.op == "output" for user in node.users):
+        if all(
+            user in leads_to_output or user.op == "output"
+            for user in node.users
+        ):
             leads_to_output.add(node)
     concatenated: set[Node] = set()
     for node in graph.graph.nodes:
         if node not in leads_to_output:
             continue
         is_concatenation = OPERATORS[node.target].kind == "shared-inputs"
-        if is_concatenation or any(item in concatenated for item in node.all_input_nodes):
+        if is_concatenation or any(
+            item in concatenated for item in node.all_input_nodes
+        ):
             concatenated.add(node)
     return concatenated
 
 
 def _moves_values(node: Node) -> bool:
     row = OPERATORS.get(node.target)  # type: ignore[arg-type]
-    return node.op == "call_function" and row is not None and row.kind in _MOVING_KINDS
+    return (
+        node.op == "call_function"
+        and row is not None
+        and row.kind in _MOVING_KINDS
+    )
 
 
 def _keeps_float_output(

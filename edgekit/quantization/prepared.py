@@ -21,7 +21,9 @@ from edgekit.signature import Signature
 
 
 def build_float_graph(
-    network: torch.nn.Module, signature: Signature, constants: Constants | None = None
+    network: torch.nn.Module,
+    signature: Signature,
+    constants: Constants | None = None,
 ) -> GraphModule:
     """Trace a network and fold its batch normalizations.
 
@@ -47,17 +49,24 @@ def set_constants(graph: GraphModule, constants: Constants) -> None:
             current = getattr(graph.get_submodule(owner), attribute)
         except AttributeError:
             current = None
-        if not isinstance(current, torch.Tensor) or current.shape != value.shape:
+        if (
+            not isinstance(current, torch.Tensor)
+            or current.shape != value.shape
+        ):
             raise StepError(
                 "The network does not match its quantization: "
                 f"it has no constant {name} of shape {list(value.shape)}.",
                 fix="quantize again",
             )
-        parameter = torch.nn.Parameter(value.detach().clone(), requires_grad=False)
+        parameter = torch.nn.Parameter(
+            value.detach().clone(), requires_grad=False
+        )
         setattr(graph.get_submodule(owner), attribute, parameter)
 
 
-def prepare(graph: GraphModule, settings: Settings) -> tuple[GraphModule, Int8Quantizer]:
+def prepare(
+    graph: GraphModule, settings: Settings
+) -> tuple[GraphModule, Int8Quantizer]:
     """Insert observers at the tensors that will be quantized.
 
     Returns the prepared graph and the quantizer that annotated it. Raises NothingToDo if no
@@ -97,7 +106,9 @@ def observer_groups(prepared: GraphModule) -> Iterator[tuple[str, list[Node]]]:
         yield key, nodes
 
 
-def find_constant(graph: GraphModule, node: object) -> tuple[str, torch.Tensor] | None:
+def find_constant(
+    graph: GraphModule, node: object
+) -> tuple[str, torch.Tensor] | None:
     """The name and value of the constant that a node reads, also through observers.
 
     Returns None if the node is computed.

@@ -19,7 +19,10 @@ try:
             ObserverBase,
             PerChannelMinMaxObserver,
         )
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantize_pt2e import (
+            convert_pt2e,
+            prepare_pt2e,
+        )
         from torchao.quantization.pt2e.quantizer import (
             FixedQParamsQuantizationSpec,
             QuantizationAnnotation,

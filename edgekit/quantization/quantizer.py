@@ -134,12 +134,18 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     @property
     def _qscheme(self) -> torch.qscheme:
-        return torch.per_tensor_symmetric if self._symmetric else torch.per_tensor_affine
+        return (
+            torch.per_tensor_symmetric
+            if self._symmetric
+            else torch.per_tensor_affine
+        )
 
     def _annotate(self, model: GraphModule, decision: QuantizedNode) -> None:
         node, tail = decision.node, decision.tail
         inputs = self._input_specs(model, decision)
-        output = self._output_spec(decision) if decision.quantizes_output else None
+        output = (
+            self._output_spec(decision) if decision.quantizes_output else None
+        )
         if tail is node:
             node.meta[_KEY] = QuantizationAnnotation(
                 input_qspec_map=inputs, output_qspec=output, _annotated=True
@@ -148,7 +154,9 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         node.meta[_KEY] = QuantizationAnnotation(
             input_qspec_map=inputs, output_qspec=None, _annotated=True
         )
-        tail.meta[_KEY] = QuantizationAnnotation(output_qspec=output, _annotated=True)
+        tail.meta[_KEY] = QuantizationAnnotation(
+            output_qspec=output, _annotated=True
+        )
 
     def _input_specs(
         self, model: GraphModule, decision: QuantizedNode
@@ -159,7 +167,9 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
             specs = dict.fromkeys(decision.inputs, shared)
             specs[first] = self._activation
             return specs
-        specs = {item: self._source_spec(model, item) for item in decision.inputs}
+        specs = {
+            item: self._source_spec(model, item) for item in decision.inputs
+        }
         if decision.kind == "weighted":
             weight = node.args[1]
             assert isinstance(weight, Node)
@@ -175,7 +185,9 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
             return self._fixed_range_spec(low, high)
         return self._activation
 
-    def _source_spec(self, model: GraphModule, node: Node) -> QuantizationSpecBase:
+    def _source_spec(
+        self, model: GraphModule, node: Node
+    ) -> QuantizationSpecBase:
         """The quantization that a tensor has at its producer.
 
         A tensor that enters the graph, or comes from a float operator, gets its own.
@@ -186,7 +198,9 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         is_constant = constant_value(model, node) is not None
         return self._constant if is_constant else self._activation
 
-    def _fixed_range_spec(self, low: float, high: float) -> QuantizationSpecBase:
+    def _fixed_range_spec(
+        self, low: float, high: float
+    ) -> QuantizationSpecBase:
         """The quantization that TFLite requires for a known range.
 
         All steps are used, from ``low`` to just below ``high``.

@@ -14,7 +14,11 @@ from torch.fx import GraphModule, Node
 from edgekit.errors import StepError
 from edgekit.quantization.batch_norm import fold_batch_norm
 from edgekit.quantization.capture import module_of, plain_path
-from edgekit.quantization.graph_edit import constant_value, copy_origin, replace_node
+from edgekit.quantization.graph_edit import (
+    constant_value,
+    copy_origin,
+    replace_node,
+)
 
 A = torch.ops.aten
 _DROPOUTS = {
@@ -106,7 +110,9 @@ def module_paths(graph: GraphModule) -> frozenset[str]:
 
     Modules whose operators were folded into others are included.
     """
-    paths: frozenset[str] = graph.meta.get(_MODULES) or _traced_module_paths(graph)
+    paths: frozenset[str] = graph.meta.get(_MODULES) or _traced_module_paths(
+        graph
+    )
     return paths
 
 
@@ -156,7 +162,8 @@ def _make_padding_explicit(graph: GraphModule, conv: Node) -> None:
     arguments = explicit + defaults[len(explicit) :]
     bias, stride, padding, dilation, groups = arguments
     totals = [
-        step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)
+        step * (size - 1)
+        for step, size in zip(dilation, weight.shape[2:], strict=True)
     ]
     if padding == "valid":
         totals = [0] * len(totals)

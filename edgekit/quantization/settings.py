@@ -36,4 +36,7 @@ class Settings(Value):
 
     def keeps(self, module: str) -> bool:
         """Whether a module (by path) stays in float."""
-        return any(module == path or module.startswith(f"{path}.") for path in self.keep)
+        return any(
+            module == path or module.startswith(f"{path}.")
+            for path in self.keep
+        )

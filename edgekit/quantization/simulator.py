@@ -13,12 +13,20 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.quantization.calibration import Calibration, Constants, TensorQuantization
+from edgekit.quantization.calibration import (
+    Calibration,
+    Constants,
+    TensorQuantization,
+)
 from edgekit.quantization.capture import module_of
 from edgekit.quantization.graph import FixedObserver, restore_observers
 from edgekit.quantization.observers import EPSILON
 from edgekit.quantization.operators import PASSTHROUGH, WEIGHTED
-from edgekit.quantization.prepared import build_float_graph, find_constant, observer_groups
+from edgekit.quantization.prepared import (
+    build_float_graph,
+    find_constant,
+    observer_groups,
+)
 from edgekit.signature import Signature
 
 
@@ -57,11 +65,18 @@ class FakeQuantizer(torch.nn.Module):
                 x, self.scale, self.zero_point, self.quant_min, self.quant_max
             )
         return torch.fake_quantize_per_channel_affine(
-            x, self.scale, self.zero_point, self.axis, self.quant_min, self.quant_max
+            x,
+            self.scale,
+            self.zero_point,
+            self.axis,
+            self.quant_min,
+            self.quant_max,
         )
 
 
-def symmetric_scale(x: torch.Tensor, axis: int | None, quant_max: int) -> torch.Tensor:
+def symmetric_scale(
+    x: torch.Tensor, axis: int | None, quant_max: int
+) -> torch.Tensor:
     """The symmetric scale of a tensor: max |x| / quant_max.
 
     Per channel of ``axis``, shape (channels,); per-tensor if ``axis`` is None, shape (1,).
@@ -98,7 +113,9 @@ class WeightedOperator:
         """The axis of the output's channels."""
         return 1 if self.is_convolution else -1
 
-    def compute(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+    def compute(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: Any
+    ) -> torch.Tensor:
         """Run the operator on another input, weight and bias."""
         target: Any = self.node.target
         result: torch.Tensor = target(
@@ -149,7 +166,9 @@ def _owners(node: Node) -> list[Node]:
         if user.op == "call_function" and user.target not in PASSTHROUGH
     ]
     producer = node.args[0]
-    if any(user.op == "output" for user in node.users) and isinstance(producer, Node):
+    if any(user.op == "output" for user in node.users) and isinstance(
+        producer, Node
+    ):
         owners.append(producer)
     return owners
 
@@ -168,7 +187,9 @@ def build_simulator(
     prepared = restore_observers(graph, calibration)
     quantizers = {}
     for key, nodes in observer_groups(prepared):
-        assert isinstance(prepared.get_submodule(str(nodes[0].target)), FixedObserver)
+        assert isinstance(
+            prepared.get_submodule(str(nodes[0].target)), FixedObserver
+        )
         quantizers[key] = FakeQuantizer(calibration.tensors[key])
         for node in nodes:
             setattr(prepared, str(node.target), quantizers[key])
@@ -183,7 +204,9 @@ def _weighted_operators(graph: GraphModule) -> Iterator[WeightedOperator]:
         weight = find_constant(graph, node.args[1])
         if quantizer is None or weight is None:
             continue
-        bias = find_constant(graph, node.args[2]) if len(node.args) > 2 else None
+        bias = (
+            find_constant(graph, node.args[2]) if len(node.args) > 2 else None
+        )
         yield WeightedOperator(
             node=node,
             module=module_of(node),
@@ -217,7 +240,10 @@ class _VisitingInterpreter(torch.fx.Interpreter):
     """Runs a graph and calls ``visit`` before each of the chosen operators."""
 
     def __init__(
-        self, simulator: Simulator, operators: Sequence[WeightedOperator], visit: Visitor
+        self,
+        simulator: Simulator,
+        operators: Sequence[WeightedOperator],
+        visit: Visitor,
     ) -> None:
         super().__init__(simulator.graph)
         self._chosen = {operator.node: operator for operator in operators}

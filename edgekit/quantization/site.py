@@ -6,7 +6,11 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.quantization.graph_edit import add_constant, copy_origin, replace_node
+from edgekit.quantization.graph_edit import (
+    add_constant,
+    copy_origin,
+    replace_node,
+)
 from edgekit.quantization.settings import Settings
 
 _IMAGE_RANK = 4
@@ -15,7 +19,9 @@ _IMAGE_RANK = 4
 class Site:
     """One operator of a graph, with methods that build its replacement."""
 
-    def __init__(self, graph: GraphModule, node: Node, settings: Settings) -> None:
+    def __init__(
+        self, graph: GraphModule, node: Node, settings: Settings
+    ) -> None:
         self.graph = graph
         self.node = node
         self.args = node.args

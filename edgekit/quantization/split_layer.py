@@ -31,7 +31,8 @@ def split_layer(graph: GraphModule, path: str, channel: int) -> None:
     ]
     if not layers:
         raise StepError(
-            f"{path} cannot be split: it is not a convolution or linear layer.", fix=_FIX
+            f"{path} cannot be split: it is not a convolution or linear layer.",
+            fix=_FIX,
         )
     for node in layers:
         weight = _splittable_weight(graph, node, path, channel)
@@ -48,7 +49,8 @@ def _splittable_weight(
         problem = "groups"
     if problem:
         raise StepError(
-            f"{path} cannot be split at channel {channel}: it has {problem}.", fix=_FIX
+            f"{path} cannot be split at channel {channel}: it has {problem}.",
+            fix=_FIX,
         )
     assert weight is not None
     return weight
@@ -62,9 +64,14 @@ def _is_grouped(node: Node) -> bool:
 
 def _split(site: Site, weight: torch.Tensor, channel: int) -> None:
     node = site.node
-    bias = constant_value(site.graph, node.args[2]) if len(node.args) > 2 else None
+    bias = (
+        constant_value(site.graph, node.args[2]) if len(node.args) > 2 else None
+    )
     halves = []
-    for name, part in (("first", slice(channel)), ("second", slice(channel, None))):
+    for name, part in (
+        ("first", slice(channel)),
+        ("second", slice(channel, None)),
+    ):
         half_weight = site.insert_constant(f"{name}_weight", weight[part])
         half_bias = None
         if bias is not None:

@@ -8,14 +8,29 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from edgekit.measurement import QUANTITIES, Measurement, MeasurementName, Verdict
+from edgekit.measurement import (
+    QUANTITIES,
+    Measurement,
+    MeasurementName,
+    Verdict,
+)
 from edgekit.rendering import formatting, summary
 from edgekit.rendering.formatting import NumberFormat
 from edgekit.rendering.plots import Bar, Point, bars, scatter
-from edgekit.report import CandidateReport, GateReport, ShippedFile, TargetReport
+from edgekit.report import (
+    CandidateReport,
+    GateReport,
+    ShippedFile,
+    TargetReport,
+)
 
 #: The winner's numbers in large type, and those in the table of all targets.
-_FIGURES: tuple[MeasurementName, ...] = ("accuracy", "speedup", "latency_ms", "size_bytes")
+_FIGURES: tuple[MeasurementName, ...] = (
+    "accuracy",
+    "speedup",
+    "latency_ms",
+    "size_bytes",
+)
 GLANCE: tuple[MeasurementName, ...] = (
     "accuracy",
     "accuracy_drop",
@@ -118,12 +133,16 @@ def card(target: TargetReport, fmt: NumberFormat, anchor: str) -> Card:
     if winner is not None:
         figures = _figures(winner, target.reference, fmt)
         if winner.artifact is not None:
-            files = tuple(file for file in winner.artifact.files if file.path is not None)
+            files = tuple(
+                file for file in winner.artifact.files if file.path is not None
+            )
     warnings = []
     numbers = []
     for name, _, row in named:
         warnings += [(name, warning) for warning in row.warnings]
-        numbers += [_line(name, measurement, fmt) for measurement in row.measurements]
+        numbers += [
+            _line(name, measurement, fmt) for measurement in row.measurements
+        ]
     findings = [*summary.findings(target, fmt), summary.effort(target)]
     glance = [cell(summary.measured(winner, name), fmt, {}) for name in GLANCE]
     return Card(
@@ -146,7 +165,9 @@ def card(target: TargetReport, fmt: NumberFormat, anchor: str) -> Card:
 def _marks(named: Named) -> Marks:
     """Assign a mark to every place where numbers of the table were measured."""
     measured = [
-        summary.measured(row, name) for _, _, row in named for name in summary.COLUMNS
+        summary.measured(row, name)
+        for _, _, row in named
+        for name in summary.COLUMNS
     ]
     places = summary.places([row for row in measured if row is not None])
     if len(places) == 1:
@@ -164,7 +185,10 @@ def cell(
     how = measured.how if isinstance(measured, Measurement) else ""
     if measured.value is None:
         return Cell(
-            text=fmt.value(measured), where=measured.where, how=how, kind="unmeasured"
+            text=fmt.value(measured),
+            where=measured.where,
+            how=how,
+            kind="unmeasured",
         )
     place = "" if QUANTITIES[measured.name].of_the_file else measured.where
     return Cell(
@@ -200,23 +224,30 @@ def _named(target: TargetReport) -> Named:
     return named
 
 
-def _row(candidate: CandidateReport, kind: str, fmt: NumberFormat, marks: Marks) -> Row:
+def _row(
+    candidate: CandidateReport, kind: str, fmt: NumberFormat, marks: Marks
+) -> Row:
     status: str = candidate.status
     reason = candidate.reason
     if kind == "reference":
         reason = reason or "the network before pruning"
         status = "reference" if status == "raced" else status
     cells = tuple(
-        cell(summary.shown(candidate, name), fmt, marks) for name in summary.COLUMNS
+        cell(summary.shown(candidate, name), fmt, marks)
+        for name in summary.COLUMNS
     )
     return Row(candidate.scheme, kind, status, reason, cells)
 
 
 def _figures(
-    winner: CandidateReport, reference: CandidateReport | None, fmt: NumberFormat
+    winner: CandidateReport,
+    reference: CandidateReport | None,
+    fmt: NumberFormat,
 ) -> tuple[Figure, ...]:
     lost = summary.measured(winner, "accuracy_drop")
-    below: dict[MeasurementName, str] = {"speedup": "relative to float before pruning"}
+    below: dict[MeasurementName, str] = {
+        "speedup": "relative to float before pruning"
+    }
     if lost is not None:
         below["accuracy"] = f"lost {fmt.bracketed(lost)}"
     for name in ("latency_ms", "size_bytes"):
@@ -257,7 +288,10 @@ def _plots(named: Named, fmt: NumberFormat, target: str) -> tuple[Plot, ...]:
     times = _bars(named, "latency_ms", fmt, target)
     points = _scatter(named, fmt, target)
     if points is None and times is None:
-        return (("Latency and speedup", None, reason), ("Size of the files", sizes, ""))
+        return (
+            ("Latency and speedup", None, reason),
+            ("Size of the files", sizes, ""),
+        )
     return (
         ("Accuracy against speedup", points, reason),
         ("Latency of one sample", times, reason),
@@ -281,7 +315,9 @@ def _scatter(named: Named, fmt: NumberFormat, target: str) -> Markup | None:
             continue
         value, low, high = (scale * end for end in accuracy)
         points.append(
-            Point(name, _style(kind), speedup[0], value, speedup[1:], (low, high))
+            Point(
+                name, _style(kind), speedup[0], value, speedup[1:], (low, high)
+            )
         )
     if all(point.kind == "reference" for point in points):
         return None
@@ -303,10 +339,14 @@ def _bars(
         if measured is None or ends is None:
             continue
         interval = None if measured.low is None else ends[1:]
-        rows.append(Bar(label, _style(kind), ends[0], fmt.value(measured), interval))
+        rows.append(
+            Bar(label, _style(kind), ends[0], fmt.value(measured), interval)
+        )
     if not rows:
         return None
-    return bars(rows, f"{QUANTITIES[name].heading} of {len(rows)} files on {target}")
+    return bars(
+        rows, f"{QUANTITIES[name].heading} of {len(rows)} files on {target}"
+    )
 
 
 def _style(kind: str) -> str:

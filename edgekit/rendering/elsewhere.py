@@ -19,7 +19,9 @@ COLUMNS = (
 )
 
 
-def rows(target: TargetReport, fmt: NumberFormat) -> list[tuple[str, Verdict, list[str]]]:
+def rows(
+    target: TargetReport, fmt: NumberFormat
+) -> list[tuple[str, Verdict, list[str]]]:
     """Return host, verdict, and the remaining cells, one row per host."""
     lines = []
     for evidence in target.evidence:

@@ -29,7 +29,9 @@ class NumberFormat:
 
     share: bool
 
-    def number(self, name: MeasurementName, value: float, unit: str = "") -> str:
+    def number(
+        self, name: MeasurementName, value: float, unit: str = ""
+    ) -> str:
         """Format a value with its unit."""
         if self.share and name == "accuracy":
             return f"{_fixed(100 * value, 1)} %"
@@ -49,7 +51,9 @@ class NumberFormat:
             return UNMEASURED
         return self.number(measured.name, measured.value, measured.unit)
 
-    def interval(self, measured: Measurement | GateReport | None) -> tuple[str, str] | None:
+    def interval(
+        self, measured: Measurement | GateReport | None
+    ) -> tuple[str, str] | None:
         """Format the ends of the 95 % interval without the unit; None if there is none."""
         if measured is None or measured.value is None:
             return None
@@ -67,7 +71,9 @@ class NumberFormat:
 
     def limit(self, gate: GateReport) -> str:
         """Format the limit of a gate: ``at most 2.00 pt``."""
-        direction = "at most" if QUANTITIES[gate.name].lower_is_better else "at least"
+        direction = (
+            "at most" if QUANTITIES[gate.name].lower_is_better else "at least"
+        )
         return f"{direction} {self.number(gate.name, gate.limit, gate.unit)}"
 
     def _bare(self, name: MeasurementName, value: float) -> str:
@@ -125,7 +131,9 @@ def moment(text: str) -> str:
     return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".rstrip()
 
 
-def flatten(notes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(
+    notes: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, str]]:
     """Flatten nested notes into pairs of (dotted key, text)."""
     lines: list[tuple[str, str]] = []
     for key, value in notes.items():
@@ -150,7 +158,10 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value) or "none"
     if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {plain(item)}" for key, item in value.items()) or "none"
+        return (
+            "; ".join(f"{key}: {plain(item)}" for key, item in value.items())
+            or "none"
+        )
     return str(value)
 
 

@@ -23,7 +23,9 @@ def html(report: Report) -> str:
     """Draw a report as an HTML page."""
     fmt = summary.number_format(report)
     name, title = summary.heading(report)
-    measured = [row.name for stage in report.stages for row in stage.measurements]
+    measured = [
+        row.name for stage in report.stages for row in stage.measurements
+    ]
     stage_columns = list(dict.fromkeys(measured))
     task = {key: value for key, value in report.task.items() if key != "splits"}
     return _template().render(
@@ -71,7 +73,9 @@ def _template() -> jinja2.Template:
 @functools.cache
 def _style() -> Markup:
     path = pathlib.Path(__file__).parent / "report.css"
-    return Markup(path.read_text(encoding="utf-8"))  # part of edgekit, so it is trusted
+    return Markup(
+        path.read_text(encoding="utf-8")
+    )  # part of edgekit, so it is trusted
 
 
 def _stage(

@@ -56,7 +56,9 @@ def _about(report: Report) -> str:
         ("took", formatting.duration(report.seconds)),
         ("edgekit", report.edgekit),
     ]
-    return ", ".join(f"{key}: {_safe(str(value))}" for key, value in pairs if value)
+    return ", ".join(
+        f"{key}: {_safe(str(value))}" for key, value in pairs if value
+    )
 
 
 def _overview(report: Report, fmt: NumberFormat) -> str:
@@ -105,7 +107,9 @@ def _candidates(target: TargetReport, fmt: NumberFormat) -> str:
         scheme = _Bold(row.scheme) if is_winner else row.scheme
         lines.append([scheme, row.outcome, *_numbers(row, fmt)])
     if target.reference is not None:
-        lines.append(["before (float)", "reference", *_numbers(target.reference, fmt)])
+        lines.append(
+            ["before (float)", "reference", *_numbers(target.reference, fmt)]
+        )
     return _table(("scheme", "status", *_headings(summary.COLUMNS)), lines)
 
 
@@ -125,7 +129,14 @@ def _gates(target: TargetReport, fmt: NumberFormat) -> str:
         note = "" if gate.required else f"not required: {gate.why}"
         verdict = _Bold(gate.verdict)
         lines.append(
-            [gate.name, fmt.limit(gate), fmt.bracketed(gate), verdict, gate.where, note]
+            [
+                gate.name,
+                fmt.limit(gate),
+                fmt.bracketed(gate),
+                verdict,
+                gate.where,
+                note,
+            ]
         )
     return _table(("gate", "limit", "measured", "verdict", "where", ""), lines)
 
@@ -137,7 +148,10 @@ def _elsewhere(target: TargetReport, fmt: NumberFormat) -> list[str]:
         [host, _Bold(verdict), *cells]
         for host, verdict, cells in elsewhere.rows(target, fmt)
     ]
-    return ["The shipped file on other hosts:", _table(elsewhere.COLUMNS, lines)]
+    return [
+        "The shipped file on other hosts:",
+        _table(elsewhere.COLUMNS, lines),
+    ]
 
 
 def _warnings(target: TargetReport) -> list[str]:
@@ -171,9 +185,14 @@ def _stages(stages: Sequence[StageReport], fmt: NumberFormat) -> list[str]:
     for stage in stages:
         rows = {row.name: row for row in stage.measurements}
         cells = [fmt.bracketed(rows.get(name)) for name in names]
-        notes = "; ".join(f"{key}: {text}" for key, text in facts(stage.notes, fmt))
+        notes = "; ".join(
+            f"{key}: {text}" for key, text in facts(stage.notes, fmt)
+        )
         lines.append([stage.name, stage.step, *cells, notes])
-    return ["## Stages", _table(("stage", "step", *_headings(names), "notes"), lines)]
+    return [
+        "## Stages",
+        _table(("stage", "step", *_headings(names), "notes"), lines),
+    ]
 
 
 def _task(report: Report) -> list[str]:
@@ -183,7 +202,9 @@ def _task(report: Report) -> list[str]:
         if split:
             cells = [str(split.get("samples")), str(split.get("sha256"))[:12]]
         lines.append([name, *cells])
-    notes = {key: value for key, value in report.task.items() if key != "splits"}
+    notes = {
+        key: value for key, value in report.task.items() if key != "splits"
+    }
     blocks = _facts("Task", formatting.flatten(notes))
     if lines:
         blocks.append(_table(("split", "samples", "sha256"), lines))
@@ -193,12 +214,17 @@ def _task(report: Report) -> list[str]:
 def _facts(title: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
     if not pairs:
         return []
-    return [f"## {title}", _bullets(f"{_safe(key)}: {_safe(text)}" for key, text in pairs)]
+    return [
+        f"## {title}",
+        _bullets(f"{_safe(key)}: {_safe(text)}" for key, text in pairs),
+    ]
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [headings, ["---"] * len(headings), *lines]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
+    return "\n".join(
+        "| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows
+    )
 
 
 def _cell(text: str) -> str:

@@ -58,7 +58,9 @@ class _Axis:
         return self.start + share * (self.end - self.start)
 
 
-def scatter(points: Sequence[Point], titles: tuple[str, str], note: str) -> Markup:
+def scatter(
+    points: Sequence[Point], titles: tuple[str, str], note: str
+) -> Markup:
     """Draw points with error bars.
 
     ``titles`` are those of the x and the y axis; ``note`` describes the plot for screen readers.
@@ -81,9 +83,15 @@ def scatter(points: Sequence[Point], titles: tuple[str, str], note: str) -> Mark
 def bars(rows: Sequence[Bar], note: str) -> Markup:
     """Draw horizontal bars from zero, each with its name and its number."""
     height = len(rows) * (_BAR + _GAP) + 6
-    largest = max((max(row.value, *(row.ends or (0.0,))) for row in rows), default=0) or 1
+    largest = (
+        max((max(row.value, *(row.ends or (0.0,))) for row in rows), default=0)
+        or 1
+    )
     axis = _Axis(0, largest, _BAR_LEFT, _WIDTH - _BAR_RIGHT)
-    parts = [_bar(row, axis, 4 + index * (_BAR + _GAP)) for index, row in enumerate(rows)]
+    parts = [
+        _bar(row, axis, 4 + index * (_BAR + _GAP))
+        for index, row in enumerate(rows)
+    ]
     return _svg(_WIDTH, height, parts, note)
 
 
@@ -163,9 +171,14 @@ def _label_options(
         base = up + rise
         right, left = across + 9, across - 9
         options.append(
-            ((right, base, "start"), (right, base - 10, right + width, base + 2))
+            (
+                (right, base, "start"),
+                (right, base - 10, right + width, base + 2),
+            )
         )
-        options.append(((left, base, "end"), (left - width, base - 10, left, base + 2)))
+        options.append(
+            ((left, base, "end"), (left - width, base - 10, left, base + 2))
+        )
     return options
 
 
@@ -190,14 +203,18 @@ def _frame(x: _Axis, y: _Axis) -> Markup:
     """Grid lines and their numbers."""
     parts = []
     for value in _ticks(x):
-        parts.append(_line("grid", (x.at(value), y.start), (x.at(value), y.end)))
+        parts.append(
+            _line("grid", (x.at(value), y.start), (x.at(value), y.end))
+        )
         parts.append(
             Markup(
                 '<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
             ).format(x.at(value), _HEIGHT - _BOTTOM + 15, f"{value:g}")
         )
     for value in _ticks(y):
-        parts.append(_line("grid", (x.start, y.at(value)), (x.end, y.at(value))))
+        parts.append(
+            _line("grid", (x.start, y.at(value)), (x.end, y.at(value)))
+        )
         parts.append(
             Markup(
                 '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
@@ -218,19 +235,26 @@ def _ticks(axis: _Axis, count: int = 4) -> list[float]:
     rough = (axis.high - axis.low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(
-        factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999
+        factor * power
+        for factor in (1, 2, 5, 10)
+        if factor * power >= rough * 0.999
     )
     first = math.ceil(axis.low / step)
-    return [round(k * step, 12) for k in range(first, math.floor(axis.high / step) + 1)]
+    return [
+        round(k * step, 12)
+        for k in range(first, math.floor(axis.high / step) + 1)
+    ]
 
 
 def _axis_title(text: str, x: float, y: float, anchor: str) -> Markup:
-    return Markup('<text class="axis" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-        x, y, anchor, text
-    )
+    return Markup(
+        '<text class="axis" x="{}" y="{}" text-anchor="{}">{}</text>'
+    ).format(x, y, anchor, text)
 
 
-def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> Markup:
+def _line(
+    kind: str, start: tuple[float, float], end: tuple[float, float]
+) -> Markup:
     return Markup(
         '<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
     ).format(kind, *start, *end)

@@ -79,7 +79,9 @@ class Bars:
         if self._running:
             name, started, bar = self._running.pop()
             self._live.remove_task(bar)
-            self.say("  " * len(self._running) + _format_done(name, started, note))
+            self.say(
+                "  " * len(self._running) + _format_done(name, started, note)
+            )
 
     def say(self, text: str) -> None:
         """Print a line above the bars; ``text`` is not interpreted as markup."""

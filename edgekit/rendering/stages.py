@@ -69,14 +69,20 @@ def channels(notes: Mapping[str, Any]) -> list[Change]:
         for path, pair in widths.items():
             if _is_pair(pair):
                 label = path if len(parts) == 1 else f"{part}.{path}"
-                rows.append(Change(label, pair[0], pair[1], f"{pair[0]} to {pair[1]}"))
+                rows.append(
+                    Change(label, pair[0], pair[1], f"{pair[0]} to {pair[1]}")
+                )
     return rows
 
 
 def losses(notes: Mapping[str, Any]) -> list[float]:
     """Return the loss after each epoch; empty if the step did not record several."""
     values = notes.get("loss")
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < 2:
+    if (
+        not isinstance(values, Sequence)
+        or isinstance(values, str)
+        or len(values) < 2
+    ):
         return []
     if not all(_is_number(value) for value in values):
         return []
@@ -88,7 +94,9 @@ def _parts(notes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     if not isinstance(parts, Mapping):
         return {}
     return {
-        str(name): values for name, values in parts.items() if isinstance(values, Mapping)
+        str(name): values
+        for name, values in parts.items()
+        if isinstance(values, Mapping)
     }
 
 

@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from edgekit.measurement import QUANTITIES, Measurement, MeasurementName, Verdict
+from edgekit.measurement import (
+    QUANTITIES,
+    Measurement,
+    MeasurementName,
+    Verdict,
+)
 from edgekit.rendering.formatting import NumberFormat, duration, is_share
 from edgekit.report import CandidateReport, GateReport, Report, TargetReport
 from edgekit.task import METRICS
@@ -39,7 +44,9 @@ def number_format(report: Report) -> NumberFormat:
         if target.reference is not None:
             rows.append(target.reference)
     accuracies = [row.measurement("accuracy") for row in rows]
-    is_binary = any("Wilson" in row.how for row in accuracies if row is not None)
+    is_binary = any(
+        "Wilson" in row.how for row in accuracies if row is not None
+    )
     metric = report.task.get("metric")
     if metric in METRICS:
         return NumberFormat(share=is_share(str(metric)))
@@ -48,7 +55,9 @@ def number_format(report: Report) -> NumberFormat:
 
 def heading(report: Report) -> tuple[str, str]:
     """Return the name and the title of the recipe."""
-    return str(report.recipe.get("name") or "run"), str(report.recipe.get("title") or "")
+    return str(report.recipe.get("name") or "run"), str(
+        report.recipe.get("title") or ""
+    )
 
 
 def summarize(report: Report) -> str:
@@ -65,14 +74,20 @@ def summarize(report: Report) -> str:
         title = _PASS_INCOMPLETE if is_incomplete else _HEADINGS[row.verdict]
         groups[title].append(row.name)
     sentences = [
-        f"{title}: {', '.join(names)}." for title, names in groups.items() if names
+        f"{title}: {', '.join(names)}."
+        for title, names in groups.items()
+        if names
     ]
     return " ".join(sentences) or "No target was run."
 
 
 def open_gates(target: TargetReport) -> list[GateReport]:
     """Return the gates that did not pass and are not required; the verdict ignores them."""
-    return [gate for gate in target.gates if gate.verdict != "pass" and not gate.required]
+    return [
+        gate
+        for gate in target.gates
+        if gate.verdict != "pass" and not gate.required
+    ]
 
 
 def sort_candidates(target: TargetReport) -> list[CandidateReport]:
@@ -105,7 +120,9 @@ def findings(target: TargetReport, fmt: NumberFormat) -> list[str]:
     return lines
 
 
-def _describe_remedy(row: CandidateReport, target: TargetReport, fmt: NumberFormat) -> str:
+def _describe_remedy(
+    row: CandidateReport, target: TargetReport, fmt: NumberFormat
+) -> str:
     """One line: why a remedy was tried, and how it compares with the scheme it is based on."""
     effect = row.outcome
     after = row.measurement("accuracy_drop")
@@ -146,7 +163,11 @@ def effort(target: TargetReport) -> str:
     seconds = sum(row.seconds for row in built)
     if not seconds:
         return ""
-    count = "1 candidate was" if len(built) == 1 else f"{len(built)} candidates were"
+    count = (
+        "1 candidate was"
+        if len(built) == 1
+        else f"{len(built)} candidates were"
+    )
     return f"{count} built and verified in {duration(seconds)}"
 
 
@@ -168,7 +189,9 @@ def measured(
     return row
 
 
-def shown(candidate: CandidateReport | None, name: MeasurementName) -> Measurement | None:
+def shown(
+    candidate: CandidateReport | None, name: MeasurementName
+) -> Measurement | None:
     """Return what a table shows: an unmeasured latency is replaced by its estimate.
 
     The estimate is labelled as one.

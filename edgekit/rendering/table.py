@@ -19,18 +19,28 @@ _STYLES: dict[Verdict, str] = {
     "inconclusive": "bold yellow",
     "unmeasured": "bold",
 }
-_STATUS_STYLES = {"raced": "", "reference": "dim", "dropped": "yellow", "failed": "red"}
+_STATUS_STYLES = {
+    "raced": "",
+    "reference": "dim",
+    "dropped": "yellow",
+    "failed": "red",
+}
 
 
 def table(report: Report) -> Group:
     """Draw a report with rich."""
     fmt = summary.number_format(report)
     name, title = summary.heading(report)
-    parts: list[RenderableType] = [Text.assemble((name, "bold"), f"  {title}"), Text()]
+    parts: list[RenderableType] = [
+        Text.assemble((name, "bold"), f"  {title}"),
+        Text(),
+    ]
     for target in report.targets:
         parts += [*_target(target, fmt), Text()]
     verdict = styled(report.verdict)
-    parts.append(Text.assemble("Verdict: ", verdict, f"  {summary.summarize(report)}"))
+    parts.append(
+        Text.assemble("Verdict: ", verdict, f"  {summary.summarize(report)}")
+    )
     return Group(*parts)
 
 
@@ -42,7 +52,10 @@ def styled(verdict: Verdict) -> Text:
 def _target(target: TargetReport, fmt: NumberFormat) -> list[RenderableType]:
     ships = f"ships {target.winner}" if target.winner else "ships nothing"
     title = Text.assemble(
-        (target.name, "bold"), "  ", styled(target.verdict), f"  {ships}: {target.chosen}"
+        (target.name, "bold"),
+        "  ",
+        styled(target.verdict),
+        f"  {ships}: {target.chosen}",
     )
     parts: list[RenderableType] = [title, _candidates(target, fmt)]
     if target.gates:
@@ -70,11 +83,17 @@ def _candidates(target: TargetReport, fmt: NumberFormat) -> Table:
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in summary.sort_candidates(target):
         is_winner = row.scheme == target.winner
-        name = Text(f"* {row.scheme}", "bold") if is_winner else Text(f"  {row.scheme}")
+        name = (
+            Text(f"* {row.scheme}", "bold")
+            if is_winner
+            else Text(f"  {row.scheme}")
+        )
         status = Text(row.status, _STATUS_STYLES.get(row.status, ""))
         drawn.add_row(name, status, *_cells(row, fmt))
     if target.reference is not None:
-        drawn.add_row("  before", "float", *_cells(target.reference, fmt), style="dim")
+        drawn.add_row(
+            "  before", "float", *_cells(target.reference, fmt), style="dim"
+        )
     return drawn
 
 
@@ -111,7 +130,9 @@ def _elsewhere(target: TargetReport, fmt: NumberFormat) -> Table:
     """The evidence of the winner on other hosts."""
     drawn = _grid(*elsewhere.COLUMNS)
     for host, verdict, cells in elsewhere.rows(target, fmt):
-        drawn.add_row(host, styled(verdict), *cells[:-1], Text(cells[-1], "dim"))
+        drawn.add_row(
+            host, styled(verdict), *cells[:-1], Text(cells[-1], "dim")
+        )
     return drawn
 
 
@@ -120,7 +141,9 @@ def _reasons(target: TargetReport) -> list[str]:
     lines = []
     for row in target.candidates:
         if row.reason:
-            lines.append(f"{row.scheme} {row.status}: {' '.join(row.reason.split())}")
+            lines.append(
+                f"{row.scheme} {row.status}: {' '.join(row.reason.split())}"
+            )
         lines += [f"{row.scheme}: {warning}" for warning in row.warnings]
     return lines
 
@@ -130,7 +153,10 @@ def _places(target: TargetReport) -> list[str]:
     shown = []
     for row in (target.reference, *target.candidates):
         if row is not None:
-            shown += [row.measurement("accuracy"), row.measurement("latency_ms")]
+            shown += [
+                row.measurement("accuracy"),
+                row.measurement("latency_ms"),
+            ]
     taken = [row for row in shown if row is not None]
     return [f"measured at {where}" for where in summary.places(taken)]
 
@@ -148,7 +174,9 @@ def _hanging(lines: list[str]) -> Table:
 
 
 def _grid(*headings: str) -> Table:
-    drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    drawn = Table(
+        box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim"
+    )
     for heading in headings:
         drawn.add_column(heading)
     return drawn

@@ -19,5 +19,9 @@ def plain_cnn(channels: int, classes: int) -> nn.Module:
         layers.append(nn.BatchNorm2d(width))
         layers.append(nn.ReLU())
         previous = width
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(previous, classes)]
+    layers += [
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(previous, classes),
+    ]
     return nn.Sequential(*layers)

@@ -52,7 +52,8 @@ def resolve(spec: str) -> Source:
         )
     if spec.endswith(".py"):
         raise ModelError(
-            f"{spec!r} names a file, but no function in it.", fix=f"write {spec}:function"
+            f"{spec!r} names a file, but no function in it.",
+            fix=f"write {spec}:function",
         )
     hint = suggest(f"zoo:{spec}", SOURCES)
     raise ModelError(
@@ -61,7 +62,9 @@ def resolve(spec: str) -> Source:
     )
 
 
-def network_factory(spec: str, channels: int | None, classes: int | None) -> "Networks":
+def network_factory(
+    spec: str, channels: int | None, classes: int | None
+) -> "Networks":
     """A function that builds new networks of a model each time it is called.
 
     It returns them by part name, in the order in which they run. ``channels`` and
@@ -116,12 +119,15 @@ def fingerprint(spec: str) -> str:
     module_spec = importlib.util.find_spec(module)
     if module_spec is None or module_spec.origin is None:
         raise ModelError(
-            f"The source of {spec} is not installed.", fix="install edgekit again"
+            f"The source of {spec} is not installed.",
+            fix="install edgekit again",
         )
     return user_code.fingerprint((pathlib.Path(module_spec.origin),))
 
 
-def _build_zoo_network(spec: str, channels: int, classes: int) -> "dict[str, nn.Module]":
+def _build_zoo_network(
+    spec: str, channels: int, classes: int
+) -> "dict[str, nn.Module]":
     try:
         return {MAIN: SOURCES.load(spec)(channels, classes)}
     # Labels such as 1000000007 ask for a layer that does not fit in memory.
@@ -139,7 +145,9 @@ def parts_of(result: Any, spec: str) -> "dict[str, nn.Module]":
     ``spec`` begins the messages. Raises ModelError if the result is not an nn.Module or a
     dict of them, a part name cannot be a file name, or a network cannot be rebuilt here.
     """
-    from torch import nn  # the function has imported it already; `edgekit plan` must not
+    from torch import (
+        nn,
+    )  # the function has imported it already; `edgekit plan` must not
 
     is_dict = isinstance(result, Mapping)
     parts = {MAIN: result}
@@ -157,7 +165,8 @@ def parts_of(result: Any, spec: str) -> "dict[str, nn.Module]":
             what = type(result).__name__
             fix = "return the network itself, not its class or its weights"
         raise ModelError(
-            f"{spec} returned {what}, not an nn.Module (or a dict of them).", fix=fix
+            f"{spec} returned {what}, not an nn.Module (or a dict of them).",
+            fix=fix,
         )
     _check_part_names(parts, spec)
     for name, part in parts.items():
@@ -189,7 +198,11 @@ def _check_rebuildable(network: "nn.Module", where: str) -> None:
             fix="return the nn.Module that it was compiled from",
         )
     tensors = dict([*network.named_parameters(), *network.named_buffers()])
-    lazy = [name for name, tensor in tensors.items() if torch.nn.parameter.is_lazy(tensor)]
+    lazy = [
+        name
+        for name, tensor in tensors.items()
+        if torch.nn.parameter.is_lazy(tensor)
+    ]
     if lazy:
         names = ", ".join(lazy[:4])
         raise ModelError(

@@ -36,7 +36,9 @@ class ResNet(nn.Module):
     The stages have the widths w, 2w and 4w and the strides 1, 2 and 2.
     """
 
-    def __init__(self, channels: int, classes: int, width: int, blocks: int) -> None:
+    def __init__(
+        self, channels: int, classes: int, width: int, blocks: int
+    ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         self.norm = nn.BatchNorm2d(width)
@@ -44,7 +46,9 @@ class ResNet(nn.Module):
         previous = width
         for stage_width, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
             first = Block(previous, stage_width, stride)
-            others = [Block(stage_width, stage_width, 1) for _ in range(blocks - 1)]
+            others = [
+                Block(stage_width, stage_width, 1) for _ in range(blocks - 1)
+            ]
             stages.append(nn.Sequential(first, *others))
             previous = stage_width
         self.stages = nn.Sequential(*stages)

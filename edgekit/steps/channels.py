@@ -76,7 +76,9 @@ def remove_channels(
         graph = _build_graph(network, inputs)
         with torch.no_grad():
             for root, channels in _select(graph, ratio, multiple, skip):
-                group = graph.get_pruning_group(root.target.module, root.handler, channels)
+                group = graph.get_pruning_group(
+                    root.target.module, root.handler, channels
+                )
                 if graph.check_pruning_group(group):
                     group.prune()
     # the boundary to torch-pruning, which fails with bare assertions and index errors
@@ -91,14 +93,18 @@ def remove_channels(
 def _build_graph(network: nn.Module, inputs: Sequence[Tensor]) -> Any:
     mark = cast(Callable[[Tensor], Tensor], _EdgekitInput.apply)
     marked = tuple(
-        mark(tensor.clone().requires_grad_(True)) if tensor.is_floating_point() else tensor
+        mark(tensor.clone().requires_grad_(True))
+        if tensor.is_floating_point()
+        else tensor
         for tensor in inputs
     )
     with torch.enable_grad(), warnings.catch_warnings():
         # Parameters that belong to no layer (a class token, a position embedding) are
         # pruned on their last axis, which is correct.
         warnings.filterwarnings(
-            "ignore", message="Unwrapped parameters detected", category=UserWarning
+            "ignore",
+            message="Unwrapped parameters detected",
+            category=UserWarning,
         )
         return torch_pruning.DependencyGraph().build_dependency(
             network, example_inputs=marked, output_transform=_output_tensors
@@ -147,11 +153,18 @@ def _is_fixed(graph: Any, group: Any, skip: Collection[nn.Module]) -> bool:
     """
     for dep, positions in group:
         node = dep.target
-        if node.type == torch_pruning.ops.OPTYPE.OUTPUT or _INPUT_MARK in node.name:
+        if (
+            node.type == torch_pruning.ops.OPTYPE.OUTPUT
+            or _INPUT_MARK in node.name
+        ):
             return True
         is_output = graph.is_out_channel_pruning_fn(dep.handler)
-        count_channels = graph.get_out_channels if is_output else graph.get_in_channels
-        if _blocks(node.module) > 1 and len(positions) < count_channels(node.module):
+        count_channels = (
+            graph.get_out_channels if is_output else graph.get_in_channels
+        )
+        if _blocks(node.module) > 1 and len(positions) < count_channels(
+            node.module
+        ):
             # Concatenated with others before it: the blocks would lose different positions.
             return True
         if is_output and any(node.module is module for module in skip):
@@ -182,7 +195,9 @@ def _blocks(module: Any) -> int:
     return 1
 
 
-def _smallest(score: Tensor, blocks: int, ratio: float, multiple: int) -> list[int]:
+def _smallest(
+    score: Tensor, blocks: int, ratio: float, multiple: int
+) -> list[int]:
     """The indices of the channels to remove."""
     if len(score) % blocks:
         return []
@@ -190,7 +205,9 @@ def _smallest(score: Tensor, blocks: int, ratio: float, multiple: int) -> list[i
     # The entire layer keeps a multiple: one block needs only its share of it.
     keep = channels_to_keep(size, ratio, multiple // math.gcd(multiple, blocks))
     order = score.view(blocks, size).mean(0).argsort()[: size - keep]
-    return sorted(int(index) + block * size for index in order for block in range(blocks))
+    return sorted(
+        int(index) + block * size for index in order for block in range(blocks)
+    )
 
 
 def _out_channels(module: nn.Module) -> int:

@@ -49,7 +49,9 @@ def read(path: pathlib.Path) -> dict[str, Tensor]:
 
 
 def fit(
-    networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], path: pathlib.Path
+    networks: Mapping[str, nn.Module],
+    tensors: Mapping[str, Tensor],
+    path: pathlib.Path,
 ) -> None:
     """Load ``tensors`` into the networks.
 
@@ -71,7 +73,9 @@ def fit(
             "or give the network the checkpoint's sizes",
         )
     for part, network in networks.items():
-        state = {key: stored[_full_name(part, key)] for key in network.state_dict()}
+        state = {
+            key: stored[_full_name(part, key)] for key in network.state_dict()
+        }
         network.load_state_dict(state, strict=True)
 
 
@@ -80,7 +84,9 @@ def _find_mistakes(
 ) -> Iterator[str]:
     """One line for each tensor that does not fit: shapes, then types, then missing ones."""
     both = [name for name in expected if name in stored]
-    same_shape = {name for name in both if stored[name].shape == expected[name].shape}
+    same_shape = {
+        name for name in both if stored[name].shape == expected[name].shape
+    }
     for name in both:
         if name not in same_shape:
             network_shape = list(expected[name].shape)
@@ -123,7 +129,10 @@ def _full_name(part: str, key: str) -> str:
 
 
 def _named_tensors(part: str, network: nn.Module) -> dict[str, Tensor]:
-    return {_full_name(part, key): value for key, value in network.state_dict().items()}
+    return {
+        _full_name(part, key): value
+        for key, value in network.state_dict().items()
+    }
 
 
 def _remove_prefix(
@@ -134,7 +143,10 @@ def _remove_prefix(
         prefixed = [name for name in tensors if name.startswith(prefix)]
         is_wrapped = bool(tensors) and len(prefixed) == len(tensors)
         if is_wrapped and not any(name.startswith(prefix) for name in expected):
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+            }
     return dict(tensors)
 
 
@@ -142,7 +154,9 @@ def _unpickle(path: pathlib.Path) -> Any:
     try:
         with warnings.catch_warnings():
             for message in _REPORTED_HERE:
-                warnings.filterwarnings("ignore", message=message, category=UserWarning)
+                warnings.filterwarnings(
+                    "ignore", message=message, category=UserWarning
+                )
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         raise ModelError(
@@ -186,7 +200,9 @@ def _find_state_dict(loaded: Any, path: pathlib.Path) -> dict[str, Tensor]:
             loaded = loaded[wrapper]
             break
     tensors = {
-        str(name): value for name, value in loaded.items() if isinstance(value, Tensor)
+        str(name): value
+        for name, value in loaded.items()
+        if isinstance(value, Tensor)
     }
     if not tensors or len(tensors) < len(loaded):
         keys = ", ".join(map(str, list(loaded)[:8])) or "(none)"

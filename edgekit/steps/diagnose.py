@@ -36,8 +36,12 @@ def diagnose(
     for index, part in enumerate(artifact.parts):
         path = artifact.path(part, QUANTIZATION)
         chain = artifact.parts[: index + 1]
-        batches = functools.partial(iterate_inputs, split, samples, chain, loaded)
+        batches = functools.partial(
+            iterate_inputs, split, samples, chain, loaded
+        )
         adapted = (read(path), read_constants(path))
         network = loaded[part.name].eval()
-        diagnoses.append(diagnose_part(network, part.signature, batches, adapted, trials))
+        diagnoses.append(
+            diagnose_part(network, part.signature, batches, adapted, trials)
+        )
     return min(diagnoses, key=lambda diagnosis: diagnosis.sqnr_db)

@@ -45,12 +45,16 @@ class Distill(Train):
             )
         split = context.task.need("train", "distillation")
         networks = torch_storage.load(artifact, context.networks())
-        teacher_networks = torch_storage.load(context.teacher, context.teacher_networks())
+        teacher_networks = torch_storage.load(
+            context.teacher, context.teacher_networks()
+        )
         teacher = Chain(teacher_networks, context.teacher.parts).eval()
         label_loss = losses.resolve(context.task.loss)
         teacher_loss = losses.distillation(context.task.loss, self.temperature)
 
-        def objective(feeds: training.Feeds, outputs: Outputs, labels: Tensor) -> Tensor:
+        def objective(
+            feeds: training.Feeds, outputs: Outputs, labels: Tensor
+        ) -> Tensor:
             with torch.no_grad():
                 teacher_outputs = teacher(feeds)
             from_teacher = teacher_loss(outputs, teacher_outputs)
@@ -62,5 +66,9 @@ class Distill(Train):
         student = Chain(networks, artifact.parts)
         history = training.fit(student, split, objective, self, context)
         signatures = {part.name: part.signature for part in artifact.parts}
-        notes = {"samples": len(split), "loss": history, "teacher": context.teacher.key}
+        notes = {
+            "samples": len(split),
+            "loss": history,
+            "teacher": context.teacher.key,
+        }
         return torch_storage.save(networks, signatures, context.folder, notes)

@@ -13,7 +13,12 @@ from edgekit.cache import file_digest
 from edgekit.contracts import Context
 from edgekit.errors import ModelError, StepError
 from edgekit.signature import Signature
-from edgekit.steps import checkpoint, torch_counting, torch_signatures, torch_storage
+from edgekit.steps import (
+    checkpoint,
+    torch_counting,
+    torch_signatures,
+    torch_storage,
+)
 from edgekit.task import SplitName
 
 
@@ -49,7 +54,9 @@ class LoadModel:
             torch.manual_seed(context.seed)
             networks = dict(context.networks())
         if self.weights is not None:
-            self._load_weights(networks, pathlib.Path(self.weights).expanduser())
+            self._load_weights(
+                networks, pathlib.Path(self.weights).expanduser()
+            )
         split = context.task.need("test", "loading the model")
         signatures = torch_signatures.find_signatures(networks, split)
         notes = self._notes(networks, signatures)
@@ -58,7 +65,9 @@ class LoadModel:
     def ensures(self, before: Artifact | None, after: Artifact) -> None:
         """Every part has its weights on disk."""
         missing = [
-            part.name for part in after.parts if not after.path(part, "weights").is_file()
+            part.name
+            for part in after.parts
+            if not after.path(part, "weights").is_file()
         ]
         if missing:
             raise StepError(
@@ -66,14 +75,23 @@ class LoadModel:
                 fix="report this as a bug of edgekit",
             )
 
-    def _load_weights(self, networks: Mapping[str, nn.Module], path: pathlib.Path) -> None:
+    def _load_weights(
+        self, networks: Mapping[str, nn.Module], path: pathlib.Path
+    ) -> None:
         tensors = checkpoint.read(path)
-        if self.weights_sha256 is not None and file_digest(path) != self.weights_sha256:
-            raise ModelError(f"{path} has changed since the run began.", fix="run again")
+        if (
+            self.weights_sha256 is not None
+            and file_digest(path) != self.weights_sha256
+        ):
+            raise ModelError(
+                f"{path} has changed since the run began.", fix="run again"
+            )
         checkpoint.fit(networks, tensors, path)
 
     def _notes(
-        self, networks: Mapping[str, nn.Module], signatures: Mapping[str, Signature]
+        self,
+        networks: Mapping[str, nn.Module],
+        signatures: Mapping[str, Signature],
     ) -> dict[str, Any]:
         parameters = {}
         macs = {}

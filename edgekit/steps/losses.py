@@ -95,7 +95,11 @@ def _find_named(name: str) -> Loss:
         try:
             return compute(output, labels)
         except (TaskError, RuntimeError, ValueError, IndexError) as problem:
-            why = problem.message if isinstance(problem, TaskError) else str(problem)
+            why = (
+                problem.message
+                if isinstance(problem, TaskError)
+                else str(problem)
+            )
             dtype = str(labels.dtype).removeprefix("torch.")
             raise TaskError(
                 f"The loss {name} does not accept output {list(output.shape)} "
@@ -144,7 +148,9 @@ def _describe(value: Any) -> str:
     return f"a tensor {list(value.shape)}{gradient}"
 
 
-def softened_divergence(outputs: Outputs, teacher: Outputs, temperature: float) -> Tensor:
+def softened_divergence(
+    outputs: Outputs, teacher: Outputs, temperature: float
+) -> Tensor:
     """T^2 KL(teacher || student) of the probabilities at temperature T.
 
     The mean over samples (and positions); classes are on axis 1. The factor T^2 keeps the
@@ -156,7 +162,9 @@ def softened_divergence(outputs: Outputs, teacher: Outputs, temperature: float) 
     _check_shapes({"output": student_logits}, {"output": teacher_logits})
     student = functional.log_softmax(student_logits / temperature, 1)
     target = functional.log_softmax(teacher_logits / temperature, 1)
-    divergence = functional.kl_div(student, target, reduction="none", log_target=True)
+    divergence = functional.kl_div(
+        student, target, reduction="none", log_target=True
+    )
     return divergence.sum(1).mean() * temperature**2
 
 
@@ -192,8 +200,12 @@ def distillation(
 
 
 def _check_shapes(outputs: Outputs, teacher: Outputs) -> None:
-    student_shapes = {name: list(tensor.shape) for name, tensor in outputs.items()}
-    teacher_shapes = {name: list(tensor.shape) for name, tensor in teacher.items()}
+    student_shapes = {
+        name: list(tensor.shape) for name, tensor in outputs.items()
+    }
+    teacher_shapes = {
+        name: list(tensor.shape) for name, tensor in teacher.items()
+    }
     if student_shapes != teacher_shapes:
         raise StepError(
             "Student and teacher return different outputs: "

@@ -10,7 +10,13 @@ from torch import nn
 from edgekit.artifact import MAIN, Artifact, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import ModelError, StepError, suggest
-from edgekit.steps import channels, torch_chain, torch_counting, torch_storage, training
+from edgekit.steps import (
+    channels,
+    torch_chain,
+    torch_counting,
+    torch_storage,
+    training,
+)
 from edgekit.task import SplitName
 
 
@@ -30,7 +36,11 @@ class Prune:
     takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
     gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 1
-    packages: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "safetensors")
+    packages: ClassVar[tuple[str, ...]] = (
+        "torch",
+        "torch-pruning",
+        "safetensors",
+    )
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:
@@ -52,7 +62,11 @@ class Prune:
             changes[part.name] = self._prune(networks[part.name], part)
             context.progress.advance(note=part.name)
         signatures = {part.name: part.signature for part in artifact.parts}
-        notes = {"ratio": self.ratio, "multiple": self.multiple, "parts": changes}
+        notes = {
+            "ratio": self.ratio,
+            "multiple": self.multiple,
+            "parts": changes,
+        }
         return torch_storage.save(networks, signatures, context.folder, notes)
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
@@ -68,7 +82,10 @@ class Prune:
                 "or remove prune from the recipe",
             )
         for part in before.parts:
-            expected = {spec.name: list(spec.dims[1:]) for spec in part.signature.outputs}
+            expected = {
+                spec.name: list(spec.dims[1:])
+                for spec in part.signature.outputs
+            }
             outputs = changes[part.name]["outputs"]
             if outputs != expected:
                 raise StepError(
@@ -125,10 +142,14 @@ class Prune:
         existing: set[str] = set()
         for part, network in networks.items():
             paths = [path for path, _ in network.named_modules() if path]
-            existing.update(paths if is_single else [f"{part}.{path}" for path in paths])
+            existing.update(
+                paths if is_single else [f"{part}.{path}" for path in paths]
+            )
         missing = [name for name in self.skip if name not in existing]
         if missing:
-            hints = "; ".join(f"{name!r}: {suggest(name, existing)}" for name in missing)
+            hints = "; ".join(
+                f"{name!r}: {suggest(name, existing)}" for name in missing
+            )
             raise StepError(
                 f"skip contains unknown modules: {hints}",
                 fix="name modules as network.named_modules() does",

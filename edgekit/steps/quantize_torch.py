@@ -60,7 +60,9 @@ class QuantizeTorch:
                 f"Calibration on {self.samples} samples is not possible.",
                 fix="set samples to 100 or more",
             )
-        quantized = [part.name for part in artifact.parts if QUANTIZATION in part.files]
+        quantized = [
+            part.name for part in artifact.parts if QUANTIZATION in part.files
+        ]
         if quantized:
             raise StepError(
                 f"The network is quantized already ({', '.join(quantized)}).",
@@ -77,13 +79,17 @@ class QuantizeTorch:
         descriptions = {}
         for index, part in enumerate(artifact.parts):
             chain = artifact.parts[: index + 1]
-            batches = functools.partial(iterate_inputs, split, samples, chain, networks)
+            batches = functools.partial(
+                iterate_inputs, split, samples, chain, networks
+            )
             network = networks[part.name].eval()
             calibration, constants = adapt(
                 network, batches, part.signature, self.settings, self._tuning
             )
             parts.append(
-                copy_with_calibration(artifact, part, calibration, constants, context)
+                copy_with_calibration(
+                    artifact, part, calibration, constants, context
+                )
             )
             descriptions[part.name] = describe(calibration)
             context.progress.advance(note=part.name)
@@ -93,7 +99,10 @@ class QuantizeTorch:
             "parts": descriptions,
         }
         return Artifact(
-            format="torch", parts=tuple(parts), notes=notes, folder=context.folder
+            format="torch",
+            parts=tuple(parts),
+            notes=notes,
+            folder=context.folder,
         )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
@@ -135,7 +144,9 @@ def describe(calibration: Calibration) -> dict[str, Any]:
     How much is int8, what stays in float and why (equal entries are counted), and how
     weights were changed.
     """
-    counts = Counter((item.op, item.module, item.reason) for item in calibration.left_float)
+    counts = Counter(
+        (item.op, item.module, item.reason) for item in calibration.left_float
+    )
     left_float = [
         {"op": op, "module": module, "reason": reason, "times": times}
         for (op, module, reason), times in counts.items()

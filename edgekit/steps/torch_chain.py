@@ -42,7 +42,11 @@ def _named(result: Any, stem: str, where: str) -> dict[str, Any]:
     if isinstance(result, Tensor):
         return {stem: result}
     if isinstance(result, Mapping):
-        return {str(name): value for name, value in result.items() if value is not None}
+        return {
+            str(name): value
+            for name, value in result.items()
+            if value is not None
+        }
     if isinstance(result, tuple | list):
         if len(result) == 1:
             return {stem: result[0]}
@@ -84,7 +88,9 @@ class Chain(nn.Module):
     Its inputs are the task's, its outputs those of the last part, both by name.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], parts: Sequence[Part]) -> None:
+    def __init__(
+        self, networks: Mapping[str, nn.Module], parts: Sequence[Part]
+    ) -> None:
         super().__init__()
         self.parts = tuple(parts)
         self.networks = nn.ModuleList(networks[part.name] for part in parts)
@@ -94,7 +100,9 @@ class Chain(nn.Module):
         """``feeds`` contains the task's inputs by name, each of shape [n, ...]."""
         return chain(self.parts, self._call, feeds)
 
-    def _call(self, part: Part, feeds: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _call(
+        self, part: Part, feeds: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         network = self.networks[self._index[part.name]]
         return call(network, part.signature, feeds, f"The part {part.name}")
 

@@ -31,7 +31,11 @@ def count_macs(network: nn.Module, inputs: Sequence[Tensor]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def draw_inputs(signature: Signature, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
+def draw_inputs(
+    signature: Signature, batch: int, seed: int = 0
+) -> tuple[Tensor, ...]:
     """Random inputs of a part, in the order in which its network expects them."""
     feeds = signature.draw(batch, seed)
-    return tuple(torch.from_numpy(feeds[spec.name]) for spec in signature.inputs)
+    return tuple(
+        torch.from_numpy(feeds[spec.name]) for spec in signature.inputs
+    )

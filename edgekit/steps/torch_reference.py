@@ -36,5 +36,9 @@ def rebuild(
     """
     path = artifact.path(part, QUANTIZATION)
     return simulate(
-        network, part.signature, read(path), fold=fold, constants=read_constants(path)
+        network,
+        part.signature,
+        read(path),
+        fold=fold,
+        constants=read_constants(path),
     )

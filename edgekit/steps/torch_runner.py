@@ -30,7 +30,9 @@ class TorchRunner:
         if missing or not parts:
             names = ", ".join(missing) or "(none)"
             available = ", ".join(networks) or "none"
-            raise ModelError(f"No network for the part {names}. Available: {available}.")
+            raise ModelError(
+                f"No network for the part {names}. Available: {available}."
+            )
         self.where = f"local: torch {torch.__version__}, 1 thread"
         self._networks = networks
         self._parts = tuple(parts)
@@ -82,13 +84,17 @@ def _call_network(
     ]
     specs = part.signature.outputs
     try:
-        outputs = _name_outputs(network(*tensors), [spec.name for spec in specs])
+        outputs = _name_outputs(
+            network(*tensors), [spec.name for spec in specs]
+        )
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise RunnerError(
             f"The network of part {part.name!r} failed: {error}",
             fix="check that the task's inputs match the network",
         ) from error
-    return {spec.name: spec.decode(outputs[spec.name].numpy()) for spec in specs}
+    return {
+        spec.name: spec.decode(outputs[spec.name].numpy()) for spec in specs
+    }
 
 
 def _name_outputs(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -103,7 +109,10 @@ def _name_outputs(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
         result = tuple(result.values())
     if len(result) != len(names):
         raise ValueError(f"expected {len(names)} outputs, got {len(result)}")
-    return {name: tensor.contiguous() for name, tensor in zip(names, result, strict=True)}
+    return {
+        name: tensor.contiguous()
+        for name, tensor in zip(names, result, strict=True)
+    }
 
 
 @contextlib.contextmanager

@@ -43,7 +43,9 @@ def find_signatures(
     another shape or other values in the second run.
     """
     feeds = {count: _samples(split, count) for count in (SMALL, LARGE)}
-    specs = {name: _input_spec(name, array) for name, array in split.inputs.items()}
+    specs = {
+        name: _input_spec(name, array) for name, array in split.inputs.items()
+    }
     previous: tuple[str, ...] = ()
     used: set[str] = set()
     signatures = {}
@@ -60,7 +62,9 @@ def find_signatures(
         }
         previous = tuple(outputs[SMALL])
         _check_new_names(previous, specs, where)
-        specs |= {output: _output_spec(output, outputs, where) for output in previous}
+        specs |= {
+            output: _output_spec(output, outputs, where) for output in previous
+        }
         signatures[name] = Signature(
             inputs=tuple(specs[key] for key in inputs),
             outputs=tuple(specs[key] for key in previous),
@@ -140,9 +144,15 @@ def _bind(
         free = [name for name in candidates if name not in taken]
         for parameter, name in zip(unbound, free, strict=False):
             bound[parameter.name] = name
-    missing = [parameter.name for parameter in unbound if parameter.name not in bound]
+    missing = [
+        parameter.name for parameter in unbound if parameter.name not in bound
+    ]
     if missing:
-        outputs = f", the part before returns {', '.join(previous)}" if previous else ""
+        outputs = (
+            f", the part before returns {', '.join(previous)}"
+            if previous
+            else ""
+        )
         raise ModelError(
             f"{where} requires {', '.join(missing)}; "
             f"the data contain {', '.join(data)}{outputs}.",
@@ -150,19 +160,25 @@ def _bind(
         )
     _check_positional(parameters, bound, where)
     return tuple(
-        bound[parameter.name] for parameter in parameters if parameter.name in bound
+        bound[parameter.name]
+        for parameter in parameters
+        if parameter.name in bound
     )
 
 
 def _bind_by_name(
-    parameters: list[_Parameter], available: tuple[str, ...], previous: tuple[str, ...]
+    parameters: list[_Parameter],
+    available: tuple[str, ...],
+    previous: tuple[str, ...],
 ) -> dict[str, str]:
     # nn.Sequential and nn.Linear name their parameter "input": in a later part that is not
     # the task's bare array.
     required = sum(parameter.required for parameter in parameters)
     skip = {INPUT} if previous and required <= len(previous) else set()
     names = [parameter.name for parameter in parameters]
-    return {name: name for name in names if name in available and name not in skip}
+    return {
+        name: name for name in names if name in available and name not in skip
+    }
 
 
 def _check_positional(
@@ -199,11 +215,18 @@ def _samples(split: Split, count: int) -> dict[str, Tensor]:
     rows = numpy.arange(count) % len(split)
     for name, array in split.inputs.items():
         _dtype(array.dtype.name, f"The input {name}")
-    return {name: torch.from_numpy(array[rows]) for name, array in split.inputs.items()}
+    return {
+        name: torch.from_numpy(array[rows])
+        for name, array in split.inputs.items()
+    }
 
 
 def _run(
-    network: nn.Module, feeds: Feeds, inputs: tuple[str, ...], stem: str, where: str
+    network: nn.Module,
+    feeds: Feeds,
+    inputs: tuple[str, ...],
+    stem: str,
+    where: str,
 ) -> dict[str, Tensor]:
     """Run a part on the tensors named ``inputs``; its outputs by name."""
     args = [feeds[name] for name in inputs]
@@ -227,7 +250,9 @@ def _run(
 def _suggest_fix(network: nn.Module, args: list[Tensor]) -> str:
     """The most likely fix for a network that fails on its data."""
     if len(args[0]) == LARGE:
-        return "the batch size must be free: do not write it into view or reshape"
+        return (
+            "the batch size must be free: do not write it into view or reshape"
+        )
     dtypes = {
         parameter.dtype
         for parameter in network.parameters()
@@ -265,7 +290,9 @@ def _output_spec(
     small = outputs[SMALL][name]
     large = outputs[LARGE].get(name)
     large_shape = "nothing" if large is None else list(large.shape)
-    shapes = f"{list(small.shape)} for {SMALL} samples, {large_shape} for {LARGE}"
+    shapes = (
+        f"{list(small.shape)} for {SMALL} samples, {large_shape} for {LARGE}"
+    )
     if large is None or not _has_sample_axis(small, large):
         raise ModelError(
             f"{where}: the output {name} does not have one row per sample ({shapes}).",
@@ -276,7 +303,9 @@ def _output_spec(
             f"{where}: the shape of the output {name} depends on the data ({shapes}).",
             fix="return outputs of one shape",
         )
-    dtype = _dtype(str(small.dtype).removeprefix("torch."), f"{where}: the output {name}")
+    dtype = _dtype(
+        str(small.dtype).removeprefix("torch."), f"{where}: the output {name}"
+    )
     low = high = None
     if small.is_floating_point():
         _check_values(small, large[:SMALL], name, where)

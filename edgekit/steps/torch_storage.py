@@ -72,10 +72,14 @@ def save(
             "architecture": File(path=architecture.name),
         }
         parts.append(Part(name=name, signature=signatures[name], files=files))
-    return Artifact(format="torch", parts=tuple(parts), notes=dict(notes), folder=folder)
+    return Artifact(
+        format="torch", parts=tuple(parts), notes=dict(notes), folder=folder
+    )
 
 
-def load(artifact: Artifact, networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def load(
+    artifact: Artifact, networks: Mapping[str, nn.Module]
+) -> dict[str, nn.Module]:
     """Turn new ``networks`` into those of ``artifact``, in place.
 
     Returns them in eval mode, by part name. Raises ModelError if a network does not fit
@@ -124,7 +128,11 @@ def _as_json(value: Any) -> int | list[int] | None:
         return value
     if not isinstance(value, tuple | list) or not value:
         return None
-    return list(value) if all(isinstance(number, int) for number in value) else None
+    return (
+        list(value)
+        if all(isinstance(number, int) for number in value)
+        else None
+    )
 
 
 def _state_tensors(network: nn.Module, name: str) -> dict[str, Tensor]:
@@ -133,13 +141,18 @@ def _state_tensors(network: nn.Module, name: str) -> dict[str, Tensor]:
     Tied tensors are written twice, since safetensors does not support shared memory.
     """
     state = network.state_dict()
-    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    others = [
+        key for key, value in state.items() if not isinstance(value, Tensor)
+    ]
     if others:
         raise ModelError(
             f"Part {name!r} has state that is not a tensor: {', '.join(others)}.",
             fix="keep such values as plain attributes of the module",
         )
-    return {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    return {
+        key: value.detach().cpu().clone().contiguous()
+        for key, value in state.items()
+    }
 
 
 def _read(artifact: Artifact, part: Part) -> tuple[dict[str, Tensor], Widths]:
@@ -162,13 +175,21 @@ def _set_widths(network: nn.Module, widths: Widths, part: str) -> None:
     missing = [path for path in widths if path not in modules]
     if missing:
         raise ModelError(
-            f"Part {part!r} no longer has a module {', '.join(missing)}.", fix=CHANGED
+            f"Part {part!r} no longer has a module {', '.join(missing)}.",
+            fix=CHANGED,
         )
     for path, numbers in widths.items():
         module = modules[path]
         for name, value in numbers.items():
-            if hasattr(module, name) and _as_json(getattr(module, name)) != value:
-                setattr(module, name, tuple(value) if isinstance(value, list) else value)
+            if (
+                hasattr(module, name)
+                and _as_json(getattr(module, name)) != value
+            ):
+                setattr(
+                    module,
+                    name,
+                    tuple(value) if isinstance(value, list) else value,
+                )
 
 
 def _set_shapes(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from edgekit.artifact import Artifact, FormatName, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.quantization.calibration import Calibration, Constants, read, read_constants
+from edgekit.quantization.calibration import (
+    Calibration,
+    Constants,
+    read,
+    read_constants,
+)
 from edgekit.quantization.capture import order_outputs
 from edgekit.quantization.simulator import Simulator, build_simulator
 from edgekit.signature import Signature
@@ -53,7 +58,11 @@ class TrainQuantized:
 
     def requires(self, artifact: Artifact) -> None:
         """A calibrated network."""
-        missing = [part.name for part in artifact.parts if QUANTIZATION not in part.files]
+        missing = [
+            part.name
+            for part in artifact.parts
+            if QUANTIZATION not in part.files
+        ]
         if missing:
             raise StepError(
                 "Quantization-aware training needs a calibrated network; "
@@ -71,12 +80,16 @@ class TrainQuantized:
         teacher = Chain(networks, artifact.parts).eval()
         students = {
             part.name: _Student(network, artifact, part)
-            for part, network in zip(artifact.parts, teacher.networks, strict=True)
+            for part, network in zip(
+                artifact.parts, teacher.networks, strict=True
+            )
         }
         label_loss = losses.resolve(context.task.loss)
         teacher_loss = losses.distillation(context.task.loss, self.temperature)
 
-        def objective(feeds: training.Feeds, outputs: Outputs, labels: Tensor) -> Tensor:
+        def objective(
+            feeds: training.Feeds, outputs: Outputs, labels: Tensor
+        ) -> Tensor:
             with torch.no_grad():
                 teacher_outputs = teacher(feeds)
             weighted = self.alpha * teacher_loss(outputs, teacher_outputs)
@@ -91,7 +104,9 @@ class TrainQuantized:
         for part in artifact.parts:
             calibration, constants = students[part.name].results()
             parts.append(
-                copy_with_calibration(artifact, part, calibration, constants, context)
+                copy_with_calibration(
+                    artifact, part, calibration, constants, context
+                )
             )
         trained = {"samples": len(split), "loss": history}
         return Artifact(
@@ -108,7 +123,8 @@ class TrainQuantized:
             old = read(before.path(before.part(part.name), QUANTIZATION))
             new = read(path)
             unchanged = (
-                old.settings == new.settings and old.tensors.keys() == new.tensors.keys()
+                old.settings == new.settings
+                and old.tensors.keys() == new.tensors.keys()
             )
             if not unchanged or not read_constants(path):
                 raise StepError(
@@ -123,7 +139,9 @@ class _Student(nn.Module):
     ``train`` and ``eval`` change nothing in the graph, which was traced in eval mode.
     """
 
-    def __init__(self, network: nn.Module, artifact: Artifact, part: Part) -> None:
+    def __init__(
+        self, network: nn.Module, artifact: Artifact, part: Part
+    ) -> None:
         super().__init__()
         path = artifact.path(part, QUANTIZATION)
         self.calibration = read(path)
@@ -139,7 +157,9 @@ class _Student(nn.Module):
         for name in self.names:
             owner, _, attribute = name.rpartition(".")
             module = self.simulator.graph.get_submodule(owner)
-            parameter = nn.Parameter(getattr(module, attribute).detach().clone())
+            parameter = nn.Parameter(
+                getattr(module, attribute).detach().clone()
+            )
             setattr(module, attribute, parameter)
             self.trainable.append(parameter)
         for operator in self.simulator.operators:
@@ -160,18 +180,25 @@ class _Student(nn.Module):
             scale = scales.get(id(self.simulator.quantizers[key]))
             if scale is not None:
                 tensors[key] = tensor.model_copy(update={"scale": scale})
-        changes = (*self.calibration.changes, f"trained: {len(self.names)} tensors")
+        changes = (
+            *self.calibration.changes,
+            f"trained: {len(self.names)} tensors",
+        )
         update = {"tensors": tensors, "changes": changes}
         return self.calibration.model_copy(update=update), constants
 
-    def _weight_scales(self, constants: Constants) -> dict[int, tuple[float, ...]]:
+    def _weight_scales(
+        self, constants: Constants
+    ) -> dict[int, tuple[float, ...]]:
         """The scales of the trained weights, by the id of their quantizer."""
         scales = {}
         with torch.no_grad():
             for operator in self.simulator.operators:
                 # Computes the scale of the weight's present range.
                 operator.weight.quantize(constants[operator.weight_name])
-                scales[id(operator.weight)] = tuple(operator.weight.scale.tolist())
+                scales[id(operator.weight)] = tuple(
+                    operator.weight.scale.tolist()
+                )
         return scales
 
 

@@ -47,7 +47,9 @@ def require_float(artifact: Artifact, what: str) -> None:
 
     ``what`` names the step in the message.
     """
-    quantized = [part.name for part in artifact.parts if "quantization" in part.files]
+    quantized = [
+        part.name for part in artifact.parts if "quantization" in part.files
+    ]
     if artifact.format == "torch" and not quantized:
         return
     kind = f"of the format {artifact.format}"
@@ -59,7 +61,9 @@ def require_float(artifact: Artifact, what: str) -> None:
     )
 
 
-def require_same_signatures(before: Artifact, after: Artifact, what: str) -> None:
+def require_same_signatures(
+    before: Artifact, after: Artifact, what: str
+) -> None:
     """Raise StepError if a step changed the parts, or their inputs or outputs."""
     old = [(part.name, part.signature) for part in before.parts]
     new = [(part.name, part.signature) for part in after.parts]
@@ -71,7 +75,11 @@ def require_same_signatures(before: Artifact, after: Artifact, what: str) -> Non
 
 
 def fit(
-    network: Chain, split: Split, objective: Objective, settings: Settings, context: Context
+    network: Chain,
+    split: Split,
+    objective: Objective,
+    settings: Settings,
+    context: Context,
 ) -> list[float]:
     """Train a network in place; returns the mean loss of each epoch.
 
@@ -83,7 +91,8 @@ def fit(
     """
     if split.labels is None:
         raise TaskError(
-            "The training data have no labels.", fix="give the task train=(inputs, labels)"
+            "The training data have no labels.",
+            fix="give the task train=(inputs, labels)",
         )
     inputs = input_tensors(split)
     labels = torch.as_tensor(split.labels)
@@ -99,7 +108,9 @@ def fit(
             network.train()
             total = 0.0
             for samples in _shuffled_batches(len(split), size, random):
-                batch = {name: tensor[samples] for name, tensor in inputs.items()}
+                batch = {
+                    name: tensor[samples] for name, tensor in inputs.items()
+                }
                 feeds = _shift(batch, settings.shift, random)
                 loss = _compute_loss(network, objective, feeds, labels[samples])
                 total += _check_finite(loss, epoch, settings)
@@ -113,8 +124,12 @@ def fit(
 class _Optimizer:
     """AdamW over the parameters that can be trained, with a one-cycle learning rate."""
 
-    def __init__(self, network: nn.Module, settings: Settings, steps: int) -> None:
-        trainable = [item for item in network.parameters() if item.requires_grad]
+    def __init__(
+        self, network: nn.Module, settings: Settings, steps: int
+    ) -> None:
+        trainable = [
+            item for item in network.parameters() if item.requires_grad
+        ]
         if not trainable:
             raise StepError(
                 "No parameter of the network can be trained "
@@ -141,7 +156,9 @@ class _Optimizer:
         self._schedule.step()
 
 
-def _shuffled_batches(count: int, size: int, random: torch.Generator) -> Iterator[Tensor]:
+def _shuffled_batches(
+    count: int, size: int, random: torch.Generator
+) -> Iterator[Tensor]:
     """The indices of the samples of each full batch, in random order."""
     batches = count // size
     order = torch.randperm(count, generator=random)[: batches * size]
@@ -210,7 +227,9 @@ def _shift(feeds: Feeds, shift: int, random: torch.Generator) -> Feeds:
     if not shift:
         return feeds
     count = len(next(iter(feeds.values())))
-    down, right = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=random)
+    down, right = torch.randint(
+        0, 2 * shift + 1, (2, count, 1), generator=random
+    )
     return {
         name: _move(tensor, down, right, shift) if _is_image(tensor) else tensor
         for name, tensor in feeds.items()
@@ -224,4 +243,6 @@ def _move(images: Tensor, down: Tensor, right: Tensor, shift: int) -> Tensor:
     columns = right + torch.arange(width)
     sample = torch.arange(count)[:, None, None, None]
     channel = torch.arange(channels)[None, :, None, None]
-    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return padded[
+        sample, channel, rows[:, None, :, None], columns[:, None, None, :]
+    ]

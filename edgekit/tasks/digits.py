@@ -23,7 +23,10 @@ def digits() -> Task:
     images = (data.images[:, None] / WHITE).astype("float32")
     labels = data.target.astype("int64")
     train, test = train_test_split(
-        numpy.arange(len(labels)), test_size=TEST_SHARE, random_state=SEED, stratify=labels
+        numpy.arange(len(labels)),
+        test_size=TEST_SHARE,
+        random_state=SEED,
+        stratify=labels,
     )
     return Task(
         name="digits",

@@ -39,7 +39,8 @@ def load(spec: str) -> Task:
         return _call_function(spec)
     if spec.endswith(".py"):
         raise TaskError(
-            f"{spec!r} names a file, but no function in it.", fix=f"write {spec}:function"
+            f"{spec!r} names a file, but no function in it.",
+            fix=f"write {spec}:function",
         )
     raise TaskError(
         unknown("task", spec, TASKS),
@@ -91,14 +92,22 @@ def _load_npz(path: pathlib.Path) -> Task:
 
 
 def _check_keys(
-    path: pathlib.Path, arrays: Arrays, inputs: Mapping[str, "Array | Arrays | None"]
+    path: pathlib.Path,
+    arrays: Arrays,
+    inputs: Mapping[str, "Array | Arrays | None"],
 ) -> None:
     """Raise one TaskError that lists all missing and unknown arrays of a file."""
-    present = {key for key in _KEYS if key in arrays or inputs.get(key) is not None}
+    present = {
+        key for key in _KEYS if key in arrays or inputs.get(key) is not None
+    }
     required: tuple[str, ...] = _REQUIRED
     if "x_calibration" in present and not {"x_train", "y_train"} & present:
         required = _REQUIRED_WITHOUT_TRAINING
-    mistakes = [f"{key}: this array is missing" for key in required if key not in present]
+    mistakes = [
+        f"{key}: this array is missing"
+        for key in required
+        if key not in present
+    ]
     for key in arrays:
         is_named_input = key.partition(".")[0] in _INPUTS
         if not is_named_input and key not in _KEYS:
@@ -113,7 +122,9 @@ def _check_keys(
 
 def _read_arrays(path: pathlib.Path) -> Arrays:
     if not path.is_file():
-        raise TaskError(f"No such file: {path}.", fix="give the path of an .npz file")
+        raise TaskError(
+            f"No such file: {path}.", fix="give the path of an .npz file"
+        )
     try:
         # Opened here: numpy leaves the file open if the content is not a zip archive.
         with path.open("rb") as file:

@@ -24,13 +24,20 @@ def main(folder: str) -> None:
         print(problem)
 
     report = edgekit.run(
-        "zoo:cnn", "digits", recipe=RECIPE, targets=[BOARD], effort="quick", out=folder
+        "zoo:cnn",
+        "digits",
+        recipe=RECIPE,
+        targets=[BOARD],
+        effort="quick",
+        out=folder,
     )
     board = report.target("my_board")
     print(f"verdict: {board.verdict}, ships {board.winner}: {board.chosen}")
     for gate in board.gates:
         required = "" if gate.required else f" (not required: {gate.why})"
-        print(f"{gate.name}: {gate.verdict}, {gate.value} {gate.unit}{required}")
+        print(
+            f"{gate.name}: {gate.verdict}, {gate.value} {gate.unit}{required}"
+        )
 
 
 if __name__ == "__main__":

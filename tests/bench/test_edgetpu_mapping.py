@@ -18,11 +18,17 @@ def test_a_row_before_and_after(tmp_path: pathlib.Path) -> None:
         torch.randn(8, 3, 32, 32),
     )
     with edgetpu_mapping.without_rewrites():
-        assert edgetpu_mapping.row(network, data, tmp_path).startswith("2 of 12 | 51 % | ")
-    assert edgetpu_mapping.row(network, data, tmp_path).startswith("12 of 12 | 100 % | ")
+        assert edgetpu_mapping.row(network, data, tmp_path).startswith(
+            "2 of 12 | 51 % | "
+        )
+    assert edgetpu_mapping.row(network, data, tmp_path).startswith(
+        "12 of 12 | 100 % | "
+    )
 
 
 def test_the_document_has_every_network(root: pathlib.Path) -> None:
     """One row each."""
     text = (root / "docs/devices/edge-tpu.md").read_text(encoding="utf-8")
-    assert all(f"\n| {name} | " in text for name in {**edgetpu_mapping.ZOO, **NETWORKS})
+    assert all(
+        f"\n| {name} | " in text for name in {**edgetpu_mapping.ZOO, **NETWORKS}
+    )

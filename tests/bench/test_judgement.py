@@ -48,7 +48,9 @@ def test_a_winner_that_is_as_good_as_its_peers_holds() -> None:
     assert held(rows) == {"accuracy": True, "speed": True}
 
 
-def test_a_winner_that_loses_more_than_the_best_peer_and_its_noise_does_not_hold() -> None:
+def test_a_winner_that_loses_more_than_the_best_peer_and_its_noise_does_not_hold() -> (
+    None
+):
     """The limit is the best peer's drop and half the width of its interval, not the worst
     peer's drop.
     """

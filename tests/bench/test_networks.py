@@ -12,7 +12,9 @@ from bench import exports, timing
 from bench.networks import NETWORKS, Training, train
 from edgekit.task import Split
 
-TRAINED = [name for name, network in NETWORKS.items() if network.training is not None]
+TRAINED = [
+    name for name, network in NETWORKS.items() if network.training is not None
+]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -40,7 +42,10 @@ def test_the_sentence_encoder_gives_unit_vectors() -> None:
     except SystemExit as missing:
         pytest.skip(str(missing))
     rows = minilm.tokens(
-        ["A sentence about nothing.", "Another one, which is longer than the first."]
+        [
+            "A sentence about nothing.",
+            "Another one, which is longer than the first.",
+        ]
     )
     with torch.no_grad():
         made = network(*(torch.from_numpy(array) for array in rows.values()))
@@ -52,7 +57,11 @@ def test_training_is_the_same_twice_and_learns() -> None:
     """One epoch from one seed gives the same weights, and fewer mistakes than guessing."""
     split = NETWORKS["lstm"].task().need("train", "this test").take(1500)
     made = [
-        train(NETWORKS["lstm"]._fresh(), split, Training(epochs=1, learning_rate=5e-3))
+        train(
+            NETWORKS["lstm"]._fresh(),
+            split,
+            Training(epochs=1, learning_rate=5e-3),
+        )
         for _ in range(2)
     ]
     assert all(

@@ -26,7 +26,9 @@ FOR_LINEAR = (
 )
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own
 CASES = [
-    pytest.param(runtime, name, marks=[pytest.mark.slow] if name in SLOW else [], id=name)
+    pytest.param(
+        runtime, name, marks=[pytest.mark.slow] if name in SLOW else [], id=name
+    )
     for runtime in ("onnx", "tflite")
     for name in making.peers(runtime)  # type: ignore[arg-type]
 ]
@@ -44,7 +46,12 @@ def images() -> tuple[torch.nn.Module, Split]:
         torch.nn.Linear(8, 4),
     ).eval()
     return network, Split(
-        {"input": numpy.random.default_rng(0).random((24, 1, 8, 8), dtype="float32")}, None
+        {
+            "input": numpy.random.default_rng(0).random(
+                (24, 1, 8, 8), dtype="float32"
+            )
+        },
+        None,
     )
 
 
@@ -56,7 +63,12 @@ def tokens() -> tuple[torch.nn.Module, Split]:
         torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64)
     ).eval()
     return network, Split(
-        {"input": numpy.random.default_rng(0).random((24, 3, 64), dtype="float32")}, None
+        {
+            "input": numpy.random.default_rng(0).random(
+                (24, 3, 64), dtype="float32"
+            )
+        },
+        None,
     )
 
 
@@ -101,32 +113,47 @@ def test_a_recipe_gives_a_file_that_computes_the_network(
     path = tmp_path / f"model.{runtime}"
     recipe = making.peers(runtime)[name]
     if name in SLOW:  # these packages change torch where they are imported
-        assert making.in_own_process(tmp_path / "log.txt", recipe, inputs, path) == ""
+        assert (
+            making.in_own_process(tmp_path / "log.txt", recipe, inputs, path)
+            == ""
+        )
     else:
         recipe(inputs, path)
     with torch.no_grad():
         wanted = network(torch.from_numpy(split.inputs["input"])).numpy()
-    with timing.LocalHost().open(timing.wrap(path, runtime, split, images=image)) as runner:
+    with timing.LocalHost().open(
+        timing.wrap(path, runtime, split, images=image)
+    ) as runner:
         (made,) = runner.infer(split.inputs).values()
     error = numpy.abs(made - wanted).max() / numpy.ptp(wanted)
     assert 1e-6 < error < 0.2
 
 
 def test_a_recipe_that_fails_or_dies_is_a_line(
-    exported: pathlib.Path, tokens: tuple[torch.nn.Module, Split], tmp_path: pathlib.Path
+    exported: pathlib.Path,
+    tokens: tuple[torch.nn.Module, Split],
+    tmp_path: pathlib.Path,
 ) -> None:
     """An error, a process that ends, and a recipe with nothing to do are told in one line;
     the bench goes on.
     """
     log = tmp_path / "log.txt"
-    inputs = PeerInputs(tmp_path / "missing.onnx", tokens[0], tokens[1], tmp_path)
+    inputs = PeerInputs(
+        tmp_path / "missing.onnx", tokens[0], tokens[1], tmp_path
+    )
     recipes = making.peers("onnx")
     assert "missing.onnx" in making.in_own_process(
-        log, recipes["ORT MatMulNBits 8, block 32"], inputs, tmp_path / "made.onnx"
+        log,
+        recipes["ORT MatMulNBits 8, block 32"],
+        inputs,
+        tmp_path / "made.onnx",
     )
     assert (
         making.in_own_process(
-            log, recipes["ORT dynamic, fused first"], inputs, tmp_path / "made.onnx"
+            log,
+            recipes["ORT dynamic, fused first"],
+            inputs,
+            tmp_path / "made.onnx",
         )
         == "not applicable: no transformer"
     )

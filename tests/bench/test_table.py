@@ -58,7 +58,9 @@ def taken(
     )
 
 
-def test_a_newer_result_takes_the_place_of_an_older_one(tmp_path: pathlib.Path) -> None:
+def test_a_newer_result_takes_the_place_of_an_older_one(
+    tmp_path: pathlib.Path,
+) -> None:
     """Results are kept by network and runtime in the bench's order, and come back from the
     file as they were.
     """
@@ -68,7 +70,9 @@ def test_a_newer_result_takes_the_place_of_an_older_one(tmp_path: pathlib.Path) 
         .with_one(taken("lstm", "onnx"), order)
         .with_one(taken("resnet", "tflite"), order)
     )
-    kept = kept.with_one(taken("lstm", "onnx", taken="2026-11-22T10:00:00+00:00"), order)
+    kept = kept.with_one(
+        taken("lstm", "onnx", taken="2026-11-22T10:00:00+00:00"), order
+    )
     assert [(row.network, row.taken[:10]) for row in kept.results] == [
         ("resnet", "2026-11-21"),
         ("lstm", "2026-11-22"),
@@ -97,4 +101,6 @@ def test_the_document_is_drawn_from_the_results_in_the_repository(
     kept = results.read(root / results.FILE)
     if not kept.results:
         pytest.skip("make bench was not run yet")
-    assert (root / table.FILE).read_text(encoding="utf-8") == table.document(kept)
+    assert (root / table.FILE).read_text(encoding="utf-8") == table.document(
+        kept
+    )

@@ -20,7 +20,9 @@ Change = Callable[[dict[str, Any]], None]
 @pytest.fixture
 def folder(shipped: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """A copy of a shipped bundle."""
-    return pathlib.Path(shutil.copytree(shipped / "cpu-onnx", tmp_path / "cpu-onnx"))
+    return pathlib.Path(
+        shutil.copytree(shipped / "cpu-onnx", tmp_path / "cpu-onnx")
+    )
 
 
 def rewrite(folder: pathlib.Path, change: Change) -> None:
@@ -44,7 +46,9 @@ def test_a_bundle_holds_all_that_proves_it(folder: pathlib.Path) -> None:
         "device_worker/evidence.py",
     } <= set(manifest.bundle.sha256)
     assert {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
     } == {*manifest.bundle.sha256, bundle.MANIFEST}
     assert "float32" in manifest.bundle.preprocessing["input"]
     names = {row.name for row in manifest.bundle.shipped}
@@ -61,7 +65,9 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
     """A changed, a missing and an unlisted file are in one error."""
     (folder / "verify.py").write_text("print('hello')")
     (folder / "samples.npz").unlink()
-    rewrite(folder, lambda manifest: manifest["bundle"]["sha256"].pop("main.onnx"))
+    rewrite(
+        folder, lambda manifest: manifest["bundle"]["sha256"].pop("main.onnx")
+    )
     with pytest.raises(BundleError) as raised:
         bundle.load(folder)
     assert all(
@@ -78,18 +84,30 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
     ("change", "said"),
     [
         (
-            lambda manifest: manifest["bundle"]["sha256"].update({"../../etc/passwd": "0"}),
+            lambda manifest: manifest["bundle"]["sha256"].update(
+                {"../../etc/passwd": "0"}
+            ),
             "is no file of a bundle",
         ),
         (
-            lambda manifest: manifest["bundle"]["sha256"].update({"/etc/passwd": "0"}),
+            lambda manifest: manifest["bundle"]["sha256"].update(
+                {"/etc/passwd": "0"}
+            ),
             "is no file of a bundle",
         ),
         (lambda manifest: manifest.update(bundle=None), "has no samples"),
-        (lambda manifest: manifest.update(format="onyx"), "Did you mean 'onnx'"),
-        (lambda manifest: manifest["bundle"].update(steps="many"), "bundle.steps"),
         (
-            lambda manifest: manifest["bundle"]["steps"].update(output=float("nan")),
+            lambda manifest: manifest.update(format="onyx"),
+            "Did you mean 'onnx'",
+        ),
+        (
+            lambda manifest: manifest["bundle"].update(steps="many"),
+            "bundle.steps",
+        ),
+        (
+            lambda manifest: manifest["bundle"]["steps"].update(
+                output=float("nan")
+            ),
             "NaN is no number",
         ),
         (
@@ -108,9 +126,9 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
             "has the axes",
         ),
         (
-            lambda manifest: manifest["signatures"]["main"]["outputs"][0].update(
-                dims=["batch", 10**12]
-            ),
+            lambda manifest: manifest["signatures"]["main"]["outputs"][
+                0
+            ].update(dims=["batch", 10**12]),
             "has the dims",
         ),
     ],
@@ -142,15 +160,19 @@ def test_samples_are_never_executed(folder: pathlib.Path) -> None:
 
     told = bundle.load(folder)
     numpy.savez(
-        folder / "samples.npz", **{"input:input": numpy.array([object()], dtype=object)}
+        folder / "samples.npz",
+        **{"input:input": numpy.array([object()], dtype=object)},
     )
     with pytest.raises(
-        BundleError, match=r"samples\.npz cannot be read: input:input.npy holds object"
+        BundleError,
+        match=r"samples\.npz cannot be read: input:input.npy holds object",
     ):
         bundle.samples(folder, told)
 
 
-def test_a_folder_without_a_manifest_and_noise_are_told(tmp_path: pathlib.Path) -> None:
+def test_a_folder_without_a_manifest_and_noise_are_told(
+    tmp_path: pathlib.Path,
+) -> None:
     """Neither is a traceback."""
     with pytest.raises(BundleError, match=r"holds no manifest\.json"):
         bundle.load(tmp_path)

@@ -13,14 +13,13 @@ from typing import Any
 import numpy
 import pytest
 from click.testing import CliRunner
-from tests.formats.tensorrt.test_device_results import TEN, query
 
-from edgekit import catalog
-from edgekit import recipe, report, target
+from edgekit import catalog, recipe, report, target
 from edgekit.bundles import bundle
 from edgekit.cli.main import main
 from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
+from tests.formats.tensorrt.test_device_results import TEN, query
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +29,17 @@ def recipes(
     """The results of a run for a Jetson: the network of ``shipped`` as an engine recipe."""
     told = json.loads((shipped / "report.json").read_text())["recipe"]
     wanted = recipe.Recipe.model_validate(
-        {**told, "targets": ["jetson-orin-nano"], "gates": {"accuracy_drop": 0.1}}
+        {
+            **told,
+            "targets": ["jetson-orin-nano"],
+            "gates": {"accuracy_drop": 0.1},
+        }
     )
     out = tmp_path_factory.mktemp("jetson") / "out"
     run(
-        plan.plan(wanted, [target.load(catalog.find("targets", "jetson-orin-nano"))]),
+        plan.plan(
+            wanted, [target.load(catalog.find("targets", "jetson-orin-nano"))]
+        ),
         Options(out, shipped.parent / "cache"),
     )
     return out
@@ -43,7 +48,10 @@ def recipes(
 @pytest.fixture
 def folder(recipes: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """A copy of its bundle, beside the report."""
-    return pathlib.Path(shutil.copytree(recipes, tmp_path / "results")) / "jetson-orin-nano"
+    return (
+        pathlib.Path(shutil.copytree(recipes, tmp_path / "results"))
+        / "jetson-orin-nano"
+    )
 
 
 def brought(
@@ -53,7 +61,9 @@ def brought(
 ) -> pathlib.Path:
     """Files after trtexec's formats, as if the engine had given what the bundle expects."""
     made.mkdir()
-    expected = bundle.samples(folder, bundle.load(folder))["expected:output"][:1]
+    expected = bundle.samples(folder, bundle.load(folder))["expected:output"][
+        :1
+    ]
     (made / "main.layers.json").write_text(json.dumps(TEN))
     (made / "main.times.json").write_text(
         json.dumps([query(2.0 + k / 100) for k in range(101)])
@@ -64,7 +74,9 @@ def brought(
         [float(value) for value in given.ravel()],
     )
     (made / "main.out.json").write_text(
-        json.dumps([{"name": "output", "dimensions": dimensions, "values": values}])
+        json.dumps(
+            [{"name": "output", "dimensions": dimensions, "values": values}]
+        )
     )
     return made
 
@@ -73,18 +85,21 @@ def verify(*words: str) -> Any:
     return CliRunner().invoke(main, ["verify", *words])
 
 
-def test_a_recipe_ships_the_raw_input_that_its_lines_name(folder: pathlib.Path) -> None:
+def test_a_recipe_ships_the_raw_input_that_its_lines_name(
+    folder: pathlib.Path,
+) -> None:
     """The first sample, in the graph's own layout and dtype; hashed like the rest."""
     told = json.loads((folder / "main.recipe.json").read_text())
     assert (
         "--loadInputs=input:main.input.bin" in told["trtexec"]["10"]["answer"]
-        and "--loadInputs=input:main.input.bin" in told["trtexec"]["11"]["answer"]
+        and "--loadInputs=input:main.input.bin"
+        in told["trtexec"]["11"]["answer"]
     )
     first = bundle.samples(folder, bundle.load(folder))["input:input"][:1]
     assert numpy.array_equal(
-        numpy.frombuffer((folder / "main.input.bin").read_bytes(), "float32").reshape(
-            first.shape
-        ),
+        numpy.frombuffer(
+            (folder / "main.input.bin").read_bytes(), "float32"
+        ).reshape(first.shape),
         first,
     )
     facts = bundle.load(folder).bundle
@@ -115,8 +130,12 @@ def test_trtexecs_files_become_measured_results(
         and "trtexec" in found["latency_ms"]["where"]
     )
     (told,) = report.load(folder.parent).targets
-    assert [evidence.host for evidence in told.evidence] == ["orin-nano, TensorRT 10.3"]
-    assert "orin-nano, TensorRT 10.3" in (folder.parent / "report.md").read_text()
+    assert [evidence.host for evidence in told.evidence] == [
+        "orin-nano, TensorRT 10.3"
+    ]
+    assert (
+        "orin-nano, TensorRT 10.3" in (folder.parent / "report.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,13 +147,19 @@ def test_trtexecs_files_become_measured_results(
     ],
 )
 def test_an_engine_that_computes_something_else_fails(
-    folder: pathlib.Path, tmp_path: pathlib.Path, wrong: Callable[[Any], Any], said: str
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    wrong: Callable[[Any], Any],
+    said: str,
 ) -> None:
     """Classes in another order, an output of another shape, numbers that overflowed: the
     verdict is fail, by the rules of every other host.
     """
     done = verify(
-        str(folder), "--results", str(brought(folder, tmp_path / "back", wrong)), "--json"
+        str(folder),
+        "--results",
+        str(brought(folder, tmp_path / "back", wrong)),
+        "--json",
     )
     assert done.exit_code == 1
     ((row,),) = json.loads(done.stdout).values()
@@ -151,9 +176,19 @@ def test_the_script_of_another_machine_is_read_back(
     """``verify.py --json`` in the copied folder, then ``--results``: the same rows, under
     the device's name.
     """
-    away, told = shutil.copytree(folder, tmp_path / "away"), tmp_path / "found.json"
+    away, told = (
+        shutil.copytree(folder, tmp_path / "away"),
+        tmp_path / "found.json",
+    )
     done = subprocess.run(
-        [sys.executable, str(away / "verify.py"), "--samples", "16", "--json", str(told)],
+        [
+            sys.executable,
+            str(away / "verify.py"),
+            "--samples",
+            "16",
+            "--json",
+            str(told),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -162,7 +197,11 @@ def test_the_script_of_another_machine_is_read_back(
     read = verify(str(folder), "--results", f"board={told}", "--json")
     assert read.exit_code == 0, read.output
     ((row,),) = json.loads(read.stdout).values()
-    assert row["host"] == "board" and row["machine"] and row["versions"]["onnxruntime"]
+    assert (
+        row["host"] == "board"
+        and row["machine"]
+        and row["versions"]["onnxruntime"]
+    )
     assert {measured["name"] for measured in row["measurements"]} >= {
         "parity",
         "bit_equal",
@@ -202,7 +241,9 @@ def test_results_that_do_not_belong_here_are_refused_and_nothing_is_kept(
         "verdict": "pass",
     }
     (tmp_path / "nan.json").write_text(
-        json.dumps({**other, "measurements": [{**number, "value": float("nan")}]})
+        json.dumps(
+            {**other, "measurements": [{**number, "value": float("nan")}]}
+        )
     )
     (tmp_path / "empty").mkdir()
     for name, said in (
@@ -223,8 +264,10 @@ def test_results_that_do_not_belong_here_are_refused_and_nothing_is_kept(
     assert not list(folder.glob("evidence/*"))
     shutil.copytree(folder, folder.parent / "another")
     assert (
-        "is of one bundle, and there are 2"
-        in verify(str(folder.parent), "--results", str(tmp_path / "empty")).output
+        "has the results of one bundle, but there are 2"
+        in verify(
+            str(folder.parent), "--results", str(tmp_path / "empty")
+        ).output
     )
 
 
@@ -266,8 +309,12 @@ def test_results_that_compared_nothing_do_not_pass(
         "machine": "m",
         "versions": {},
     }
-    (tmp_path / "found.json").write_text(json.dumps({**told, "measurements": [parity]}))
-    done = verify(str(folder), "--results", str(tmp_path / "found.json"), "--json")
+    (tmp_path / "found.json").write_text(
+        json.dumps({**told, "measurements": [parity]})
+    )
+    done = verify(
+        str(folder), "--results", str(tmp_path / "found.json"), "--json"
+    )
     ((row,),) = json.loads(done.stdout).values()
     assert (done.exit_code, row["verdict"], row["where"]) == (
         3,

@@ -14,17 +14,22 @@ from edgekit.errors import HostError
 
 @pytest.fixture(params=["cpu-onnx", "mobile-tflite"])
 def folder(
-    request: pytest.FixtureRequest, shipped: pathlib.Path, tmp_path: pathlib.Path
+    request: pytest.FixtureRequest,
+    shipped: pathlib.Path,
+    tmp_path: pathlib.Path,
 ) -> pathlib.Path:
     """A copy of a shipped bundle."""
-    return pathlib.Path(shutil.copytree(shipped / request.param, tmp_path / request.param))
+    return pathlib.Path(
+        shutil.copytree(shipped / request.param, tmp_path / request.param)
+    )
 
 
 def host(folder: pathlib.Path, name: str, python: str) -> str:
     """A host file whose Python is ``python``."""
     path = folder / f"{name}.yaml"
     path.write_text(
-        f"title: a host\nkind: local\ntimeout_s: 20\nenvironments: {{main: {{python: [{python}]}}}}\n"
+        f"title: a host\nkind: local\ntimeout_s: 20\nenvironments: "
+        f"{{main: {{python: [{python}]}}}}\n"
     )
     return str(path)
 
@@ -42,10 +47,20 @@ def test_this_machine_gives_what_it_gave(folder: pathlib.Path) -> None:
     assert manifest.bundle is not None
     assert evidence.read_evidence(folder, manifest) == (found,)
     assert (
-        evidence.read_evidence(folder, manifest.model_copy(update={"key": "another artifact"})) == ()
+        evidence.read_evidence(
+            folder, manifest.model_copy(update={"key": "another artifact"})
+        )
+        == ()
     )
-    gates = manifest.bundle.model_copy(update={"id": "the same file under other gates"})
-    assert evidence.read_evidence(folder, manifest.model_copy(update={"bundle": gates})) == ()
+    gates = manifest.bundle.model_copy(
+        update={"id": "the same file under other gates"}
+    )
+    assert (
+        evidence.read_evidence(
+            folder, manifest.model_copy(update={"bundle": gates})
+        )
+        == ()
+    )
 
 
 def test_a_host_that_fails_is_a_line_and_keeps_what_others_found(
@@ -57,13 +72,20 @@ def test_a_host_that_fails_is_a_line_and_keeps_what_others_found(
     list(evidence.verify(folder, "local"))
     for python in ("/bin/false", "/bin/echo"):
         (found,) = evidence.verify(folder, host(tmp_path, "broken", python))
-        assert found.verdict == "unmeasured" and found.error and not found.measurements
-    assert [report.host for report in evidence.read_evidence(folder, bundle.load(folder))] == [
-        "local"
-    ]
+        assert (
+            found.verdict == "unmeasured"
+            and found.error
+            and not found.measurements
+        )
+    assert [
+        report.host
+        for report in evidence.read_evidence(folder, bundle.load(folder))
+    ] == ["local"]
 
 
-def test_evidence_that_cannot_be_read_does_not_count(folder: pathlib.Path) -> None:
+def test_evidence_that_cannot_be_read_does_not_count(
+    folder: pathlib.Path,
+) -> None:
     """Noise in the folder of evidence is passed over."""
     (folder / bundle.EVIDENCE).mkdir()
     (folder / bundle.EVIDENCE / "noise.json").write_text("{")
@@ -76,24 +98,38 @@ def test_an_unknown_host_is_a_mistake(folder: pathlib.Path) -> None:
         list(evidence.verify(folder, "locale"))
 
 
-def test_a_quick_look_does_not_take_the_place_of_a_whole_one(folder: pathlib.Path) -> None:
+def test_a_quick_look_does_not_take_the_place_of_a_whole_one(
+    folder: pathlib.Path,
+) -> None:
     """Fewer samples and no times are marked partial, and kept only where nothing better is."""
     (quick,) = evidence.verify(folder, "local", 8, timed=False)
     manifest = bundle.load(folder)
-    assert quick.partial and evidence.read_evidence(folder, manifest) == (quick,)
+    assert quick.partial and evidence.read_evidence(folder, manifest) == (
+        quick,
+    )
     (whole,) = evidence.verify(folder, "local")
     list(evidence.verify(folder, "local", 8, timed=False))
-    assert not whole.partial and evidence.read_evidence(folder, manifest) == (whole,)
+    assert not whole.partial and evidence.read_evidence(folder, manifest) == (
+        whole,
+    )
 
 
-def test_this_machines_speed_is_no_verdict_on_another_device(folder: pathlib.Path) -> None:
+def test_this_machines_speed_is_no_verdict_on_another_device(
+    folder: pathlib.Path,
+) -> None:
     """The target's latency is unmeasured here: a speedup on this machine is told, and
     passes or fails nothing.
     """
     facts = bundle.load(folder).bundle
     assert facts is not None and facts.device_only and "speedup" in facts.gates
-    speedup = next(iter(evidence.verify(folder, "local"))).measurement("speedup")
-    assert speedup is not None and speedup.value is not None and speedup.verdict is None
+    speedup = next(iter(evidence.verify(folder, "local"))).measurement(
+        "speedup"
+    )
+    assert (
+        speedup is not None
+        and speedup.value is not None
+        and speedup.verdict is None
+    )
 
 
 def test_evidence_is_not_written_through_a_link(
@@ -105,15 +141,23 @@ def test_evidence_is_not_written_through_a_link(
     (tmp_path / "elsewhere").mkdir()
     (folder / bundle.EVIDENCE).symlink_to(tmp_path / "elsewhere")
     (found,) = evidence.verify(folder, "local", timed=False)
-    assert found.verdict == "pass" and not list((tmp_path / "elsewhere").iterdir())
+    assert found.verdict == "pass" and not list(
+        (tmp_path / "elsewhere").iterdir()
+    )
 
 
-def test_names_that_differ_in_marks_alone_are_kept_apart(folder: pathlib.Path) -> None:
+def test_names_that_differ_in_marks_alone_are_kept_apart(
+    folder: pathlib.Path,
+) -> None:
     """``ssh:pi@b`` and ``ssh:pi-b`` are two hosts."""
     (found,) = evidence.verify(folder, "local", timed=False)
     for name in ("ssh:pi@b", "ssh:pi-b", "h/main", "h-main"):
-        evidence.store_evidence(folder, bundle.load(folder), found.model_copy(update={"host": name}))
-    assert {row.host for row in evidence.read_evidence(folder, bundle.load(folder))} == {
+        evidence.store_evidence(
+            folder, bundle.load(folder), found.model_copy(update={"host": name})
+        )
+    assert {
+        row.host for row in evidence.read_evidence(folder, bundle.load(folder))
+    } == {
         "local",
         "ssh:pi@b",
         "ssh:pi-b",
@@ -128,7 +172,8 @@ def test_a_host_with_two_environments_is_asked_in_each(
     """A host file that is named by its path, too."""
     path = tmp_path / "two.yaml"
     path.write_text(
-        f"title: two Pythons\nkind: local\nenvironments: {{one: {{python: [{sys.executable}]}}, other: {{python: [{sys.executable}]}}}}\n"
+        f"title: two Pythons\nkind: local\nenvironments: "
+        f"{{one: {{python: [{sys.executable}]}}, other: {{python: [{sys.executable}]}}}}\n"
     )
     found = list(evidence.verify(folder, str(path), 8, timed=False))
     assert [row.host for row in found] == [f"{path}/one", f"{path}/other"] and {

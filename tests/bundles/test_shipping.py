@@ -28,7 +28,9 @@ def artifact(tmp_path: pathlib.Path) -> Artifact:
     """An artifact of two parts."""
     signature = Signature(
         inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 2)),),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 2)),),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 2)),
+        ),
     )
     parts = []
     for name in ("encoder", "decoder"):
@@ -38,7 +40,11 @@ def artifact(tmp_path: pathlib.Path) -> Artifact:
             Part(
                 name=name,
                 signature=signature,
-                files={"model": File(path=path.name, sha256=file_digest(path), bytes=7)},
+                files={
+                    "model": File(
+                        path=path.name, sha256=file_digest(path), bytes=7
+                    )
+                },
             )
         )
     return Artifact(format="onnx", parts=tuple(parts), key="k", folder=tmp_path)
@@ -52,7 +58,10 @@ def test_every_part_is_shipped_with_its_hash(
     """
     out = tmp_path / "out"
     entry = shipping.ship(artifact, TARGET, out)
-    assert [file.path for file in entry.files] == ["cpu/encoder.onnx", "cpu/decoder.onnx"]
+    assert [file.path for file in entry.files] == [
+        "cpu/encoder.onnx",
+        "cpu/decoder.onnx",
+    ]
     for file in entry.files:
         assert file.path is not None
         assert file_digest(out / file.path) == file.sha256
@@ -111,7 +120,9 @@ def test_a_target_without_a_winner_ships_nothing(
     assert list(out.iterdir()) == []
 
 
-def test_a_folder_that_is_not_edgekits_is_not_touched(tmp_path: pathlib.Path) -> None:
+def test_a_folder_that_is_not_edgekits_is_not_touched(
+    tmp_path: pathlib.Path,
+) -> None:
     """A folder that happens to have a target's name is refused before any work, and never
     removed.
     """
@@ -145,5 +156,8 @@ def test_the_machine_is_told_by_more_than_its_name() -> None:
 def test_the_environment_names_the_machine() -> None:
     """The report tells processor, cores, system and Python."""
     told = shipping.environment({"numpy": "2"})
-    assert all(told[key] for key in ("machine", "processor", "cores", "system", "python"))
+    assert all(
+        told[key]
+        for key in ("machine", "processor", "cores", "system", "python")
+    )
     assert told["packages"] == {"numpy": "2"}

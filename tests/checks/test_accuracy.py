@@ -27,7 +27,11 @@ def scored(right: Any, where: str = "here") -> ScoredOutputs:
     """Outputs for samples of class 0 that are right where ``right`` is 1."""
     values = numpy.asarray(right, dtype="float64")
     return ScoredOutputs(
-        {"output": numpy.stack([values, 0.5 * numpy.ones(len(values))], axis=1)},
+        {
+            "output": numpy.stack(
+                [values, 0.5 * numpy.ones(len(values))], axis=1
+            )
+        },
         values,
         where,
     )
@@ -90,7 +94,11 @@ def test_a_loss_of_two_points_is_seen_at_a_thousand_samples() -> None:
     """
     measured = by_name(measure(scored(right(60)), scored(right(40)), "top1"))
     drop = measured["accuracy_drop"]
-    assert drop.value == pytest.approx(0.02) and drop.low is not None and drop.low > 0.01
+    assert (
+        drop.value == pytest.approx(0.02)
+        and drop.low is not None
+        and drop.low > 0.01
+    )
     assert (
         judge_at_most(drop, 0.005) == "fail"
         and judge_at_most(drop, 0.03) == "pass"
@@ -102,8 +110,14 @@ def test_a_loss_of_two_points_is_seen_at_a_thousand_samples() -> None:
 def test_a_loss_among_exchanged_samples_is_seen_too() -> None:
     """40 lost and 20 won of 1,000: still a drop of 2 points whose interval leaves out 0."""
     reference, candidate = right(20, start=100), right(40)
-    drop = by_name(measure(scored(candidate), scored(reference), "top1"))["accuracy_drop"]
-    assert drop.value == pytest.approx(0.02) and drop.low is not None and drop.low > 0
+    drop = by_name(measure(scored(candidate), scored(reference), "top1"))[
+        "accuracy_drop"
+    ]
+    assert (
+        drop.value == pytest.approx(0.02)
+        and drop.low is not None
+        and drop.low > 0
+    )
     assert (drop.detail["worse"], drop.detail["better"]) == (40, 20)
 
 
@@ -115,7 +129,11 @@ def test_pairing_sees_what_two_intervals_hide() -> None:
         accuracy(scored(right(60)), "top1"),
         accuracy(scored(right(40)), "top1"),
     )
-    assert worse.high is not None and better.low is not None and worse.high > better.low
+    assert (
+        worse.high is not None
+        and better.low is not None
+        and worse.high > better.low
+    )
 
 
 def test_a_file_against_itself_loses_nothing() -> None:
@@ -128,16 +146,20 @@ def test_a_file_against_itself_loses_nothing() -> None:
         and drop.high is not None
         and drop.low < 0 < drop.high < 0.003
     )
-    assert measured["agreement"].value == 1 and measured["agreement"].detail == {
-        "different": 0
-    }
+    assert measured["agreement"].value == 1 and measured[
+        "agreement"
+    ].detail == {"different": 0}
 
 
-def test_equal_accuracy_with_other_predictions_is_seen_in_the_agreement() -> None:
+def test_equal_accuracy_with_other_predictions_is_seen_in_the_agreement() -> (
+    None
+):
     """Two that are wrong on different samples have the same accuracy, and an agreement of
     90 %.
     """
-    measured = by_name(measure(scored(right(50)), scored(right(50, start=500)), "top1"))
+    measured = by_name(
+        measure(scored(right(50)), scored(right(50, start=500)), "top1")
+    )
     assert measured["accuracy_drop"].value == 0 and measured[
         "agreement"
     ].value == pytest.approx(0.9)
@@ -147,7 +169,9 @@ def test_an_output_of_nan_is_wrong_and_agrees_with_nothing() -> None:
     """A candidate that outputs NaN has accuracy 0 and agreement 0, even against itself."""
     task = tiny_task()
     broken = FakeRunner(
-        lambda feeds: {"output": numpy.full((len(feeds["input"]), CLASSES), numpy.nan)}
+        lambda feeds: {
+            "output": numpy.full((len(feeds["input"]), CLASSES), numpy.nan)
+        }
     )
     measured = by_name(check(broken, broken, task))
     assert measured["accuracy"].value == 0 and measured["agreement"].value == 0
@@ -162,7 +186,9 @@ def test_real_scores_are_paired_by_bootstrap() -> None:
     task = Task("sums", test=(values, values.sum(axis=1)), metric="negative_l1")
     exact = FakeRunner(lambda feeds: {"output": feeds["input"].sum(axis=1)})
     off = FakeRunner(
-        lambda feeds: {"output": feeds["input"].sum(axis=1) + 0.1 * feeds["input"][:, 0]}
+        lambda feeds: {
+            "output": feeds["input"].sum(axis=1) + 0.1 * feeds["input"][:, 0]
+        }
     )
     measured = by_name(check(off, exact, task))
     assert list(measured) == ["accuracy", "accuracy_drop"]
@@ -175,13 +201,17 @@ def test_one_real_score_is_unmeasured() -> None:
     """One sample with a real score has no interval, so no gate can pass; one with a 0/1
     score has a wide one.
     """
-    one = ScoredOutputs({"output": numpy.ones((1, 1))}, numpy.array([0.3]), "here")
+    one = ScoredOutputs(
+        {"output": numpy.ones((1, 1))}, numpy.array([0.3]), "here"
+    )
     assert [m.verdict for m in measure(one, one, "negative_l1")] == [
         "unmeasured",
         "unmeasured",
     ]
     measured = by_name(measure(scored([1.0]), scored([1.0]), "top1"))
-    assert measured["accuracy"].low is not None and measured["accuracy"].low < 0.25
+    assert (
+        measured["accuracy"].low is not None and measured["accuracy"].low < 0.25
+    )
     assert judge_at_most(measured["accuracy_drop"], 0.02) == "inconclusive"
 
 
@@ -197,7 +227,9 @@ def test_a_users_metric_names_the_unit() -> None:
     measured = check(
         nearest(),
         nearest(),
-        Task("t", test=(source.inputs["input"], source.labels), metric=generous),
+        Task(
+            "t", test=(source.inputs["input"], source.labels), metric=generous
+        ),
     )
     assert [(m.name, m.value, m.unit) for m in measured] == [
         ("accuracy", 1, "generous"),
@@ -213,7 +245,9 @@ def test_a_growing_subset_needs_no_second_run() -> None:
         score_runner(nearest(), split.take(30), "top1"),
     )
     assert numpy.array_equal(all_of_them.take(30).scores, few.scores)
-    assert numpy.array_equal(all_of_them.take(30).outputs["output"], few.outputs["output"])
+    assert numpy.array_equal(
+        all_of_them.take(30).outputs["output"], few.outputs["output"]
+    )
 
 
 def test_agreement_of_pixels_and_signs() -> None:
@@ -224,7 +258,8 @@ def test_agreement_of_pixels_and_signs() -> None:
     left[:, 1], right_[:, 1] = 1, 1
     right_[0, 1, 0, 0] = -1
     pair = [
-        ScoredOutputs({"output": array}, numpy.ones(1), "here") for array in (left, right_)
+        ScoredOutputs({"output": array}, numpy.ones(1), "here")
+        for array in (left, right_)
     ]
     shown = [predictions(each, "top1") for each in pair]
     assert (
@@ -234,7 +269,9 @@ def test_agreement_of_pixels_and_signs() -> None:
     )
     signs = predictions(
         ScoredOutputs(
-            {"output": numpy.array([-1.0, 0, 2, numpy.nan])}, numpy.ones(4), "here"
+            {"output": numpy.array([-1.0, 0, 2, numpy.nan])},
+            numpy.ones(4),
+            "here",
         ),
         "binary_accuracy",
     )
@@ -249,7 +286,8 @@ def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(TaskError, match="without labels"):
         score_runner(nearest(), Split(split.inputs, None), "top1")
     with pytest.raises(
-        RunnerError, match="expected outputs with one row for each of 100 samples"
+        RunnerError,
+        match="expected outputs with one row for each of 100 samples",
     ):
         score_runner(nearest(extra=numpy.ones(3)), split, "top1")
     with pytest.raises(RunnerError, match="Cannot pair 1000 samples with 1"):

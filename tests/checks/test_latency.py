@@ -73,11 +73,13 @@ def test_noise_alone_does_not_separate() -> None:
     fast always does.
     """
     apart = [
-        are_distinguishable(noisy(1e6, 2 * k), noisy(1e6, 2 * k + 1)) for k in range(200)
+        are_distinguishable(noisy(1e6, 2 * k), noisy(1e6, 2 * k + 1))
+        for k in range(200)
     ]
     assert sum(apart) <= 16
     assert all(
-        are_distinguishable(noisy(1.1e6, 2 * k), noisy(1e6, 2 * k + 1)) for k in range(50)
+        are_distinguishable(noisy(1.1e6, 2 * k), noisy(1e6, 2 * k + 1))
+        for k in range(50)
     )
 
 
@@ -96,6 +98,10 @@ def test_too_few_rounds_are_unmeasured() -> None:
 
 def test_times_that_do_not_pair_are_refused() -> None:
     """Different numbers of rounds, none, and times of 0 are errors."""
-    for first, second in (((1.0,) * 6, (1.0,) * 7), ((), ()), ((1.0,) * 6, (0.0,) * 6)):
+    for first, second in (
+        ((1.0,) * 6, (1.0,) * 7),
+        ((), ()),
+        ((1.0,) * 6, (0.0,) * 6),
+    ):
         with pytest.raises(RunnerError, match="Cannot pair"):
             speedup(Samples(first), Samples(second), WHERE, PROTOCOL)

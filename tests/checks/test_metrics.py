@@ -30,7 +30,9 @@ def test_every_name_that_a_task_takes_is_there() -> None:
 
 
 @hypothesis.given(SCORES, strategies.randoms(use_true_random=False))
-def test_top1_is_argmax_and_top5_is_never_less(outputs: Any, random: Any) -> None:
+def test_top1_is_argmax_and_top5_is_never_less(
+    outputs: Any, random: Any
+) -> None:
     """top1 equals a comparison with argmax, ties included; top5 equals the five first of a
     stable sort.
     """
@@ -59,7 +61,9 @@ def test_nan_is_never_right() -> None:
     outputs = numpy.full((3, 4), numpy.nan, "float32")
     assert metrics.top1(outputs, numpy.array([0, 1, 2])).tolist() == [0, 0, 0]
     assert metrics.top5(outputs, numpy.array([0, 1, 2])).tolist() == [0, 0, 0]
-    assert metrics.binary_accuracy(outputs[:, 0], numpy.array([0, 1, 0])).tolist() == [
+    assert metrics.binary_accuracy(
+        outputs[:, 0], numpy.array([0, 1, 0])
+    ).tolist() == [
         0,
         0,
         0,
@@ -71,7 +75,10 @@ def test_errors_are_negative_and_zero_only_where_equal(values: Any) -> None:
     """negative_mse and negative_l1 are 0 for equal arrays, and minus 4 and minus 2 where
     all differ by 2.
     """
-    for metric, worth in ((metrics.negative_mse, -4), (metrics.negative_l1, -2)):
+    for metric, worth in (
+        (metrics.negative_mse, -4),
+        (metrics.negative_l1, -2),
+    ):
         assert (metric(values, values) == 0).all()
         assert numpy.allclose(metric(values + 2, values), worth)
 
@@ -99,7 +106,12 @@ def test_binary_accuracy_is_the_sign_of_a_logit() -> None:
             numpy.zeros((4, 3), "int64"),
             "not class scores and class indices",
         ),
-        ("top1", numpy.zeros((4, 3)), numpy.zeros(4), "not class scores and class indices"),
+        (
+            "top1",
+            numpy.zeros((4, 3)),
+            numpy.zeros(4),
+            "not class scores and class indices",
+        ),
         (
             "top1",
             numpy.zeros((4, 3)),
@@ -121,8 +133,18 @@ def test_binary_accuracy_is_the_sign_of_a_logit() -> None:
             numpy.zeros(4),
             r"returned shape \[\] for 4 samples",
         ),
-        (lambda o, y: o, numpy.zeros((4, 3)), numpy.zeros(4), r"returned shape \[4, 3\]"),
-        (lambda o, y: ["a"] * 4, numpy.zeros((4, 3)), numpy.zeros(4), "failed: ValueError"),
+        (
+            lambda o, y: o,
+            numpy.zeros((4, 3)),
+            numpy.zeros(4),
+            r"returned shape \[4, 3\]",
+        ),
+        (
+            lambda o, y: ["a"] * 4,
+            numpy.zeros((4, 3)),
+            numpy.zeros(4),
+            "failed: ValueError",
+        ),
         (
             lambda o, y: o.missing,
             numpy.zeros((4, 3)),
@@ -158,7 +180,10 @@ def test_a_users_function_gets_the_array_or_all_outputs() -> None:
     assert metrics.scores(
         {"a": ones, "b": 2 * ones}, ones, lambda o, y: o["b"] - o["a"]
     ).tolist() == [1, 1, 1]
-    assert metrics.metric_name(close) == "close" and metrics.metric_name("top1") == "top1"
+    assert (
+        metrics.metric_name(close) == "close"
+        and metrics.metric_name("top1") == "top1"
+    )
 
 
 def test_a_named_metric_needs_one_output_to_read() -> None:
@@ -169,5 +194,7 @@ def test_a_named_metric_needs_one_output_to_read() -> None:
     assert metrics.scores(
         {"boxes": numpy.zeros(3), "logits": eye}, numpy.arange(3), "top1"
     ).tolist() == [1, 1, 1]
-    with pytest.raises(TaskError, match="outputs a, b; a named metric reads one"):
+    with pytest.raises(
+        TaskError, match="outputs a, b; a named metric reads one"
+    ):
         metrics.scores({"a": eye, "b": eye}, numpy.arange(3), "top1")

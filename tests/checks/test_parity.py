@@ -16,9 +16,9 @@ from edgekit.artifact import Artifact, File, Part
 from edgekit.checks.parity import check, quantization_error
 from edgekit.errors import ModelError, TaskError
 from edgekit.hosts.local import LocalHost
-from edgekit.hosts.torch_local import TorchRunner
 from edgekit.scheme import SCHEMES
 from edgekit.signature import BATCH, Quantization, Signature, TensorSpec
+from edgekit.steps.torch_runner import TorchRunner
 from edgekit.testing import FakeRunner, tiny_convolution, tiny_images
 
 SIGNATURE = Signature(
@@ -52,32 +52,49 @@ def write(
         ),
         helper.make_node("Relu", ["a"], ["b"]),
         helper.make_node(
-            "Conv", ["b", "2.weight", "2.bias"], ["c"], pads=[1] * 4, strides=[2, 2]
+            "Conv",
+            ["b", "2.weight", "2.bias"],
+            ["c"],
+            pads=[1] * 4,
+            strides=[2, 2],
         ),
         helper.make_node("Relu", ["c"], ["d"]),
         helper.make_node("GlobalAveragePool", ["d"], ["e"]),
         helper.make_node("Flatten", ["e"], ["f"]),
-        helper.make_node("Gemm", ["f", "6.weight", "6.bias"], ["output"], transB=1),
+        helper.make_node(
+            "Gemm", ["f", "6.weight", "6.bias"], ["output"], transB=1
+        ),
     ]
     graph_input = helper.make_tensor_value_info(
         "input", TensorProto.FLOAT, [BATCH, 1, 8, 8]
     )
-    result = helper.make_tensor_value_info("output", TensorProto.FLOAT, [BATCH, 3])
+    result = helper.make_tensor_value_info(
+        "output", TensorProto.FLOAT, [BATCH, 3]
+    )
     graph = helper.make_graph(
         nodes,
         "g",
         [graph_input],
         [result],
-        [numpy_helper.from_array(array, name) for name, array in values.items()],
+        [
+            numpy_helper.from_array(array, name)
+            for name, array in values.items()
+        ],
     )
     onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9),
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9
+        ),
         folder / "main.onnx",
     )
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=SIGNATURE,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
@@ -121,7 +138,9 @@ def drop_bias(values: Weights) -> None:
 
 def turn(values: Weights) -> None:
     """The kernels are transposed, as after a mistake in the layout."""
-    values["2.weight"] = numpy.ascontiguousarray(values["2.weight"].transpose(0, 1, 3, 2))
+    values["2.weight"] = numpy.ascontiguousarray(
+        values["2.weight"].transpose(0, 1, 3, 2)
+    )
 
 
 def test_a_right_file_passes(tmp_path: pathlib.Path) -> None:
@@ -129,12 +148,21 @@ def test_a_right_file_passes(tmp_path: pathlib.Path) -> None:
     the step and the tolerance.
     """
     measured = parity(write(tmp_path, weights()))
-    assert measured.verdict == "pass" and measured.value < TOLERANCE and measured.n == 6
+    assert (
+        measured.verdict == "pass"
+        and measured.value < TOLERANCE
+        and measured.n == 6
+    )
     assert set(measured.detail) == {"batch 1", "batch 5", "step", "tolerance"}
-    assert "onnxruntime" in measured.where and "compared with local: torch" in measured.how
+    assert (
+        "onnxruntime" in measured.where
+        and "compared with local: torch" in measured.how
+    )
 
 
-@pytest.mark.parametrize("fault", [swap_channels, swap_classes, scale, drop_bias, turn])
+@pytest.mark.parametrize(
+    "fault", [swap_channels, swap_classes, scale, drop_bias, turn]
+)
 def test_an_injected_fault_is_caught(
     tmp_path: pathlib.Path, fault: Callable[[Weights], None]
 ) -> None:
@@ -147,7 +175,9 @@ def test_an_injected_fault_is_caught(
     assert measured.verdict == "fail" and measured.value > 10 * TOLERANCE
 
 
-def test_a_file_that_is_right_for_one_sample_only_is_caught(tmp_path: pathlib.Path) -> None:
+def test_a_file_that_is_right_for_one_sample_only_is_caught(
+    tmp_path: pathlib.Path,
+) -> None:
     """A graph that takes the mean over the samples away and adds it again from the first
     one is right at batch 1, wrong at 5.
     """
@@ -171,7 +201,9 @@ def test_a_file_that_is_right_for_one_sample_only_is_caught(tmp_path: pathlib.Pa
 
 def runner(add: float = 0.0, scaled: float = 1.0, **change: Any) -> FakeRunner:
     """A runner whose output is its input, scaled and moved."""
-    return FakeRunner(lambda feeds: {"output": feeds["input"] * scaled + add, **change})
+    return FakeRunner(
+        lambda feeds: {"output": feeds["input"] * scaled + add, **change}
+    )
 
 
 def quantized(step: float) -> TensorSpec:
@@ -210,7 +242,9 @@ def test_a_step_is_the_files_own_or_the_last_or_a_share_of_the_range(
         and message in measured.how
     )
     assert (
-        check(runner(add=0.02), runner(), VALUES, (spec,), steps / 2, scales).verdict
+        check(
+            runner(add=0.02), runner(), VALUES, (spec,), steps / 2, scales
+        ).verdict
         == "fail"
     )
 
@@ -238,7 +272,10 @@ def test_each_output_has_its_own_step() -> None:
 def test_a_wrong_output_scale_is_caught() -> None:
     """An output that is read with a scale 10 % too large fails at two steps."""
     assert (
-        check(runner(scaled=1.1), runner(), VALUES, (quantized(0.02),), 2).verdict == "fail"
+        check(
+            runner(scaled=1.1), runner(), VALUES, (quantized(0.02),), 2
+        ).verdict
+        == "fail"
     )
 
 
@@ -251,10 +288,15 @@ def test_a_wrong_output_scale_is_caught() -> None:
             FakeRunner(lambda feeds: {"output": feeds["input"][:, :2]}),
             r"has shape \[1, 2\], expected \[1, 3\]",
         ),
-        (FakeRunner(lambda feeds: {"other": feeds["input"]}), "output 'output' is missing"),
+        (
+            FakeRunner(lambda feeds: {"other": feeds["input"]}),
+            "output 'output' is missing",
+        ),
     ],
 )
-def test_outputs_that_cannot_be_compared_fail(candidate: FakeRunner, message: str) -> None:
+def test_outputs_that_cannot_be_compared_fail(
+    candidate: FakeRunner, message: str
+) -> None:
     """NaN, infinity, another shape or name are a fail with the fault named, not a pass by
     default.
     """
@@ -267,7 +309,9 @@ def test_infinities_of_a_mask_are_equal() -> None:
     """If both output minus infinity, as masks do, there is no difference."""
     masked = FakeRunner(
         lambda feeds: {
-            "output": numpy.where(feeds["input"] > 0, feeds["input"], -numpy.inf)
+            "output": numpy.where(
+                feeds["input"] > 0, feeds["input"], -numpy.inf
+            )
         }
     )
     assert check(masked, masked, VALUES, OUTPUTS, 0).value == 0
@@ -277,7 +321,9 @@ def test_an_output_that_never_changes_has_a_step() -> None:
     """A constant or zero output has no range; an equal one passes, another one fails."""
     for constant in (0.0, 3.0):
         fixed = FakeRunner(
-            lambda feeds, constant=constant: {"output": 0 * feeds["input"] + constant}
+            lambda feeds, constant=constant: {
+                "output": 0 * feeds["input"] + constant
+            }
         )
         assert check(fixed, fixed, VALUES, OUTPUTS, 0).verdict == "pass"
         assert check(runner(), fixed, VALUES, OUTPUTS, 2).verdict == "fail"
@@ -288,7 +334,13 @@ def test_a_reference_that_is_broken_itself_is_an_error() -> None:
     with pytest.raises(ModelError, match="itself outputs NaN"):
         check(runner(), runner(add=numpy.nan), VALUES, OUTPUTS, 2)
     with pytest.raises(ModelError, match="no output 'output'"):
-        check(runner(), FakeRunner(lambda feeds: {"x": feeds["input"]}), VALUES, OUTPUTS, 2)
+        check(
+            runner(),
+            FakeRunner(lambda feeds: {"x": feeds["input"]}),
+            VALUES,
+            OUTPUTS,
+            2,
+        )
 
 
 def test_too_few_samples_are_refused() -> None:
@@ -306,6 +358,8 @@ def test_the_quantization_error_is_in_the_same_steps() -> None:
         runner(add=0.5), runner(), VALUES, OUTPUTS, scales
     ) == pytest.approx(25, rel=0.05)
     assert (
-        quantization_error(FakeRunner(lambda feeds: {}), runner(), VALUES, OUTPUTS, scales)
+        quantization_error(
+            FakeRunner(lambda feeds: {}), runner(), VALUES, OUTPUTS, scales
+        )
         == 0
     )

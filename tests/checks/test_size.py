@@ -11,7 +11,10 @@ def artifact(*sizes: int) -> Artifact:
     """An ONNX artifact with a part of each size, each with a log next to it."""
     signature = Signature(inputs=(SPEC,), outputs=(SPEC,))
     files = [
-        {"model": File(path=f"{k}.onnx", bytes=size), "log": File(path=f"{k}.log", bytes=7)}
+        {
+            "model": File(path=f"{k}.onnx", bytes=size),
+            "log": File(path=f"{k}.log", bytes=7),
+        }
         for k, size in enumerate(sizes)
     ]
     return Artifact(

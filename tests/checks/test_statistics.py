@@ -25,7 +25,8 @@ PAIRS = strategies.integers(1, 60).flatmap(
 )
 REAL_PAIRS = strategies.integers(2, 60).flatmap(
     lambda n: strategies.tuples(
-        *[arrays_of.arrays("float64", n, elements=strategies.floats(-100, 100))] * 2
+        *[arrays_of.arrays("float64", n, elements=strategies.floats(-100, 100))]
+        * 2
     )
 )
 
@@ -37,19 +38,29 @@ def test_a_share_is_in_its_interval(counts: tuple[int, int]) -> None:
     """
     successes, n = counts
     low, high = statistics.share_interval(successes, n)
-    assert 0 <= low <= successes / n + 1e-12 and successes / n - 1e-12 <= high <= 1
-    assert numpy.allclose(statistics.share_interval(n - successes, n), (1 - high, 1 - low))
+    assert (
+        0 <= low <= successes / n + 1e-12 and successes / n - 1e-12 <= high <= 1
+    )
+    assert numpy.allclose(
+        statistics.share_interval(n - successes, n), (1 - high, 1 - low)
+    )
 
 
 def test_the_share_interval_is_wilsons() -> None:
     """81 of 263: 0.2553 to 0.3662, the example of Newcombe 1998; all right of one: 0.2065
     to 1.
     """
-    assert numpy.allclose(statistics.share_interval(81, 263), (0.2553, 0.3662), atol=5e-5)
-    assert numpy.allclose(statistics.share_interval(1, 1), (0.2065, 1), atol=5e-5)
+    assert numpy.allclose(
+        statistics.share_interval(81, 263), (0.2553, 0.3662), atol=5e-5
+    )
+    assert numpy.allclose(
+        statistics.share_interval(1, 1), (0.2065, 1), atol=5e-5
+    )
 
 
-@hypothesis.given(arrays_of.arrays("float64", strategies.integers(1, 40), elements=FINITE))
+@hypothesis.given(
+    arrays_of.arrays("float64", strategies.integers(1, 40), elements=FINITE)
+)
 def test_a_mean_is_in_its_interval(values: Any) -> None:
     """One number has no interval; more have one around their mean, of no width where all
     are equal.
@@ -75,7 +86,9 @@ def test_the_mean_interval_is_students() -> None:
 
 
 @hypothesis.given(PAIRS)
-def test_a_paired_share_difference_is_in_its_interval(pair: tuple[Any, Any]) -> None:
+def test_a_paired_share_difference_is_in_its_interval(
+    pair: tuple[Any, Any],
+) -> None:
     """The interval is in [-1, 1], has a width even where nothing differs, holds the
     difference, and turns with the order.
     """
@@ -83,7 +96,9 @@ def test_a_paired_share_difference_is_in_its_interval(pair: tuple[Any, Any]) -> 
     low, high = statistics.paired_share_difference(first, second)
     assert -1 <= low < high <= 1
     assert low <= first.mean() - second.mean() <= high
-    assert numpy.allclose(statistics.paired_share_difference(second, first), (-high, -low))
+    assert numpy.allclose(
+        statistics.paired_share_difference(second, first), (-high, -low)
+    )
 
 
 def test_the_paired_share_difference_is_agresti_and_mins() -> None:
@@ -100,14 +115,17 @@ def test_the_paired_share_difference_is_agresti_and_mins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "gained", "n"), [(0.02, 0.01, 400), (0.05, 0.05, 100), (0.01, 0.0, 1000)]
+    ("lost", "gained", "n"),
+    [(0.02, 0.01, 400), (0.05, 0.05, 100), (0.01, 0.0, 1000)],
 )
 def test_the_paired_share_difference_covers_the_truth(
     lost: float, gained: float, n: int
 ) -> None:
     """Of 1,000 drawn test sets at least 93 % have the true drop in their interval."""
     random, inside = numpy.random.default_rng(0), 0
-    for kinds in random.multinomial(n, (lost, gained, 1 - lost - gained), size=1000):
+    for kinds in random.multinomial(
+        n, (lost, gained, 1 - lost - gained), size=1000
+    ):
         first, second = numpy.ones(n), numpy.ones(n)
         second[: kinds[0]], first[kinds[0] : kinds[0] + kinds[1]] = 0, 0
         low, high = statistics.paired_share_difference(first, second)
@@ -117,12 +135,15 @@ def test_the_paired_share_difference_covers_the_truth(
 
 @hypothesis.given(REAL_PAIRS)
 @hypothesis.settings(max_examples=20, deadline=None)
-def test_a_paired_mean_difference_is_in_its_interval(pair: tuple[Any, Any]) -> None:
+def test_a_paired_mean_difference_is_in_its_interval(
+    pair: tuple[Any, Any],
+) -> None:
     """The interval holds the mean difference, is finite, and the same each time."""
     first, second = pair
     interval = statistics.paired_mean_difference(first, second)
-    assert interval is not None and interval == statistics.paired_mean_difference(
-        first, second
+    assert (
+        interval is not None
+        and interval == statistics.paired_mean_difference(first, second)
     )
     slack = 1e-9 * (1 + numpy.abs(first - second).max())
     assert (
@@ -138,7 +159,9 @@ def test_a_paired_mean_difference_of_odd_data() -> None:
     """One pair has no interval; equal differences have one of no width; one odd difference
     among zeros has a finite one.
     """
-    assert statistics.paired_mean_difference(numpy.ones(1), numpy.zeros(1)) is None
+    assert (
+        statistics.paired_mean_difference(numpy.ones(1), numpy.zeros(1)) is None
+    )
     for n in (2, 50, 3000):
         assert statistics.paired_mean_difference(
             numpy.full(n, 0.3), numpy.full(n, 0.1)
@@ -160,14 +183,19 @@ def test_pairing_takes_out_what_both_share(n: int) -> None:
     random = numpy.random.default_rng(0)
     shared, noise = random.standard_normal(n), 0.05 * random.standard_normal(n)
     first, second = shared, shared - 0.05 + noise
-    low, high = statistics.paired_mean_difference(first, second) or (math.nan, math.nan)
+    low, high = statistics.paired_mean_difference(first, second) or (
+        math.nan,
+        math.nan,
+    )
     assert 0 < low < 0.05 + 0.03 < 0.2 and high < 0.1
     assert numpy.allclose(
         (low, high), statistics.mean_interval(first - second) or (), atol=0.004
     )
 
 
-@hypothesis.given(arrays_of.arrays("float64", strategies.integers(1, 200), elements=FINITE))
+@hypothesis.given(
+    arrays_of.arrays("float64", strategies.integers(1, 200), elements=FINITE)
+)
 def test_a_median_is_in_its_interval(values: Any) -> None:
     """Below 6 numbers there is no interval; from 6 on its ends are two of the numbers
     and holds the median.
@@ -185,7 +213,9 @@ def test_the_median_interval_is_the_narrowest_with_95_percent(n: int) -> None:
     low, high = statistics.median_interval(numpy.arange(1, n + 1)) or (0, 0)
     assert low + high == n + 1
     assert (
-        scipy.stats.binom.cdf(low - 1, n, 0.5) <= 0.025 < scipy.stats.binom.cdf(low, n, 0.5)
+        scipy.stats.binom.cdf(low - 1, n, 0.5)
+        <= 0.025
+        < scipy.stats.binom.cdf(low, n, 0.5)
     )
 
 

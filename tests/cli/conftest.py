@@ -18,7 +18,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def sample(root: pathlib.Path) -> Callable[..., Report]:
     """Builds the report of ``tests/rendering/sample_report.py``."""
     spec = importlib.util.spec_from_file_location(
-        "sample_report_of_cli", root / "tests" / "rendering" / "sample_report.py"
+        "sample_report_of_cli",
+        root / "tests" / "rendering" / "sample_report.py",
     )
     assert spec is not None
     assert spec.loader is not None
@@ -30,7 +31,9 @@ def sample(root: pathlib.Path) -> Callable[..., Report]:
 
 
 @pytest.fixture
-def finished(sample: Callable[..., Report], tmp_path: pathlib.Path) -> pathlib.Path:
+def finished(
+    sample: Callable[..., Report], tmp_path: pathlib.Path
+) -> pathlib.Path:
     """The folder of a finished run."""
     folder = tmp_path / "finished"
     folder.mkdir()

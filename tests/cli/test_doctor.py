@@ -27,11 +27,15 @@ def test_json_has_the_state_of_the_installation() -> None:
     ]
 
 
-def test_what_is_missing_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_has_its_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Without ONNX Runtime the ONNX target is not ready; doctor itself has exit code 0."""
     real = registry.installed
     monkeypatch.setattr(
-        registry, "installed", lambda module: module != "onnxruntime" and real(module)
+        registry,
+        "installed",
+        lambda module: module != "onnxruntime" and real(module),
     )
     targets = {row["name"]: row for row in examine()["targets"]}
     assert targets["cpu-onnx"]["missing"] == ["onnxruntime"]
@@ -42,16 +46,22 @@ def test_what_is_missing_has_its_command(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "cannot be used yet" in done.stdout
 
 
-def test_either_of_two_packages_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_either_of_two_packages_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """TensorRT or TensorRT for RTX; with neither, both are named."""
-    monkeypatch.setattr(registry, "installed", lambda module: module != "tensorrt_rtx")
+    monkeypatch.setattr(
+        registry, "installed", lambda module: module != "tensorrt_rtx"
+    )
     names = {row["name"]: row["version"] for row in examine()["packages"]}
     assert "tensorrt" in names
     assert "tensorrt-rtx" not in names
     monkeypatch.setattr(
         registry, "installed", lambda module: not module.startswith("tensorrt")
     )
-    target = next(row for row in examine()["targets"] if row["name"] == "rtx-tensorrt")
+    target = next(
+        row for row in examine()["targets"] if row["name"] == "rtx-tensorrt"
+    )
     assert target["missing"] == ["tensorrt_rtx or tensorrt"]
 
 
@@ -64,9 +74,9 @@ def test_tools_and_gpus_are_detected(
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert examine()["gpus"] == ["NVIDIA RTX 4090, 8.9"]
-    assert next(row for row in examine()["tools"] if row["name"] == "nvidia-smi")[
-        "path"
-    ] == str(tool)
+    assert next(
+        row for row in examine()["tools"] if row["name"] == "nvidia-smi"
+    )["path"] == str(tool)
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert examine()["gpus"] == []
 
@@ -78,4 +88,7 @@ def test_a_host_that_is_not_set_up_has_its_command(
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path))
     rows = {row["name"]: row for row in examine()["hosts"]}
     assert rows["local"]["ready"] and not rows["qemu-arm64"]["ready"]
-    assert "edgekit hosts setup qemu-arm64" in CliRunner().invoke(main, ["doctor"]).stdout
+    assert (
+        "edgekit hosts setup qemu-arm64"
+        in CliRunner().invoke(main, ["doctor"]).stdout
+    )

@@ -21,7 +21,9 @@ def hosts(*words: str) -> Result:
 
 
 @pytest.fixture(autouse=True)
-def own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def own(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
     """An empty folder for the user's own hosts."""
     folder = tmp_path / "configuration"
     folder.mkdir()
@@ -30,13 +32,17 @@ def own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path
 
 
 @pytest.fixture
-def nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
     """No host is set up."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
     return tmp_path / "hosts"
 
 
-def test_the_list_shows_what_is_ready_and_what_to_do(nothing: pathlib.Path) -> None:
+def test_the_list_shows_what_is_ready_and_what_to_do(
+    nothing: pathlib.Path,
+) -> None:
     """This machine is ready; other hosts have the command that sets them up."""
     done = hosts()
     assert done.exit_code == 0, done.output
@@ -50,7 +56,9 @@ def test_the_list_shows_what_is_ready_and_what_to_do(nothing: pathlib.Path) -> N
             "fix": "edgekit hosts setup tflite-runtime",
         }
     ]
-    assert [problem["environment"] for problem in rows["qemu-arm64"]["problems"]] == [
+    assert [
+        problem["environment"] for problem in rows["qemu-arm64"]["problems"]
+    ] == [
         "main",
         "tflite-runtime",
     ]
@@ -90,17 +98,23 @@ def test_this_machine_is_checked_with_real_files() -> None:
         "int8.onnx",
         "int8.tflite",
     ]
-    assert all(checked["good"] and checked["right"] == 7 for checked in row["files"])
+    assert all(
+        checked["good"] and checked["right"] == 7 for checked in row["files"]
+    )
 
 
-def test_a_host_that_cannot_be_used_fails_its_check(nothing: pathlib.Path) -> None:
+def test_a_host_that_cannot_be_used_fails_its_check(
+    nothing: pathlib.Path,
+) -> None:
     """Exit code 1, and the fix for each environment; the others are still checked."""
     done = hosts("check", "qemu-arm64", "local")
     assert done.exit_code == 1
     assert done.stdout.count("Fix: edgekit hosts setup qemu-arm64") == 2
     assert "local/main  ok" in done.stdout
     rows = json.loads(hosts("check", "qemu-arm64/main", "--json").stdout)
-    assert [(row["environment"], row["good"]) for row in rows] == [("main", False)]
+    assert [(row["environment"], row["good"]) for row in rows] == [
+        ("main", False)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +132,9 @@ def test_an_unknown_host_is_reported(words: tuple[str, ...]) -> None:
     done = hosts(*words)
     assert done.exit_code == 1
     assert (
-        "nope" in done.stderr and "Fix:" in done.stderr and "Traceback" not in done.stderr
+        "nope" in done.stderr
+        and "Fix:" in done.stderr
+        and "Traceback" not in done.stderr
     )
 
 
@@ -147,15 +163,19 @@ def test_a_host_is_set_up_shown_checked_and_cleaned(
     """A user's own host: set up, listed with versions and size, ready, and removed."""
     (own / "board.yaml").write_text(BOARD)
     environments = json.loads(hosts("setup", "board", "--json").stdout)
-    assert [(row["host"], row["environment"], row["versions"]) for row in environments] == [
-        ("board", "main", {"numpy": "2.2.6"})
-    ]
+    assert [
+        (row["host"], row["environment"], row["versions"])
+        for row in environments
+    ] == [("board", "main", {"numpy": "2.2.6"})]
     assert environments[0]["bytes"] > 10**7 and environments[0]["seconds"] > 0
     again = hosts("setup", "board", "local")
     assert again.exit_code == 0 and "board: main is ready" in again.stderr
     assert json.loads(hosts("show", "board", "--json").stdout)["ready"]
     checked = hosts("check", "board")
-    assert checked.exit_code == 1 and "has no runtime that can run a file" in checked.stdout
+    assert (
+        checked.exit_code == 1
+        and "has no runtime that can run a file" in checked.stdout
+    )
     cleaned = json.loads(hosts("clean", "board", "--json").stdout)
     assert (cleaned["folders"], cleaned["bytes"] > 10**7) == (1, True)
     assert not (install_dirs.root() / "board").exists()
@@ -179,8 +199,13 @@ def test_a_plan_and_a_run_report_a_host_that_is_not_set_up(
         "on-arm: the host qemu-arm64 is not set up\n    Fix: edgekit hosts setup qemu-arm64"
         in done.stdout
     )
-    run = CliRunner().invoke(main, ["run", *words, "--out", str(tmp_path / "out")])
-    assert run.exit_code == 1 and "Fix: edgekit hosts setup qemu-arm64" in run.stderr
+    run = CliRunner().invoke(
+        main, ["run", *words, "--out", str(tmp_path / "out")]
+    )
+    assert (
+        run.exit_code == 1
+        and "Fix: edgekit hosts setup qemu-arm64" in run.stderr
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -190,4 +215,6 @@ def test_a_host_of_a_path_is_named_by_its_path(
     """The fix is a command that works: it contains the path, not the bare name."""
     path = tmp_path / "board.yaml"
     path.write_text(BOARD)
-    assert f"Fix: edgekit hosts setup {path}" in hosts("check", str(path)).stdout
+    assert (
+        f"Fix: edgekit hosts setup {path}" in hosts("check", str(path)).stdout
+    )

@@ -27,17 +27,29 @@ def model(tmp_path: pathlib.Path) -> pathlib.Path:
     weight = helper.make_tensor("w", onnx.TensorProto.FLOAT, [4, 3], [0.5] * 12)
     graph = helper.make_graph(
         [
-            helper.make_node("MatMul", ["input", "w"], ["product"], name="product"),
+            helper.make_node(
+                "MatMul", ["input", "w"], ["product"], name="product"
+            ),
             helper.make_node("Relu", ["product"], ["output"], name="relu"),
         ],
         "small",
-        [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["batch", 4])],
-        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["batch", 3])],
+        [
+            helper.make_tensor_value_info(
+                "input", onnx.TensorProto.FLOAT, ["batch", 4]
+            )
+        ],
+        [
+            helper.make_tensor_value_info(
+                "output", onnx.TensorProto.FLOAT, ["batch", 3]
+            )
+        ],
         [weight],
     )
     path = tmp_path / "small.onnx"
     onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+        ),
         path,
     )
     return path
@@ -72,7 +84,9 @@ def test_rows_lists_every_operator(model: pathlib.Path) -> None:
     [
         (
             "weights.pt",
-            ["unknown suffix: expected one of .onnx, .ort, .xml, .tflite, .engine"],
+            [
+                "unknown suffix: expected one of .onnx, .ort, .xml, .tflite, .engine"
+            ],
         ),
         ("broken.onnx", ["broken.onnx"]),
         ("broken.tflite", ["broken.tflite"]),
@@ -91,7 +105,9 @@ def test_a_file_that_cannot_be_read_is_reported(
         assert word in done.stderr
 
 
-def test_a_file_of_another_format_than_the_targets_is_refused(model: pathlib.Path) -> None:
+def test_a_file_of_another_format_than_the_targets_is_refused(
+    model: pathlib.Path,
+) -> None:
     """An ONNX file is not checked against a TFLite device."""
     done = inspect(model, "--target", "mobile-tflite")
     assert done.exit_code == 1
@@ -135,7 +151,9 @@ def test_an_engine_is_read_from_its_log(tmp_path: pathlib.Path) -> None:
     assert "SM120" in done.stdout
 
 
-def test_an_int8_file_is_checked_against_an_ethos_u(tmp_path: pathlib.Path) -> None:
+def test_an_int8_file_is_checked_against_an_ethos_u(
+    tmp_path: pathlib.Path,
+) -> None:
     """Vela compiles it for the target: estimates, and one row for each operator.
 
     A file that Vela has compiled is refused.
@@ -144,12 +162,16 @@ def test_an_int8_file_is_checked_against_an_ethos_u(tmp_path: pathlib.Path) -> N
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
     path = tmp_path / "pool.tflite"
     write_pool(schema, path)
-    data = json.loads(inspect(path, "--target", "ethos-u55-256", "--json").stdout)
+    data = json.loads(
+        inspect(path, "--target", "ethos-u55-256", "--json").stdout
+    )
     numbers = {row["name"]: row for row in data["measurements"]}
     assert data["format"] == "ethosu"
     assert numbers["cpu_ops"]["value"] == 0
     assert "not measured" in numbers["npu_time_ms"]["how"]
-    assert [(row["op"], row["runs_on"]) for row in data["rows"]] == [("MAX_POOL_2D", "NPU")]
+    assert [(row["op"], row["runs_on"]) for row in data["rows"]] == [
+        ("MAX_POOL_2D", "NPU")
+    ]
     done = inspect(path, "--target", "ethos-u85-256")
     assert "npu time (estimate)" in done.stdout
     assert "Vela 5" in done.stdout
@@ -163,7 +185,10 @@ def test_an_int8_file_is_checked_against_an_ethos_u(tmp_path: pathlib.Path) -> N
         tmp_path / "compiled.tflite",
     )
     done = inspect(tmp_path / "compiled.tflite", "--target", "ethos-u55-256")
-    assert (done.exit_code, "already compiled for an Ethos-U" in done.stderr) == (1, True)
+    assert (
+        done.exit_code,
+        "already compiled for an Ethos-U" in done.stderr,
+    ) == (1, True)
     assert "CUSTOM:ethos-u" in inspect(tmp_path / "compiled.tflite").stdout
 
 
@@ -172,7 +197,8 @@ def test_without_vela_the_extra_is_named(
 ) -> None:
     """The fix is the command that installs it."""
     write_pool(
-        pytest.importorskip("ai_edge_litert.schema_py_generated"), tmp_path / "pool.tflite"
+        pytest.importorskip("ai_edge_litert.schema_py_generated"),
+        tmp_path / "pool.tflite",
     )
     monkeypatch.setattr(vela, "MODULE", "no_such_package.vela")
     done = inspect(tmp_path / "pool.tflite", "--target", "ethos-u55-256")
@@ -199,10 +225,14 @@ def write_pool(schema: Any, path: pathlib.Path) -> None:
     pool.inputs, pool.outputs, pool.opcodeIndex = [0], [1], 0
     pool.builtinOptionsType = schema.BuiltinOptions.Pool2DOptions
     pool.builtinOptions = options = schema.Pool2DOptionsT()
-    options.strideW = options.strideH = options.filterWidth = options.filterHeight = 2
+    options.strideW = options.strideH = options.filterWidth = (
+        options.filterHeight
+    ) = 2
     options.padding = schema.Padding.VALID
     code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MAX_POOL_2D
+    code.builtinCode = code.deprecatedBuiltinCode = (
+        schema.BuiltinOperator.MAX_POOL_2D
+    )
     code.version = 2
     graph = schema.SubGraphT()
     graph.tensors = [tensor(b"image", 8), tensor(b"pooled", 4)]

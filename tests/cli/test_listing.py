@@ -32,9 +32,9 @@ def test_a_list_names_everything(word: str) -> None:
         for line in done.stdout.splitlines()
         if line.split() and line.split()[0] in NAMES[word]
     ] == NAMES[word]
-    assert [row["name"] for row in json.loads(edgekit(word, "--json").stdout)] == NAMES[
-        word
-    ]
+    assert [
+        row["name"] for row in json.loads(edgekit(word, "--json").stdout)
+    ] == NAMES[word]
 
 
 @pytest.mark.parametrize("word", list(NAMES))
@@ -52,11 +52,13 @@ def test_show_prints_one_in_full(word: str) -> None:
 
 def test_the_limits_of_a_target_are_shown() -> None:
     """The values shown are the file's."""
-    data = json.loads(edgekit("targets", "show", "coral-edgetpu", "--json").stdout)
-    path, verified = data.pop("file"), data.pop("verified")
-    assert data == values.load(catalog.find("targets", "coral-edgetpu")).model_dump(
-        mode="json"
+    data = json.loads(
+        edgekit("targets", "show", "coral-edgetpu", "--json").stdout
     )
+    path, verified = data.pop("file"), data.pop("verified")
+    assert data == values.load(
+        catalog.find("targets", "coral-edgetpu")
+    ).model_dump(mode="json")
     assert path.endswith("coral-edgetpu.yaml")
     assert verified.startswith("accuracy: on the host local")
 
@@ -65,7 +67,9 @@ def test_the_limits_of_a_target_are_shown() -> None:
 def test_show_prints_what_can_be_verified_from_here(name: str) -> None:
     """Accuracy and latency, each with its host, or unmeasured with the reason."""
     target = values.load(catalog.find("targets", name))
-    verified = json.loads(edgekit("targets", "show", name, "--json").stdout)["verified"]
+    verified = json.loads(edgekit("targets", "show", name, "--json").stdout)[
+        "verified"
+    ]
     accuracy, _, latency = verified.partition("; latency: ")
     assert f"on the host {target.host}" in accuracy
     assert target.accuracy_note in accuracy
@@ -104,9 +108,9 @@ def test_a_network_with_a_missing_package_has_its_command(
     monkeypatch.setattr(registry, "installed", lambda module: False)
     done = edgekit("models")
     assert "needs torch" in " ".join(done.stdout.split())
-    assert json.loads(edgekit("models", "--json").stdout)[0]["install"] == registry.install(
-        "torch"
-    )
+    assert json.loads(edgekit("models", "--json").stdout)[0][
+        "install"
+    ] == registry.install("torch")
 
 
 @pytest.mark.parametrize("word", list(NAMES))

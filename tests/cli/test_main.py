@@ -53,7 +53,9 @@ def imported(environment: dict[str, str], *words: str) -> set[str]:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["rnu"], []])
-def test_help_imports_nothing_heavy(environment: dict[str, str], words: list[str]) -> None:
+def test_help_imports_nothing_heavy(
+    environment: dict[str, str], words: list[str]
+) -> None:
     """Help, version and an unknown command need no framework, numpy, pydantic or rich."""
     assert imported(environment, *words) == set()
 
@@ -74,11 +76,17 @@ def test_quick_commands_import_no_framework(
     environment: dict[str, str], words: list[str]
 ) -> None:
     """plan, the lists, the help of run and an impossible run need no framework or numpy."""
-    assert imported(environment, *words) <= {"pydantic", "yaml", "rich", "jinja2"}
+    assert imported(environment, *words) <= {
+        "pydantic",
+        "yaml",
+        "rich",
+        "jinja2",
+    }
 
 
 @pytest.mark.parametrize(
-    "words", [["hosts"], ["doctor"], ["plan", "digits", "--target", "on-arm.yaml"]]
+    "words",
+    [["hosts"], ["doctor"], ["plan", "digits", "--target", "on-arm.yaml"]],
 )
 def test_commands_that_use_hosts_import_numpy_and_no_framework(
     environment: dict[str, str], words: list[str], tmp_path: pathlib.Path
@@ -89,7 +97,10 @@ def test_commands_that_use_hosts_import_numpy_and_no_framework(
     )
     assert imported(
         environment,
-        *(str(tmp_path / word) if word.endswith(".yaml") else word for word in words),
+        *(
+            str(tmp_path / word) if word.endswith(".yaml") else word
+            for word in words
+        ),
     ) <= {
         "numpy",
         "pydantic",
@@ -142,11 +153,15 @@ def test_an_unknown_command_is_answered_with_the_nearest() -> None:
 
 
 @pytest.fixture
-def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+def raising(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[], None]], None]:
     """Replace the body of ``run``."""
 
     def put(body: Callable[[], None]) -> None:
-        monkeypatch.setattr("edgekit.cli.run.run", click.Command("run", callback=body))
+        monkeypatch.setattr(
+            "edgekit.cli.run.run", click.Command("run", callback=body)
+        )
 
     return put
 
@@ -179,9 +194,13 @@ def test_a_bug_of_edgekit_keeps_its_traceback(
     )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_stopped_run_explains_how_to_resume(
-    raising: Callable[[Callable[[], None]], None], number: signal.Signals, code: int
+    raising: Callable[[Callable[[], None]], None],
+    number: signal.Signals,
+    code: int,
 ) -> None:
     """SIGINT and SIGTERM end a run with the shell's code; the signal handler is restored."""
     before = signal.getsignal(signal.SIGTERM)
@@ -189,7 +208,10 @@ def test_a_stopped_run_explains_how_to_resume(
     done = CliRunner().invoke(commands.main, ["run"])
     assert done.exit_code == code
     assert done.stderr.startswith("Stopped. ")
-    assert "Finished steps are kept; the same command resumes after them." in done.stderr
+    assert (
+        "Finished steps are kept; the same command resumes after them."
+        in done.stderr
+    )
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -199,16 +221,18 @@ def test_another_command_only_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     def body() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgekit.cli.plan.plan", click.Command("plan", callback=body))
+    monkeypatch.setattr(
+        "edgekit.cli.plan.plan", click.Command("plan", callback=body)
+    )
     done = CliRunner().invoke(commands.main, ["plan"])
     assert (done.exit_code, done.stderr) == (130, "Stopped.\n")
 
 
 def test_the_entry_point_is_declared(root: pathlib.Path) -> None:
     """The project's script is this command."""
-    assert 'edgekit = "edgekit.cli.main:main"' in (root / "pyproject.toml").read_text(
-        encoding="utf-8"
-    )
+    assert 'edgekit = "edgekit.cli.main:main"' in (
+        root / "pyproject.toml"
+    ).read_text(encoding="utf-8")
 
 
 def test_a_path_that_is_too_long_is_reported() -> None:

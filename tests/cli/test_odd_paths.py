@@ -21,7 +21,9 @@ EVIL = [
 
 @pytest.mark.parametrize("evil", EVIL)
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
-def test_inspect_accepts_any_name(tmp_path: pathlib.Path, evil: str, ending: str) -> None:
+def test_inspect_accepts_any_name(
+    tmp_path: pathlib.Path, evil: str, ending: str
+) -> None:
     """An ONNX file with such a name is read; random bytes are an error; nothing is run."""
     folder = tmp_path / evil
     folder.mkdir()

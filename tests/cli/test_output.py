@@ -28,9 +28,18 @@ def test_a_reader_that_exits_causes_no_traceback(
     environment: dict[str, str], finished: pathlib.Path, words: list[str]
 ) -> None:
     """``| head`` ends the command quietly, like any tool."""
-    command = [sys.executable, "-m", "edgekit", *(word.format(finished) for word in words)]
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        *(word.format(finished) for word in words),
+    ]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -47,7 +56,9 @@ def test_a_pipe_gets_plain_text_in_100_columns(
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
-    assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
+    assert [
+        line for line in done.stdout.splitlines() if line != line.rstrip()
+    ] == []
 
 
 def test_a_terminal_gets_colours(
@@ -79,7 +90,9 @@ def test_a_terminal_gets_colours(
     assert "[1;31m" not in drawn(NO_COLOR="1")
 
 
-def test_text_from_outside_is_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_from_outside_is_not_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Square brackets and emoji codes in names are shown unchanged."""
     drawn = output.grid("name")
     drawn.add_row("[red]x[/red] :smiley:")

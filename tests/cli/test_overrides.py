@@ -40,7 +40,10 @@ def test_without_options_the_recipe_is_unchanged() -> None:
 def test_a_target_on_the_command_line_replaces_the_recipes() -> None:
     """Only the named targets are planned, each once, in the order of the options."""
     plan = request(targets=("rtx-tensorrt", "cpu-onnx", "rtx-tensorrt")).plan()
-    assert [row.target.name for row in plan.targets] == ["rtx-tensorrt", "cpu-onnx"]
+    assert [row.target.name for row in plan.targets] == [
+        "rtx-tensorrt",
+        "cpu-onnx",
+    ]
 
 
 def test_model_and_settings_replace_the_recipes() -> None:

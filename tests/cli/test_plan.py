@@ -21,7 +21,9 @@ def plan(*words: str) -> Result:
 @pytest.fixture(autouse=True)
 def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is installed here, no package is missing."""
-    monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: True,))
+    monkeypatch.setattr(
+        "edgekit.planning.plan.plan.__defaults__", (lambda module: True,)
+    )
 
 
 def test_all_steps_are_shown(edgekit: Run) -> None:
@@ -45,7 +47,9 @@ def test_all_steps_are_shown(edgekit: Run) -> None:
 
 def test_json_holds_the_same_plan() -> None:
     """--json has the same steps in the same order."""
-    data = json.loads(plan("digits", "--target", "coral-edgetpu", "--json").stdout)
+    data = json.loads(
+        plan("digits", "--target", "coral-edgetpu", "--json").stdout
+    )
     assert [step["intent"] for step in data["shared"]] == [
         "load",
         "train",
@@ -73,13 +77,20 @@ def test_everything_that_is_missing_is_reported_at_once() -> None:
     assert "Problems: 3" in done.stdout
     assert done.stdout.count("Fix: give --") == 3
     assert [
-        row["where"] for row in json.loads(plan("int8", "--json").stdout)["problems"]
+        row["where"]
+        for row in json.loads(plan("int8", "--json").stdout)["problems"]
     ] == ["model", "task", "targets"]
 
 
 def test_a_scheme_that_is_left_out_has_a_reason() -> None:
     """Schemes that a target cannot run are left out; a requested one is a problem."""
-    done = plan("digits", "--target", "cpu-onnx", "--set", "quantize.scheme=w8a16-static")
+    done = plan(
+        "digits",
+        "--target",
+        "cpu-onnx",
+        "--set",
+        "quantize.scheme=w8a16-static",
+    )
     assert done.exit_code == 1
     assert "left out: " in done.stdout
 
@@ -113,7 +124,8 @@ def test_a_missing_package_is_a_problem_with_its_command(
 ) -> None:
     """Without torch there is still a plan, with the command that installs it."""
     monkeypatch.setattr(
-        "edgekit.planning.plan.plan.__defaults__", (lambda module: module != "torch",)
+        "edgekit.planning.plan.plan.__defaults__",
+        (lambda module: module != "torch",),
     )
     done = plan("digits", "--target", "cpu-onnx")
     assert done.exit_code == 1

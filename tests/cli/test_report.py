@@ -21,13 +21,16 @@ def test_each_format_is_what_its_module_draws(
 ) -> None:
     """md, html and json print the complete text; json is the file itself."""
     assert report(finished, "--format", "md").stdout == markdown(sample())
-    assert report(finished, "--format", "html").stdout.rstrip() == html(sample()).rstrip()
+    assert (
+        report(finished, "--format", "html").stdout.rstrip()
+        == html(sample()).rstrip()
+    )
     assert report(finished, "--format", "json").stdout == (
         finished / "report.json"
     ).read_text(encoding="utf-8")
-    assert report(finished, "--json").stdout == (finished / "report.json").read_text(
-        encoding="utf-8"
-    )
+    assert report(finished, "--json").stdout == (
+        finished / "report.json"
+    ).read_text(encoding="utf-8")
 
 
 def test_a_failed_run_can_be_drawn(finished: pathlib.Path) -> None:

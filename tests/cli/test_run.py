@@ -22,11 +22,15 @@ Seen = list[tuple[Plan, Options]]
 
 @pytest.fixture
 def fake_run(
-    monkeypatch: pytest.MonkeyPatch, sample: Callable[..., Report], tmp_path: pathlib.Path
+    monkeypatch: pytest.MonkeyPatch,
+    sample: Callable[..., Report],
+    tmp_path: pathlib.Path,
 ) -> Callable[..., Seen]:
     """Replace the pipeline: it returns a report with any verdict, and records its arguments."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("edgekit.planning.plan.plan.__defaults__", (lambda module: True,))
+    monkeypatch.setattr(
+        "edgekit.planning.plan.plan.__defaults__", (lambda module: True,)
+    )
 
     def put(**changes: str) -> Seen:
         seen: Seen = []
@@ -50,7 +54,8 @@ def run(*words: str) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 3), ("unmeasured", 3)]
+    ("verdict", "code"),
+    [("pass", 0), ("fail", 1), ("inconclusive", 3), ("unmeasured", 3)],
 )
 def test_the_verdict_is_the_exit_code(
     fake_run: Callable[..., Seen], verdict: str, code: int
@@ -77,12 +82,18 @@ def test_the_report_is_written_in_all_formats(
         "report.json",
         "report.md",
     ]
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.glob("report.*")}
+    modes = {
+        stat.S_IMODE(path.stat().st_mode) for path in folder.glob("report.*")
+    }
     assert len(modes) == 1
     assert (
-        (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+        (folder / "report.html")
+        .read_text(encoding="utf-8")
+        .startswith("<!DOCTYPE html>")
     )
-    assert sample().targets[0].title in (folder / "report.md").read_text(encoding="utf-8")
+    assert sample().targets[0].title in (folder / "report.md").read_text(
+        encoding="utf-8"
+    )
     assert "cpu-onnx" in done.stdout
     assert done.stderr.splitlines()[0] == "start: train"
     assert done.stderr.splitlines()[1].startswith("done: train (")
@@ -120,7 +131,9 @@ def test_options_reach_the_work(
     assert pathlib.Path("there/report.md").is_file()
 
 
-def test_the_cache_is_the_users_own_unless_named(fake_run: Callable[..., Seen]) -> None:
+def test_the_cache_is_the_users_own_unless_named(
+    fake_run: Callable[..., Seen],
+) -> None:
     """Without --cache the default is used, and measurements are not repeated."""
     seen = fake_run()
     run()
@@ -148,7 +161,9 @@ def test_a_plan_with_problems_is_refused_before_any_work(
     assert not pathlib.Path("out").exists()
 
 
-def test_a_folder_that_is_a_file_is_a_usage_error(fake_run: Callable[..., Seen]) -> None:
+def test_a_folder_that_is_a_file_is_a_usage_error(
+    fake_run: Callable[..., Seen],
+) -> None:
     """--out must be a folder."""
     fake_run()
     pathlib.Path("file").write_text("")
@@ -184,7 +199,9 @@ def test_a_real_run_ends_with_a_report(
     done = CliRunner().invoke(main, ["run", "small.yaml"])
     assert done.exit_code == 0, done.output
     assert "start: train" in done.stderr.splitlines()
-    report = json.loads((tmp_path / "runs/small/report.json").read_text(encoding="utf-8"))
+    report = json.loads(
+        (tmp_path / "runs/small/report.json").read_text(encoding="utf-8")
+    )
     assert report["targets"][0]["winner"] == "float"
     assert (tmp_path / "runs/small/cpu-onnx").is_dir()
     again = CliRunner().invoke(main, ["report", "runs/small"])

@@ -29,7 +29,9 @@ def test_a_results_folder_is_verified_and_its_report_updated(
         and "mobile-tflite (w8a8-static) on local" in done.output
     )
     updated = report.load(results)
-    assert [[row.host for row in target.evidence] for target in updated.targets] == [
+    assert [
+        [row.host for row in target.evidence] for target in updated.targets
+    ] == [
         ["local"],
         ["local"],
     ]
@@ -43,10 +45,21 @@ def test_json_has_a_list_for_each_bundle(results: pathlib.Path) -> None:
     """The evidence as JSON values."""
     done = CliRunner().invoke(
         main,
-        ["verify", str(results / "cpu-onnx"), "--samples", "8", "--no-times", "--json"],
+        [
+            "verify",
+            str(results / "cpu-onnx"),
+            "--samples",
+            "8",
+            "--no-times",
+            "--json",
+        ],
     )
     rows = json.loads(done.stdout)["cpu-onnx"]
-    assert (rows[0]["host"], rows[0]["verdict"], rows[0]["measurements"][0]["n"]) == (
+    assert (
+        rows[0]["host"],
+        rows[0]["verdict"],
+        rows[0]["measurements"][0]["n"],
+    ) == (
         "local",
         "pass",
         8,
@@ -65,7 +78,9 @@ def test_errors_have_exit_code_1_and_a_message(results: pathlib.Path) -> None:
         ),
     ):
         done = CliRunner().invoke(main, words)
-        assert (done.exit_code, message in done.output) == (1, True), done.output
+        assert (done.exit_code, message in done.output) == (1, True), (
+            done.output
+        )
 
 
 def test_a_host_that_fails_does_not_hide_the_others(
@@ -88,10 +103,14 @@ def test_a_host_that_fails_does_not_hide_the_others(
         ],
     )
     assert done.exit_code == 3, done.output
-    assert [row.host for row in report.load(results).targets[0].evidence] == ["local"]
+    assert [row.host for row in report.load(results).targets[0].evidence] == [
+        "local"
+    ]
 
 
-def test_an_invalid_bundle_does_not_hide_the_others(results: pathlib.Path) -> None:
+def test_an_invalid_bundle_does_not_hide_the_others(
+    results: pathlib.Path,
+) -> None:
     """It has its own line; the others are verified, and their report is updated."""
     (results / "cpu-onnx" / "verify.py").write_text("")
     done = CliRunner().invoke(main, ["verify", str(results), "--no-times"])
@@ -101,7 +120,8 @@ def test_an_invalid_bundle_does_not_hide_the_others(results: pathlib.Path) -> No
         and "mobile-tflite (w8a8-static) on local  pass" in done.output
     ), done.output
     assert [
-        [row.host for row in target.evidence] for target in report.load(results).targets
+        [row.host for row in target.evidence]
+        for target in report.load(results).targets
     ] == [[], ["local"]]
 
 
@@ -132,7 +152,13 @@ def evidence_of(folder: pathlib.Path, verdict: str) -> None:
     assert done.exit_code == 0
     path = next((folder / "evidence").iterdir())
     (folder / "evidence" / "other.json").write_text(
-        json.dumps({**json.loads(path.read_text()), "host": "other", "verdict": verdict})
+        json.dumps(
+            {
+                **json.loads(path.read_text()),
+                "host": "other",
+                "verdict": verdict,
+            }
+        )
     )
 
 
@@ -150,7 +176,10 @@ def test_hosts_of_two_paths_are_two_hosts(
         f'#!/bin/sh\nexec {sys.executable} -I -c "{blind}" "$3"\n'
     )
     (results / "blind").chmod(0o755)
-    for name, python in (("good", sys.executable), ("blind", str(results / "blind"))):
+    for name, python in (
+        ("good", sys.executable),
+        ("blind", str(results / "blind")),
+    ):
         (results / f"{name}.yaml").write_text(
             f"title: a host\nkind: local\nenvironments: {{main: {{python: [{python}]}}}}\n"
         )

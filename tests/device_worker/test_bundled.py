@@ -34,9 +34,9 @@ def written(folder: pathlib.Path, arrays: dict[str, Any]) -> str:
 def test_what_edgekit_writes_is_read(tmp_path: pathlib.Path) -> None:
     """The same arrays come back, by kind too."""
     samples = bundled.load_samples(written(tmp_path, ARRAYS), FACTS)
-    assert set(samples) == set(ARRAYS) and set(bundled.select(samples, "expected")) == {
-        "output"
-    }
+    assert set(samples) == set(ARRAYS) and set(
+        bundled.select(samples, "expected")
+    ) == {"output"}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,9 @@ def test_what_edgekit_writes_is_read(tmp_path: pathlib.Path) -> None:
             "the float file's outputs have the shapes {}",
         ),
         (
-            lambda arrays: arrays.update({"reference:output": numpy.zeros((4, 5))}),
+            lambda arrays: arrays.update(
+                {"reference:output": numpy.zeros((4, 5))}
+            ),
             "the float file's outputs have",
         ),
         (
@@ -61,7 +63,9 @@ def test_what_edgekit_writes_is_read(tmp_path: pathlib.Path) -> None:
             "input:x has shape []",
         ),
         (
-            lambda arrays: arrays.update({"expected:output": numpy.array(["a"] * 4)}),
+            lambda arrays: arrays.update(
+                {"expected:output": numpy.array(["a"] * 4)}
+            ),
             "which is not numeric",
         ),
         (
@@ -71,7 +75,9 @@ def test_what_edgekit_writes_is_read(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_invalid_arrays_are_reported(
-    change: Callable[[dict[str, Any]], Any], message: str, tmp_path: pathlib.Path
+    change: Callable[[dict[str, Any]], Any],
+    message: str,
+    tmp_path: pathlib.Path,
 ) -> None:
     """Missing, misshapen, of another kind or of another name."""
     arrays: dict[str, Any] = dict(ARRAYS)
@@ -84,13 +90,19 @@ def test_invalid_arrays_are_reported(
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"steps": {}}, "step of the output 'output' must be above 0, got None"),
+        (
+            {"steps": {}},
+            "step of the output 'output' must be above 0, got None",
+        ),
         ({"steps": {"output": 0.0}}, "must be above 0"),
         ({"steps": {"output": -1}}, "must be above 0"),
         ({"steps": {"output": float("nan")}}, "must be above 0"),
         ({"parity_steps": -1.0}, "must not be negative"),
         ({"parity_steps": True}, "must be a number"),
-        ({"gates": {"speedup": float("inf")}}, "speedup must be a number, got inf"),
+        (
+            {"gates": {"speedup": float("inf")}},
+            "speedup must be a number, got inf",
+        ),
         ({"samples": 0}, "expected 0 samples"),
     ],
 )

@@ -26,7 +26,9 @@ def plug_in(root: pathlib.Path, place: str, vendor: str, product: str) -> None:
     (folder / "idProduct").write_text(f"{product}\n")
 
 
-def test_usb_sticks_before_and_after_their_first_use(tmp_path: pathlib.Path) -> None:
+def test_usb_sticks_before_and_after_their_first_use(
+    tmp_path: pathlib.Path,
+) -> None:
     """Both ids of a stick are known; other devices, and ports without ids, are not taken
     for one.
     """
@@ -78,13 +80,18 @@ def test_a_missing_library_is_reported() -> None:
 def test_a_missing_device_is_reported() -> None:
     """The library without a stick: what to plug in."""
     with pytest.raises(EdgeTpuError, match=r"No Edge TPU is connected\. Fix: "):
-        create_delegate(_no_delegate, library_finder=lambda: "libedgetpu.so.1", devices=[])
+        create_delegate(
+            _no_delegate, library_finder=lambda: "libedgetpu.so.1", devices=[]
+        )
 
 
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("usb 1-1 (1a6e:089a, not used since it was connected)", "/dev/bus/usb"),
+        (
+            "usb 1-1 (1a6e:089a, not used since it was connected)",
+            "/dev/bus/usb",
+        ),
         ("pcie apex_0 (46 degrees Celsius)", "group plugdev or apex"),
     ],
 )
@@ -104,7 +111,8 @@ def test_a_library_that_gives_no_delegate(
         " { return 0; }\nvoid tflite_plugin_destroy_delegate(void *d) {}\n"
     )
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", str(library_file), str(source)], check=True
+        [compiler, "-shared", "-fPIC", "-o", str(library_file), str(source)],
+        check=True,
     )
     with pytest.raises(
         EdgeTpuError,
@@ -123,9 +131,13 @@ def test_a_runtime_that_cannot_load_is_reported() -> None:
     def refuses(*_: object) -> None:
         raise OSError("libedgetpu.so.1: cannot open shared object file")
 
-    with pytest.raises(EdgeTpuError, match="cannot open shared object file. Fix: "):
+    with pytest.raises(
+        EdgeTpuError, match="cannot open shared object file. Fix: "
+    ):
         create_delegate(
-            refuses, library_finder=lambda: "libedgetpu.so.1", devices=["pcie apex_0"]
+            refuses,
+            library_finder=lambda: "libedgetpu.so.1",
+            devices=["pcie apex_0"],
         )
 
 
@@ -153,9 +165,7 @@ def test_a_library_that_the_loader_has(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_runs_alone(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The file on its own, in a Python without any package: that is how a device gets it."""
-    code = (
-        "import runpy, sys; print(runpy.run_path(sys.argv[1])['find_devices'](sys.argv[2]))"
-    )
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['find_devices'](sys.argv[2]))"
     plug_in(tmp_path, "1-1", "18d1", "9302")
     done = subprocess.run(
         [

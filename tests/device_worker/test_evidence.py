@@ -17,14 +17,20 @@ from edgekit.device_worker import evidence
 
 @pytest.fixture(params=["cpu-onnx", "mobile-tflite"])
 def bundle(
-    request: pytest.FixtureRequest, shipped: pathlib.Path, tmp_path: pathlib.Path
+    request: pytest.FixtureRequest,
+    shipped: pathlib.Path,
+    tmp_path: pathlib.Path,
 ) -> pathlib.Path:
     """A copy of a shipped bundle."""
-    return pathlib.Path(shutil.copytree(shipped / request.param, tmp_path / "taken away"))
+    return pathlib.Path(
+        shutil.copytree(shipped / request.param, tmp_path / "taken away")
+    )
 
 
 def script(
-    bundle: pathlib.Path, *words: str, python: tuple[str, ...] = (sys.executable,)
+    bundle: pathlib.Path,
+    *words: str,
+    python: tuple[str, ...] = (sys.executable,),
 ) -> "subprocess.CompletedProcess[str]":
     """What a user starts on the device."""
     return subprocess.run(
@@ -58,18 +64,28 @@ def test_it_passes_where_it_was_made_and_needs_nothing_of_edgekit(
     assert process.returncode == 0, process.stdout + process.stderr
     result = json.loads((tmp_path / "found.json").read_text())
     rows = {row["name"]: row for row in result["measurements"]}
-    assert (result["verdict"], rows["parity"]["value"], rows["bit_equal"]["value"]) == (
+    assert (
+        result["verdict"],
+        rows["parity"]["value"],
+        rows["bit_equal"]["value"],
+    ) == (
         "pass",
         0.0,
         1.0,
     )
-    assert rows["speedup"]["low"] <= rows["speedup"]["value"] <= rows["speedup"]["high"]
+    assert (
+        rows["speedup"]["low"]
+        <= rows["speedup"]["value"]
+        <= rows["speedup"]["high"]
+    )
     assert "shipped" in process.stdout and "verdict: pass" in process.stdout
 
 
 def test_a_changed_file_is_refused(bundle: pathlib.Path) -> None:
     """One changed byte, and one missing file, are both reported; nothing is run."""
-    model = next(path for path in bundle.iterdir() if path.suffix in (".onnx", ".tflite"))
+    model = next(
+        path for path in bundle.iterdir() if path.suffix in (".onnx", ".tflite")
+    )
     content = bytearray(model.read_bytes())
     content[100] ^= 1
     model.write_bytes(content)
@@ -80,19 +96,25 @@ def test_a_changed_file_is_refused(bundle: pathlib.Path) -> None:
         and "Traceback (most recent call last)" not in process.stdout
     )
     (bundle / "device_worker" / "store.py").write_text("")
-    with pytest.raises(evidence.CorruptBundle, match=f"{model.name} has the hash"):
+    with pytest.raises(
+        evidence.CorruptBundle, match=f"{model.name} has the hash"
+    ):
         evidence.read_bundle(str(bundle))
     with pytest.raises(evidence.CorruptBundle, match="device_worker/store.py"):
         evidence.read_bundle(str(bundle))
 
 
-def test_a_file_that_computes_something_else_fails(bundle: pathlib.Path) -> None:
+def test_a_file_that_computes_something_else_fails(
+    bundle: pathlib.Path,
+) -> None:
     """Other expected outputs than the file computes (as on a device with a broken kernel) end
     with 1.
     """
     with numpy.load(bundle / "samples.npz") as stored:
         arrays = {name: stored[name] for name in stored.files}
-    for name in [key for key in arrays if key.startswith(("expected:", "reference:"))]:
+    for name in [
+        key for key in arrays if key.startswith(("expected:", "reference:"))
+    ]:
         arrays[name] = numpy.roll(arrays[name], 1, axis=0)
     numpy.savez(bundle / "samples.npz", **arrays)  # type: ignore[arg-type]
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -140,7 +162,8 @@ def test_an_engine_counts_only_where_its_log_is_of_this_graph(
     (tmp_path / "main.onnx").write_bytes(b"graph")
     (tmp_path / "main.engine").write_bytes(b"engine")
     graph, engine = (
-        evidence.sha256(str(tmp_path / name)) for name in ("main.onnx", "main.engine")
+        evidence.sha256(str(tmp_path / name))
+        for name in ("main.onnx", "main.engine")
     )
     path, model = str(tmp_path / "main"), str(tmp_path / "main.onnx")
     assert evidence.find_engine(path, model) is None

@@ -73,7 +73,10 @@ def test_more_than_is_expected_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="at most 24 bytes, got 25"):
         frames.read_frame(io.BytesIO(stream.getvalue()), 24)
-    assert list(frames.read_frame(io.BytesIO(stream.getvalue()), 25)[1]) == ["a", "b"]
+    assert list(frames.read_frame(io.BytesIO(stream.getvalue()), 25)[1]) == [
+        "a",
+        "b",
+    ]
 
 
 def test_memory_is_taken_as_bytes_arrive() -> None:
@@ -81,7 +84,9 @@ def test_memory_is_taken_as_bytes_arrive() -> None:
     stream = cast(
         BinaryIO,
         io.BufferedReader(
-            io.BytesIO(frame({"arrays": [["a", "|u1", [3_000_000_000]]]}, bytes(1000)))
+            io.BytesIO(
+                frame({"arrays": [["a", "|u1", [3_000_000_000]]]}, bytes(1000))
+            )
         ),
     )  # type: ignore[arg-type]
     tracemalloc.start()

@@ -35,9 +35,13 @@ def named(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     ("by", "verdict", "equal"),
     [(0.0, "pass", 1.0), (1.0, "pass", 0.75), (1.5, "fail", 0.75)],
 )
-def test_parity_is_counted_in_steps(by: float, verdict: str, equal: float) -> None:
+def test_parity_is_counted_in_steps(
+    by: float, verdict: str, equal: float
+) -> None:
     """Two steps pass, three do not; the share of equal numbers is another row."""
-    rows = named(judging.compare_outputs(moved(by), EXPECTED, REFERENCE, FACTS, "here"))
+    rows = named(
+        judging.compare_outputs(moved(by), EXPECTED, REFERENCE, FACTS, "here")
+    )
     assert (
         rows["parity"]["verdict"],
         rows["parity"]["value"],
@@ -65,7 +69,9 @@ def test_less_than_quantization_itself_moves_is_the_same_network() -> None:
 def test_other_outputs_fail(ours: dict[str, Any], message: str) -> None:
     """A missing output, another shape and NaN fail with the reason."""
     rows = judging.compare_outputs(ours, EXPECTED, REFERENCE, FACTS, "here")
-    assert [row["verdict"] for row in rows] == ["fail"] and message in rows[0]["how"]
+    assert [row["verdict"] for row in rows] == ["fail"] and message in rows[0][
+        "how"
+    ]
 
 
 @pytest.mark.parametrize("metric", sorted(judging.SCORES))
@@ -78,7 +84,8 @@ def test_scores_are_those_of_the_full_check(metric: str) -> None:
     )
     outputs[5, 3] = numpy.nan
     assert numpy.array_equal(
-        judging.SCORES[metric](outputs, labels), metrics.METRICS[metric](outputs, labels)
+        judging.SCORES[metric](outputs, labels),
+        metrics.METRICS[metric](outputs, labels),
     )
 
 
@@ -122,7 +129,9 @@ def test_speed_is_judged_by_the_paired_ratio() -> None:
     """
     quick, slow = [1e6 + k for k in range(40)], [2e6 + k for k in range(40)]
     assert (
-        named(judging.summarize_times(quick, slow, FACTS, "here"))["speedup"]["verdict"]
+        named(judging.summarize_times(quick, slow, FACTS, "here"))["speedup"][
+            "verdict"
+        ]
         == "pass"
     )
     rows = [
@@ -137,7 +146,12 @@ def test_an_open_accuracy_does_not_undo_equal_outputs() -> None:
     """A file that computes the same keeps the accuracy it was judged with; one that is
     further apart must show it.
     """
-    same = {"name": "parity", "verdict": "pass", "value": 1.0, "detail": {"tolerance": 2.0}}
+    same = {
+        "name": "parity",
+        "verdict": "pass",
+        "value": 1.0,
+        "detail": {"tolerance": 2.0},
+    }
     further = {**same, "value": 40.0}
     assert (
         judging.combine_verdicts(
@@ -152,12 +166,16 @@ def test_an_open_accuracy_does_not_undo_equal_outputs() -> None:
         == "inconclusive"
     )
     assert (
-        judging.combine_verdicts([further, {"name": "accuracy_drop", "verdict": "pass"}])
+        judging.combine_verdicts(
+            [further, {"name": "accuracy_drop", "verdict": "pass"}]
+        )
         == judging.combine_verdicts([further])
         == "pass"
     )
     assert (
-        judging.combine_verdicts([same, {"name": "accuracy_drop", "verdict": "fail"}])
+        judging.combine_verdicts(
+            [same, {"name": "accuracy_drop", "verdict": "fail"}]
+        )
         == "fail"
     )
 
@@ -174,7 +192,12 @@ def test_nothing_passes_where_nothing_was_compared(verdict: str | None) -> None:
         judging.combine_verdicts(
             [
                 *rows,
-                {"name": "accuracy_drop", "verdict": "fail", "value": 0.5, "detail": {}},
+                {
+                    "name": "accuracy_drop",
+                    "verdict": "fail",
+                    "value": 0.5,
+                    "detail": {},
+                },
             ]
         )
         == "fail"
@@ -182,10 +205,14 @@ def test_nothing_passes_where_nothing_was_compared(verdict: str | None) -> None:
 
 
 @pytest.mark.parametrize("labels", [[5, 0], [-1, 0], [0.0, 1.0], [0]])
-def test_labels_that_are_no_classes_give_no_accuracy(labels: list[float]) -> None:
+def test_labels_that_are_no_classes_give_no_accuracy(
+    labels: list[float],
+) -> None:
     """Out of range, negative, not integers, too few: parity alone is judged."""
     assert (
-        judging.compare_accuracy(EXPECTED, REFERENCE, numpy.array(labels), FACTS, "here")
+        judging.compare_accuracy(
+            EXPECTED, REFERENCE, numpy.array(labels), FACTS, "here"
+        )
         == []
     )
 
@@ -193,5 +220,9 @@ def test_labels_that_are_no_classes_give_no_accuracy(labels: list[float]) -> Non
 def test_a_stand_in_is_not_timed_but_the_device_is() -> None:
     """Times count for a file of a processor, and for any on its own device."""
     assert judging.can_time({"stands_in": ""}, on_device=False)
-    assert judging.can_time({"stands_in": "engine not executed"}, on_device=True)
-    assert not judging.can_time({"stands_in": "engine not executed"}, on_device=False)
+    assert judging.can_time(
+        {"stands_in": "engine not executed"}, on_device=True
+    )
+    assert not judging.can_time(
+        {"stands_in": "engine not executed"}, on_device=False
+    )

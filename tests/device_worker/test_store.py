@@ -50,7 +50,9 @@ def test_a_block_at_another_place_is_not_taken(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / f"{NAME}.part").read_bytes() == DATA[:1000]
 
 
-def test_two_that_copy_the_same_file_end_with_one(tmp_path: pathlib.Path) -> None:
+def test_two_that_copy_the_same_file_end_with_one(
+    tmp_path: pathlib.Path,
+) -> None:
     """One that comes late gets the result that the file is complete."""
     first, second = Store(str(tmp_path)), Store(str(tmp_path))
     put(first, 0, DATA[:1000])
@@ -68,7 +70,9 @@ def test_a_file_with_another_hash_is_removed(tmp_path: pathlib.Path) -> None:
     assert raised.value.kind == "damaged" and list(tmp_path.iterdir()) == []
     put(store, 0, DATA)
     (tmp_path / NAME).write_bytes(DATA[:-1] + b"x")
-    assert store.have(NAME) == (0, False, True) and list(tmp_path.iterdir()) == []
+    assert (
+        store.have(NAME) == (0, False, True) and list(tmp_path.iterdir()) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,9 @@ def test_a_file_with_another_hash_is_removed(tmp_path: pathlib.Path) -> None:
         NAME + ".part",
     ],
 )
-def test_a_name_that_is_no_hash_is_refused(tmp_path: pathlib.Path, name: str) -> None:
+def test_a_name_that_is_no_hash_is_refused(
+    tmp_path: pathlib.Path, name: str
+) -> None:
     """No path leads out of the folder."""
     with pytest.raises(WorkerError, match="invalid file name for the store"):
         Store(str(tmp_path)).have(name)
@@ -131,7 +137,10 @@ def test_an_unexpected_limit_costs_nothing_that_is_there(
         pytest.raises(WorkerError, match="not enough space for") as raised,
     ):
         put(store, 0, DATA)
-    assert raised.value.kind == "full" and (tmp_path / "other").read_text() == "mine"
+    assert (
+        raised.value.kind == "full"
+        and (tmp_path / "other").read_text() == "mine"
+    )
     stored, complete, _ = store.have(NAME)
     assert not complete and 0 < stored <= 100_000
     assert put(store, stored, DATA[stored:]) == (len(DATA), True)
@@ -143,7 +152,15 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "edgekit-test", str(folder)],
+        [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            "size=512k",
+            "edgekit-test",
+            str(folder),
+        ],
         capture_output=True,
         check=False,
     )
@@ -155,7 +172,9 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_reported_before_a_byte_is_written(small_disk: pathlib.Path) -> None:
+def test_a_full_disk_is_reported_before_a_byte_is_written(
+    small_disk: pathlib.Path,
+) -> None:
     """1 MiB does not fit in 512 KiB; the free space is reported."""
     with pytest.raises(
         WorkerError, match=r"the disk is full: \d+ bytes are free"

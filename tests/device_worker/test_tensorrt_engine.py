@@ -11,7 +11,12 @@ import numpy
 import pytest
 
 from edgekit.device_worker import cuda, runtime_tensorrt
-from edgekit.device_worker.cuda import EngineError, measure, percentile, summarize
+from edgekit.device_worker.cuda import (
+    EngineError,
+    measure,
+    percentile,
+    summarize,
+)
 from edgekit.device_worker.runtime_tensorrt import Model
 from edgekit.formats.tensorrt import build as tensorrt_build
 
@@ -81,11 +86,12 @@ def test_the_method_is_trtexecs() -> None:
     assert result["gpu_compute_ms"]["median"] == pytest.approx(
         2.1
     )  # as trtexec's: the event is recorded before the enqueue begins
-    assert result["enqueue_ms"]["median"] == pytest.approx(0.1) and result["host_ms"][
-        "median"
-    ] == pytest.approx(2.1)
+    assert result["enqueue_ms"]["median"] == pytest.approx(0.1) and result[
+        "host_ms"
+    ]["median"] == pytest.approx(2.1)
     assert (
-        result["flags"]["warm_up_queries"] >= 95 and result["gpu_compute_ms"]["n"] >= 1400
+        result["flags"]["warm_up_queries"] >= 95
+        and result["gpu_compute_ms"]["n"] >= 1400
     )
     assert result["flags"]["cuda_graph"] is False and result["warnings"] == []
     assert (
@@ -98,18 +104,22 @@ def test_a_slow_inference_is_asked_ten_times() -> None:
     """Where one takes 2 s the ten queries decide, not the 3 seconds."""
     device = Device()
     assert (
-        measure(lambda: device.spend(1e-4, 2.0), device, use_graph=False)["gpu_compute_ms"][
-            "n"
-        ]
+        measure(lambda: device.spend(1e-4, 2.0), device, use_graph=False)[
+            "gpu_compute_ms"
+        ]["n"]
         == 10
     )
     assert device.captured == 0
 
 
-def test_a_graph_is_captured_after_one_enqueue_and_launched_from_then_on() -> None:
+def test_a_graph_is_captured_after_one_enqueue_and_launched_from_then_on() -> (
+    None
+):
     """The first enqueue does what is done once; after the capture only the graph runs."""
     device, enqueued = Device(), []
-    result = measure(lambda: (enqueued.append(1), device.spend(1e-4, 2e-3))[1], device)
+    result = measure(
+        lambda: (enqueued.append(1), device.spend(1e-4, 2e-3))[1], device
+    )
     assert (
         len(enqueued) == 1
         and device.captured == 1
@@ -121,9 +131,9 @@ def test_a_graph_is_captured_after_one_enqueue_and_launched_from_then_on() -> No
 def test_a_gpu_that_waits_for_the_processor_is_reported() -> None:
     """1 ms to start a kernel of 0.1 ms, and times that jump."""
     device = Device()
-    (warning,) = measure(lambda: device.spend(1e-3, 1e-4), device, use_graph=False)[
-        "warnings"
-    ]
+    (warning,) = measure(
+        lambda: device.spend(1e-3, 1e-4), device, use_graph=False
+    )["warnings"]
     assert "may have waited for the processor" in warning
     durations = iter([2e-3, 3e-3] * 2000)
     (warning,) = measure(
@@ -134,7 +144,14 @@ def test_a_gpu_that_waits_for_the_processor_is_reported() -> None:
 
 @pytest.mark.parametrize(
     ("n", "percent", "rank"),
-    [(100, 99, 99), (10, 90, 9), (10, 99, 10), (1, 90, 1), (1000, 95, 950), (20, 95, 19)],
+    [
+        (100, 99, 99),
+        (10, 90, 9),
+        (10, 99, 10),
+        (1, 90, 1),
+        (1000, 95, 950),
+        (20, 95, 19),
+    ],
 )
 def test_percentiles_are_exact(n: int, percent: int, rank: int) -> None:
     """With doubles the 90th of 10 numbers would be the tenth."""
@@ -193,7 +210,9 @@ def library(device: Device, opens: bool = True) -> Any:
         def deserialize_cuda_engine(self, content: bytes) -> Any:
             if opens:
                 return engine
-            self.logger.log(types.SimpleNamespace(name="ERROR"), "wrong architecture")
+            self.logger.log(
+                types.SimpleNamespace(name="ERROR"), "wrong architecture"
+            )
             return None
 
     mode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
@@ -216,16 +235,28 @@ def test_a_model_runs_on_what_it_is_given(tmp_path: pathlib.Path) -> None:
     model = Model(str(tmp_path / "x.engine"), 1, True, device, library(device))
     assert model.runtime == "tensorrt 10.3.0"
     assert model.inputs == [
-        {"name": "x", "dtype": "float32", "shape": [None, 3], "quantization": None}
+        {
+            "name": "x",
+            "dtype": "float32",
+            "shape": [None, 3],
+            "quantization": None,
+        }
     ]
     assert [row["name"] for row in model.outputs] == ["y"]
     call = model.bind({"x": numpy.float64([[1, 2, 3]])})
     first, second = call()[0], call()[0]
-    assert (first == [[2, 4, 6]]).all() and (second == first).all() and second is not first
+    assert (
+        (first == [[2, 4, 6]]).all()
+        and (second == first).all()
+        and second is not first
+    )
     (grown,) = model.bind({"x": numpy.ones((4, 3), "float32")})()
     assert grown.shape == (4, 3) and (grown == 2).all() and device.freed == 2
     assert (
-        model.benchmark({"x": numpy.ones((1, 3), "float32")})["flags"]["cuda_graph"] is True
+        model.benchmark({"x": numpy.ones((1, 3), "float32")})["flags"][
+            "cuda_graph"
+        ]
+        is True
     )
 
 
@@ -234,7 +265,9 @@ def test_wrong_inputs_are_reported(tmp_path: pathlib.Path) -> None:
     (tmp_path / "x.engine").write_bytes(b"engine")
     device = Device()
     model = Model(str(tmp_path / "x.engine"), 1, True, device, library(device))
-    with pytest.raises(EngineError, match="the inputs x are missing; got: other"):
+    with pytest.raises(
+        EngineError, match="the inputs x are missing; got: other"
+    ):
         model.bind({"other": numpy.ones((1, 3))})
     with pytest.raises(EngineError, match=r"x cannot have the shape \[5, 3\]"):
         model.bind({"x": numpy.ones((5, 3))})
@@ -249,7 +282,13 @@ def test_an_engine_for_another_gpu_is_reported_with_the_librarys_reason(
     with pytest.raises(
         EngineError, match=r"x\.engine cannot be loaded.*: wrong architecture"
     ):
-        Model(str(tmp_path / "x.engine"), 1, True, device, library(device, opens=False))
+        Model(
+            str(tmp_path / "x.engine"),
+            1,
+            True,
+            device,
+            library(device, opens=False),
+        )
 
 
 def test_no_library_at_all_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +332,10 @@ def real_engine(folder: pathlib.Path) -> pathlib.Path:
         for name in ("x", "y")
     )
     graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])], "graph", [graph_input], [graph_output]
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "graph",
+        [graph_input],
+        [graph_output],
     )
     onnx.save(
         helper.make_model(

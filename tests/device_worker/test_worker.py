@@ -18,12 +18,30 @@ from hypothesis.extra import numpy as arrays_of
 from onnx import TensorProto, helper
 
 from edgekit import device_worker
-from edgekit.device_worker import batches, frames, runtime_litert, runtimes, worker
-from edgekit.hosts.process import MAGIC, Start, WorkerProcess, encode_sources, worker_files
+from edgekit.device_worker import (
+    batches,
+    frames,
+    runtime_litert,
+    runtimes,
+    worker,
+)
+from edgekit.hosts.process import (
+    MAGIC,
+    Start,
+    WorkerProcess,
+    encode_sources,
+    worker_files,
+)
 
 FOLDER = pathlib.Path(device_worker.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
-ALLOWED = {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime", "openvino"}
+ALLOWED = {
+    "numpy",
+    "onnxruntime",
+    "ai_edge_litert",
+    "tflite_runtime",
+    "openvino",
+}
 SHAPES = arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 DTYPES = ("float32", "float16", "int8", "uint8", "int32", "int64", "bool")
 
@@ -47,7 +65,9 @@ def graph(path: pathlib.Path, batch: int | str, keep: int = 1) -> str:
             **({} if keep else {"keepdims": 0}),
         )
     )
-    argument = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3])
+    argument = helper.make_tensor_value_info(
+        "input", TensorProto.FLOAT, [batch, 3]
+    )
     result = helper.make_tensor_value_info(
         "output", TensorProto.FLOAT, [batch, 3] if keep else []
     )
@@ -81,14 +101,18 @@ def send(running: worker.Worker, arrays: Any = None, **header: Any) -> Any:
 
 
 @hypothesis.given(
-    strategies.sampled_from(DTYPES).flatmap(lambda dtype: arrays_of.arrays(dtype, SHAPES))
+    strategies.sampled_from(DTYPES).flatmap(
+        lambda dtype: arrays_of.arrays(dtype, SHAPES)
+    )
 )
 def test_a_frame_comes_back_as_it_was_sent(array: Any) -> None:
     """Header and arrays of every dtype and shape, empty and 0-d ones too, survive the frame
     bit by bit.
     """
     stream = io.BytesIO()
-    frames.write_frame(stream, {"command": "x", "n": 3}, {"a": array, "b": array.T})
+    frames.write_frame(
+        stream, {"command": "x", "n": 3}, {"a": array, "b": array.T}
+    )
     stream.seek(0)
     header, arrays = frames.read_frame(stream)
     assert header == {"command": "x", "n": 3}
@@ -112,7 +136,9 @@ def test_a_cut_frame_and_noise_are_no_frames() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_is_python_39_and_imports_nothing_of_edgekit(path: pathlib.Path) -> None:
+def test_it_is_python_39_and_imports_nothing_of_edgekit(
+    path: pathlib.Path,
+) -> None:
     """The package parses as Python 3.9 and imports only itself, the standard library, numpy
     and the runtimes, so a device can run it.
     """
@@ -128,7 +154,9 @@ def test_it_is_python_39_and_imports_nothing_of_edgekit(path: pathlib.Path) -> N
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and not node.level
     }
-    imported = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    imported = {name.partition(".")[0] for name in names} - set(
+        sys.stdlib_module_names
+    )
     assert imported <= ALLOWED
 
 
@@ -165,12 +193,14 @@ def test_slices_cover_every_sample_once(count: int, batch: int | None) -> None:
     where the batch is fixed.
     """
     cuts = batches.plan_slices(count, batch)
-    assert [index for start, stop, _ in cuts for index in range(start, stop)] == list(
-        range(count)
-    )
+    assert [
+        index for start, stop, _ in cuts for index in range(start, stop)
+    ] == list(range(count))
     for start, stop, missing in cuts:
         assert 0 < stop - start <= batches.LARGEST_SLICE or batch is not None
-        assert (batch is None and missing == 0) or stop - start + missing == batch
+        assert (
+            batch is None and missing == 0
+        ) or stop - start + missing == batch
 
 
 @pytest.mark.parametrize("batch", ["batch", 1, 4])
@@ -184,11 +214,20 @@ def test_any_number_of_samples_goes_through_any_batch(
     assert numpy.array_equal(outputs["output"], 2 * values)
 
 
-def test_an_output_without_a_sample_axis_is_refused(tmp_path: pathlib.Path) -> None:
+def test_an_output_without_a_sample_axis_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
     """A file that sums over the samples is refused instead of being cut into wrong slices."""
     running = load_worker(graph(tmp_path / "sum.onnx", "batch", keep=0))
-    with pytest.raises(frames.WorkerError, match="first axis is not the sample"):
-        send(running, {"input": numpy.ones((4, 3), "float32")}, command="infer", name="m")
+    with pytest.raises(
+        frames.WorkerError, match="first axis is not the sample"
+    ):
+        send(
+            running,
+            {"input": numpy.ones((4, 3), "float32")},
+            command="infer",
+            name="m",
+        )
 
 
 def test_inputs_of_different_length_are_refused() -> None:
@@ -303,7 +342,12 @@ def test_a_file_reports_its_inputs_and_outputs(doubling: str) -> None:
     )
     assert reply["runtime"].startswith("onnxruntime ")
     assert reply["inputs"] == [
-        {"name": "input", "dtype": "float32", "shape": [None, 3], "quantization": None}
+        {
+            "name": "input",
+            "dtype": "float32",
+            "shape": [None, 3],
+            "quantization": None,
+        }
     ]
     assert [row["name"] for row in reply["outputs"]] == ["output"]
 
@@ -323,18 +367,31 @@ def test_bench_gives_one_time_a_round_and_track(doubling: str) -> None:
     """Every track is timed once a round; the repetitions are enough for the asked length;
     the same seed is the same order.
     """
-    running, feeds = load_worker(doubling), {"0:input": numpy.ones((1, 3), "float32")}
+    running, feeds = (
+        load_worker(doubling),
+        {"0:input": numpy.ones((1, 3), "float32")},
+    )
     for name in ("a", "b"):
         reply, _ = send(
-            running, feeds, command="warm", name=name, models=["m"], warmup=5, round_ms=0.2
+            running,
+            feeds,
+            command="warm",
+            name=name,
+            models=["m"],
+            warmup=5,
+            round_ms=0.2,
         )
         assert reply["inner"] * reply["nanoseconds"] >= 0.2e6
     reply, _ = send(running, command="bench", rounds=7, seed=1)
-    assert {name: len(times) for name, times in reply["nanoseconds"].items()} == {
+    assert {
+        name: len(times) for name, times in reply["nanoseconds"].items()
+    } == {
         "a": 7,
         "b": 7,
     }
-    assert all(time > 0 for times in reply["nanoseconds"].values() for time in times)
+    assert all(
+        time > 0 for times in reply["nanoseconds"].values() for time in times
+    )
 
 
 def start(before: str = "") -> "subprocess.Popen[bytes]":
@@ -364,7 +421,8 @@ def test_it_replies_to_hello_and_ends_with_its_input(doubling: str) -> None:
         frames.write_frame(process.stdin, {"command": "hello"})  # type: ignore[arg-type]
         reply, _ = frames.read_frame(process.stdout)  # type: ignore[arg-type]
         assert (
-            reply["pid"] == process.pid and reply["versions"]["numpy"] == numpy.__version__
+            reply["pid"] == process.pid
+            and reply["versions"]["numpy"] == numpy.__version__
         )
         process.stdin.close()
         assert process.wait(20) == 0
@@ -445,7 +503,11 @@ def imported_modules(path: pathlib.Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            names.update([node.module] if node.module else [row.name for row in node.names])
+            names.update(
+                [node.module]
+                if node.module
+                else [row.name for row in node.names]
+            )
     return names
 
 
@@ -454,7 +516,9 @@ def test_a_new_runtime_is_one_file(
 ) -> None:
     """A file in the folder is sent, listed by hello, and loads files of its suffix."""
     folder = tmp_path / "device_worker"
-    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__")
+    )
     (folder / "runtime_abacus.py").write_text(ABACUS)
     monkeypatch.setattr(device_worker, "__file__", str(folder / "__init__.py"))
     model = tmp_path / "model.beads"
@@ -505,7 +569,9 @@ class Model:
 """
 
 
-@pytest.mark.parametrize("runtime", ["abacus", "../x", "", "onnxruntime.x", "_names"])
+@pytest.mark.parametrize(
+    "runtime", ["abacus", "../x", "", "onnxruntime.x", "_names"]
+)
 def test_an_unknown_runtime_is_not_imported(runtime: str) -> None:
     """Only the names of the runtimes' own files are imported."""
     with pytest.raises(frames.WorkerError, match="unknown runtime") as raised:

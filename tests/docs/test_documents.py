@@ -26,7 +26,16 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FILES = [ROOT / "README.md", ROOT / "examples" / "README.md", *PAGES]
 DOCUMENTS = [str(path.relative_to(ROOT)) for path in FILES]
 #: Commands that need no framework and no finished run.
-QUICK = ("plan", "targets", "recipes", "models", "schemes", "doctor", "--help", "--version")
+QUICK = (
+    "plan",
+    "targets",
+    "recipes",
+    "models",
+    "schemes",
+    "doctor",
+    "--help",
+    "--version",
+)
 README_LINES = 130
 #: What the site generates while it is built; docs/generate.py.
 GENERATED = ("docs/reference/report.schema.json",)
@@ -40,7 +49,11 @@ def read(document: str) -> str:
 
 def blocks(text: str, *languages: str) -> list[str]:
     """The fenced blocks of some languages; the empty string is a block without one."""
-    return [block for language, block in _FENCE.findall(text) if language in languages]
+    return [
+        block
+        for language, block in _FENCE.findall(text)
+        if language in languages
+    ]
 
 
 def commands_in(text: str) -> Iterator[str]:
@@ -54,45 +67,67 @@ def commands_in(text: str) -> Iterator[str]:
 
 def commands() -> list[str]:
     """Every different command of all documents."""
-    return sorted({command for name in DOCUMENTS for command in commands_in(read(name))})
+    return sorted(
+        {command for name in DOCUMENTS for command in commands_in(read(name))}
+    )
 
 
-def parse(words: list[str]) -> tuple[click.Command, dict[str, object], list[str]]:
+def parse(
+    words: list[str],
+) -> tuple[click.Command, dict[str, object], list[str]]:
     """Find the command that ``words`` name; parse its options as click does, without
     running it or looking for files. Raises click.UsageError.
     """
     command: click.Command = main
     context = click.Context(main, info_name="edgekit")
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+    while (
+        isinstance(command, click.Group)
+        and words
+        and not words[0].startswith("-")
+    ):
         child = command.get_command(context, words[0])
         if child is None:
             raise click.UsageError(f"unknown command {words[0]!r}")
         context = click.Context(child, info_name=words[0], parent=context)
         command, words = child, words[1:]
     options, rest, order = command.make_parser(context).parse_args(list(words))
-    required = [p for p in command.params if isinstance(p, click.Argument) and p.required]
-    missing = [p.name for p in required if not as_list(options.get(str(p.name)))]
+    required = [
+        p
+        for p in command.params
+        if isinstance(p, click.Argument) and p.required
+    ]
+    missing = [
+        p.name for p in required if not as_list(options.get(str(p.name)))
+    ]
     if missing and not {"help", "version"} & set(options):
         raise click.UsageError(f"missing {', '.join(map(str, missing))}")
     for parameter in order:
         if isinstance(parameter.type, click.Choice):
-            parameter.type.convert(options[str(parameter.name)], parameter, context)
+            parameter.type.convert(
+                options[str(parameter.name)], parameter, context
+            )
     if rest:
         raise click.UsageError(f"unexpected {' '.join(rest)}")
     return command, options, rest
 
 
-def run_edgekit(words: list[str], folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def run_edgekit(
+    words: list[str], folder: pathlib.Path
+) -> subprocess.CompletedProcess[str]:
     """Run a command of the documents in ``folder``."""
     command = [sys.executable, "-m", "edgekit", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder
+    )
 
 
 def as_list(value: object) -> list[str]:
     """The values of an option that may be repeated."""
     if isinstance(value, list | tuple):
         return [str(row) for row in value]
-    return [value] if isinstance(value, str) else []  # click marks a missing value itself
+    return (
+        [value] if isinstance(value, str) else []
+    )  # click marks a missing value itself
 
 
 def slugs(text: str) -> set[str]:
@@ -110,7 +145,13 @@ def test_the_search_finds_commands() -> None:
 
 def test_wrong_commands_are_refused() -> None:
     """The parser that the next test uses can fail: a command, an option, a choice, a count."""
-    for line in ("rnu x", "run x --tagret y", "report x --format pdf", "run", "run a b"):
+    for line in (
+        "rnu x",
+        "run x --tagret y",
+        "report x --format pdf",
+        "run",
+        "run a b",
+    ):
         with pytest.raises(click.UsageError):
             parse(shlex.split(line))
 
@@ -125,19 +166,32 @@ def test_command_parses(command: str) -> None:
     found, options, _ = parse(words) if "..." not in command else (None, {}, [])
     if found is None:
         return
-    for name in as_list(options.get("targets")) + as_list(options.get("target")):
+    for name in as_list(options.get("targets")) + as_list(
+        options.get("target")
+    ):
         assert name.endswith(".yaml") or name in catalog.names("targets"), name
     if found.name in ("run", "plan") and (given := options.get("recipe")):
-        assert given in placeholders or catalog.find("recipes", str(given)).is_file()
+        assert (
+            given in placeholders
+            or catalog.find("recipes", str(given)).is_file()
+        )
     if words[:1] == ["hosts"]:
-        for name in as_list(options.get("names")) + as_list(options.get("name")):
-            known = name in catalog.names("hosts") or name.startswith(("ssh:", "adb:"))
+        for name in as_list(options.get("names")) + as_list(
+            options.get("name")
+        ):
+            known = name in catalog.names("hosts") or name.startswith(
+                ("ssh:", "adb:")
+            )
             assert known or name in placeholders, name
 
 
 @pytest.mark.parametrize(
     "command",
-    [line for line in commands() if shlex.split(line)[1] in QUICK and "..." not in line],
+    [
+        line
+        for line in commands()
+        if shlex.split(line)[1] in QUICK and "..." not in line
+    ],
 )
 def test_quick_command_runs(command: str, tmp_path: pathlib.Path) -> None:
     """Each command that needs no run before it succeeds in a folder with README's net.py."""
@@ -195,10 +249,16 @@ def check_yaml(data: dict[str, object]) -> None:
 def check_names(tree: ast.Module) -> None:
     """Each name that a block imports from edgekit, or reads as ``edgekit.NAME``, exists."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgekit"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "edgekit"
+        ):
             module = importlib.import_module(str(node.module))
-            assert [a.name for a in node.names if not hasattr(module, a.name)] == []
-        is_attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            assert [
+                a.name for a in node.names if not hasattr(module, a.name)
+            ] == []
+        is_attribute = isinstance(node, ast.Attribute) and isinstance(
+            node.value, ast.Name
+        )
         if is_attribute and node.value.id == "edgekit":
             assert node.attr in edgekit.__all__, node.attr
 
@@ -221,12 +281,17 @@ def test_readme_is_short_and_starts_with_the_installation() -> None:
     assert language == "console"
     assert first.splitlines()[0] == "$ pip install 'edgekit[all]'"
     assert first.splitlines()[1].startswith("$ edgekit run ")
-    assert len([line for line in blocks(text, "python")[0].splitlines() if line]) <= 8
+    assert (
+        len([line for line in blocks(text, "python")[0].splitlines() if line])
+        <= 8
+    )
 
 
 def own_network() -> str:
     """README's file with a network and a task."""
-    (block,) = [b for b in blocks(read("README.md"), "python") if "def task" in b]
+    (block,) = [
+        b for b in blocks(read("README.md"), "python") if "def task" in b
+    ]
     return block
 
 
@@ -237,6 +302,10 @@ def test_own_network_is_short() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     """mkdocs.yml lists every page once; the pages of targets are added when it is built."""
-    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))[
+        "nav"
+    ]
     listed = re.findall(r"[\w/-]+\.md", str(nav))
-    assert sorted(listed) == [str(path.relative_to(ROOT / "docs")) for path in PAGES]
+    assert sorted(listed) == [
+        str(path.relative_to(ROOT / "docs")) for path in PAGES
+    ]

@@ -10,7 +10,9 @@ import pytest
 import edgekit
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-EXAMPLES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples").rglob("*.py"))
+EXAMPLES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "examples").rglob("*.py")
+)
 
 
 def test_there_are_six_examples() -> None:
@@ -18,7 +20,9 @@ def test_there_are_six_examples() -> None:
     text = (ROOT / "examples/README.md").read_text(encoding="utf-8")
     assert len(EXAMPLES) >= 6
     assert [
-        name for name in EXAMPLES if f"]({name.removeprefix('examples/')})" not in text
+        name
+        for name in EXAMPLES
+        if f"]({name.removeprefix('examples/')})" not in text
     ] == []
 
 
@@ -31,7 +35,12 @@ def test_example_runs(example: str, tmp_path: pathlib.Path) -> None:
     command = [sys.executable, str(ROOT / example), str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

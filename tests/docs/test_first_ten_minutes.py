@@ -30,14 +30,20 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A virtual environment into which the wheel was installed."""
     folder = tmp_path_factory.mktemp("first")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
-    subprocess.run([*build, "-o", str(folder), str(ROOT)], check=True, capture_output=True)
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    subprocess.run(
+        [*build, "-o", str(folder), str(ROOT)], check=True, capture_output=True
+    )
+    subprocess.run(
+        [sys.executable, "-m", "venv", str(folder / "venv")], check=True
+    )
     paths = sysconfig.get_paths(
         vars={"base": str(folder / "venv"), "platbase": str(folder / "venv")}
     )
     # A .pth file inside of the other folder, such as that of an editable edgekit, is not read.
     packages = "\n".join(site.getsitepackages())
-    (pathlib.Path(paths["purelib"]) / "dependencies.pth").write_text(packages + "\n")
+    (pathlib.Path(paths["purelib"]) / "dependencies.pth").write_text(
+        packages + "\n"
+    )
     (wheel,) = folder.glob("*.whl")
     pip = [
         str(folder / "venv/bin/python"),
@@ -54,7 +60,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def run(folder: pathlib.Path, words: list[str]) -> str:
     """Run a program of the environment in ``folder``; return what it prints."""
     variables = {
-        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("PYTHONPATH", "VIRTUAL_ENV")
     }
     program = str(folder / "venv/bin" / words[0])
     done = subprocess.run(
@@ -65,14 +73,18 @@ def run(folder: pathlib.Path, words: list[str]) -> str:
         cwd=folder,
         env=variables,
     )
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, (
+        f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+    )
     return done.stdout
 
 
 @pytest.mark.slow
 def test_edgekit_is_the_wheel(environment: pathlib.Path) -> None:
     """The environment imports edgekit from the wheel, not from the checkout."""
-    place = run(environment, ["python", "-c", "import edgekit; print(edgekit.__file__)"])
+    place = run(
+        environment, ["python", "-c", "import edgekit; print(edgekit.__file__)"]
+    )
     assert place.startswith(str(environment / "venv"))
 
 
@@ -85,8 +97,12 @@ def test_first_block_and_python_of_readme(environment: pathlib.Path) -> None:
     table = run(environment, shlex.split(command.removeprefix("$ ")))
     winner = re.search(r"cpu-onnx  pass  ships ([\w-]+)", table)
     assert winner is not None, table
-    printed = run(environment, ["python", "-c", blocks("README.md", "python")[0]])
-    assert printed.startswith(f"pass {winner.group(1)} cpu-onnx/main.onnx\naccuracy: 0.")
+    printed = run(
+        environment, ["python", "-c", blocks("README.md", "python")[0]]
+    )
+    assert printed.startswith(
+        f"pass {winner.group(1)} cpu-onnx/main.onnx\naccuracy: 0."
+    )
     for block in blocks("docs/quickstart.md", "console")[2:]:
         for line in block.splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)

@@ -24,7 +24,12 @@ def convolution(channels: int, side: int) -> Cost:
 def addition(size: int) -> Cost:
     """A sum of two tensors."""
     return Cost(
-        kind="Add", dtype="float", macs=0, read=8 * size, written=4 * size, weights=0
+        kind="Add",
+        dtype="float",
+        macs=0,
+        read=8 * size,
+        written=4 * size,
+        weights=0,
     )
 
 
@@ -74,7 +79,9 @@ def test_known_costs_are_recovered() -> None:
     """Without noise, within 2 % for operators of other sizes, and for the call."""
     fitted = fitting.fit(recorded())
     for cost in (convolution(24, 10), convolution(48, 6), addition(2000)):
-        assert fitted.operator_ns(cost) == pytest.approx(synthetic_ns(cost), rel=0.02)
+        assert fitted.operator_ns(cost) == pytest.approx(
+            synthetic_ns(cost), rel=0.02
+        )
     assert fitted.call_ns(2000) == pytest.approx(3200, rel=0.05)
     together = (convolution(24, 10), addition(2400))
     assert fitted.file_ns(together, 10_600) == pytest.approx(
@@ -100,18 +107,28 @@ def test_noise_of_three_percent_changes_a_file_by_less_than_ten() -> None:
 def test_an_operator_of_an_unknown_kind_counts_nothing() -> None:
     """Another dtype is another kind."""
     fitted = fitting.fit(recorded())
-    other = Cost(kind="Add", dtype="uint8", macs=0, read=8, written=4, weights=0)
+    other = Cost(
+        kind="Add", dtype="uint8", macs=0, read=8, written=4, weights=0
+    )
     assert fitted.knows(addition(3)) and not fitted.knows(other)
     assert fitted.operator_ns(other) == 0
-    assert fitted.file_ns([addition(100), other], 10) == fitted.file_ns([addition(100)], 10)
+    assert fitted.file_ns([addition(100), other], 10) == fitted.file_ns(
+        [addition(100)], 10
+    )
 
 
 def test_no_cost_is_negative() -> None:
     """Nor if noise makes a difference negative."""
     rows = [
-        row.model_copy(update={"added": None if row.added is None else -abs(row.added)})
+        row.model_copy(
+            update={"added": None if row.added is None else -abs(row.added)}
+        )
         for row in recorded()
     ]
     fitted = fitting.fit(rows)
-    assert all(value >= 0 for values in fitted.coefficients.values() for value in values)
+    assert all(
+        value >= 0
+        for values in fitted.coefficients.values()
+        for value in values
+    )
     assert fitted.operator_ns(convolution(16, 8)) >= 0

@@ -53,14 +53,19 @@ def test_a_recording_contains_its_origin(table: Table) -> None:
         and table.recorded.startswith("20")
     )
     kinds = {cost.key for row in table.rows for cost in row.operators}
-    assert {("Conv spatial", "float"), ("QLinearConv spatial", "uint8")} <= kinds
+    assert {
+        ("Conv spatial", "float"),
+        ("QLinearConv spatial", "uint8"),
+    } <= kinds
     assert all(row.low <= row.ns <= row.high for row in table.rows)
     differences = [row.added for row in table.rows if row.added is not None]
     positive = [value for value in differences if value > 0]
     assert len(positive) > 0.6 * len(differences)
 
 
-def test_an_estimate_of_a_real_file_is_near_its_time(path: pathlib.Path) -> None:
+def test_an_estimate_of_a_real_file_is_near_its_time(
+    path: pathlib.Path,
+) -> None:
     """A residual network that is not in the table, in float and int8."""
     files = networks.build("residual", "onnx", Cache(default_root()))
     times = LocalHost().race(
@@ -80,7 +85,9 @@ def test_an_estimate_of_a_real_file_is_near_its_time(path: pathlib.Path) -> None
 
 def test_the_command_labels_an_estimate(path: pathlib.Path) -> None:
     """Origin and error, the slowest operators first with their modules; also as JSON."""
-    artifact = networks.build("residual", "onnx", Cache(default_root()))["float"]
+    artifact = networks.build("residual", "onnx", Cache(default_root()))[
+        "float"
+    ]
     file = str(artifact.path(artifact.parts[0]))
     done = CliRunner().invoke(
         estimate, [file, "--device", str(path)], catch_exceptions=False
@@ -92,7 +99,11 @@ def test_the_command_labels_an_estimate(path: pathlib.Path) -> None:
     )
     data = json.loads(
         CliRunner()
-        .invoke(estimate, [file, "--device", str(path), "--json"], catch_exceptions=False)
+        .invoke(
+            estimate,
+            [file, "--device", str(path), "--json"],
+            catch_exceptions=False,
+        )
         .output
     )
     assert (
@@ -106,7 +117,9 @@ def test_unknown_operators_make_the_estimate_a_lower_bound(
     path: pathlib.Path, table: Table
 ) -> None:
     """A quick table has no transformer: its operators are listed, and count as 0 ms."""
-    artifact = networks.build("small_encoder", "onnx", Cache(default_root()))["float"]
+    artifact = networks.build("small_encoder", "onnx", Cache(default_root()))[
+        "float"
+    ]
     file = artifact.path(artifact.parts[0])
     result = of_file(file, "onnx", table)
     assert result.unknown["Softmax (float)"] == 2
@@ -133,12 +146,21 @@ def test_times_under_emulation_are_refused(tmp_path: pathlib.Path) -> None:
         "title: emulated\nkind: qemu\nenvironments: {main: {packages: [numpy==2.0.0]}}\n"
     )
     done = _failed(["--out", str(tmp_path / "arm.json"), str(host)])
-    assert isinstance(done.exception, HostError) and "emulated" in str(done.exception)
+    assert isinstance(done.exception, HostError) and "emulated" in str(
+        done.exception
+    )
     assert not (tmp_path / "arm.json").exists()
 
 
 @pytest.mark.parametrize(
-    "name", ["nowhere", "local; touch x", "$(touch x)", "../local", "ssh:-oProxyCommand=x"]
+    "name",
+    [
+        "nowhere",
+        "local; touch x",
+        "$(touch x)",
+        "../local",
+        "ssh:-oProxyCommand=x",
+    ],
 )
 def test_a_name_is_only_a_name(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -149,7 +171,9 @@ def test_a_name_is_only_a_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tflite_file_is_cut_after_its_first_operators(tmp_path: pathlib.Path) -> None:
+def test_a_tflite_file_is_cut_after_its_first_operators(
+    tmp_path: pathlib.Path,
+) -> None:
     """Each cut has more operators than the previous one; the last is complete; all run."""
     files = networks.build("small_layers", "tflite", Cache(default_root()))
     for scheme, artifact in files.items():
@@ -170,7 +194,9 @@ def test_a_tflite_file_is_cut_after_its_first_operators(tmp_path: pathlib.Path) 
         }
 
 
-def test_the_interval_contains_the_value_and_grows_with_the_errors(table: Table) -> None:
+def test_the_interval_contains_the_value_and_grows_with_the_errors(
+    table: Table,
+) -> None:
     """None from two networks; a wider one from worse estimates."""
     exact = HeldOut(
         network="n",
@@ -183,7 +209,8 @@ def test_the_interval_contains_the_value_and_grows_with_the_errors(table: Table)
         operators=(),
     )
     near, far = (
-        exact.model_copy(update={"estimated": 101 * factor}) for factor in (1.1, 2)
+        exact.model_copy(update={"estimated": 101 * factor})
+        for factor in (1.1, 2)
     )
     assert prediction_interval(
         1.0, table.model_copy(update={"held_out": (exact, near)})

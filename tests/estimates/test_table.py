@@ -119,7 +119,10 @@ def test_a_name_finds_a_table_in_the_configuration_folder(
         latency_table.find("board-onnx")
     (tmp_path / "latency").mkdir()
     (tmp_path / "latency" / "board-onnx.json").write_text("{}")
-    assert latency_table.find("board-onnx") == tmp_path / "latency" / "board-onnx.json"
+    assert (
+        latency_table.find("board-onnx")
+        == tmp_path / "latency" / "board-onnx.json"
+    )
     with pytest.raises(EstimateError, match="Did you mean 'board-onnx'"):
         latency_table.find("bord-onnx")
     for name in ("../board-onnx", "board-onnx; rm -rf .", "$(id).json"):

@@ -29,7 +29,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(16, 16)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.project(x).reshape(-1, 6, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.project(x).reshape(-1, 6, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        )
         scores = torch.softmax(query @ key.transpose(2, 3) / 8**0.5, -1)
         return self.out((scores @ value).transpose(1, 2).reshape(-1, 6, 16))
 
@@ -48,14 +50,26 @@ class Recurrent(nn.Module):
 IMAGE = (8, 10, 10)
 #: The network, the shape of one sample, and its multiply-accumulates by hand.
 NETWORKS: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
-    "convolution": (nn.Conv2d(8, 12, 3, padding=1, stride=2), IMAGE, 5 * 5 * 12 * 8 * 9),
+    "convolution": (
+        nn.Conv2d(8, 12, 3, padding=1, stride=2),
+        IMAGE,
+        5 * 5 * 12 * 8 * 9,
+    ),
     "pointwise": (nn.Conv2d(8, 12, 1), IMAGE, 100 * 12 * 8),
     "depthwise": (nn.Conv2d(8, 8, 3, groups=8), IMAGE, 8 * 8 * 8 * 9),
     "grouped": (nn.Conv2d(8, 12, 3, groups=4), IMAGE, 8 * 8 * 12 * 2 * 9),
-    "transposed": (nn.ConvTranspose2d(8, 6, 2, stride=2), IMAGE, 100 * 8 * 6 * 4),
+    "transposed": (
+        nn.ConvTranspose2d(8, 6, 2, stride=2),
+        IMAGE,
+        100 * 8 * 6 * 4,
+    ),
     "linear": (nn.Linear(20, 30), (20,), 20 * 30),
     "linear on tokens": (nn.Linear(20, 30), (5, 20), 5 * 20 * 30),
-    "attention": (Attention(), (6, 16), 6 * 16 * 48 + 2 * (2 * 6 * 6 * 8) + 6 * 16 * 16),
+    "attention": (
+        Attention(),
+        (6, 16),
+        6 * 16 * 48 + 2 * (2 * 6 * 6 * 8) + 6 * 16 * 16,
+    ),
 }
 
 
@@ -63,12 +77,17 @@ def signature(network: nn.Module, shape: tuple[int, ...]) -> Signature:
     result = network(torch.zeros(1, *shape))
     specs = [
         TensorSpec(name=name, dtype="float32", dims=("batch", *dims))
-        for name, dims in (("input", shape), ("output", tuple(result.shape[1:])))
+        for name, dims in (
+            ("input", shape),
+            ("output", tuple(result.shape[1:])),
+        )
     ]
     return Signature(inputs=(specs[0],), outputs=(specs[1],))
 
 
-def write_onnx(network: nn.Module, shape: tuple[int, ...], path: pathlib.Path) -> None:
+def write_onnx(
+    network: nn.Module, shape: tuple[int, ...], path: pathlib.Path
+) -> None:
     onnx_graph.write(export(network, signature(network, shape)), path)
 
 
@@ -100,7 +119,9 @@ def test_all_formats_count_the_same(name: str, tmp_path: pathlib.Path) -> None:
     assert counts == dict.fromkeys(counts, expected)
 
 
-def test_an_lstm_is_counted_where_its_operator_is_known(tmp_path: pathlib.Path) -> None:
+def test_an_lstm_is_counted_where_its_operator_is_known(
+    tmp_path: pathlib.Path,
+) -> None:
     """ONNX has one operator for an LSTM: 7 steps of 4 gates with 8 rows of 12 + 8 weights.
 
     PyTorch's FLOP counter has no rule for an LSTM on the CPU, and TensorRT's graph lists it

@@ -7,7 +7,13 @@ import tomllib
 import pytest
 
 from edgekit import registry
-from edgekit.formats import FORMATS, PROVIDERS, format_steps, kernels_of, runtimes
+from edgekit.formats import (
+    FORMATS,
+    PROVIDERS,
+    format_steps,
+    kernels_of,
+    runtimes,
+)
 from edgekit.planning.routes import STEPS, route
 from edgekit.scheme import SCHEMES
 
@@ -63,7 +69,9 @@ def test_the_worker_loads_what_the_records_name() -> None:
         if record.accelerator is not None:
             names.append(record.accelerator.runtime)
         for name in names:
-            assert importlib.util.find_spec(f"edgekit.device_worker.runtime_{name}")
+            assert importlib.util.find_spec(
+                f"edgekit.device_worker.runtime_{name}"
+            )
 
 
 def test_every_extra_is_one_of_the_package(root: pathlib.Path) -> None:
@@ -71,7 +79,11 @@ def test_every_extra_is_one_of_the_package(root: pathlib.Path) -> None:
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
     extras = tomllib.loads(text)["project"]["optional-dependencies"]
     for record in FORMATS.values():
-        for implementation in (record.audit, record.run, *record.steps.values()):
+        for implementation in (
+            record.audit,
+            record.run,
+            *record.steps.values(),
+        ):
             assert implementation.extra in extras
 
 

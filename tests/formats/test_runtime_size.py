@@ -18,4 +18,7 @@ def test_a_library_that_is_here_is_measured() -> None:
 
 def test_a_library_that_is_not_here_has_no_size() -> None:
     """None, not zero and not a guess."""
-    assert measure_runtime("onnxruntime", "libsomething", 7, 300)["runtime_bytes"] is None
+    assert (
+        measure_runtime("onnxruntime", "libsomething", 7, 300)["runtime_bytes"]
+        is None
+    )

@@ -52,14 +52,18 @@ def copy_with_the_format(root: pathlib.Path, folder: pathlib.Path) -> None:
         r"^```(?:python|yaml)\n(.*?)^```", document, re.MULTILINE | re.DOTALL
     )
     (folder / "edgekit/formats/npz").mkdir()
-    (folder / "edgekit/formats/npz/__init__.py").write_text('"""NumPy files."""\n')
+    (folder / "edgekit/formats/npz/__init__.py").write_text(
+        '"""NumPy files."""\n'
+    )
     for beginning, name in FILES.items():
         (block,) = [text for text in blocks if text.startswith(beginning)]
         (folder / name).write_text(block, encoding="utf-8")
     formats = folder / "edgekit/formats/__init__.py"
     text = formats.read_text(encoding="utf-8")
     assert text.count("NAMES = (") == 1
-    formats.write_text(text.replace("NAMES = (", 'NAMES = ("npz", '), encoding="utf-8")
+    formats.write_text(
+        text.replace("NAMES = (", 'NAMES = ("npz", '), encoding="utf-8"
+    )
     (folder / "net.py").write_text(NETWORK)
     (folder / "linear.yaml").write_text(RECIPE)
 
@@ -95,18 +99,31 @@ def test_a_new_format_runs_from_plan_to_bundle(
     edgekit = ("-m", "edgekit")
     assert "torch_to_npz" in run(tmp_path, *edgekit, "plan", "linear.yaml")
     run(tmp_path, *edgekit, "run", "linear.yaml", "--out", "out")
-    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    report = json.loads(
+        (tmp_path / "out/report.json").read_text(encoding="utf-8")
+    )
     (target,) = report["targets"]
     assert (report["verdict"], target["format"]) == ("pass", "npz")
     candidates = {row["scheme"]: row for row in target["candidates"]}
-    assert {candidates[name]["status"] for name in ("float", "fp16")} == {"raced"}
+    assert {candidates[name]["status"] for name in ("float", "fp16")} == {
+        "raced"
+    }
     sizes = [
-        candidates[name]["artifact"]["files"][0]["bytes"] for name in ("float", "fp16")
+        candidates[name]["artifact"]["files"][0]["bytes"]
+        for name in ("float", "fp16")
     ]
     assert sizes[1] < sizes[0]
     names = {row["name"] for row in candidates["float"]["measurements"]}
-    assert {"int8_mac_share", "parity", "accuracy", "latency_ms", "size_bytes"} <= names
-    audit = json.loads(run(tmp_path, *edgekit, "inspect", "out/cpu-npz/main.npz", "--json"))
+    assert {
+        "int8_mac_share",
+        "parity",
+        "accuracy",
+        "latency_ms",
+        "size_bytes",
+    } <= names
+    audit = json.loads(
+        run(tmp_path, *edgekit, "inspect", "out/cpu-npz/main.npz", "--json")
+    )
     assert (audit["format"], audit["rows"][0]["macs"]) == ("npz", 24)
     run(tmp_path, *edgekit, "verify", "out/cpu-npz")
     assert "verdict: pass" in run(tmp_path, "out/cpu-npz/verify.py")

@@ -24,7 +24,9 @@ NOISE = bytes(range(256)) * 256
 def main() -> None:
     """Start the command and pump both ways until it ends."""
     log, fault, where, _, *command = sys.argv[1:]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    worker = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert worker.stdin is not None and worker.stdout is not None
     counts = [0, 0]
     incoming = threading.Thread(
@@ -50,7 +52,9 @@ def pump(
     """
     fault, where = plan
     assert worker.stdin is not None and worker.stdout is not None
-    source, sink = (0, worker.stdin.fileno()) if way == 0 else (worker.stdout.fileno(), 1)
+    source, sink = (
+        (0, worker.stdin.fileno()) if way == 0 else (worker.stdout.fileno(), 1)
+    )
     kind, _, side = fault.partition("-")
     mine = side == ("in", "out")[way]
     while block := os.read(source, 1 << 16):
@@ -70,7 +74,11 @@ def pump(
 
 
 def damaged(
-    kind: str, worker: "subprocess.Popen[bytes]", block: bytes, here: int, sink: int
+    kind: str,
+    worker: "subprocess.Popen[bytes]",
+    block: bytes,
+    here: int,
+    sink: int,
 ) -> bytes:
     """The block as the fault leaves it."""
     if kind == "flip":

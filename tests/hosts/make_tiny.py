@@ -44,7 +44,10 @@ def network() -> torch.nn.Module:
             torch.nn.ReLU(),
         ]
     return torch.nn.Sequential(
-        *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 10)
+        *layers,
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 10),
     )
 
 
@@ -65,13 +68,18 @@ def main() -> None:
         place = pathlib.Path(folder)
         (place / "tiny.yaml").write_text(RECIPE)
         asked = recipe.load(place / "tiny.yaml")
-        targets = [target.load(catalog.find("targets", name)) for name in asked.targets]
+        targets = [
+            target.load(catalog.find("targets", name)) for name in asked.targets
+        ]
         run.run(
-            plan.plan(asked, targets), run.Options(out=place / "out", cache=place / "cache")
+            plan.plan(asked, targets),
+            run.Options(out=place / "out", cache=place / "cache"),
         )
         cache = Cache(place / "cache")
         for entry in sorted((place / "cache").iterdir()):
-            example = cache.find(entry.name) if any(entry.glob("main.*")) else None
+            example = (
+                cache.find(entry.name) if any(entry.glob("main.*")) else None
+            )
             if example is not None and example.format in ("onnx", "tflite"):
                 add(written, example, images)
     (FOLDER / "tiny.json").write_text(json.dumps(written) + "\n")
@@ -84,7 +92,11 @@ def add(written: dict[str, Any], example: Artifact, images: Any) -> None:
     (part,) = example.parts
     path, spec = example.path(part), part.signature.outputs[0]
     int8 = spec.dtype == "int8" or example.step == "lower_onnx"
-    if example.format == "onnx" and not int8 and b"QuantizeLinear" in path.read_bytes():
+    if (
+        example.format == "onnx"
+        and not int8
+        and b"QuantizeLinear" in path.read_bytes()
+    ):
         return
     with LocalHost().open(example) as runner:
         (outputs,) = runner.infer({"input": images}).values()
@@ -99,7 +111,11 @@ def add(written: dict[str, Any], example: Artifact, images: Any) -> None:
         "made_with": where,
         "allowed": 2 * step if int8 else 1e-4 * largest,
     }
-    written["files"][name] = {"format": example.format, "signature": signature, **facts}
+    written["files"][name] = {
+        "format": example.format,
+        "signature": signature,
+        **facts,
+    }
 
 
 if __name__ == "__main__":

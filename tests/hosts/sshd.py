@@ -49,14 +49,17 @@ class Program:
         """
         if not self.libraries:
             return dict(os.environ)
-        me, wrapper = pwd.getpwuid(os.getuid()), next(KEPT.glob("**/libnss_wrapper.so*"))
-        own = (
-            f"{me.pw_name}:x:{me.pw_uid}:{me.pw_gid}::{me.pw_dir}:{shell or me.pw_shell}\n"
+        me, wrapper = (
+            pwd.getpwuid(os.getuid()),
+            next(KEPT.glob("**/libnss_wrapper.so*")),
         )
+        own = f"{me.pw_name}:x:{me.pw_uid}:{me.pw_gid}::{me.pw_dir}:{shell or me.pw_shell}\n"
         (folder / "passwd").write_text(
             own + "sshd:x:65534:65534::/run/sshd:/usr/sbin/nologin\n"
         )
-        (folder / "group").write_text(f"{me.pw_name}:x:{me.pw_gid}:\nnogroup:x:65534:\n")
+        (folder / "group").write_text(
+            f"{me.pw_name}:x:{me.pw_gid}:\nnogroup:x:65534:\n"
+        )
         wrapped = {
             "NSS_WRAPPER_PASSWD": folder / "passwd",
             "NSS_WRAPPER_GROUP": folder / "group",
@@ -88,7 +91,9 @@ def program() -> Program:
     return fetched
 
 
-def _apt(folder: pathlib.Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def _apt(
+    folder: pathlib.Path, *words: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         ["apt-get", "-q", *words],
         cwd=folder,
@@ -107,12 +112,14 @@ def fetch(packages: tuple[str, ...], folder: pathlib.Path) -> None:
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         _without("there is no apt-get here to fetch a program with")
     with tempfile.TemporaryDirectory() as name:
-        debs, unpacked = pathlib.Path(name) / "debs", pathlib.Path(name) / "root"
+        debs, unpacked = (
+            pathlib.Path(name) / "debs",
+            pathlib.Path(name) / "root",
+        )
         debs.mkdir(mode=0o777)
         done = _apt(debs, "download", *packages)
-        if (
-            done.returncode
-        ):  # The machine has no lists of packages, or old ones: use separate lists.
+        # The machine has no lists of packages, or old ones: use separate lists.
+        if done.returncode:
             lists = pathlib.Path(name) / "lists"
             (lists / "partial").mkdir(parents=True)
             own = (
@@ -124,11 +131,19 @@ def fetch(packages: tuple[str, ...], folder: pathlib.Path) -> None:
                 "APT::Sandbox::User=",
             )
             done = _apt(debs, *own, "update")
-            done = done if done.returncode else _apt(debs, *own, "download", *packages)
+            done = (
+                done
+                if done.returncode
+                else _apt(debs, *own, "download", *packages)
+            )
         if done.returncode:
-            _without(f"{packages[0]} cannot be fetched: {done.stderr.strip()[-200:]}")
+            _without(
+                f"{packages[0]} cannot be fetched: {done.stderr.strip()[-200:]}"
+            )
         for deb in debs.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", str(deb), str(unpacked)], check=True, timeout=60)
+            subprocess.run(
+                ["dpkg", "-x", str(deb), str(unpacked)], check=True, timeout=60
+            )
         with contextlib.suppress(OSError):  # Another run was quicker.
             shutil.move(unpacked, folder)
 
@@ -153,7 +168,9 @@ class Server:
         """The client's OpenSSH configuration; the machine is called ``board`` there."""
         return self.folder / "config"
 
-    def host_file(self, *python: str, store: str = "", **changes: object) -> HostFile:
+    def host_file(
+        self, *python: str, store: str = "", **changes: object
+    ) -> HostFile:
         """This server as a host; ``python`` are the words of the far side's Python."""
         import sys
 
@@ -184,7 +201,9 @@ class Server:
             "StrictHostKeyChecking": "yes",
             "IdentityAgent": "none",
         }
-        lines = [f"  {key} {value}" for key, value in {**defaults, **options}.items()]
+        lines = [
+            f"  {key} {value}" for key, value in {**defaults, **options}.items()
+        ]
         self.config.write_text("\n".join([f"Host {ALIAS}", *lines]) + "\n")
 
     def connections(self) -> list[psutil.Process]:
@@ -217,7 +236,16 @@ def serving(
     folder.mkdir(mode=0o700, exist_ok=True)
     for name in ("client", "host"):
         subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)],
+            [
+                "ssh-keygen",
+                "-q",
+                "-t",
+                "ed25519",
+                "-N",
+                "",
+                "-f",
+                str(folder / name),
+            ],
             check=True,
             timeout=60,
         )
@@ -242,7 +270,9 @@ def serving(
     (folder / "sshd_config").write_text(
         "".join(f"{key} {value}\n" for key, value in options.items())
     )
-    if os.getuid() == 0:  # The folder that its part without rights is locked into.
+    if (
+        os.getuid() == 0
+    ):  # The folder that its part without rights is locked into.
         pathlib.Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     log = (folder / "log").open("wb")
     process = subprocess.Popen(
@@ -274,7 +304,12 @@ def _free_port() -> int:
 def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
     end = time.monotonic() + 20
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", port), 1),
+        ):
             return
         time.sleep(0.05)
-    raise RuntimeError(f"sshd did not start: status {process.poll()}; see its log")
+    raise RuntimeError(
+        f"sshd did not start: status {process.poll()}; see its log"
+    )

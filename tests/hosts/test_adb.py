@@ -35,7 +35,9 @@ VALUES = numpy.ones((3, 4), "float32")
 
 
 @pytest.fixture
-def real(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def real(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """The real adb, with its own server on a free port."""
     folder = sshd.KEPT.with_name(f"{sshd.KEPT.name}-adb")
     if shutil.which("adb") is None:
@@ -55,10 +57,14 @@ def real(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
+        monkeypatch.setenv(
+            "ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1])
+        )
     monkeypatch.setenv("HOME", str(tmp_path))
     yield
-    subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30, check=False)
+    subprocess.run(
+        ["adb", "kill-server"], capture_output=True, timeout=30, check=False
+    )
 
 
 def test_no_phone_is_reported_by_the_real_adb(real: None) -> None:
@@ -101,7 +107,9 @@ def phone(
     program.parent.mkdir(exist_ok=True)
     program.write_text(STAND_IN.format(folder=folder, does=does))
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv(
+        "PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    )
     return HostFile(
         name="phone",
         title="x",
@@ -170,7 +178,11 @@ def test_a_file_runs_and_is_raced_through_the_stand_in(
             "does not trust this computer",
         ),
         ("error: device offline", 1, "phone is offline"),
-        ("error: device 'ABC' not found", 1, "No phone with the serial number ABC"),
+        (
+            "error: device 'ABC' not found",
+            1,
+            "No phone with the serial number ABC",
+        ),
         (
             "error: insufficient permissions for device: user in plugdev group;"
             " are your udev rules wrong?",
@@ -201,9 +213,13 @@ def test_each_failure_of_adb_is_explained(
     """adb's own messages, as its source has them, and the shell's."""
     (tmp_path / "stderr").write_text(stderr + "\n")
     with pytest.raises(HostError, match=message) as error:
-        Adb(phone(tmp_path, monkeypatch, f'cat "{tmp_path}/stderr" >&2; exit {code}')).host(
-            "main"
-        ).hello()
+        Adb(
+            phone(
+                tmp_path,
+                monkeypatch,
+                f'cat "{tmp_path}/stderr" >&2; exit {code}',
+            )
+        ).host("main").hello()
     assert stderr.splitlines()[0] in error.value.message
 
 
@@ -211,10 +227,14 @@ def test_a_phone_that_is_unplugged_is_reported(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream ends with no status of the program over there."""
-    host = Adb(phone(tmp_path, monkeypatch, '/bin/sh -c "$*"; exit 0')).host("main")
+    host = Adb(phone(tmp_path, monkeypatch, '/bin/sh -c "$*"; exit 0')).host(
+        "main"
+    )
     example = artifact(tmp_path, linear(tmp_path))
     with host.open(example) as runner:
-        for child in psutil.Process(runner._process.pid).children(recursive=True):
+        for child in psutil.Process(runner._process.pid).children(
+            recursive=True
+        ):
             child.kill()
         with pytest.raises(
             HostError,
@@ -223,7 +243,9 @@ def test_a_phone_that_is_unplugged_is_reported(
             runner.infer({"input": VALUES})
 
 
-def test_a_machine_without_adb_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_adb_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The fix is the package."""
     monkeypatch.setenv("PATH", "/nowhere")
     assert lookup.find_problem("adb:ABC") == (

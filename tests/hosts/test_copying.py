@@ -30,7 +30,10 @@ def file(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def line(
-    folder: pathlib.Path, fault: str = "none", where: int = 0, timeout_s: float = 60
+    folder: pathlib.Path,
+    fault: str = "none",
+    where: int = 0,
+    timeout_s: float = 60,
 ) -> WorkerHost:
     """A host whose line has a fault at one byte, counted from the first that is sent or
     comes back.
@@ -61,7 +64,9 @@ def copy(host: WorkerHost, path: pathlib.Path) -> tuple[str, list[str]]:
     messages: list[str] = []
     process, _ = host.connect()
     try:
-        return copying.copy_file(process, path, host.name, messages.append), messages
+        return copying.copy_file(
+            process, path, host.name, messages.append
+        ), messages
     finally:
         process.close()
 
@@ -89,7 +94,9 @@ def test_a_copy_that_was_cut_sends_only_the_rest(
     name, messages = copy(line(tmp_path), file)
     assert (
         messages == []
-        and SIZE - there < passed(tmp_path) < SIZE - there + len(encode_sources()) + 5_000
+        and SIZE - there
+        < passed(tmp_path)
+        < SIZE - there + len(encode_sources()) + 5_000
     )
     assert (tmp_path / "store" / name).read_bytes() == file.read_bytes()
     copy(line(tmp_path), file)
@@ -121,11 +128,15 @@ def test_a_bit_that_was_flipped_on_the_disk_is_reported_and_copied_again(
     _, messages = copy(line(tmp_path), file)
     assert (
         messages
-        == ["large.onnx was damaged on board; it was removed and is being copied again"]
+        == [
+            "large.onnx was damaged on board; it was removed and is being copied again"
+        ]
         and stored.read_bytes() == file.read_bytes()
     )
     stored.unlink()
-    stored.with_name(f"{name}.part").write_bytes(b"x" + file.read_bytes()[1:2000])
+    stored.with_name(f"{name}.part").write_bytes(
+        b"x" + file.read_bytes()[1:2000]
+    )
     _, messages = copy(line(tmp_path), file)
     assert (
         len(messages) == 1
@@ -147,7 +158,9 @@ def test_a_file_that_is_damaged_twice_is_an_error(
         return request(
             activity,
             header,
-            {name: array ^ 1 for name, array in arrays.items()} if arrays else None,
+            {name: array ^ 1 for name, array in arrays.items()}
+            if arrays
+            else None,
         )
 
     monkeypatch.setattr(process, "request", damage)
@@ -160,17 +173,15 @@ def test_a_file_that_is_damaged_twice_is_an_error(
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_a_full_device_is_reported(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_full_device_is_reported(
+    file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The device takes 2 MB: the error names it and the fix; with more space the copy
     goes on.
     """
     host = line(tmp_path)
-    limited = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    )
-    limited += (
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000000,) * 2); exec(sys.argv[-1])"
-    )
+    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2000000,) * 2); exec(sys.argv[-1])"
     small = dataclasses.replace(
         host, start=Start((sys.executable, "-c", limited), place=Place("board"))
     )
@@ -217,14 +228,18 @@ def test_two_that_copy_the_same_file_help_each_other(
         for folder in folders
     ]
     threads = [
-        threading.Thread(target=lambda host=host: names.append(copy(host, file)[0]))
+        threading.Thread(
+            target=lambda host=host: names.append(copy(host, file)[0])
+        )
         for host in hosts
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert names == [f"{hashlib.sha256(file.read_bytes()).hexdigest()}.onnx"] * 2
+    assert (
+        names == [f"{hashlib.sha256(file.read_bytes()).hexdigest()}.onnx"] * 2
+    )
     assert [path.name for path in (tmp_path / "store").iterdir()] == names[:1]
 
 
@@ -244,21 +259,30 @@ def test_a_device_that_never_takes_a_block_is_given_up(
         ({"bytes": True, "complete": False}, "Invalid reply to"),
         ({"bytes": 0, "complete": "no"}, "Invalid reply to"),
     ):
-        monkeypatch.setattr(process, "request", lambda *arguments, reply=reply: (reply, {}))
+        monkeypatch.setattr(
+            process, "request", lambda *arguments, reply=reply: (reply, {})
+        )
         with pytest.raises(RunnerError, match=messages):
             copying.copy_file(process, file, "board", print)
     monkeypatch.undo()
     process.close()
 
 
-FEEDS = {"input": numpy.random.default_rng(0).standard_normal((2000, 4)).astype("float32")}
+FEEDS = {
+    "input": numpy.random.default_rng(0)
+    .standard_normal((2000, 4))
+    .astype("float32")
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fault", ["cut-in", "cut-out", "flip-in", "flip-out", "flood-out", "stop-out"]
+    "fault",
+    ["cut-in", "cut-out", "flip-in", "flip-out", "flood-out", "stop-out"],
 )
-def test_no_fault_is_more_than_an_error(tmp_path: pathlib.Path, fault: str) -> None:
+def test_no_fault_is_more_than_an_error(
+    tmp_path: pathlib.Path, fault: str
+) -> None:
     """Wherever the line breaks, in the greeting, a header or an array: the outputs are
     right, or there is an error with the host's name.
 
@@ -270,7 +294,9 @@ def test_no_fault_is_more_than_an_error(tmp_path: pathlib.Path, fault: str) -> N
     counts = [int(number) for number in (tmp_path / "log").read_text().split()]
     total = counts[0 if fault.endswith("in") else 1]
     for where in (0, 3, 10, 25, total // 3, total // 2, total - 200):
-        host = line(tmp_path, fault, where, timeout_s=4 if fault != "stop-out" else 2)
+        host = line(
+            tmp_path, fault, where, timeout_s=4 if fault != "stop-out" else 2
+        )
         try:
             with host.open(example) as runner:
                 outputs = runner.infer(FEEDS)["output"]

@@ -15,13 +15,16 @@ from edgekit.hosts.setup_steps import SetupSession, setup_session
 from edgekit.progress import Silent
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("apt-get") is None or not any(path.is_file() for path in debian.KEYRINGS),
+    shutil.which("apt-get") is None
+    or not any(path.is_file() for path in debian.KEYRINGS),
     reason="this machine is no Debian, so there is no apt to try",
 )
 
 
 @pytest.fixture
-def work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SetupSession]:
+def work(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SetupSession]:
     """A setup that is at work."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
     with setup_session("board", Silent()) as session:
@@ -34,19 +37,26 @@ def test_a_package_for_another_processor_comes_with_what_it_needs_and_is_unpacke
     """zlib for ARM brings ARM's C library; both are files of ARM in one folder; one file
     can be taken alone.
     """
-    archives = Debian(work, "bookworm", "arm64", tmp_path / "apt").fetch("zlib1g")
+    archives = Debian(work, "bookworm", "arm64", tmp_path / "apt").fetch(
+        "zlib1g"
+    )
     names = {path.name.partition("_")[0] for path in archives}
     assert {"zlib1g", "libc6"} <= names and all(
         path.name.endswith("_arm64.deb") for path in archives
     )
     debian.unpack(work, archives, tmp_path / "root")
     (library,) = (
-        path for path in (tmp_path / "root").rglob("libz.so.*") if not path.is_symlink()
+        path
+        for path in (tmp_path / "root").rglob("libz.so.*")
+        if not path.is_symlink()
     )
     assert library.read_bytes()[18:20] == b"\xb7\x00"  # e_machine: EM_AARCH64
     (zlib,) = (path for path in archives if path.name.startswith("zlib1g_"))
     debian.extract_program(
-        work, zlib, str(library.relative_to(tmp_path / "root")), tmp_path / "one"
+        work,
+        zlib,
+        str(library.relative_to(tmp_path / "root")),
+        tmp_path / "one",
     )
     assert (tmp_path / "one").read_bytes() == library.read_bytes()
     with pytest.raises(HostError, match="contains no usr/bin/none"):
@@ -88,11 +98,14 @@ def test_another_system_than_debian_gets_the_other_fix(
 ) -> None:
     """Without Debian's keys, without apt, or with a mirror that has no such release."""
     monkeypatch.setattr(debian, "KEYRINGS", (tmp_path / "none",))
-    with pytest.raises(HostError, match=r"are missing(.|\n)*install qemu-user 10 or newer"):
+    with pytest.raises(
+        HostError, match=r"are missing(.|\n)*install qemu-user 10 or newer"
+    ):
         Debian(work, "bookworm", "arm64", tmp_path / "a").fetch("zlib1g")
     monkeypatch.undo()
     with pytest.raises(
-        HostError, match=r"found no packages of Debian nonesuch(.|\n)*docs/guides/hosts.md"
+        HostError,
+        match=r"found no packages of Debian nonesuch(.|\n)*docs/guides/hosts.md",
     ):
         Debian(work, "nonesuch", "arm64", tmp_path / "b").fetch("zlib1g")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -15,12 +15,19 @@ FILES = {
     "compiled": File(path="m_edgetpu.tflite"),
     "engine": File(path="m.engine"),
 }
-PART = Part(name="main", signature=Signature(inputs=(SPEC,), outputs=(SPEC,)), files=FILES)
+PART = Part(
+    name="main",
+    signature=Signature(inputs=(SPEC,), outputs=(SPEC,)),
+    files=FILES,
+)
 STICK = {
     "devices": {"edgetpu": ["usb 1-2 (18d1:9302, ready)"], "gpu": False},
     "versions": {},
 }
-GPU = {"devices": {"edgetpu": [], "gpu": True}, "versions": {"tensorrt": "10.3.0"}}
+GPU = {
+    "devices": {"edgetpu": [], "gpu": True},
+    "versions": {"tensorrt": "10.3.0"},
+}
 
 
 @pytest.mark.parametrize(
@@ -57,4 +64,6 @@ def test_a_part_that_was_not_compiled_stands_in() -> None:
 def test_this_machine_reports_its_devices() -> None:
     """hello of a real worker lists Edge TPUs and reports whether there is a GPU."""
     devices = LocalHost().hello()["devices"]
-    assert isinstance(devices["edgetpu"], list) and isinstance(devices["gpu"], bool)
+    assert isinstance(devices["edgetpu"], list) and isinstance(
+        devices["gpu"], bool
+    )

@@ -11,7 +11,9 @@ from edgekit.hosts import install_dirs
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def root(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
     """An empty folder for hosts."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
     return tmp_path / "hosts"
@@ -39,10 +41,15 @@ def test_what_it_is_made_of_is_part_of_a_folders_name() -> None:
     )
 
 
-def test_a_folder_has_its_name_only_once_it_is_complete(root: pathlib.Path) -> None:
+def test_a_folder_has_its_name_only_once_it_is_complete(
+    root: pathlib.Path,
+) -> None:
     """While it is filled it has another name; where the work fails nothing is left."""
     target = install_dirs.folder_for("board", "main", {})
-    with pytest.raises(RuntimeError), install_dirs.new_folder(target) as partial:
+    with (
+        pytest.raises(RuntimeError),
+        install_dirs.new_folder(target) as partial,
+    ):
         (partial / "file").write_text("x")
         assert not target.exists() and partial.parent == root / "board"
         raise RuntimeError
@@ -113,7 +120,10 @@ def test_the_folder_is_the_users_own_without_a_variable(
     """
     monkeypatch.delenv("EDGEKIT_HOSTS")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert install_dirs.root().name == "hosts" and "edgekit" in install_dirs.root().parts
+    assert (
+        install_dirs.root().name == "hosts"
+        and "edgekit" in install_dirs.root().parts
+    )
     monkeypatch.setenv("EDGEKIT_HOSTS", "some")
     assert install_dirs.root() == pathlib.Path.cwd() / "some"
 

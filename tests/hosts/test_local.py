@@ -57,10 +57,15 @@ def save(
         "g",
         spec,
         results,
-        [numpy_helper.from_array(numpy.asarray(v), k) for k, v in constants.items()],
+        [
+            numpy_helper.from_array(numpy.asarray(v), k)
+            for k, v in constants.items()
+        ],
     )
     onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9),
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9
+        ),
         path,
     )
 
@@ -73,7 +78,8 @@ def linear(
 ) -> Part:
     """output = input @ WEIGHT, as an ONNX file."""
     signature = Signature(
-        inputs=(floats(wires[0], batch, 4),), outputs=(floats(wires[1], batch, 3),)
+        inputs=(floats(wires[0], batch, 4),),
+        outputs=(floats(wires[1], batch, 3),),
     )
     save(
         folder / f"{name}.onnx",
@@ -81,10 +87,16 @@ def linear(
         signature,
         {"w": WEIGHT},
     )
-    return Part(name=name, signature=signature, files={"model": File(path=f"{name}.onnx")})
+    return Part(
+        name=name,
+        signature=signature,
+        files={"model": File(path=f"{name}.onnx")},
+    )
 
 
-def artifact(folder: pathlib.Path, *parts: Part, format: FormatName = "onnx") -> Artifact:
+def artifact(
+    folder: pathlib.Path, *parts: Part, format: FormatName = "onnx"
+) -> Artifact:
     """The parts as an artifact."""
     return Artifact(format=format, parts=parts, folder=folder)
 
@@ -118,7 +130,9 @@ def two(tmp_path: pathlib.Path) -> Artifact:
         tmp_path,
         encoder,
         Part(
-            name="decoder", signature=signature, files={"model": File(path="decoder.onnx")}
+            name="decoder",
+            signature=signature,
+            files={"model": File(path="decoder.onnx")},
         ),
     )
 
@@ -140,24 +154,30 @@ def tflite(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     folder = tmp_path_factory.mktemp("tflite")
     images = (
-        tiny_images().need("train", "the test").inputs["input"][:32].transpose(0, 2, 3, 1)
+        tiny_images()
+        .need("train", "the test")
+        .inputs["input"][:32]
+        .transpose(0, 2, 3, 1)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The converter's own.
-        network = litert_torch.to_channel_last_io(tiny_convolution().eval(), args=[0])
+        network = litert_torch.to_channel_last_io(
+            tiny_convolution().eval(), args=[0]
+        )
         litert_torch.convert(network, (torch.zeros(1, 8, 8, 1),)).export(
             str(folder / "float.tflite")
         )
-        litert_torch.convert(Two().eval(), (torch.zeros(1, 3), torch.zeros(1, 3))).export(
-            str(folder / "two.tflite")
-        )
+        litert_torch.convert(
+            Two().eval(), (torch.zeros(1, 3), torch.zeros(1, 3))
+        ).export(str(folder / "two.tflite"))
         quantize = quantizer.Quantizer(
             str(folder / "float.tflite"), recipe.static_wi8_ai8()
         )
         calibrated = quantize.calibrate(
             {
                 "serving_default": [
-                    {"args_0": numpy.ascontiguousarray(image[None])} for image in images
+                    {"args_0": numpy.ascontiguousarray(image[None])}
+                    for image in images
                 ]
             }
         )
@@ -187,7 +207,9 @@ def image_artifact(
     spec = TensorSpec.model_validate(
         {"name": "input", "dims": (1, 8, 8, 1), "axes": (0, 2, 3, 1), **ends[0]}
     )
-    result = TensorSpec.model_validate({"name": "output", "dims": (1, 3), **ends[1]})
+    result = TensorSpec.model_validate(
+        {"name": "output", "dims": (1, 3), **ends[1]}
+    )
     part = Part(
         name="main",
         signature=Signature(inputs=(spec,), outputs=(result,)),
@@ -219,19 +241,25 @@ def gone(process: psutil.Process) -> bool:
     return not process.is_running()
 
 
-def test_an_onnx_file_gives_its_numbers_for_any_number_of_samples(one: Artifact) -> None:
+def test_an_onnx_file_gives_its_numbers_for_any_number_of_samples(
+    one: Artifact,
+) -> None:
     """600 samples go through in pieces and come back in order; the runner reports where it
     ran.
     """
-    values = numpy.random.default_rng(0).standard_normal((600, 4)).astype("float32")
+    values = (
+        numpy.random.default_rng(0).standard_normal((600, 4)).astype("float32")
+    )
     with HOST.open(one) as runner:
         assert numpy.allclose(
-            runner.infer({"input": values})["output"], values @ WEIGHT, atol=1e-6
+            runner.infer({"input": values})["output"],
+            values @ WEIGHT,
+            atol=1e-6,
         )
         assert runner.infer({"input": values[:1]})["output"].shape == (1, 3)
-        assert runner.where.startswith("local: onnxruntime ") and runner.where.endswith(
-            ", 1 thread"
-        )
+        assert runner.where.startswith(
+            "local: onnxruntime "
+        ) and runner.where.endswith(", 1 thread")
 
 
 @pytest.mark.parametrize("batch", [1, 7, 300])
@@ -241,10 +269,14 @@ def test_a_fixed_batch_takes_any_number_of_samples(
     """A file with a fixed batch, larger than a piece too, computes the same numbers for 305
     samples.
     """
-    values = numpy.random.default_rng(0).standard_normal((305, 4)).astype("float32")
+    values = (
+        numpy.random.default_rng(0).standard_normal((305, 4)).astype("float32")
+    )
     with HOST.open(artifact(tmp_path, linear(tmp_path, batch=batch))) as runner:
         assert numpy.allclose(
-            runner.infer({"input": values})["output"], values @ WEIGHT, atol=1e-6
+            runner.infer({"input": values})["output"],
+            values @ WEIGHT,
+            atol=1e-6,
         )
 
 
@@ -254,7 +286,10 @@ def test_samples_can_be_run_one_by_one(one: Artifact) -> None:
     """
     values = numpy.random.default_rng(3).normal(size=(5, 4)).astype("float32")
     requests: list[int] = []
-    with LocalHost().open(one, {"samples": 1}) as runner, LocalHost().open(one) as together:
+    with (
+        LocalHost().open(one, {"samples": 1}) as runner,
+        LocalHost().open(one) as together,
+    ):
         request = runner._process.request
 
         def count(*arguments: Any, **options: Any) -> Any:
@@ -274,7 +309,10 @@ def test_parts_are_chained_by_name(two: Artifact) -> None:
     """A decoder is fed by name from the encoder and from the data, and returns the last
     outputs only.
     """
-    values, mask = numpy.ones((5, 4), "float32"), numpy.eye(5, 3, dtype="float32")
+    values, mask = (
+        numpy.ones((5, 4), "float32"),
+        numpy.eye(5, 3, dtype="float32"),
+    )
     with HOST.open(two) as runner:
         outputs = runner.infer({"input": values, "mask": mask})
     assert list(outputs) == ["output"]
@@ -315,11 +353,19 @@ def test_int8_files_with_axes_are_fed_and_read_in_real_numbers(
         "z2": numpy.int8(-1),
     }
     save(tmp_path / "main.onnx", nodes, signature, constants)
-    values = numpy.random.default_rng(0).integers(-8, 8, (9, 3, 2, 2)).astype("float32")
+    values = (
+        numpy.random.default_rng(0)
+        .integers(-8, 8, (9, 3, 2, 2))
+        .astype("float32")
+    )
     with HOST.open(
         artifact(
             tmp_path,
-            Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=signature,
+                files={"model": File(path="main.onnx")},
+            ),
         )
     ) as runner:
         outputs = runner.infer({"input": values})["output"]
@@ -335,15 +381,17 @@ def test_a_tflite_file_gives_what_torch_gives(tflite: pathlib.Path) -> None:
     values = images(20)
     with (
         HOST.open(image_artifact(tflite, "float")) as runner,
-        HOST.open(image_artifact(tflite, "float"), {"optimize": False}) as plain,
+        HOST.open(
+            image_artifact(tflite, "float"), {"optimize": False}
+        ) as plain,
     ):
         outputs, same = (
             runner.infer({"input": values})["output"],
             plain.infer({"input": values})["output"],
         )
-        assert runner.where.startswith("local: ai-edge-litert ") and plain.where.endswith(
-            "1 thread, optimizations off"
-        )
+        assert runner.where.startswith(
+            "local: ai-edge-litert "
+        ) and plain.where.endswith("1 thread, optimizations off")
     assert (
         numpy.abs(outputs - torch_outputs(values)).max() < 1e-5
         and numpy.abs(same - outputs).max() < 1e-5
@@ -362,23 +410,32 @@ def test_an_int8_tflite_file_is_fed_as_by_hand(tflite: pathlib.Path) -> None:
     read = Interpreter(str(tflite / "int8.tflite"), num_threads=1)
     read.allocate_tensors()
     spec, result = read.get_input_details()[0], read.get_output_details()[0]
-    (scale, zero), (out_scale, out_zero) = spec["quantization"], result["quantization"]
+    (scale, zero), (out_scale, out_zero) = (
+        spec["quantization"],
+        result["quantization"],
+    )
     for image, output in zip(values, outputs, strict=True):
         read.set_tensor(
             spec["index"],
             numpy.clip(
-                numpy.rint(image.transpose(1, 2, 0)[None] / scale) + zero, -128, 127
+                numpy.rint(image.transpose(1, 2, 0)[None] / scale) + zero,
+                -128,
+                127,
             ).astype("int8"),
         )
         read.invoke()
         assert numpy.allclose(
             output,
-            (read.get_tensor(result["index"])[0].astype("float32") - out_zero) * out_scale,
+            (read.get_tensor(result["index"])[0].astype("float32") - out_zero)
+            * out_scale,
             rtol=1e-6,
         )
     # Quantized after training, so it may be some steps off the float network; all of it is
     # far less than the outputs.
-    assert numpy.abs(outputs - torch_outputs(values)).max() < 0.1 * numpy.abs(outputs).max()
+    assert (
+        numpy.abs(outputs - torch_outputs(values)).max()
+        < 0.1 * numpy.abs(outputs).max()
+    )
 
 
 def test_tflite_inputs_and_outputs_go_by_order(tflite: pathlib.Path) -> None:
@@ -391,18 +448,26 @@ def test_tflite_inputs_and_outputs_go_by_order(tflite: pathlib.Path) -> None:
     )
     example = artifact(
         tflite,
-        Part(name="main", signature=signature, files={"model": File(path="two.tflite")}),
+        Part(
+            name="main",
+            signature=signature,
+            files={"model": File(path="two.tflite")},
+        ),
         format="tflite",
     )
-    left, right = numpy.random.default_rng(0).standard_normal((2, 6, 3)).astype("float32")
+    left, right = (
+        numpy.random.default_rng(0).standard_normal((2, 6, 3)).astype("float32")
+    )
     with HOST.open(example) as runner:
         outputs = runner.infer({"right": right, "left": left})
-    assert numpy.allclose(outputs["less"], left - right, atol=1e-6) and numpy.allclose(
-        outputs["more"], left + 2 * right, atol=1e-6
-    )
+    assert numpy.allclose(
+        outputs["less"], left - right, atol=1e-6
+    ) and numpy.allclose(outputs["more"], left + 2 * right, atol=1e-6)
 
 
-def test_what_stands_in_for_a_device_is_marked(one: Artifact, tflite: pathlib.Path) -> None:
+def test_what_stands_in_for_a_device_is_marked(
+    one: Artifact, tflite: pathlib.Path
+) -> None:
     """TensorRT, Edge TPU and Ethos-U artifacts run their stand-in, say that the device did
     not, and are never timed.
     """
@@ -415,12 +480,15 @@ def test_what_stands_in_for_a_device_is_marked(one: Artifact, tflite: pathlib.Pa
             "1 thread, same Q/DQ graph; TensorRT engine not executed"
         )
         assert numpy.allclose(
-            runner.infer({"input": numpy.ones((1, 4), "float32")})["output"], WEIGHT.sum(0)
+            runner.infer({"input": numpy.ones((1, 4), "float32")})["output"],
+            WEIGHT.sum(0),
         )
     npu = image_artifact(tflite, "int8", format="ethosu")
     for example, device in ((stick, "Edge TPU"), (npu, "Ethos-U")):
         with HOST.open(example) as runner:
-            assert runner.where.endswith(f"1 thread, CPU; {device} not executed")
+            assert runner.where.endswith(
+                f"1 thread, CPU; {device} not executed"
+            )
     for example, feeds in (
         (npu, {"input": images(1)}),
         (engine, {"input": numpy.ones((1, 4), "float32")}),
@@ -439,7 +507,8 @@ def test_the_race_times_every_artifact_in_every_round(
     folder = tmp_path / "slow"
     folder.mkdir()
     signature = Signature(
-        inputs=(floats("input", BATCH, 4),), outputs=(floats("output", BATCH, 3),)
+        inputs=(floats("input", BATCH, 4),),
+        outputs=(floats("output", BATCH, 3),),
     )
     wide = {
         "a": numpy.ones((4, 600), "float32"),
@@ -448,12 +517,20 @@ def test_the_race_times_every_artifact_in_every_round(
     }
     nodes = [
         helper.make_node("MatMul", wires, [result])
-        for *wires, result in (("input", "a", "h"), ("h", "b", "i"), ("i", "c", "output"))
+        for *wires, result in (
+            ("input", "a", "h"),
+            ("h", "b", "i"),
+            ("i", "c", "output"),
+        )
     ]
     save(folder / "main.onnx", nodes, signature, wide)
     slow = artifact(
         folder,
-        Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),
+        Part(
+            name="main",
+            signature=signature,
+            files={"model": File(path="main.onnx")},
+        ),
     )
     samples = HOST.race(
         {"fast": one, "slow": slow},
@@ -473,14 +550,19 @@ def test_the_race_times_all_parts_of_a_chain(two: Artifact) -> None:
     """An artifact of two parts has one time a round, taken with the decoder on what the
     encoder gave.
     """
-    feeds = {"input": numpy.ones((2, 4), "float32"), "mask": numpy.ones((2, 3), "float32")}
+    feeds = {
+        "input": numpy.ones((2, 4), "float32"),
+        "mask": numpy.ones((2, 3), "float32"),
+    }
     samples = HOST.race(
         {"both": two}, feeds, BenchProtocol(rounds=6, warmup=2, round_ms=0.1)
     )
     assert len(samples["both"].nanoseconds) == 6
 
 
-def test_the_race_refuses_a_file_with_a_large_batch(tmp_path: pathlib.Path) -> None:
+def test_the_race_refuses_a_file_with_a_large_batch(
+    tmp_path: pathlib.Path,
+) -> None:
     """A file that has batch size 4 is not timed as if it took one."""
     with pytest.raises(RunnerError, match="has batch size 4"):
         HOST.race(
@@ -495,17 +577,31 @@ def test_the_race_refuses_a_file_with_a_large_batch(tmp_path: pathlib.Path) -> N
     [
         ({"inputs": (floats("other", BATCH, 4),)}, "has the inputs or outputs"),
         (
-            {"outputs": (floats("output", BATCH, 3), floats("second", BATCH, 3))},
+            {
+                "outputs": (
+                    floats("output", BATCH, 3),
+                    floats("second", BATCH, 3),
+                )
+            },
             "has the inputs or outputs",
         ),
         (
-            {"inputs": (TensorSpec(name="input", dtype="int8", dims=(BATCH, 4)),)},
+            {
+                "inputs": (
+                    TensorSpec(name="input", dtype="int8", dims=(BATCH, 4)),
+                )
+            },
             "has dtype float32, but its signature has int8",
         ),
         (
             {
                 "inputs": (
-                    TensorSpec(name="input", dtype="float32", dims=(4, BATCH), axes=(1, 0)),
+                    TensorSpec(
+                        name="input",
+                        dtype="float32",
+                        dims=(4, BATCH),
+                        axes=(1, 0),
+                    ),
                 )
             },
             "first axis of input is not the sample",
@@ -525,7 +621,9 @@ def test_a_signature_that_is_not_the_files_is_refused(
         HOST.open(one.model_copy(update={"parts": (part,)}))
 
 
-def test_a_wrong_scale_in_the_signature_is_refused(tflite: pathlib.Path) -> None:
+def test_a_wrong_scale_in_the_signature_is_refused(
+    tflite: pathlib.Path,
+) -> None:
     """A signature whose output scale is not the file's is an error, not a wrong number."""
     example = image_artifact(tflite, "int8")
     signature = example.parts[0].signature
@@ -554,7 +652,9 @@ def test_data_that_do_not_fit_are_reported(one: Artifact) -> None:
             runner.infer({"input": numpy.ones((1, 5), "float32")})
         with pytest.raises(RunnerError, match="same number of samples"):
             runner.infer({"input": numpy.ones((0, 4), "float32")})
-        assert runner.infer({"input": numpy.ones((1, 4), "float32")})["output"].shape == (
+        assert runner.infer({"input": numpy.ones((1, 4), "float32")})[
+            "output"
+        ].shape == (
             1,
             3,
         )
@@ -608,7 +708,8 @@ def test_a_worker_that_hangs_is_ended_in_time(one: Artifact) -> None:
     os.kill(process.pid, signal.SIGSTOP)
     start = time.monotonic()
     with pytest.raises(
-        RunnerError, match=r"did not reply within 0\.3 s while running part 'main'"
+        RunnerError,
+        match=r"did not reply within 0\.3 s while running part 'main'",
     ):
         runner.infer({"input": numpy.ones((1, 4), "float32")})
     assert time.monotonic() - start < 15
@@ -635,13 +736,23 @@ def test_the_last_output_of_a_crash_is_reported() -> None:
     is an error too.
     """
     crash = WorkerProcess(
-        Start(("/bin/sh", "-c", "echo 'free(): invalid pointer' >&2; kill -ABRT $$")), 20
+        Start(
+            (
+                "/bin/sh",
+                "-c",
+                "echo 'free(): invalid pointer' >&2; kill -ABRT $$",
+            )
+        ),
+        20,
     )
     with pytest.raises(
-        RunnerError, match=r"crashed \(SIGABRT\) while saying hello(.|\n)*invalid pointer"
+        RunnerError,
+        match=r"crashed \(SIGABRT\) while saying hello(.|\n)*invalid pointer",
     ):
         crash.request("saying hello", {"command": "hello"})
-    noise = WorkerProcess(Start(("/bin/sh", "-c", "echo this is only noise; read line")), 2)
+    noise = WorkerProcess(
+        Start(("/bin/sh", "-c", "echo this is only noise; read line")), 2
+    )
     with pytest.raises(RunnerError, match="while saying hello"):
         noise.request("saying hello", {"command": "hello"})
 

@@ -50,9 +50,16 @@ def test_a_python_is_taken_only_if_it_is_one_of_that_version(
     """
     script(tmp_path / "dead", "python3.10", "exit 127")
     script(tmp_path / "liar", "python3.10", f'exec {sys.executable} "$@"')
-    script(tmp_path / "good", "python3.10", "echo /opt/my python/bin/python3.10 3 10")
+    script(
+        tmp_path / "good",
+        "python3.10",
+        "echo /opt/my python/bin/python3.10 3 10",
+    )
     monkeypatch.setenv(
-        "PATH", os.pathsep.join(str(tmp_path / name) for name in ("none", "dead", "liar"))
+        "PATH",
+        os.pathsep.join(
+            str(tmp_path / name) for name in ("none", "dead", "liar")
+        ),
     )
     assert packages.may_exist("3.10") and not packages.may_exist("3.9")
     with pytest.raises(
@@ -71,7 +78,10 @@ def test_packages_are_installed_and_listed(
     has.
     """
     packages.install(
-        session, ["six==1.16.0"], tmp_path / "site", packages.find_interpreter("")
+        session,
+        ["six==1.16.0"],
+        tmp_path / "site",
+        packages.find_interpreter(""),
     )
     assert packages.list_installed(tmp_path / "site") == ["six==1.16.0"]
     assert (tmp_path / "site" / "six.py").is_file()
@@ -102,17 +112,25 @@ def test_packages_for_arm_are_taken_for_arm(
     ],
 )
 def test_unavailable_packages_are_reported(
-    session: SetupSession, tmp_path: pathlib.Path, requirements: list[str], message: str
+    session: SetupSession,
+    tmp_path: pathlib.Path,
+    requirements: list[str],
+    message: str,
 ) -> None:
     """A version that does not exist, and versions that conflict."""
     with pytest.raises(HostError, match=message):
         packages.install(
-            session, requirements, tmp_path / "site", packages.find_interpreter("")
+            session,
+            requirements,
+            tmp_path / "site",
+            packages.find_interpreter(""),
         )
 
 
 def test_no_network_is_reported(
-    session: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    session: SetupSession,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An index that does not answer is not taken for a package that does not exist."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -125,16 +143,24 @@ def test_no_network_is_reported(
         monkeypatch.setenv(name, value)
     with pytest.raises(HostError, match="pip cannot reach its package index"):
         packages.install(
-            session, ["six==1.16.0"], tmp_path / "site", packages.find_interpreter("")
+            session,
+            ["six==1.16.0"],
+            tmp_path / "site",
+            packages.find_interpreter(""),
         )
 
 
 def test_a_python_without_pip_is_reported(
-    session: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    session: SetupSession,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """edgekit's own environment may have been created without pip."""
     monkeypatch.setattr(registry, "installed", lambda module: module != "pip")
     with pytest.raises(HostError, match=r"has no pip(.|\n)*-m ensurepip"):
         packages.install(
-            session, ["six==1.16.0"], tmp_path / "site", packages.find_interpreter("")
+            session,
+            ["six==1.16.0"],
+            tmp_path / "site",
+            packages.find_interpreter(""),
         )

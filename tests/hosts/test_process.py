@@ -86,7 +86,9 @@ for frame in {written!r}:
 sys.stdin.buffer.read()
 """)
     return WorkerHost(
-        "board", Script((sys.executable, str(program)), place=Place("board")), timeout_s=20
+        "board",
+        Script((sys.executable, str(program)), place=Place("board")),
+        timeout_s=20,
     )
 
 
@@ -115,14 +117,19 @@ def one(tmp_path: pathlib.Path) -> Artifact:
         {"error": "load", "message": "\x1b]0;evil\x07" * 9000},
     ],
 )
-def test_a_wrong_greeting_is_an_error(reply: Any, tmp_path: pathlib.Path) -> None:
+def test_a_wrong_greeting_is_an_error(
+    reply: Any, tmp_path: pathlib.Path
+) -> None:
     """Missing and wrong keys, headers that are none, arrays that nobody asked for: an error
     as text that a terminal may print.
     """
     with pytest.raises(EdgekitError, match=r"board|this machine") as error:
         answering(reply, folder=tmp_path).hello()
     assert (
-        all(letter.isprintable() or letter == "\n" for letter in str(error.value))
+        all(
+            letter.isprintable() or letter == "\n"
+            for letter in str(error.value)
+        )
         and len(str(error.value)) < 5_000
     )
 
@@ -150,7 +157,9 @@ def test_a_wrong_answer_to_load_is_an_error(
         answering(HELLO, reply, folder=tmp_path).open(one)
 
 
-def array(dtype: str, *shape: int, name: str = "output", payload: int | None = None) -> Any:
+def array(
+    dtype: str, *shape: int, name: str = "output", payload: int | None = None
+) -> Any:
     """An answer with one array of zeros."""
     count = int(numpy.prod(shape)) * 4 if payload is None else payload
     return {"arrays": [[name, dtype, list(shape)]]}, bytes(max(count, 0))
@@ -170,7 +179,10 @@ def array(dtype: str, *shape: int, name: str = "output", payload: int | None = N
             array("<f4", 1 << 40, 1 << 20, payload=64),
             "expected arrays of at most 72 bytes",
         ),
-        (array("<f4", 1 << 30, payload=64), "expected arrays of at most 72 bytes"),
+        (
+            array("<f4", 1 << 30, payload=64),
+            "expected arrays of at most 72 bytes",
+        ),
     ],
 )
 def test_a_wrong_answer_to_infer_is_an_error(
@@ -215,13 +227,17 @@ def test_wrong_times_are_an_error(
         {"inner": 1, "round_ns": 1e6},
         {"nanoseconds": times},
     ]
-    with pytest.raises(RunnerError, match="Invalid reply to 'bench' from board"):
+    with pytest.raises(
+        RunnerError, match="Invalid reply to 'bench' from board"
+    ):
         answering(*replies, folder=tmp_path).race(
             {"a": one}, FEEDS, BenchProtocol(rounds=5)
         )
 
 
-@pytest.mark.parametrize("round_ns", [None, "1", -1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "round_ns", [None, "1", -1, float("nan"), float("inf")]
+)
 def test_a_wrong_warm_up_is_an_error(
     round_ns: Any, tmp_path: pathlib.Path, one: Artifact
 ) -> None:
@@ -241,7 +257,11 @@ def test_a_round_that_would_take_a_year_is_not_waited_for(
 ) -> None:
     """The wait is bounded by what the warm-up has really taken."""
     host = answering(
-        HELLO, LOAD, array("<f4", 1, 3), {"inner": 1, "round_ns": 3e16}, folder=tmp_path
+        HELLO,
+        LOAD,
+        array("<f4", 1, 3),
+        {"inner": 1, "round_ns": 3e16},
+        folder=tmp_path,
     )
     began = time.monotonic()
     with pytest.raises(RunnerError, match="did not reply within"):
@@ -260,13 +280,16 @@ def test_noise_without_end_is_an_error_at_once() -> None:
         RunnerError,
         match="Invalid output from board while saying hello: it keeps printing",
     ):
-        WorkerProcess(script("yes noise"), 60).request("saying hello", {"command": "hello"})
+        WorkerProcess(script("yes noise"), 60).request(
+            "saying hello", {"command": "hello"}
+        )
     assert time.monotonic() - began < 30
     verbose = WorkerProcess(
         script("head -c 50000000 /dev/zero >&2; echo the end >&2; exit 9"), 60
     )
     with pytest.raises(
-        HostError, match=r"Python did not start on board \(exit status 9\)(.|\n)*the end"
+        HostError,
+        match=r"Python did not start on board \(exit status 9\)(.|\n)*the end",
     ):
         verbose.request("saying hello", {"command": "hello"})
     assert len(verbose._stderr._tail) <= workers.TAIL
@@ -288,16 +311,21 @@ def test_a_host_where_nothing_begins_is_reported_in_time(
     """
     monkeypatch.setattr(workers, "START_S", 0.5)
     with pytest.raises(
-        HostError, match=r"Python did not start on board within 0\.5 s while saying hello"
+        HostError,
+        match=r"Python did not start on board within 0\.5 s while saying hello",
     ):
         WorkerProcess(script("exec sleep 600"), 300).request(
             "saying hello", {"command": "hello"}
         )
 
 
-def test_a_worker_that_hangs_or_dies_is_reported_with_its_host(one: Artifact) -> None:
+def test_a_worker_that_hangs_or_dies_is_reported_with_its_host(
+    one: Artifact,
+) -> None:
     """SIGSTOP and SIGKILL on a host that has a name."""
-    host = WorkerHost("board", Start((sys.executable,), place=Place("board")), timeout_s=60)
+    host = WorkerHost(
+        "board", Start((sys.executable,), place=Place("board")), timeout_s=60
+    )
     for sent, message in (
         (signal.SIGSTOP, r"runtime on board did not reply within 0\.5 s"),
         (signal.SIGKILL, r"runtime on board crashed \(SIGKILL\)"),
@@ -318,14 +346,18 @@ def test_an_answer_after_the_deadline_is_late(tmp_path: pathlib.Path) -> None:
         f"import sys, time\nout = sys.stdout.buffer\nout.write({MAGIC!r})\n"
         f"out.flush()\ntime.sleep(1.5)\nout.write({frame!r})\n"
     )
-    late = WorkerProcess(Script((sys.executable, str(program)), place=Place("board")), 1)
+    late = WorkerProcess(
+        Script((sys.executable, str(program)), place=Place("board")), 1
+    )
     with pytest.raises(RunnerError, match="did not reply within 1 s"):
         late.request("saying hello", {"command": "hello"})
     with pytest.raises(RunnerError, match="has ended"):
         late.request("saying hello", {"command": "hello"})
 
 
-def test_a_worker_that_nobody_waits_for_ends_itself(tmp_path: pathlib.Path) -> None:
+def test_a_worker_that_nobody_waits_for_ends_itself(
+    tmp_path: pathlib.Path,
+) -> None:
     """Over there a call that hangs ends some seconds after its limit, although no signal
     from here can reach it.
     """
@@ -335,10 +367,13 @@ def test_a_worker_that_nobody_waits_for_ends_itself(tmp_path: pathlib.Path) -> N
     )
     early = f"import sys, time; exec(sys.argv[1].replace('module.main()', {hang!r}))"
     # Our own text is wrapped once more, so that the stand-in can change it.
-    start = Script((sys.executable, "-I", "-c", early, workers.BOOT), place=Place("board"))
+    start = Script(
+        (sys.executable, "-I", "-c", early, workers.BOOT), place=Place("board")
+    )
     hanging = WorkerProcess(start, 60)
     with pytest.raises(
-        EdgekitError, match=r"crashed \(exit status 1\) while saying hello(.|\n)*Timeout"
+        EdgekitError,
+        match=r"crashed \(exit status 1\) while saying hello(.|\n)*Timeout",
     ):
         _unwatched(hanging)
 
@@ -349,7 +384,9 @@ def _unwatched(process: WorkerProcess) -> None:
     stdin, stdout = process._process.stdin, process._process.stdout
     assert stdin is not None and stdout is not None
     stdin.write(workers.encode_sources())
-    frames.write_frame(stdin, {"command": "hello", "folder": "", "limit_s": 0.5})  # type: ignore[arg-type]
+    frames.write_frame(
+        stdin, {"command": "hello", "folder": "", "limit_s": 0.5}
+    )  # type: ignore[arg-type]
     while stdout.readline() != MAGIC:
         pass
     try:
@@ -366,20 +403,29 @@ def test_forgotten_processes_leave_nothing(tmp_path: pathlib.Path) -> None:
     files, threads = me.num_fds(), threading.active_count()
     for text in ("exit 3", "yes", "exec sleep 600"):
         with pytest.raises(EdgekitError):
-            WorkerProcess(script(text), 1).request("saying hello", {"command": "hello"})
+            WorkerProcess(script(text), 1).request(
+                "saying hello", {"command": "hello"}
+            )
     end = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < end:
         time.sleep(0.05)
     assert (
         me.num_fds(),
         threading.active_count(),
-        [child for child in me.children() if "sleep 600" in shlex.join(child.cmdline())],
+        [
+            child
+            for child in me.children()
+            if "sleep 600" in shlex.join(child.cmdline())
+        ],
     ) == (files, threads, [])
 
 
 def test_what_a_script_has_started_is_ended_with_it() -> None:
     """A child that holds the pipes open does not make the wait longer than its limit."""
-    process, began = WorkerProcess(script("sleep 60 & wait"), 1.0), time.monotonic()
+    process, began = (
+        WorkerProcess(script("sleep 60 & wait"), 1.0),
+        time.monotonic(),
+    )
     with pytest.raises(EdgekitError):
         process.request("waiting", {"command": "hello"})
     assert time.monotonic() - began < 30

@@ -21,13 +21,16 @@ from edgekit.progress import Silent
 
 NAME = "qemu-arm64"
 on_debian = pytest.mark.skipif(
-    shutil.which("apt-get") is None or not any(path.is_file() for path in debian.KEYRINGS),
+    shutil.which("apt-get") is None
+    or not any(path.is_file() for path in debian.KEYRINGS),
     reason="this machine is not Debian, which this host is built from",
 )
 
 
 @pytest.fixture
-def root(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def root(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
     """An empty folder for hosts."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
     return tmp_path / "hosts"
@@ -104,7 +107,10 @@ def test_the_old_runtime_on_arm_gives_the_numbers_of_the_old_runtime_here(
     ready_host: Callable[[str], WorkerHost],
 ) -> None:
     """tflite-runtime 2.14: ARM and x86 agree, int8 within one step."""
-    arm, here = ready_host(f"{NAME}/tflite-runtime"), ready_host("tflite-runtime")
+    arm, here = (
+        ready_host(f"{NAME}/tflite-runtime"),
+        ready_host("tflite-runtime"),
+    )
     assert (
         arm.hello()["versions"]
         == here.hello()["versions"]
@@ -119,13 +125,22 @@ def test_the_old_runtime_on_arm_gives_the_numbers_of_the_old_runtime_here(
                 runner.infer({"input": selftest.load_images()}).values()
                 for runner in (there, own)
             )
-        step = selftest.load_artifact(name).parts[0].signature.outputs[0].quantization
-        assert numpy.abs(theirs - ours).max() <= (1.01 * step.scale if step else 1e-4), name
+        step = (
+            selftest.load_artifact(name)
+            .parts[0]
+            .signature.outputs[0]
+            .quantization
+        )
+        assert numpy.abs(theirs - ours).max() <= (
+            1.01 * step.scale if step else 1e-4
+        ), name
 
 
 @on_debian
 @pytest.mark.slow
-def test_an_emulated_machine_is_not_timed(ready_host: Callable[[str], WorkerHost]) -> None:
+def test_an_emulated_machine_is_not_timed(
+    ready_host: Callable[[str], WorkerHost],
+) -> None:
     """A race there is refused with the reason."""
     with pytest.raises(
         RunnerError, match=f"Times on {NAME} are meaningless: it is emulated"
@@ -148,7 +163,9 @@ def test_files_outside_the_emulated_root_are_found(
     folder = tmp_path / "a folder"
     shutil.copytree(selftest.FOLDER, folder)
     with ready_host(NAME).open(
-        selftest.load_artifact("int8.tflite").model_copy(update={"folder": folder})
+        selftest.load_artifact("int8.tflite").model_copy(
+            update={"folder": folder}
+        )
     ) as runner:
         (outputs,) = runner.infer({"input": selftest.load_images()}).values()
     assert outputs.shape == (8, 10)
@@ -183,7 +200,9 @@ def test_the_machines_own_qemu_is_used_where_it_is_new_enough(
         ("exit 1", False),
     ):
         program(tmp_path, text)
-        assert (qemu.find_qemu() == str(tmp_path / "qemu-aarch64")) is good, text
+        assert (qemu.find_qemu() == str(tmp_path / "qemu-aarch64")) is good, (
+            text
+        )
 
 
 def test_a_python_that_no_debian_has_is_reported(
@@ -206,7 +225,9 @@ def test_a_python_that_no_debian_has_is_reported(
 @on_debian
 @pytest.mark.slow
 def test_a_python_of_your_own_is_used(
-    ready_host: Callable[[str], WorkerHost], own_hosts: pathlib.Path, tmp_path: pathlib.Path
+    ready_host: Callable[[str], WorkerHost],
+    own_hosts: pathlib.Path,
+    tmp_path: pathlib.Path,
 ) -> None:
     """Where the file names the words that start a Python, no Debian is fetched: packages
     alone are installed.
@@ -224,9 +245,13 @@ def test_a_python_of_your_own_is_used(
         own.setup(Silent())
         assert own.problem("main") is None
         hello = own.host("main").hello()
-    assert (hello["machine"], hello["versions"]) == ("aarch64", {"numpy": "2.2.6"})
+    assert (hello["machine"], hello["versions"]) == (
+        "aarch64",
+        {"numpy": "2.2.6"},
+    )
     assert [
-        path.name.partition("-")[0] for path in (tmp_path / "hosts" / "arm").iterdir()
+        path.name.partition("-")[0]
+        for path in (tmp_path / "hosts" / "arm").iterdir()
     ] == ["main"]
 
 

@@ -15,7 +15,10 @@ def test_a_hosts_identity_is_all_that_its_numbers_depend_on() -> None:
     cache; the process is not.
     """
     here = LocalHost()
-    assert here.identity() == LocalHost().identity() and "pid" not in here.identity()
+    assert (
+        here.identity() == LocalHost().identity()
+        and "pid" not in here.identity()
+    )
     start = dataclasses.replace(here.start, command=(*here.start.command, "-B"))
     others = [
         dataclasses.replace(here, start=start),
@@ -23,5 +26,11 @@ def test_a_hosts_identity_is_all_that_its_numbers_depend_on() -> None:
         dataclasses.replace(here, untimed="shared"),
     ]
     assert (
-        len({json.dumps(host.identity(), sort_keys=True) for host in (here, *others)}) == 4
+        len(
+            {
+                json.dumps(host.identity(), sort_keys=True)
+                for host in (here, *others)
+            }
+        )
+        == 4
     )

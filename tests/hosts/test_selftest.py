@@ -18,7 +18,10 @@ FILES = ["float.onnx", "float.tflite", "int8.onnx", "int8.tflite"]
 
 def test_the_files_are_chosen_by_the_runtimes() -> None:
     """A host is tried with what it can run."""
-    assert sorted(selftest.list_files({"onnxruntime": "1", "ai-edge-litert": "2"})) == FILES
+    assert (
+        sorted(selftest.list_files({"onnxruntime": "1", "ai-edge-litert": "2"}))
+        == FILES
+    )
     assert sorted(selftest.list_files({"tflite-runtime": "2"})) == [
         "float.tflite",
         "int8.tflite",
@@ -37,7 +40,9 @@ def test_a_file_gives_its_numbers_here(name: str) -> None:
     assert done.where.startswith("local: ")
 
 
-def test_int8_and_float_classify_the_digits_alike_and_differ_in_numbers() -> None:
+def test_int8_and_float_classify_the_digits_alike_and_differ_in_numbers() -> (
+    None
+):
     """The four files are of one network: the int8 ones are near, and are not the float
     ones.
     """
@@ -63,7 +68,9 @@ def test_other_numbers_and_a_dead_host_are_reported(
     error.
     """
     monkeypatch.setattr(
-        selftest, "expected_outputs", lambda name: numpy.zeros((8, 10), "float32")
+        selftest,
+        "expected_outputs",
+        lambda name: numpy.zeros((8, 10), "float32"),
     )
     done = selftest.run_file(HOST, "float.onnx")
     assert not done.passed and not done.error and done.difference > 1
@@ -77,7 +84,9 @@ def test_an_environment_is_proven_by_running_files() -> None:
     """Its description is kept; one that does not start, or does not run a file, is
     refused.
     """
-    assert selftest.verify_environment(HOST, ["onnxruntime==1"])["hello"]["machine"]
+    assert selftest.verify_environment(HOST, ["onnxruntime==1"])["hello"][
+        "machine"
+    ]
     with pytest.raises(
         HostError, match=r"Installed a==1, but Python does not start with them"
     ):
@@ -93,7 +102,11 @@ def test_a_runtime_that_cannot_load_files_is_no_proof(
     monkeypatch.setattr(
         selftest,
         "run_file",
-        lambda host, name: selftest.SelfTestResult(name, host.name, error="it crashed"),
+        lambda host, name: selftest.SelfTestResult(
+            name, host.name, error="it crashed"
+        ),
     )
-    with pytest.raises(HostError, match="a tiny file does not run with them: it crashed"):
+    with pytest.raises(
+        HostError, match="a tiny file does not run with them: it crashed"
+    ):
         selftest.verify_environment(HOST, ["onnxruntime==1"])

@@ -17,7 +17,9 @@ from edgekit.progress import Silent
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def root(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
     """An empty folder for hosts."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path))
     return tmp_path
@@ -57,7 +59,11 @@ def test_a_program_that_fails_has_its_last_output() -> None:
         ]
         with pytest.raises(HostError, match="The disk is full"):
             session.run(
-                ["sh", "-c", "echo 'OSError: [Errno 28] No space left on device'; exit 1"]
+                [
+                    "sh",
+                    "-c",
+                    "echo 'OSError: [Errno 28] No space left on device'; exit 1",
+                ]
             )
         with pytest.raises(
             HostError, match="no-such-program cannot be started: No such file"
@@ -104,7 +110,9 @@ def test_two_setups_of_one_host_work_one_after_the_other() -> None:
             order.append("first")
     other.join(20)
     assert order == ["first", "second"]
-    assert progress.lines == ["waiting for another edgekit that is setting up board"]
+    assert progress.lines == [
+        "waiting for another edgekit that is setting up board"
+    ]
 
 
 def test_a_setup_that_hangs_is_not_waited_for_without_end(
@@ -134,7 +142,9 @@ def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(
         "    session.run(['sleep', '1.5'])\n"
     )
     first = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=dict(os.environ)
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env=dict(os.environ),
     )
     assert first.stdout is not None
     assert first.stdout.readline() == b"in\n"
@@ -146,5 +156,7 @@ def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(
     first.stdout.close()
     (root / "board" / "partial-x").mkdir(parents=True)
     with setup_session("board", Silent()):
-        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        assert (
+            not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        )
         assert list((root / "board").iterdir()) == []

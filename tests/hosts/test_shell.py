@@ -60,7 +60,9 @@ def shell_of(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
         if path.is_file()
     )
     return (str(path), *(("sh",) if name == "busybox" else ())), {
-        "LD_LIBRARY_PATH": os.pathsep.join(map(str, folder.glob("**/lib/*-linux-gnu*")))
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            map(str, folder.glob("**/lib/*-linux-gnu*"))
+        )
     }
 
 
@@ -74,20 +76,30 @@ def test_any_login_shell_will_do(tmp_path: pathlib.Path, name: str) -> None:
     odd.mkdir()
     (odd / "python").symlink_to(sys.executable)
     words = Start(
-        far.python_command(file("/usr/bin/env", str(odd / "python")), "main", ()),
+        far.python_command(
+            file("/usr/bin/env", str(odd / "python")), "main", ()
+        ),
         shell=True,
     ).arguments()
     # As sshd does: the login shell, -c, and the words with spaces between them.
     process = WorkerProcess(
-        AsItStands((*command, "-c", " ".join(words)), {"HOME": str(tmp_path), **environ}),
+        AsItStands(
+            (*command, "-c", " ".join(words)),
+            {"HOME": str(tmp_path), **environ},
+        ),
         60,
     )
-    assert process.request("saying hello", {"command": "hello"})[0]["pid"] == process.pid
+    assert (
+        process.request("saying hello", {"command": "hello"})[0]["pid"]
+        == process.pid
+    )
     process.close()
 
 
 @pytest.mark.parametrize("word", ["a\\b", "a!b", "a\nb", "a\x1bb", "", "-c"])
-def test_a_word_that_shells_read_in_different_ways_is_refused(word: str) -> None:
+def test_a_word_that_shells_read_in_different_ways_is_refused(
+    word: str,
+) -> None:
     """Backslashes, exclamation marks, line breaks, and an option where the program belongs."""
     with pytest.raises(HostError, match="starts Python with"):
         far.python_command(file(word), "main", ())
@@ -108,7 +120,9 @@ def test_packages_of_the_user_are_found_over_there(
     folder = tmp_path / "lib" / base.name / "site-packages"
     folder.mkdir(parents=True)
     for package in ("numpy", "numpy.libs"):
-        (folder / package).symlink_to(pathlib.Path(numpy.__file__).parents[1] / package)
+        (folder / package).symlink_to(
+            pathlib.Path(numpy.__file__).parents[1] / package
+        )
     # An isolated Python does not read PYTHONUSERBASE: the home folder counts.
     (tmp_path / ".local").symlink_to(tmp_path)
     (folder / "tflite_runtime-2.14.0.dist-info").mkdir()
@@ -117,13 +131,16 @@ def test_packages_of_the_user_are_found_over_there(
     )
     words = " ".join(Start((str(base),), shell=True).arguments())
     process = WorkerProcess(
-        AsItStands(("/bin/sh", "-c", words), {"HOME": str(tmp_path)}, shell=user), 60
+        AsItStands(
+            ("/bin/sh", "-c", words), {"HOME": str(tmp_path)}, shell=user
+        ),
+        60,
     )
     if user:
         assert (
-            process.request("saying hello", {"command": "hello"})[0]["versions"][
-                "tflite-runtime"
-            ]
+            process.request("saying hello", {"command": "hello"})[0][
+                "versions"
+            ]["tflite-runtime"]
             == "2.14.0"
         )
     else:
@@ -132,6 +149,8 @@ def test_packages_of_the_user_are_found_over_there(
         ):  # where this machine's own Python has no numpy
             assert (
                 "tflite-runtime"
-                not in process.request("saying hello", {"command": "hello"})[0]["versions"]
+                not in process.request("saying hello", {"command": "hello"})[0][
+                    "versions"
+                ]
             )
     process.close()

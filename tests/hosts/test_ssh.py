@@ -26,7 +26,13 @@ from edgekit.hosts.runner import WorkerHost
 from edgekit.hosts.ssh import Ssh
 from edgekit.progress import Silent
 from tests.hosts import sshd
-from tests.hosts.test_local import artifact, image_artifact, images, linear, tflite
+from tests.hosts.test_local import (
+    artifact,
+    image_artifact,
+    images,
+    linear,
+    tflite,
+)
 
 VALUES = numpy.random.default_rng(0).standard_normal((300, 4)).astype("float32")
 PROTOCOL = BenchProtocol(rounds=8, warmup=2, round_ms=0.2)
@@ -49,11 +55,16 @@ def server(running: sshd.Server) -> Iterator[sshd.Server]:
 
 
 def host(
-    server: sshd.Server, store: pathlib.Path | None = None, *python: str, **changes: Any
+    server: sshd.Server,
+    store: pathlib.Path | None = None,
+    *python: str,
+    **changes: Any,
 ) -> WorkerHost:
     """The server as a host of edgekit."""
     return Ssh(
-        server.host_file(*python, store=str(store or server.folder / "store"), **changes)
+        server.host_file(
+            *python, store=str(store or server.folder / "store"), **changes
+        )
     ).host("main")
 
 
@@ -71,7 +82,10 @@ def test_an_onnx_file_gives_the_same_numbers_there(
     here.
     """
     example, store = artifact(tmp_path, linear(tmp_path)), tmp_path / "store"
-    with LocalHost().open(example) as here, host(server, store).open(example) as there:
+    with (
+        LocalHost().open(example) as here,
+        host(server, store).open(example) as there,
+    ):
         assert numpy.array_equal(
             here.infer({"input": VALUES})["output"],
             there.infer({"input": VALUES})["output"],
@@ -106,11 +120,15 @@ def test_files_are_raced_there(
         {"input": images(1)},
         PROTOCOL,
     )
-    assert {name: len(samples.nanoseconds) for name, samples in times.items()} == {
+    assert {
+        name: len(samples.nanoseconds) for name, samples in times.items()
+    } == {
         "float": 8,
         "int8": 8,
     }
-    assert all(time > 100 for samples in times.values() for time in samples.nanoseconds)
+    assert all(
+        time > 100 for samples in times.values() for time in samples.nanoseconds
+    )
 
 
 def test_setting_up_reports_what_is_there_and_changes_nothing(
@@ -152,7 +170,9 @@ def test_a_machine_without_numpy_or_runtime_is_reported_with_the_command(
             host(server, tmp_path / "store", str(program)).open(
                 artifact(tmp_path, linear(tmp_path))
             )
-        assert package in error.value.message and "on board" in error.value.message
+        assert (
+            package in error.value.message and "on board" in error.value.message
+        )
         assert (
             error.value.fix is not None
             and "ssh -F" in error.value.fix
@@ -197,14 +217,18 @@ def test_a_tflite_file_that_is_newer_than_the_runtime_is_reported(
         host(server, tmp_path / "store").open(image_artifact(tmp_path, "float"))
 
 
-def test_an_old_python_is_reported(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+def test_an_old_python_is_reported(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
     """The worker's first lines run in it and report it."""
     program = tmp_path / "old"
     code = (
         "import sys; sys.version_info, sys.version = (3, 6, 9), chr(51) + '.6.9 (old)';"
         " exec(sys.argv.pop())"
     )
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -c {shlex.quote(code)} "$3"\n')
+    program.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -I -c {shlex.quote(code)} "$3"\n'
+    )
     program.chmod(0o755)
     assert "on board is too old: found Python 3.6.9, requires 3.9" in raised(
         server, str(program)
@@ -268,7 +292,9 @@ def test_a_failed_connection_is_reported(
 def test_a_host_key_that_has_changed_is_reported(server: sshd.Server) -> None:
     """The fix is not to connect all the same."""
     other = (server.folder / "client.pub").read_text()
-    (server.folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {other}")
+    (server.folder / "known_hosts").write_text(
+        f"[127.0.0.1]:{server.port} {other}"
+    )
     text = raised(server)
     assert (
         "host key of board differs from the known one" in text
@@ -290,7 +316,9 @@ def test_a_silent_server_is_not_waited_for_long(server: sshd.Server) -> None:
         quick = dataclasses.replace(
             board, start=dataclasses.replace(board.start, command=words)
         )
-        with pytest.raises(HostError, match="did not respond in time|ended the connection"):
+        with pytest.raises(
+            HostError, match="did not respond in time|ended the connection"
+        ):
             quick.hello()
 
 
@@ -311,9 +339,9 @@ def test_a_python_that_is_not_there_is_reported(
 
 def test_python_may_be_several_words(server: sshd.Server) -> None:
     """An interpreter under another program, such as an emulator."""
-    assert host(server, None, "/usr/bin/env", "EDGEKIT_X=a b", sys.executable).hello()[
-        "python"
-    ] == ".".join(map(str, sys.version_info[:3]))
+    assert host(
+        server, None, "/usr/bin/env", "EDGEKIT_X=a b", sys.executable
+    ).hello()["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
 def test_a_login_script_that_prints_is_no_matter(
@@ -334,7 +362,8 @@ def test_a_login_script_that_prints_is_no_matter(
             assert host(server, None, str(program)).hello()["pid"]
         else:
             with pytest.raises(
-                HostError, match="Invalid output from board while starting on board"
+                HostError,
+                match="Invalid output from board while starting on board",
             ):
                 host(server, None, str(program)).hello()
 
@@ -347,14 +376,17 @@ def test_a_line_that_is_cut_between_two_calls_is_reported(
     with host(server, tmp_path / "store").open(example) as runner:
         server.cut()
         with pytest.raises(
-            HostError, match="connection to board ended while running part 'main'"
+            HostError,
+            match="connection to board ended while running part 'main'",
         ):
             runner.infer({"input": VALUES})
     with host(server, tmp_path / "store").open(example) as runner:
         assert runner.infer({"input": VALUES})["output"].shape == (300, 3)
 
 
-def test_a_copy_that_was_cut_goes_on(server: sshd.Server, tmp_path: pathlib.Path) -> None:
+def test_a_copy_that_was_cut_goes_on(
+    server: sshd.Server, tmp_path: pathlib.Path
+) -> None:
     """The server's process dies in the middle of 24 MB; what is there stays, and the next
     copy sends the rest.
     """
@@ -368,7 +400,8 @@ def test_a_copy_that_was_cut_goes_on(server: sshd.Server, tmp_path: pathlib.Path
     )
     cutter.start()
     with pytest.raises(
-        HostError, match=r"connection to board ended while copying large\.onnx to board"
+        HostError,
+        match=r"connection to board ended while copying large\.onnx to board",
     ):
         copying.copy_file(first, path, "board", print)
     cutter.join()
@@ -379,7 +412,8 @@ def test_a_copy_that_was_cut_goes_on(server: sshd.Server, tmp_path: pathlib.Path
     name = copying.copy_file(second, path, "board", print)
     second.close()
     assert (
-        sum(sent) == 24_000_000 - there and (store / name).read_bytes() == path.read_bytes()
+        sum(sent) == 24_000_000 - there
+        and (store / name).read_bytes() == path.read_bytes()
     )
 
 
@@ -403,7 +437,9 @@ def counted(process: Any) -> list[int]:
     sizes: list[int] = []
     request = process.request
 
-    def record(activity: str, header: Any, arrays: Any = None, **options: Any) -> Any:
+    def record(
+        activity: str, header: Any, arrays: Any = None, **options: Any
+    ) -> Any:
         sizes.extend(array.nbytes for array in (arrays or {}).values())
         return request(activity, header, arrays, **options)
 
@@ -418,26 +454,42 @@ def test_a_race_that_was_cut_leaves_no_worker_there(
     heating the next race.
     """
     example = {"a": artifact(tmp_path, linear(tmp_path))}
-    before = {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)}
+    before = {
+        child.pid
+        for child in psutil.process_iter()
+        if store_of(child, tmp_path)
+    }
     began = time.monotonic()
     cutter = threading.Thread(
         target=cut_when, args=(server, lambda: time.monotonic() > began + 3)
     )
     cutter.start()
-    with pytest.raises(HostError, match="connection to board ended while timing"):
+    with pytest.raises(
+        HostError, match="connection to board ended while timing"
+    ):
         host(server, tmp_path / "store").race(
-            example, {"input": VALUES}, BenchProtocol(rounds=20_000, warmup=2, round_ms=2)
+            example,
+            {"input": VALUES},
+            BenchProtocol(rounds=20_000, warmup=2, round_ms=2),
         )
     cutter.join()
     end = time.monotonic() + 20
     while (
         time.monotonic() < end
-        and {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)}
+        and {
+            child.pid
+            for child in psutil.process_iter()
+            if store_of(child, tmp_path)
+        }
         - before
     ):
         time.sleep(0.1)
     assert (
-        not {child.pid for child in psutil.process_iter() if store_of(child, tmp_path)}
+        not {
+            child.pid
+            for child in psutil.process_iter()
+            if store_of(child, tmp_path)
+        }
         - before
     )
 
@@ -447,7 +499,9 @@ def store_of(process: psutil.Process, folder: pathlib.Path) -> bool:
     parent of.
     """
     with contextlib.suppress(psutil.Error):
-        return process.ppid() == 1 and "exec(base64" in " ".join(process.cmdline())
+        return process.ppid() == 1 and "exec(base64" in " ".join(
+            process.cmdline()
+        )
     return False
 
 
@@ -489,7 +543,10 @@ EVIL = [
 
 @pytest.mark.parametrize("evil", EVIL)
 def test_no_name_runs_a_command(
-    server: sshd.Server, tmp_path: pathlib.Path, evil: str, monkeypatch: pytest.MonkeyPatch
+    server: sshd.Server,
+    tmp_path: pathlib.Path,
+    evil: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Names of hosts, addresses, folders, Pythons, environments, files and parts are
     refused or used literally: nothing is run.
@@ -508,7 +565,9 @@ def test_no_name_runs_a_command(
     ]
     for change in attempts:
         with contextlib.suppress(EdgekitError, ValueError):
-            file = HostFile.model_validate({**server.host_file().model_dump(), **change})
+            file = HostFile.model_validate(
+                {**server.host_file().model_dump(), **change}
+            )
             Ssh(file).host(next(iter(file.environments))).hello()
     with contextlib.suppress(EdgekitError, OSError, ValueError):
         lookup.open_host(f"ssh:{evil}").hello()
@@ -538,4 +597,6 @@ def test_an_odd_path_to_python_is_taken_as_it_is(
     folder = tmp_path / "a b;c'd\"e$(f)`g`&*"
     folder.mkdir()
     (folder / "python").symlink_to(sys.executable)
-    assert host(server, None, "/usr/bin/env", str(folder / "python")).hello()["pid"]
+    assert host(server, None, "/usr/bin/env", str(folder / "python")).hello()[
+        "pid"
+    ]

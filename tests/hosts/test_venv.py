@@ -33,7 +33,9 @@ environments: {{main: {{packages: [numpy=={OTHER}], python: ['{sys.executable}']
 
 
 @pytest.fixture
-def root(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def root(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
     """An empty folder for hosts."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
     return tmp_path / "hosts"
@@ -47,12 +49,21 @@ def kind(folder: pathlib.Path, text: str = SMALL) -> Venv:
 
 def folder_names(root: pathlib.Path) -> list[str]:
     """The names in the host's folder, without the keys."""
-    return sorted(path.name.partition("-")[0] for path in (root / "board").iterdir())
+    return sorted(
+        path.name.partition("-")[0] for path in (root / "board").iterdir()
+    )
 
 
 def setup(folder: pathlib.Path) -> "subprocess.Popen[str]":
     """``edgekit hosts setup`` in a separate process."""
-    words = [sys.executable, "-m", "edgekit", "hosts", "setup", str(folder / "board.yaml")]
+    words = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "hosts",
+        "setup",
+        str(folder / "board.yaml"),
+    ]
     return subprocess.Popen(
         words,
         stdout=subprocess.PIPE,
@@ -84,9 +95,9 @@ def test_a_host_is_made_from_its_pins_and_kept(
     venv.setup(Silent())
     assert venv.problem("main") is None
     assert venv.host("main").hello()["versions"] == {"numpy": OTHER}
-    assert importlib.metadata.version("numpy") != OTHER and importlib.metadata.version(
-        "onnxruntime"
-    )
+    assert importlib.metadata.version(
+        "numpy"
+    ) != OTHER and importlib.metadata.version("onnxruntime")
     (marker,) = [
         install_dirs.read_marker(path)
         for path in install_dirs.list_folders("board", "main")
@@ -140,7 +151,9 @@ def test_a_python_that_has_gone_is_noticed_and_mended(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)]
+)
 def test_a_setup_that_is_ended_in_the_middle_leaves_nothing_ready(
     root: pathlib.Path, tmp_path: pathlib.Path, number: int, code: int
 ) -> None:
@@ -153,7 +166,9 @@ def test_a_setup_that_is_ended_in_the_middle_leaves_nothing_ready(
     running.send_signal(number)
     running.communicate(timeout=60)
     assert running.returncode == code
-    assert folder_names(root) == (["partial"] if number == signal.SIGKILL else [])
+    assert folder_names(root) == (
+        ["partial"] if number == signal.SIGKILL else []
+    )
     assert venv.problem("main") == (
         "the host board is not set up",
         "edgekit hosts setup board",
@@ -183,18 +198,25 @@ def test_a_package_that_does_not_exist_leaves_nothing(
     running = setup(tmp_path)
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 1
-    assert "pip found no wheel of numpy==99.0" in errors and "Traceback" not in errors
+    assert (
+        "pip found no wheel of numpy==99.0" in errors
+        and "Traceback" not in errors
+    )
     assert folder_names(root) == []
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_nothing(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_full_disk_leaves_nothing(
+    root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """On a disk of 20 MB, which numpy does not fit, the error reports it and nothing partial
     counts.
     """
     kind(tmp_path)
     root.mkdir()
-    setup_command = f"{sys.executable} -m edgekit hosts setup {tmp_path / 'board.yaml'}"
+    setup_command = (
+        f"{sys.executable} -m edgekit hosts setup {tmp_path / 'board.yaml'}"
+    )
     code = (
         f"mount -t tmpfs -o size=20m none {root} &&"
         f" {{ {setup_command}; echo code $?; ls {root}/board; }}"
@@ -209,7 +231,9 @@ def test_a_full_disk_leaves_nothing(root: pathlib.Path, tmp_path: pathlib.Path) 
     if (
         shutil.which("unshare") is None
         or subprocess.run(
-            [*namespace, f"mount -t tmpfs none {root}"], capture_output=True, check=False
+            [*namespace, f"mount -t tmpfs none {root}"],
+            capture_output=True,
+            check=False,
         ).returncode
     ):
         pytest.skip("a small disk cannot be mounted here")
@@ -263,8 +287,12 @@ def test_the_shipped_hosts_give_the_right_numbers(
     """
     reached = ready_host(name)
     assert reached.hello()["versions"] == versions
-    trials = [selftest.run_file(reached, file) for file in selftest.list_files(versions)]
+    trials = [
+        selftest.run_file(reached, file)
+        for file in selftest.list_files(versions)
+    ]
     assert len(trials) == 2 and all(done.passed for done in trials), trials
     assert all(
-        done.where.startswith(f"{name}: {name.removesuffix('-oldest')} ") for done in trials
+        done.where.startswith(f"{name}: {name.removesuffix('-oldest')} ")
+        for done in trials
     )

@@ -55,19 +55,27 @@ def build(
     tmp_path: pathlib.Path, task: Task | None = None, seed: int = 0
 ) -> tuple[Build, Told]:
     told = Told()
-    return Build(task or tiny_task(), Cache(tmp_path / "cache"), told, seed), told
+    return Build(
+        task or tiny_task(), Cache(tmp_path / "cache"), told, seed
+    ), told
 
 
 def mark(text: str, **settings: str) -> PlannedStep:
     return PlannedStep(text, "mark", {"mark": text, **settings})
 
 
-def test_steps_are_done_in_order_and_only_once(steps: None, tmp_path: pathlib.Path) -> None:
+def test_steps_are_done_in_order_and_only_once(
+    steps: None, tmp_path: pathlib.Path
+) -> None:
     """A second run of the same steps takes all of them from the cache."""
     way = [LOAD, mark("one"), mark("two")]
     first, _ = build(tmp_path)
     made = first.follow(MODEL, None, way)
-    assert [artifact.notes.get("mark") for artifact in made] == [None, "one", "two"]
+    assert [artifact.notes.get("mark") for artifact in made] == [
+        None,
+        "one",
+        "two",
+    ]
     assert made[2].parent == made[1].key
     again, told = build(tmp_path)
     assert again.follow(MODEL, None, way) == made
@@ -86,7 +94,9 @@ def test_what_a_step_stands_for_changes_its_key(
         ([LOAD, mark("a")], 1),
     ):
         keys.add(build(tmp_path, seed=seed)[0].follow(MODEL, None, way)[-1].key)
-    (tmp_path / "net.py").write_text(NET.replace("manual_seed(0)", "manual_seed(7)"))
+    (tmp_path / "net.py").write_text(
+        NET.replace("manual_seed(0)", "manual_seed(7)")
+    )
     keys.add(build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])[-1].key)
     assert len(keys) == 5
 
@@ -99,7 +109,9 @@ def test_changed_code_changes_the_key(
     monkeypatch.setattr(
         "edgekit.pipeline.build.code_digest",
         lambda module: (
-            f"modified {module}" if module == "edgekit.testing" else code_digest(module)
+            f"modified {module}"
+            if module == "edgekit.testing"
+            else code_digest(module)
         ),
     )
     after = build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
@@ -116,7 +128,9 @@ def test_only_the_data_that_a_step_reads_change_its_key(
     task = tiny_task()
     train, test = task.split("train"), task.split("test")
     assert train is not None
-    other = Task("tiny", train=train, test=test, calibration=train.take(20).inputs)
+    other = Task(
+        "tiny", train=train, test=test, calibration=train.take(20).inputs
+    )
     silent = [
         build(tmp_path, data)[0].follow(MODEL, None, [LOAD, mark("a")])[-1].key
         for data in (task, other)
@@ -130,7 +144,9 @@ def test_only_the_data_that_a_step_reads_change_its_key(
     assert reading[0] != reading[1]
 
 
-def test_a_step_that_refuses_does_no_work(steps: None, tmp_path: pathlib.Path) -> None:
+def test_a_step_that_refuses_does_no_work(
+    steps: None, tmp_path: pathlib.Path
+) -> None:
     """`requires` speaks before anything is written."""
     builder, _ = build(tmp_path)
     with pytest.raises(StepError, match="too odd"):
@@ -138,14 +154,18 @@ def test_a_step_that_refuses_does_no_work(steps: None, tmp_path: pathlib.Path) -
     assert list((tmp_path / "cache" / "tmp").iterdir()) == []
 
 
-def test_a_broken_promise_leaves_no_entry(steps: None, tmp_path: pathlib.Path) -> None:
+def test_a_broken_promise_leaves_no_entry(
+    steps: None, tmp_path: pathlib.Path
+) -> None:
     """`ensures` is checked before the entry is sealed, so that a wrong artifact is never
     found again.
     """
     builder, told = build(tmp_path)
     for _ in range(2):
         with pytest.raises(StepError, match="pruned nothing"):
-            builder.follow(MODEL, None, [LOAD, mark("a", breaks="pruned nothing")])
+            builder.follow(
+                MODEL, None, [LOAD, mark("a", breaks="pruned nothing")]
+            )
     assert "a cached" not in told.lines
 
 
@@ -165,9 +185,13 @@ def test_a_wrong_result_form_is_the_steps_fault(
     monkeypatch.setattr(
         FakeStep,
         "run",
-        lambda self, artifact, context: artifact.model_copy(update={"format": "onnx"}),
+        lambda self, artifact, context: artifact.model_copy(
+            update={"format": "onnx"}
+        ),
     )
-    with pytest.raises(StepError, match="promised the format torch and gave onnx"):
+    with pytest.raises(
+        StepError, match="promised the format torch and gave onnx"
+    ):
         build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
 
 
@@ -184,7 +208,9 @@ def test_a_candidates_failure_is_reported_to_the_progress(
         follow_candidate(builder, MODEL, start, [PlannedStep("gone", "gone")])
 
 
-def test_a_damaged_entry_is_built_again(steps: None, tmp_path: pathlib.Path) -> None:
+def test_a_damaged_entry_is_built_again(
+    steps: None, tmp_path: pathlib.Path
+) -> None:
     """A file that was changed in the cache is made anew, the same as before."""
     builder, _ = build(tmp_path)
     made = builder.follow(MODEL, None, [LOAD, mark("a")])[-1]

@@ -9,14 +9,23 @@ import pytest
 
 from edgekit import registry
 from edgekit.pipeline.candidate import MEASURING
-from edgekit.pipeline.code_identity import PACKAGE, ImportGraph, code_digest, own_graph
+from edgekit.pipeline.code_identity import (
+    PACKAGE,
+    ImportGraph,
+    code_digest,
+    own_graph,
+)
 
 
 @pytest.fixture(scope="module")
-def copy(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def copy(
+    root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
     """A copy of the package that tests may modify."""
     folder = tmp_path_factory.mktemp("copy") / PACKAGE
-    shutil.copytree(root / PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        root / PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__")
+    )
     return folder
 
 
@@ -37,7 +46,10 @@ def parsed_imports(path: pathlib.Path) -> Iterator[str]:
     """Every module that a file imports when it runs, by Python's own parser."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for block in ast.walk(tree):
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+        if (
+            isinstance(block, ast.If)
+            and ast.unparse(block.test) == "TYPE_CHECKING"
+        ):
             block.body = [ast.Pass()]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -63,11 +75,15 @@ def test_every_module_of_a_key_changes_the_key(copy: pathlib.Path) -> None:
     reached = {name: before.reachable([name]) for name in roots()}
     for module in sorted(before.reachable(roots())):
         path = copy.joinpath(*module.split(".")[1:])
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        file = (
+            path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        )
         source = file.read_text(encoding="utf-8")
         file.write_text(f"{source}\nCHANGED = True\n", encoding="utf-8")
         after = ImportGraph(copy)
-        changed = {name for name in roots() if after.digest([name]) != digests[name]}
+        changed = {
+            name for name in roots() if after.digest([name]) != digests[name]
+        }
         file.write_text(source, encoding="utf-8")
         assert changed == {name for name in roots() if module in reached[name]}
 
@@ -77,7 +93,9 @@ def test_rules_of_verification_are_part_of_the_measurement_keys() -> None:
     measured = own_graph().reachable(MEASURING)
     for module in MEASURING:
         assert module in measured
-    assert {registry.AUDITS.module(format) for format in registry.AUDITS} <= measured
+    assert {
+        registry.AUDITS.module(format) for format in registry.AUDITS
+    } <= measured
     assert {registry.HOSTS.module(kind) for kind in registry.HOSTS} <= measured
 
 
@@ -86,7 +104,9 @@ def test_search_finds_what_the_parser_finds(root: pathlib.Path) -> None:
     graph = own_graph()
     for module in sorted(graph.modules):
         path = (root / PACKAGE).joinpath(*module.split(".")[1:])
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        file = (
+            path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        )
         expected = {
             name
             for name in parsed_imports(file)
@@ -110,7 +130,9 @@ def test_search_finds_what_the_parser_finds(root: pathlib.Path) -> None:
         "from edgekit import deep\n",
     ],
 )
-def test_kinds_of_imports_are_found(tmp_path: pathlib.Path, source: str) -> None:
+def test_kinds_of_imports_are_found(
+    tmp_path: pathlib.Path, source: str
+) -> None:
     """Nested packages, imports inside functions, relative imports, and modules loaded by
     name from a table.
     """
@@ -119,7 +141,9 @@ def test_kinds_of_imports_are_found(tmp_path: pathlib.Path, source: str) -> None
     assert "edgekit.deep.inner" in graph.reachable(["edgekit.top"])
 
 
-def test_a_script_started_by_its_file_name_is_found(tmp_path: pathlib.Path) -> None:
+def test_a_script_started_by_its_file_name_is_found(
+    tmp_path: pathlib.Path,
+) -> None:
     """A neighbouring script that is named by its file counts as imported."""
     graph = package(
         tmp_path,
@@ -127,18 +151,23 @@ def test_a_script_started_by_its_file_name_is_found(tmp_path: pathlib.Path) -> N
         deep__script="import edgekit.low\n",
         low="",
     )
-    assert {"edgekit.deep.script", "edgekit.low"} <= graph.reachable(["edgekit.deep.top"])
+    assert {"edgekit.deep.script", "edgekit.low"} <= graph.reachable(
+        ["edgekit.deep.top"]
+    )
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from edgekit import other\n\nx = 1\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from edgekit import "
+        "other\n\nx = 1\n",
         "# from edgekit import other\n",
         "x = 1\n",
     ],
 )
-def test_what_never_runs_is_not_part_of_a_key(tmp_path: pathlib.Path, source: str) -> None:
+def test_what_never_runs_is_not_part_of_a_key(
+    tmp_path: pathlib.Path, source: str
+) -> None:
     """Imports for annotations, and comments, do not count."""
     graph = package(tmp_path, top=source, other="x = 1\n")
     assert "edgekit.other" not in graph.reachable(["edgekit.top"])
@@ -147,14 +176,20 @@ def test_what_never_runs_is_not_part_of_a_key(tmp_path: pathlib.Path, source: st
 def test_keys_do_not_depend_on_what_is_not_imported() -> None:
     """Rewording the terminal's table does not invalidate a trained network."""
     trained = own_graph().reachable([registry.STEPS.module("train")])
-    elsewhere = ("edgekit.cli", "edgekit.rendering", "edgekit.formats.onnx.export")
+    elsewhere = (
+        "edgekit.cli",
+        "edgekit.rendering",
+        "edgekit.formats.onnx.export",
+    )
     assert not [name for name in trained if name.startswith(elsewhere)]
     assert "edgekit.formats.tflite.audit" not in trained
 
 
 def test_an_unknown_module_is_an_error() -> None:
     """A digest of nothing would hide a typo in a name."""
-    with pytest.raises(ValueError, match=r"not a module of edgekit: edgekit\.nothing"):
+    with pytest.raises(
+        ValueError, match=r"not a module of edgekit: edgekit\.nothing"
+    ):
         code_digest("edgekit.nothing")
 
 

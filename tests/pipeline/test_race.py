@@ -26,7 +26,10 @@ from edgekit.target import load
 from edgekit.task import Task
 from edgekit.testing import FakeRunner, tiny_images
 
-NET = "from edgekit.testing import tiny_convolution\n\n\ndef model():\n    return tiny_convolution()\n"
+NET = (
+    "from edgekit.testing import tiny_convolution\n\n\ndef model():\n    return "
+    "tiny_convolution()\n"
+)
 ROUNDS = 30
 #: Milliseconds of a scheme that a test does not speak of.
 OTHERS = 2.0
@@ -40,7 +43,9 @@ class FaultyHost:
 
     #: Milliseconds by scheme; the empty name is the reference.
     times: Mapping[str, float]
-    fault: Callable[[Artifact, Runner], Runner] = lambda artifact, runner: runner
+    fault: Callable[[Artifact, Runner], Runner] = lambda artifact, runner: (
+        runner
+    )
     races: int = 0
     #: The scheme whose file breaks every race that it is in.
     breaks_race: str = ""
@@ -49,11 +54,16 @@ class FaultyHost:
     def identity(self) -> Mapping[str, Any]:
         return {"host": self.name}
 
-    def open(self, artifact: Artifact, options: Mapping[str, Any] | None = None) -> Runner:
+    def open(
+        self, artifact: Artifact, options: Mapping[str, Any] | None = None
+    ) -> Runner:
         return self.fault(artifact, LocalHost().open(artifact, options))
 
     def race(
-        self, artifacts: Mapping[str, Artifact], feeds: Any, protocol: BenchProtocol
+        self,
+        artifacts: Mapping[str, Artifact],
+        feeds: Any,
+        protocol: BenchProtocol,
     ) -> dict[str, Samples]:
         if self.breaks_race in artifacts and self.breaks_race:
             raise RunnerError("the worker died")
@@ -79,7 +89,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def run(
-    folder: pathlib.Path, host: FaultyHost, task: Task | None = None, **gates: float
+    folder: pathlib.Path,
+    host: FaultyHost,
+    task: Task | None = None,
+    **gates: float,
 ) -> Result:
     """One race on cpu-onnx."""
     target = load(find("targets", "cpu-onnx")).model_copy(
@@ -116,13 +129,18 @@ def status(result: Result) -> dict[str, str]:
 def test_the_fastest_file_that_holds_wins(folder: pathlib.Path) -> None:
     """Without any fault int8 wins, and its files are handed over."""
     result = run(folder, FaultyHost(QUICK_INT8), speedup=2)
-    assert (result.report.winner, result.report.verdict) == ("w8a8-static", "pass")
+    assert (result.report.winner, result.report.verdict) == (
+        "w8a8-static",
+        "pass",
+    )
     assert result.winner is not None and result.winner.artifact is not None
     assert result.winner.artifact.format == "onnx"
     assert set(status(result).values()) == {"raced"}
 
 
-def test_int8_that_is_slower_than_float_does_not_win(folder: pathlib.Path) -> None:
+def test_int8_that_is_slower_than_float_does_not_win(
+    folder: pathlib.Path,
+) -> None:
     """The race ships float where int8 is slower, and keeps int8's line with its numbers."""
     result = run(folder, FaultyHost({"": 1.0, "w8a8-static": 1.5, "fp16": 1.2}))
     assert result.report.winner == "float"
@@ -133,10 +151,15 @@ def test_int8_that_is_slower_than_float_does_not_win(folder: pathlib.Path) -> No
     assert speedup.value < 1
 
 
-def test_a_gate_that_the_winner_misses_fails_the_target(folder: pathlib.Path) -> None:
+def test_a_gate_that_the_winner_misses_fails_the_target(
+    folder: pathlib.Path,
+) -> None:
     """The fastest file is not fast enough: it is still named, and the verdict is fail."""
     result = run(folder, FaultyHost(QUICK_INT8), speedup=10)
-    assert (result.report.winner, result.report.verdict) == ("w8a8-static", "fail")
+    assert (result.report.winner, result.report.verdict) == (
+        "w8a8-static",
+        "fail",
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +182,8 @@ def test_a_file_that_computes_something_else_is_dropped(
             return runner
         return FakeRunner(
             lambda feeds: {
-                name: broken(array) for name, array in runner.infer(feeds).items()
+                name: broken(array)
+                for name, array in runner.infer(feeds).items()
             },
             runner.where,
         )
@@ -172,20 +196,30 @@ def test_a_file_that_computes_something_else_is_dropped(
     assert result.report.winner == "fp16"
 
 
-def test_a_file_that_the_device_cannot_run_is_dropped(folder: pathlib.Path) -> None:
+def test_a_file_that_the_device_cannot_run_is_dropped(
+    folder: pathlib.Path,
+) -> None:
     """On a device that runs integers only, a file with float operators is out before it is
     verified, and float stays the reference.
     """
     target = load(find("targets", "cpu-onnx"))
     integer = target.model_copy(
-        update={"limits": target.limits.model_copy(update={"arithmetic": "integer"})}
+        update={
+            "limits": target.limits.model_copy(update={"arithmetic": "integer"})
+        }
     )
     recipe = Recipe.model_validate(
-        {"model": f"{folder}/net.py:model", "task": "digits", "compress": ["quantize"]}
+        {
+            "model": f"{folder}/net.py:model",
+            "task": "digits",
+            "compress": ["quantize"],
+        }
     )
     planned = plan(recipe, [target]).targets[0]
     build = Build(tiny_images(), Cache(folder / "cache"), Silent(), 0)
-    shared = build.follow(str(recipe.model), None, plan(recipe, [target]).shared)
+    shared = build.follow(
+        str(recipe.model), None, plan(recipe, [target]).shared
+    )
     ground = RaceContext(
         build,
         str(recipe.model),
@@ -201,7 +235,9 @@ def test_a_file_that_the_device_cannot_run_is_dropped(folder: pathlib.Path) -> N
     )
 
 
-def test_a_runtime_that_crashes_fails_its_candidate_only(folder: pathlib.Path) -> None:
+def test_a_runtime_that_crashes_fails_its_candidate_only(
+    folder: pathlib.Path,
+) -> None:
     """A crash becomes an error in the report; the others go on."""
 
     def fault(artifact: Artifact, runner: Runner) -> Runner:
@@ -211,12 +247,18 @@ def test_a_runtime_that_crashes_fails_its_candidate_only(folder: pathlib.Path) -
 
     result = run(folder, FaultyHost(QUICK_INT8, fault))
     assert (
-        status(result)["fp16"] == "failed: The runtime crashed (signal 11) while loading."
+        status(result)["fp16"]
+        == "failed: The runtime crashed (signal 11) while loading."
     )
-    assert (result.report.winner, result.report.verdict) == ("w8a8-static", "pass")
+    assert (result.report.winner, result.report.verdict) == (
+        "w8a8-static",
+        "pass",
+    )
 
 
-def test_a_reference_that_cannot_be_run_ends_the_race(folder: pathlib.Path) -> None:
+def test_a_reference_that_cannot_be_run_ends_the_race(
+    folder: pathlib.Path,
+) -> None:
     """Without a float reference nothing can be compared: no winner, fail, and the reason."""
 
     def fault(artifact: Artifact, runner: Runner) -> Runner:
@@ -234,8 +276,14 @@ def test_a_reference_that_cannot_be_run_ends_the_race(folder: pathlib.Path) -> N
 def test_a_file_that_breaks_the_race_is_found(folder: pathlib.Path) -> None:
     """The file that cannot be timed fails; the others are timed without it."""
     result = run(folder, FaultyHost(QUICK_INT8, breaks_race="fp16"))
-    assert status(result)["fp16"] == "failed: it could not be timed: the worker died"
-    assert (result.report.winner, result.report.verdict) == ("w8a8-static", "pass")
+    assert (
+        status(result)["fp16"]
+        == "failed: it could not be timed: the worker died"
+    )
+    assert (result.report.winner, result.report.verdict) == (
+        "w8a8-static",
+        "pass",
+    )
 
 
 def test_a_race_that_cannot_be_held_is_told(folder: pathlib.Path) -> None:
@@ -243,7 +291,10 @@ def test_a_race_that_cannot_be_held_is_told(folder: pathlib.Path) -> None:
 
     class Dead(FaultyHost):
         def race(
-            self, artifacts: Mapping[str, Artifact], feeds: Any, protocol: BenchProtocol
+            self,
+            artifacts: Mapping[str, Artifact],
+            feeds: Any,
+            protocol: BenchProtocol,
         ) -> dict[str, Samples]:
             raise RunnerError("the worker died")
 
@@ -265,13 +316,19 @@ def test_a_metric_that_refuses_the_candidates_answers_fails_the_candidate(
             if len(next(iter(feeds.values()))) > 20:
                 outputs = {
                     name: numpy.where(
-                        numpy.arange(len(array))[:, None] == 20, numpy.nan, array
+                        numpy.arange(len(array))[:, None] == 20,
+                        numpy.nan,
+                        array,
                     )
                     for name, array in outputs.items()
                 }
             return outputs
 
-        return FakeRunner(call, runner.where) if artifact.step == "lower_onnx" else runner
+        return (
+            FakeRunner(call, runner.where)
+            if artifact.step == "lower_onnx"
+            else runner
+        )
 
     def own_metric(outputs: Any, labels: Any) -> Any:
         return outputs.max(axis=1) - labels * 0.0
@@ -281,15 +338,23 @@ def test_a_metric_that_refuses_the_candidates_answers_fails_the_candidate(
         FaultyHost(QUICK_INT8, late),
         dataclasses.replace(tiny_images(), metric=own_metric),
     )
-    assert status(result)["w8a8-static"].startswith("failed: its answers cannot be scored")
+    assert status(result)["w8a8-static"].startswith(
+        "failed: its answers cannot be scored"
+    )
     assert result.report.winner == "fp16"
 
 
-def test_the_references_own_file_is_not_raced_against_itself(folder: pathlib.Path) -> None:
+def test_the_references_own_file_is_not_raced_against_itself(
+    folder: pathlib.Path,
+) -> None:
     """Nothing was pruned, so float is the reference itself: its speedup is exactly 1, and a
     gate of 1 holds.
     """
-    result = run(folder, FaultyHost({"": 1.0, "w8a8-static": 1.5, "fp16": 1.2}), speedup=1)
+    result = run(
+        folder,
+        FaultyHost({"": 1.0, "w8a8-static": 1.5, "fp16": 1.2}),
+        speedup=1,
+    )
     assert (result.report.winner, result.report.verdict) == ("float", "pass")
     gate = next(row for row in result.report.gates if row.name == "speedup")
     assert (gate.low, gate.value, gate.high) == (1, 1, 1)
@@ -306,7 +371,9 @@ def test_a_close_race_goes_on_and_a_tie_goes_to_the_smaller_file(
     assert "as fast as w8a8-static" in result.report.chosen
 
 
-def test_a_metric_with_another_body_is_measured_anew(folder: pathlib.Path) -> None:
+def test_a_metric_with_another_body_is_measured_anew(
+    folder: pathlib.Path,
+) -> None:
     """A user's metric that keeps its name and changes what it does is not answered from the
     cache.
     """
@@ -319,7 +386,11 @@ def test_a_metric_with_another_body_is_measured_anew(folder: pathlib.Path) -> No
 
     target = load(find("targets", "cpu-onnx"))
     recipe = Recipe.model_validate(
-        {"model": f"{folder}/net.py:model", "task": "digits", "compress": ["quantize"]}
+        {
+            "model": f"{folder}/net.py:model",
+            "task": "digits",
+            "compress": ["quantize"],
+        }
     )
     planned, found = plan(recipe, [target]), []
     for score in (1.0, 0.0):
@@ -342,7 +413,11 @@ def test_a_metric_with_another_body_is_measured_anew(folder: pathlib.Path) -> No
         ).report.reference
         assert reference is not None
         found.append(
-            next(row.value for row in reference.measurements if row.name == "accuracy")
+            next(
+                row.value
+                for row in reference.measurements
+                if row.name == "accuracy"
+            )
         )
     assert found == [1.0, 0.0]
 
@@ -355,7 +430,11 @@ def test_measurements_are_cached_for_each_host(folder: pathlib.Path) -> None:
     refuses = FaultyHost(QUICK_INT8, refused, name="refuses")
     target = load(find("targets", "cpu-onnx"))
     recipe = Recipe.model_validate(
-        {"model": f"{folder}/net.py:model", "task": "digits", "compress": ["quantize"]}
+        {
+            "model": f"{folder}/net.py:model",
+            "task": "digits",
+            "compress": ["quantize"],
+        }
     )
     planned = plan(recipe, [target])
     for asked in (host, host, other, refuses):

@@ -97,7 +97,9 @@ class Timed:
     def race(
         self, artifacts: Any, feeds: Any, protocol: BenchProtocol
     ) -> dict[str, Samples]:
-        times = collections.defaultdict(lambda: 0.5, {"": 1.0, "float": 1.0, "fp16": 1.2})
+        times = collections.defaultdict(
+            lambda: 0.5, {"": 1.0, "float": 1.0, "fp16": 1.2}
+        )
         noise = numpy.random.default_rng(protocol.seed).uniform(
             0.99, 1.01, (len(artifacts), 30)
         )
@@ -108,7 +110,11 @@ class Timed:
 
 
 def raced(
-    folder: pathlib.Path, source: str, effort: str, metric: Any = "top1", **gates: float
+    folder: pathlib.Path,
+    source: str,
+    effort: str,
+    metric: Any = "top1",
+    **gates: float,
 ) -> Result:
     """A race for ONNX Runtime of a network whose own answers are the labels: float is
     always right.
@@ -173,7 +179,9 @@ def test_a_layers_outlier_is_equalized(tmp_path: pathlib.Path) -> None:
     assert report.diagnosis is not None
     assert report.diagnosis.activations_db < report.diagnosis.weights_db
     told = summary.findings(report, NumberFormat(share=True))
-    assert any("equalize" in line and "where w8a8-static lost" in line for line in told)
+    assert any(
+        "equalize" in line and "where w8a8-static lost" in line for line in told
+    )
 
 
 def test_an_output_that_mixes_ranges_is_split(tmp_path: pathlib.Path) -> None:
@@ -192,7 +200,9 @@ def test_an_output_that_mixes_ranges_is_split(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("effort", ["quick"])
-def test_effort_bounds_what_is_tried(tmp_path: pathlib.Path, effort: str) -> None:
+def test_effort_bounds_what_is_tried(
+    tmp_path: pathlib.Path, effort: str
+) -> None:
     """With little effort one remedy is built at most."""
     report = raced(tmp_path, OUTLIER, effort).report
     assert len([row for row in report.candidates if row.why]) <= 1

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from edgekit import catalog
-from edgekit import recipe, report, target
+from edgekit import catalog, recipe, report, target
 from edgekit.errors import PlanError, TaskError
 from edgekit.pipeline.run import Options, run
 from edgekit.planning import plan
@@ -42,7 +41,9 @@ def planned(*targets: str) -> plan.Plan:
     wanted = recipe.Recipe.model_validate({**SETTINGS, "targets": targets})
     return plan.plan(
         wanted,
-        plan.targets_of(wanted, lambda name: target.load(catalog.find("targets", name))),
+        plan.targets_of(
+            wanted, lambda name: target.load(catalog.find("targets", name))
+        ),
     )
 
 
@@ -80,7 +81,9 @@ def test_each_stage_tells_its_accuracy_and_pruning_what_it_removed(
     """
     stages = {row.name: row for row in ran[0].stages}
     assert list(stages) == ["load", "train", "prune", "finetune"]
-    assert all(row.measurements[0].name == "accuracy" for row in stages.values())
+    assert all(
+        row.measurements[0].name == "accuracy" for row in stages.values()
+    )
     before, after = stages["prune"].notes["parts"]["main"]["parameters"]
     assert after < before
 
@@ -90,7 +93,8 @@ def test_the_shared_steps_are_done_once_for_all_targets(
 ) -> None:
     """Two targets, one training."""
     assert [
-        ran[2].started.count(name) for name in ("load", "train", "prune", "finetune")
+        ran[2].started.count(name)
+        for name in ("load", "train", "prune", "finetune")
     ] == [1, 1, 1, 1]
 
 
@@ -107,10 +111,13 @@ def test_the_reference_is_the_network_before_pruning(
         assert row.reference.artifact.bytes > pruned.artifact.bytes
 
 
-def hosted(folder: pathlib.Path, python: str, **changes: object) -> target.Target:
+def hosted(
+    folder: pathlib.Path, python: str, **changes: object
+) -> target.Target:
     """cpu-onnx on a host of the user, whose Python is ``python``."""
     (folder / "board.yaml").write_text(
-        f"title: a board\nkind: local\ntimeout_s: 30\nenvironments: {{main: {{python: [{python}]}}}}\n"
+        f"title: a board\nkind: local\ntimeout_s: 30\nenvironments: "
+        f"{{main: {{python: [{python}]}}}}\n"
     )
     changed = {
         "name": "board",
@@ -118,7 +125,9 @@ def hosted(folder: pathlib.Path, python: str, **changes: object) -> target.Targe
         "schemes": ("w8a8-static", "float"),
         **changes,
     }
-    return target.load(catalog.find("targets", "cpu-onnx")).model_copy(update=changed)
+    return target.load(catalog.find("targets", "cpu-onnx")).model_copy(
+        update=changed
+    )
 
 
 def test_a_host_that_fails_costs_its_own_target_and_the_same_command_goes_on(
@@ -140,9 +149,9 @@ def test_a_host_that_fails_costs_its_own_target_and_the_same_command_goes_on(
             plan.plan(wanted, [hosted(tmp_path, python), here]),
             Options(tmp_path / "out", cache),
         )
-        assert [row.verdict for row in found.targets] == [verdict, "pass"], found.targets[
-            0
-        ].chosen
+        assert [row.verdict for row in found.targets] == [verdict, "pass"], (
+            found.targets[0].chosen
+        )
         assert found.verdict == verdict
         assert verdict == "pass" or "board" in found.targets[0].chosen
         assert (tmp_path / "out" / "board").is_dir() == (verdict == "pass")
@@ -159,16 +168,22 @@ def test_another_host_that_fails_leaves_the_verdict_open_and_one_that_disagrees_
         .target.model_copy(update={"also_on": (str(tmp_path / "board.yaml"),)})
     )
     wanted = recipe.Recipe.model_validate({**SETTINGS, "targets": ["cpu-onnx"]})
-    for python, verdict in (("/bin/false", "unmeasured"), (sys.executable, "pass")):
+    for python, verdict in (
+        ("/bin/false", "unmeasured"),
+        (sys.executable, "pass"),
+    ):
         hosted(tmp_path, python)
         (row,) = run(
-            plan.plan(wanted, [asked]), Options(tmp_path / "out", ran[1] / "cache")
+            plan.plan(wanted, [asked]),
+            Options(tmp_path / "out", ran[1] / "cache"),
         ).targets
         assert [evidence.verdict for evidence in row.evidence] == [
             verdict
         ] and row.verdict == "pass"
     kept = next((tmp_path / "out" / "cpu-onnx" / "evidence").iterdir())
-    kept.write_text(kept.read_text().replace('"verdict": "pass"', '"verdict": "fail"'))
+    kept.write_text(
+        kept.read_text().replace('"verdict": "pass"', '"verdict": "fail"')
+    )
     hosted(tmp_path, "/bin/false")
     (row,) = run(
         plan.plan(wanted, [asked]), Options(tmp_path / "out", ran[1] / "cache")
@@ -189,14 +204,18 @@ def test_the_files_of_every_winner_are_shipped(
             assert (folder / "out" / file.path).stat().st_size == file.bytes
 
 
-def test_an_impossible_plan_is_refused_before_any_work(tmp_path: pathlib.Path) -> None:
+def test_an_impossible_plan_is_refused_before_any_work(
+    tmp_path: pathlib.Path,
+) -> None:
     """A plan with problems raises, and neither cache nor results are touched."""
     wanted = recipe.Recipe.model_validate(
         {**SETTINGS, "model": None, "targets": ["cpu-onnx"]}
     )
     with pytest.raises(PlanError, match="names no network"):
         run(
-            plan.plan(wanted, [target.load(catalog.find("targets", "cpu-onnx"))]),
+            plan.plan(
+                wanted, [target.load(catalog.find("targets", "cpu-onnx"))]
+            ),
             Options(tmp_path / "out", tmp_path / "cache"),
         )
     assert list(tmp_path.iterdir()) == []
@@ -210,11 +229,14 @@ def test_a_metric_that_does_not_fit_is_told_before_any_training(
     """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.py").write_text(
-        "import edgekit\nfrom edgekit.testing import tiny_images\n\n\ndef task():\n    t = tiny_images()\n    test = t.split('test')\n"
-        "    return edgekit.Task('odd', train=t.split('train'), test=(test.inputs, test.labels + 7))\n"
+        "import edgekit\nfrom edgekit.testing import tiny_images\n\n\ndef task():\n    "
+        "t = tiny_images()\n    test = t.split('test')\n"
+        "    return edgekit.Task('odd', train=t.split('train'), test=(test.inputs, "
+        "test.labels + 7))\n"
     )
     (tmp_path / "net.py").write_text(
-        "from edgekit.testing import tiny_convolution\n\n\ndef model():\n    return tiny_convolution()\n"
+        "from edgekit.testing import tiny_convolution\n\n\ndef model():\n    return "
+        "tiny_convolution()\n"
     )
     changed = {
         **SETTINGS,
@@ -226,7 +248,9 @@ def test_a_metric_that_does_not_fit_is_told_before_any_training(
     wanted = recipe.Recipe.model_validate(changed)
     with pytest.raises(TaskError, match="label"):
         run(
-            plan.plan(wanted, [target.load(catalog.find("targets", "cpu-onnx"))]),
+            plan.plan(
+                wanted, [target.load(catalog.find("targets", "cpu-onnx"))]
+            ),
             Options(tmp_path / "out", tmp_path / "cache", told),
         )
     assert told.started == ["load"]

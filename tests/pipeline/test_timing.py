@@ -63,13 +63,16 @@ def shown(estimate: str) -> Candidate:
         planned=types.SimpleNamespace(target=target), build=None
     )
     reference = Candidate(
-        "float", networks.build("plain_layers", "onnx", Cache(default_root()))["float"]
+        "float",
+        networks.build("plain_layers", "onnx", Cache(default_root()))["float"],
     )
     assert time_candidates(ground, reference, []) == {}
     return reference
 
 
-def test_an_estimate_stands_beside_the_unmeasured_latency(tmp_path: pathlib.Path) -> None:
+def test_an_estimate_stands_beside_the_unmeasured_latency(
+    tmp_path: pathlib.Path,
+) -> None:
     """latency_ms stays unmeasured, so no gate can pass by it; the estimate says what it is,
     and that operators are unknown.
     """
@@ -80,8 +83,14 @@ def test_an_estimate_stands_beside_the_unmeasured_latency(tmp_path: pathlib.Path
         entry.measurement("latency_ms"),
         entry.measurement("latency_estimate_ms"),
     )
-    assert latency is not None and latency.value is None and latency.verdict == "unmeasured"
-    assert found is not None and found.value is not None and found.verdict is None
+    assert (
+        latency is not None
+        and latency.value is None
+        and latency.verdict == "unmeasured"
+    )
+    assert (
+        found is not None and found.value is not None and found.verdict is None
+    )
     assert (
         found.where.startswith("estimate, from board recorded on 2026-11-21")
         and "a lower bound, 1 operators" in found.how
@@ -89,10 +98,14 @@ def test_an_estimate_stands_beside_the_unmeasured_latency(tmp_path: pathlib.Path
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("", None), ("nowhere", "Unknown latency table 'nowhere'")]
+    ("name", "said"),
+    [("", None), ("nowhere", "Unknown latency table 'nowhere'")],
 )
 def test_no_table_stops_nothing(
-    name: str, said: str | None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    said: str | None,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No name: no estimate. A name without a table: unmeasured, with the reason."""
     monkeypatch.setenv("EDGEKIT_CONFIG", str(tmp_path))

@@ -42,7 +42,11 @@ def measured(
 
 
 def candidate(
-    scheme: str, ms: float, size: int = 100, drop: Verdict = "pass", status: str = "raced"
+    scheme: str,
+    ms: float,
+    size: int = 100,
+    drop: Verdict = "pass",
+    status: str = "raced",
 ) -> CandidateReport:
     artifact = ArtifactReport(key=scheme, bytes=size, files=(), signatures={})
     rows = (
@@ -74,7 +78,10 @@ def test_int8_that_is_slower_than_float_does_not_win() -> None:
 
 def test_the_paired_ratio_decides_who_is_fast() -> None:
     """A median time that was taken in a quiet moment does not beat a better ratio."""
-    slow, quick = candidate("w8-dynamic", 1 / 0.96), candidate("float", 1.0, 400)
+    slow, quick = (
+        candidate("w8-dynamic", 1 / 0.96),
+        candidate("float", 1.0, 400),
+    )
     calm = [
         measured("latency_ms", 0.0131) if row.name == "latency_ms" else row
         for row in slow.measurements
@@ -93,7 +100,9 @@ def test_the_paired_ratio_decides_who_is_fast() -> None:
 def test_the_fastest_that_holds_wins() -> None:
     """A faster candidate that was dropped for its accuracy does not win."""
     rows = [
-        candidate("w8a8-static", 0.3, drop="fail", status="dropped: it loses 0.1"),
+        candidate(
+            "w8a8-static", 0.3, drop="fail", status="dropped: it loses 0.1"
+        ),
         candidate("fp16", 0.9),
         candidate("float", 1.0),
     ]
@@ -117,7 +126,9 @@ def test_a_slower_file_that_holds_all_gates_wins() -> None:
         for row in rows
         if row.artifact
     ]
-    assert choose(rows, CPU, Gates(size_bytes=200), never).winner == "w8a8-static"
+    assert (
+        choose(rows, CPU, Gates(size_bytes=200), never).winner == "w8a8-static"
+    )
     missed = choose(rows, CPU, Gates(size_bytes=50), never)
     assert missed.winner == "float"
     assert "does not hold every gate" in missed.why
@@ -180,7 +191,9 @@ def test_a_lower_gate_is_judged_on_the_whole_interval(
 ) -> None:
     """speedup 2 +- 0.5 passes a gate of 1, leaves one of 2 open, fails one of 3."""
     row = CandidateReport(
-        scheme="float", status="raced", measurements=(measured("speedup", 2, 0.5),)
+        scheme="float",
+        status="raced",
+        measurements=(measured("speedup", 2, 0.5),),
     )
     gates = gates_of(row, Gates(speedup=limit), CPU)
     assert [gate.verdict for gate in gates] == [expected]
@@ -194,7 +207,10 @@ def test_an_upper_gate_is_judged_on_the_whole_interval() -> None:
         status="raced",
         measurements=(measured("accuracy_drop", 0.01, 0.015),),
     )
-    assert gates_of(row, Gates(accuracy_drop=0.02), CPU)[0].verdict == "inconclusive"
+    assert (
+        gates_of(row, Gates(accuracy_drop=0.02), CPU)[0].verdict
+        == "inconclusive"
+    )
 
 
 def test_a_time_that_only_the_device_can_tell_is_not_required_there() -> None:
@@ -211,7 +227,11 @@ def test_a_time_that_only_the_device_can_tell_is_not_required_there() -> None:
     )
     gates = gates_of(row, Gates(accuracy_drop=0.02, speedup=1.0), GPU)
     speed = next(gate for gate in gates if gate.name == "speedup")
-    assert (speed.verdict, speed.required, speed.why) == ("unmeasured", False, "no GPU")
+    assert (speed.verdict, speed.required, speed.why) == (
+        "unmeasured",
+        False,
+        "no GPU",
+    )
     assert verdict_of("fp16", gates) == "pass"
 
 

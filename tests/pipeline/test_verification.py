@@ -6,7 +6,12 @@ import numpy
 import pytest
 
 from edgekit.measurement import Measurement, judge_at_most
-from edgekit.pipeline.verification import EARLY, IncrementalOutputs, _widen, looks
+from edgekit.pipeline.verification import (
+    EARLY,
+    IncrementalOutputs,
+    _widen,
+    looks,
+)
 from edgekit.task import Split
 
 
@@ -24,7 +29,9 @@ class Counted:
     def __exit__(self, *details: object) -> None:
         """Nothing to close."""
 
-    def infer(self, feeds: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
+    def infer(
+        self, feeds: dict[str, numpy.ndarray]
+    ) -> dict[str, numpy.ndarray]:
         self.asked.append(len(feeds["input"]))
         return {"output": feeds["input"]}
 
@@ -35,10 +42,14 @@ def test_each_sample_is_asked_for_once() -> None:
     """
     scores = numpy.eye(4, dtype="float32")[numpy.arange(100) % 4]
     labels = numpy.where(
-        numpy.arange(100) < 50, numpy.arange(100) % 4, (numpy.arange(100) + 1) % 4
+        numpy.arange(100) < 50,
+        numpy.arange(100) % 4,
+        (numpy.arange(100) + 1) % 4,
     )
     runner = Counted()
-    growing = IncrementalOutputs(lambda: runner, Split({"input": scores}, labels))  # type: ignore[arg-type, return-value]
+    growing = IncrementalOutputs(
+        lambda: runner, Split({"input": scores}, labels)
+    )  # type: ignore[arg-type, return-value]
     assert growing.answers(20, "top1").scores.mean() == 1
     assert growing.answers(100, "top1").scores.mean() == 0.5
     assert len(growing.answers(30, "top1").scores) == 30
@@ -49,7 +60,9 @@ def test_each_sample_is_asked_for_once() -> None:
     ("samples", "expected"),
     [(6, [6]), (256, [256]), (257, [128, 257]), (5000, [128, 512, 2048, 5000])],
 )
-def test_looks_grow_by_four_and_end_with_all(samples: int, expected: list[int]) -> None:
+def test_looks_grow_by_four_and_end_with_all(
+    samples: int, expected: list[int]
+) -> None:
     """A look at nearly all samples is not worth its time."""
     assert looks(samples) == expected
 

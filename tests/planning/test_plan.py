@@ -6,9 +6,8 @@ import pathlib
 
 import pytest
 
-from edgekit import catalog
+from edgekit import catalog, registry
 from edgekit import recipe as recipes
-from edgekit import registry
 from edgekit import target as targets
 from edgekit.errors import HostError, PlanError, TargetError
 from edgekit.planning.plan import Plan, plan, targets_of
@@ -27,7 +26,9 @@ def shipped(name: str) -> Target:
     return targets.load(catalog.find("targets", name))
 
 
-def planned(data: dict[str, object], *names: str, without: tuple[str, ...] = ()) -> Plan:
+def planned(
+    data: dict[str, object], *names: str, without: tuple[str, ...] = ()
+) -> Plan:
     """A plan where every package is installed but those named in ``without``."""
     return plan(
         Recipe.model_validate(data),
@@ -39,7 +40,8 @@ def planned(data: dict[str, object], *names: str, without: tuple[str, ...] = ())
 def told(found: Plan) -> str:
     """All problems of a plan, as the user reads them."""
     return "\n".join(
-        f"{problem.where}: {problem.what} | {problem.fix}" for problem in found.problems
+        f"{problem.where}: {problem.what} | {problem.fix}"
+        for problem in found.problems
     )
 
 
@@ -53,14 +55,22 @@ def test_every_shipped_recipe_can_be_planned(
     monkeypatch.chdir(root)
     recipe = recipes.load(catalog.find("recipes", name))
     filled = recipe.model_copy(
-        update={"model": recipe.model or "zoo:cnn", "task": recipe.task or "digits"}
+        update={
+            "model": recipe.model or "zoo:cnn",
+            "task": recipe.task or "digits",
+        }
     )
     if filled.find("train") is None:
-        weights = root / "README.md"  # a file that is there: the plan looks no further
+        weights = (
+            root / "README.md"
+        )  # a file that is there: the plan looks no further
         filled = filled.model_copy(update={"weights": str(weights)})
     found = plan(
         filled,
-        [shipped(target) for target in recipe.targets or catalog.names("targets")],
+        [
+            shipped(target)
+            for target in recipe.targets or catalog.names("targets")
+        ],
         lambda module: True,
     )
     assert told(found) == ""
@@ -75,10 +85,18 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
         recipes.load(catalog.find("recipes", "digits")),
         [
             shipped(name)
-            for name in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt")
+            for name in (
+                "cpu-onnx",
+                "mobile-tflite",
+                "coral-edgetpu",
+                "rtx-tensorrt",
+            )
         ],
     )
-    assert [step.intent for step in found.teacher] == ["load teacher", "train teacher"]
+    assert [step.intent for step in found.teacher] == [
+        "load teacher",
+        "train teacher",
+    ]
     assert [step.intent for step in found.shared] == [
         "load",
         "train",
@@ -132,15 +150,27 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
         ("cpu-onnx", "fp16", ["torch_to_onnx", "quantize_onnx"]),
         ("cpu-onnx", "w8-dynamic", ["torch_to_onnx", "quantize_onnx"]),
         ("cpu-onnx", "w4-weight", ["torch_to_onnx", "quantize_onnx"]),
-        ("cpu-onnx", "w8a8-static", ["quantize_torch", "torch_to_onnx", "lower_onnx"]),
+        (
+            "cpu-onnx",
+            "w8a8-static",
+            ["quantize_torch", "torch_to_onnx", "lower_onnx"],
+        ),
         (
             "mobile-tflite",
             "w8-dynamic",
             ["torch_to_tflite", "tune_tflite", "quantize_tflite"],
         ),
-        ("mobile-tflite", "w8-dynamic-tensor", ["torch_to_tflite", "quantize_tflite"]),
+        (
+            "mobile-tflite",
+            "w8-dynamic-tensor",
+            ["torch_to_tflite", "quantize_tflite"],
+        ),
         ("mobile-tflite", "w4-weight", ["torch_to_tflite", "quantize_tflite"]),
-        ("mobile-tflite", "w8a16-static", ["torch_to_tflite", "calibrate_tflite"]),
+        (
+            "mobile-tflite",
+            "w8a16-static",
+            ["torch_to_tflite", "calibrate_tflite"],
+        ),
         ("mobile-tflite", "w8a8-static", ["quantize_torch", "torch_to_tflite"]),
         (
             "coral-edgetpu",
@@ -157,7 +187,11 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
             "w8a8-static",
             ["quantize_torch", "torch_to_onnx", "lower_onnx", "onnx_to_ort"],
         ),
-        ("android-ort", "w4-weight", ["torch_to_onnx", "quantize_onnx", "onnx_to_ort"]),
+        (
+            "android-ort",
+            "w4-weight",
+            ["torch_to_onnx", "quantize_onnx", "onnx_to_ort"],
+        ),
         ("android-ort", "float", ["torch_to_onnx", "onnx_to_ort"]),
         (
             "rtx-tensorrt",
@@ -190,7 +224,11 @@ def test_the_digits_recipe_has_the_whole_way() -> None:
             "fp8",
             ["torch_to_onnx", "quantize_tensorrt", "onnx_to_engine_recipe"],
         ),
-        ("rtx-turing", "fp16", ["torch_to_onnx", "quantize_onnx", "onnx_to_tensorrt"]),
+        (
+            "rtx-turing",
+            "fp16",
+            ["torch_to_onnx", "quantize_onnx", "onnx_to_tensorrt"],
+        ),
     ],
 )
 def test_a_scheme_takes_only_the_steps_that_it_needs(
@@ -207,7 +245,10 @@ def test_an_ethos_u_gets_what_its_target_says_and_never_a_float_file() -> None:
     package is asked for with its extra.
     """
     (row,) = planned(
-        {**WHOLE, "compress": ["train", {"quantize": {"scheme": "w8a8-static"}}]},
+        {
+            **WHOLE,
+            "compress": ["train", {"quantize": {"scheme": "w8a8-static"}}],
+        },
         "ethos-u65-512",
     ).targets
     assert dict(row.candidates[0].steps[-1].parameters) == {
@@ -231,15 +272,22 @@ def test_an_ethos_u_gets_what_its_target_says_and_never_a_float_file() -> None:
     )
 
 
-def test_a_scheme_that_one_of_the_gpus_lacks_is_left_out_before_any_work() -> None:
+def test_a_scheme_that_one_of_the_gpus_lacks_is_left_out_before_any_work() -> (
+    None
+):
     """fp8 in a target with an Ampere card: the others are raced, and it is told which GPUs
     could have it and how; asked for by name it is a problem.
     """
-    shared = shipped("rtx-tensorrt").model_copy(update={"schemes": ("fp8", "w8a8-static")})
-    (row,) = plan(Recipe.model_validate(WHOLE), [shared], lambda module: True).targets
+    shared = shipped("rtx-tensorrt").model_copy(
+        update={"schemes": ("fp8", "w8a8-static")}
+    )
+    (row,) = plan(
+        Recipe.model_validate(WHOLE), [shared], lambda module: True
+    ).targets
     assert [candidate.scheme for candidate in row.candidates] == ["w8a8-static"]
     assert row.left_out["fp8"] == (
-        "SM86 cannot run fp8, which requires SM89 or newer (of this target's compute capabilities SM89 and SM120 can); "
+        "SM86 cannot run fp8, which requires SM89 or newer (of this target's compute "
+        "capabilities SM89 and SM120 can); "
         "write another target with compute_capabilities: [SM89, SM120] for it"
     )
     asked = plan(
@@ -268,18 +316,28 @@ def test_neural_compressors_step_stands_for_edgekits_own(
 
     Its package is asked for, and its extra named.
     """
-    board = shipped("cpu-onnx").model_copy(update={"schemes": (scheme, "float")})
+    board = shipped("cpu-onnx").model_copy(
+        update={"schemes": (scheme, "float")}
+    )
     recipe = Recipe.model_validate(
-        {**WHOLE, "compress": ["train", {"quantize": {"scheme": scheme, "samples": 99}}]}
+        {
+            **WHOLE,
+            "compress": [
+                "train",
+                {"quantize": {"scheme": scheme, "samples": 99}},
+            ],
+        }
     )
     (row,) = plan(recipe, [board], lambda module: True).targets
     steps = row.candidates[0].steps
     assert [step.step for step in steps] == route
     assert steps[0].parameters == {"scheme": scheme, "samples": 99}
-    said = told(plan(recipe, [board], lambda module: module != "neural_compressor"))
+    said = told(
+        plan(recipe, [board], lambda module: module != "neural_compressor")
+    )
     assert (
-        "neural_compressor, needed by cpu-onnx (neural_compressor_to_onnx) | pip install 'edgekit[intel]'"
-        in said
+        "neural_compressor, needed by cpu-onnx (neural_compressor_to_onnx) | pip "
+        "install 'edgekit[intel]'" in said
     )
 
 
@@ -291,14 +349,19 @@ def test_limits_flow_backwards() -> None:
         update={"name": "board", "limits": targets.Limits(channel_multiple=12)}
     )
     found = plan(
-        Recipe.model_validate(WHOLE), [board, shipped("rtx-tensorrt")], lambda module: True
+        Recipe.model_validate(WHOLE),
+        [board, shipped("rtx-tensorrt")],
+        lambda module: True,
     )
     assert (
-        next(step for step in found.shared if step.step == "prune").parameters["multiple"]
+        next(step for step in found.shared if step.step == "prune").parameters[
+            "multiple"
+        ]
         == 24
     )
     symmetric = [
-        row.candidates[0].steps[0].parameters["symmetric"] for row in found.targets
+        row.candidates[0].steps[0].parameters["symmetric"]
+        for row in found.targets
     ]
     assert symmetric == [False, True]
 
@@ -308,10 +371,16 @@ def test_a_named_scheme_is_raced_against_float_only() -> None:
     float alone.
     """
     one = planned(
-        {**WHOLE, "compress": ["train", {"quantize": {"scheme": "w8-dynamic"}}]},
+        {
+            **WHOLE,
+            "compress": ["train", {"quantize": {"scheme": "w8-dynamic"}}],
+        },
         "mobile-tflite",
     )
-    assert [row.scheme for row in one.targets[0].candidates] == ["w8-dynamic", "float"]
+    assert [row.scheme for row in one.targets[0].candidates] == [
+        "w8-dynamic",
+        "float",
+    ]
     none = planned({**WHOLE, "compress": ["train"]}, "mobile-tflite")
     assert [row.scheme for row in none.targets[0].candidates] == ["float"]
     assert none.baseline == len(none.shared)
@@ -319,9 +388,13 @@ def test_a_named_scheme_is_raced_against_float_only() -> None:
 
 def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
     """A target's gate wins over the recipe's."""
-    strict = shipped("cpu-onnx").model_copy(update={"gates": recipes.Gates(speedup=3)})
+    strict = shipped("cpu-onnx").model_copy(
+        update={"gates": recipes.Gates(speedup=3)}
+    )
     (row,) = plan(
-        Recipe.model_validate({**WHOLE, "gates": {"accuracy_drop": 0.01, "speedup": 1}}),
+        Recipe.model_validate(
+            {**WHOLE, "gates": {"accuracy_drop": 0.01, "speedup": 1}}
+        ),
         [strict],
         lambda module: True,
     ).targets
@@ -336,20 +409,32 @@ def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
             "cpu-onnx",
             "model: the recipe names no network | give --model zoo:resnet8",
         ),
-        ({"task": None}, "cpu-onnx", "task: the recipe names no task | give --task digits"),
+        (
+            {"task": None},
+            "cpu-onnx",
+            "task: the recipe names no task | give --task digits",
+        ),
         (
             {"model": "zoo:resnet9"},
             "cpu-onnx",
             "Unknown model source 'zoo:resnet9'. Did you mean 'zoo:resnet",
         ),
         ({"model": "resnet8"}, "cpu-onnx", "Unknown model source 'resnet8'"),
-        ({"model": "none.py:model"}, "cpu-onnx", "model: there is no file none.py"),
+        (
+            {"model": "none.py:model"},
+            "cpu-onnx",
+            "model: there is no file none.py",
+        ),
         (
             {"model": "edgekit_test_nowhere.net:model"},
             "cpu-onnx",
             "there is no module 'edgekit_test_nowhere.net'",
         ),
-        ({"model": "net.py:my model"}, "cpu-onnx", "does not end in a function's name"),
+        (
+            {"model": "net.py:my model"},
+            "cpu-onnx",
+            "does not end in a function's name",
+        ),
         (
             {"task": "digit"},
             "cpu-onnx",
@@ -380,7 +465,12 @@ def test_gates_are_the_recipes_unless_the_target_sets_its_own() -> None:
             {
                 "compress": [
                     "train",
-                    {"distill": {"teacher": "zoo:cnn", "teacher_weights": "t.st"}},
+                    {
+                        "distill": {
+                            "teacher": "zoo:cnn",
+                            "teacher_weights": "t.st",
+                        }
+                    },
                 ]
             },
             "cpu-onnx",
@@ -473,7 +563,8 @@ def test_no_target_is_a_problem() -> None:
         (
             ("ai_edge_quantizer",),
             ("mobile-tflite",),
-            "ai_edge_quantizer, needed by mobile-tflite (quantize_tflite), mobile-tflite (calibrate_tflite) | pip install 'edgekit[tflite]'",
+            "ai_edge_quantizer, needed by mobile-tflite (quantize_tflite), "
+            "mobile-tflite (calibrate_tflite) | pip install 'edgekit[tflite]'",
         ),
     ],
 )
@@ -508,11 +599,14 @@ def test_a_users_own_files_are_found(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network and a task of the user's own are planned without being imported."""
-    (tmp_path / "net.py").write_text("raise SystemExit('the plan must not import this')\n")
+    (tmp_path / "net.py").write_text(
+        "raise SystemExit('the plan must not import this')\n"
+    )
     monkeypatch.chdir(tmp_path)
     assert (
         planned(
-            {**WHOLE, "model": "net.py:model", "task": "net.py:task"}, "cpu-onnx"
+            {**WHOLE, "model": "net.py:model", "task": "net.py:task"},
+            "cpu-onnx",
         ).problems
         == ()
     )
@@ -540,7 +634,8 @@ def test_every_planned_parameter_is_one_that_the_step_takes() -> None:
         "android-ort",
     )
     found = plan(
-        recipes.load(catalog.find("recipes", "digits")), [shipped(name) for name in names]
+        recipes.load(catalog.find("recipes", "digits")),
+        [shipped(name) for name in names],
     )
     steps = [
         *found.teacher,
@@ -563,7 +658,9 @@ def test_wrong_targets_are_told_together() -> None:
     def find(name: str) -> Target:
         return targets.load(catalog.find("targets", name))
 
-    recipe = Recipe.model_validate({"targets": ["cpu-onx", "cpu-onnx", "mobile"]})
+    recipe = Recipe.model_validate(
+        {"targets": ["cpu-onx", "cpu-onnx", "mobile"]}
+    )
     with pytest.raises(PlanError) as caught:
         targets_of(recipe, find)
     assert "'cpu-onx'. Did you mean 'cpu-onnx'" in str(caught.value)
@@ -585,10 +682,17 @@ def test_what_is_built_on_a_device_needs_no_tensorrt_here() -> None:
         ).problems
         == ()
     )
-    assert planned(WHOLE, "rtx-turing", without=("tensorrt_rtx", "tensorrt")).problems != ()
+    assert (
+        planned(
+            WHOLE, "rtx-turing", without=("tensorrt_rtx", "tensorrt")
+        ).problems
+        != ()
+    )
 
 
-def test_the_reference_of_a_gpu_without_float_products_stays_an_onnx_file() -> None:
+def test_the_reference_of_a_gpu_without_float_products_stays_an_onnx_file() -> (
+    None
+):
     """Turing cannot have the float engine, but what fp16 is compared with is needed all the
     same.
     """
@@ -608,7 +712,9 @@ def test_a_host_that_is_not_ready_is_a_problem_of_its_targets() -> None:
     def known(name: str) -> tuple[str, str] | None:
         asked.append(name)
         if name == "nope":
-            raise HostError("No host is called 'nope'.", fix="'edgekit hosts' lists them")
+            raise HostError(
+                "No host is called 'nope'.", fix="'edgekit hosts' lists them"
+            )
         return (
             ("the host arm is not set up", "edgekit hosts setup arm")
             if name == "arm"
@@ -621,17 +727,29 @@ def test_a_host_that_is_not_ready_is_a_problem_of_its_targets() -> None:
         for name, host in hosts.items()
     ]
     recipe = Recipe.model_validate(
-        {"model": "zoo:cnn", "task": "digits", "compress": ["train", {"quantize": {}}]}
+        {
+            "model": "zoo:cnn",
+            "task": "digits",
+            "compress": ["train", {"quantize": {}}],
+        }
     )
     assert plan(recipe, chosen, lambda module: True).problems == ()
-    problems = plan(recipe, chosen, lambda module: True, host_problem=known).problems
-    assert [(problem.where, problem.what, problem.fix) for problem in problems] == [
+    problems = plan(
+        recipe, chosen, lambda module: True, host_problem=known
+    ).problems
+    assert [
+        (problem.where, problem.what, problem.fix) for problem in problems
+    ] == [
         ("a, c", "the host arm is not set up", "edgekit hosts setup arm"),
         ("d", "No host is called 'nope'", "'edgekit hosts' lists them"),
     ]
     assert asked == ["arm", "local", "nope"]
-    also = [shipped("mobile-tflite").model_copy(update={"also_on": ("arm", "nope")})]
-    (problem,) = plan(recipe, also, lambda module: True, host_problem=known).problems
+    also = [
+        shipped("mobile-tflite").model_copy(update={"also_on": ("arm", "nope")})
+    ]
+    (problem,) = plan(
+        recipe, also, lambda module: True, host_problem=known
+    ).problems
     assert (problem.where, problem.what) == (
         "mobile-tflite: also_on",
         "No host is called 'nope'",

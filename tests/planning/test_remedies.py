@@ -3,7 +3,13 @@ where there is time.
 """
 
 from edgekit.diagnosis import Diagnosis, LayerNoise, Trial
-from edgekit.planning.remedies import MOST, combine, noisiest_layers, propose, trials
+from edgekit.planning.remedies import (
+    MOST,
+    combine,
+    noisiest_layers,
+    propose,
+    trials,
+)
 from edgekit.scheme import Tuning
 
 LAYERS = (
@@ -25,7 +31,9 @@ def ill(*tried: Trial, mixed: float = 1.0) -> Diagnosis:
     )
 
 
-def test_what_helps_most_comes_first_then_all_of_it_then_layers_in_float() -> None:
+def test_what_helps_most_comes_first_then_all_of_it_then_layers_in_float() -> (
+    None
+):
     """A change that gains less than a decibel is not built."""
     gains = (
         (Tuning(equalize=True), 20),
@@ -69,7 +77,9 @@ def test_effort_bounds_the_number_and_training_needs_data() -> None:
         found = propose(ill(), effort, trainable=True)
         assert len(found) <= MOST[effort]
         assert any(remedy.trained for remedy in found) == (effort != "quick")
-        assert not any(remedy.trained for remedy in propose(ill(), effort, trainable=False))
+        assert not any(
+            remedy.trained for remedy in propose(ill(), effort, trainable=False)
+        )
         assert all(tuning != Tuning() for tuning in trials(effort))
 
 
@@ -83,11 +93,16 @@ def test_the_fewest_and_cheapest_layers_are_kept() -> None:
         *LAYERS[2:],
     )
     assert noisiest_layers(cheap)[0][0][0] == "cheap"
-    assert max(len(kept) for kept, _ in noisiest_layers(LAYERS)) <= len(LAYERS) // 2
+    assert (
+        max(len(kept) for kept, _ in noisiest_layers(LAYERS))
+        <= len(LAYERS) // 2
+    )
     assert noisiest_layers(()) == []
 
 
-def test_changes_are_joined_and_the_first_of_two_that_exclude_each_other_counts() -> None:
+def test_changes_are_joined_and_the_first_of_two_that_exclude_each_other_counts() -> (
+    None
+):
     """Two values of one field cannot both be had."""
     assert combine(
         [Tuning(smooth=0.5), Tuning(equalize=True), Tuning(smooth=0.75)]

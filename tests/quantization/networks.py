@@ -29,7 +29,9 @@ class Outlier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.depthwise(torch.relu(self.first(x))))
-        return self.head(torch.max_pool2d(torch.relu(self.point(x)), 2).flatten(1))
+        return self.head(
+            torch.max_pool2d(torch.relu(self.point(x)), 2).flatten(1)
+        )
 
 
 class Normed(nn.Module):
@@ -56,11 +58,15 @@ def dense() -> nn.Module:
     """Two linear layers; the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+        return nn.Sequential(
+            nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10)
+        ).eval()
 
 
 IMAGE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 VECTOR = Signature(
@@ -87,7 +93,12 @@ def correlated(seed: int = 0, batches: int = 3) -> Rows:
     """Vectors of 32 numbers that follow from 6: what real activations are like."""
     mixing = torch.randn(6, 32, generator=torch.Generator().manual_seed(99))
     drawn = [
-        (torch.randn(32, 6, generator=torch.Generator().manual_seed(seed + k)) @ mixing,)
+        (
+            torch.randn(
+                32, 6, generator=torch.Generator().manual_seed(seed + k)
+            )
+            @ mixing,
+        )
         for k in range(batches)
     ]
     return lambda: iter(drawn)
@@ -96,7 +107,11 @@ def correlated(seed: int = 0, batches: int = 3) -> Rows:
 def rows(*shape: int, seed: int = 0, batches: int = 3) -> Rows:
     """Batches of 32 random samples, the same every time."""
     drawn = [
-        (torch.randn(32, *shape, generator=torch.Generator().manual_seed(seed + k)),)
+        (
+            torch.randn(
+                32, *shape, generator=torch.Generator().manual_seed(seed + k)
+            ),
+        )
         for k in range(batches)
     ]
     return lambda: iter(drawn)

@@ -16,7 +16,8 @@ INPUTS = (
     TensorSpec(name="mask", dtype="bool", dims=("batch", 2)),
 )
 SIGNATURE = Signature(
-    inputs=INPUTS, outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),)
+    inputs=INPUTS,
+    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),),
 )
 
 
@@ -65,7 +66,9 @@ def test_good_data_pass_unchanged_one_batch_at_a_time() -> None:
         ),
     ],
 )
-def test_bad_data_are_refused(data: list[tuple[torch.Tensor, ...]], message: str) -> None:
+def test_bad_data_are_refused(
+    data: list[tuple[torch.Tensor, ...]], message: str
+) -> None:
     """What is wrong and where, with a fix."""
     with pytest.raises(StepError, match=message) as raised:
         list(check_batches(data, SIGNATURE))
@@ -77,5 +80,12 @@ def test_one_input_may_be_constant() -> None:
     among others that are not.
     """
     assert (
-        len(list(check_batches([(torch.zeros(4, 3), batch()[1]), batch()], SIGNATURE))) == 2
+        len(
+            list(
+                check_batches(
+                    [(torch.zeros(4, 3), batch()[1]), batch()], SIGNATURE
+                )
+            )
+        )
+        == 2
     )

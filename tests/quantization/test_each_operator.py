@@ -38,12 +38,18 @@ from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import torch_storage
 from edgekit.task import Task
 
-TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
+TASK = Task(
+    name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64"))
+)
 SAMPLES = 6
 #: The int8 kernels that ONNX Runtime must have chosen.
 KERNELS = {
     "weighted": {"QLinearConv", "QGemm", "MatMulIntegerToFloat"},
-    "volumes": {"QLinearConv", "QLinearAveragePool", "QLinearGlobalAveragePool"},
+    "volumes": {
+        "QLinearConv",
+        "QLinearAveragePool",
+        "QLinearGlobalAveragePool",
+    },
     "joined": {"QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearMatMul"},
     "numbers": {"QLinearAdd", "QLinearMul", "QGemm"},
     "pieces": {"QLinearAdd", "QLinearMul"},
@@ -60,10 +66,17 @@ class Case(nn.Module):
     """
 
     def __init__(
-        self, layers: dict[str, nn.Module], forward: Callable[..., Any], *inputs: Tensor
+        self,
+        layers: dict[str, nn.Module],
+        forward: Callable[..., Any],
+        *inputs: Tensor,
     ) -> None:
         super().__init__()
-        self.layers, self.work, self.data = nn.ModuleDict(layers), forward, inputs
+        self.layers, self.work, self.data = (
+            nn.ModuleDict(layers),
+            forward,
+            inputs,
+        )
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.work(self.layers, *inputs)
@@ -78,7 +91,9 @@ def features(*dims: int) -> Tensor:
 
 
 def _weighted() -> Case:
-    def work(layer: Any, x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    def work(
+        layer: Any, x: Tensor, y: Tensor, z: Tensor, w: Tensor
+    ) -> tuple[Tensor, ...]:
         return (
             layer.wide(x),
             layer.deep(x).relu(),
@@ -98,7 +113,9 @@ def _weighted() -> Case:
         "head": nn.Linear(16, 10),
         "rows": nn.Linear(16, 10),
     }
-    return Case(layers, work, image(), features(4, 16), features(), features(5, 16))
+    return Case(
+        layers, work, image(), features(4, 16), features(), features(5, 16)
+    )
 
 
 def _volumes() -> Case:
@@ -143,7 +160,9 @@ def _transposed() -> Case:
 
 
 def _joined() -> Case:
-    def work(layer: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    def work(
+        layer: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor
+    ) -> tuple[Tensor, ...]:
         return (
             x + y,
             (x * y).relu(),
@@ -225,7 +244,9 @@ def _pooled() -> Case:
             layer.head(z),
         )
 
-    return Case({"head": nn.Linear(16, 4)}, work, image(), features(4, 16), features())
+    return Case(
+        {"head": nn.Linear(16, 4)}, work, image(), features(4, 16), features()
+    )
 
 
 def _moved() -> Case:
@@ -242,7 +263,9 @@ def _moved() -> Case:
             layer.head(z),
         )
 
-    return Case({"head": nn.Linear(16, 4)}, work, image(), features(4, 16), features())
+    return Case(
+        {"head": nn.Linear(16, 4)}, work, image(), features(4, 16), features()
+    )
 
 
 def _reshaped() -> Case:
@@ -419,7 +442,9 @@ def signed(case: Case) -> Signature:
     """The signature that fits a case's data and results."""
 
     def spec(label: str, tensor: Tensor) -> TensorSpec:
-        drawn = {} if tensor.dtype.is_floating_point else {"low": 0.0, "high": 8.0}
+        drawn = (
+            {} if tensor.dtype.is_floating_point else {"low": 0.0, "high": 8.0}
+        )
         return TensorSpec(
             name=label,
             dtype=str(tensor.dtype).removeprefix("torch."),
@@ -430,8 +455,12 @@ def signed(case: Case) -> Signature:
     with torch.no_grad():
         results = case(*case.data)
     return Signature(
-        inputs=tuple(spec(f"input_{k}", tensor) for k, tensor in enumerate(case.data)),
-        outputs=tuple(spec(f"output_{k}", tensor) for k, tensor in enumerate(results)),
+        inputs=tuple(
+            spec(f"input_{k}", tensor) for k, tensor in enumerate(case.data)
+        ),
+        outputs=tuple(
+            spec(f"output_{k}", tensor) for k, tensor in enumerate(results)
+        ),
     )
 
 
@@ -443,7 +472,9 @@ def quantized(make: Callable[[], Case], settings: Settings) -> Quantized:
         results = simulate(case, signature, calibration, fold=True)(
             *(tensor[:SAMPLES] for tensor in case.data)
         )
-    return Quantized(case, signature, calibration, [result.numpy() for result in results])
+    return Quantized(
+        case, signature, calibration, [result.numpy() for result in results]
+    )
 
 
 def in_onnxruntime(
@@ -500,12 +531,17 @@ def in_litert(
     part = artifact.parts[0]
     part = part.model_copy(
         update={
-            "files": {**part.files, "quantization": File(path="main.quantization.json")}
+            "files": {
+                **part.files,
+                "quantization": File(path="main.quantization.json"),
+            }
         }
     )
     artifact = artifact.model_copy(update={"parts": (part,)})
     context = Context(
-        folder=folder / "after", networks=lambda: {"main": quantized_case.case}, task=TASK
+        folder=folder / "after",
+        networks=lambda: {"main": quantized_case.case},
+        task=TASK,
     )
     step = TorchToTflite()
     file: Artifact = step.run(artifact, context)
@@ -522,14 +558,21 @@ def _run(file: Artifact, feeds: list[numpy.ndarray]) -> list[numpy.ndarray]:
     by_number = lambda detail: litert.natural_key(str(detail["name"]))  # noqa: E731
     inputs, outputs = (
         sorted(details, key=by_number)
-        for details in (running.get_input_details(), running.get_output_details())
+        for details in (
+            running.get_input_details(),
+            running.get_output_details(),
+        )
     )
     rows: list[list[numpy.ndarray]] = [[] for _ in outputs]
     for k in range(SAMPLES):
-        for detail, spec, array in zip(inputs, signature.inputs, feeds, strict=True):
+        for detail, spec, array in zip(
+            inputs, signature.inputs, feeds, strict=True
+        ):
             running.set_tensor(detail["index"], spec.encode(array[k : k + 1]))
         running.invoke()
-        for row, detail, spec in zip(rows, outputs, signature.outputs, strict=True):
+        for row, detail, spec in zip(
+            rows, outputs, signature.outputs, strict=True
+        ):
             row.append(spec.decode(running.get_tensor(detail["index"])))
     return [numpy.concatenate(row) for row in rows]
 
@@ -570,14 +613,19 @@ def test_the_cases_hold_every_operator_of_the_table() -> None:
         rewrite(graph)
         decompose(graph, Settings())
         met |= {node.target for node in graph.graph.nodes}
-    assert [operator_name(target) for target in OPERATORS if target not in met] == [
+    assert [
+        operator_name(target) for target in OPERATORS if target not in met
+    ] == [
         "conv_transpose3d.input",
         "batch_norm",
     ]
 
 
 def agrees(
-    make: Callable[[], Case], runtime: str, settings: Settings, folder: pathlib.Path
+    make: Callable[[], Case],
+    runtime: str,
+    settings: Settings,
+    folder: pathlib.Path,
 ) -> Counter[str]:
     """The operators of the file, which was within two steps of the simulation at every
     output.
@@ -595,7 +643,9 @@ def test_a_runtime_computes_what_torch_simulates(
     runtime: str, case: str, tmp_path: pathlib.Path
 ) -> None:
     """Within two steps of each output, for every operator, in int8 if the table has it."""
-    operators = agrees(CASES[case], runtime, Settings(runtime=runtime), tmp_path)
+    operators = agrees(
+        CASES[case], runtime, Settings(runtime=runtime), tmp_path
+    )
     if runtime == "onnxruntime":
         assert KERNELS.get(case, set()) <= operators.keys()
     elif case in INTEGER:
@@ -608,7 +658,12 @@ def test_symmetric_graphs_that_fit_every_runtime_are_computed_alike(
     runtime: str, case: str, tmp_path: pathlib.Path
 ) -> None:
     """Zero point 0 everywhere, one scale a weight, placed for no runtime in particular."""
-    agrees(CASES[case], runtime, Settings(symmetric=True, per_channel=False), tmp_path)
+    agrees(
+        CASES[case],
+        runtime,
+        Settings(symmetric=True, per_channel=False),
+        tmp_path,
+    )
 
 
 @pytest.mark.parametrize("case", ["attention", "joined", "curved"])
@@ -617,14 +672,28 @@ def test_a_device_without_floats_gets_attention_in_int8(
 ) -> None:
     """What LiteRT computes faster in float is int8 for the Edge TPU, within two steps."""
     assert (
-        agrees(CASES[case], "litert", Settings(runtime="edgetpu"), tmp_path).keys() <= ROWS
+        agrees(
+            CASES[case], "litert", Settings(runtime="edgetpu"), tmp_path
+        ).keys()
+        <= ROWS
     )
 
 
 @pytest.mark.parametrize(
-    "case", ["weighted", "joined", "pooled", "reshaped", "curved", "units", "attention"]
+    "case",
+    [
+        "weighted",
+        "joined",
+        "pooled",
+        "reshaped",
+        "curved",
+        "units",
+        "attention",
+    ],
 )
-def test_an_ethos_u_runs_what_is_int8(case: str, tmp_path: pathlib.Path) -> None:
+def test_an_ethos_u_runs_what_is_int8(
+    case: str, tmp_path: pathlib.Path
+) -> None:
     """Vela leaves to the CPU only what touches a float: the rows of an embedding, and
     conversions.
     """
@@ -637,7 +706,9 @@ def test_an_ethos_u_runs_what_is_int8(case: str, tmp_path: pathlib.Path) -> None
         memory_mode="Shared_Sram",
     )
     vela.compile_file(
-        tmp_path / "after" / "main.tflite", setting, tmp_path / "compiled.tflite"
+        tmp_path / "after" / "main.tflite",
+        setting,
+        tmp_path / "compiled.tflite",
     )
     model = tflite_file.read(tmp_path / "compiled.tflite")
     left = Counter(
@@ -648,10 +719,14 @@ def test_an_ethos_u_runs_what_is_int8(case: str, tmp_path: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("case", ["weighted", "joined", "pooled", "curved"])
-def test_tensorrt_builds_what_is_placed_for_it(case: str, tmp_path: pathlib.Path) -> None:
+def test_tensorrt_builds_what_is_placed_for_it(
+    case: str, tmp_path: pathlib.Path
+) -> None:
     """An engine whose convolutions and products are int8; it cannot be run here."""
     pytest.importorskip("tensorrt_rtx")
-    quantized_case = quantized(CASES[case], Settings(symmetric=True, runtime="tensorrt"))
+    quantized_case = quantized(
+        CASES[case], Settings(symmetric=True, runtime="tensorrt")
+    )
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
     onnx_graph.write(
@@ -676,5 +751,7 @@ def test_tensorrt_builds_what_is_placed_for_it(case: str, tmp_path: pathlib.Path
     step.requires(before)
     step.ensures(
         before,
-        step.run(before, Context(folder=tmp_path / "after", networks=dict, task=TASK)),
+        step.run(
+            before, Context(folder=tmp_path / "after", networks=dict, task=TASK)
+        ),
     )

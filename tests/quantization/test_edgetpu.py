@@ -29,12 +29,17 @@ class Function(nn.Module):
 
 
 def decomposed(
-    network: nn.Module, dims: tuple[int, ...], runtime: Runtime = "edgetpu", **more: object
+    network: nn.Module,
+    dims: tuple[int, ...],
+    runtime: Runtime = "edgetpu",
+    **more: object,
 ) -> torch.fx.GraphModule:
     spec = TensorSpec(name="input", dtype="float32", dims=("batch", *dims))
     signature = Signature(
         inputs=(spec,),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 1)),
+        ),
     )
     graph = capture(network.eval(), signature).module(check_guards=False)
     assert isinstance(graph, torch.fx.GraphModule)
@@ -63,7 +68,9 @@ def relu_then(pool: nn.Module) -> nn.Module:
 
 def mixed(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
-    return x.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+    return (
+        x.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+    )
 
 
 def mixed_by_permute(x: Tensor) -> Tensor:
@@ -115,10 +122,21 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], list[str]]] = {
     "padded pool after a clip below zero": (
         nn.Sequential(nn.Hardtanh(-1, 1), nn.MaxPool2d(3, 2, 1)),
         (2, 8, 8),
-        ["hardtanh", "slice.Tensor", "cat", "slice.Tensor", "cat", "max_pool2d"],
+        [
+            "hardtanh",
+            "slice.Tensor",
+            "cat",
+            "slice.Tensor",
+            "cat",
+            "max_pool2d",
+        ],
     ),
     "plain pool": (nn.MaxPool2d(2), (2, 8, 8), ["max_pool2d"]),
-    "dilated padded pool": (nn.MaxPool2d(3, 1, 1, dilation=2), (2, 8, 8), ["max_pool2d"]),
+    "dilated padded pool": (
+        nn.MaxPool2d(3, 1, 1, dilation=2),
+        (2, 8, 8),
+        ["max_pool2d"],
+    ),
     "every second place": (
         Function(lambda x: x[..., ::2, 1::2]),
         (3, 8, 9),
@@ -140,16 +158,28 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], list[str]]] = {
         ["add.Tensor", "relu6", "mul.Tensor", "mul.Tensor"],
     ),
     "one slope": (slopes(0.2), (3, 5, 5), ["leaky_relu"]),
-    "slopes below one": (slopes(0.1, 0.5, 1.0), (3, 5, 5), ["mul.Tensor", "maximum"]),
+    "slopes below one": (
+        slopes(0.1, 0.5, 1.0),
+        (3, 5, 5),
+        ["mul.Tensor", "maximum"],
+    ),
     "any slopes": (
         slopes(-0.1, 0.5, 2.0),
         (3, 5, 5),
         ["relu", "sub.Tensor", "mul.Tensor", "add.Tensor"],
     ),
-    "slopes of features": (slopes(0.1, 0.5, 0.9), (3,), ["mul.Tensor", "maximum"]),
+    "slopes of features": (
+        slopes(0.1, 0.5, 0.9),
+        (3,),
+        ["mul.Tensor", "maximum"],
+    ),
     "blocks as channels": (nn.PixelUnshuffle(2), (3, 8, 6), ["conv2d"]),
     "mixed channels": (Function(mixed), (12, 4, 5), ["conv2d"]),
-    "mixed channels by permute": (Function(mixed_by_permute), (6, 4, 5), ["conv2d"]),
+    "mixed channels by permute": (
+        Function(mixed_by_permute),
+        (6, 4, 5),
+        ["conv2d"],
+    ),
 }
 
 
@@ -161,8 +191,12 @@ def test_the_numbers_stay(case: str) -> None:
     graph, data = decomposed(network, dims), torch.randn(5, *dims) * 3
     assert targets(graph) == expected
     with torch.no_grad():
-        torch.testing.assert_close(graph(data), network(data), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(graph(data[:1]), network(data[:1]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            graph(data), network(data), rtol=1e-5, atol=1e-6
+        )
+        torch.testing.assert_close(
+            graph(data[:1]), network(data[:1]), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +229,9 @@ def test_other_views_are_left() -> None:
     assert "conv2d" not in targets(
         decomposed(
             Function(
-                lambda x: x.view(-1, 2, 2, 5, 5).transpose(1, 2).reshape(-1, 2, 10, 5)
+                lambda x: (
+                    x.view(-1, 2, 2, 5, 5).transpose(1, 2).reshape(-1, 2, 10, 5)
+                )
             ),
             (4, 5, 5),
         )
@@ -206,6 +242,8 @@ def test_kept_modules_are_left() -> None:
     """A module that stays in float keeps its operators."""
     assert targets(
         decomposed(
-            nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardswish()), (3, 5, 5), keep=("1",)
+            nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardswish()),
+            (3, 5, 5),
+            keep=("1",),
         )
     ) == ["conv2d", "hardswish"]

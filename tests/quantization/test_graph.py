@@ -19,12 +19,19 @@ from edgekit.signature import Signature, TensorSpec
 
 
 def signature(*dims: int, outputs: int = 1) -> Signature:
-    names = ("output",) if outputs == 1 else tuple(f"output_{k}" for k in range(outputs))
+    names = (
+        ("output",)
+        if outputs == 1
+        else tuple(f"output_{k}" for k in range(outputs))
+    )
     specs = tuple(
-        TensorSpec(name=name, dtype="float32", dims=("batch", 10)) for name in names
+        TensorSpec(name=name, dtype="float32", dims=("batch", 10))
+        for name in names
     )
     return Signature(
-        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", *dims)),),
+        inputs=(
+            TensorSpec(name="input", dtype="float32", dims=("batch", *dims)),
+        ),
         outputs=specs,
     )
 
@@ -101,7 +108,9 @@ class Padded(nn.Module):
     [small, lambda: randomize(Residual()), lambda: Padded().eval()],
     ids=["small", "residual", "padded"],
 )
-def test_both_folds_compute_the_same_numbers_close_to_float(make, symmetric: bool) -> None:
+def test_both_folds_compute_the_same_numbers_close_to_float(
+    make, symmetric: bool
+) -> None:
     """One calibration produces one computation, whether weights are stored as int8 or not, on
     two batch sizes.
     """
@@ -136,7 +145,9 @@ def test_calibration_survives_json_exactly(tmp_path: pathlib.Path) -> None:
         assert torch.equal(first(data[0][0]), second(data[0][0]))
 
 
-def test_symmetric_activations_have_zero_point_zero_and_weights_stay_in_range() -> None:
+def test_symmetric_activations_have_zero_point_zero_and_weights_stay_in_range() -> (
+    None
+):
     """TensorRT's rules hold in the calibration itself; asymmetric graphs do use zero
     points.
     """
@@ -147,11 +158,17 @@ def test_symmetric_activations_have_zero_point_zero_and_weights_stay_in_range() 
         activations = [tensor for tensor in tensors if tensor.axis is None]
         weights = [tensor for tensor in tensors if tensor.axis is not None]
         assert (
-            all(zero == 0 for tensor in activations for zero in tensor.zero_point)
+            all(
+                zero == 0
+                for tensor in activations
+                for zero in tensor.zero_point
+            )
             is symmetric
         )
         assert weights and all(
-            tensor.quant_min == -127 and set(tensor.zero_point) == {0} and tensor.axis == 0
+            tensor.quant_min == -127
+            and set(tensor.zero_point) == {0}
+            and tensor.axis == 0
             for tensor in weights
         )
 
@@ -160,9 +177,13 @@ def test_calibration_names_modules_and_shares_scales_through_pools() -> None:
     """A report can say which PyTorch module a scale belongs to; a pool and a reshape keep
     the scale.
     """
-    tensors = calibrate(small(), batches(1, 8, 8), IMAGE, Settings(symmetric=False)).tensors
+    tensors = calibrate(
+        small(), batches(1, 8, 8), IMAGE, Settings(symmetric=False)
+    ).tensors
     assert {"0", "6"} <= {tensor.module for tensor in tensors.values()}
-    shared = next(tensor.nodes for tensor in tensors.values() if len(tensor.nodes) > 1)
+    shared = next(
+        tensor.nodes for tensor in tensors.values() if len(tensor.nodes) > 1
+    )
     assert (
         shared[0].startswith("relu")
         and any("pool" in name for name in shared)
@@ -173,11 +194,16 @@ def test_calibration_names_modules_and_shares_scales_through_pools() -> None:
 def test_the_network_is_not_changed() -> None:
     """Folding batch normalization works on a copy."""
     network = randomize(Residual())
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    calibration = calibrate(network, batches(1, 8, 8), IMAGE, Settings(symmetric=False))
+    before = {
+        name: value.clone() for name, value in network.state_dict().items()
+    }
+    calibration = calibrate(
+        network, batches(1, 8, 8), IMAGE, Settings(symmetric=False)
+    )
     simulate(network, IMAGE, calibration, fold=True)
     assert all(
-        torch.equal(value, before[name]) for name, value in network.state_dict().items()
+        torch.equal(value, before[name])
+        for name, value in network.state_dict().items()
     )
 
 
@@ -186,7 +212,9 @@ def test_a_tensor_that_is_always_zero_gets_a_usable_scale() -> None:
     network = small()
     nn.init.zeros_(network[1].weight)
     nn.init.constant_(network[1].bias, -1.0)
-    calibration = calibrate(network, batches(1, 8, 8), IMAGE, Settings(symmetric=False))
+    calibration = calibrate(
+        network, batches(1, 8, 8), IMAGE, Settings(symmetric=False)
+    )
     assert all(
         math.isfinite(scale) and scale > 0
         for tensor in calibration.tensors.values()
@@ -195,7 +223,8 @@ def test_a_tensor_that_is_always_zero_gets_a_usable_scale() -> None:
     with torch.no_grad():
         data = torch.rand(3, 1, 8, 8)
         assert (
-            simulate(network, IMAGE, calibration, fold=True)(data) - network(data)
+            simulate(network, IMAGE, calibration, fold=True)(data)
+            - network(data)
         ).abs().max() < 0.02
 
 
@@ -230,16 +259,24 @@ def test_what_stays_float_is_listed_with_its_reason() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.cell, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 10)
+            self.cell, self.head = (
+                nn.LSTM(8, 8, batch_first=True),
+                nn.Linear(8, 10),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.cell(x)[0][:, -1])
 
     calibration = calibrate(
-        Recurrent().eval(), batches(6, 8), signature(6, 8), Settings(symmetric=False)
+        Recurrent().eval(),
+        batches(6, 8),
+        signature(6, 8),
+        Settings(symmetric=False),
     )
     assert calibration.quantized_ops == 1
-    assert [(item.op, item.module, item.reason) for item in calibration.left_float] == [
+    assert [
+        (item.op, item.module, item.reason) for item in calibration.left_float
+    ] == [
         (
             "lstm.input",
             "cell",
@@ -255,15 +292,21 @@ def test_a_network_with_nothing_to_quantize_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.softmax(x.flatten(1)[:, :10], 1)
 
-    with pytest.raises(StepError, match="Nothing in this network can be quantized"):
-        calibrate(Only().eval(), batches(1, 8, 8), IMAGE, Settings(symmetric=False))
+    with pytest.raises(
+        StepError, match="Nothing in this network can be quantized"
+    ):
+        calibrate(
+            Only().eval(), batches(1, 8, 8), IMAGE, Settings(symmetric=False)
+        )
 
 
 def test_missing_and_infinite_data_are_refused() -> None:
     """No batches, or numbers that are not finite, give an error and no scale."""
     with pytest.raises(StepError, match="no calibration data"):
         calibrate(small(), [], IMAGE, Settings(symmetric=False))
-    with pytest.raises(StepError, match="contain an infinite value: input, sample 0"):
+    with pytest.raises(
+        StepError, match="contain an infinite value: input, sample 0"
+    ):
         calibrate(
             small(),
             [(torch.full((2, 1, 8, 8), math.inf),)],
@@ -276,7 +319,9 @@ def test_a_calibration_of_another_network_is_refused() -> None:
     """Scales are never put on tensors that they were not found for: neither by name nor by
     number of channels.
     """
-    calibration = calibrate(small(), batches(1, 8, 8), IMAGE, Settings(symmetric=False))
+    calibration = calibrate(
+        small(), batches(1, 8, 8), IMAGE, Settings(symmetric=False)
+    )
     with pytest.raises(StepError, match="does not match its calibration"):
         simulate(Padded().eval(), IMAGE, calibration, fold=True)
     wider = nn.Sequential(
@@ -335,5 +380,10 @@ def test_a_network_that_cannot_be_traced_is_refused() -> None:
             return x if x.sum() > 0 else -x
 
     with pytest.raises(StepError, match="cannot be traced") as raised:
-        calibrate(Branch().eval(), batches(10), signature(10), Settings(symmetric=False))
+        calibrate(
+            Branch().eval(),
+            batches(10),
+            signature(10),
+            Settings(symmetric=False),
+        )
     assert "branches" in str(raised.value.fix)

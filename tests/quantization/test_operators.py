@@ -2,7 +2,12 @@
 
 import pathlib
 
-from edgekit.quantization.operators import BOUNDS, FUSED, OPERATORS, operator_name
+from edgekit.quantization.operators import (
+    BOUNDS,
+    FUSED,
+    OPERATORS,
+    operator_name,
+)
 
 MARK = "<!-- operators -->"
 SHORT = {
@@ -41,7 +46,9 @@ def test_the_document_shows_this_table(root: pathlib.Path) -> None:
     """docs/explanation/quantizer.md names every operator with its kind and runtimes, and no
     other.
     """
-    text = (root / "docs" / "explanation" / "quantizer.md").read_text(encoding="utf-8")
+    text = (root / "docs" / "explanation" / "quantizer.md").read_text(
+        encoding="utf-8"
+    )
     assert text.partition(MARK)[2].partition("##")[0].strip() == table(), (
         f"put this after {MARK} in docs/explanation/quantizer.md:\n{table()}"
     )
@@ -55,5 +62,7 @@ def test_every_row_is_complete() -> None:
         assert bool(row.runtimes) is (row.kind != "float") and (
             row.reason or row.kind != "float"
         ), operator_name(target)
-        assert (target in BOUNDS) is (row.kind == "fixed-range"), operator_name(target)
+        assert (target in BOUNDS) is (row.kind == "fixed-range"), operator_name(
+            target
+        )
     assert all(OPERATORS[target].kind == "unary" for target in FUSED)

@@ -14,7 +14,9 @@ def placed(network: nn.Module, *dims: int) -> list[QuantizedNode | FloatNode]:
     spec = TensorSpec(name="input", dtype="float32", dims=("batch", *dims))
     signature = Signature(
         inputs=(spec,),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 1)),
+        ),
     )
     graph = capture(network.eval(), signature).module(check_guards=False)
     rewrite(graph)
@@ -23,7 +25,10 @@ def placed(network: nn.Module, *dims: int) -> list[QuantizedNode | FloatNode]:
 
 def describe(network: nn.Module, *dims: int) -> list[tuple[str, str]]:
     return [
-        (item.node.name, item.kind if isinstance(item, QuantizedNode) else item.reason)
+        (
+            item.node.name,
+            item.kind if isinstance(item, QuantizedNode) else item.reason,
+        )
         for item in placed(network, *dims)
     ]
 
@@ -59,10 +64,15 @@ def test_residuals_are_int8_only_where_both_sides_are() -> None:
     )
 
 
-def test_transposed_convolutions_and_recurrent_layers_say_why_they_are_float() -> None:
+def test_transposed_convolutions_and_recurrent_layers_say_why_they_are_float() -> (
+    None
+):
     """The reasons are words for the report."""
     assert describe(nn.ConvTranspose2d(1, 2, 2), 1, 4, 4) == [
-        ("conv_transpose2d", "no converter produces an int8 transposed convolution")
+        (
+            "conv_transpose2d",
+            "no converter produces an int8 transposed convolution",
+        )
     ]
     assert (
         "lstm",
@@ -98,9 +108,10 @@ def test_computed_weights_stay_float() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return functional.linear(x, torch.softmax(self.weight, 0))
 
-    assert ("linear", "its weights are computed while the network runs") in describe(
-        Computed(), 4
-    )
+    assert (
+        "linear",
+        "its weights are computed while the network runs",
+    ) in describe(Computed(), 4)
 
 
 class Last(nn.Module):

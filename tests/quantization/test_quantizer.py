@@ -37,7 +37,8 @@ class Small(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2, 8, 3)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)) for _ in range(2)
+            nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+            for _ in range(2)
         )
         self.head = nn.Linear(8, 4)
 
@@ -58,7 +59,9 @@ class Detector(nn.Module):
             self.boxes.weight.mul_(400)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.boxes(x), torch.sigmoid(self.scores(x))], 1).flatten(2)
+        return torch.cat(
+            [self.boxes(x), torch.sigmoid(self.scores(x))], 1
+        ).flatten(2)
 
 
 class Mixed(nn.Module):
@@ -77,8 +80,12 @@ class Mixed(nn.Module):
 DATA = torch.rand(64, 2, 6, 6)
 
 
-def calibrated(network: nn.Module, settings: Settings, data: Tensor = DATA) -> Calibration:
-    return calibrate(network.eval(), [(data,)], signed(1, *data.shape[1:]), settings)
+def calibrated(
+    network: nn.Module, settings: Settings, data: Tensor = DATA
+) -> Calibration:
+    return calibrate(
+        network.eval(), [(data,)], signed(1, *data.shape[1:]), settings
+    )
 
 
 def results(
@@ -86,14 +93,20 @@ def results(
 ) -> tuple[Tensor, Tensor]:
     """Of the simulation, and of the network."""
     graph = simulate(
-        network, signed(1, *data.shape[1:]), calibrated(network, settings, data), fold=True
+        network,
+        signed(1, *data.shape[1:]),
+        calibrated(network, settings, data),
+        fold=True,
     )
     with torch.no_grad():
         return graph(data), network(data)
 
 
 def optimized(
-    network: nn.Module, settings: Settings, folder: pathlib.Path, data: Tensor = DATA
+    network: nn.Module,
+    settings: Settings,
+    folder: pathlib.Path,
+    data: Tensor = DATA,
 ) -> collections.Counter[str]:
     """The operators that ONNX Runtime runs; its results are the simulation's, within a
     hundredth of their range.
@@ -102,10 +115,15 @@ def optimized(
     with torch.no_grad():
         dims = ("batch", *network(data).shape[1:])
     signature = signature.model_copy(
-        update={"outputs": (signature.outputs[0].model_copy(update={"dims": dims}),)}
+        update={
+            "outputs": (signature.outputs[0].model_copy(update={"dims": dims}),)
+        }
     )
     graph = simulate(
-        network, signature, calibrate(network, [(data,)], signature, settings), fold=True
+        network,
+        signature,
+        calibrate(network, [(data,)], signature, settings),
+        fold=True,
     )
     model = export(graph, signature)
     lower(model)
@@ -135,7 +153,9 @@ def test_a_kept_module_stays_float_with_all_below_it() -> None:
         calibrated(network, Settings(keep=("blocks.1", "head"))),
     )
     kept_operators = {
-        (item.op, item.module) for item in kept.left_float if item.reason == "kept in float"
+        (item.op, item.module)
+        for item in kept.left_float
+        if item.reason == "kept in float"
     }
     assert kept_operators == {
         ("linear.default", "blocks.1.0"),
@@ -159,7 +179,9 @@ def test_a_module_that_was_folded_away_may_be_kept() -> None:
 )
 def test_an_unknown_module_gets_a_hint(settings: Settings) -> None:
     """A typo must not be ignored silently."""
-    with pytest.raises(StepError, match=r"Unknown module 'block\.1'.*blocks\.1"):
+    with pytest.raises(
+        StepError, match=r"Unknown module 'block\.1'.*blocks\.1"
+    ):
         calibrated(Small(), settings)
 
 
@@ -171,7 +193,9 @@ def test_an_unknown_module_gets_a_hint(settings: Settings) -> None:
         (("head", 0), "channel 0"),
     ],
 )
-def test_an_impossible_split_is_refused(split: tuple[str, int], message: str) -> None:
+def test_an_impossible_split_is_refused(
+    split: tuple[str, int], message: str
+) -> None:
     """Only a layer with weights can be split, and only between two of its channels."""
     with pytest.raises(StepError, match=message):
         calibrated(Small(), Settings(split=(split,)))
@@ -188,11 +212,14 @@ def test_outputs_that_mix_ranges_are_split() -> None:
         joined, expected = results(network, Settings())
         pieces, _ = results(network, settings)
         before, after = (
-            (result[:, 4:] - expected[:, 4:]).abs().max() for result in (joined, pieces)
+            (result[:, 4:] - expected[:, 4:]).abs().max()
+            for result in (joined, pieces)
         )
         assert after < 0.02 and before > 20 * after
         assert (pieces - expected).abs().max() < 0.02 * expected.abs().max()
-        reasons = {item.reason for item in calibrated(network, settings).left_float}
+        reasons = {
+            item.reason for item in calibrated(network, settings).left_float
+        }
         assert "its inputs have separate scales" in reasons
 
 
@@ -209,11 +236,15 @@ def test_a_split_layer_has_exactly_the_weights_of_the_layer() -> None:
         if "folded" in key and tensor.axis == 0
     ]
     assert sum(parts, ()) == next(
-        tensor.scale for key, tensor in unsplit.items() if key.endswith("out_weight")
+        tensor.scale
+        for key, tensor in unsplit.items()
+        if key.endswith("out_weight")
     )
 
 
-def test_linear_placement_gives_products_with_float_results(tmp_path: pathlib.Path) -> None:
+def test_linear_placement_gives_products_with_float_results(
+    tmp_path: pathlib.Path,
+) -> None:
     """On ONNX Runtime every linear layer, on rows or on sequences, is an integer product
     that returns floats; nothing else is int8.
     """
@@ -227,7 +258,9 @@ def test_linear_placement_gives_products_with_float_results(tmp_path: pathlib.Pa
     assert result["DequantizeLinear"] == 1, (
         "after the convolution, none after a linear layer"
     )
-    sequences = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 6)).eval()
+    sequences = nn.Sequential(
+        nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 6)
+    ).eval()
     assert optimized(sequences, settings, tmp_path)["MatMulIntegerToFloat"] == 2
 
 
@@ -236,7 +269,9 @@ def test_one_scale_for_all_weights() -> None:
     for per_channel, counts in ((False, {1}), (True, {8, 4})):
         tensors = calibrated(Small(), Settings(per_channel=per_channel)).tensors
         assert {
-            len(tensor.scale) for key, tensor in tensors.items() if key.endswith("weight")
+            len(tensor.scale)
+            for key, tensor in tensors.items()
+            if key.endswith("weight")
         } == counts
 
 
@@ -245,10 +280,13 @@ def test_sixteen_bits_are_nearly_float() -> None:
     network = Small()
     wide = calibrated(network, Settings(activation_bits=16))
     activations = [
-        tensor for key, tensor in wide.tensors.items() if not key.endswith("weight")
+        tensor
+        for key, tensor in wide.tensors.items()
+        if not key.endswith("weight")
     ]
     assert activations and all(
-        tensor.dtype == "int16" and tensor.zero_point == (0,) for tensor in activations
+        tensor.dtype == "int16" and tensor.zero_point == (0,)
+        for tensor in activations
     )
     narrow_error, wide_error = (
         (first - second).abs().max()
@@ -269,13 +307,22 @@ def test_observers_differ_where_there_are_outliers() -> None:
     batches = [(part,) for part in data]
     scale = {}
     for observer in ("min-max", "percentile", "moving-average", "histogram"):
-        result = calibrate(network, batches, signed(1, 100), Settings(observer=observer))
+        result = calibrate(
+            network, batches, signed(1, 100), Settings(observer=observer)
+        )
         scale[observer] = next(
             tensor.scale[0]
             for key, tensor in result.tensors.items()
             if key.startswith("inputs")
         )
-    assert scale["percentile"] < 0.05 < 0.3 < scale["moving-average"] < 1 < scale["min-max"]
+    assert (
+        scale["percentile"]
+        < 0.05
+        < 0.3
+        < scale["moving-average"]
+        < 1
+        < scale["min-max"]
+    )
     assert scale["histogram"] <= scale["min-max"]
 
 

@@ -13,7 +13,9 @@ from edgekit.quantization.rewrite import rewrite
 from edgekit.signature import Signature, TensorSpec
 
 
-def rewritten(network: nn.Module, *dims: int) -> tuple[torch.fx.GraphModule, Tensor]:
+def rewritten(
+    network: nn.Module, *dims: int
+) -> tuple[torch.fx.GraphModule, Tensor]:
     """The graph, and random inputs; the output's dims do not matter here."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
@@ -25,7 +27,9 @@ def rewritten(network: nn.Module, *dims: int) -> tuple[torch.fx.GraphModule, Ten
     spec = TensorSpec(name="input", dtype="float32", dims=("batch", *dims))
     signature = Signature(
         inputs=(spec,),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 1)),),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 1)),
+        ),
     )
     graph = capture(network.eval(), signature).module(check_guards=False)
     rewrite(graph)
@@ -42,7 +46,9 @@ def targets(graph: torch.fx.GraphModule) -> list[str]:
 
 CASES = {
     "after a convolution": (
-        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, groups=1), nn.BatchNorm2d(8)),
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1, groups=1), nn.BatchNorm2d(8)
+        ),
         (3, 6, 6),
         ["conv2d.default"],
     ),
@@ -52,7 +58,9 @@ CASES = {
         ["linear.default"],
     ),
     "before a grouped, unpadded convolution": (
-        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2)),
+        nn.Sequential(
+            nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2)
+        ),
         (4, 6, 6),
         ["relu.default", "conv2d.default"],
     ),
@@ -62,7 +70,9 @@ CASES = {
         ["relu.default", "linear.default"],
     ),
     "before a padded convolution": (
-        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)),
+        nn.Sequential(
+            nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)
+        ),
         (3, 6, 6),
         ["relu.default", "conv2d.default", "conv2d.default"],
     ),
@@ -96,8 +106,12 @@ def test_batch_normalization_is_folded_exactly(case: str) -> None:
     graph, data = rewritten(network, *dims)
     assert targets(graph) == expected
     with torch.no_grad():
-        torch.testing.assert_close(graph(data), network(data), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(graph(data[:1]), network(data[:1]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            graph(data), network(data), rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(
+            graph(data[:1]), network(data[:1]), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_convolution_that_is_read_twice_keeps_its_weights() -> None:
@@ -115,7 +129,9 @@ def test_a_convolution_that_is_read_twice_keeps_its_weights() -> None:
     network = Twice()
     graph, data = rewritten(network, 2, 4, 4)
     with torch.no_grad():
-        torch.testing.assert_close(graph(data), network(data), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            graph(data), network(data), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_spatial_means_become_pools_and_dropout_goes() -> None:
@@ -126,7 +142,10 @@ def test_spatial_means_become_pools_and_dropout_goes() -> None:
             return functional.dropout(x.mean((-1, 2)), training=self.training)
 
     graph, data = rewritten(Mean(), 3, 4, 5)
-    assert targets(graph) == ["adaptive_avg_pool2d.default", "flatten.using_ints"]
+    assert targets(graph) == [
+        "adaptive_avg_pool2d.default",
+        "flatten.using_ints",
+    ]
     torch.testing.assert_close(graph(data), data.mean((2, 3)))
 
 

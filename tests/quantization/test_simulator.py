@@ -18,13 +18,16 @@ def test_switches_on_is_the_quantized_network_and_off_the_float_one(
     the network.
     """
     network, test = outlier(), next(rows(1, 8, 8, seed=9)())[0]
-    calibration = calibrate(network, rows(1, 8, 8)(), IMAGE, Settings(symmetric=symmetric))
+    calibration = calibrate(
+        network, rows(1, 8, 8)(), IMAGE, Settings(symmetric=symmetric)
+    )
     simulated = build_simulator(network, IMAGE, calibration)
     with torch.no_grad():
         step = calibration.output_scales[0]
         assert step is not None
         difference = (
-            simulated.graph(test) - simulate(network, IMAGE, calibration, fold=True)(test)
+            simulated.graph(test)
+            - simulate(network, IMAGE, calibration, fold=True)(test)
         ).abs()
         assert float(difference.max()) <= 1.001 * step
         assert float((difference > step / 2).float().mean()) < 0.01
@@ -55,7 +58,11 @@ def test_another_networks_calibration_is_refused() -> None:
             normed(),
             IMAGE.model_copy(
                 update={
-                    "inputs": (IMAGE.inputs[0].model_copy(update={"dims": ("batch", 32)}),)
+                    "inputs": (
+                        IMAGE.inputs[0].model_copy(
+                            update={"dims": ("batch", 32)}
+                        ),
+                    )
                 }
             ),
             calibrate(outlier(), rows(1, 8, 8)(), IMAGE),

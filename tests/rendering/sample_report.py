@@ -4,7 +4,12 @@ and unmeasured rows. No framework is needed.
 
 from typing import Any
 
-from edgekit.measurement import Measurement, MeasurementName, Verdict, unmeasured
+from edgekit.measurement import (
+    Measurement,
+    MeasurementName,
+    Verdict,
+    unmeasured,
+)
 from edgekit.report import (
     ArtifactReport,
     CandidateReport,
@@ -20,17 +25,25 @@ ORT = "local: onnxruntime 1.31.1, 1 thread"
 LITERT = "local: ai-edge-litert 2.3.0, 1 thread"
 SIMULATED = "local: onnxruntime 1.31.1, optimizations off, on the Q/DQ graph"
 BUILD_LOG = "tensorrt_rtx 1.7.1, built for SM86, SM89, SM120, not run"
-PREDICTED = "predicted from the file's operators; edgetpu_compiler is not installed"
+PREDICTED = (
+    "predicted from the file's operators; edgetpu_compiler is not installed"
+)
 NO_GPU = "no NVIDIA GPU at this host"
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 Ends = tuple[float, float, float]
 
 
 def number(
-    name: MeasurementName, ends: Ends, unit: str, where: str, verdict: Verdict | None = None
+    name: MeasurementName,
+    ends: Ends,
+    unit: str,
+    where: str,
+    verdict: Verdict | None = None,
 ) -> Measurement:
     """A measurement with its interval."""
     how = {
@@ -52,7 +65,9 @@ def number(
     )
 
 
-def count(name: MeasurementName, value: float, unit: str, where: str) -> Measurement:
+def count(
+    name: MeasurementName, value: float, unit: str, where: str
+) -> Measurement:
     """A measurement without an interval."""
     return Measurement(
         name=name,
@@ -91,7 +106,9 @@ def timed(latency: Ends, speedup: Ends, where: str) -> list[Measurement]:
     ]
 
 
-def audited(share: float, floats: int, transposes: int, where: str) -> list[Measurement]:
+def audited(
+    share: float, floats: int, transposes: int, where: str
+) -> list[Measurement]:
     """What the runtime executes."""
     return [
         count("int8_mac_share", share, "share", where),
@@ -131,12 +148,22 @@ def sized(size: int, reference: int) -> list[Measurement]:
 
 
 def gate(
-    name: MeasurementName, limit: float, ends: Ends | None, unit: str, **more: Any
+    name: MeasurementName,
+    limit: float,
+    ends: Ends | None,
+    unit: str,
+    **more: Any,
 ) -> GateReport:
     """A gate's row."""
     value, low, high = ends or (None, None, None)
     return GateReport(
-        name=name, limit=limit, value=value, low=low, high=high, unit=unit, **more
+        name=name,
+        limit=limit,
+        value=value,
+        low=low,
+        high=high,
+        unit=unit,
+        **more,
     )
 
 
@@ -174,13 +201,18 @@ def cpu_onnx() -> TargetReport:
             scheme="float",
             status="raced",
             artifact=files("cpu-onnx", "reference", "onnx", 318_402),
-            measurements=(*before, *timed((0.0952, 0.0947, 0.0958), (1.0, 1.0, 1.0), ORT)),
+            measurements=(
+                *before,
+                *timed((0.0952, 0.0947, 0.0958), (1.0, 1.0, 1.0), ORT),
+            ),
         ),
         candidates=(
             CandidateReport(
                 scheme="w8a8-static",
                 status="raced",
-                artifact=files("cpu-onnx", "w8a8-static", "onnx", 31_244, shipped=True),
+                artifact=files(
+                    "cpu-onnx", "w8a8-static", "onnx", 31_244, shipped=True
+                ),
                 measurements=(
                     *won,
                     *timed((0.0412, 0.0409, 0.0416), (2.31, 2.27, 2.36), ORT),
@@ -215,7 +247,14 @@ def cpu_onnx() -> TargetReport:
                 where=ORT,
                 verdict="pass",
             ),
-            gate("speedup", 1.0, (2.31, 2.27, 2.36), "x", where=ORT, verdict="pass"),
+            gate(
+                "speedup",
+                1.0,
+                (2.31, 2.27, 2.36),
+                "x",
+                where=ORT,
+                verdict="pass",
+            ),
         ),
     )
 
@@ -226,12 +265,19 @@ def mobile_tflite() -> TargetReport:
     """
     won = [
         *audited(0.981, 1, 2, LITERT),
-        *tested((0.9711, 0.9514, 0.9830), (0.0156, 0.0032, 0.0287), LITERT, "inconclusive"),
+        *tested(
+            (0.9711, 0.9514, 0.9830),
+            (0.0156, 0.0032, 0.0287),
+            LITERT,
+            "inconclusive",
+        ),
         *sized(29_680, 312_900),
     ]
     lost = [
         *audited(0.981, 1, 2, LITERT),
-        *tested((0.9333, 0.9065, 0.9529), (0.0534, 0.0330, 0.0781), LITERT, "fail"),
+        *tested(
+            (0.9333, 0.9065, 0.9529), (0.0534, 0.0330, 0.0781), LITERT, "fail"
+        ),
         *sized(30_912, 312_900),
     ]
     before = [
@@ -261,11 +307,17 @@ def mobile_tflite() -> TargetReport:
                 scheme="w8a8-static",
                 status="raced",
                 artifact=files(
-                    "mobile-tflite", "w8a8-static", "tflite", 29_680, shipped=True
+                    "mobile-tflite",
+                    "w8a8-static",
+                    "tflite",
+                    29_680,
+                    shipped=True,
                 ),
                 measurements=(
                     *won,
-                    *timed((0.0388, 0.0384, 0.0393), (3.05, 2.99, 3.10), LITERT),
+                    *timed(
+                        (0.0388, 0.0384, 0.0393), (3.05, 2.99, 3.10), LITERT
+                    ),
                 ),
             ),
             CandidateReport(
@@ -291,7 +343,14 @@ def mobile_tflite() -> TargetReport:
                 where=LITERT,
                 verdict="inconclusive",
             ),
-            gate("speedup", 1.0, (3.05, 2.99, 3.10), "x", where=LITERT, verdict="pass"),
+            gate(
+                "speedup",
+                1.0,
+                (3.05, 2.99, 3.10),
+                "x",
+                where=LITERT,
+                verdict="pass",
+            ),
         ),
         notes=(
             "Accuracy: measured with LiteRT on this machine; "
@@ -308,7 +367,9 @@ def coral_edgetpu() -> TargetReport:
         *sized(312_900, 312_900),
     ]
     missing = (
-        unmeasured("latency_ms", "ms", "coral-edgetpu", "no Edge TPU at this host"),
+        unmeasured(
+            "latency_ms", "ms", "coral-edgetpu", "no Edge TPU at this host"
+        ),
         unmeasured("speedup", "x", "coral-edgetpu", "no Edge TPU at this host"),
     )
     return TargetReport(
@@ -389,10 +450,16 @@ def rtx_tensorrt() -> TargetReport:
                 scheme="w8a8-static",
                 status="raced",
                 artifact=files(
-                    "rtx-tensorrt", "w8a8-static", "engine", 148_212, shipped=True
+                    "rtx-tensorrt",
+                    "w8a8-static",
+                    "engine",
+                    148_212,
+                    shipped=True,
                 ),
                 measurements=(*won, *missing),
-                warnings=("main: head (gemm) runs in Float although the graph is int8",),
+                warnings=(
+                    "main: head (gemm) runs in Float although the graph is int8",
+                ),
             ),
             CandidateReport(
                 scheme="fp16",
@@ -469,7 +536,18 @@ def stages() -> tuple[StageReport, ...]:
             (0.9911, 0.9774, 0.9965),
             {
                 "samples": 1078,
-                "loss": [1.71, 0.62, 0.31, 0.19, 0.12, 0.09, 0.07, 0.05, 0.05, 0.04],
+                "loss": [
+                    1.71,
+                    0.62,
+                    0.31,
+                    0.19,
+                    0.12,
+                    0.09,
+                    0.07,
+                    0.05,
+                    0.05,
+                    0.04,
+                ],
             },
         ),
         (
@@ -489,14 +567,29 @@ def stages() -> tuple[StageReport, ...]:
             (0.9822, 0.9653, 0.9909),
             {
                 "samples": 1078,
-                "loss": [2.02, 1.08, 0.55, 0.33, 0.22, 0.17, 0.13, 0.11, 0.09, 0.08],
+                "loss": [
+                    2.02,
+                    1.08,
+                    0.55,
+                    0.33,
+                    0.22,
+                    0.17,
+                    0.13,
+                    0.11,
+                    0.09,
+                    0.08,
+                ],
             },
         ),
         (
             "distill",
             "distill",
             (0.9867, 0.9712, 0.9939),
-            {"samples": 1078, "loss": [0.82, 0.44, 0.31, 0.27, 0.22], "teacher": "9f31c7"},
+            {
+                "samples": 1078,
+                "loss": [0.82, 0.44, 0.31, 0.27, 0.22],
+                "teacher": "9f31c7",
+            },
         ),
         ("prune", "prune", (0.4133, 0.3688, 0.4594), pruned),
         (
@@ -530,7 +623,12 @@ def sample(**changes: Any) -> Report:
         "title": "Handwritten digits: teacher, distillation, pruning, int8, four targets",
         "model": "zoo:resnet8",
         "task": "digits",
-        "targets": ["cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt"],
+        "targets": [
+            "cpu-onnx",
+            "mobile-tflite",
+            "coral-edgetpu",
+            "rtx-tensorrt",
+        ],
         "gates": {"accuracy_drop": 0.02, "speedup": 1.0},
     }
     task = {

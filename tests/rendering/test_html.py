@@ -26,12 +26,16 @@ class Page(html.parser.HTMLParser):
         self.close()
         assert self.open == []
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(
+        self, tag: str, attrs: list[tuple[str, str | None]]
+    ) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_startendtag(
+        self, tag: str, attrs: list[tuple[str, str | None]]
+    ) -> None:
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
@@ -55,7 +59,11 @@ def test_the_page_is_valid_and_complete(sample: Callable[..., Report]) -> None:
         assert target.title in page
         assert all(note in page for note in target.notes)
         assert all(row.scheme in page for row in target.candidates)
-        assert all(warning in page for row in target.candidates for warning in row.warnings)
+        assert all(
+            warning in page
+            for row in target.candidates
+            for warning in row.warnings
+        )
     assert all(stage.name in page for stage in report.stages)
     for word in (
         "Fails: coral-edgetpu",
@@ -79,20 +87,34 @@ def test_nothing_comes_from_elsewhere(sample: Callable[..., Report]) -> None:
         r"https?:|//[a-z]|url\(|@import|<script|<link|<img|<iframe| src=", text
     )
     page = Page(text)
-    anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    anchors = {
+        attributes["id"] for _, attributes in page.tags if "id" in attributes
+    }
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert len(links) == 4
-    assert all(link is not None and link.removeprefix("#") in anchors for link in links)
+    assert all(
+        link is not None and link.removeprefix("#") in anchors for link in links
+    )
     assert "default-src 'none'" in text
 
 
-def test_text_from_outside_is_escaped_everywhere(sample: Callable[..., Report]) -> None:
+def test_text_from_outside_is_escaped_everywhere(
+    sample: Callable[..., Report],
+) -> None:
     """A hostile title, name, place, reason, note or version is shown as text."""
     target = sample().targets[0]
     bad = Measurement(
-        name="accuracy", value=0.9, low=0.8, high=0.95, unit=EVIL, where=EVIL, how=EVIL
+        name="accuracy",
+        value=0.9,
+        low=0.8,
+        high=0.95,
+        unit=EVIL,
+        where=EVIL,
+        how=EVIL,
     )
-    timed = Measurement(name="speedup", value=2, unit=EVIL, where=EVIL, how=EVIL)
+    timed = Measurement(
+        name="speedup", value=2, unit=EVIL, where=EVIL, how=EVIL
+    )
     row = CandidateReport(
         scheme=EVIL,
         status="raced",
@@ -124,7 +146,9 @@ def test_text_from_outside_is_escaped_everywhere(sample: Callable[..., Report]) 
                 "name": EVIL,
                 "notes": {
                     EVIL: EVIL,
-                    "parts": {EVIL: {"parameters": [2, 1], "channels": {EVIL: [2, 1]}}},
+                    "parts": {
+                        EVIL: {"parameters": [2, 1], "channels": {EVIL: [2, 1]}}
+                    },
                 },
             }
         )
@@ -135,7 +159,10 @@ def test_text_from_outside_is_escaped_everywhere(sample: Callable[..., Report]) 
         stages=(stage,),
         edgekit=EVIL,
         started=EVIL,
-        task={"name": EVIL, "splits": {EVIL: {"samples": EVIL, "sha256": EVIL}}},
+        task={
+            "name": EVIL,
+            "splits": {EVIL: {"samples": EVIL, "sha256": EVIL}},
+        },
         environment={EVIL: EVIL},
     )
     text = draw(report)
@@ -145,7 +172,9 @@ def test_text_from_outside_is_escaped_everywhere(sample: Callable[..., Report]) 
     assert not any("onerror" in attributes for _, attributes in Page(text).tags)
 
 
-def test_nothing_unmeasured_looks_like_a_pass(sample: Callable[..., Report]) -> None:
+def test_nothing_unmeasured_looks_like_a_pass(
+    sample: Callable[..., Report],
+) -> None:
     """The word unmeasured never has the colour of a pass, in figures, gates, tables or the
     banner.
     """
@@ -159,7 +188,9 @@ def test_nothing_unmeasured_looks_like_a_pass(sample: Callable[..., Report]) -> 
     assert "speedup unmeasured" in Page(text).words()
 
 
-def test_a_number_measured_elsewhere_is_labelled(sample: Callable[..., Report]) -> None:
+def test_a_number_measured_elsewhere_is_labelled(
+    sample: Callable[..., Report],
+) -> None:
     """The places are shown under the figures, in the gates and by letter in the table."""
     text = Page(draw(sample(targets=(sample().targets[3],)))).words()
     assert (
@@ -172,12 +203,16 @@ def test_a_number_measured_elsewhere_is_labelled(sample: Callable[..., Report]) 
     assert "All measured at local: onnxruntime 1.31.1, 1 thread" in one
 
 
-def test_plots_are_drawn_of_measured_numbers(sample: Callable[..., Report]) -> None:
+def test_plots_are_drawn_of_measured_numbers(
+    sample: Callable[..., Report],
+) -> None:
     """Three plots if files were timed, one and a reason if not, none if no file was built."""
     report = sample()
 
     def pictures(index: int) -> int:
-        return draw(sample(targets=(report.targets[index],), stages=())).count("<svg")
+        return draw(sample(targets=(report.targets[index],), stages=())).count(
+            "<svg"
+        )
 
     assert [pictures(index) for index in range(4)] == [3, 3, 0, 1]
     assert (
@@ -187,9 +222,13 @@ def test_plots_are_drawn_of_measured_numbers(sample: Callable[..., Report]) -> N
 
 
 @pytest.mark.parametrize("metric", ["top1", "negative_mse"])
-def test_scores_keep_their_scale(sample: Callable[..., Report], metric: str) -> None:
+def test_scores_keep_their_scale(
+    sample: Callable[..., Report], metric: str
+) -> None:
     """Percent for shares only."""
-    assert ("98.4 %" in draw(sample(task={"metric": metric}))) == (metric == "top1")
+    assert ("98.4 %" in draw(sample(task={"metric": metric}))) == (
+        metric == "top1"
+    )
 
 
 def test_an_empty_report_is_drawn(sample: Callable[..., Report]) -> None:
@@ -199,7 +238,12 @@ def test_an_empty_report_is_drawn(sample: Callable[..., Report]) -> None:
         in Page(
             draw(
                 sample(
-                    targets=(), stages=(), task={}, environment={}, recipe={}, started=""
+                    targets=(),
+                    stages=(),
+                    task={},
+                    environment={},
+                    recipe={},
+                    started="",
                 )
             )
         ).words()
@@ -208,4 +252,7 @@ def test_an_empty_report_is_drawn(sample: Callable[..., Report]) -> None:
 
 def test_a_missing_split_is_shown(sample: Callable[..., Report]) -> None:
     """Training data that a task does not have are shown as none."""
-    assert "train none" in Page(draw(sample(task={"splits": {"train": None}}))).words()
+    assert (
+        "train none"
+        in Page(draw(sample(task={"splits": {"train": None}}))).words()
+    )

@@ -9,7 +9,11 @@ from edgekit.report import Report
 
 def tables(text: str) -> list[list[str]]:
     """The rows of each table."""
-    return [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    return [
+        block.splitlines()
+        for block in text.split("\n\n")
+        if block.startswith("|")
+    ]
 
 
 def cells(row: str) -> int:
@@ -43,9 +47,15 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(
 ) -> None:
     """Also where the text holds bars and line breaks."""
     target = sample().targets[1]
-    nasty = target.candidates[2].model_copy(update={"status": "failed: a | b\nc || d"})
+    nasty = target.candidates[2].model_copy(
+        update={"status": "failed: a | b\nc || d"}
+    )
     report = sample(
-        targets=(target.model_copy(update={"candidates": (*target.candidates[:2], nasty)}),)
+        targets=(
+            target.model_copy(
+                update={"candidates": (*target.candidates[:2], nasty)}
+            ),
+        )
     )
     drawn = tables(markdown(report))
     assert len(drawn) >= 4
@@ -57,7 +67,10 @@ def test_text_from_outside_is_escaped(sample: Callable[..., Report]) -> None:
     """A title cannot bring HTML, links, pictures or emphasis."""
     text = markdown(
         sample(
-            recipe={"name": "x", "title": "<script>a</script> ![p](http://e.vil) **b** `c`"}
+            recipe={
+                "name": "x",
+                "title": "<script>a</script> ![p](http://e.vil) **b** `c`",
+            }
         )
     )
     head = text.splitlines()[0]
@@ -66,7 +79,9 @@ def test_text_from_outside_is_escaped(sample: Callable[..., Report]) -> None:
     assert "\\*\\*b\\*\\*" in head
 
 
-def test_numbers_measured_elsewhere_are_labelled(sample: Callable[..., Report]) -> None:
+def test_numbers_measured_elsewhere_are_labelled(
+    sample: Callable[..., Report],
+) -> None:
     """Each target lists where its numbers were measured."""
     text = markdown(sample())
     assert (
@@ -79,5 +94,12 @@ def test_numbers_measured_elsewhere_are_labelled(sample: Callable[..., Report]) 
 def test_an_empty_report_is_drawn(sample: Callable[..., Report]) -> None:
     """No target, no stage, no task, no environment."""
     assert "No target was run." in markdown(
-        sample(targets=(), stages=(), task={}, environment={}, recipe={}, started="")
+        sample(
+            targets=(),
+            stages=(),
+            task={},
+            environment={},
+            recipe={},
+            started="",
+        )
     )

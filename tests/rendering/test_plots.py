@@ -18,7 +18,11 @@ def point(name: str, x: float, y: float) -> Point:
 def test_a_scatter_shows_every_point_with_its_name() -> None:
     """One circle and two error bars for each point; the plot is valid XML."""
     drawn = ET.fromstring(
-        scatter([point("a", 1, 98), point("b", 2, 99)], ("speed", "accuracy"), "two files")
+        scatter(
+            [point("a", 1, 98), point("b", 2, 99)],
+            ("speed", "accuracy"),
+            "two files",
+        )
     )
     assert len(drawn.findall("circle")) == 2
     assert (
@@ -31,7 +35,9 @@ def test_a_scatter_shows_every_point_with_its_name() -> None:
         )
         == 4
     )
-    assert {"a", "b", "speed", "accuracy"} <= {text.text for text in drawn.findall("text")}
+    assert {"a", "b", "speed", "accuracy"} <= {
+        text.text for text in drawn.findall("text")
+    }
     assert drawn.get("aria-label") == "two files"
 
 
@@ -67,9 +73,13 @@ def test_names_do_not_cover_each_other() -> None:
 def test_bars_are_as_long_as_their_numbers() -> None:
     """Lengths are in proportion, from zero."""
     drawn = ET.fromstring(
-        bars([Bar("a", "winner", 1, "1"), Bar("b", "raced", 4, "4", (3, 4))], "")
+        bars(
+            [Bar("a", "winner", 1, "1"), Bar("b", "raced", 4, "4", (3, 4))], ""
+        )
     )
-    short, long = (float(rect.get("width", 0)) for rect in drawn.findall("rect"))
+    short, long = (
+        float(rect.get("width", 0)) for rect in drawn.findall("rect")
+    )
     assert abs(long / short - 4) < 0.1
 
 
@@ -93,9 +103,12 @@ def test_any_numbers_can_be_drawn(values: list[tuple[float, float]]) -> None:
     ):
         ET.fromstring(text)
         assert not re.search(r"nan|inf", text)
-    drawn = ET.fromstring(scatter([point("n", x, y) for x, y in values], ("x", "y"), ""))
+    drawn = ET.fromstring(
+        scatter([point("n", x, y) for x, y in values], ("x", "y"), "")
+    )
     assert all(
-        0 <= float(circle.get("cx", -1)) <= 500 and 0 <= float(circle.get("cy", -1)) <= 300
+        0 <= float(circle.get("cx", -1)) <= 500
+        and 0 <= float(circle.get("cy", -1)) <= 300
         for circle in drawn.findall("circle")
     )
 

@@ -68,7 +68,9 @@ def test_a_terminal_gets_bars_that_become_lines() -> None:
         TextColumn("{task.description}", markup=False),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Live(*columns, console=console, transient=True, auto_refresh=False) as live:
+    with Live(
+        *columns, console=console, transient=True, auto_refresh=False
+    ) as live:
         shown = Bars(live)
         shown.start("train [b]")
         shown.expect(2)
@@ -95,7 +97,9 @@ def test_a_notebook_gets_bars_if_it_can_draw_them(
     """rich redraws in Jupyter through ipywidgets; without it there are plain lines."""
     spec = importlib.util.spec_from_loader("ipywidgets", loader=None)
     monkeypatch.setattr(
-        progress.importlib.util, "find_spec", lambda name: spec if has_widgets else None
+        progress.importlib.util,
+        "find_spec",
+        lambda name: spec if has_widgets else None,
     )
     notebook = Console(stderr=True, force_jupyter=True)
     assert progress._can_draw(notebook) is has_widgets

@@ -34,7 +34,11 @@ def test_pruning_is_shown_before_and_after() -> None:
 
 def test_parts_are_distinguished() -> None:
     """The part's name precedes the number."""
-    two = {"parts": {name: {"parameters": [10, 5]} for name in ("encoder", "decoder")}}
+    two = {
+        "parts": {
+            name: {"parameters": [10, 5]} for name in ("encoder", "decoder")
+        }
+    }
     assert [row.name for row in changes(two, FORMAT)] == [
         "encoder: parameters",
         "decoder: parameters",

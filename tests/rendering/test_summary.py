@@ -10,7 +10,10 @@ from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.rendering import formatting, summary
 from edgekit.report import CandidateReport, GateReport, Report
 
-SHARE, SCORE = formatting.NumberFormat(share=True), formatting.NumberFormat(share=False)
+SHARE, SCORE = (
+    formatting.NumberFormat(share=True),
+    formatting.NumberFormat(share=False),
+)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,9 @@ SHARE, SCORE = formatting.NumberFormat(share=True), formatting.NumberFormat(shar
         ("cpu_ops", 4, "4"),
     ],
 )
-def test_a_number_has_its_unit(name: MeasurementName, value: float, text: str) -> None:
+def test_a_number_has_its_unit(
+    name: MeasurementName, value: float, text: str
+) -> None:
     """Each kind has its unit and its digits; a share below 1 is never shown as 100 %."""
     assert SHARE.number(name, value) == text
 
@@ -58,7 +63,9 @@ def test_the_metric_decides_whether_accuracy_is_a_share(
     """top1 is a share, an error is not; a user's metric is one if its scores are 0 or 1."""
     assert summary.number_format(sample()).share
     assert summary.number_format(sample(task={"metric": "my_metric"})).share
-    assert not summary.number_format(sample(task={"metric": "negative_mse"})).share
+    assert not summary.number_format(
+        sample(task={"metric": "negative_mse"})
+    ).share
     assert not summary.number_format(
         sample(task={"metric": "my_metric"}).model_copy(update={"targets": ()})
     ).share
@@ -75,7 +82,13 @@ def test_an_unmeasured_value_is_never_a_number() -> None:
 def test_an_interval_has_no_units() -> None:
     """The ends follow the value in brackets."""
     speedup = Measurement(
-        name="speedup", value=2.31, low=2.27, high=2.36, unit="x", where="here", how="so"
+        name="speedup",
+        value=2.31,
+        low=2.27,
+        high=2.36,
+        unit="x",
+        where="here",
+        how="so",
     )
     assert SHARE.bracketed(speedup) == "2.31x [2.27, 2.36]"
     latency = Measurement(
@@ -102,19 +115,28 @@ def test_an_interval_has_no_units() -> None:
         ("sram_bytes", 65536, "at most 65.5 kB"),
     ],
 )
-def test_a_gate_has_a_direction(name: MeasurementName, limit: float, text: str) -> None:
+def test_a_gate_has_a_direction(
+    name: MeasurementName, limit: float, text: str
+) -> None:
     """Upper and lower limits are distinguished."""
     assert (
         SHARE.limit(
             GateReport(
-                name=name, limit=limit, value=None, unit="", where="", verdict="unmeasured"
+                name=name,
+                limit=limit,
+                value=None,
+                unit="",
+                where="",
+                verdict="unmeasured",
             )
         )
         == text
     )
 
 
-def test_the_summary_names_every_target_once(sample: Callable[..., Report]) -> None:
+def test_the_summary_names_every_target_once(
+    sample: Callable[..., Report],
+) -> None:
     """Failing, inconclusive, passing and incompletely passing targets are distinguished."""
     assert summary.summarize(sample()) == (
         "Fails: coral-edgetpu. Inconclusive: mobile-tflite. "
@@ -125,7 +147,12 @@ def test_the_summary_names_every_target_once(sample: Callable[..., Report]) -> N
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.42, "0.4 s"), (12, "12 s"), (187.4, "3 min 07 s"), (7800, "2 h 10 min")],
+    [
+        (0.42, "0.4 s"),
+        (12, "12 s"),
+        (187.4, "3 min 07 s"),
+        (7800, "2 h 10 min"),
+    ],
 )
 def test_a_duration_is_short(seconds: float, text: str) -> None:
     """Seconds, minutes, hours."""
@@ -134,14 +161,20 @@ def test_a_duration_is_short(seconds: float, text: str) -> None:
 
 def test_a_moment_is_formatted_or_unchanged() -> None:
     """ISO 8601 times lose their T; other text is unchanged."""
-    assert formatting.moment("2026-11-20T16:40:12+00:00") == "2026-11-20 16:40 UTC"
+    assert (
+        formatting.moment("2026-11-20T16:40:12+00:00") == "2026-11-20 16:40 UTC"
+    )
     assert formatting.moment("yesterday") == "yesterday"
     assert formatting.moment("") == ""
 
 
-def test_the_winner_comes_first_and_the_failed_last(sample: Callable[..., Report]) -> None:
+def test_the_winner_comes_first_and_the_failed_last(
+    sample: Callable[..., Report],
+) -> None:
     """The order is winner, raced, dropped, failed."""
-    assert [row.scheme for row in summary.sort_candidates(sample().targets[1])] == [
+    assert [
+        row.scheme for row in summary.sort_candidates(sample().targets[1])
+    ] == [
         "w8a8-static",
         "w8-dynamic",
         "fp16",
@@ -183,7 +216,9 @@ def test_a_labelled_estimate_replaces_an_unmeasured_latency() -> None:
     cells = {
         name: fmt.bracketed(
             summary.shown(
-                CandidateReport(scheme="float", status="raced", measurements=rows),
+                CandidateReport(
+                    scheme="float", status="raced", measurements=rows
+                ),
                 "latency_ms",
             )
         )
@@ -205,25 +240,42 @@ def test_predictions_are_labelled_and_only_of_the_winner(
 ) -> None:
     """One line per source; values that it could not predict are left out."""
     estimate = Measurement(
-        name="npu_time_ms", value=0.6, unit="ms", where="Vela's estimate", how=""
+        name="npu_time_ms",
+        value=0.6,
+        unit="ms",
+        where="Vela's estimate",
+        how="",
     )
     rows = (
         estimate,
         Measurement(
-            name="cpu_ops", value=0, unit="operators", where="Vela's estimate", how=""
+            name="cpu_ops",
+            value=0,
+            unit="operators",
+            where="Vela's estimate",
+            how="",
         ),
         unmeasured("sram_bytes", "bytes", "x", ""),
     )
     target = sample().targets[0]
     candidates = tuple(
         row.model_copy(
-            update={"measurements": rows if row.scheme == target.winner else (estimate,)}
+            update={
+                "measurements": rows
+                if row.scheme == target.winner
+                else (estimate,)
+            }
         )
         for row in target.candidates
     )
-    lines = summary.predictions(target.model_copy(update={"candidates": candidates}), SHARE)
+    lines = summary.predictions(
+        target.model_copy(update={"candidates": candidates}), SHARE
+    )
     assert lines == [
         "Predicted, not measured (Vela's estimate): "
         "NPU time (estimate) 0.600 ms, Ops on the CPU 0."
     ]
-    assert summary.predictions(target.model_copy(update={"winner": None}), SHARE) == []
+    assert (
+        summary.predictions(target.model_copy(update={"winner": None}), SHARE)
+        == []
+    )

@@ -22,7 +22,9 @@ def drawn(report: Report, *, terminal: bool = False, width: int = 100) -> str:
     return page.getvalue()
 
 
-def test_it_fits_100_columns_with_nothing_cut_off(sample: Callable[..., Report]) -> None:
+def test_it_fits_100_columns_with_nothing_cut_off(
+    sample: Callable[..., Report],
+) -> None:
     """Every scheme, interval and reason is complete."""
     text = drawn(sample())
     assert max(map(len, text.splitlines())) <= 100
@@ -53,10 +55,14 @@ def test_every_candidate_every_gate_and_every_note_is_there(
     assert "measured at local: onnxruntime 1.31.1, optimizations off" in text
 
 
-def test_unmeasured_is_shown_and_never_green(sample: Callable[..., Report]) -> None:
+def test_unmeasured_is_shown_and_never_green(
+    sample: Callable[..., Report],
+) -> None:
     """Green is for a passed verdict only."""
     report = sample(
-        targets=(sample().targets[3].model_copy(update={"verdict": "unmeasured"}),),
+        targets=(
+            sample().targets[3].model_copy(update={"verdict": "unmeasured"}),
+        ),
         verdict="unmeasured",
     )
     text = drawn(report, terminal=True)
@@ -70,7 +76,9 @@ def test_a_narrow_window_loses_no_target(sample: Callable[..., Report]) -> None:
     assert "cpu-onnx" in drawn(sample(), width=60)
 
 
-def test_a_target_without_anything_is_drawn(sample: Callable[..., Report]) -> None:
+def test_a_target_without_anything_is_drawn(
+    sample: Callable[..., Report],
+) -> None:
     """No reference, no candidate, no gate."""
     bare = (
         sample()

@@ -68,7 +68,11 @@ def test_a_users_network_is_called_main(tmp_path: pathlib.Path) -> None:
 def test_parts_keep_their_order(tmp_path: pathlib.Path) -> None:
     """A dict keeps the parts in execution order, whatever their names."""
     parts = loader.network_factory(
-        spec_of(tmp_path, "return {'z': nn.Linear(2, 3), 'a': nn.Linear(3, 4)}"), None, None
+        spec_of(
+            tmp_path, "return {'z': nn.Linear(2, 3), 'a': nn.Linear(3, 4)}"
+        ),
+        None,
+        None,
     )()
     assert list(parts) == ["z", "a"]
 
@@ -95,13 +99,17 @@ def test_a_shared_network_is_refused(tmp_path: pathlib.Path) -> None:
     """A function that returns the same object twice would let one step change another's
     network.
     """
-    make = loader.network_factory(spec_of(tmp_path, "return shared"), None, None)
+    make = loader.network_factory(
+        spec_of(tmp_path, "return shared"), None, None
+    )
     make()
     with pytest.raises(ModelError, match="the same network"):
         make()
 
 
-def test_the_fingerprint_sees_the_file_and_its_neighbours(tmp_path: pathlib.Path) -> None:
+def test_the_fingerprint_sees_the_file_and_its_neighbours(
+    tmp_path: pathlib.Path,
+) -> None:
     """An edit of the file, or of a module that it imports, changes the hash; another folder
     does not.
     """
@@ -123,9 +131,9 @@ def test_the_zoos_fingerprint_is_that_of_its_file() -> None:
         == loader.fingerprint("zoo:resnet20")
         != loader.fingerprint("zoo:cnn")
     )
-    assert loader.fingerprint("edgekit.sources.cnn:plain_cnn") == loader.fingerprint(
-        "zoo:cnn"
-    )
+    assert loader.fingerprint(
+        "edgekit.sources.cnn:plain_cnn"
+    ) == loader.fingerprint("zoo:cnn")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +165,8 @@ def test_a_network_that_cannot_be_rebuilt_is_refused(
 
 def test_labels_that_ask_for_an_endless_layer_are_refused() -> None:
     """Class numbers such as 10**13 make a layer that no memory holds."""
-    with pytest.raises(ModelError, match="10000000000000 classes: out of memory") as caught:
+    with pytest.raises(
+        ModelError, match="10000000000000 classes: out of memory"
+    ) as caught:
         loader.network_factory("zoo:cnn", 1, 10**13)()
     assert "number the classes from 0" in (caught.value.fix or "")

@@ -56,7 +56,10 @@ class Joined(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.left, self.right = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(3, 16, 1)
-        self.grouped, self.norm = nn.Conv2d(32, 32, 3, 1, 1, groups=4), nn.GroupNorm(4, 32)
+        self.grouped, self.norm = (
+            nn.Conv2d(32, 32, 3, 1, 1, groups=4),
+            nn.GroupNorm(4, 32),
+        )
         self.depthwise, self.point, self.head = (
             nn.Conv2d(32, 32, 3, groups=32),
             nn.Conv2d(32, 16, 1),
@@ -65,7 +68,9 @@ class Joined(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.grouped(torch.cat([self.left(x), self.right(x)], 1)))
-        return self.head(functional.relu(self.point(self.depthwise(x))).mean((2, 3)))
+        return self.head(
+            functional.relu(self.point(self.depthwise(x))).mean((2, 3))
+        )
 
 
 class Attention(nn.Module):
@@ -73,7 +78,10 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.place = nn.Linear(6, 32), nn.Parameter(torch.rand(1, 5, 32))
+        self.embed, self.place = (
+            nn.Linear(6, 32),
+            nn.Parameter(torch.rand(1, 5, 32)),
+        )
         self.attention, self.norm = (
             nn.MultiheadAttention(32, 4, batch_first=True),
             nn.LayerNorm(32),
@@ -87,7 +95,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x) + self.place
         x = self.norm(x + self.attention(x, x, x, need_weights=False)[0])
-        return self.head((x + self.narrow(functional.gelu(self.wide(x)))).mean(1))
+        return self.head(
+            (x + self.narrow(functional.gelu(self.wide(x)))).mean(1)
+        )
 
 
 def test_a_residual_network_is_halved_everywhere_but_at_its_ends() -> None:
@@ -111,7 +121,10 @@ def test_groups_that_reach_an_input_or_an_output_stay() -> None:
     network = InputSum().eval()
     channels.remove_channels(network, [IMAGE], 0.5, 1, ())
     assert channels.output_widths(network) == {"same": 3, "inner": 8, "head": 5}
-    assert [tuple(tensor.shape) for tensor in network(IMAGE)] == [(2, 5), (2, 3, 8, 8)]
+    assert [tuple(tensor.shape) for tensor in network(IMAGE)] == [
+        (2, 5),
+        (2, 3, 8, 8),
+    ]
 
 
 def test_the_smallest_channels_go() -> None:
@@ -171,7 +184,11 @@ def test_skipped_modules_keep_their_outputs() -> None:
     network = resnet8(3, 5, width=32).eval()
     channels.remove_channels(network, [IMAGE], 0.5, 8, {network.stem})  # type: ignore[arg-type]
     after = channels.output_widths(network)
-    assert (after["stem"], after["stages.0.0.conv2"], after["stages.0.0.conv1"]) == (
+    assert (
+        after["stem"],
+        after["stages.0.0.conv2"],
+        after["stages.0.0.conv1"],
+    ) == (
         32,
         32,
         16,
@@ -216,7 +233,10 @@ def test_a_concatenation_keeps_its_order() -> None:
 
     network = Two().eval()
     with torch.no_grad():
-        for layer, small in ((network.left, slice(0, 4)), (network.right, slice(4, 8))):
+        for layer, small in (
+            (network.left, slice(0, 4)),
+            (network.right, slice(4, 8)),
+        ):
             layer.weight[small] = layer.bias[small] = 0
         network.head.weight[:, [0, 1, 2, 3, 12, 13, 14, 15]] *= 1e-3
     x = torch.rand(3, 4)

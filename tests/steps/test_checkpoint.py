@@ -41,7 +41,10 @@ def test_every_usual_kind_is_read(tmp_path: pathlib.Path) -> None:
     torch.save(state, tmp_path / "b.pt")
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "c.pth")
     torch.save({"model": state}, tmp_path / "d.bin")
-    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "e.pt")
+    torch.save(
+        {f"module.{key}": value for key, value in state.items()},
+        tmp_path / "e.pt",
+    )
     for path in sorted(tmp_path.iterdir()):
         assert same(network, path), path
 
@@ -49,15 +52,22 @@ def test_every_usual_kind_is_read(tmp_path: pathlib.Path) -> None:
 def test_half_precision_is_widened(tmp_path: pathlib.Path) -> None:
     """A float16 checkpoint fits a float32 network."""
     torch.save(
-        {key: value.half() for key, value in nn.Linear(3, 2).state_dict().items()},
+        {
+            key: value.half()
+            for key, value in nn.Linear(3, 2).state_dict().items()
+        },
         tmp_path / "a.pt",
     )
     fresh = nn.Linear(3, 2)
-    checkpoint.fit({"main": fresh}, checkpoint.read(tmp_path / "a.pt"), tmp_path / "a.pt")
+    checkpoint.fit(
+        {"main": fresh}, checkpoint.read(tmp_path / "a.pt"), tmp_path / "a.pt"
+    )
     assert fresh.weight.dtype == torch.float32
 
 
-def test_parts_are_distinguished_by_their_prefix(tmp_path: pathlib.Path) -> None:
+def test_parts_are_distinguished_by_their_prefix(
+    tmp_path: pathlib.Path,
+) -> None:
     """With several parts, names begin with the part's."""
     parts = {"first": nn.Linear(3, 2), "second": nn.Linear(2, 3)}
     tensors = {
@@ -69,7 +79,9 @@ def test_parts_are_distinguished_by_their_prefix(tmp_path: pathlib.Path) -> None
     assert torch.equal(parts["second"].weight, tensors["second.weight"])
 
 
-def test_everything_that_does_not_fit_is_listed_at_once(tmp_path: pathlib.Path) -> None:
+def test_everything_that_does_not_fit_is_listed_at_once(
+    tmp_path: pathlib.Path,
+) -> None:
     """Other shapes (both are reported), missing and unknown tensors."""
     tensors = {"weight": torch.zeros(2, 4), "scale": torch.zeros(1)}
     with pytest.raises(ModelError) as caught:
@@ -112,7 +124,8 @@ def test_a_pickled_network_is_refused(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04 half", b"\xff" * 100, b"hello world, no weights here"]
+    "content",
+    [b"", b"PK\x03\x04 half", b"\xff" * 100, b"hello world, no weights here"],
 )
 def test_a_broken_file_is_refused(
     tmp_path: pathlib.Path, name: str, content: bytes
@@ -124,7 +137,9 @@ def test_a_broken_file_is_refused(
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}, torch.zeros(2)])
-def test_what_is_no_state_dict_is_refused(tmp_path: pathlib.Path, content: object) -> None:
+def test_what_is_no_state_dict_is_refused(
+    tmp_path: pathlib.Path, content: object
+) -> None:
     """Harmless content of another kind is described."""
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ModelError, match="not a state_dict"):
@@ -137,7 +152,9 @@ def test_a_missing_file_is_reported(tmp_path: pathlib.Path) -> None:
         checkpoint.read(tmp_path / "none.pt")
 
 
-def test_tensors_that_cannot_be_loaded_are_listed(tmp_path: pathlib.Path) -> None:
+def test_tensors_that_cannot_be_loaded_are_listed(
+    tmp_path: pathlib.Path,
+) -> None:
     """Integers for real weights, tensors without values and sparse ones are refused by
     name; another precision is taken.
     """
@@ -148,12 +165,20 @@ def test_tensors_that_cannot_be_loaded_are_listed(tmp_path: pathlib.Path) -> Non
             state["weight"].to(torch.int32),
             "weight: the network has float32, the checkpoint int32",
         ),
-        (state["weight"].to("meta"), "weight: the checkpoint's tensor has no values"),
-        (state["weight"].to_sparse(), "weight: the checkpoint's tensor is sparse"),
+        (
+            state["weight"].to("meta"),
+            "weight: the checkpoint's tensor has no values",
+        ),
+        (
+            state["weight"].to_sparse(),
+            "weight: the checkpoint's tensor is sparse",
+        ),
     ):
         torch.save({**state, "weight": wrong}, path)
         with pytest.raises(ModelError, match=message):
-            checkpoint.fit({"main": nn.Linear(3, 2)}, checkpoint.read(path), path)
+            checkpoint.fit(
+                {"main": nn.Linear(3, 2)}, checkpoint.read(path), path
+            )
     checkpoint.fit(
         {"main": nn.Linear(3, 2)},
         {name: tensor.double() for name, tensor in state.items()},
@@ -162,7 +187,9 @@ def test_tensors_that_cannot_be_loaded_are_listed(tmp_path: pathlib.Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_torchs_advice_to_load_code_is_not_passed_on(tmp_path: pathlib.Path) -> None:
+def test_torchs_advice_to_load_code_is_not_passed_on(
+    tmp_path: pathlib.Path,
+) -> None:
     """A TorchScript archive is recognized, and nobody is advised to load it with
     weights_only=False.
     """

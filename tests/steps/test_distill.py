@@ -39,7 +39,9 @@ Make = Callable[[], dict[str, nn.Module]]
 def network(width: int, outputs: int) -> Make:
     """A way to make fresh networks."""
     return lambda: {
-        "main": nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, outputs))
+        "main": nn.Sequential(
+            nn.Linear(4, width), nn.ReLU(), nn.Linear(width, outputs)
+        )
     }
 
 
@@ -72,19 +74,26 @@ def distilled(
     step.ensures(student, after)
     x = torch.from_numpy(task.need("test", "a test").inputs["input"])
     with torch.no_grad():
-        teacher_outputs = torch_storage.load(teacher, network(16, outputs)())["main"](x)
+        teacher_outputs = torch_storage.load(teacher, network(16, outputs)())[
+            "main"
+        ](x)
         return teacher_outputs, *(
             torch_storage.load(artifact, network(8, outputs)())["main"](x)
             for artifact in (student, after)
         )
 
 
-def test_the_student_learns_the_teachers_classes(tmp_path: pathlib.Path) -> None:
+def test_the_student_learns_the_teachers_classes(
+    tmp_path: pathlib.Path,
+) -> None:
     """With alpha 1 the labels do not matter: trained on noise labels, the student agrees
     with its teacher.
     """
     teacher, before, after = distilled(
-        tmp_path, NOISE, 2, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=1.0)
+        tmp_path,
+        NOISE,
+        2,
+        Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=1.0),
     )
     assert (
         (after.argmax(1) == teacher.argmax(1)).float().mean()
@@ -93,21 +102,36 @@ def test_the_student_learns_the_teachers_classes(tmp_path: pathlib.Path) -> None
     )
 
 
-def test_other_losses_learn_the_teachers_numbers(tmp_path: pathlib.Path) -> None:
+def test_other_losses_learn_the_teachers_numbers(
+    tmp_path: pathlib.Path,
+) -> None:
     """For a regression the student comes near the teacher's outputs."""
     teacher, before, after = distilled(
-        tmp_path, CURVE, 1, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=1.0)
+        tmp_path,
+        CURVE,
+        1,
+        Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=1.0),
     )
-    assert functional.mse_loss(after, teacher) < functional.mse_loss(before, teacher) / 10
+    assert (
+        functional.mse_loss(after, teacher)
+        < functional.mse_loss(before, teacher) / 10
+    )
 
 
 def test_alpha_zero_is_plain_training(tmp_path: pathlib.Path) -> None:
     """Without the teacher's share the labels alone count."""
     teacher, _, after = distilled(
-        tmp_path, CURVE, 1, Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=0.0)
+        tmp_path,
+        CURVE,
+        1,
+        Distill(epochs=30, batch_size=32, learning_rate=0.03, alpha=0.0),
     )
     labels = torch.from_numpy(POINTS[192:, :1])
-    assert functional.mse_loss(after, labels) < 0.05 < functional.mse_loss(after, teacher)
+    assert (
+        functional.mse_loss(after, labels)
+        < 0.05
+        < functional.mse_loss(after, teacher)
+    )
 
 
 def test_softened_is_hintons_formula() -> None:
@@ -118,10 +142,16 @@ def test_softened_is_hintons_formula() -> None:
         torch.tensor([[1.0, 2.0], [0.0, 3.0]]),
         torch.tensor([[2.0, 0.0], [1.0, 1.0]]),
     )
-    p, q = functional.softmax(teacher / 4, 1), functional.softmax(student / 4, 1)
+    p, q = (
+        functional.softmax(teacher / 4, 1),
+        functional.softmax(student / 4, 1),
+    )
     expected = 16 * (p * (p / q).log()).sum(1).mean()
     assert torch.isclose(
-        losses.softened_divergence({"output": student}, {"output": teacher}, 4.0), expected
+        losses.softened_divergence(
+            {"output": student}, {"output": teacher}, 4.0
+        ),
+        expected,
     )
     assert losses.softened_divergence(
         {"output": teacher}, {"output": teacher}, 4.0
@@ -131,7 +161,9 @@ def test_softened_is_hintons_formula() -> None:
 def test_softened_takes_a_mean_over_places() -> None:
     """For [n, classes, h, w] every place counts as one sample."""
     flat, teacher = torch.rand(6, 3), torch.rand(6, 3)
-    wide = [tensor.reshape(2, 3, 3).permute(0, 2, 1) for tensor in (flat, teacher)]
+    wide = [
+        tensor.reshape(2, 3, 3).permute(0, 2, 1) for tensor in (flat, teacher)
+    ]
     assert torch.isclose(
         losses.softened_divergence({"o": wide[0]}, {"o": wide[1]}, 2.0),
         losses.softened_divergence({"o": flat}, {"o": teacher}, 2.0),
@@ -145,12 +177,17 @@ def test_a_teacher_of_other_outputs_is_refused() -> None:
             {"output": torch.zeros(2, 3)}, {"output": torch.zeros(2, 4)}, 4.0
         )
     with pytest.raises(StepError, match="different outputs"):
-        losses.mean_squared_difference({"a": torch.zeros(2)}, {"b": torch.zeros(2)})
+        losses.mean_squared_difference(
+            {"a": torch.zeros(2)}, {"b": torch.zeros(2)}
+        )
 
 
 def test_distillation_needs_a_teacher(tmp_path: pathlib.Path) -> None:
     """Without one the error contains the recipe's line."""
     student = loaded(tmp_path / "s", network(8, 2), NOISE, 0)
     with pytest.raises(StepError, match="no teacher") as caught:
-        Distill().run(student, Context(folder=tmp_path, networks=network(8, 2), task=NOISE))
+        Distill().run(
+            student,
+            Context(folder=tmp_path, networks=network(8, 2), task=NOISE),
+        )
     assert "distill: {teacher:" in (caught.value.fix or "")

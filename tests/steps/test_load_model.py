@@ -29,7 +29,9 @@ def networks(classes: int = 10) -> Networks:
     return lambda: {"main": plain_cnn(1, classes)}
 
 
-def context(folder: pathlib.Path, task: Task, make: Networks, seed: int = 0) -> Context:
+def context(
+    folder: pathlib.Path, task: Task, make: Networks, seed: int = 0
+) -> Context:
     """What the step is handed."""
     folder.mkdir()
     return Context(folder=folder, networks=make, task=task, seed=seed)
@@ -43,17 +45,22 @@ def test_a_fresh_network_depends_on_the_seed_only(
     """
     state = torch.get_rng_state()
     loaded = [
-        LoadModel("zoo:cnn").run(None, context(tmp_path / str(n), task, networks(), seed))
+        LoadModel("zoo:cnn").run(
+            None, context(tmp_path / str(n), task, networks(), seed)
+        )
         for n, seed in enumerate((0, 0, 1))
     ]
     weights = [
-        artifact.path(artifact.parts[0], "weights").read_bytes() for artifact in loaded
+        artifact.path(artifact.parts[0], "weights").read_bytes()
+        for artifact in loaded
     ]
     assert weights[0] == weights[1] != weights[2]
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_signature_and_the_size_are_found(tmp_path: pathlib.Path, task: Task) -> None:
+def test_the_signature_and_the_size_are_found(
+    tmp_path: pathlib.Path, task: Task
+) -> None:
     """Inputs and outputs by name, parameters and multiply-accumulates for the report."""
     step = LoadModel("zoo:cnn")
     loaded = step.run(None, context(tmp_path / "a", task, networks()))
@@ -72,14 +79,19 @@ def test_the_signature_and_the_size_are_found(tmp_path: pathlib.Path, task: Task
     assert loaded.notes["parameters"]["main"] == sum(
         p.numel() for p in plain_cnn(1, 10).parameters()
     )
-    assert loaded.notes["macs"]["main"] == 16 * 9 * 16 + 4 * 9 * 16 * 32 + 9 * 32 * 64 + 640
+    assert (
+        loaded.notes["macs"]["main"]
+        == 16 * 9 * 16 + 4 * 9 * 16 * 32 + 9 * 32 * 64 + 640
+    )
 
 
 def test_a_checkpoint_is_loaded(tmp_path: pathlib.Path, task: Task) -> None:
     """The artifact holds the checkpoint's weights."""
     network = plain_cnn(1, 10).eval()
     torch.save(network.state_dict(), tmp_path / "w.pt")
-    step = LoadModel("zoo:cnn", str(tmp_path / "w.pt"), file_digest(tmp_path / "w.pt"))
+    step = LoadModel(
+        "zoo:cnn", str(tmp_path / "w.pt"), file_digest(tmp_path / "w.pt")
+    )
     loaded = torch_storage.load(
         step.run(None, context(tmp_path / "a", task, networks())), networks()()
     )["main"]
@@ -104,7 +116,8 @@ def test_a_checkpoint_of_another_network_is_refused(
     """Both shapes are reported."""
     torch.save(plain_cnn(1, 12).state_dict(), tmp_path / "w.pt")
     with pytest.raises(
-        ModelError, match=r"the network has \[10, 64\], the checkpoint \[12, 64\]"
+        ModelError,
+        match=r"the network has \[10, 64\], the checkpoint \[12, 64\]",
     ):
         LoadModel("zoo:cnn", str(tmp_path / "w.pt")).run(
             None, context(tmp_path / "a", task, networks())

@@ -50,15 +50,20 @@ def test_labels_are_not_broadcast() -> None:
     not spread.
     """
     predictions = {"output": torch.tensor([[0.0], [1.0]], requires_grad=True)}
-    assert losses.resolve("mse")(predictions, torch.tensor([0.0, 1.0])).item() == 0
-    with pytest.raises(TaskError, match=r"output \[2, 1\] with labels float32\[2, 3\]"):
+    assert (
+        losses.resolve("mse")(predictions, torch.tensor([0.0, 1.0])).item() == 0
+    )
+    with pytest.raises(
+        TaskError, match=r"output \[2, 1\] with labels float32\[2, 3\]"
+    ):
         losses.resolve("mse")(predictions, torch.zeros(2, 3))
 
 
 def test_labels_beyond_the_classes_are_refused() -> None:
     """Class number 10 of 10 classes."""
     with pytest.raises(
-        TaskError, match=r"\[1, 10\] with labels int64\[1\]: Target 10 is out of bounds"
+        TaskError,
+        match=r"\[1, 10\] with labels int64\[1\]: Target 10 is out of bounds",
     ):
         losses.resolve("cross_entropy")(outputs(1, 10), torch.tensor([10]))
 
@@ -82,12 +87,17 @@ def test_a_named_loss_finds_the_logits() -> None:
 
 def test_a_users_function_gets_a_tensor_or_a_dict() -> None:
     """One output comes bare, several come by name."""
-    assert losses.resolve(functional.mse_loss)(outputs(2, 1), torch.ones(2, 1)).item() == 1
+    assert (
+        losses.resolve(functional.mse_loss)(
+            outputs(2, 1), torch.ones(2, 1)
+        ).item()
+        == 1
+    )
     both = {**outputs(2, 1), "extra": torch.ones(2, 1)}
     assert (
-        losses.resolve(lambda out, labels: (out["output"] + out["extra"]).sum())(
-            both, torch.ones(2, 1)
-        ).item()
+        losses.resolve(
+            lambda out, labels: (out["output"] + out["extra"]).sum()
+        )(both, torch.ones(2, 1)).item()
         == 2
     )
 

@@ -24,7 +24,11 @@ Make = Callable[[], dict[str, nn.Module]]
 def task(*shape: int) -> Task:
     """A few samples of this shape."""
     return Task(
-        "few", test=(RANDOM.normal(size=(4, *shape)).astype("float32"), numpy.zeros(4, int))
+        "few",
+        test=(
+            RANDOM.normal(size=(4, *shape)).astype("float32"),
+            numpy.zeros(4, int),
+        ),
     )
 
 
@@ -71,12 +75,16 @@ def pruned(
         None, Context(folder=folder / "load", networks=make, task=data)
     )
     step.requires(start)
-    after = step.run(start, Context(folder=folder / "prune", networks=make, task=data))
+    after = step.run(
+        start, Context(folder=folder / "prune", networks=make, task=data)
+    )
     step.ensures(start, after)
     return start, after
 
 
-def test_half_the_channels_are_a_quarter_of_the_network(tmp_path: pathlib.Path) -> None:
+def test_half_the_channels_are_a_quarter_of_the_network(
+    tmp_path: pathlib.Path,
+) -> None:
     """The notes contain parameters, MACs and channels before and after; the stored network is
     that small and runs.
     """
@@ -99,23 +107,34 @@ def test_pruning_twice_works(tmp_path: pathlib.Path) -> None:
     start, after = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 1))
     (tmp_path / "again").mkdir()
     again = Prune(0.5, 1).run(
-        after, Context(folder=tmp_path / "again", networks=small, task=task(1, 8, 8))
+        after,
+        Context(folder=tmp_path / "again", networks=small, task=task(1, 8, 8)),
     )
     assert again.notes["parts"]["main"]["channels"]["stem"] == [8, 4]
-    assert torch_storage.load(again, small())["main"](torch.zeros(1, 1, 8, 8)).shape == (
+    assert torch_storage.load(again, small())["main"](
+        torch.zeros(1, 1, 8, 8)
+    ).shape == (
         1,
         10,
     )
     assert start.parts[0].signature == again.parts[0].signature
 
 
-def test_every_part_keeps_its_inputs_and_outputs(tmp_path: pathlib.Path) -> None:
+def test_every_part_keeps_its_inputs_and_outputs(
+    tmp_path: pathlib.Path,
+) -> None:
     """Parts are pruned alone: what passes between them keeps its width, what is inside
     loses half.
     """
     _, after = pruned(tmp_path, parts, task(4), Prune(0.5, 4))
-    assert after.notes["parts"]["body"]["channels"] == {"0": [32, 16], "2": [16, 16]}
-    assert after.notes["parts"]["head"]["channels"] == {"0": [24, 12], "2": [3, 3]}
+    assert after.notes["parts"]["body"]["channels"] == {
+        "0": [32, 16],
+        "2": [16, 16],
+    }
+    assert after.notes["parts"]["head"]["channels"] == {
+        "0": [24, 12],
+        "2": [3, 3],
+    }
 
 
 def test_skipped_layers_are_named_by_path(tmp_path: pathlib.Path) -> None:
@@ -128,12 +147,17 @@ def test_skipped_layers_are_named_by_path(tmp_path: pathlib.Path) -> None:
 def test_an_unknown_path_gets_a_hint(tmp_path: pathlib.Path) -> None:
     """A misspelt module is not silently pruned."""
     with pytest.raises(
-        StepError, match=r"'stages\.0\.0\.conv3'.*Did you mean 'stages\.0\.0\.conv[12]'"
+        StepError,
+        match=r"'stages\.0\.0\.conv3'.*Did you mean 'stages\.0\.0\.conv[12]'",
     ):
-        pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8, ("stages.0.0.conv3",)))
+        pruned(
+            tmp_path, small, task(1, 8, 8), Prune(0.5, 8, ("stages.0.0.conv3",))
+        )
 
 
-@pytest.mark.parametrize("step", [Prune(0.5, 16, ("stem", "stages")), Prune(0.1, 64)])
+@pytest.mark.parametrize(
+    "step", [Prune(0.5, 16, ("stem", "stages")), Prune(0.1, 64)]
+)
 def test_a_ratio_that_removes_nothing_is_an_error(
     tmp_path: pathlib.Path, step: Prune
 ) -> None:
@@ -148,11 +172,15 @@ def test_recurrent_layers_are_refused(tmp_path: pathlib.Path) -> None:
         pruned(tmp_path, lambda: {"main": Recurrent()}, task(5, 4), Prune())
 
 
-def test_a_network_that_breaks_is_reported_with_a_fix(tmp_path: pathlib.Path) -> None:
+def test_a_network_that_breaks_is_reported_with_a_fix(
+    tmp_path: pathlib.Path,
+) -> None:
     """Widths written into forward break; skip is the fix, and works."""
     make: Make = lambda: {"main": Reshaped()}  # noqa: E731
     (tmp_path / "a").mkdir()
-    with pytest.raises(StepError, match="cannot be run after pruning") as caught:
+    with pytest.raises(
+        StepError, match="cannot be run after pruning"
+    ) as caught:
         pruned(tmp_path / "a", make, task(4), Prune())
     assert "skip" in (caught.value.fix or "")
 
@@ -160,12 +188,18 @@ def test_a_network_that_breaks_is_reported_with_a_fix(tmp_path: pathlib.Path) ->
 def test_changed_outputs_are_noticed(tmp_path: pathlib.Path) -> None:
     """ensures compares the shapes that the pruned network gave with the signature."""
     start, after = pruned(tmp_path, small, task(1, 8, 8), Prune(0.5, 8))
-    changes = {"main": {**after.notes["parts"]["main"], "outputs": {"output": [5]}}}
+    changes = {
+        "main": {**after.notes["parts"]["main"], "outputs": {"output": [5]}}
+    }
     with pytest.raises(StepError, match=r"expected.*\[10\].*got.*\[5\]"):
-        Prune().ensures(start, after.model_copy(update={"notes": {"parts": changes}}))
+        Prune().ensures(
+            start, after.model_copy(update={"notes": {"parts": changes}})
+        )
 
 
-def test_frozen_layers_stay_frozen_on_disk_the_same(tmp_path: pathlib.Path) -> None:
+def test_frozen_layers_stay_frozen_on_disk_the_same(
+    tmp_path: pathlib.Path,
+) -> None:
     """Layers without gradients can be pruned as well."""
 
     def frozen() -> dict[str, nn.Module]:
@@ -177,5 +211,7 @@ def test_frozen_layers_stay_frozen_on_disk_the_same(tmp_path: pathlib.Path) -> N
     assert after.notes["parts"]["main"]["channels"]["stem"] == [16, 8]
     assert not any(
         parameter.requires_grad
-        for parameter in torch_storage.load(after, frozen())["main"].parameters()
+        for parameter in torch_storage.load(after, frozen())[
+            "main"
+        ].parameters()
     )

@@ -22,8 +22,12 @@ def spec(name: str, *dims: int) -> TensorSpec:
 
 
 SIGNATURES = {
-    "encoder": Signature(inputs=(spec("input", 12),), outputs=(spec("code", 6),)),
-    "decoder": Signature(inputs=(spec("code", 6),), outputs=(spec("output", 3),)),
+    "encoder": Signature(
+        inputs=(spec("input", 12),), outputs=(spec("code", 6),)
+    ),
+    "decoder": Signature(
+        inputs=(spec("code", 6),), outputs=(spec("output", 3),)
+    ),
 }
 
 
@@ -44,15 +48,21 @@ def networks() -> dict[str, nn.Module]:
     return {"encoder": Scaled(), "decoder": nn.Sequential(nn.Linear(6, 3))}
 
 
-def setting(folder: pathlib.Path, task: Task | None = None) -> tuple[Artifact, Context]:
+def setting(
+    folder: pathlib.Path, task: Task | None = None
+) -> tuple[Artifact, Context]:
     (folder / "before").mkdir()
     (folder / "after").mkdir()
     data, labels = torch.rand(300, 12), torch.arange(300) % 3
     used_task = task or Task(
-        name="random", train=(data, labels), test=(torch.rand(20, 12), labels[:20])
+        name="random",
+        train=(data, labels),
+        test=(torch.rand(20, 12), labels[:20]),
     )
     artifact = torch_storage.save(networks(), SIGNATURES, folder / "before", {})
-    return artifact, Context(folder=folder / "after", networks=networks, task=used_task)
+    return artifact, Context(
+        folder=folder / "after", networks=networks, task=used_task
+    )
 
 
 def test_parts_are_calibrated_in_order_on_what_the_part_before_gives(
@@ -66,7 +76,9 @@ def test_parts_are_calibrated_in_order_on_what_the_part_before_gives(
     step.ensures(artifact, quantized)
     decoder = read(quantized.path(quantized.parts[1], "quantization"))
     entering = next(
-        tensor for name, tensor in decoder.tensors.items() if name.startswith("inputs_0")
+        tensor
+        for name, tensor in decoder.tensors.items()
+        if name.startswith("inputs_0")
     )
     assert entering.scale[0] > 1
     assert (
@@ -83,10 +95,12 @@ def test_the_same_data_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
     """Calibration is deterministic, so the cache can trust its key."""
     artifact, context = setting(tmp_path)
     first = [
-        path.read_bytes() for path in sorted(_quantize(artifact, context).folder.iterdir())
+        path.read_bytes()
+        for path in sorted(_quantize(artifact, context).folder.iterdir())
     ]
     second = [
-        path.read_bytes() for path in sorted(_quantize(artifact, context).folder.iterdir())
+        path.read_bytes()
+        for path in sorted(_quantize(artifact, context).folder.iterdir())
     ]
     assert first == second
 
@@ -115,10 +129,13 @@ def test_changed_weights_are_noticed(tmp_path: pathlib.Path) -> None:
         QuantizeTorch().ensures(artifact, quantized)
 
 
-def test_a_task_without_data_to_calibrate_on_is_an_error(tmp_path: pathlib.Path) -> None:
+def test_a_task_without_data_to_calibrate_on_is_an_error(
+    tmp_path: pathlib.Path,
+) -> None:
     """The test data are never used for calibration."""
     artifact, context = setting(
-        tmp_path, Task(name="only test", test=(torch.rand(20, 12), torch.arange(20)))
+        tmp_path,
+        Task(name="only test", test=(torch.rand(20, 12), torch.arange(20))),
     )
     with pytest.raises(TaskError, match="calibration"):
         QuantizeTorch().run(artifact, context)

@@ -27,7 +27,9 @@ def signature(inputs: dict[str, int], outputs: dict[str, int]) -> Signature:
 def part(name: str, inputs: dict[str, int], outputs: dict[str, int]) -> Part:
     """A part without a file that matters."""
     return Part(
-        name=name, signature=signature(inputs, outputs), files={"weights": File(path="x")}
+        name=name,
+        signature=signature(inputs, outputs),
+        files={"weights": File(path="x")},
     )
 
 
@@ -44,12 +46,21 @@ def test_outputs_are_named() -> None:
     assert list(name_outputs(x, "output", "N")) == ["output"]
     assert list(name_outputs((x,), "output", "N")) == ["output"]
     assert list(name_outputs((x, x), "head", "N")) == ["head_0", "head_1"]
-    assert list(name_outputs({"logits": x, "cache": None}, "output", "N")) == ["logits"]
+    assert list(name_outputs({"logits": x, "cache": None}, "output", "N")) == [
+        "logits"
+    ]
 
 
 @pytest.mark.parametrize(
     "result",
-    [None, 3, {}, (), {"a": [torch.zeros(1)]}, (torch.zeros(1), (torch.zeros(1),))],
+    [
+        None,
+        3,
+        {},
+        (),
+        {"a": [torch.zeros(1)]},
+        (torch.zeros(1), (torch.zeros(1),)),
+    ],
 )
 def test_other_outputs_are_refused(result: object) -> None:
     """What is not a flat collection of tensors cannot be exported."""
@@ -89,11 +100,19 @@ def test_a_chain_links_parts_by_name() -> None:
 
 def test_another_number_of_outputs_in_training_is_refused() -> None:
     """A network that returns extra outputs in training mode does not fit its signature."""
-    with pytest.raises(ModelError, match="returned 1 tensors; its signature has 2"):
-        call(nn.Identity(), signature({"x": 1}, {"a": 1, "b": 1}), {"x": torch.zeros(1, 1)})
+    with pytest.raises(
+        ModelError, match="returned 1 tensors; its signature has 2"
+    ):
+        call(
+            nn.Identity(),
+            signature({"x": 1}, {"a": 1, "b": 1}),
+            {"x": torch.zeros(1, 1)},
+        )
 
 
-def test_arrays_that_must_not_be_written_to_become_tensors_without_a_warning() -> None:
+def test_arrays_that_must_not_be_written_to_become_tensors_without_a_warning() -> (
+    None
+):
     """A read-only array is copied."""
     array = numpy.zeros((2, 3), dtype="float32")
     array.flags.writeable = False

@@ -26,7 +26,10 @@ def test_macs_of_attention_are_seen_in_eval_mode() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     linear = 5 * (3 * 8 * 8 + 8 * 8 + 2 * 8 * 16)
     attention = 2 * 5 * 5 * 8
-    assert torch_counting.count_macs(layer, [torch.zeros(1, 5, 8)]) == linear + attention
+    assert (
+        torch_counting.count_macs(layer, [torch.zeros(1, 5, 8)])
+        == linear + attention
+    )
 
 
 def test_tied_parameters_count_once() -> None:

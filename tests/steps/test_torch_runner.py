@@ -23,7 +23,9 @@ def part(
     name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> Part:
     """A part without files."""
-    return Part(name=name, signature=Signature(inputs=inputs, outputs=outputs), files={})
+    return Part(
+        name=name, signature=Signature(inputs=inputs, outputs=outputs), files={}
+    )
 
 
 MAIN = part("main", (floats("input", BATCH, 8),), (floats("output", BATCH, 3),))
@@ -38,7 +40,11 @@ class Pair(torch.nn.Module):
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> Any:
         less, more = left - right, (left + right).T.contiguous().T
-        return {"more": more, "less": less, "extra": left} if self.named else (less, more)
+        return (
+            {"more": more, "less": less, "extra": left}
+            if self.named
+            else (less, more)
+        )
 
 
 def test_it_gives_what_the_network_gives() -> None:
@@ -69,12 +75,16 @@ def test_it_evaluates_and_puts_things_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        outputs = TorchRunner({"main": network}, (MAIN,)).infer({"input": values})["output"]
+        outputs = TorchRunner({"main": network}, (MAIN,)).infer(
+            {"input": values}
+        )["output"]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
     assert (
-        numpy.allclose(outputs, outputs[0]) and network.training and not network[1].training
+        numpy.allclose(outputs, outputs[0])
+        and network.training
+        and not network[1].training
     )
 
 
@@ -88,14 +98,16 @@ def test_several_outputs_go_by_order_or_by_name(named: bool) -> None:
         (floats("left", BATCH, 3), floats("right", BATCH, 3)),
         (floats("less", BATCH, 3), floats("more", BATCH, 3)),
     )
-    left, right = numpy.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
+    left, right = (
+        numpy.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
+    )
     outputs = TorchRunner({"main": Pair(named)}, (pair,)).infer(
         {"right": right, "left": left}
     )
     assert list(outputs) == ["less", "more"]
-    assert numpy.array_equal(outputs["less"], left - right) and numpy.array_equal(
-        outputs["more"], left + right
-    )
+    assert numpy.array_equal(
+        outputs["less"], left - right
+    ) and numpy.array_equal(outputs["more"], left + right)
 
 
 def test_parts_are_chained() -> None:
@@ -106,27 +118,41 @@ def test_parts_are_chained() -> None:
         part("encoder", (floats("input", BATCH, 8),), (hidden,)),
         part("decoder", (hidden,), (floats("output", BATCH, 3),)),
     )
-    values = numpy.random.default_rng(0).standard_normal((5, 8)).astype("float32")
-    outputs = TorchRunner({"decoder": decoder, "encoder": encoder}, parts).infer(
-        {"input": values}
-    )["output"]
+    values = (
+        numpy.random.default_rng(0).standard_normal((5, 8)).astype("float32")
+    )
+    outputs = TorchRunner(
+        {"decoder": decoder, "encoder": encoder}, parts
+    ).infer({"input": values})["output"]
     with torch.no_grad():
         assert numpy.allclose(
             outputs, torch.relu(encoder(torch.from_numpy(values))).numpy()
         )
 
 
-def test_an_exported_graph_runs_with_its_own_batch(tmp_path: pathlib.Path) -> None:
+def test_an_exported_graph_runs_with_its_own_batch(
+    tmp_path: pathlib.Path,
+) -> None:
     """A graph of torch.export, which refuses ``eval()``, runs; a batch that it has fixed at
     4 takes 9 samples.
     """
     network = tiny_convolution().eval()
     graph = torch.export.export(network, (torch.zeros(4, 1, 8, 8),)).module()
-    values = numpy.random.default_rng(0).standard_normal((9, 1, 8, 8)).astype("float32")
-    fixed = part("main", (floats("input", 4, 1, 8, 8),), (floats("output", 4, 3),))
-    outputs = TorchRunner({"main": graph}, (fixed,)).infer({"input": values})["output"]
+    values = (
+        numpy.random.default_rng(0)
+        .standard_normal((9, 1, 8, 8))
+        .astype("float32")
+    )
+    fixed = part(
+        "main", (floats("input", 4, 1, 8, 8),), (floats("output", 4, 3),)
+    )
+    outputs = TorchRunner({"main": graph}, (fixed,)).infer({"input": values})[
+        "output"
+    ]
     with torch.no_grad():
-        assert numpy.allclose(outputs, network(torch.from_numpy(values)).numpy(), atol=1e-6)
+        assert numpy.allclose(
+            outputs, network(torch.from_numpy(values)).numpy(), atol=1e-6
+        )
 
 
 def test_wrong_data_and_wrong_networks_are_reported() -> None:

@@ -14,14 +14,18 @@ from edgekit.sources.resnet import resnet8
 from edgekit.steps import torch_storage
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 
 
 def saved(network: nn.Module, folder: pathlib.Path) -> Artifact:
     """One network as an artifact."""
-    return torch_storage.save({"main": network}, {"main": SIGNATURE}, folder, {"note": 1})
+    return torch_storage.save(
+        {"main": network}, {"main": SIGNATURE}, folder, {"note": 1}
+    )
 
 
 class Tied(nn.Module):
@@ -39,14 +43,18 @@ def test_what_is_saved_is_loaded(tmp_path: pathlib.Path) -> None:
     network = resnet8(1, 10, width=8)
     network.train()(torch.rand(4, 1, 8, 8))  # moves the running means
     artifact = saved(network, tmp_path)
-    loaded = torch_storage.load(artifact, {"main": resnet8(1, 10, width=8)})["main"]
+    loaded = torch_storage.load(artifact, {"main": resnet8(1, 10, width=8)})[
+        "main"
+    ]
     x = torch.rand(3, 1, 8, 8)
     assert not loaded.training
     assert torch.equal(loaded(x), network.eval()(x))
     assert artifact.notes == {"note": 1}
 
 
-def test_a_narrower_network_is_rebuilt_from_the_fresh_one(tmp_path: pathlib.Path) -> None:
+def test_a_narrower_network_is_rebuilt_from_the_fresh_one(
+    tmp_path: pathlib.Path,
+) -> None:
     """Widths and shapes come from the artifact, so that PyTorch's own description is right
     as well.
     """
@@ -67,16 +75,18 @@ def test_nothing_on_disk_can_run_code(tmp_path: pathlib.Path) -> None:
         "main.json",
         "main.safetensors",
     ]
-    assert json.loads(artifact.path(artifact.parts[0], "architecture").read_text()) == {
-        "": {"in_features": 2, "out_features": 2}
-    }
+    assert json.loads(
+        artifact.path(artifact.parts[0], "architecture").read_text()
+    ) == {"": {"in_features": 2, "out_features": 2}}
 
 
 def test_tied_weights_stay_tied(tmp_path: pathlib.Path) -> None:
     """A weight that two layers share is one weight after loading, also where its shape
     changed.
     """
-    loaded = torch_storage.load(saved(Tied(4), tmp_path), {"main": Tied(6)})["main"]
+    loaded = torch_storage.load(saved(Tied(4), tmp_path), {"main": Tied(6)})[
+        "main"
+    ]
     assert isinstance(loaded, Tied)
     assert loaded.head.weight is loaded.embedding.weight
     assert loaded.embedding.embedding_dim == 4

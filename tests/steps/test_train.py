@@ -22,7 +22,9 @@ TASK = digits()
 def context(folder: pathlib.Path, task: Task = TASK) -> Context:
     """What a step is handed, with an empty folder."""
     folder.mkdir()
-    return Context(folder=folder, networks=lambda: {"main": plain_cnn(1, 10)}, task=task)
+    return Context(
+        folder=folder, networks=lambda: {"main": plain_cnn(1, 10)}, task=task
+    )
 
 
 def accuracy(artifact: Artifact) -> float:
@@ -30,7 +32,9 @@ def accuracy(artifact: Artifact) -> float:
     test = TASK.need("test", "a test")
     network = torch_storage.load(artifact, {"main": plain_cnn(1, 10)})["main"]
     with torch.no_grad():
-        predicted = network(torch.from_numpy(test.inputs["input"])).argmax(1).numpy()
+        predicted = (
+            network(torch.from_numpy(test.inputs["input"])).argmax(1).numpy()
+        )
     assert test.labels is not None
     return float(numpy.mean(predicted == test.labels))
 
@@ -55,14 +59,20 @@ def test_training_learns_the_digits(tmp_path: pathlib.Path) -> None:
 def test_training_twice_gives_the_same_file(tmp_path: pathlib.Path) -> None:
     """The step is deterministic for a seed, byte by byte."""
     start = LoadModel("zoo:cnn").run(None, context(tmp_path / "load"))
-    result = [Train(epochs=1).run(start, context(tmp_path / name)) for name in ("a", "b")]
+    result = [
+        Train(epochs=1).run(start, context(tmp_path / name))
+        for name in ("a", "b")
+    ]
     files = [
-        artifact.path(artifact.parts[0], "weights").read_bytes() for artifact in result
+        artifact.path(artifact.parts[0], "weights").read_bytes()
+        for artifact in result
     ]
     assert files[0] == files[1]
 
 
-def test_a_task_without_training_data_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_task_without_training_data_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
     """The error names the split that is missing."""
     test = TASK.need("test", "a test")
     task = Task("digits", test=(dict(test.inputs), test.labels))

@@ -26,7 +26,9 @@ from edgekit.task import Task
 from edgekit.testing import tiny_images
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 3)),),
 )
 
@@ -36,7 +38,10 @@ class Uneven(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv, self.norm = (
+            nn.Conv2d(1, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+        )
         self.second, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 3)
         with torch.no_grad():
             self.norm.weight[2] = 3000
@@ -63,7 +68,10 @@ def done(
     test = images.need("test", "labels")
     task = Task(
         name="own",
-        train=(images.need("train", "x").inputs["input"], images.need("train", "x").labels),
+        train=(
+            images.need("train", "x").inputs["input"],
+            images.need("train", "x").labels,
+        ),
         test=(test.inputs["input"], test.labels),
     )
 
@@ -71,7 +79,9 @@ def done(
         (folder / name).mkdir()
         return Context(folder=folder / name, networks=network, task=task)
 
-    plain = torch_storage.save(network(), {"main": SIGNATURE}, context("plain").folder, {})
+    plain = torch_storage.save(
+        network(), {"main": SIGNATURE}, context("plain").folder, {}
+    )
     calibrated = QuantizeTorch(samples=64).run(plain, context("calibrated"))
     step = TrainQuantized(epochs=8, learning_rate=0.002, alpha=1.0)
     step.requires(calibrated)
@@ -119,11 +129,17 @@ def test_activations_keep_their_scales_and_weights_get_new_ones(
         read(result.path(result.parts[0], "quantization"))
         for result in (calibrated, trained)
     )
-    activations = [key for key, tensor in before.tensors.items() if tensor.axis is None]
+    activations = [
+        key for key, tensor in before.tensors.items() if tensor.axis is None
+    ]
     assert activations
     assert all(before.tensors[key] == after.tensors[key] for key in activations)
-    assert any(before.tensors[key] != after.tensors[key] for key in before.tensors)
-    assert len(read_constants(trained.path(trained.parts[0], "quantization"))) == 6
+    assert any(
+        before.tensors[key] != after.tensors[key] for key in before.tensors
+    )
+    assert (
+        len(read_constants(trained.path(trained.parts[0], "quantization"))) == 6
+    )
     assert after.changes == ("trained: 6 tensors",)
     assert "constants" in trained.parts[0].files
 
@@ -142,9 +158,9 @@ def test_the_exported_file_has_the_trained_weights(
         exported, dataclasses.replace(context, folder=tmp_path / "lowered")
     )
     images = context.task.need("test", "x").inputs["input"][:32]
-    result = onnxruntime.InferenceSession(str(lowered.path(lowered.parts[0]))).run(
-        None, {"input": images}
-    )[0]
+    result = onnxruntime.InferenceSession(
+        str(lowered.path(lowered.parts[0]))
+    ).run(None, {"input": images})[0]
     expected = outputs(trained, torch.from_numpy(images)).numpy()
     step = read(trained.path(trained.parts[0], "quantization")).output_scales[0]
     assert step is not None

@@ -49,8 +49,12 @@ class Notes:
 def signature(*dims: int) -> Signature:
     """One input of these dims, two classes."""
     return Signature(
-        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", *dims)),),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 2)),),
+        inputs=(
+            TensorSpec(name="input", dtype="float32", dims=("batch", *dims)),
+        ),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 2)),
+        ),
     )
 
 
@@ -135,9 +139,12 @@ def test_the_network_ends_in_eval_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "batch_size", "epochs"), [(5, 64, 1), (64, 64, 1), (65, 64, 2), (2, 1, 1)]
+    ("samples", "batch_size", "epochs"),
+    [(5, 64, 1), (64, 64, 1), (65, 64, 2), (2, 1, 1)],
 )
-def test_any_number_of_samples_trains(samples: int, batch_size: int, epochs: int) -> None:
+def test_any_number_of_samples_trains(
+    samples: int, batch_size: int, epochs: int
+) -> None:
     """Fewer samples than a batch make one batch; a last batch that is not full is left out."""
     history = fit(
         chain(),
@@ -163,7 +170,9 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
     """NaN is reported with its epoch and the learning rate."""
     network = chain()
     nn.init.constant_(network.networks[0][0].weight, float("nan"))  # type: ignore[index, arg-type]
-    with pytest.raises(StepError, match=r"became nan in epoch 1 of 3") as caught:
+    with pytest.raises(
+        StepError, match=r"became nan in epoch 1 of 3"
+    ) as caught:
         fit(network)
     assert "0.02" in (caught.value.fix or "")
 
@@ -176,9 +185,12 @@ def test_training_needs_labels() -> None:
 
 def test_a_batch_that_batch_normalization_refuses_is_an_error() -> None:
     """torch's own message comes with a fix."""
-    with pytest.raises(StepError, match="Expected more than 1 value per channel") as caught:
+    with pytest.raises(
+        StepError, match="Expected more than 1 value per channel"
+    ) as caught:
         fit(
-            chain(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))), Settings(batch_size=1)
+            chain(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))),
+            Settings(batch_size=1),
         )
     assert "batch_size" in (caught.value.fix or "")
 
@@ -190,7 +202,9 @@ def test_shift_moves_each_image_by_at_most_its_pixels() -> None:
     images = torch.zeros(200, 2, 9, 9)
     images[:, :, 4, 4] = 1
     moved = training._shift(
-        {"input": images, "ids": torch.arange(200)}, 2, torch.Generator().manual_seed(0)
+        {"input": images, "ids": torch.arange(200)},
+        2,
+        torch.Generator().manual_seed(0),
     )
     places = moved["input"][:, 0].nonzero()
     assert len(places) == 200
@@ -220,18 +234,23 @@ def test_only_float_torch_networks_are_trained() -> None:
     files = {"weights": File(path="x")}
     training.require_float(
         Artifact(
-            format="torch", parts=(Part(name="main", signature=signature(4), files=files),)
+            format="torch",
+            parts=(Part(name="main", signature=signature(4), files=files),),
         ),
         "Training",
     )
     quantized = Part(
-        name="main", signature=signature(4), files={**files, "quantization": File(path="y")}
+        name="main",
+        signature=signature(4),
+        files={**files, "quantization": File(path="y")},
     )
     for artifact in (
         Artifact(format="torch", parts=(quantized,)),
         Artifact(format="onnx", parts=(quantized,)),
     ):
-        with pytest.raises(StepError, match="Training needs a float PyTorch network"):
+        with pytest.raises(
+            StepError, match="Training needs a float PyTorch network"
+        ):
             training.require_float(artifact, "Training")
 
 
@@ -246,7 +265,8 @@ def test_any_small_number_of_steps_can_be_trained(epochs: int) -> None:
 def test_a_shift_out_of_sight_is_refused() -> None:
     """Moving images by their own size would train on nothing."""
     images = Split(
-        {"input": numpy.zeros((4, 1, 8, 8), dtype="float32")}, numpy.zeros(4, dtype="int64")
+        {"input": numpy.zeros((4, 1, 8, 8), dtype="float32")},
+        numpy.zeros(4, dtype="int64"),
     )
     with pytest.raises(
         StepError, match="A shift of 8 moves images of 8 pixels out of sight"

@@ -33,6 +33,9 @@ def test_images_are_channels_first_and_scaled() -> None:
 def test_calibration_holds_no_test_data_by_construction() -> None:
     """Calibration is training data, and the origin of the split is recorded."""
     task = digits()
-    calibration, train = task.need("calibration", "a test"), task.need("train", "a test")
+    calibration, train = (
+        task.need("calibration", "a test"),
+        task.need("train", "a test"),
+    )
     assert numpy.array_equal(calibration.inputs["input"], train.inputs["input"])
     assert task.describe()["origin"]["seed"] == 0

@@ -54,7 +54,10 @@ def test_real_labels_mean_regression(tmp_path: pathlib.Path) -> None:
             tmp_path,
             **(
                 arrays()
-                | {"y_train": RANDOM.normal(size=8), "y_test": RANDOM.normal(size=4)}
+                | {
+                    "y_train": RANDOM.normal(size=8),
+                    "y_test": RANDOM.normal(size=4),
+                }
             ),
         )
     )
@@ -66,7 +69,9 @@ def test_several_inputs_are_named_after_a_point(tmp_path: pathlib.Path) -> None:
     data = arrays()
     for split in ("x_train", "x_test"):
         data[f"{split}.left"] = data[f"{split}.right"] = data.pop(split)
-    assert list(loader.load(saved(tmp_path, **data)).need("test", "a test").inputs) == [
+    assert list(
+        loader.load(saved(tmp_path, **data)).need("test", "a test").inputs
+    ) == [
         "left",
         "right",
     ]
@@ -108,11 +113,15 @@ def test_calibration_and_test_are_enough_for_a_trained_model(
 def test_pickled_objects_are_not_loaded(tmp_path: pathlib.Path) -> None:
     """An .npz file with Python objects inside is refused, since reading it could run code."""
     with pytest.raises(TaskError, match="plain arrays"):
-        loader.load(saved(tmp_path, **(arrays() | {"y_test": numpy.array([{}] * 4)})))
+        loader.load(
+            saved(tmp_path, **(arrays() | {"y_test": numpy.array([{}] * 4)}))
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 half"])
-def test_a_broken_file_is_refused(tmp_path: pathlib.Path, content: bytes) -> None:
+def test_a_broken_file_is_refused(
+    tmp_path: pathlib.Path, content: bytes
+) -> None:
     """What numpy cannot read is raised as an error of the task."""
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(TaskError, match="cannot be read"):
@@ -156,10 +165,15 @@ def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:
         loader.load(spec)
 
 
-def test_an_array_that_does_not_fit_in_memory_is_refused(tmp_path: pathlib.Path) -> None:
+def test_an_array_that_does_not_fit_in_memory_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
     """A header that promises more numbers than there is memory is an error, not a crash."""
     path = tmp_path / "data.npz"
-    with zipfile.ZipFile(path, "w") as archive, archive.open("x_train.npy", "w") as file:
+    with (
+        zipfile.ZipFile(path, "w") as archive,
+        archive.open("x_train.npy", "w") as file,
+    ):
         numpy.lib.format.write_array_header_1_0(
             file, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)}
         )
@@ -172,6 +186,8 @@ def test_an_array_that_does_not_fit_in_memory_is_refused(tmp_path: pathlib.Path)
 def test_nobody_is_advised_to_load_a_pickle(tmp_path: pathlib.Path) -> None:
     """numpy's advice to set allow_pickle is not passed on."""
     (tmp_path / "data.npz").write_bytes(pickle.dumps({"x_train": 1}))
-    with pytest.raises(TaskError, match="neither an .npz archive nor an array") as caught:
+    with pytest.raises(
+        TaskError, match="neither an .npz archive nor an array"
+    ) as caught:
         loader.load(str(tmp_path / "data.npz"))
     assert "allow_pickle" not in str(caught.value)

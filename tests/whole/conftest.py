@@ -48,11 +48,18 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         run(
             plan.plan(
                 requested,
-                [target.load(catalog.find("targets", device)).model_copy(update=untimed)],
+                [
+                    target.load(catalog.find("targets", device)).model_copy(
+                        update=untimed
+                    )
+                ],
             ),
             Options(out, folder / "cache"),
         )
-        assert json.loads((out / device / "manifest.json").read_text())["scheme"] == scheme
+        assert (
+            json.loads((out / device / "manifest.json").read_text())["scheme"]
+            == scheme
+        )
         return out / device
 
     return build
@@ -66,9 +73,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
 
 
 @pytest.fixture(scope="session")
-def loopback(server: sshd.Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+def loopback(
+    server: sshd.Server, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """A host file for the server with the Python of these tests."""
-    return reached.described(tmp_path_factory.mktemp("hosts") / "loopback.yaml", server)
+    return reached.described(
+        tmp_path_factory.mktemp("hosts") / "loopback.yaml", server
+    )
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,9 @@ class Depthwise(nn.Module):
         """Images [n, 1, 8, 8] to logits."""
         x = functional.relu(self.stem(x))
         x = x + functional.relu(self.point(functional.relu6(self.depth(x))))
-        logits: Tensor = self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.head(
+            functional.adaptive_avg_pool2d(x, 1).flatten(1)
+        )
         return logits
 
 
@@ -72,7 +74,10 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm, self.head = nn.LSTM(8, WIDTH, batch_first=True), nn.Linear(WIDTH, 10)
+        self.lstm, self.head = (
+            nn.LSTM(8, WIDTH, batch_first=True),
+            nn.Linear(WIDTH, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, 1, 8, 8] to logits."""

@@ -37,9 +37,9 @@ def described(
     path: pathlib.Path, server: sshd.Server, *python: str, untimed: str = ""
 ) -> str:
     """A host file of a user for one of the machine's Pythons; returns its path."""
-    settings = server.host_file(*python, untimed=untimed, timeout_s=1800).model_dump(
-        exclude_defaults=True, mode="json"
-    )
+    settings = server.host_file(
+        *python, untimed=untimed, timeout_s=1800
+    ).model_dump(exclude_defaults=True, mode="json")
     path.write_text(yaml.safe_dump({**settings, "name": path.stem}))
     return str(path)
 

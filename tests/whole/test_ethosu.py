@@ -45,7 +45,9 @@ gates: {accuracy_drop: 0.1, npu_time_ms: 1.0, cpu_ops: 0, sram_bytes: 65536, int
 """
 
 
-def run(folder: pathlib.Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def run(
+    folder: pathlib.Path, *words: str
+) -> "subprocess.CompletedProcess[str]":
     command = [
         sys.executable,
         "-m",
@@ -58,7 +60,9 @@ def run(folder: pathlib.Path, *words: str) -> "subprocess.CompletedProcess[str]"
         "cache",
         *words,
     ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,9 @@ def test_the_compiled_file_is_shipped_with_the_one_that_was_scored(
     """
     result = target(folder)
     assert (result["verdict"], result["winner"]) == ("pass", "w8a8-static")
-    shipped = {path.name for path in (folder / "out" / "ethos-u55-256").iterdir()}
+    shipped = {
+        path.name for path in (folder / "out" / "ethos-u55-256").iterdir()
+    }
     assert shipped == {
         "main.tflite",
         "main_vela.tflite",
@@ -96,20 +102,27 @@ def test_the_compiled_file_is_shipped_with_the_one_that_was_scored(
         "verify.py",
         "device_worker",
     }
-    winner = next(row for row in result["candidates"] if row["scheme"] == "w8a8-static")
+    winner = next(
+        row for row in result["candidates"] if row["scheme"] == "w8a8-static"
+    )
     numbers = {row["name"]: row for row in winner["measurements"]}
     assert numbers["parity"]["value"] <= 2
     assert numbers["latency_ms"]["value"] is None
     assert numbers["accuracy"]["value"] > 0.85
     assert "Ethos-U not executed" in numbers["accuracy"]["where"]
-    assert (numbers["int8_mac_share"]["value"], numbers["cpu_ops"]["value"]) == (1, 0)
-    log = json.loads((folder / "out" / "ethos-u55-256" / "main.log.json").read_text())
+    assert (
+        numbers["int8_mac_share"]["value"],
+        numbers["cpu_ops"]["value"],
+    ) == (1, 0)
+    log = json.loads(
+        (folder / "out" / "ethos-u55-256" / "main.log.json").read_text()
+    )
     assert numbers["npu_time_ms"]["value"] == pytest.approx(
         1000 * log["cycles"] / log["clock_hz"]
     )
-    assert next(row for row in result["candidates"] if row["scheme"] == "float")[
-        "status"
-    ].startswith("dropped: nothing of it would run on the NPU")
+    assert next(
+        row for row in result["candidates"] if row["scheme"] == "float"
+    )["status"].startswith("dropped: nothing of it would run on the NPU")
 
 
 def test_estimates_pass_gates_as_estimates(folder: pathlib.Path) -> None:
@@ -120,26 +133,38 @@ def test_estimates_pass_gates_as_estimates(folder: pathlib.Path) -> None:
     assert {
         name: gates[name]["verdict"]
         for name in ("npu_time_ms", "cpu_ops", "sram_bytes", "int8_mac_share")
-    } == dict.fromkeys(("npu_time_ms", "cpu_ops", "sram_bytes", "int8_mac_share"), "pass")
+    } == dict.fromkeys(
+        ("npu_time_ms", "cpu_ops", "sram_bytes", "int8_mac_share"), "pass"
+    )
     assert all(
         "Vela" in gates[name]["where"] and "estimate" in gates[name]["where"]
         for name in ("npu_time_ms", "cpu_ops", "sram_bytes")
     )
     markdown, html = (
-        (folder / "out" / f"report.{ending}").read_text() for ending in ("md", "html")
+        (folder / "out" / f"report.{ending}").read_text()
+        for ending in ("md", "html")
     )
-    assert run(folder).stdout.count("Vela 5") >= 3  # the three gates on estimates
+    assert (
+        run(folder).stdout.count("Vela 5") >= 3
+    )  # the three gates on estimates
     for text in (markdown, html, run(folder).stdout):
         assert "npu time (estimate)" in text.lower()
     assert "Predicted, not measured (Vela 5" in markdown
     assert (
-        "estimate by Vela at 500 MHz" in html and "Predicted, not measured (Vela 5" in html
+        "estimate by Vela at 500 MHz" in html
+        and "Predicted, not measured (Vela 5" in html
     )
 
 
-def test_a_gate_that_the_estimate_breaks_fails_the_run(folder: pathlib.Path) -> None:
+def test_a_gate_that_the_estimate_breaks_fails_the_run(
+    folder: pathlib.Path,
+) -> None:
     """The same files, from the cache, against a tighter limit: exit 1."""
     done = run(folder, "--set", "gates.npu_time_ms=0.0001", "--out", "strict")
     assert done.returncode == 1, done.stdout + done.stderr
-    (result,) = json.loads((folder / "strict" / "report.json").read_text())["targets"]
-    assert {row["name"]: row["verdict"] for row in result["gates"]}["npu_time_ms"] == "fail"
+    (result,) = json.loads((folder / "strict" / "report.json").read_text())[
+        "targets"
+    ]
+    assert {row["name"]: row["verdict"] for row in result["gates"]}[
+        "npu_time_ms"
+    ] == "fail"

@@ -42,12 +42,16 @@ def test_the_digits_winners_hold_on_every_host(
     which is never timed; the report shows which are bit-equal.
     """
     results = pathlib.Path(shutil.copytree(shipped, tmp_path / "results"))
-    lite = verified(results / "mobile-tflite", "--on", "local", "--on", OLD, "--on", ARM)[
-        "mobile-tflite"
+    lite = verified(
+        results / "mobile-tflite", "--on", "local", "--on", OLD, "--on", ARM
+    )["mobile-tflite"]
+    onnx = verified(results / "cpu-onnx", "--on", "local", "--on", ARM)[
+        "cpu-onnx"
     ]
-    onnx = verified(results / "cpu-onnx", "--on", "local", "--on", ARM)["cpu-onnx"]
     for evidence in (*lite.values(), *onnx.values()):
-        assert evidence.verdict == "pass" and value(evidence, "parity") <= 2, evidence
+        assert evidence.verdict == "pass" and value(evidence, "parity") <= 2, (
+            evidence
+        )
     runtimes = {
         evidence.where.split(": ")[1].split(" ")[0]
         for evidence in (*lite.values(), *onnx.values())
@@ -58,28 +62,40 @@ def test_the_digits_winners_hold_on_every_host(
         for evidence in (*lite.values(), *onnx.values())
         if evidence.host.startswith(ARM)
     ]
-    assert {evidence.machine for evidence in arm} == {"aarch64"} and len(arm) >= 3
+    assert {evidence.machine for evidence in arm} == {"aarch64"} and len(
+        arm
+    ) >= 3
     assert all(
-        evidence.measurement("latency_ms") is None and "emulated" in evidence.where
+        evidence.measurement("latency_ms") is None
+        and "emulated" in evidence.where
         for evidence in arm
     )
     assert lite["local"].measurement("latency_ms") is not None
     data = report.load(results)
-    assert sum(len(row.evidence) for row in data.targets) == len(lite) + len(onnx)
+    assert sum(len(row.evidence) for row in data.targets) == len(lite) + len(
+        onnx
+    )
     assert "bit-equal" in (results / "report.md").read_text()
 
 
 @pytest.mark.parametrize("family", ["depthwise", "attention", "recurrent"])
-def test_int8_of_every_family_is_within_its_steps_on_arm(make: Make, family: str) -> None:
+def test_int8_of_every_family_is_within_its_steps_on_arm(
+    make: Make, family: str
+) -> None:
     """Parity with x86 in steps, for ONNX Runtime and LiteRT; what is more than two steps is
     less than quantization itself moves.
     """
-    for scheme, device in (("w8a8-static", "cpu-onnx"), ("w8a8-static", "mobile-tflite")):
+    for scheme, device in (
+        ("w8a8-static", "cpu-onnx"),
+        ("w8a8-static", "mobile-tflite"),
+    ):
         bundled = make(family, "task", scheme, device)
         for evidence in verified(bundled, "--on", ARM)[device].values():
             row = evidence.measurement("parity")
             assert (
-                row is not None and row.value is not None and evidence.verdict == "pass"
+                row is not None
+                and row.value is not None
+                and evidence.verdict == "pass"
             ), evidence
             assert row.value <= max(2, row.detail["quantization_error"])
 
@@ -91,7 +107,12 @@ def test_int8_of_every_family_is_within_its_steps_on_arm(make: Make, family: str
         # Winners of the race (docs/explanation/benchmarks.md); for tflite-runtime 2.14 the
         # first of its target's order that holds there.
         ("w8-dynamic", "cpu-onnx", ("local", "loopback", "board"), ()),
-        ("w8-dynamic", "mobile-tflite", ("local", "loopback", f"{ARM}/main"), (OLD,)),
+        (
+            "w8-dynamic",
+            "mobile-tflite",
+            ("local", "loopback", f"{ARM}/main"),
+            (OLD,),
+        ),
         (
             "w8-weight",
             "raspberry-pi-tflite-runtime",
@@ -113,17 +134,21 @@ def test_the_encoders_winners_hold_where_they_are_for(
     """
     bundled = make("bench.minilm:model", "sentences", scheme, device)
     words = [
-        word for host in (*right, *wrong) for word in ("--on", over_ssh.get(host, host))
+        word
+        for host in (*right, *wrong)
+        for word in ("--on", over_ssh.get(host, host))
     ]
     (evidence,) = verified(
         bundled, *words, "--samples", "2", "--no-times", code=1 if wrong else 0
     ).values()
     verdicts = {
-        name: evidence[over_ssh.get(name, name)].verdict for name in (*right, *wrong)
+        name: evidence[over_ssh.get(name, name)].verdict
+        for name in (*right, *wrong)
     }
-    assert verdicts == {**dict.fromkeys(right, "pass"), **dict.fromkeys(wrong, "fail")}, (
-        evidence
-    )
+    assert verdicts == {
+        **dict.fromkeys(right, "pass"),
+        **dict.fromkeys(wrong, "fail"),
+    }, evidence
 
 
 def broken(folder: pathlib.Path) -> None:
@@ -133,13 +158,19 @@ def broken(folder: pathlib.Path) -> None:
     from ai_edge_quantizer import quantizer
 
     manifest = json.loads((folder / bundle.MANIFEST).read_text())
-    converter = quantizer.Quantizer(str(folder / bundle.REFERENCE / "main.tflite"))
-    converter.add_dynamic_config(".*", quantizer.qtyping.TFLOperationName.ALL_SUPPORTED, 8)
+    converter = quantizer.Quantizer(
+        str(folder / bundle.REFERENCE / "main.tflite")
+    )
+    converter.add_dynamic_config(
+        ".*", quantizer.qtyping.TFLOperationName.ALL_SUPPORTED, 8
+    )
     (folder / "main.tflite").unlink()
     converter.quantize().export_model(str(folder / "main.tflite"))
     facts = manifest["bundle"]
     manifest.update(
-        signatures=facts["reference"]["signatures"], scheme="w8-dynamic", key="broken"
+        signatures=facts["reference"]["signatures"],
+        scheme="w8-dynamic",
+        key="broken",
     )
     with numpy.load(folder / bundle.SAMPLES) as stored:
         arrays = {name: stored[name] for name in stored.files}
@@ -167,7 +198,9 @@ def broken(folder: pathlib.Path) -> None:
                 if name.startswith("input:")
             }
         )
-    arrays.update({f"expected:{name}": array for name, array in outputs.items()})
+    arrays.update(
+        {f"expected:{name}": array for name, array in outputs.items()}
+    )
     numpy.savez(folder / bundle.SAMPLES, **arrays)  # type: ignore[arg-type]
     facts["sha256"][bundle.SAMPLES] = file_digest(folder / bundle.SAMPLES)
     (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
@@ -183,10 +216,14 @@ def test_a_file_that_is_wrong_in_an_older_runtime_is_caught_there(
         shutil.copytree(shipped / "mobile-tflite", tmp_path / "mobile-tflite")
     )
     broken(folder)
-    evidence = verified(folder, "--on", "local", "--on", OLD, "--no-times", code=1)[
-        "mobile-tflite"
-    ]
-    assert (evidence["local"].verdict, evidence[OLD].verdict, evidence[OLD].error) == (
+    evidence = verified(
+        folder, "--on", "local", "--on", OLD, "--no-times", code=1
+    )["mobile-tflite"]
+    assert (
+        evidence["local"].verdict,
+        evidence[OLD].verdict,
+        evidence[OLD].error,
+    ) == (
         "pass",
         "fail",
         "",

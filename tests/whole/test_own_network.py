@@ -95,19 +95,38 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("project")
     (folder / "net.py").write_text(NET)
     subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TRAIN], cwd=folder, check=True, timeout=600
+        [sys.executable, "-W", "ignore", "-c", TRAIN],
+        cwd=folder,
+        check=True,
+        timeout=600,
     )
     return folder
 
 
-def edgekit(folder: pathlib.Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgekit", *words, "--cache", str(folder / "cache")]
+def edgekit(
+    folder: pathlib.Path, *words: str
+) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        *words,
+        "--cache",
+        str(folder / "cache"),
+    ]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=900, check=False
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
 
 
-def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) -> None:
+def test_a_users_network_becomes_two_proven_int8_files(
+    project: pathlib.Path,
+) -> None:
     """`edgekit run int8` on a foreign network ends with int8 winners on both targets that
     lose at most the gate.
     """
@@ -134,7 +153,9 @@ def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) ->
     report = json.loads((project / "out" / "report.json").read_text())
     for target in report["targets"]:
         winner = next(
-            row for row in target["candidates"] if row["scheme"] == target["winner"]
+            row
+            for row in target["candidates"]
+            if row["scheme"] == target["winner"]
         )
         numbers = {row["name"]: row["value"] for row in winner["measurements"]}
         assert target["verdict"] == "pass"
@@ -143,7 +164,9 @@ def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) ->
         assert numbers["accuracy_drop"] <= 0.02
         assert numbers["parity"] <= 2
         assert numbers["int8_mac_share"] >= 0.95
-        assert (project / "out" / winner["artifact"]["files"][0]["path"]).is_file()
+        assert (
+            project / "out" / winner["artifact"]["files"][0]["path"]
+        ).is_file()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +183,10 @@ def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) ->
             ),
             ["stem.weight", "Fix:"],
         ),
-        (("images.reshape(-1, 1, 28, 28)", "images.reshape(-1, 784)"), ["784", "Fix:"]),
+        (
+            ("images.reshape(-1, 1, 28, 28)", "images.reshape(-1, 784)"),
+            ["784", "Fix:"],
+        ),
         (("return Net()", "return 1 / 0"), ["net.py", "ZeroDivisionError"]),
         (
             (
@@ -172,7 +198,10 @@ def test_a_users_network_becomes_two_proven_int8_files(project: pathlib.Path) ->
     ],
 )
 def test_a_users_mistake_is_reported_without_a_traceback(
-    project: pathlib.Path, tmp_path: pathlib.Path, change: tuple[str, str], words: list[str]
+    project: pathlib.Path,
+    tmp_path: pathlib.Path,
+    change: tuple[str, str],
+    words: list[str],
 ) -> None:
     """Other shapes, other inputs, a raising function, test data in the calibration: a clear
     message, exit 1, no traceback.
@@ -206,7 +235,9 @@ def test_a_recipe_that_trains_needs_training_data(
 ) -> None:
     """A task without training data is refused where the recipe trains, before any training."""
     (tmp_path / "net.py").write_text(
-        NET.replace("train=(images[:3500], labels[:3500])", "calibration=images[:200]")
+        NET.replace(
+            "train=(images[:3500], labels[:3500])", "calibration=images[:200]"
+        )
     )
     done = edgekit(
         tmp_path,

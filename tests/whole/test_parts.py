@@ -53,7 +53,9 @@ def task():
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict]:  # type: ignore[type-arg]
+def report(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[pathlib.Path, dict]:  # type: ignore[type-arg]
     """One run on three formats: train, quantize, race, verify."""
     folder = tmp_path_factory.mktemp("parts")
     (folder / "net.py").write_text(NET)
@@ -80,12 +82,21 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict
         "--set",
         "gates.speedup=0.01",
     ]
-    for target in ("cpu-onnx", "mobile-tflite", "coral-edgetpu", "rtx-tensorrt"):
+    for target in (
+        "cpu-onnx",
+        "mobile-tflite",
+        "coral-edgetpu",
+        "rtx-tensorrt",
+    ):
         command += ["--target", target]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    return folder / "out", json.loads((folder / "out" / "report.json").read_text())
+    return folder / "out", json.loads(
+        (folder / "out" / "report.json").read_text()
+    )
 
 
 def test_each_target_has_one_verdict_and_a_file_for_each_part(
@@ -98,12 +109,20 @@ def test_each_target_has_one_verdict_and_a_file_for_each_part(
     assert [row["verdict"] for row in data["targets"]] == ["pass"] * 4
     for target in data["targets"]:
         winner = next(
-            row for row in target["candidates"] if row["scheme"] == target["winner"]
+            row
+            for row in target["candidates"]
+            if row["scheme"] == target["winner"]
         )
-        models = [file for file in winner["artifact"]["files"] if file["role"] == "model"]
+        models = [
+            file
+            for file in winner["artifact"]["files"]
+            if file["role"] == "model"
+        ]
         assert [file["part"] for file in models] == ["encoder", "head"]
         assert all((out / file["path"]).is_file() for file in models)
-        assert winner["artifact"]["bytes"] == sum(file["bytes"] for file in models)
+        assert winner["artifact"]["bytes"] == sum(
+            file["bytes"] for file in models
+        )
         assert set(winner["artifact"]["signatures"]) == {"encoder", "head"}
 
 
@@ -112,7 +131,11 @@ def test_int8_parts_agree_with_torch(report: tuple[pathlib.Path, dict]) -> None:
     all its layers are int8.
     """
     for target in report[1]["targets"]:
-        int8 = next(row for row in target["candidates"] if row["scheme"] == "w8a8-static")
+        int8 = next(
+            row
+            for row in target["candidates"]
+            if row["scheme"] == "w8a8-static"
+        )
         numbers = {row["name"]: row["value"] for row in int8["measurements"]}
         assert int8["status"] == "raced"
         assert numbers["parity"] <= 2

@@ -87,14 +87,20 @@ def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         if value.get("name") in TIMES:
             return value["name"]
-        return {key: timeless(inner) for key, inner in value.items() if key not in TIMES}
+        return {
+            key: timeless(inner)
+            for key, inner in value.items()
+            if key not in TIMES
+        }
     if isinstance(value, list):
         return [timeless(inner) for inner in value]
     return value
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, list[str]]:
+def calm(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[pathlib.Path, list[str]]:
     """A run that nobody kills: its folder, and the kinds of work in the order in which they
     began.
     """
@@ -119,14 +125,20 @@ def test_a_run_that_is_killed_in_every_step_ends_with_the_same_report(
     assert len(pieces) > 10
     killed = 0
     for index, piece in enumerate(pieces):
-        code, _ = run_until(command(folder, "stormy"), piece, 0.04 * (index % 6))
+        code, _ = run_until(
+            command(folder, "stormy"), piece, 0.04 * (index % 6)
+        )
         killed += code != 0
     assert killed == len(pieces)
     assert not (folder / "stormy" / "report.json").exists()
     code, _ = run_until(command(folder, "stormy"), None)
     assert code == 0
-    assert timeless(read_report(folder, "stormy")) == timeless(read_report(folder, "calm"))
-    assert [path.name for path in (folder / "stormy-cache" / "tmp").iterdir()] == []
+    assert timeless(read_report(folder, "stormy")) == timeless(
+        read_report(folder, "calm")
+    )
+    assert [
+        path.name for path in (folder / "stormy-cache" / "tmp").iterdir()
+    ] == []
 
 
 def test_a_second_run_takes_everything_from_the_cache(
@@ -147,7 +159,8 @@ def test_a_second_run_takes_everything_from_the_cache(
     done = [
         line
         for line in again.stderr.splitlines()
-        if line.startswith("done: ") and not line.startswith(("done: verify", "done: race"))
+        if line.startswith("done: ")
+        and not line.startswith(("done: verify", "done: race"))
     ]
     assert [line for line in done if not line.endswith("cached")] == []
 

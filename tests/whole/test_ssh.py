@@ -71,14 +71,17 @@ def test_no_name_runs_a_command(
     and nothing of the names is executed.
     """
     monkeypatch.chdir(tmp_path)
-    folder = pathlib.Path(shutil.copytree(shipped / "cpu-onnx", tmp_path / name))
+    folder = pathlib.Path(
+        shutil.copytree(shipped / "cpu-onnx", tmp_path / name)
+    )
     renamed(folder, "main.onnx", f"{name}.onnx")
     (rows,) = verified(
         folder.absolute(), "--on", loopback, "--no-times", "--samples", "4"
     ).values()
     assert [row.verdict for row in rows.values()] == ["pass"], rows
     assert (
-        not list(tmp_path.rglob("owned")) and not (pathlib.Path.home() / "owned").exists()
+        not list(tmp_path.rglob("owned"))
+        and not (pathlib.Path.home() / "owned").exists()
     )
 
 
@@ -122,7 +125,9 @@ def test_a_run_asks_a_host_over_ssh(board: str, tmp_path: pathlib.Path) -> None:
     for _ in range(2):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
-        ((row,),) = (target.evidence for target in report.load(tmp_path / "out").targets)
+        ((row,),) = (
+            target.evidence for target in report.load(tmp_path / "out").targets
+        )
         assert row.verdict == "pass" and row.machine == "aarch64"
         times.append(row.when)
     assert times[0] == times[1]

@@ -34,9 +34,7 @@ ESTIMATED = (
     "pads them and adds its program (logs: 0.97 to 1.16 of the file)"
 )
 PREDICTED = "static prediction, upper bound; edgetpu_compiler not run"
-COMPILED = (
-    "edgetpu_compiler's own result: the operators left for the CPU in the compiled file"
-)
+COMPILED = "edgetpu_compiler's own result: the operators left for the CPU in the compiled file"
 _NOTHING_TO_MAP = "the file has no convolution and no matrix product"
 
 Results = Mapping[str, Sequence[MappingResult]]
@@ -47,11 +45,17 @@ def audit(artifact: Artifact, limits: Limits) -> Audit:
 
     Raises ModelError if a file or a compiler log cannot be read.
     """
-    graphs = {part.name: tflite_graph.read(artifact.path(part)) for part in artifact.parts}
+    graphs = {
+        part.name: tflite_graph.read(artifact.path(part))
+        for part in artifact.parts
+    }
     base = audit_tflite.audit_graphs(graphs, limits)
     if not all("compiled" in part.files for part in artifact.parts):
         return _add_prediction(base, graphs)
-    left = [tflite_graph.read(artifact.path(part, "compiled")) for part in artifact.parts]
+    left = [
+        tflite_graph.read(artifact.path(part, "compiled"))
+        for part in artifact.parts
+    ]
     logs = {part.name: _read_log(artifact, part) for part in artifact.parts}
     share = _compiled_share(
         sum(graph.macs for graph in graphs.values()),
@@ -75,8 +79,12 @@ def audit_file(path: pathlib.Path, limits: Limits) -> Audit:
 
 
 def _add_prediction(base: Audit, graphs: Mapping[str, Graph]) -> Audit:
-    results = {name: edgetpu_mapper.predict(graph) for name, graph in graphs.items()}
-    flat = [result for graph_results in results.values() for result in graph_results]
+    results = {
+        name: edgetpu_mapper.predict(graph) for name, graph in graphs.items()
+    }
+    flat = [
+        result for graph_results in results.values() for result in graph_results
+    ]
     rows = [
         {**row, "status": result.status, "reason": result.reason}
         for row, result in zip(base.rows, flat, strict=True)
@@ -86,7 +94,10 @@ def _add_prediction(base: Audit, graphs: Mapping[str, Graph]) -> Audit:
     weights = _predicted_bytes(graphs, results, where)
     warnings = list(base.warnings)
     for name, graph in graphs.items():
-        warnings += [f"{name}: {text}" for text in _mapping_warnings(graph, results[name])]
+        warnings += [
+            f"{name}: {text}"
+            for text in _mapping_warnings(graph, results[name])
+        ]
     warnings += _memory_warnings(weights)
     share = _predicted_share(graphs, results, where)
     return Audit([*base.measurements, share, weights], rows, warnings)
@@ -109,10 +120,14 @@ def _predicted_share(
     }
     share = _count_macs(mapped) / total
     high = _count_macs(_all_mapped(graphs, optimistic)) / total
-    statuses = Counter(result.status for group in results.values() for result in group)
+    statuses = Counter(
+        result.status for group in results.values() for result in group
+    )
     how = f"{PREDICTED}; share of multiply-accumulates"
     if high != share:
-        how += "; the interval's upper end includes what only some compilers map"
+        how += (
+            "; the interval's upper end includes what only some compilers map"
+        )
     return Measurement(
         name="tpu_mapped_share",
         value=share,
@@ -127,18 +142,27 @@ def _predicted_share(
             "statuses": dict(statuses),
             "mapped_operators": len(mapped),
             "operators": statuses.total(),
-            "subgraphs": sum(map(edgetpu_mapper.count_subgraphs, graphs.values())),
-            "share_of_all_subgraphs": _count_macs(_all_mapped(graphs, supported)) / total,
+            "subgraphs": sum(
+                map(edgetpu_mapper.count_subgraphs, graphs.values())
+            ),
+            "share_of_all_subgraphs": _count_macs(
+                _all_mapped(graphs, supported)
+            )
+            / total,
         },
     )
 
 
-def _all_mapped(graphs: Mapping[str, Graph], results: Results) -> Iterator[Operator]:
+def _all_mapped(
+    graphs: Mapping[str, Graph], results: Results
+) -> Iterator[Operator]:
     for name, graph in graphs.items():
         yield from _mapped_operators(graph, results[name])
 
 
-def _mapped_operators(graph: Graph, results: Sequence[MappingResult]) -> list[Operator]:
+def _mapped_operators(
+    graph: Graph, results: Sequence[MappingResult]
+) -> list[Operator]:
     pairs = zip(graph.operators, results, strict=True)
     return [operator for operator, result in pairs if result.mapped]
 
@@ -192,7 +216,9 @@ def _memory_warnings(weights: Measurement) -> Iterable[str]:
         yield f"may not fit on chip: {sizes}"
 
 
-def _mapping_warnings(graph: Graph, results: Sequence[MappingResult]) -> Iterable[str]:
+def _mapping_warnings(
+    graph: Graph, results: Sequence[MappingResult]
+) -> Iterable[str]:
     for operator, result in zip(graph.operators, results, strict=True):
         where = f"operator {operator.index} of {len(graph.operators)} ({operator.op})"
         if result.mapped and result.reason:
@@ -229,7 +255,10 @@ def _logged_bytes(logs: Mapping[str, Mapping[str, Any]]) -> Measurement:
         unit="bytes",
         where=_compiler(logs),
         how="the compiler's log, on chip and off chip",
-        detail={"fits_on_chip": streamed == 0, "streamed_bytes": [streamed, streamed]},
+        detail={
+            "fits_on_chip": streamed == 0,
+            "streamed_bytes": [streamed, streamed],
+        },
     )
 
 
@@ -241,7 +270,9 @@ def _compiled_share(
     ``total`` counts those of the network, ``left`` those that stay on the CPU.
     """
     if not total:
-        return unmeasured("tpu_mapped_share", "share", _compiler(logs), _NOTHING_TO_MAP)
+        return unmeasured(
+            "tpu_mapped_share", "share", _compiler(logs), _NOTHING_TO_MAP
+        )
     statuses: Counter[str] = Counter()
     for log in logs.values():
         for row in log["rows"]:

@@ -49,7 +49,10 @@ class TfliteToEdgetpu:
     takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
     gives: ClassVar[FormatName] = "edgetpu"
     version: ClassVar[int] = 2
-    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tool:edgetpu_compiler")
+    packages: ClassVar[tuple[str, ...]] = (
+        "ai-edge-litert",
+        "tool:edgetpu_compiler",
+    )
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:
@@ -117,7 +120,11 @@ class TfliteToEdgetpu:
             return
         shift = _OFFSET * ((self.io == "uint8") - (source.dtype == "uint8"))
         zero_point = source.quantization.zero_point + shift
-        actual = (spec.dtype, spec.quantization.scale, spec.quantization.zero_point)
+        actual = (
+            spec.dtype,
+            spec.quantization.scale,
+            spec.quantization.zero_point,
+        )
         if actual != (self.io, source.quantization.scale, zero_point):
             raise StepError(
                 f"{part}: {spec.name} is {spec.dtype} with {spec.quantization}, expected "
@@ -178,7 +185,9 @@ def _replace_ends(model: Any, kind: str, dtype: int) -> list[tuple[int, int]]:
 def _shifted_copy(tensor: Any, dtype: int) -> Any:
     """A tensor of the other 8-bit dtype for the same numbers."""
     shift = _OFFSET if dtype == schema.TensorType.UINT8 else -_OFFSET
-    zero_points = numpy.asarray(tensor.quantization.zeroPoint, dtype=numpy.int64)
+    zero_points = numpy.asarray(
+        tensor.quantization.zeroPoint, dtype=numpy.int64
+    )
     shifted = copy.deepcopy(tensor)
     shifted.type = dtype
     shifted.buffer = 0
@@ -223,7 +232,9 @@ def _compile(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {}, _not_compiled(f"{COMPILER} did not finish within {TIMEOUT_S} s")
+        return {}, _not_compiled(
+            f"{COMPILER} did not finish within {TIMEOUT_S} s"
+        )
     except OSError as error:
         reason = error.strerror or error
         return {}, _not_compiled(f"{COMPILER} cannot be started: {reason}")
@@ -234,7 +245,10 @@ def _compile(
     log = edgetpu_log.parse(process.stdout)
     report = folder / f"{path.stem}.log.json"
     report.write_text(log.model_dump_json(indent=1), encoding="utf-8")
-    files = {"compiled": File(path=compiled.name), "log": File(path=report.name)}
+    files = {
+        "compiled": File(path=compiled.name),
+        "log": File(path=report.name),
+    }
     notes = {
         "compiled": True,
         "compiler": log.version,

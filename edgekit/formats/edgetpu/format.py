@@ -1,6 +1,11 @@
 """TFLite files for Coral's Edge TPU."""
 
-from edgekit.formats.record import Accelerator, Format, FormatStep, Implementation
+from edgekit.formats.record import (
+    Accelerator,
+    Format,
+    FormatStep,
+    Implementation,
+)
 
 _LITERT = ("ai_edge_litert",)
 

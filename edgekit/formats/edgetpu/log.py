@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from edgekit.value import Value
 
-_ROW = re.compile(r"^(?P<op>[A-Za-z][\w:.-]*)\s+(?P<count>\d+)\s+(?P<status>\S.*?)\s*$")
+_ROW = re.compile(
+    r"^(?P<op>[A-Za-z][\w:.-]*)\s+(?P<count>\d+)\s+(?P<status>\S.*?)\s*$"
+)
 _SIZE = re.compile(
     r"^(?P<label>[A-Z][\w -]+):\s+(?P<number>[\d.]+)(?P<unit>B|KiB|MiB|GiB)\s*$"
 )
@@ -38,7 +40,9 @@ _FAILED = re.compile(
     r"Compilation timeout)"
 )
 #: The first line of a new try.
-_TRY = re.compile(r"^\s*(Try to compile segment|Started a compilation timeout timer)")
+_TRY = re.compile(
+    r"^\s*(Try to compile segment|Started a compilation timeout timer)"
+)
 #: The compiler's own status of an operator that the Edge TPU runs.
 MAPPED = "Mapped to Edge TPU"
 
@@ -54,7 +58,9 @@ class KnownFailure(NamedTuple):
 #: The first pattern that matches is reported.
 KNOWN_FAILURES: Sequence[KnownFailure] = (
     KnownFailure(
-        r"Model not quantized", "the file is not fully int8", "use the scheme w8a8-static"
+        r"Model not quantized",
+        "the file is not fully int8",
+        "use the scheme w8a8-static",
     ),
     KnownFailure(
         r"dynamic-sized tensors",
@@ -77,7 +83,9 @@ KNOWN_FAILURES: Sequence[KnownFailure] = (
         "the compiler's TFLite, from 2021, cannot load the file",
         "remove newer operators",
     ),
-    KnownFailure(r"Invalid model", "it cannot read the file", "export it again"),
+    KnownFailure(
+        r"Invalid model", "it cannot read the file", "export it again"
+    ),
 )
 
 
@@ -147,7 +155,9 @@ def _parse_table(lines: Sequence[str]) -> list[LogRow]:
         return []
     matches = map(_ROW.match, lines[words.index(_TABLE_HEADER) + 1 :])
     return [
-        LogRow(op=match["op"], count=int(match["count"]), status=match["status"])
+        LogRow(
+            op=match["op"], count=int(match["count"]), status=match["status"]
+        )
         for match in matches
         if match and match[0].split() != _TABLE_HEADER
     ]

@@ -19,9 +19,7 @@ DTYPE = "Operation is working on an unsupported data type"
 RANK = "Tensor has unsupported rank (up to 3 innermost dimensions mapped)"
 VERSION = "Operation version not supported"
 SUBGRAPH = "More than one subgraph is not supported"
-LIMITATION = (
-    "Operation is otherwise supported, but not mapped due to some unspecified limitation"
-)
+LIMITATION = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +43,13 @@ def predict(graph: Graph, *, optimistic: bool = False) -> list[MappingResult]:
     ``optimistic``: operators that only some compilers map, or that are mapped in some sizes
     only, count as mapped.
     """
-    results = [judge(operator, optimistic=optimistic) for operator in graph.operators]
+    results = [
+        judge(operator, optimistic=optimistic) for operator in graph.operators
+    ]
     subgraphs = _partition(graph, [result.mapped for result in results])
-    mappable = [subgraph for subgraph in subgraphs if results[subgraph[0]].mapped]
+    mappable = [
+        subgraph for subgraph in subgraphs if results[subgraph[0]].mapped
+    ]
     for subgraph in mappable[1:]:
         for index in subgraph:
             results[index] = MappingResult(
@@ -63,7 +65,9 @@ def count_subgraphs(graph: Graph) -> int:
     the device and back).
     """
     supported = [judge(operator).mapped for operator in graph.operators]
-    return sum(supported[subgraph[0]] for subgraph in _partition(graph, supported))
+    return sum(
+        supported[subgraph[0]] for subgraph in _partition(graph, supported)
+    )
 
 
 def _partition(graph: Graph, supported: Sequence[bool]) -> list[list[int]]:
@@ -77,7 +81,9 @@ def _partition(graph: Graph, supported: Sequence[bool]) -> list[list[int]]:
         for operator in graph.operators
         for tensor in operator.outputs
     }
-    predecessors = [_predecessors(operator, producers) for operator in graph.operators]
+    predecessors = [
+        _predecessors(operator, producers) for operator in graph.operators
+    ]
     remaining = list(range(len(graph.operators)))
     done: set[int] = set()
     subgraphs: list[list[int]] = []
@@ -105,7 +111,9 @@ def judge(operator: Operator, *, optimistic: bool = False) -> MappingResult:
     """
     rule = RULES.get(operator.op)
     if rule is None:
-        return MappingResult(UNSUPPORTED, f"{operator.op} is in no published table")
+        return MappingResult(
+            UNSUPPORTED, f"{operator.op} is in no published table"
+        )
     newest = VERSIONS[operator.op]
     if operator.version > newest:
         reason = f"it has version {operator.version}, the compiler supports up to {newest}"
@@ -140,11 +148,15 @@ def _check_tensors(operator: Operator) -> MappingResult | None:
         return MappingResult(DTYPE, f"it works on {other[0]}")
     for tensor in operator.activations:
         if any(dim > 1 for dim in tensor.shape[:-3]):
-            return MappingResult(RANK, f"a tensor has the shape {list(tensor.shape)}")
+            return MappingResult(
+                RANK, f"a tensor has the shape {list(tensor.shape)}"
+            )
     return None
 
 
-def _check_rule(operator: Operator, rule: Rule, optimistic: bool) -> MappingResult:
+def _check_rule(
+    operator: Operator, rule: Rule, optimistic: bool
+) -> MappingResult:
     checks = list(rule.checks)
     if rule.doubt is not None and not optimistic:
         checks.append(rule.doubt)

@@ -70,7 +70,9 @@ def _replace_leaky_relu(model: Any, operator: Any) -> bool:
     alpha.quantization.scale = numpy.array([abs(slope) / _MAX_INT8], "float32")
     alpha.quantization.zeroPoint = numpy.array([0], "int64")
     slopes = numpy.full(shape[-1], math.copysign(_MAX_INT8, slope), "int8")
-    operator.inputs = _int32([operator.inputs[0], _add_constant(model, alpha, slopes)])
+    operator.inputs = _int32(
+        [operator.inputs[0], _add_constant(model, alpha, slopes)]
+    )
     operator.opcodeIndex = tflite_file.ensure_operator_code(
         model, schema.BuiltinOperator.PRELU
     )
@@ -91,7 +93,9 @@ def _cancel_transposes(model: Any) -> bool:
         if last is None:
             continue
         back = _permutation(model, last)
-        if back is None or [order[axis] for axis in back] != list(range(len(order))):
+        if back is None or [order[axis] for axis in back] != list(
+            range(len(order))
+        ):
             continue
         _remove_pair(model, first, chain, last, order)
         return True
@@ -172,14 +176,18 @@ def _is_permutation_invariant(
     """
     name = tflite_file.operator_name(model, operator)
     tensors = model.subgraphs[0].tensors
-    others = [tensors[int(index)] for index in operator.inputs if int(index) != tensor]
+    others = [
+        tensors[int(index)] for index in operator.inputs if int(index) != tensor
+    ]
     if name in _ELEMENTWISE:
         return not others
     if len(others) != 1 or not tflite_file.is_stored(model, others[0]):
         return False
     if name == "PAD":
         return len(_integers(model, others[0])) == 2 * len(order)
-    return name in _BINARY and math.prod(int(dim) for dim in others[0].shape) == 1
+    return (
+        name in _BINARY and math.prod(int(dim) for dim in others[0].shape) == 1
+    )
 
 
 def _permutation(model: Any, operator: Any) -> list[int] | None:

@@ -18,9 +18,7 @@ _LOGS = (
     "logs in google-coral/edgetpu issues 512 and 671, and system-software-lab/nrf20: partly "
     "mapped files"
 )
-_SIXTEEN = (
-    "google-coral/edgetpu issues 193 (in compiler 16) and 433 (rejected for an image)"
-)
+_SIXTEEN = "google-coral/edgetpu issues 193 (in compiler 16) and 433 (rejected for an image)"
 _MAX_SOFTMAX = 16_000
 _REDUCTION_MULTIPLE = 4
 #: google-coral/edgetpu issue 461: a MEAN over [1, 256, 128, 3] was rejected, but mapped when
@@ -95,9 +93,7 @@ def _check_reduction(operator: Operator) -> str | None:
         return "it reduces over the batch"
     channels = shape[-1]
     if len(shape) - 1 in positions and channels % _REDUCTION_MULTIPLE:
-        return (
-            f"it reduces over {channels} channels, not a multiple of {_REDUCTION_MULTIPLE}"
-        )
+        return f"it reduces over {channels} channels, not a multiple of {_REDUCTION_MULTIPLE}"
     return None
 
 
@@ -110,8 +106,12 @@ def _check_padding(operator: Operator) -> str | None:
 
 def _check_strides(operator: Operator) -> str | None:
     strides = operator.input(3).values
-    has_unit_strides = strides is not None and all(stride == 1 for stride in strides)
-    has_masks = any(operator.options.get(name) for name in ("ellipsisMask", "newAxisMask"))
+    has_unit_strides = strides is not None and all(
+        stride == 1 for stride in strides
+    )
+    has_masks = any(
+        operator.options.get(name) for name in ("ellipsisMask", "newAxisMask")
+    )
     if has_unit_strides and not has_masks:
         return None
     return "its strides are not 1, or it has an ellipsis or new-axis mask"
@@ -130,14 +130,22 @@ def _check_alpha(operator: Operator) -> str | None:
 
 def _check_constant_zeros(operator: Operator) -> str | None:
     constants = operator.constants
-    is_padding = len(operator.inputs) == 2 and len(constants) == 1 and constants[0].is_zero
+    is_padding = (
+        len(operator.inputs) == 2
+        and len(constants) == 1
+        and constants[0].is_zero
+    )
     if not constants or is_padding:
         return None
     return "an input is constant (allowed only as zeros, one of two)"
 
 
 def _check_weight_format(operator: Operator) -> str | None:
-    return "its weights are shuffled" if operator.options.get("weightsFormat") else None
+    return (
+        "its weights are shuffled"
+        if operator.options.get("weightsFormat")
+        else None
+    )
 
 
 def _check_split_axis(operator: Operator) -> str | None:
@@ -150,7 +158,11 @@ def _check_split_axis(operator: Operator) -> str | None:
 
 def _check_quantize_input(operator: Operator) -> str | None:
     """A QUANTIZE of floats at the start stays on the CPU, with this status in the logs."""
-    return None if operator.input(0).dtype in ("int8", "uint8") else "it reads floats"
+    return (
+        None
+        if operator.input(0).dtype in ("int8", "uint8")
+        else "it reads floats"
+    )
 
 
 def _doubt_transpose(operator: Operator) -> str | None:
@@ -166,7 +178,9 @@ def _doubt_large_mean(operator: Operator) -> str | None:
 RULES: Mapping[str, Rule] = {
     "ADD": Rule(_CORAL),
     "AVERAGE_POOL_2D": Rule(_CORAL, (_check_fused_activation,)),
-    "CONCATENATION": Rule(_CORAL, (_check_fused_activation, _check_constant_zeros)),
+    "CONCATENATION": Rule(
+        _CORAL, (_check_fused_activation, _check_constant_zeros)
+    ),
     "CONV_2D": Rule(_CORAL, (_check_dilation,), constants=(1, 2)),
     "DEPTHWISE_CONV_2D": Rule(_CORAL, (_check_dilation,), constants=(1, 2)),
     "DEQUANTIZE": Rule(_LOGS),
@@ -178,7 +192,9 @@ RULES: Mapping[str, Rule] = {
     "LOGISTIC": Rule(_CORAL),
     "MAXIMUM": Rule(_CORAL),
     "MAX_POOL_2D": Rule(_CORAL, (_check_fused_activation,)),
-    "MEAN": Rule(_CORAL, (_check_reduction,), constants=(1,), doubt=_doubt_large_mean),
+    "MEAN": Rule(
+        _CORAL, (_check_reduction,), constants=(1,), doubt=_doubt_large_mean
+    ),
     "MINIMUM": Rule(_CORAL),
     "MUL": Rule(_CORAL),
     "PACK": Rule(_CHANGES, (_check_pack_axis,)),

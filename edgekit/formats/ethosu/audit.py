@@ -54,7 +54,11 @@ class _CompiledFile:
         """Vela's rows for an operator; empty if they may be those of another graph."""
         if self.graph.extra_graphs:
             return []
-        return [layer for layer in self.log.layers if layer.operator == operator.index]
+        return [
+            layer
+            for layer in self.log.layers
+            if layer.operator == operator.index
+        ]
 
     def place(self, operator: Operator) -> str:
         """Where an operator runs."""
@@ -71,13 +75,18 @@ def audit(artifact: Artifact, limits: Limits) -> Audit:
     A float reference has no log, and none of Vela's numbers. Raises ModelError if a file or
     a log cannot be read.
     """
-    graphs = {part.name: tflite_graph.read(artifact.path(part)) for part in artifact.parts}
+    graphs = {
+        part.name: tflite_graph.read(artifact.path(part))
+        for part in artifact.parts
+    }
     if not all("log" in part.files for part in artifact.parts):
         return audit_tflite.audit_graphs(graphs, limits)
     files = {}
     for part in artifact.parts:
         compiled = artifact.path(part, "compiled")
-        files[part.name] = _match(graphs[part.name], compiled, _read_log(artifact, part))
+        files[part.name] = _match(
+            graphs[part.name], compiled, _read_log(artifact, part)
+        )
     return _audit(files, limits)
 
 
@@ -118,14 +127,18 @@ def _match(graph: Graph, compiled: pathlib.Path, log: Log) -> _CompiledFile:
         if operator.op != ETHOS_U
     ]
     names = {
-        (operator.op, tensor.name) for operator in remaining for tensor in operator.outputs
+        (operator.op, tensor.name)
+        for operator in remaining
+        for tensor in operator.outputs
     }
     reasons = {row.name: row.reason for row in log.refusals}
     cpu_reasons = {}
     for operator in graph.operators:
         outputs = [tensor.name for tensor in operator.outputs]
         if any((operator.op, name) in names for name in outputs):
-            known_reasons = [reasons[name] for name in outputs if name in reasons]
+            known_reasons = [
+                reasons[name] for name in outputs if name in reasons
+            ]
             cpu_reasons[operator.index] = next(iter(known_reasons), NO_REASON)
     unnamed = max(0, len(remaining) - len(cpu_reasons))
     return _CompiledFile(graph, log, cpu_reasons, unnamed)
@@ -159,7 +172,9 @@ def _audit(files: Mapping[str, _CompiledFile], limits: Limits) -> Audit:
     return Audit(measurements, rows, warnings)
 
 
-def _report_row(operator: Operator, part: str, file: _CompiledFile) -> dict[str, Any]:
+def _report_row(
+    operator: Operator, part: str, file: _CompiledFile
+) -> dict[str, Any]:
     """One operator of the file: where it runs, and the sum of Vela's rows for it."""
     layers = file.layers(operator)
     place = file.place(operator)
@@ -205,7 +220,9 @@ def _measure_int8_share(files: Mapping[str, _CompiledFile]) -> Measurement:
             "int8 multiply-accumulates of convolutions and matrix products that Vela places "
             "on the NPU, relative to all of the file"
         ),
-        detail={arithmetic: count for arithmetic, count in macs.items() if count},
+        detail={
+            arithmetic: count for arithmetic, count in macs.items() if count
+        },
     )
 
 
@@ -251,10 +268,13 @@ def _measure_sram(files: Mapping[str, _CompiledFile]) -> Measurement:
 
 def _measure_flash(files: Mapping[str, _CompiledFile]) -> Measurement:
     detail = {
-        kind: sum(getattr(file.log, kind) for file in files.values()) for kind in _STORAGE
+        kind: sum(getattr(file.log, kind) for file in files.values())
+        for kind in _STORAGE
     }
     used = [
-        kind.removesuffix("_bytes").replace("_", " ") for kind in _STORAGE if detail[kind]
+        kind.removesuffix("_bytes").replace("_", " ")
+        for kind in _STORAGE
+        if detail[kind]
     ]
     return Measurement(
         name="flash_bytes",
@@ -302,7 +322,9 @@ def _cpu_warnings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         if row["runs_on"] == CPU:
             group = (row["part"], row["op"], row["reason"])
-            modules_of.setdefault(group, []).append(row["module"] or "the top level")
+            modules_of.setdefault(group, []).append(
+                row["module"] or "the top level"
+            )
     for (part, op, reason), modules in modules_of.items():
         places = ", ".join(dict.fromkeys(modules))
         yield f"{part}: {len(modules)} {op} left to the CPU at {places}: {reason}"
@@ -310,7 +332,9 @@ def _cpu_warnings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "the NPU time does not include operators on the CPU"
 
 
-def _memory_warnings(measurements: Sequence[Measurement], limits: Limits) -> Iterator[str]:
+def _memory_warnings(
+    measurements: Sequence[Measurement], limits: Limits
+) -> Iterator[str]:
     capacities = {
         "sram_bytes": ("SRAM", limits.sram_bytes),
         "flash_bytes": ("flash", limits.memory_bytes),

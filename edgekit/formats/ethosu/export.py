@@ -78,13 +78,18 @@ class TfliteToEthosu:
             folder=context.folder,
         )
 
-    def _compile(self, path: pathlib.Path) -> tuple[dict[str, File], dict[str, Any]]:
+    def _compile(
+        self, path: pathlib.Path
+    ) -> tuple[dict[str, File], dict[str, Any]]:
         """Compile one file; return the files by role, and the notes."""
         compiled = path.with_name(f"{path.stem}_vela.tflite")
         report = path.with_name(f"{path.stem}.log.json")
         log = vela.compile_file(path, self.setting, compiled)
         report.write_text(log.model_dump_json(indent=1), encoding="utf-8")
-        files = {"compiled": File(path=compiled.name), "log": File(path=report.name)}
+        files = {
+            "compiled": File(path=compiled.name),
+            "log": File(path=report.name),
+        }
         notes = {
             "compiled": True,
             "vela": log.version,
@@ -110,7 +115,9 @@ class TfliteToEthosu:
             ):
                 text = after.path(new, "log").read_text(encoding="utf-8")
                 refusals = Log.model_validate_json(text).refusals[:3]
-                reasons = dict.fromkeys(f"{row.op}: {row.reason}" for row in refusals)
+                reasons = dict.fromkeys(
+                    f"{row.op}: {row.reason}" for row in refusals
+                )
                 raise StepError(
                     f"{new.name}: Vela leaves all operators to the CPU ({'; '.join(reasons)}).",
                     fix="use w8a8-static, or another target",

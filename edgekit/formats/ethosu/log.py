@@ -15,7 +15,9 @@ from edgekit.value import Value
 
 #: Reasons and lines of output are truncated to this many characters.
 MAX_REASON = 240
-_TABLE = re.compile(r'<table name="(\w+)">\s*<!\[CDATA\[\n(.*?)\]\]>', re.DOTALL)
+_TABLE = re.compile(
+    r'<table name="(\w+)">\s*<!\[CDATA\[\n(.*?)\]\]>', re.DOTALL
+)
 _WARNING = re.compile(
     r"^Warning \(supported operators\) operator: (?P<op>\S+), ofm: '(?P<name>.*)'\n"
     r"Reason: (?P<reason>.+(?:\n.+)*)",
@@ -91,18 +93,28 @@ class Log(Value):
     @property
     def storage_bytes(self) -> int:
         """All memory except SRAM: where the weights are stored."""
-        return self.dram_bytes + self.on_chip_flash_bytes + self.off_chip_flash_bytes
+        return (
+            self.dram_bytes
+            + self.on_chip_flash_bytes
+            + self.off_chip_flash_bytes
+        )
 
 
-def parse(version: str, setting: Setting, summary: str, debug: str, output: str) -> Log:
+def parse(
+    version: str, setting: Setting, summary: str, debug: str, output: str
+) -> Log:
     """Parse Vela's summary (CSV), debug database (XML) and output.
 
     Raises LookupError or ValueError if one of them has another structure than in Vela 5.2.
     """
     totals = next(_rows(summary))
-    tables = {name: list(_rows(content)) for name, content in _TABLE.findall(debug)}
+    tables = {
+        name: list(_rows(content)) for name, content in _TABLE.findall(debug)
+    }
     origins = {row["id"]: row for row in tables["source"]}
-    layers = [_layer(row, origins.get(row["source_id"])) for row in tables["perf"]]
+    layers = [
+        _layer(row, origins.get(row["source_id"])) for row in tables["perf"]
+    ]
     memory = {
         kind: round(1024 * float(totals[f"{kind}_memory_used"]))
         for kind in ("sram", "dram", "on_chip_flash", "off_chip_flash")
@@ -155,5 +167,7 @@ def _rows(text: str) -> Iterator[Mapping[str, str]]:
     """
     for row in csv.DictReader(io.StringIO(text)):
         if None in row or None in row.values():
-            raise ValueError(f"a row does not fit its table: {list(row.values())[:4]}")
+            raise ValueError(
+                f"a row does not fit its table: {list(row.values())[:4]}"
+            )
         yield row

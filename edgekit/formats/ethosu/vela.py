@@ -50,7 +50,9 @@ class KnownFailure(NamedTuple):
 
 
 _KNOWN_FAILURES = (
-    KnownFailure("cannot mmap an empty file", "the file is empty", "export it again"),
+    KnownFailure(
+        "cannot mmap an empty file", "the file is empty", "export it again"
+    ),
     KnownFailure(
         "Failed to load TfLite model",
         "it cannot read this file",
@@ -94,15 +96,22 @@ def require(setting: Setting) -> None:
     systems, modes = list_configurations()
     # Vela itself silently accepts the clock and the memories of another family.
     family = setting.accelerator.rpartition("-")[0].replace("-", "_")
-    matching = [name for name in systems if name.lower().startswith(f"{family}_")]
+    matching = [
+        name for name in systems if name.lower().startswith(f"{family}_")
+    ]
     _require_choice("accelerator", setting.accelerator, ACCELERATORS)
     _require_choice(
-        "system_config", setting.system_config, matching, f" for {setting.accelerator}"
+        "system_config",
+        setting.system_config,
+        matching,
+        f" for {setting.accelerator}",
     )
     _require_choice("memory_mode", setting.memory_mode, modes)
 
 
-def _require_choice(kind: str, name: str, choices: Sequence[str], scope: str = "") -> None:
+def _require_choice(
+    kind: str, name: str, choices: Sequence[str], scope: str = ""
+) -> None:
     if name not in choices:
         raise StepError(
             f"Vela has no {kind} {name!r}{scope}. {suggest(name, choices)}",
@@ -159,7 +168,11 @@ def compile_file(
             )
         try:
             log = vela_log.parse(
-                installed, setting, _read_text(summary), _read_text(debug), printed
+                installed,
+                setting,
+                _read_text(summary),
+                _read_text(debug),
+                printed,
             )
         except (LookupError, ValueError) as error:
             raise StepError(
@@ -236,7 +249,9 @@ def _run(source: pathlib.Path, name: str, setting: Setting) -> str:
     return process.stdout
 
 
-def _translate_failure(name: str, process: "subprocess.CompletedProcess[str]") -> StepError:
+def _translate_failure(
+    name: str, process: "subprocess.CompletedProcess[str]"
+) -> StepError:
     output = f"{process.stdout}\n{process.stderr}"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for failure in _KNOWN_FAILURES:
@@ -244,7 +259,8 @@ def _translate_failure(name: str, process: "subprocess.CompletedProcess[str]") -
         if line is not None:
             quote = line[: vela_log.MAX_REASON]
             return StepError(
-                f"Vela cannot compile {name}: {failure.meaning} ({quote}).", fix=failure.fix
+                f"Vela cannot compile {name}: {failure.meaning} ({quote}).",
+                fix=failure.fix,
             )
     last_line = lines[-1][: vela_log.MAX_REASON] if lines else "no output"
     if process.returncode < 0:

@@ -35,7 +35,8 @@ class Grid:
         """Return the real weights [outputs, inputs] in float32."""
         block = numpy.arange(self.stored.shape[1]) // BLOCK
         real: Array = (
-            self.stored.astype("float32") - self.zero.astype("float32")[:, block]
+            self.stored.astype("float32")
+            - self.zero.astype("float32")[:, block]
         ) * self.scale[:, block]
         return real
 
@@ -51,7 +52,11 @@ def rtn(network: nn.Module) -> Grids:
     Raises StepError if neural-compressor fails.
     """
     config = inc.RTNConfig(
-        dtype="int", bits=BITS, group_size=BLOCK, use_sym=False, use_layer_wise=False
+        dtype="int",
+        bits=BITS,
+        group_size=BLOCK,
+        use_sym=False,
+        use_layer_wise=False,
     )
     with inc.translate_errors(_FIX):
         # The popular format would round scales and biases to 16 bits.
@@ -75,14 +80,20 @@ def awq(network: nn.Module, run: Run) -> Grids:
     batches: list[torch.Tensor] = []
 
     def record(module: nn.Module, args: Any, kwargs: Any) -> None:
-        batches.append(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
+        batches.append(
+            kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        )
 
     hook = model.register_forward_pre_hook(record, with_kwargs=True)
     with inc.translate_errors(_FIX):
         run()
         hook.remove()
         config = inc.AWQConfig(
-            dtype="int", bits=BITS, group_size=BLOCK, use_sym=False, use_layer_wise=False
+            dtype="int",
+            bits=BITS,
+            group_size=BLOCK,
+            use_sym=False,
+            use_layer_wise=False,
         )
         prepared = inc.prepare(model, config, example_inputs=batches[0])
         for ids in batches:
@@ -117,7 +128,9 @@ def hqq(network: nn.Module) -> Grids:
                     continue
                 columns = layer.weight.reshape(-1, BLOCK).T.contiguous()
                 quantized = inc.HQQTensorHandle.quantize(columns, config)
-                stored = quantized.val.T.reshape(outputs, inputs).to(torch.uint8)
+                stored = quantized.val.T.reshape(outputs, inputs).to(
+                    torch.uint8
+                )
                 scale = quantized.scale.reshape(outputs, -1).float()
                 zero = quantized.zero.reshape(outputs, -1).float()
                 grids[path] = Grid(stored.numpy(), scale.numpy(), zero.numpy())
@@ -130,7 +143,10 @@ def hqq(network: nn.Module) -> Grids:
 def language_model(network: nn.Module) -> nn.Module | None:
     """Return the Hugging Face causal language model that ``network`` is or contains, or None."""
     for module in network.modules():
-        bases = {f"{base.__module__}.{base.__name__}" for base in type(module).__mro__}
+        bases = {
+            f"{base.__module__}.{base.__name__}"
+            for base in type(module).__mro__
+        }
         is_model = "transformers.modeling_utils.PreTrainedModel" in bases
         name = type(module).__name__
         if is_model and name.endswith(("ForCausalLM", "LMHeadModel")):
@@ -157,7 +173,9 @@ def _replace(network: nn.Module) -> Grids:
             continue
         grids[path] = grid_of(module)
         layer = nn.Linear(
-            module.in_features, module.out_features, bias=module.bias is not None
+            module.in_features,
+            module.out_features,
+            bias=module.bias is not None,
         )
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(grids[path].weights()))
@@ -174,4 +192,6 @@ def grid_of(module: Any) -> Grid:
     stored = unpacked["int_weight"].to(torch.int32).numpy()
     scale = unpacked["scales"].float().numpy()
     zero = unpacked["zp"].to(torch.int32).numpy()
-    return Grid((stored & 15).astype("uint8"), scale, (zero & 15).astype("uint8"))
+    return Grid(
+        (stored & 15).astype("uint8"), scale, (zero & 15).astype("uint8")
+    )

@@ -62,7 +62,9 @@ class NeuralCompressorToOnnx:
                 f"Calibration on {self.samples} samples is not possible.",
                 fix="set samples to 100 or more",
             )
-        quantized = [part.name for part in artifact.parts if "quantization" in part.files]
+        quantized = [
+            part.name for part in artifact.parts if "quantization" in part.files
+        ]
         if quantized:
             raise StepError(
                 f"The network is already quantized ({', '.join(quantized)}).",
@@ -94,7 +96,11 @@ class NeuralCompressorToOnnx:
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Raise StepError unless the files have the signature's interface and integer weights."""
-        kind = "DequantizeLinear" if find(self.scheme).method == "static" else "MatMulNBits"
+        kind = (
+            "DequantizeLinear"
+            if find(self.scheme).method == "static"
+            else "MatMulNBits"
+        )
         operators = [
             onnx_graph.operators(onnx_graph.read(after.path(part)).graph)
             for part in after.parts
@@ -108,7 +114,10 @@ class NeuralCompressorToOnnx:
             )
 
     def _quantize_static(
-        self, artifact: Artifact, networks: dict[str, nn.Module], context: Context
+        self,
+        artifact: Artifact,
+        networks: dict[str, nn.Module],
+        context: Context,
     ) -> dict[str, Any]:
         split = context.task.need("calibration", "quantization").draw(
             self.samples, context.seed
@@ -137,7 +146,8 @@ class NeuralCompressorToOnnx:
             )
             quantized[part.name] = tuned.graph
             onnx_graph.write(
-                export(tuned.graph, part.signature), context.folder / f"{part.name}.onnx"
+                export(tuned.graph, part.signature),
+                context.folder / f"{part.name}.onnx",
             )
             notes[part.name] = {
                 "chosen": dict(tuned.chosen),
@@ -152,13 +162,18 @@ class NeuralCompressorToOnnx:
         return notes
 
     def _quantize_blocks(
-        self, artifact: Artifact, networks: dict[str, nn.Module], context: Context
+        self,
+        artifact: Artifact,
+        networks: dict[str, nn.Module],
+        context: Context,
     ) -> dict[str, Any]:
         notes: dict[str, Any] = {}
         feeds: dict[str, list[torch.Tensor]] = {}
         if self.scheme.endswith("awq"):
             feeds = _batches(
-                context.task.need("calibration", "AWQ").draw(self.samples, context.seed)
+                context.task.need("calibration", "AWQ").draw(
+                    self.samples, context.seed
+                )
             )
 
         def quantize_part(part: Part, part_feeds: Batches) -> Batches:
@@ -197,7 +212,11 @@ class NeuralCompressorToOnnx:
                     network(*row)
 
             return blocks.awq(network, run)
-        return blocks.hqq(network) if self.scheme.endswith("hqq") else blocks.rtn(network)
+        return (
+            blocks.hqq(network)
+            if self.scheme.endswith("hqq")
+            else blocks.rtn(network)
+        )
 
 
 def held_out(task: Task, used: Split, seed: int) -> Split | None:
@@ -209,12 +228,17 @@ def held_out(task: Task, used: Split, seed: int) -> Split | None:
         return None
     taken = {_bytes(used, index) for index in range(len(used))}
     order = numpy.random.default_rng(seed).permutation(len(train))
-    free = [int(index) for index in order if _bytes(train, int(index)) not in taken]
+    free = [
+        int(index) for index in order if _bytes(train, int(index)) not in taken
+    ]
     return train.rows(free[:SCORED]) if len(free) >= FEWEST else None
 
 
 def mean_score(
-    networks: Mapping[str, nn.Module], parts: tuple[Part, ...], task: Task, split: Split
+    networks: Mapping[str, nn.Module],
+    parts: tuple[Part, ...],
+    task: Task,
+    split: Split,
 ) -> float:
     """Return the mean of the task's metric over a split."""
     model = torch_chain.Chain(networks, parts)
@@ -223,16 +247,25 @@ def mean_score(
     with torch.no_grad():
         for start in range(0, len(split), BATCH_SIZE):
             batch = {
-                key: tensor[start : start + BATCH_SIZE] for key, tensor in feeds.items()
+                key: tensor[start : start + BATCH_SIZE]
+                for key, tensor in feeds.items()
             }
             for name, value in model(batch).items():
                 outputs.setdefault(name, []).append(value)
-    arrays = {name: torch.cat(values).numpy() for name, values in outputs.items()}
-    return float(registry.METRICS.load("scores")(arrays, split.labels, task.metric).mean())
+    arrays = {
+        name: torch.cat(values).numpy() for name, values in outputs.items()
+    }
+    return float(
+        registry.METRICS.load("scores")(
+            arrays, split.labels, task.metric
+        ).mean()
+    )
 
 
 def _bytes(split: Split, index: int) -> bytes:
-    return b"".join(split.inputs[name][index].tobytes() for name in sorted(split.inputs))
+    return b"".join(
+        split.inputs[name][index].tobytes() for name in sorted(split.inputs)
+    )
 
 
 def _batches(split: Split) -> dict[str, list[torch.Tensor]]:
@@ -243,7 +276,9 @@ def _batches(split: Split) -> dict[str, list[torch.Tensor]]:
 
 
 def _rows(part: Part, feeds: Batches) -> list[tuple[torch.Tensor, ...]]:
-    return list(zip(*(feeds[spec.name] for spec in part.signature.inputs), strict=True))
+    return list(
+        zip(*(feeds[spec.name] for spec in part.signature.inputs), strict=True)
+    )
 
 
 def _outputs(
@@ -257,6 +292,8 @@ def _outputs(
     with torch.no_grad():
         for row in rows:
             feeds = dict(zip(names, row, strict=True))
-            for name, value in torch_chain.call(network, part.signature, feeds).items():
+            for name, value in torch_chain.call(
+                network, part.signature, feeds
+            ).items():
                 outputs[name].append(value)
     return outputs

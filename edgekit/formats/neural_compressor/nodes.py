@@ -29,9 +29,17 @@ def write_grids(model: onnx.ModelProto, grids: Iterable[Grid]) -> int:
     producers = onnx_graph.producers(graph)
     for node in list(graph.node):
         weights = _weights(node, constants, producers)
-        key = b"" if weights is None else numpy.ascontiguousarray(weights).tobytes()
+        key = (
+            b""
+            if weights is None
+            else numpy.ascontiguousarray(weights).tobytes()
+        )
         grid = by_weights.get(key)
-        if grid is None or weights is None or grid.stored.shape != weights.shape:
+        if (
+            grid is None
+            or weights is None
+            or grid.stored.shape != weights.shape
+        ):
             nodes.append(node)
             continue
         replaced.add(key)
@@ -65,7 +73,9 @@ def read_grid(graph: onnx.GraphProto, node: onnx.NodeProto) -> Grid:
 
 
 def _weights(
-    node: onnx.NodeProto, constants: dict[str, Array], producers: dict[str, onnx.NodeProto]
+    node: onnx.NodeProto,
+    constants: dict[str, Array],
+    producers: dict[str, onnx.NodeProto],
 ) -> Array | None:
     """The constant weights [outputs, inputs] of a matrix product, or None."""
     if node.op_type not in ("MatMul", "Gemm"):
@@ -126,7 +136,9 @@ def _grid_nodes(
         )
     ]
     if bias:
-        add = onnx.helper.make_node("Add", [product, bias], [output], name=f"{name}.bias")
+        add = onnx.helper.make_node(
+            "Add", [product, bias], [output], name=f"{name}.bias"
+        )
         nodes.append(add)
     return nodes
 

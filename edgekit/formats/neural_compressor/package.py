@@ -18,7 +18,12 @@ def quiet() -> Iterator[None]:
     Errors pass.
     """
     with capture.quiet(), warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, UserWarning, SyntaxWarning):
+        for category in (
+            DeprecationWarning,
+            FutureWarning,
+            UserWarning,
+            SyntaxWarning,
+        ):
             warnings.filterwarnings(
                 "ignore",
                 category=category,
@@ -43,8 +48,12 @@ with quiet():
         QTensorConfig,
         hqq_global_option,
     )
-    from neural_compressor.torch.algorithms.weight_only.hqq.core import HQQTensorHandle
-    from neural_compressor.torch.algorithms.weight_only.modules import INCWeightOnlyLinear
+    from neural_compressor.torch.algorithms.weight_only.hqq.core import (
+        HQQTensorHandle,
+    )
+    from neural_compressor.torch.algorithms.weight_only.modules import (
+        INCWeightOnlyLinear,
+    )
     from neural_compressor.torch.quantization import (
         AWQConfig,
         RTNConfig,
@@ -72,7 +81,9 @@ def translate_errors(fix: str) -> Iterator[None]:
             yield
     except EdgekitError:
         raise
-    except Exception as error:  # whatever its parts and the network's own code raise
+    except (
+        Exception
+    ) as error:  # whatever its parts and the network's own code raise
         first_lines = "\n".join(str(error).strip().splitlines()[:3])
         raise StepError(
             f"neural-compressor cannot quantize this network: {type(error).__name__}:"

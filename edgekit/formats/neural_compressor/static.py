@@ -73,7 +73,9 @@ def quantize(
             chosen, scores = _tune(graph, rows[0], calibrate, score, drop)
         prepared = inc.prepare(_copy(graph), chosen, example_inputs=rows[0])
         calibrate(prepared)
-        if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
+        if not any(
+            isinstance(module, ObserverBase) for module in prepared.modules()
+        ):
             raise NothingToDo(
                 "neural-compressor has nothing to quantize in this network.",
                 fix="choose the scheme 'float'",
@@ -83,7 +85,9 @@ def quantize(
         converted = convert_pt2e(prepared, fold_quantize=True)
     settings = {name: getattr(chosen, name) for name in TRIALS[0]}
     float_score = scores[0] if scores else None
-    return TuningResult(fix_mode(converted), settings, float_score, tuple(scores[1:]))
+    return TuningResult(
+        fix_mode(converted), settings, float_score, tuple(scores[1:])
+    )
 
 
 def fix_mode(graph: torch.nn.Module) -> torch.nn.Module:
@@ -92,7 +96,9 @@ def fix_mode(graph: torch.nn.Module) -> torch.nn.Module:
     """
     for module in graph.modules():
         module.training = False
-    graph.train = graph.eval = types.MethodType(lambda module, mode=False: module, graph)  # type: ignore[method-assign]
+    keep_mode = types.MethodType(lambda module, mode=False: module, graph)
+    graph.train = keep_mode  # type: ignore[method-assign]
+    graph.eval = keep_mode  # type: ignore[method-assign]
     return graph
 
 

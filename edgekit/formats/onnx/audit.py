@@ -39,7 +39,9 @@ def audit(artifact: Artifact, limits: Limits) -> Audit:
 
     Raises RunnerError if the runtime refuses a file or crashes.
     """
-    parts = {part.name: optimize(artifact.path(part)) for part in artifact.parts}
+    parts = {
+        part.name: optimize(artifact.path(part)) for part in artifact.parts
+    }
     return audit_parts(parts, limits)
 
 
@@ -52,7 +54,10 @@ def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
 
 
 def audit_parts(
-    parts: Mapping[str, Optimized], limits: Limits, how: str = HOW, x86: bool | None = None
+    parts: Mapping[str, Optimized],
+    limits: Limits,
+    how: str = HOW,
+    x86: bool | None = None,
 ) -> Audit:
     """Count the operators of optimized files, and warn about what is slow.
 
@@ -60,17 +65,24 @@ def audit_parts(
     None: whether this one is.
     """
     for_x86 = is_x86() if x86 is None else x86
-    operators = [operator for part in parts.values() for operator in part.operators]
+    operators = [
+        operator for part in parts.values() for operator in part.operators
+    ]
     where = f"local: onnxruntime {next(iter(parts.values())).version}"
     rows = [
-        _row(name, operator) for name, part in parts.items() for operator in part.operators
+        _row(name, operator)
+        for name, part in parts.items()
+        for operator in part.operators
     ]
     warnings = [
         f"{name}: {text}"
         for name, part in parts.items()
         for text in _warnings(part, limits, for_x86)
     ]
-    measurements = [_integer_share(operators, where, how), *_counts(operators, where, how)]
+    measurements = [
+        _integer_share(operators, where, how),
+        *_counts(operators, where, how),
+    ]
     return Audit(measurements=measurements, rows=rows, warnings=warnings)
 
 
@@ -93,13 +105,17 @@ def _row(part: str, operator: Operator) -> dict[str, object]:
     }
 
 
-def _integer_share(operators: Sequence[Operator], where: str, how: str) -> Measurement:
+def _integer_share(
+    operators: Sequence[Operator], where: str, how: str
+) -> Measurement:
     """MACs of integer operators divided by all MACs."""
     compute = [operator for operator in operators if operator.op in COMPUTE]
     if not compute:
         reason = "the graph has no convolution and no matrix product"
         return unmeasured("int8_mac_share", "share", where, reason)
-    counted = [operator.macs for operator in compute if operator.macs is not None]
+    counted = [
+        operator.macs for operator in compute if operator.macs is not None
+    ]
     total = sum(counted)
     if len(counted) < len(compute) or total == 0:
         reason = "the shapes are unknown: the graph did not run on zeros"
@@ -116,7 +132,9 @@ def _integer_share(operators: Sequence[Operator], where: str, how: str) -> Measu
     )
 
 
-def _counts(operators: Sequence[Operator], where: str, how: str) -> list[Measurement]:
+def _counts(
+    operators: Sequence[Operator], where: str, how: str
+) -> list[Measurement]:
     """How many operators are of a kind that costs time, with their labels."""
     kinds: dict[MeasurementName, tuple[str, list[Operator]]] = {
         "float_ops": (

@@ -28,7 +28,9 @@ BLOCK = 32
 _TINY = 1e-12
 
 
-def quantize(model: onnx.ModelProto, bits: int, keep: Iterable[str]) -> dict[str, object]:
+def quantize(
+    model: onnx.ModelProto, bits: int, keep: Iterable[str]
+) -> dict[str, object]:
     """Quantize the weights in place to 4 or 8 ``bits``; report what was quantized and what
     was not.
     """
@@ -54,7 +56,9 @@ def quantize(model: onnx.ModelProto, bits: int, keep: Iterable[str]) -> dict[str
     }
 
 
-def in_blocks(weight: Array, bits: int, block: int = BLOCK) -> tuple[Array, Array, Array]:
+def in_blocks(
+    weight: Array, bits: int, block: int = BLOCK
+) -> tuple[Array, Array, Array]:
     """Quantize float32 weights [inputs, outputs] in blocks of inputs.
 
     Returns levels [outputs, blocks, block] (uint8), scales (float32) and zero points (uint8)

@@ -12,7 +12,10 @@ def share_constants(graph: onnx.GraphProto) -> None:
     renamed: dict[str, str] = {}
     outputs = {value.name for value in graph.output}
     for tensor in list(graph.initializer):
-        if tensor.name in outputs or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if (
+            tensor.name in outputs
+            or tensor.data_location == onnx.TensorProto.EXTERNAL
+        ):
             continue
         content = onnx.numpy_helper.to_array(tensor).tobytes()
         key = (tensor.data_type, tuple(tensor.dims), content)
@@ -53,7 +56,9 @@ def _short_names(graph: onnx.GraphProto) -> dict[str, str]:
     fixed = {value.name for value in (*graph.input, *graph.output)}
     initializers = [tensor.name for tensor in graph.initializer]
     produced = [name for node in graph.node for name in node.output]
-    names = [name for name in initializers + produced if name and name not in fixed]
+    names = [
+        name for name in initializers + produced if name and name not in fixed
+    ]
     candidates = (f"t{number}" for number in range(len(names) + len(fixed)))
     free = (name for name in candidates if name not in fixed)
     return dict(zip(names, free, strict=False))

@@ -53,7 +53,10 @@ class Rows:
 
 
 def quantize(
-    model: onnx.ModelProto, per_row: bool, keep: Iterable[str], outliers: Outliers
+    model: onnx.ModelProto,
+    per_row: bool,
+    keep: Iterable[str],
+    outliers: Outliers,
 ) -> dict[str, object]:
     """Quantize the model in place; report what is int8 and what is not.
 
@@ -76,7 +79,9 @@ def quantize(
             continue
         reason = _quantize_lstm(edit, node, keep)
         if reason:
-            left.append(FloatOperator(node.op_type, onnx_graph.module(node), reason))
+            left.append(
+                FloatOperator(node.op_type, onnx_graph.module(node), reason)
+            )
         else:
             done["LSTM"] += 1
     edit.finish()
@@ -135,7 +140,11 @@ def _round_rows(
     Channels that stay in float are left out of the row's largest value.
     """
     signed = floor is None
-    shifted = edit.add("Sub", [layer.input, edit.number(floor)]) if floor else layer.input
+    shifted = (
+        edit.add("Sub", [layer.input, edit.number(floor)])
+        if floor
+        else layer.input
+    )
     measured = shifted
     float_part = ""
     if channels:
@@ -173,7 +182,9 @@ def _multiply_rows(edit: Edit, layer: Linear, rows: Rows) -> None:
     chain = [("Mul", [product, rows.peak])]
     if channels:
         float_weight = edit.constant(layer.weight[channels])
-        addend = edit.add("MatMul", [rows.float_part, float_weight], layer.module)
+        addend = edit.add(
+            "MatMul", [rows.float_part, float_weight], layer.module
+        )
         chain.append(("Add", [addend]))
     bias = _bias_with_floor(layer, rows.floor, stored, scales)
     if bias is not None:
@@ -210,7 +221,9 @@ def _multiply_tensor(edit: Edit, layer: Linear, rounded: list[str]) -> None:
     _drop(edit, layer)
 
 
-def _quantize_lstm(edit: Edit, node: onnx.NodeProto, keep: tuple[str, ...]) -> str:
+def _quantize_lstm(
+    edit: Edit, node: onnx.NodeProto, keep: tuple[str, ...]
+) -> str:
     """Replace an LSTM by one with int8 weights and per-row scales of each gate; the runtime
     scales its input and state.
 
@@ -221,17 +234,23 @@ def _quantize_lstm(edit: Edit, node: onnx.NodeProto, keep: tuple[str, ...]) -> s
         return KEPT
     settings = onnx_graph.attributes(node)
     weights = [edit.stored(name) for name in node.input[1:3]]
-    stored = [weight for weight in weights if weight is not None and weight.ndim == 3]
+    stored = [
+        weight for weight in weights if weight is not None and weight.ndim == 3
+    ]
     if settings.pop("layout", 0) or len(stored) < len(weights):
         return "its weights are not stored, or its layout has the batch first"
     quantized: list[str] = []
     scale_inputs: list[str] = []
     for weight in stored:
         columns = [quantize_columns(direction.T) for direction in weight]
-        quantized.append(edit.constant(numpy.stack([levels for levels, _ in columns])))
+        quantized.append(
+            edit.constant(numpy.stack([levels for levels, _ in columns]))
+        )
         scales = numpy.stack([scale for _, scale in columns])
         scale_inputs.append(edit.constant(scales))
-        scale_inputs.append(edit.constant(numpy.zeros(scales.shape, numpy.int8)))
+        scale_inputs.append(
+            edit.constant(numpy.zeros(scales.shape, numpy.int8))
+        )
     others = [*node.input[3:8], "", "", "", "", ""][:5]
     edit.add_many(
         "DynamicQuantizeLSTM",

@@ -81,7 +81,9 @@ class Edit:
         **attributes: Any,
     ) -> list[str]:
         """Add a node and return the names of its outputs; ``?`` stands for a new name."""
-        outputs = [self._new_name() if name == "?" else name for name in outputs]
+        outputs = [
+            self._new_name() if name == "?" else name for name in outputs
+        ]
         node = onnx.helper.make_node(
             operator,
             inputs,
@@ -101,7 +103,9 @@ class Edit:
         """Write the changes: nodes sorted, nothing unused, equal constants shared, short
         tensor names.
         """
-        kept = [node for node in self.graph.node if id(node) not in self._dropped]
+        kept = [
+            node for node in self.graph.node if id(node) not in self._dropped
+        ]
         onnx_graph.replace_nodes(self.graph, kept + self._added)
         _number_names(list(self.graph.node))
         require_microsoft(self.model)

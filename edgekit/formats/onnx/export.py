@@ -14,7 +14,11 @@ from edgekit.contracts import Context
 from edgekit.errors import StepError, condense
 from edgekit.formats.onnx import compact as onnx_compact
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.formats.onnx.exported import fix_shapes, name_nodes, pool_instead_of_mean
+from edgekit.formats.onnx.exported import (
+    fix_shapes,
+    name_nodes,
+    pool_instead_of_mean,
+)
 from edgekit.quantization.capture import capture, quiet
 from edgekit.signature import Signature, TensorSpec
 from edgekit.steps import torch_storage
@@ -32,7 +36,15 @@ _DTYPES = {
     "bool": onnx.TensorProto.BOOL,
 }
 #: Operators that only move numbers: of constants they are computed once, at export.
-_REARRANGING = {"Slice", "Concat", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Split"}
+_REARRANGING = {
+    "Slice",
+    "Concat",
+    "Unsqueeze",
+    "Squeeze",
+    "Transpose",
+    "Reshape",
+    "Split",
+}
 #: The most elements of a constant that is rearranged at export.
 LARGEST = 2**31
 #: How PyTorch's exporter names the operator that ONNX lacks.
@@ -51,7 +63,12 @@ class TorchToOnnx:
     takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
     gives: ClassVar[FormatName] = "onnx"
     version: ClassVar[int] = 1
-    packages: ClassVar[tuple[str, ...]] = ("torch", "torchao", "onnx", "onnxscript")
+    packages: ClassVar[tuple[str, ...]] = (
+        "torch",
+        "torchao",
+        "onnx",
+        "onnxscript",
+    )
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:
@@ -78,7 +95,11 @@ class TorchToOnnx:
             onnx_graph.write(model, context.folder / file.path)
             operators[part.name] = onnx_graph.operators(model.graph)
             parts.append(
-                Part(name=part.name, signature=part.signature, files={"model": file})
+                Part(
+                    name=part.name,
+                    signature=part.signature,
+                    files={"model": file},
+                )
             )
         return Artifact(
             format="onnx",
@@ -122,9 +143,12 @@ def check_interface(path: pathlib.Path, signature: Signature) -> None:
         (graph.output, signature.outputs),
     ):
         actual = [
-            (value.name, value.type.tensor_type.elem_type, _dims(value)) for value in values
+            (value.name, value.type.tensor_type.elem_type, _dims(value))
+            for value in values
         ]
-        expected = [(spec.name, _DTYPES[spec.dtype], list(spec.dims)) for spec in specs]
+        expected = [
+            (spec.name, _DTYPES[spec.dtype], list(spec.dims)) for spec in specs
+        ]
         if actual != expected:
             raise StepError(
                 f"{path.name} has the interface {actual}, not the signature's {expected}.",
@@ -158,7 +182,9 @@ def _run_exporter(
                 output_size_limit=LARGEST,
                 should_fold=lambda node: node.op_type in _REARRANGING,
             )
-    except Exception as error:  # the exporter raises whatever a translation raises
+    except (
+        Exception
+    ) as error:  # the exporter raises whatever a translation raises
         raise _export_error(error) from error
     return exported.model_proto
 
@@ -185,7 +211,10 @@ def _export_error(error: Exception) -> StepError:
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    return [
+        dim.dim_param or dim.dim_value
+        for dim in value.type.tensor_type.shape.dim
+    ]
 
 
 def _set_dims(graph: onnx.GraphProto, signature: Signature) -> None:

@@ -38,15 +38,21 @@ def pool_instead_of_mean(graph: onnx.GraphProto) -> None:
     """
     constants = onnx_graph.constants(graph)
     values = (*graph.value_info, *graph.input)
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim) for value in values
+    }
     for node in graph.node:
         if node.op_type != "ReduceMean" or len(node.input) < 2:
             continue
         rank = ranks.get(node.input[0], 0)
         if node.input[1] not in constants or rank < 3:
             continue
-        axes = sorted(int(axis) % rank for axis in constants[node.input[1]].ravel())
-        if axes == list(range(2, rank)) and onnx_graph.attributes(node).get("keepdims", 1):
+        axes = sorted(
+            int(axis) % rank for axis in constants[node.input[1]].ravel()
+        )
+        if axes == list(range(2, rank)) and onnx_graph.attributes(node).get(
+            "keepdims", 1
+        ):
             node.op_type = "GlobalAveragePool"
             node.name = node.name.replace("ReduceMean", "GlobalAveragePool")
             del node.input[1:], node.attribute[:]
@@ -57,7 +63,9 @@ def fix_shapes(graph: onnx.GraphProto) -> None:
     hides the other dims from fusions.
     """
     constants = onnx_graph.constants(graph)
-    dims_of = {value.name: _dims(value) for value in (*graph.value_info, *graph.input)}
+    dims_of = {
+        value.name: _dims(value) for value in (*graph.value_info, *graph.input)
+    }
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] in constants:
             continue
@@ -82,7 +90,10 @@ def _module(node: onnx.NodeProto, stored: set[str]) -> str:
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
+    return [
+        dim.dim_value or dim.dim_param
+        for dim in value.type.tensor_type.shape.dim
+    ]
 
 
 def _constant_shape(before: Dims, after: Dims) -> list[int]:
@@ -111,4 +122,6 @@ def _solve(before: Dims, after: Dims, free: str) -> list[int | str] | None:
     if not known_part or elements % known_part:
         return None
     missing = elements // known_part
-    return [dim if isinstance(dim, int) or dim == free else missing for dim in after]
+    return [
+        dim if isinstance(dim, int) or dim == free else missing for dim in after
+    ]

@@ -62,7 +62,9 @@ def read_any(path: pathlib.Path) -> tuple[onnx.ModelProto, bool]:
     Raises RunnerError if the file is missing or the ONNX checker refuses it.
     """
     if not path.is_file():
-        raise RunnerError(f"{path} does not exist.", fix="name an existing .onnx file")
+        raise RunnerError(
+            f"{path} does not exist.", fix="name an existing .onnx file"
+        )
     try:
         try:
             onnx.checker.check_model(str(path))
@@ -157,7 +159,9 @@ def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     by_name = {tensor.name: tensor for tensor in graph.initializer}
     for node in nodes(graph):
         for subgraph in subgraphs(node):
-            by_name.update({tensor.name: tensor for tensor in subgraph.initializer})
+            by_name.update(
+                {tensor.name: tensor for tensor in subgraph.initializer}
+            )
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value":
                 by_name[node.output[0]] = attribute.t
@@ -249,10 +253,14 @@ def add_constant(graph: onnx.GraphProto, name: str, value: Array) -> str:
     return name
 
 
-def replace_nodes(graph: onnx.GraphProto, ordered: list[onnx.NodeProto]) -> None:
+def replace_nodes(
+    graph: onnx.GraphProto, ordered: list[onnx.NodeProto]
+) -> None:
     """Make ``ordered`` the nodes of the graph; they may be nodes of the graph itself."""
     # Clearing the list frees its nodes, so they are copied first.
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    copies = [
+        onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered
+    ]
     del graph.node[:]
     graph.node.extend(copies)
 
@@ -275,7 +283,9 @@ def sweep(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
 
 
-def truncate(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> onnx.ModelProto:
+def truncate(
+    model: onnx.ModelProto, output: onnx.ValueInfoProto
+) -> onnx.ModelProto:
     """Return a copy of the model that computes ``output`` and nothing else."""
     short = onnx.ModelProto()
     short.CopyFrom(model)
@@ -349,7 +359,9 @@ def _load_sorted(path: pathlib.Path) -> onnx.ModelProto:
     """
     model = onnx.load(str(path), load_external_data=False)
     if _has_external_data(model.graph):
-        raise ValueError("its nodes are out of order and its weights are in other files")
+        raise ValueError(
+            "its nodes are out of order and its weights are in other files"
+        )
     replace_nodes(model.graph, _sorted_nodes(model.graph))
     onnx.checker.check_model(model)
     return model

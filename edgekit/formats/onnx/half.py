@@ -12,7 +12,9 @@ from edgekit.formats.module_paths import is_within
 from edgekit.formats.onnx import graph as onnx_graph
 
 
-def to_half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> onnx.ModelProto:
+def to_half(
+    model: onnx.ModelProto, keep: Iterable[str] = ()
+) -> onnx.ModelProto:
     """Return the model with float16 weights except in the modules to ``keep``.
 
     Inputs and outputs keep their types; the nodes are sorted. Raises StepError if the
@@ -20,7 +22,9 @@ def to_half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> onnx.ModelProto
     """
     keep = tuple(keep)
     blocked = [
-        node.name for node in model.graph.node if is_within(onnx_graph.module(node), keep)
+        node.name
+        for node in model.graph.node
+        if is_within(onnx_graph.module(node), keep)
     ]
     _separate_constants(model.graph, set(blocked))
     half = _convert(model, blocked)
@@ -64,7 +68,9 @@ def _separate_constants(graph: onnx.GraphProto, kept: set[str]) -> None:
         for position, name in enumerate(node.input):
             if name in shared:
                 node.input[position] = onnx_graph.add_constant(
-                    graph, f"{name}/kept", onnx.numpy_helper.to_array(stored[name])
+                    graph,
+                    f"{name}/kept",
+                    onnx.numpy_helper.to_array(stored[name]),
                 )
 
 

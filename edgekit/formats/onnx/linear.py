@@ -69,8 +69,13 @@ class FloatOperator:
 
 def refuse_quantized(graph: onnx.GraphProto, name: str) -> None:
     """Raise StepError if the graph has quantized operators or 16-bit weights."""
-    operators = [node.op_type for node in graph.node if node.op_type in QUANTIZED]
-    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+    operators = [
+        node.op_type for node in graph.node if node.op_type in QUANTIZED
+    ]
+    half = any(
+        tensor.data_type == onnx.TensorProto.FLOAT16
+        for tensor in graph.initializer
+    )
     if operators or half:
         sign = operators[0] if operators else "16-bit weights"
         raise StepError(
@@ -84,10 +89,14 @@ def paths_in_part(keep: Iterable[str], part: str) -> tuple[str, ...]:
     if part == MAIN:
         return tuple(keep)
     prefix = f"{part}."
-    return tuple(path.removeprefix(prefix) for path in keep if path.startswith(prefix))
+    return tuple(
+        path.removeprefix(prefix) for path in keep if path.startswith(prefix)
+    )
 
 
-def refuse_unknown(keep: Iterable[str], graphs: Mapping[str, onnx.GraphProto]) -> None:
+def refuse_unknown(
+    keep: Iterable[str], graphs: Mapping[str, onnx.GraphProto]
+) -> None:
     """Raise StepError if a path to keep in float matches no module of these parts."""
     modules = {
         part: {onnx_graph.module(node) for node in graph.node}
@@ -140,7 +149,9 @@ def find_linears(
     return layers, left
 
 
-def _reason_against(layer: Linear | str, module: str, keep: Iterable[str]) -> str:
+def _reason_against(
+    layer: Linear | str, module: str, keep: Iterable[str]
+) -> str:
     """Why an operator stays in float; empty if it can be quantized."""
     if isinstance(layer, str):
         return layer
@@ -157,7 +168,8 @@ def find_tables(edit: Edit, keep: Iterable[str]) -> list[onnx.NodeProto]:
     return [
         node
         for node in edit.graph.node
-        if _is_large_table(edit, node) and not is_within(onnx_graph.module(node), keep)
+        if _is_large_table(edit, node)
+        and not is_within(onnx_graph.module(node), keep)
     ]
 
 
@@ -180,7 +192,9 @@ def quantize_table(edit: Edit, node: onnx.NodeProto) -> None:
     edit.drop(node)
     table = edit.constant(numpy.ascontiguousarray(rows.T))
     levels = edit.add("Gather", [table, node.input[1]], module, axis=0)
-    scale = edit.add("Gather", [edit.constant(scales[:, None]), node.input[1]], axis=0)
+    scale = edit.add(
+        "Gather", [edit.constant(scales[:, None]), node.input[1]], axis=0
+    )
     values = edit.add("Cast", [levels], to=onnx.TensorProto.FLOAT)
     edit.add("Mul", [values, scale], output=node.output[0])
 
@@ -209,7 +223,11 @@ def _read(node: onnx.NodeProto, edit: Edit) -> Linear | str | None:
     weight = edit.stored(node.input[1])
     if weight is None or weight.ndim != 2 or weight.dtype != numpy.float32:
         is_product = node.op_type == "MatMul"  # of two activations
-        return None if is_product else "its weight is not a stored matrix of floats"
+        return (
+            None
+            if is_product
+            else "its weight is not a stored matrix of floats"
+        )
     if node.op_type == "Gemm":
         return _read_gemm(node, weight, edit)
     return _with_bias(_linear(node, weight), edit)
@@ -233,7 +251,9 @@ def _read_gemm(node: onnx.NodeProto, weight: Array, edit: Edit) -> Linear | str:
     bias = _vector(edit.stored(node.input[2]), weight.shape[1])
     if bias is None:
         return "its bias is not a stored vector"
-    return dataclasses.replace(layer, bias=numpy.float32(settings["beta"]) * bias)
+    return dataclasses.replace(
+        layer, bias=numpy.float32(settings["beta"]) * bias
+    )
 
 
 def _linear(node: onnx.NodeProto, weight: Array) -> Linear:
@@ -246,7 +266,11 @@ def _with_bias(layer: Linear, edit: Edit) -> Linear:
     output and nothing else reads the product.
     """
     readers = edit.consumers.get(layer.output, [])
-    if len(readers) != 1 or readers[0].op_type != "Add" or layer.output in edit.outputs:
+    if (
+        len(readers) != 1
+        or readers[0].op_type != "Add"
+        or layer.output in edit.outputs
+    ):
         return layer
     add = readers[0]
     other = next((name for name in add.input if name != layer.output), "")
@@ -254,13 +278,19 @@ def _with_bias(layer: Linear, edit: Edit) -> Linear:
     if bias is None:
         return layer
     nodes = (*layer.nodes, add)
-    return dataclasses.replace(layer, bias=bias, output=add.output[0], nodes=nodes)
+    return dataclasses.replace(
+        layer, bias=bias, output=add.output[0], nodes=nodes
+    )
 
 
 def _vector(value: Array | None, size: int) -> Array | None:
     """Return one number per output, or None if the tensor is not of that form."""
     if value is None or value.dtype != numpy.float32 or value.ndim > 2:
         return None
-    if value.size not in (1, size) or value.shape[-1:] not in ((), (1,), (size,)):
+    if value.size not in (1, size) or value.shape[-1:] not in (
+        (),
+        (1,),
+        (size,),
+    ):
         return None
     return numpy.broadcast_to(value.reshape(-1), (size,))

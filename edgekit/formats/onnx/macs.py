@@ -34,7 +34,14 @@ _INTEGER_PRODUCTS = {
     "DynamicQuantizeMatMul",
 }
 _PACKED = {"MatMulNBits", "MatMulBnb4"}
-_PRODUCTS = {"Gemm", "FusedGemm", "MatMul", "FusedMatMul", *_INTEGER_PRODUCTS, *_PACKED}
+_PRODUCTS = {
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+    *_INTEGER_PRODUCTS,
+    *_PACKED,
+}
 #: Inputs 1 and 2 are the weights and the recurrent weights, both multiplied once per step and
 #: sample.
 _RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"}
@@ -82,7 +89,11 @@ def profiled_run(
 
     ``stored``: the shapes of the graph's stored tensors by name.
     """
-    if not event or not event["output_type_shape"] or not event["input_type_shape"]:
+    if (
+        not event
+        or not event["output_type_shape"]
+        or not event["input_type_shape"]
+    ):
         return None
     outputs = [_shape(entry) for entry in event["output_type_shape"]]
     return Run(_input_shapes(node, event, stored), outputs)
@@ -169,7 +180,9 @@ def moved_bytes(
     return read * size, written, held * size
 
 
-def _convolution(node: onnx.NodeProto, run: Run, original: Shape | None) -> int | None:
+def _convolution(
+    node: onnx.NodeProto, run: Run, original: Shape | None
+) -> int | None:
     """Outputs times the weights of one output channel; for a transposed convolution inputs
     times the weights of one input channel.
     """
@@ -254,7 +267,9 @@ def _input_shapes(
     packed.
     """
     present = [position for position, name in enumerate(node.input) if name]
-    computed = [position for position in present if node.input[position] not in stored]
+    computed = [
+        position for position in present if node.input[position] not in stored
+    ]
     listed = [_shape(entry) for entry in event["input_type_shape"]]
     positions = present
     if len(listed) != len(present) and len(listed) == len(computed):

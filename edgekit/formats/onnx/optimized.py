@@ -61,7 +61,9 @@ class Operator:
     @property
     def label(self) -> str:
         """The name in reports: the module and the operator, else the node's name."""
-        return f"{self.module}/{self.op}" if self.module else self.name or self.op
+        return (
+            f"{self.module}/{self.op}" if self.module else self.name or self.op
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +103,13 @@ def optimize_all(paths: Sequence[pathlib.Path]) -> list[Optimized]:
     """
     originals = [onnx_graph.read_any(path) for path in paths]
     with tempfile.TemporaryDirectory(prefix="edgekit-audit-") as name:
-        folders = [pathlib.Path(name) / str(number) for number in range(len(paths))]
+        folders = [
+            pathlib.Path(name) / str(number) for number in range(len(paths))
+        ]
         arguments: list[str] = []
-        for path, (model, is_sorted), folder in zip(paths, originals, folders, strict=True):
+        for path, (model, is_sorted), folder in zip(
+            paths, originals, folders, strict=True
+        ):
             folder.mkdir()
             named = _with_names(path, model, is_sorted, folder)
             arguments += [str(named.resolve()), str(folder)]
@@ -131,21 +137,31 @@ def _read_answer(
         if onnx_graph.has_float8(original):
             fix = "8-bit floats are for TensorRT: inspect the engine"
         raise RunnerError(
-            f"ONNX Runtime {answer['version']} refuses {name}: {reason}", fix=fix
+            f"ONNX Runtime {answer['version']} refuses {name}: {reason}",
+            fix=fix,
         )
     optimized = onnx.load(str(folder / "optimized.onnx")).graph
-    profile = {} if answer["error"] else read_profile(pathlib.Path(answer["profile"]))
+    profile = (
+        {} if answer["error"] else read_profile(pathlib.Path(answer["profile"]))
+    )
     operators = list_operators(optimized, profile, NodeProvenance(original))
     return Optimized(answer["version"], tuple(operators), reason, is_sorted)
 
 
 def _with_names(
-    path: pathlib.Path, model: onnx.ModelProto, is_sorted: bool, folder: pathlib.Path
+    path: pathlib.Path,
+    model: onnx.ModelProto,
+    is_sorted: bool,
+    folder: pathlib.Path,
 ) -> pathlib.Path:
     """Return the file itself, or a copy that the runtime can profile: sorted, and with unique
     names, because the profile identifies operators by name.
     """
-    names = [node.name for node in onnx_graph.nodes(model.graph) if node.op_type in COMPUTE]
+    names = [
+        node.name
+        for node in onnx_graph.nodes(model.graph)
+        if node.op_type in COMPUTE
+    ]
     has_names = all(names) and len(set(names)) == len(names)
     if has_names and is_sorted:
         return path
@@ -153,7 +169,9 @@ def _with_names(
     if is_sorted:
         copy = _load_with_weights(path)
     else:
-        copy.CopyFrom(model)  # a file with external data is not sorted but refused
+        copy.CopyFrom(
+            model
+        )  # a file with external data is not sorted but refused
     if not has_names:
         number = 0
         for graph in onnx_graph.graphs(copy.graph):
@@ -174,7 +192,9 @@ def _load_with_weights(path: pathlib.Path) -> onnx.ModelProto:
         raise onnx_graph.invalid_file(path, error) from error
 
 
-def run_worker(command: list[str], subject: str, folders: Sequence[pathlib.Path]) -> None:
+def run_worker(
+    command: list[str], subject: str, folders: Sequence[pathlib.Path]
+) -> None:
     """Run a process that writes an ``answer.json`` into each folder.
 
     ``subject``: the name of what it loads, for errors. Raises RunnerError if the process
@@ -197,7 +217,9 @@ def run_worker(command: list[str], subject: str, folders: Sequence[pathlib.Path]
     complete = all((folder / "answer.json").is_file() for folder in folders)
     if result.returncode or not complete:
         lines = result.stderr.strip().splitlines()
-        reason = condense(lines[-1]) if lines else f"exit status {result.returncode}"
+        reason = (
+            condense(lines[-1]) if lines else f"exit status {result.returncode}"
+        )
         raise RunnerError(
             f"ONNX Runtime crashed on {subject}: {reason}",
             fix="check that onnxruntime works here (edgekit doctor), then export the file"
@@ -249,7 +271,9 @@ def list_operators(
                 entry = queue.pop(0)
             if entry is None and depth and profile:
                 continue  # the other branch of an If, or a loop that did not run
-            operators.append(_operator(node, entry, stored, provenance, outputs))
+            operators.append(
+                _operator(node, entry, stored, provenance, outputs)
+            )
     return operators
 
 
@@ -293,7 +317,9 @@ def _dtypes(event: onnx_macs.Event | None) -> tuple[str, str]:
     """Return the types of the first input and the first output, as ONNX Runtime names them."""
     if event is None:
         return "unknown", "unknown"
-    return _first_dtype(event["input_type_shape"]), _first_dtype(event["output_type_shape"])
+    return _first_dtype(event["input_type_shape"]), _first_dtype(
+        event["output_type_shape"]
+    )
 
 
 def _first_dtype(entries: Sequence[Mapping[str, onnx_macs.Shape]]) -> str:

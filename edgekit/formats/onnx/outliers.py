@@ -71,17 +71,25 @@ class _Run:
         self.floors = floors
         self.feeds = feeds
         model = onnx_graph.read(artifact.path(part))
-        ends = {value.name for value in (*model.graph.input, *model.graph.output)}
+        ends = {
+            value.name for value in (*model.graph.input, *model.graph.output)
+        }
         self.inner = [name for name in floors if name not in ends]
         model.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            onnx.helper.make_tensor_value_info(
+                name, onnx.TensorProto.FLOAT, None
+            )
             for name in self.inner
         )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # sums in one order, whatever the machine
+        options.intra_op_num_threads = (
+            1  # sums in one order, whatever the machine
+        )
         options.log_severity_level = 4
         self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
         )
 
     def outliers(self, most: int) -> dict[str, tuple[int, ...]]:
@@ -94,7 +102,9 @@ class _Run:
         for name, errors in self._errors(largest_first).items():
             channels = largest_first[name][: choose(errors)]
             if len(channels):
-                outliers[name] = tuple(sorted(int(channel) for channel in channels))
+                outliers[name] = tuple(
+                    sorted(int(channel) for channel in channels)
+                )
         return outliers
 
     def outputs(self) -> dict[str, Array]:
@@ -111,7 +121,11 @@ class _Run:
         peaks: dict[str, Array] = {}
         for name, rows in self._rows():
             highest = rows.max(axis=0)
-            peaks[name] = numpy.maximum(peaks[name], highest) if name in peaks else highest
+            peaks[name] = (
+                numpy.maximum(peaks[name], highest)
+                if name in peaks
+                else highest
+            )
         if not all(numpy.isfinite(peak).all() for peak in peaks.values()):
             raise StepError(
                 f"{self.part.name} computes NaN or infinity on the calibration data.",
@@ -122,11 +136,16 @@ class _Run:
 
     def _errors(self, largest_first: Mapping[str, Array]) -> dict[str, Array]:
         """The sum of squares of the rows' largest values, without the k largest channels."""
-        sums = {name: numpy.zeros(len(order) + 1) for name, order in largest_first.items()}
+        sums = {
+            name: numpy.zeros(len(order) + 1)
+            for name, order in largest_first.items()
+        }
         for name, rows in self._rows():
             for count in range(len(sums[name])):
                 peaks = rows.max(axis=1)
-                sums[name][count] += numpy.square(peaks, dtype=numpy.float64).sum()
+                sums[name][count] += numpy.square(
+                    peaks, dtype=numpy.float64
+                ).sum()
                 if count < len(largest_first[name]):
                     rows[:, largest_first[name][count]] = 0
         return sums
@@ -141,7 +160,11 @@ class _Run:
             values = dict(feeds)
             if self.inner:
                 values.update(
-                    zip(self.inner, self.session.run(self.inner, feeds), strict=True)
+                    zip(
+                        self.inner,
+                        self.session.run(self.inner, feeds),
+                        strict=True,
+                    )
                 )
             for name, floor in self.floors.items():
                 value = values.get(name)

@@ -28,7 +28,9 @@ class NodeProvenance:
             name: tuple(tensor.dims)
             for name, tensor in onnx_graph.stored(model.graph).items()
         }
-        self._producers = {name: node for node in nodes for name in node.output if name}
+        self._producers = {
+            name: node for node in nodes for name in node.output if name
+        }
         self._named = {node.name: node for node in nodes if node.name}
 
     def find(self, name: str) -> onnx.NodeProto | None:
@@ -45,7 +47,9 @@ class NodeProvenance:
         node = self._producers.get(stem)
         while node is not None and node.op_type not in COMPUTE and node.input:
             sources = (self._producers.get(source) for source in node.input)
-            node = next((source for source in sources if source is not None), None)
+            node = next(
+                (source for source in sources if source is not None), None
+            )
         return node
 
     def weights(self, name: str) -> tuple[int, ...] | None:
@@ -53,7 +57,9 @@ class NodeProvenance:
         or cast on the way; None if they are not stored.
         """
         node = self.find(name)
-        source = node.input[1] if node is not None and len(node.input) > 1 else ""
+        source = (
+            node.input[1] if node is not None and len(node.input) > 1 else ""
+        )
         while source not in self._stored:
             producer = self._producers.get(source)
             if producer is None or not producer.input:
@@ -88,7 +94,9 @@ def scopes(node: onnx.NodeProto) -> str:
     """Return what ``torch.onnx.export`` stores about a node's modules, such as
     ``['', 'layer', 'layer.conv', 'conv2d']``; empty if it is not there.
     """
-    entries = (entry.value for entry in node.metadata_props if entry.key == _SCOPES)
+    entries = (
+        entry.value for entry in node.metadata_props if entry.key == _SCOPES
+    )
     return next(entries, "")
 
 

@@ -72,7 +72,8 @@ class QuantizeOnnx:
         Raises NothingToDo if nothing can be quantized.
         """
         models = {
-            part.name: onnx_graph.read(artifact.path(part)) for part in artifact.parts
+            part.name: onnx_graph.read(artifact.path(part))
+            for part in artifact.parts
         }
         graphs = {name: model.graph for name, model in models.items()}
         onnx_linear.refuse_unknown(self.keep, graphs)
@@ -86,7 +87,11 @@ class QuantizeOnnx:
             file = File(path=f"{part.name}.onnx")
             onnx_graph.write(model, context.folder / file.path)
             parts.append(
-                Part(name=part.name, signature=part.signature, files={"model": file})
+                Part(
+                    name=part.name,
+                    signature=part.signature,
+                    files={"model": file},
+                )
             )
         after = Artifact(
             format="onnx",
@@ -115,7 +120,9 @@ class QuantizeOnnx:
                 )
             self._check_kept(model, part)
         if not self._has_quantized(after):
-            raise StepError("No weights were quantized.", fix="choose the scheme 'float'")
+            raise StepError(
+                "No weights were quantized.", fix="choose the scheme 'float'"
+            )
         old_size = _total_bytes(before)
         new_size = _total_bytes(after)
         if new_size >= old_size:
@@ -155,12 +162,17 @@ class QuantizeOnnx:
             lowest = onnx_dynamic.floors(model.graph)
             keep = onnx_linear.paths_in_part(self.keep, part.name)
             layers, _ = onnx_linear.find_linears(Edit(model), keep)
-            floors[part.name] = {layer.input: lowest.get(layer.input) for layer in layers}
+            floors[part.name] = {
+                layer.input: lowest.get(layer.input) for layer in layers
+            }
         samples = split.draw(self.samples, context.seed)
         return onnx_outliers.find(artifact, floors, samples, self.outliers)
 
     def _quantize(
-        self, part: Part, model: onnx.ModelProto, channels: onnx_dynamic.Outliers
+        self,
+        part: Part,
+        model: onnx.ModelProto,
+        channels: onnx_dynamic.Outliers,
     ) -> tuple[onnx.ModelProto, Notes]:
         """Return the new model and its notes for the report."""
         scheme = find(self.scheme)
@@ -168,15 +180,23 @@ class QuantizeOnnx:
         if scheme.method == "cast":
             model = onnx_half.to_half(model, keep)
             dtypes = [tensor.data_type for tensor in model.graph.initializer]
-            return model, {"half_tensors": dtypes.count(onnx.TensorProto.FLOAT16)}
+            return model, {
+                "half_tensors": dtypes.count(onnx.TensorProto.FLOAT16)
+            }
         if scheme.method == "dynamic":
-            return model, onnx_dynamic.quantize(model, scheme.per_row, keep, channels)
+            return model, onnx_dynamic.quantize(
+                model, scheme.per_row, keep, channels
+            )
         return model, onnx_blockwise.quantize(model, scheme.weight_bits, keep)
 
 
-def _quantized_nodes(model: onnx.ModelProto, scheme: Scheme) -> list[onnx.NodeProto]:
+def _quantized_nodes(
+    model: onnx.ModelProto, scheme: Scheme
+) -> list[onnx.NodeProto]:
     """The operators with weights in the scheme's bits."""
-    dtypes = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    dtypes = {
+        tensor.name: tensor.data_type for tensor in model.graph.initializer
+    }
 
     def is_quantized(node: onnx.NodeProto) -> bool:
         if scheme.method == "cast":

@@ -59,9 +59,15 @@ def _floats_left(operators: Sequence[Operator], x86: bool) -> Iterator[str]:
         )
 
 
-def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator], x86: bool) -> str:
+def _reason(
+    floats: Sequence[Operator], quantizers: Sequence[Operator], x86: bool
+) -> str:
     """The likely reason why operators stayed float; empty if there is no usual one."""
-    dtypes = {operator.dtype for operator in quantizers if operator.op == "QuantizeLinear"}
+    dtypes = {
+        operator.dtype
+        for operator in quantizers
+        if operator.op == "QuantizeLinear"
+    }
     if dtypes & {"int16", "uint16"}:
         return (
             " Its activations have 16 bits, and this runtime has no integer kernels for these"
@@ -87,7 +93,9 @@ def _reason(floats: Sequence[Operator], quantizers: Sequence[Operator], x86: boo
 
 def _slow_integers(operators: Sequence[Operator], x86: bool) -> Iterator[str]:
     """Quantized operators that have slow kernels."""
-    convolutions = [operator for operator in operators if operator.op == "ConvInteger"]
+    convolutions = [
+        operator for operator in operators if operator.op == "ConvInteger"
+    ]
     signed = [
         operator
         for operator in operators
@@ -134,7 +142,10 @@ def _conversions(operators: Sequence[Operator]) -> Iterator[str]:
 
 def _names(operators: Sequence[Operator], limit: int = 4) -> str:
     """List the first modules or nodes."""
-    labels = [operator.module or operator.name or operator.op for operator in operators]
+    labels = [
+        operator.module or operator.name or operator.op
+        for operator in operators
+    ]
     names = list(dict.fromkeys(labels))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -51,7 +51,10 @@ def zeros(session: Any) -> dict[str, Any]:
 
     feeds = {}
     for value in session.get_inputs():
-        shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in value.shape]
+        shape = [
+            dim if isinstance(dim, int) and dim > 0 else 1
+            for dim in value.shape
+        ]
         dtype = _FLOATS.get(value.type, value.type[len("tensor(") : -1])
         feeds[value.name] = numpy.zeros(shape, dtype)
     return feeds
@@ -61,4 +64,6 @@ if __name__ == "__main__":
     for model, name in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         folder = pathlib.Path(name)
         answer = inspect(model, folder)
-        (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+        (folder / "answer.json").write_text(
+            json.dumps(answer), encoding="utf-8"
+        )

@@ -8,13 +8,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from edgekit.artifact import Artifact
 from edgekit.contracts import Audit
 from edgekit.errors import RunnerError
-from edgekit.formats.openvino.executed import FLOATS, Executed, Operator, compile_file
+from edgekit.formats.openvino.executed import (
+    FLOATS,
+    Executed,
+    Operator,
+    compile_file,
+)
 from edgekit.measurement import Measurement, MeasurementName, unmeasured
 from edgekit.target import Limits
 
-HOW = "the model as OpenVINO's CPU plugin compiled it for this processor, batch 1"
+HOW = (
+    "the model as OpenVINO's CPU plugin compiled it for this processor, batch 1"
+)
 #: Operators that move data or change its type; they compute nothing.
-_CARRIERS = {"Reorder", "Convert", "Transpose", "Reshape", "ShapeOf", "FakeQuantize"}
+_CARRIERS = {
+    "Reorder",
+    "Convert",
+    "Transpose",
+    "Reshape",
+    "ShapeOf",
+    "FakeQuantize",
+}
 _LAYOUT = {"Reorder", "Transpose"}
 #: A few conversions are the price of one float operator between integers; more means that
 #: fusing failed.
@@ -30,7 +44,9 @@ _AVX2 = "_avx2_"
 def audit(artifact: Artifact, limits: Limits) -> Audit:
     """Compile every part."""
     parts = {
-        part.name: compile_file(artifact.path(part), artifact.path(part, "weights"))
+        part.name: compile_file(
+            artifact.path(part), artifact.path(part, "weights")
+        )
         for part in artifact.parts
     }
     return _audit(parts, limits)
@@ -51,7 +67,9 @@ def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
 
 
 def _audit(parts: Mapping[str, Executed], limits: Limits) -> Audit:
-    operators = [operator for part in parts.values() for operator in part.operators]
+    operators = [
+        operator for part in parts.values() for operator in part.operators
+    ]
     where = f"local: openvino {next(iter(parts.values())).version}"
     floats = [operator for operator in operators if _is_float(operator)]
     layouts = [operator for operator in operators if operator.op in _LAYOUT]
@@ -60,12 +78,24 @@ def _audit(parts: Mapping[str, Executed], limits: Limits) -> Audit:
     measurements = [
         _share(operators, where),
         _count("float_ops", floats, where, "operators that compute in float"),
-        _count("transposes", layouts, where, "operators that only change the layout"),
-        _count("qdq_pairs", pairs, where, "activations dequantized inside the graph"),
+        _count(
+            "transposes",
+            layouts,
+            where,
+            "operators that only change the layout",
+        ),
+        _count(
+            "qdq_pairs",
+            pairs,
+            where,
+            "activations dequantized inside the graph",
+        ),
         _count("casts", casts, where, "casts from one float type to another"),
     ]
     rows = [
-        _row(operator, name) for name, part in parts.items() for operator in part.operators
+        _row(operator, name)
+        for name, part in parts.items()
+        for operator in part.operators
     ]
     warnings = [
         f"{name}: {text}"
@@ -104,8 +134,12 @@ def _share(operators: Sequence[Operator], where: str) -> Measurement:
         return unmeasured("int8_mac_share", "share", where, why)
     total = sum(operator.macs or 0 for operator in compute)
     if any(operator.macs is None for operator in compute) or total == 0:
-        return unmeasured("int8_mac_share", "share", where, "some shapes are not known")
-    integer = sum(operator.macs or 0 for operator in compute if operator.integer)
+        return unmeasured(
+            "int8_mac_share", "share", where, "some shapes are not known"
+        )
+    integer = sum(
+        operator.macs or 0 for operator in compute if operator.integer
+    )
     return Measurement(
         name="int8_mac_share",
         value=integer / total,
@@ -152,14 +186,18 @@ def _warnings(part: Executed, limits: Limits) -> Iterator[str]:
             "times slower than float on a processor with AVX2 and no VNNI: "
             f"{_names(generic)}."
         )
-    if any(operator.integer and _AVX2 in operator.kernel for operator in compute):
+    if any(
+        operator.integer and _AVX2 in operator.kernel for operator in compute
+    ):
         yield (
             "int8 kernels for AVX2 add two products in 16 bits and may saturate; processors "
             "with VNNI compute them exactly. The parity of this file holds for this one."
         )
     if pairs > _FEW:
         yield f"{pairs} activations are dequantized inside the graph."
-    if limits.arithmetic == "integer" and any(_is_float(row) for row in part.operators):
+    if limits.arithmetic == "integer" and any(
+        _is_float(row) for row in part.operators
+    ):
         yield "the device runs integer arithmetic only, and the graph computes in float."
 
 
@@ -182,6 +220,10 @@ def _precision(part: Executed) -> Iterator[str]:
 
 
 def _names(operators: Sequence[Operator], limit: int = 4) -> str:
-    names = list(dict.fromkeys(operator.module or operator.name for operator in operators))
+    names = list(
+        dict.fromkeys(
+            operator.module or operator.name for operator in operators
+        )
+    )
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -19,12 +19,29 @@ from edgekit.formats.openvino import runtime_graph
 
 TIMEOUT_S = 300
 #: Operators that multiply and accumulate.
-COMPUTE = {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell"}
+COMPUTE = {
+    "Convolution",
+    "Deconvolution",
+    "FullyConnected",
+    "MatMul",
+    "RNNSeq",
+    "RNNCell",
+}
 #: Operators into which the matrix products of an attention are fused.
-_FUSED = {"Subgraph", "ScaledDotProductAttention", "MHA", "QKVProjection", "LLMMLP"}
+_FUSED = {
+    "Subgraph",
+    "ScaledDotProductAttention",
+    "MHA",
+    "QKVProjection",
+    "LLMMLP",
+}
 _INTEGERS = {"i8", "u8", "i4", "u4"}
 FLOATS = {"f32", "f16", "bf16", "f64"}
-_DTYPES: Mapping[str, str] = {"f32": "float", "f16": "float16", "bf16": "bfloat16"}
+_DTYPES: Mapping[str, str] = {
+    "f32": "float",
+    "f16": "float16",
+    "bf16": "bfloat16",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +69,18 @@ class Operator:
     @property
     def dtype(self) -> str:
         """The arithmetic, as the other formats report it."""
-        return "int8" if self.integer else _DTYPES.get(self.arithmetic, self.arithmetic)
+        return (
+            "int8"
+            if self.integer
+            else _DTYPES.get(self.arithmetic, self.arithmetic)
+        )
 
     @property
     def place(self) -> str:
         """The module and the operator, else the operator's name."""
-        return f"{self.module}/{self.op}" if self.module else self.name or self.op
+        return (
+            f"{self.module}/{self.op}" if self.module else self.name or self.op
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +107,11 @@ def compile_file(path: pathlib.Path, weights: pathlib.Path | None) -> Executed:
     command += [str(file.resolve()) for file in files]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
         report = json.loads(done.stdout)
     except subprocess.TimeoutExpired as error:
@@ -126,15 +153,22 @@ def _with_fused_products(
     """Give the MACs of the products that no operator performs alone to those that contain
     some: a fused operator names only a part of its products. Shares are equal.
     """
-    alone = [row.macs or 0 for row in operators if row.op in ("FullyConnected", "MatMul")]
+    alone = [
+        row.macs or 0
+        for row in operators
+        if row.op in ("FullyConnected", "MatMul")
+    ]
     pairs = [pair for entry in products.values() for pair in entry]
-    remaining = sum(_product(first, output) for first, output in pairs) - sum(alone)
+    remaining = sum(_product(first, output) for first, output in pairs) - sum(
+        alone
+    )
     fused = [row for row in operators if row.computes and row.op in _FUSED]
     if not fused:
         return list(operators)
     share = max(remaining, 0) // len(fused)
     return [
-        dataclasses.replace(row, macs=share) if row in fused else row for row in operators
+        dataclasses.replace(row, macs=share) if row in fused else row
+        for row in operators
     ]
 
 
@@ -194,12 +228,18 @@ def _product(first: Sequence[int], output: Sequence[int]) -> int:
 
 
 def _convolution(
-    first: Sequence[int], weights: Sequence[int], output: Sequence[int], *, transposed: bool
+    first: Sequence[int],
+    weights: Sequence[int],
+    output: Sequence[int],
+    *,
+    transposed: bool,
 ) -> int:
     """Weights are [outputs, inputs, ...], transposed [inputs, outputs, ...]; with groups in
     front of both.
     """
-    channels = weights[0] * weights[1] if len(weights) > len(first) else weights[0]
+    channels = (
+        weights[0] * weights[1] if len(weights) > len(first) else weights[0]
+    )
     places = math.prod(first if transposed else output)
     return places * math.prod(weights) // channels
 

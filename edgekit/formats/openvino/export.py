@@ -90,7 +90,9 @@ class OnnxToOpenvino:
             model = openvino.Core().read_model(path, weights)
             check_interface(model, part.signature, path.name)
 
-    def _write(self, model: Any, part: Part, context: Context) -> dict[str, Any]:
+    def _write(
+        self, model: Any, part: Part, context: Context
+    ) -> dict[str, Any]:
         scheme = find(self.scheme)
         notes: dict[str, Any] = {"inference_precision": precision_of(scheme)}
         if scheme.method == "weight":
@@ -102,7 +104,11 @@ class OnnxToOpenvino:
         _name_ports(model, part.signature)
         _name_nodes(model)
         record(
-            model, {"scheme": scheme.name, **{"inference_precision": precision_of(scheme)}}
+            model,
+            {
+                "scheme": scheme.name,
+                **{"inference_precision": precision_of(scheme)},
+            },
         )
         half = scheme.method == "cast"
         openvino.save_model(
@@ -118,7 +124,9 @@ def precision_of(scheme: Scheme) -> str:
 
 def has_bfloat16() -> bool:
     """Whether OpenVINO has bfloat16 kernels for this processor."""
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino.Core().get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    )
     return "BF16" in capabilities
 
 
@@ -129,7 +137,9 @@ def record(model: Any, facts: Mapping[str, str]) -> None:
     weight-only files in float; by default, processors with VNNI round them to int8 while the
     network runs.
     """
-    model.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+    model.set_rt_info(
+        "0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]
+    )
     for key, value in facts.items():
         model.set_rt_info(value, ["edgekit", key])
 
@@ -165,7 +175,8 @@ def _read(artifact: Artifact, part: Part) -> Any:
 def _type_and_dims(port: Any) -> tuple[str, list[int | None]]:
     dtype = str(port.get_element_type().get_type_name())
     dims = [
-        None if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape()
+        None if dim.is_dynamic else dim.get_length()
+        for dim in port.get_partial_shape()
     ]
     return _TYPES.get(dtype, dtype), dims
 

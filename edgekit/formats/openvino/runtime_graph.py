@@ -23,22 +23,30 @@ def list_operators(path: str, weights: str) -> dict[str, Any]:
     core = openvino.Core()
     report: dict[str, Any] = {"version": openvino.__version__, "error": ""}
     try:
-        model = core.read_model(path, weights) if weights else core.read_model(path)
+        model = (
+            core.read_model(path, weights) if weights else core.read_model(path)
+        )
         precision = _recorded(model, ["edgekit", "inference_precision"])
         _fix_dims(openvino, model)
         options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
         if precision:
             options["INFERENCE_PRECISION_HINT"] = precision
         compiled = core.compile_model(model, "CPU", options)
-    except Exception as error:  # whatever OpenVINO raises; it has only RuntimeError's text
+    except (
+        Exception
+    ) as error:  # whatever OpenVINO raises; it has only RuntimeError's text
         return {**report, "error": f"{type(error).__name__}: {error}"}
-    executed = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+    executed = str(
+        compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    )
     nodes = list(_executed(compiled.get_runtime_model()))
     return {
         **report,
         "requested_precision": precision,
         "float_precision": executed,
-        "capabilities": list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        "capabilities": list(
+            core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        ),
         "products": _products(model),
         "operators": [_row(node) for node in nodes],
     }
@@ -84,7 +92,10 @@ def _products(model: Any) -> dict[str, list[Any]]:
         if node.get_type_name() == "ScaledDotProductAttention":
             query, key, _ = (_shape(node.input(port)) for port in range(3))
             weights, result = [*query[:-1], key[-2]], _shape(node.output(0))
-            products[node.get_friendly_name()] = [[query, weights], [weights, result]]
+            products[node.get_friendly_name()] = [
+                [query, weights],
+                [weights, result],
+            ]
     return products
 
 
@@ -104,13 +115,18 @@ def _row(node: Any) -> dict[str, Any]:
 
 
 def _readers(node: Any) -> list[Any]:
-    ports = [port for output in node.outputs() for port in output.get_target_inputs()]
+    ports = [
+        port for output in node.outputs() for port in output.get_target_inputs()
+    ]
     return [port.get_node() for port in ports]
 
 
 def _shape(port: Any) -> list[int]:
     """The dims; a dimension that stays free (the length of a result) counts as 1."""
-    return [1 if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape()]
+    return [
+        1 if dim.is_dynamic else dim.get_length()
+        for dim in port.get_partial_shape()
+    ]
 
 
 def _text(node: Any, key: str) -> str:
@@ -119,7 +135,11 @@ def _text(node: Any, key: str) -> str:
 
 
 def _recorded(model: Any, path: list[str]) -> str:
-    return str(model.get_rt_info(path).astype(str)) if model.has_rt_info(path) else ""
+    return (
+        str(model.get_rt_info(path).astype(str))
+        if model.has_rt_info(path)
+        else ""
+    )
 
 
 if __name__ == "__main__":

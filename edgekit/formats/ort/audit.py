@@ -45,7 +45,9 @@ def audit(artifact: Artifact, limits: Limits) -> Audit:
     """
     parts: dict[str, Stored] = {}
     for part in artifact.parts:
-        source = artifact.path(part, "source") if "source" in part.files else None
+        source = (
+            artifact.path(part, "source") if "source" in part.files else None
+        )
         parts[part.name] = read_stored(artifact.path(part), source)
     converted_by = {
         name: notes.get("onnxruntime", "")
@@ -62,21 +64,27 @@ def read(path: pathlib.Path, limits: Limits | None = None) -> Audit:
     return _audit({path.stem: read_stored(path)}, limits or Limits(), {})
 
 
-def read_stored(path: pathlib.Path, source: pathlib.Path | None = None) -> Stored:
+def read_stored(
+    path: pathlib.Path, source: pathlib.Path | None = None
+) -> Stored:
     """Return the operators of a file, as they ran here.
 
     ``source``: the ONNX file that it was converted from, which names the modules of fused
     operators. Raises RunnerError for a file that cannot be read.
     """
     if not path.is_file():
-        raise RunnerError(f"{path} does not exist.", fix="name an existing .ort file")
+        raise RunnerError(
+            f"{path} does not exist.", fix="name an existing .ort file"
+        )
     with tempfile.TemporaryDirectory(prefix="edgekit-audit-") as name:
         folder = pathlib.Path(name)
         script = str(pathlib.Path(ort_worker.__file__))
         command = [sys.executable, "-I", "-W", "ignore", script]
         command += [str(path.resolve()), str(folder)]
         onnx_optimized.run_worker(command, path.name, [folder])
-        answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+        answer = json.loads(
+            (folder / "answer.json").read_text(encoding="utf-8")
+        )
         reason = condense(answer["error"])
         if answer["refused"]:
             version = condense(answer["format"], 20)
@@ -89,7 +97,9 @@ def read_stored(path: pathlib.Path, source: pathlib.Path | None = None) -> Store
         model = onnx.load(str(folder / "optimized.onnx"))
         profile = {}
         if not answer["error"]:
-            profile = onnx_optimized.read_profile(pathlib.Path(answer["profile"]))
+            profile = onnx_optimized.read_profile(
+                pathlib.Path(answer["profile"])
+            )
     original = model if source is None else onnx_graph.read_any(source)[0]
     operators = onnx_optimized.list_operators(
         model.graph, profile, NodeProvenance(original)
@@ -103,7 +113,9 @@ def read_stored(path: pathlib.Path, source: pathlib.Path | None = None) -> Store
     )
 
 
-def _audit(parts: dict[str, Stored], limits: Limits, converted_by: dict[str, str]) -> Audit:
+def _audit(
+    parts: dict[str, Stored], limits: Limits, converted_by: dict[str, str]
+) -> Audit:
     audited = audit_onnx.audit_parts(dict(parts), limits, HOW, x86=False)
     warnings = list(audited.warnings)
     for name, part in parts.items():

@@ -87,19 +87,28 @@ def compare(request: dict[str, Any]) -> dict[str, Any]:
     expected_ends = _ends(onnx)
     actual_ends = _ends(ort)
     if actual_ends != expected_ends:
-        return _failure(f"the inputs or outputs are {actual_ends}, not {expected_ends}")
+        return _failure(
+            f"the inputs or outputs are {actual_ends}, not {expected_ends}"
+        )
     random = numpy.random.default_rng(0)
     differences = []
     spread = 0.0
     for size in request["sizes"]:
         feeds = _random_feeds(onnx, size, random)
-        pairs = list(zip(ort.run(None, feeds), onnx.run(None, feeds), strict=True))
-        if not all(_is_comparable(actual, expected) for actual, expected in pairs):
+        pairs = list(
+            zip(ort.run(None, feeds), onnx.run(None, feeds), strict=True)
+        )
+        if not all(
+            _is_comparable(actual, expected) for actual, expected in pairs
+        ):
             return _failure(
                 f"an output for {size} samples has another shape, or is not finite"
             )
         differences.append(max(_difference(*pair) for pair in pairs))
-        ranges = [float(expected.max()) - float(expected.min()) for _, expected in pairs]
+        ranges = [
+            float(expected.max()) - float(expected.min())
+            for _, expected in pairs
+        ]
         spread = max(spread, *ranges)
     return {"ok": True, "differences": differences, "range": spread}
 
@@ -126,7 +135,9 @@ def _random_feeds(session: Any, size: int, random: Any) -> dict[str, Any]:
     for end in session.get_inputs():
         shape = [dim if isinstance(dim, int) else size for dim in end.shape]
         if end.type in _FLOATS:
-            feeds[end.name] = random.normal(size=shape).astype(_FLOATS[end.type])
+            feeds[end.name] = random.normal(size=shape).astype(
+                _FLOATS[end.type]
+            )
         else:
             dtype = end.type[len("tensor(") : -1]
             feeds[end.name] = random.integers(0, 2, shape).astype(dtype)

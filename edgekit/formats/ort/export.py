@@ -58,7 +58,11 @@ class OnnxToOrt:
         for part in artifact.parts:
             try:
                 onnx.checker.check_model(str(artifact.path(part)))
-            except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+            except (
+                onnx.checker.ValidationError,
+                ValueError,
+                RuntimeError,
+            ) as error:
                 raise StepError(
                     f"{part.name} is not a valid ONNX file: {condense(error)}",
                     fix="export it again",
@@ -71,15 +75,22 @@ class OnnxToOrt:
         context.progress.expect(len(artifact.parts))
         try:
             for part in artifact.parts:
-                converted, notes[part.name] = _convert(artifact, part, context.folder)
+                converted, notes[part.name] = _convert(
+                    artifact, part, context.folder
+                )
                 parts.append(converted)
                 context.progress.advance(note=part.name)
         except BaseException:
-            for path in context.folder.iterdir():  # it was empty when the step began
+            for (
+                path
+            ) in context.folder.iterdir():  # it was empty when the step began
                 path.unlink()
             raise
         return Artifact(
-            format="ort", parts=tuple(parts), notes={"parts": notes}, folder=context.folder
+            format="ort",
+            parts=tuple(parts),
+            notes={"parts": notes},
+            folder=context.folder,
         )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
@@ -118,7 +129,9 @@ def parse_operators(config: str) -> tuple[str, ...]:
             continue
         for name in _without_braces(names).split(","):
             if name:
-                operators.add(name if domain == "ai.onnx" else f"{domain}:{name}")
+                operators.add(
+                    name if domain == "ai.onnx" else f"{domain}:{name}"
+                )
     return tuple(sorted(operators))
 
 
@@ -135,7 +148,9 @@ def run_conversion(
     longer than ``timeout_s``.
     """
     inherited = ("LD_LIBRARY_PATH", "SYSTEMROOT")
-    environment = {key: os.environ[key] for key in inherited if key in os.environ}
+    environment = {
+        key: os.environ[key] for key in inherited if key in os.environ
+    }
     # Always the same, so that the process always has the same memory layout.
     environment["PYTHONHASHSEED"] = "0"
     try:
@@ -188,7 +203,10 @@ def _convert(
     config = (folder / files["operators"]).read_text(encoding="utf-8")
     operators = parse_operators(config)
     size = measure_runtime(
-        "onnxruntime", "libonnxruntime.so", len(operators), answer["all_operators"]
+        "onnxruntime",
+        "libonnxruntime.so",
+        len(operators),
+        answer["all_operators"],
     )
     notes = {
         "onnxruntime": answer["onnxruntime"],
@@ -226,5 +244,9 @@ def _rounds(graph: onnx.GraphProto) -> bool:
     """Whether the graph computes with integers, half floats or packed weights, which each
     runtime may round differently.
     """
-    small = {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    small = {
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.INT8,
+        onnx.TensorProto.UINT8,
+    }
     return any(tensor.data_type in small for tensor in graph.initializer)

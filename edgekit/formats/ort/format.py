@@ -13,7 +13,10 @@ FORMAT = Format(
     route=(*ONNX.route, "onnx_to_ort"),
     steps={
         "onnx_to_ort": FormatStep(
-            "export:OnnxToOrt", _ORT, "onnx", "optimize for ONNX Runtime on phones (.ort)"
+            "export:OnnxToOrt",
+            _ORT,
+            "onnx",
+            "optimize for ONNX Runtime on phones (.ort)",
         ),
     },
     schemes=ONNX.schemes,

@@ -85,7 +85,9 @@ def graph_of(stored: Any, depth: int = 0) -> Any:
     for position in range(stored.NodesLength()):
         graph.node.append(_node(stored.Nodes(position), depth))
     for position in range(stored.OutputsLength()):
-        graph.output.append(onnx.ValueInfoProto(name=_text(stored.Outputs(position))))
+        graph.output.append(
+            onnx.ValueInfoProto(name=_text(stored.Outputs(position)))
+        )
     return graph
 
 
@@ -108,7 +110,8 @@ def _node(stored: Any, depth: int) -> Any:
     inputs = [_text(stored.Inputs(k)) for k in range(stored.InputsLength())]
     outputs = [_text(stored.Outputs(k)) for k in range(stored.OutputsLength())]
     attributes = [
-        _attribute(stored.Attributes(k), depth) for k in range(stored.AttributesLength())
+        _attribute(stored.Attributes(k), depth)
+        for k in range(stored.AttributesLength())
     ]
     return onnx.NodeProto(
         op_type=_text(stored.OpType()),
@@ -116,7 +119,9 @@ def _node(stored: Any, depth: int) -> Any:
         domain=_text(stored.Domain()),
         input=inputs,
         output=outputs,
-        attribute=[attribute for attribute in attributes if attribute is not None],
+        attribute=[
+            attribute for attribute in attributes if attribute is not None
+        ],
     )
 
 
@@ -133,7 +138,9 @@ def _attribute(stored: Any, depth: int) -> Any:
         return kinds(name=name, type=kind, s=stored.S() or b"")
     if kind == kinds.FLOAT:
         return kinds(name=name, type=kind, f=stored.F())
-    return kinds(name=name, type=kind, i=stored.I()) if kind == kinds.INT else None
+    return (
+        kinds(name=name, type=kind, i=stored.I()) if kind == kinds.INT else None
+    )
 
 
 def _text(value: bytes | None) -> str:
@@ -174,7 +181,9 @@ def _open(path: pathlib.Path, folder: pathlib.Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     return onnxruntime.InferenceSession(
@@ -188,7 +197,10 @@ def _zeros(session: Any) -> dict[str, Any]:
 
     feeds = {}
     for value in session.get_inputs():
-        shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in value.shape]
+        shape = [
+            dim if isinstance(dim, int) and dim > 0 else 1
+            for dim in value.shape
+        ]
         dtype = _FLOATS.get(value.type, value.type[len("tensor(") : -1])
         feeds[value.name] = numpy.zeros(shape, dtype)
     return feeds

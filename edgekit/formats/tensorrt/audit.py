@@ -41,7 +41,11 @@ def audit(artifact: Artifact, limits: Limits) -> Audit:
     if all("recipe" in part.files for part in artifact.parts):
         return _audit_recipes(artifact)
     logs = {part.name: _read_log(artifact, part) for part in artifact.parts}
-    rows = [{**row, "part": name} for name, log in logs.items() for row in log["layers"]]
+    rows = [
+        {**row, "part": name}
+        for name, log in logs.items()
+        for row in log["layers"]
+    ]
     where = "; ".join(dict.fromkeys(_where(log) for log in logs.values()))
     measurements = [
         _measure_int8_share(rows, where),
@@ -81,14 +85,20 @@ def audit_file(path: pathlib.Path, limits: Limits) -> Audit:
     signature = Signature(inputs=(unknown,), outputs=(unknown,))
     files = {"engine": File(path=path.name), "log": File(path=log.name)}
     part = Part(name=MAIN, signature=signature, files=files)
-    return audit(Artifact(format="tensorrt", parts=(part,), folder=path.parent), limits)
+    return audit(
+        Artifact(format="tensorrt", parts=(part,), folder=path.parent), limits
+    )
 
 
 def _audit_recipes(artifact: Artifact) -> Audit:
     """The audit of recipes: the device that builds the engine knows what runs in int8."""
-    recipes = {part.name: _read_recipe(artifact, part) for part in artifact.parts}
+    recipes = {
+        part.name: _read_recipe(artifact, part) for part in artifact.parts
+    }
     gpus = dict.fromkeys(
-        name for recipe in recipes.values() for name in recipe["compute_capabilities"]
+        name
+        for recipe in recipes.values()
+        for name in recipe["compute_capabilities"]
     )
     where = f"recipe for {', '.join(gpus) or 'any GPU'}, built on the device"
     reason = (
@@ -101,9 +111,13 @@ def _audit_recipes(artifact: Artifact) -> Audit:
         "transposes": "layers",
     }
     warnings = [
-        f"{name}: {text}" for name, recipe in recipes.items() for text in recipe["warnings"]
+        f"{name}: {text}"
+        for name, recipe in recipes.items()
+        for text in recipe["warnings"]
     ]
-    measurements = [unmeasured(name, unit, where, reason) for name, unit in units.items()]
+    measurements = [
+        unmeasured(name, unit, where, reason) for name, unit in units.items()
+    ]
     return Audit(measurements, [], warnings)
 
 
@@ -162,7 +176,11 @@ def _is_int8(row: Row) -> bool:
 def _is_float(row: Row) -> bool:
     if not _is_compute(row) or _is_int8(row):
         return False
-    return row["kind"] == "kernel" or "Float" in row["dtype"] or "Half" in row["dtype"]
+    return (
+        row["kind"] == "kernel"
+        or "Float" in row["dtype"]
+        or "Half" in row["dtype"]
+    )
 
 
 def _measure_int8_share(rows: Iterable[Row], where: str) -> Measurement:
@@ -195,11 +213,17 @@ def _measure_int8_share(rows: Iterable[Row], where: str) -> Measurement:
             f"{counted} in conv, deconv and gemm layers with int8 data and weights, according "
             "to the build log"
         ),
-        detail={"int8": integer, "all": by_dtype.total(), "by_dtype": dict(by_dtype)},
+        detail={
+            "int8": integer,
+            "all": by_dtype.total(),
+            "by_dtype": dict(by_dtype),
+        },
     )
 
 
-def _count(name: MeasurementName, rows: Sequence[Row], where: str, how: str) -> Measurement:
+def _count(
+    name: MeasurementName, rows: Sequence[Row], where: str, how: str
+) -> Measurement:
     return Measurement(
         name=name,
         value=len(rows),
@@ -232,10 +256,16 @@ def _find_warnings(log: Row, limits: Limits) -> Iterator[str]:
         yield f"{', '.join(log['uncounted'])} are not counted in int8_mac_share"
     gpus = sorted(set(log["compute_capabilities"]))
     numbers = {_digits(name) for name in gpus}
-    missing = [name for name in limits.compute_capabilities if _digits(name) not in numbers]
+    missing = [
+        name
+        for name in limits.compute_capabilities
+        if _digits(name) not in numbers
+    ]
     if gpus and missing:
         yield f"the engine was not built for {', '.join(missing)} (only {', '.join(gpus)})"
-    needed = log["memory"].get("weights", 0) + log["memory"].get("activation", 0)
+    needed = log["memory"].get("weights", 0) + log["memory"].get(
+        "activation", 0
+    )
     if limits.memory_bytes is not None and needed > limits.memory_bytes:
         yield (
             f"weights and activations need {needed} bytes, the device has "

@@ -9,7 +9,10 @@ from typing import ClassVar
 from edgekit.artifact import Artifact
 from edgekit.errors import StepError
 from edgekit.formats.onnx import graph as onnx_graph
-from edgekit.formats.tensorrt.graph import require_capabilities, require_supported
+from edgekit.formats.tensorrt.graph import (
+    require_capabilities,
+    require_supported,
+)
 from edgekit.formats.tensorrt.nvidia import parse_capability
 
 
@@ -31,10 +34,14 @@ class Batches:
     step: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        capabilities = [self._normalize(name) for name in self.compute_capabilities]
+        capabilities = [
+            self._normalize(name) for name in self.compute_capabilities
+        ]
         unique = tuple(dict.fromkeys(capabilities))
         object.__setattr__(self, "compute_capabilities", unique)
-        object.__setattr__(self, "profiles", tuple(tuple(row) for row in self.profiles))
+        object.__setattr__(
+            self, "profiles", tuple(tuple(row) for row in self.profiles)
+        )
         invalid = [
             f"profile {list(row)}"
             for row in self.batches

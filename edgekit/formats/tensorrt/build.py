@@ -70,26 +70,42 @@ class BuildLog:
         return "\n".join(text for _, text in self.messages)
 
     def select(self, *severities: str) -> list[str]:
-        texts = [text for severity, text in self.messages if severity in severities]
+        texts = [
+            text for severity, text in self.messages if severity in severities
+        ]
         return list(dict.fromkeys(texts))
 
     def errors(self) -> list[Row]:
-        return [{"text": text} for text in self.select("ERROR", "INTERNAL_ERROR")]
+        return [
+            {"text": text} for text in self.select("ERROR", "INTERNAL_ERROR")
+        ]
 
     def warnings(self) -> list[str]:
         return self.select("WARNING")
 
     def raise_errors(self, stage: str) -> None:
         """Raise BuildError for errors and fatal warnings, after which the engine is wrong."""
-        fatal = [{"text": text} for text in self.warnings() if FATAL_WARNING in text]
+        fatal = [
+            {"text": text} for text in self.warnings() if FATAL_WARNING in text
+        ]
         if self.errors() or fatal:
             raise BuildError(stage, self.errors() + fatal)
 
 
 def build(request: Row) -> Row:
     """Parse, build and write one engine; the response describes it, or why there is none."""
-    response: Row = {"ok": False, "stage": "import", "module": request["module"]}
-    response |= {"version": "", "errors": [], "warnings": [], "layers": [], "memory": {}}
+    response: Row = {
+        "ok": False,
+        "stage": "import",
+        "module": request["module"],
+    }
+    response |= {
+        "version": "",
+        "errors": [],
+        "warnings": [],
+        "layers": [],
+        "memory": {},
+    }
     try:
         trt = importlib.import_module(request["module"])
     except (ImportError, OSError, RuntimeError) as error:
@@ -99,16 +115,22 @@ def build(request: Row) -> Row:
     try:
         engine = _build_serialized(trt, request, log)
     except BuildError as failure:
-        response.update(stage=failure.stage, errors=failure.errors or log.errors())
+        response.update(
+            stage=failure.stage, errors=failure.errors or log.errors()
+        )
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         # The bindings raise these, such as Builder() without a GPU in classic TensorRT.
-        response.update(stage="build", errors=[*log.errors(), _exception_row(error)])
+        response.update(
+            stage="build", errors=[*log.errors(), _exception_row(error)]
+        )
     else:
         partial = pathlib.Path(request["engine"] + ".partial")
         partial.write_bytes(engine)
         partial.replace(request["engine"])
         response.update(ok=True, stage="done", engine_bytes=len(engine))
-        response.update(layers=parse_layers(log.text()), memory=parse_memory(log.text()))
+        response.update(
+            layers=parse_layers(log.text()), memory=parse_memory(log.text())
+        )
     return {**response, "warnings": log.warnings()}
 
 
@@ -128,7 +150,9 @@ def _build_serialized(trt: Any, request: Row, log: BuildLog) -> bytes:
     parser = trt.OnnxParser(network, logger)
     parsed = parser.parse_from_file(request["onnx"])
     if not parsed or parser.num_errors:
-        errors = [_parser_error(parser.get_error(k)) for k in range(parser.num_errors)]
+        errors = [
+            _parser_error(parser.get_error(k)) for k in range(parser.num_errors)
+        ]
         raise BuildError("parse", errors)
     log.raise_errors("parse")
     for input_shapes in request["profiles"]:
@@ -139,7 +163,9 @@ def _build_serialized(trt: Any, request: Row, log: BuildLog) -> bytes:
     serialized = builder.build_serialized_network(network, config)
     log.raise_errors("build")
     if serialized is None:
-        raise BuildError("build", [{"text": "TensorRT built no engine, without an error."}])
+        raise BuildError(
+            "build", [{"text": "TensorRT built no engine, without an error."}]
+        )
     return bytes(serialized)
 
 
@@ -154,14 +180,20 @@ def _logger(trt: Any, build_log: BuildLog) -> Any:
     return Logger()
 
 
-def _set_capabilities(trt: Any, config: Any, names: list[str], log: BuildLog) -> None:
+def _set_capabilities(
+    trt: Any, config: Any, names: list[str], log: BuildLog
+) -> None:
     if not names or not hasattr(config, "num_compute_capabilities"):
         return  # classic TensorRT builds for the GPU of this machine
     members = trt.ComputeCapability.__members__
-    supported = {name: value for name, value in members.items() if name.startswith("SM")}
+    supported = {
+        name: value for name, value in members.items() if name.startswith("SM")
+    }
     valid = ", ".join(supported)
     errors = [
-        {"text": f"{name} is not a compute capability of this version; it has {valid}"}
+        {
+            "text": f"{name} is not a compute capability of this version; it has {valid}"
+        }
         for name in names
         if name not in supported
     ]
@@ -214,7 +246,9 @@ def _parse_layer(line: str) -> Row:
         r"\[ONNX Layer: (.+?)\](?=\x1e|\[ONNX Layer: |\s|,|$)", line
     )
     is_transpose = kind.lower() in ("shuffle", "transpose")
-    row["transposes"] = is_transpose or bool(re.match(r"__myl_\w*?Tran(?![a-z])", name))
+    row["transposes"] = is_transpose or bool(
+        re.match(r"__myl_\w*?Tran(?![a-z])", name)
+    )
     return row
 
 
@@ -228,9 +262,13 @@ def _parse_tensors(piece: str) -> list[list[Any]]:
         words = [datatype.group(1)] if datatype else []
         classic = re.search(r"Format/Datatype: (.*)", text)
         if classic:
-            words += [_CLASSIC[w] for w in classic.group(1).split() if w in _CLASSIC]
+            words += [
+                _CLASSIC[w] for w in classic.group(1).split() if w in _CLASSIC
+            ]
         words.append("?")
-        tensors.append([words[0], [int(size) for size in sizes if size.strip()]])
+        tensors.append(
+            [words[0], [int(size) for size in sizes if size.strip()]]
+        )
     return tensors
 
 
@@ -263,11 +301,17 @@ def _layer_dtype(row: Row, declared: str | None) -> str:
     if not row["kind"] or not row["inputs"]:
         return str((row["inputs"] or row["outputs"] or [["?"]])[0][0])
     data, *others = [dtype for dtype, _ in row["inputs"]]
-    constants = sorted(row["constants"], key=lambda tensor: -math.prod(tensor[1]))
-    weights = [dtype for dtype, dims in constants if sum(dim > 1 for dim in dims) > 1]
+    constants = sorted(
+        row["constants"], key=lambda tensor: -math.prod(tensor[1])
+    )
+    weights = [
+        dtype for dtype, dims in constants if sum(dim > 1 for dim in dims) > 1
+    ]
     if row["kind"] != "conv" and others:
         weights = others
-    candidates = weights or others or [dtype for dtype, _ in constants] or [data]
+    candidates = (
+        weights or others or [dtype for dtype, _ in constants] or [data]
+    )
     second = declared or candidates[0]
     return str(data) if data == second else f"{data}x{second}"
 
@@ -280,11 +324,21 @@ def find_broken_layers(rows: list[Row], promised: dict[str, str]) -> list[str]:
     """
     messages = []
     for row in rows:
-        nodes = [node for node in row["origins"] if promised.get(node) in ("Int8", "FP8")]
+        nodes = [
+            node
+            for node in row["origins"]
+            if promised.get(node) in ("Int8", "FP8")
+        ]
         expected = {promised[node] for node in nodes}
-        if row["kind"] in ("conv", "gemm") and expected and row["dtype"] not in expected:
+        if (
+            row["kind"] in ("conv", "gemm")
+            and expected
+            and row["dtype"] not in expected
+        ):
             dtypes = " or ".join(sorted(expected))
-            messages.append(f"{' + '.join(nodes)} runs in {row['dtype']}, not in {dtypes}")
+            messages.append(
+                f"{' + '.join(nodes)} runs in {row['dtype']}, not in {dtypes}"
+            )
     return messages
 
 
@@ -310,18 +364,28 @@ def build_recipe(recipe: Row, folder: pathlib.Path, module: str) -> Row:
     }
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), "-"]
     process = subprocess.run(
-        command, input=json.dumps(request), capture_output=True, text=True, check=False
+        command,
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     try:
         response: Row = {**json.loads(process.stdout), "broken": []}
     except ValueError:
         tail = process.stderr.strip()[-500:] or "no output"
         status = process.returncode
-        return _recipe_error(f"the build process ended with status {status}: {tail}")
+        return _recipe_error(
+            f"the build process ended with status {status}: {tail}"
+        )
     if response["ok"]:
-        response["broken"] = find_broken_layers(response["layers"], recipe["promised"])
+        response["broken"] = find_broken_layers(
+            response["layers"], recipe["promised"]
+        )
         response["compute_capabilities"] = ["this GPU"]
-        response["engine_sha256"] = hashlib.sha256(engine.read_bytes()).hexdigest()
+        response["engine_sha256"] = hashlib.sha256(
+            engine.read_bytes()
+        ).hexdigest()
         log = json.dumps({**recipe, **response}, indent=1)
         (folder / recipe["log"]).write_text(log, encoding="utf-8")
     return response
@@ -337,7 +401,9 @@ def build_on_device(names: list[str]) -> int:
     Classic TensorRT is preferred if TensorRT-RTX is installed too.
     """
     here = pathlib.Path(__file__).resolve().parent
-    paths = [pathlib.Path(name) for name in names] or sorted(here.glob("*.recipe.json"))
+    paths = [pathlib.Path(name) for name in names] or sorted(
+        here.glob("*.recipe.json")
+    )
     if not paths:
         sys.stderr.write(f"There is no *.recipe.json in {here}; pass one.\n")
     classic = importlib.util.find_spec("tensorrt")
@@ -355,7 +421,9 @@ def _build_file(path: pathlib.Path, module: str) -> bool:
         message = _exception_row(error)["text"]
         sys.stderr.write(f"{path}: cannot be read as a recipe: {message}\n")
         return False
-    for text in [error["text"] for error in response["errors"]] + response["broken"]:
+    for text in [error["text"] for error in response["errors"]] + response[
+        "broken"
+    ]:
         sys.stderr.write(f"{path.name}: {text}\n")
     if response["ok"]:
         builder = f"{response['module']} {response['version']}"
@@ -371,10 +439,17 @@ def _disable_address_randomization() -> None:
     """Restart without it on Linux: otherwise engines of one graph differ in layer names."""
     if not sys.platform.startswith("linux"):
         return
-    system, no_randomize, query = ctypes.CDLL(None), 0x0040000, 0xFFFFFFFF  # personality(2)
+    system, no_randomize, query = (
+        ctypes.CDLL(None),
+        0x0040000,
+        0xFFFFFFFF,
+    )  # personality(2)
     if system.personality(query) & no_randomize:
         return
-    if system.personality(no_randomize) != -1 and system.personality(query) & no_randomize:
+    if (
+        system.personality(no_randomize) != -1
+        and system.personality(query) & no_randomize
+    ):
         arguments = getattr(sys, "orig_argv", [sys.executable, *sys.argv])[1:]
         os.execv(sys.executable, [sys.executable, *arguments])
 

@@ -64,7 +64,9 @@ class DeviceResults:
     outputs: "Mapping[str, Array] | None"
 
 
-def read(folder: pathlib.Path, parts: Mapping[str, bool]) -> dict[str, DeviceResults]:
+def read(
+    folder: pathlib.Path, parts: Mapping[str, bool]
+) -> dict[str, DeviceResults]:
     """Read ``<part>.layers.json`` and ``<part>.times.json`` of every part.
 
     ``parts``: part -> whether to read its outputs, ``<part>.out.json``, too. Raises one
@@ -73,20 +75,28 @@ def read(folder: pathlib.Path, parts: Mapping[str, bool]) -> dict[str, DeviceRes
     problems: list[str] = []
     results = {}
     for part, has_outputs in parts.items():
-        layers = _read_file(folder / f"{part}.{LAYERS}", _parse_layers, problems)
+        layers = _read_file(
+            folder / f"{part}.{LAYERS}", _parse_layers, problems
+        )
         times = _read_file(folder / f"{part}.{TIMES}", _parse_times, problems)
         outputs = None
         if has_outputs:
-            outputs = _read_file(folder / f"{part}.{OUTPUTS}", _parse_outputs, problems)
+            outputs = _read_file(
+                folder / f"{part}.{OUTPUTS}", _parse_outputs, problems
+            )
         if layers is not None and times is not None:
             results[part] = DeviceResults(times, layers, outputs)
     if problems:
         rows = "\n  ".join(problems)
-        raise RunnerError(f"The device's files cannot be read:\n  {rows}", fix=_FIX)
+        raise RunnerError(
+            f"The device's files cannot be read:\n  {rows}", fix=_FIX
+        )
     return results
 
 
-def measure(results: Mapping[str, DeviceResults], where: str) -> list[Measurement]:
+def measure(
+    results: Mapping[str, DeviceResults], where: str
+) -> list[Measurement]:
     """``latency_ms`` and ``int8_mac_share`` of all parts together.
 
     The latency of several parts is unmeasured, because they were timed one by one.
@@ -125,7 +135,9 @@ def _read_file(
         problems.append(f"{path.name}: {error}")
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         message = f"{type(error).__name__}: {error}"
-        problems.append(f"{path.name}: it is not what trtexec writes: {message}")
+        problems.append(
+            f"{path.name}: it is not what trtexec writes: {message}"
+        )
     return None
 
 
@@ -135,7 +147,9 @@ def _to_json(match: "re.Match[str]") -> str:
 
 def _parse_times(content: Any) -> "Array":
     """GPU compute time of every query in milliseconds."""
-    times = numpy.asarray([row["computeMs"] for row in content], dtype="float64")
+    times = numpy.asarray(
+        [row["computeMs"] for row in content], dtype="float64"
+    )
     if not len(times) or not numpy.isfinite(times).all() or times.min() <= 0:
         raise ValueError("it has no queries, or times that are not above 0")
     return times
@@ -151,7 +165,9 @@ def _parse_layers(content: Any) -> list[dict[str, Any]]:
     layers = []
     for row in rows:
         kind = str(row.get("LayerType", ""))
-        if not _COMPUTE_TYPE.search(kind) and not _COMPUTE_NAME.match(row["Name"]):
+        if not _COMPUTE_TYPE.search(kind) and not _COMPUTE_NAME.match(
+            row["Name"]
+        ):
             continue
         layers.append(
             {
@@ -169,11 +185,15 @@ def _layer_dtype(row: Mapping[str, Any]) -> str:
     tensors = [_tensor_dtype(tensor) for tensor in row.get("Inputs", [])]
     data = tensors[0] if tensors else "?"
     constants = [
-        _tensor_dtype(tensor) for tensor in row.get("Constants", []) if _is_weight(tensor)
+        _tensor_dtype(tensor)
+        for tensor in row.get("Constants", [])
+        if _is_weight(tensor)
     ]
     candidates = [*constants[:1], *tensors[1:2], data]
     if isinstance(row.get("Weights"), Mapping):
-        candidates.insert(0, _normalize_dtype(str(row["Weights"].get("Type", ""))))
+        candidates.insert(
+            0, _normalize_dtype(str(row["Weights"].get("Type", "")))
+        )
     return data if data == candidates[0] else f"{data}x{candidates[0]}"
 
 
@@ -202,7 +222,9 @@ def _parse_outputs(content: Any) -> "dict[str, Array]":
         shape = [int(dim) for dim in str(dimensions).split("x") if dim]
         values = numpy.asarray(row["values"], dtype="float64")
         if values.size != math.prod(shape):
-            raise ValueError(f"{name} has {values.size} values for dimensions {dimensions}")
+            raise ValueError(
+                f"{name} has {values.size} values for dimensions {dimensions}"
+            )
         outputs[name] = values.reshape(shape)
     return outputs
 
@@ -227,7 +249,9 @@ def _measure_latency(times: "Array", where: str) -> Measurement:
     )
 
 
-def _measure_int8_share(layers: Sequence[Mapping[str, Any]], where: str) -> Measurement:
+def _measure_int8_share(
+    layers: Sequence[Mapping[str, Any]], where: str
+) -> Measurement:
     unknown = [row["name"] for row in layers if "?" in row["dtype"]]
     reason = ""
     if unknown:
@@ -251,6 +275,8 @@ def _measure_int8_share(layers: Sequence[Mapping[str, Any]], where: str) -> Meas
             "int8": by_dtype["Int8"],
             "all": len(layers),
             "by_dtype": dict(by_dtype),
-            "not_int8": [row["name"] for row in layers if row["dtype"] != "Int8"],
+            "not_int8": [
+                row["name"] for row in layers if row["dtype"] != "Int8"
+            ],
         },
     )

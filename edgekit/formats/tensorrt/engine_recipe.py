@@ -58,13 +58,17 @@ class OnnxToEngineRecipe(Batches):
             recipe_path = context.folder / f"{part.name}.recipe.json"
             shutil.copyfile(artifact.path(part), model)
             recipe = self._recipe(part, model)
-            recipe_path.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+            recipe_path.write_text(
+                json.dumps(recipe, indent=1), encoding="utf-8"
+            )
             files = {
                 "model": File(path=model.name),
                 "recipe": File(path=recipe_path.name),
                 "builder": File(path=BUILDER),
             }
-            parts.append(Part(name=part.name, signature=part.signature, files=files))
+            parts.append(
+                Part(name=part.name, signature=part.signature, files=files)
+            )
             notes[part.name] = {
                 "built": "on the device",
                 "compute_capabilities": list(self.compute_capabilities),
@@ -84,7 +88,9 @@ class OnnxToEngineRecipe(Batches):
     def ensures(self, before: Artifact, after: Artifact) -> None:
         """Each recipe is for the graph next to it, and the script is valid Python 3.9."""
         for old, new in zip(before.parts, after.parts, strict=True):
-            recipe = json.loads(after.path(new, "recipe").read_text(encoding="utf-8"))
+            recipe = json.loads(
+                after.path(new, "recipe").read_text(encoding="utf-8")
+            )
             hashes = {
                 _sha256(before.path(old)),
                 _sha256(after.path(new)),
@@ -102,7 +108,9 @@ class OnnxToEngineRecipe(Batches):
     def _recipe(self, part: Part, path: pathlib.Path) -> dict[str, Any]:
         model = onnx_graph.read(path)
         opset = next(
-            entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")
+            entry.version
+            for entry in model.opset_import
+            if entry.domain in ("", "ai.onnx")
         )
         warnings = []
         if opset > OLDEST_PARSER_OPSET:

@@ -62,7 +62,9 @@ class OnnxToTensorrt(Batches):
                 parts.append(built)
                 notes[part.name] = _summarize(log)
         except BaseException:
-            for path in context.folder.iterdir():  # it was empty when the step started
+            for (
+                path
+            ) in context.folder.iterdir():  # it was empty when the step started
                 path.unlink()
             raise
         return Artifact(
@@ -80,7 +82,9 @@ class OnnxToTensorrt(Batches):
                     f"onnx_to_tensorrt: the engine of {part.name!r} is empty.",
                     fix="build again; if it happens again, report the graph",
                 )
-            log = json.loads(after.path(part, "log").read_text(encoding="utf-8"))
+            log = json.loads(
+                after.path(part, "log").read_text(encoding="utf-8")
+            )
             broken = _find_broken_layers(log)
             if not log["layers"]:
                 broken = broken or ["the build log lists no layers"]
@@ -161,7 +165,9 @@ def run_build(
         status = f"status {process.returncode}"
         if process.returncode < 0:
             status = f"signal {-process.returncode}"
-        tail = "\n  ".join(process.stderr.strip().splitlines()[-5:]) or "no output"
+        tail = (
+            "\n  ".join(process.stderr.strip().splitlines()[-5:]) or "no output"
+        )
         raise StepError(
             f"onnx_to_tensorrt: the build process ended with {status}:\n  {tail}",
             fix="free some memory and try again; if it happens again, report the graph",
@@ -184,7 +190,9 @@ def attribute_nodes(rows: list[Row], node_macs: Mapping[str, int]) -> None:
         row["macs"] = 0
     for node, macs in node_macs.items():
         naming = [row for row in rows if node in row["origins"]]
-        owners = [row for row in naming if row["kind"] not in ("", "kernel")] or naming[:1]
+        owners = [
+            row for row in naming if row["kind"] not in ("", "kernel")
+        ] or naming[:1]
         for index, row in enumerate(owners):
             share = macs // len(owners)
             remainder = macs % len(owners) if index == 0 else 0
@@ -194,7 +202,9 @@ def attribute_nodes(rows: list[Row], node_macs: Mapping[str, int]) -> None:
 
 
 def _summarize(log: Row) -> Row:
-    layers = [f"{row['kind']} {row['dtype']}" for row in log["layers"] if row["kind"]]
+    layers = [
+        f"{row['kind']} {row['dtype']}" for row in log["layers"] if row["kind"]
+    ]
     return {
         "builder": f"{log['module']} {log['version']}",
         "compute_capabilities": log["compute_capabilities"],

@@ -1,6 +1,11 @@
 """TensorRT engines, and the files from which a device builds one."""
 
-from edgekit.formats.record import Accelerator, Format, FormatStep, Implementation
+from edgekit.formats.record import (
+    Accelerator,
+    Format,
+    FormatStep,
+    Implementation,
+)
 
 _PROFILES = (
     "limits.compute_capabilities", "limits.max_batch", "limits.opt_batch", "limits.profiles",

@@ -25,12 +25,22 @@ _COUNTED = (*_PROMISED, "ConvTranspose")
 #: Operators with many multiplications that are not counted.
 _UNCOUNTED = ("LSTM", "GRU", "RNN", "Einsum")
 #: Operators that only move data: a tensor stays quantized through them.
-_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity")
+_MOVES = (
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Cast",
+    "Identity",
+)
 REQUANTIZE = (
     "quantize with symmetric int8: zero point 0, weights and activations QInt8, biases left "
     "in float (the scheme w8a8-static, with limits.activations: symmetric in the target)"
 )
-_FREE_BATCH_ONLY = "export with the batch (the first dimension) as the only free dimension"
+_FREE_BATCH_ONLY = (
+    "export with the batch (the first dimension) as the only free dimension"
+)
 #: The datatypes that TensorRT quantizes to, and its own names for them.
 QUANTIZED: Mapping[int, str] = {
     onnx.TensorProto.INT8: "Int8",
@@ -165,14 +175,18 @@ def profile_shapes(
             dims = value.type.tensor_type.shape.dim
             if all(dim.HasField("dim_value") for dim in dims):
                 continue
-            shapes[value.name] = [_with_batch(dims, batch) for batch in batch_sizes]
+            shapes[value.name] = [
+                _with_batch(dims, batch) for batch in batch_sizes
+            ]
         if shapes:
             profiles.append(shapes)
     return profiles
 
 
 def _with_batch(dims: Sequence[Any], batch: int) -> list[int]:
-    return [dim.dim_value if dim.HasField("dim_value") else batch for dim in dims]
+    return [
+        dim.dim_value if dim.HasField("dim_value") else batch for dim in dims
+    ]
 
 
 def _quantization_problems(graph: onnx.GraphProto) -> Iterator[str]:
@@ -207,7 +221,9 @@ def _zero_point_problem(
         if data.data_type == onnx.TensorProto.INT32:
             return "a bias is quantized to int32"
         if data.data_type not in QUANTIZED:
-            return f"it stores {_dtype_name(data)}, not int8, float8e4m3fn or int4"
+            return (
+                f"it stores {_dtype_name(data)}, not int8, float8e4m3fn or int4"
+            )
     zero_point = node.input[2] if len(node.input) > 2 else ""
     if not zero_point:
         dtype = onnx_graph.attributes(node).get("output_dtype", 0)
@@ -244,7 +260,9 @@ def describe_graph(model: onnx.ModelProto) -> Row:
         "precision": precision,
         "promised": promised,
         "node_macs": count_macs(model),
-        "uncounted": sorted({node.op_type for node in nodes if node.op_type in _UNCOUNTED}),
+        "uncounted": sorted(
+            {node.op_type for node in nodes if node.op_type in _UNCOUNTED}
+        ),
     }
 
 
@@ -259,11 +277,17 @@ def _promised_dtypes(
     for node in nodes:
         if node.op_type not in _PROMISED:
             continue
-        data, weights = (_find_dequantize(producers, name) for name in node.input[:2])
+        data, weights = (
+            _find_dequantize(producers, name) for name in node.input[:2]
+        )
         # A product of two activations is not promised: TensorRT may fuse it into an
         # attention kernel.
         tensor = stored.get(weights.input[0]) if weights is not None else None
-        if weights is None or tensor is None or tensor.data_type not in QUANTIZED:
+        if (
+            weights is None
+            or tensor is None
+            or tensor.data_type not in QUANTIZED
+        ):
             continue
         is_blocked = bool(onnx_graph.attributes(weights).get("block_size"))
         if data is not None or (is_blocked and tensor.data_type in _FOUR_BITS):
@@ -278,4 +302,8 @@ def _find_dequantize(
     node = producers.get(name)
     while node is not None and node.op_type in _MOVES:
         node = producers.get(node.input[0])
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
+    return (
+        node
+        if node is not None and node.op_type == "DequantizeLinear"
+        else None
+    )

@@ -37,7 +37,13 @@ BUILT: Mapping[tuple[str, str], tuple[str, str, str, str, str]] = {
     ("int8", "MatMul"): ("", "Int8", "Int8", "Int8", "Int8"),
     ("int8 in fp16", "Conv"): ("Half", "Int8", "Int8", "Int8", "Int8"),
     ("int8 in fp16", "MatMul"): ("Int8", "Int8", "Int8", "Int8", "Int8"),
-    ("int4", "MatMul"): ("", "HalfxInt4", "HalfxInt4", "HalfxInt4", "HalfxInt4"),
+    ("int4", "MatMul"): (
+        "",
+        "HalfxInt4",
+        "HalfxInt4",
+        "HalfxInt4",
+        "HalfxInt4",
+    ),
     ("fp8", "Conv"): ("", "", "", "FP8", "FP8"),
     ("fp8", "MatMul"): ("", "", "", "FP8", "FP8"),
     # The weights are dequantized to half floats first, which saves no time.
@@ -81,9 +87,7 @@ def explain_too_old(
     old = [name for name in capabilities if numbers[name] < minimum]
     if not old:
         return None
-    problem = (
-        f"{' and '.join(old)} cannot run {subject}, which requires SM{minimum} or newer"
-    )
+    problem = f"{' and '.join(old)} cannot run {subject}, which requires SM{minimum} or newer"
     new = [name for name in capabilities if name not in old]
     if new:
         supported = " and ".join(new)
@@ -92,4 +96,7 @@ def explain_too_old(
             f"write another target with compute_capabilities: [{', '.join(new)}] for it",
         )
     without_int8 = any(numbers[name] < MIN_CAPABILITY["int8"] for name in old)
-    return problem, "use fp16 there" if without_int8 else "use w8a8-static or fp16 there"
+    return (
+        problem,
+        "use fp16 there" if without_int8 else "use w8a8-static or fp16 there",
+    )

@@ -46,7 +46,11 @@ _KNOWN_ERRORS = (
         "a bias is quantized to int32, which TensorRT cannot read",
         REQUANTIZE,
     ),
-    KnownError(r"shiftIsAllZeros|Non-zero zero point", "a zero point is not 0", REQUANTIZE),
+    KnownError(
+        r"shiftIsAllZeros|Non-zero zero point",
+        "a zero point is not 0",
+        REQUANTIZE,
+    ),
     KnownError(
         r"Defaulting to INT8 instead",
         "the graph is quantized to uint8; TensorRT would read it as int8 and compute other "
@@ -134,7 +138,9 @@ def _format_error(error: Mapping[str, Any], rule: KnownError | None) -> str:
     where = ""
     if error.get("node"):
         where = f"{error['node']} [{error['op']}]{_in_module(error['node'])}: "
-    first_line = error["text"].splitlines()[0] if error["text"] else "no reason reported"
+    first_line = (
+        error["text"].splitlines()[0] if error["text"] else "no reason reported"
+    )
     if rule is None:
         return f"{where}{first_line}"
     return f"{where}{rule.meaning} ({first_line})"
@@ -161,7 +167,14 @@ def _is_rejected(node: onnx.NodeProto, module: str) -> bool:
     if node.op_type in ("DFT", "Det"):
         return True
     reduction = onnx_graph.attributes(node).get("reduction", b"none")
-    if node.op_type.startswith("Scatter") and reduction not in ("", "none", b"", b"none"):
+    if node.op_type.startswith("Scatter") and reduction not in (
+        "",
+        "none",
+        b"",
+        b"none",
+    ):
         return True
-    is_rejected_by_rtx = node.op_type == "NonZero" or node.domain not in _STANDARD_DOMAINS
+    is_rejected_by_rtx = (
+        node.op_type == "NonZero" or node.domain not in _STANDARD_DOMAINS
+    )
     return module == "tensorrt_rtx" and is_rejected_by_rtx

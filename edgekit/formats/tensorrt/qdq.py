@@ -54,7 +54,8 @@ class Product:
 
 
 def find_products(
-    graph: onnx.GraphProto, operators: Sequence[str] = ("Conv", "Gemm", "MatMul")
+    graph: onnx.GraphProto,
+    operators: Sequence[str] = ("Conv", "Gemm", "MatMul"),
 ) -> list[Product]:
     """The products with stored float weights, in the order in which they run.
 
@@ -81,7 +82,9 @@ def find_products(
 
 
 def to_fp8(
-    model: onnx.ModelProto, products: Sequence[Product], largest: Mapping[str, float]
+    model: onnx.ModelProto,
+    products: Sequence[Product],
+    largest: Mapping[str, float],
 ) -> None:
     """Quantize the data and the weights of products of ``model`` to float8, in place.
 
@@ -152,7 +155,9 @@ def quantize_blocks(weights: Array, axis: int) -> tuple[Array, Array]:
 
 
 def _round_to_grid(blocks: Array, scales: Array) -> Array:
-    return numpy.asarray(numpy.clip(numpy.rint(blocks / scales[..., None]), -8, 7))
+    return numpy.asarray(
+        numpy.clip(numpy.rint(blocks / scales[..., None]), -8, 7)
+    )
 
 
 def _fp8_scale(largest: float, dtype: numpy.typing.DTypeLike) -> Array:
@@ -165,7 +170,9 @@ def _at_least_normal(scales: Array, dtype: numpy.typing.DTypeLike) -> Array:
     A tensor that is always zero would have scale 0, and half floats represent no other
     small number exactly.
     """
-    return numpy.asarray(numpy.maximum(scales, numpy.finfo(dtype).tiny).astype(dtype))
+    return numpy.asarray(
+        numpy.maximum(scales, numpy.finfo(dtype).tiny).astype(dtype)
+    )
 
 
 def _fp8_zero(graph: onnx.GraphProto) -> str:
@@ -174,28 +181,38 @@ def _fp8_zero(graph: onnx.GraphProto) -> str:
     return onnx_graph.add_constant(graph, "fp8_zero", zero)
 
 
-def _fp8_pair(graph: onnx.GraphProto, name: str, value: Array) -> list[onnx.NodeProto]:
+def _fp8_pair(
+    graph: onnx.GraphProto, name: str, value: Array
+) -> list[onnx.NodeProto]:
     """QuantizeLinear and DequantizeLinear of a tensor to float8 and back."""
     scale = onnx_graph.add_constant(graph, f"{name}.fp8_scale", value)
     zero = _fp8_zero(graph)
-    quantize = onnx.helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}.fp8"])
+    quantize = onnx.helper.make_node(
+        "QuantizeLinear", [name, scale, zero], [f"{name}.fp8"]
+    )
     dequantize = onnx.helper.make_node(
         "DequantizeLinear", [f"{name}.fp8", scale, zero], [f"{name}.rounded"]
     )
     return [quantize, dequantize]
 
 
-def _fp8_weights(graph: onnx.GraphProto, weight: onnx.TensorProto) -> onnx.NodeProto:
+def _fp8_weights(
+    graph: onnx.GraphProto, weight: onnx.TensorProto
+) -> onnx.NodeProto:
     array = onnx.numpy_helper.to_array(weight)
     scale = _fp8_scale(float(numpy.abs(array).max()), array.dtype)
     scaled = array.astype("float32") / scale.astype("float32")
-    rounded = numpy.clip(scaled, -MAX_FP8, MAX_FP8).astype(ml_dtypes.float8_e4m3fn)
+    rounded = numpy.clip(scaled, -MAX_FP8, MAX_FP8).astype(
+        ml_dtypes.float8_e4m3fn
+    )
     inputs = [
         onnx_graph.add_constant(graph, f"{weight.name}.fp8", rounded),
         onnx_graph.add_constant(graph, f"{weight.name}.fp8_scale", scale),
         _fp8_zero(graph),
     ]
-    return onnx.helper.make_node("DequantizeLinear", inputs, [f"{weight.name}.rounded"])
+    return onnx.helper.make_node(
+        "DequantizeLinear", inputs, [f"{weight.name}.rounded"]
+    )
 
 
 def _int4_weights(graph: onnx.GraphProto, product: Product) -> onnx.NodeProto:
@@ -232,7 +249,10 @@ def _insert(
             yield from nodes_before.get(node.output[0], ())
             yield node
 
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered()]
+    nodes = [
+        onnx.NodeProto.FromString(node.SerializeToString())
+        for node in ordered()
+    ]
     del graph.node[:]
     graph.node.extend(nodes)
     onnx_graph.sweep(graph)
@@ -240,9 +260,13 @@ def _insert(
 
 def _raise_opset(model: onnx.ModelProto) -> None:
     """Blocks require opset 21; compared with 18 to 20, only GroupNormalization has changed."""
-    entry = next(entry for entry in model.opset_import if entry.domain in _ONNX_DOMAINS)
+    entry = next(
+        entry for entry in model.opset_import if entry.domain in _ONNX_DOMAINS
+    )
     if entry.version < 21:
-        if any(node.op_type == "GroupNormalization" for node in model.graph.node):
+        if any(
+            node.op_type == "GroupNormalization" for node in model.graph.node
+        ):
             raise StepError(
                 "4-bit weights require opset 21, in which GroupNormalization differs from the "
                 "file's.",

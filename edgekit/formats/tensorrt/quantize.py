@@ -16,7 +16,13 @@ from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx.export import check_interface
 from edgekit.formats.onnx.half import to_half
 from edgekit.formats.tensorrt import ranges as onnx_ranges
-from edgekit.formats.tensorrt.qdq import BLOCK, Product, find_products, to_fp8, to_int4
+from edgekit.formats.tensorrt.qdq import (
+    BLOCK,
+    Product,
+    find_products,
+    to_fp8,
+    to_int4,
+)
 from edgekit.scheme import find
 from edgekit.target import too_old
 from edgekit.task import SplitName
@@ -72,7 +78,8 @@ class QuantizeTensorrt:
             problem, fix = explanation
             raise StepError(f"quantize_tensorrt: {problem}.", fix=fix)
         graphs = {
-            part.name: onnx_graph.read(artifact.path(part)).graph for part in artifact.parts
+            part.name: onnx_graph.read(artifact.path(part)).graph
+            for part in artifact.parts
         }
         for name, graph in graphs.items():
             if any(node.op_type in _QDQ for node in onnx_graph.nodes(graph)):
@@ -89,7 +96,8 @@ class QuantizeTensorrt:
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Measure ranges if the scheme needs them, and write the file of every part."""
         models = {
-            part.name: onnx_graph.read(artifact.path(part)) for part in artifact.parts
+            part.name: onnx_graph.read(artifact.path(part))
+            for part in artifact.parts
         }
         for model in models.values():
             _name_products(model.graph)
@@ -99,11 +107,15 @@ class QuantizeTensorrt:
         parts = []
         notes = {}
         for part in artifact.parts:
-            model, part_notes = self._quantize(models[part.name], ranges[part.name])
+            model, part_notes = self._quantize(
+                models[part.name], ranges[part.name]
+            )
             path = context.folder / f"{part.name}.onnx"
             onnx_graph.write(model, path)
             files = {"model": File(path=path.name)}
-            parts.append(Part(name=part.name, signature=part.signature, files=files))
+            parts.append(
+                Part(name=part.name, signature=part.signature, files=files)
+            )
             notes[part.name] = part_notes
         return Artifact(
             format="onnx",
@@ -149,13 +161,16 @@ class QuantizeTensorrt:
 
     def _why_nothing(self) -> str:
         if self.scheme == "fp8":
-            return (
-                "no convolution and no matrix product has stored weights, or all are kept"
-            )
-        return f"no linear layer has a multiple of {BLOCK} inputs, or all are kept"
+            return "no convolution and no matrix product has stored weights, or all are kept"
+        return (
+            f"no linear layer has a multiple of {BLOCK} inputs, or all are kept"
+        )
 
     def _measure_ranges(
-        self, artifact: Artifact, models: Mapping[str, onnx.ModelProto], context: Context
+        self,
+        artifact: Artifact,
+        models: Mapping[str, onnx.ModelProto],
+        context: Context,
     ) -> dict[str, dict[str, float]]:
         """Part -> node name -> the largest absolute value of the data that it reads."""
         data = context.task.need("calibration", "quantization")
@@ -168,7 +183,9 @@ class QuantizeTensorrt:
             for name, model in models.items()
         }
         tensors = {name: set(row.values()) for name, row in inputs.items()}
-        largest = onnx_ranges.measure_largest(artifact, tensors, split, context.progress)
+        largest = onnx_ranges.measure_largest(
+            artifact, tensors, split, context.progress
+        )
         return {
             name: {node: largest[name][tensor] for node, tensor in row.items()}
             for name, row in inputs.items()
@@ -179,12 +196,16 @@ class QuantizeTensorrt:
     ) -> tuple[onnx.ModelProto, dict[str, Any]]:
         """The quantized model and the notes; ``largest`` by node name."""
         names = {product.node.name for product in self._select(model.graph)}
-        all_names = [product.node.name for product in find_products(model.graph)]
+        all_names = [
+            product.node.name for product in find_products(model.graph)
+        ]
         use_half = self.half and max(largest.values(), default=0.0) < MAX_HALF
         if use_half:
             model = to_half(model)
         products = [
-            product for product in find_products(model.graph) if product.node.name in names
+            product
+            for product in find_products(model.graph)
+            if product.node.name in names
         ]
         if self.scheme == "fp8":
             to_fp8(model, products, largest)

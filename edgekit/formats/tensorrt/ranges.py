@@ -23,7 +23,10 @@ BATCH_SIZE = 16
 
 
 def measure_largest(
-    artifact: Artifact, tensors: Mapping[str, set[str]], split: Split, progress: Progress
+    artifact: Artifact,
+    tensors: Mapping[str, set[str]],
+    split: Split,
+    progress: Progress,
 ) -> dict[str, dict[str, float]]:
     """Part -> tensor -> its largest absolute value over all samples.
 
@@ -48,7 +51,9 @@ def measure_largest(
 class _Meter:
     """A part in ONNX Runtime that records the maxima of the tensors that pass through it."""
 
-    def __init__(self, artifact: Artifact, part: Part, tensors: Sequence[str]) -> None:
+    def __init__(
+        self, artifact: Artifact, part: Part, tensors: Sequence[str]
+    ) -> None:
         self.part = part
         self._tensors = tensors
         self._maxima = numpy.zeros(len(tensors), "float32")
@@ -60,7 +65,9 @@ class _Meter:
         options.log_severity_level = 3
         with _translate_errors(part.name, "load"):
             self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                model.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
             )
 
     def run(self, feeds: Feeds) -> Feeds:
@@ -68,20 +75,27 @@ class _Meter:
         name = self.part.name
         signature = self.part.signature
         signature.check_feeds(feeds, f"The part {name!r}")
-        encoded = {spec.name: spec.encode(feeds[spec.name]) for spec in signature.inputs}
+        encoded = {
+            spec.name: spec.encode(feeds[spec.name])
+            for spec in signature.inputs
+        }
         with _translate_errors(name, "run"):
             arrays = self._session.run(self._outputs, encoded)
         count = len(signature.outputs)
         outputs = {
             spec.name: spec.decode(array)
-            for spec, array in zip(signature.outputs, arrays[:count], strict=True)
+            for spec, array in zip(
+                signature.outputs, arrays[:count], strict=True
+            )
         }
         maxima = {
             f"{name}: {tensor}": numpy.asarray(value)
             for tensor, value in zip(self._tensors, arrays[count:], strict=True)
         }
         _require_finite({**outputs, **maxima})
-        self._maxima = numpy.maximum(self._maxima, numpy.array(arrays[count:], "float32"))
+        self._maxima = numpy.maximum(
+            self._maxima, numpy.array(arrays[count:], "float32")
+        )
         return outputs
 
     def largest(self) -> dict[str, float]:
@@ -108,9 +122,13 @@ def _add_probe(graph: onnx.GraphProto, tensor: str, number: int) -> str:
     """Add the largest absolute value of a tensor to the graph's outputs; its name."""
     name = f"edgekit.largest.{number}"
     absolute = onnx.helper.make_node("Abs", [tensor], [f"{name}.sizes"])
-    maximum = onnx.helper.make_node("ReduceMax", [f"{name}.sizes"], [name], keepdims=0)
+    maximum = onnx.helper.make_node(
+        "ReduceMax", [f"{name}.sizes"], [name], keepdims=0
+    )
     graph.node.extend([absolute, maximum])
-    output = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [])
+    output = onnx.helper.make_tensor_value_info(
+        name, onnx.TensorProto.FLOAT, []
+    )
     graph.output.append(output)
     return name
 
@@ -130,7 +148,10 @@ def _batches(split: Split, size: int) -> Iterator[tuple[dict[str, Array], int]]:
     The last batch is filled with its last sample, which changes no maximum.
     """
     for start in range(0, len(split), size):
-        batch = {name: array[start : start + size] for name, array in split.inputs.items()}
+        batch = {
+            name: array[start : start + size]
+            for name, array in split.inputs.items()
+        }
         count = len(next(iter(batch.values())))
         yield {name: _fill(array, size) for name, array in batch.items()}, count
 

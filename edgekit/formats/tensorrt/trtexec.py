@@ -33,7 +33,12 @@ _FLAGS: Mapping[int, Mapping[str, tuple[str, ...]]] = {
 }
 MAJORS = tuple(_FLAGS)
 #: trtexec's defaults, written out: warm-up 200 ms, then 10 queries and 3 seconds or more.
-_METHOD = ("--warmUp=200", "--iterations=10", "--duration=3", "--percentile=90,95,99")
+_METHOD = (
+    "--warmUp=200",
+    "--iterations=10",
+    "--duration=3",
+    "--percentile=90,95,99",
+)
 #: Suffixes of the files that a device returns for a part.
 LAYERS, TIMES, OUTPUTS = "layers.json", "times.json", "out.json"
 
@@ -48,7 +53,8 @@ def command_lines(
     engine = f"{part}.engine"
     shapes = _shape_flags(signature, profiles)
     inputs = ",".join(
-        f"{_quote(spec.name)}:{raw_name(part, spec.name)}" for spec in signature.inputs
+        f"{_quote(spec.name)}:{raw_name(part, spec.name)}"
+        for spec in signature.inputs
     )
     build = [
         f"--onnx={part}.onnx",
@@ -76,11 +82,16 @@ def command_lines(
         f"--exportOutput={part}.{OUTPUTS}",
     ]
     arguments = {"build": build, "time": time, "answer": run}
-    return {name: shlex.join(["trtexec", *row]) for name, row in arguments.items()}
+    return {
+        name: shlex.join(["trtexec", *row]) for name, row in arguments.items()
+    }
 
 
 def write_inputs(
-    part: str, signature: Signature, arrays: "Mapping[str, Array]", folder: pathlib.Path
+    part: str,
+    signature: Signature,
+    arrays: "Mapping[str, Array]",
+    folder: pathlib.Path,
 ) -> dict[str, str]:
     """Write the first sample of every input as the raw file that ``--loadInputs`` reads.
 
@@ -90,7 +101,8 @@ def write_inputs(
     """
     signature.check_feeds(arrays, f"Part {part!r}")
     blocks = {
-        spec.name: _encode_first(part, spec, arrays[spec.name]) for spec in signature.inputs
+        spec.name: _encode_first(part, spec, arrays[spec.name])
+        for spec in signature.inputs
     }
     for name, block in blocks.items():
         (folder / raw_name(part, name)).write_bytes(block.tobytes())
@@ -119,7 +131,9 @@ def raw_name(part: str, name: str) -> str:
     return f"{part}.{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.bin"
 
 
-def _shape_flags(signature: Signature, profiles: Sequence[Profile]) -> list[str]:
+def _shape_flags(
+    signature: Signature, profiles: Sequence[Profile]
+) -> list[str]:
     """``--shapes`` for one sample; none for an engine without a profile."""
     if not profiles:
         return []
@@ -138,7 +152,8 @@ def _profile_flags(profiles: Sequence[Profile]) -> list[str]:
             flags.append(f"--profile={number}")
         for position, kind in enumerate(("min", "opt", "max")):
             shapes = [
-                f"{_quote(name)}:{_dims(rows[position])}" for name, rows in profile.items()
+                f"{_quote(name)}:{_dims(rows[position])}"
+                for name, rows in profile.items()
             ]
             flags.append(f"--{kind}Shapes={','.join(shapes)}")
     return flags

@@ -30,10 +30,20 @@ COMPILED: Mapping[str, str] = {ETHOS_U: "an Ethos-U", EDGE_TPU: "an Edge TPU"}
 _QUANTIZING = ("QUANTIZE", "DEQUANTIZE")
 #: Newest operator versions that tflite-runtime 2.14 (the last one, 2023) loads, for operators
 #: of which exporters write newer versions. Measured with that runtime.
-OLD_RUNTIME_VERSIONS: Mapping[str, int] = {"FULLY_CONNECTED": 11, "GATHER_ND": 4, "ADD": 5}
+OLD_RUNTIME_VERSIONS: Mapping[str, int] = {
+    "FULLY_CONNECTED": 11,
+    "GATHER_ND": 4,
+    "ADD": 5,
+}
 #: The arithmetic of an operator. DYNAMIC: int8 weights, and float activations that the
 #: runtime quantizes at run time.
-INT8, DYNAMIC, FLOAT, INT16, OTHER = "int8", "int8 weights", "float32", "int16", "other"
+INT8, DYNAMIC, FLOAT, INT16, OTHER = (
+    "int8",
+    "int8 weights",
+    "float32",
+    "int16",
+    "other",
+)
 #: At most this many modules are named in a warning.
 _MAX_MODULES = 4
 
@@ -42,7 +52,10 @@ Row = Mapping[str, Any]
 
 def audit(artifact: Artifact, limits: Limits) -> Audit:
     """Audit all parts of an artifact together. Raises ModelError for an invalid file."""
-    graphs = {part.name: tflite_graph.read(artifact.path(part)) for part in artifact.parts}
+    graphs = {
+        part.name: tflite_graph.read(artifact.path(part))
+        for part in artifact.parts
+    }
     return audit_graphs(graphs, limits)
 
 
@@ -55,7 +68,9 @@ def audit_graphs(graphs: Mapping[str, Graph], limits: Limits) -> Audit:
     """Measurements over all graphs, a row per operator, and the warnings of each graph."""
     files = ", ".join(graph.path.name for graph in graphs.values())
     where = f"the flatbuffer of {files}"
-    operators = [operator for graph in graphs.values() for operator in graph.operators]
+    operators = [
+        operator for graph in graphs.values() for operator in graph.operators
+    ]
     measurements = [
         measure_int8_share(operators, where),
         _count(
@@ -82,7 +97,9 @@ def audit_graphs(graphs: Mapping[str, Graph], limits: Limits) -> Audit:
     warnings: list[str] = []
     for name, graph in graphs.items():
         rows += [report_row(operator, name) for operator in graph.operators]
-        warnings += [f"{name}: {warning}" for warning in find_warnings(graph, limits)]
+        warnings += [
+            f"{name}: {warning}" for warning in find_warnings(graph, limits)
+        ]
     return Audit(measurements, rows, warnings)
 
 
@@ -93,7 +110,9 @@ def classify_arithmetic(operator: Operator) -> str:
     dtypes = {tensor.dtype for tensor in operator.activations}
     weights = operator.weights
     if operator.op not in _QUANTIZING and dtypes & set(FLOATS):
-        dynamic = weights is not None and weights.stored and weights.dtype in INTEGERS
+        dynamic = (
+            weights is not None and weights.stored and weights.dtype in INTEGERS
+        )
         return DYNAMIC if dynamic else FLOAT
     if "int16" in dtypes:
         return INT16
@@ -135,7 +154,9 @@ def report_row(operator: Operator, part: str) -> dict[str, Any]:
     }
 
 
-def measure_int8_share(operators: Sequence[Operator], where: str) -> Measurement:
+def measure_int8_share(
+    operators: Sequence[Operator], where: str
+) -> Measurement:
     """The share (0 to 1) of multiply-accumulates that compute in int8.
 
     Layers with int8 weights and float activations count: LiteRT quantizes the activations
@@ -166,7 +187,9 @@ def measure_int8_share(operators: Sequence[Operator], where: str) -> Measurement
         n=len(operators),
         where=where,
         how=how,
-        detail={arithmetic: count for arithmetic, count in macs.items() if count},
+        detail={
+            arithmetic: count for arithmetic, count in macs.items() if count
+        },
     )
 
 
@@ -217,7 +240,11 @@ def _check_dequantized_weights(graph: Graph, limits: Limits) -> Iterable[str]:
 
 def find_dequantized_layers(operators: Sequence[Operator]) -> list[Operator]:
     """The layers whose stored integer weights are dequantized before they are used."""
-    producers = {tensor: operator for operator in operators for tensor in operator.outputs}
+    producers = {
+        tensor: operator
+        for operator in operators
+        for tensor in operator.outputs
+    }
     layers = []
     for operator in operators:
         if operator.weights is None:
@@ -264,7 +291,11 @@ def _check_old_runtime(graph: Graph, limits: Limits) -> Iterable[str]:
         counts = format_counts(unsupported)
         yield f"operators that no tflite-runtime package supports, only newer LiteRT: {counts}"
     for op, newest in OLD_RUNTIME_VERSIONS.items():
-        versions = [operator.version for operator in graph.operators if operator.op == op]
+        versions = [
+            operator.version
+            for operator in graph.operators
+            if operator.op == op
+        ]
         version = max(versions, default=0)
         if version > newest:
             yield f"{op} has version {version}; tflite-runtime 2.14 loads {newest} at most"
@@ -278,14 +309,19 @@ def _check_inputs_and_outputs(graph: Graph, limits: Limits) -> Iterable[str]:
     dims = [dim for tensor in graph.inputs for dim in tensor.shape]
     if limits.shapes == "static" and min(dims, default=1) < 1:
         yield "an input has no fixed shape; the device requires static shapes"
-    if limits.memory_bytes is not None and graph.stored_bytes > limits.memory_bytes:
+    if (
+        limits.memory_bytes is not None
+        and graph.stored_bytes > limits.memory_bytes
+    ):
         yield (
             f"weights need {graph.stored_bytes} bytes, the device has {limits.memory_bytes}"
         )
 
 
 def _check_compiled(graph: Graph, limits: Limits) -> Iterable[str]:
-    compiled = [operator.op for operator in graph.operators if operator.op in COMPILED]
+    compiled = [
+        operator.op for operator in graph.operators if operator.op in COMPILED
+    ]
     for op in dict.fromkeys(compiled):
         yield (
             f"the file is compiled for {COMPILED[op]}, and does not show what its operator {op} "

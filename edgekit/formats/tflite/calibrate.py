@@ -39,7 +39,10 @@ class CalibrateTflite:
     takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
     gives: ClassVar[FormatName] = "tflite"
     version: ClassVar[int] = 1
-    packages: ClassVar[tuple[str, ...]] = ("ai-edge-quantizer", "ai-edge-litert")
+    packages: ClassVar[tuple[str, ...]] = (
+        "ai-edge-quantizer",
+        "ai-edge-litert",
+    )
     reads: ClassVar[tuple[SplitName, ...]] = ("calibration",)
 
     def requires(self, artifact: Artifact) -> None:
@@ -69,10 +72,14 @@ class CalibrateTflite:
         context.progress.expect(len(artifact.parts))
 
         def quantize_part(part: Part, feeds: Feeds) -> Feeds:
-            samples = [_encode(part, feeds, index) for index in range(len(split))]
+            samples = [
+                _encode(part, feeds, index) for index in range(len(split))
+            ]
             path = context.folder / f"{part.name}.tflite"
             source = artifact.path(part)
-            tflite_quantizer.quantize(source, path, _set_recipe, self.keep, samples)
+            tflite_quantizer.quantize(
+                source, path, _set_recipe, self.keep, samples
+            )
             litert.require_loadable(path)
             context.progress.advance(note=part.name)
             return run_part(artifact, part, samples)
@@ -108,11 +115,15 @@ def run_part(
     interpreter.allocate_tensors()
     inputs = litert.sort_details(interpreter.get_input_details())
     outputs = litert.sort_details(interpreter.get_output_details())
-    collected: dict[str, list[Array]] = {spec.name: [] for spec in part.signature.outputs}
+    collected: dict[str, list[Array]] = {
+        spec.name: [] for spec in part.signature.outputs
+    }
     for sample in samples:
         litert.set_inputs(interpreter, inputs, sample.values())
         interpreter.invoke()
         for spec, detail in zip(part.signature.outputs, outputs, strict=True):
             value = interpreter.get_tensor(detail["index"])
             collected[spec.name].append(spec.decode(value))
-    return {name: numpy.concatenate(values) for name, values in collected.items()}
+    return {
+        name: numpy.concatenate(values) for name, values in collected.items()
+    }

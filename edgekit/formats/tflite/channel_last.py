@@ -65,10 +65,16 @@ def _flatten_channel_last(graph: GraphModule, node: Node) -> bool:
         return False
     for weight in dict.fromkeys(weights):
         assert weight is not None
-        _reorder(graph, weight, (int(before[1]), int(before[2]), int(before[3])))
+        _reorder(
+            graph, weight, (int(before[1]), int(before[2]), int(before[3]))
+        )
     with graph.graph.inserting_before(node):
-        moved = graph.graph.call_function(A.permute.default, (source, _CHANNEL_LAST))
-        result = graph.graph.call_function(A.reshape.default, (moved, list(after)))
+        moved = graph.graph.call_function(
+            A.permute.default, (source, _CHANNEL_LAST)
+        )
+        result = graph.graph.call_function(
+            A.reshape.default, (moved, list(after))
+        )
     result.meta["val"] = node.meta["val"]
     node.replace_all_uses_with(result)
     return True
@@ -122,7 +128,9 @@ def _find_weight(linear: Node) -> Node | None:
     return None
 
 
-def _reorder(graph: GraphModule, weight: Node, shape: tuple[int, int, int]) -> None:
+def _reorder(
+    graph: GraphModule, weight: Node, shape: tuple[int, int, int]
+) -> None:
     owner, _, name = str(weight.target).rpartition(".")
     stored = getattr(graph.get_submodule(owner), name).detach()
     images = stored.reshape(len(stored), *shape)

@@ -76,7 +76,9 @@ def quiet() -> Iterator[None]:
     with _environment(_ENVIRONMENT), warnings.catch_warnings(), _logging():
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             for module in _NOISY_MODULES:
-                warnings.filterwarnings("ignore", category=category, module=module)
+                warnings.filterwarnings(
+                    "ignore", category=category, module=module
+                )
         # When Python compiles torchao for the first time.
         warnings.filterwarnings("ignore", message="invalid escape sequence")
         warnings.filterwarnings(
@@ -195,12 +197,18 @@ def convert_several(
                     outputs=list(channel_last_outputs),
                 )
                 arguments = tuple(
-                    _to_channel_last(sample) if position in channel_last_inputs else sample
+                    _to_channel_last(sample)
+                    if position in channel_last_inputs
+                    else sample
                     for position, sample in enumerate(samples)
                 )
-                converter = converter.signature(name, as_inference(wrapped), arguments)
+                converter = converter.signature(
+                    name, as_inference(wrapped), arguments
+                )
             converter.convert(quant_config=config).export(str(path))
-    except Exception as error:  # the converter raises whatever its many parts raise
+    except (
+        Exception
+    ) as error:  # the converter raises whatever its many parts raise
         raise translate_error(error, path.stem) from error
 
 

@@ -89,8 +89,12 @@ def translate_error(error: Exception, where: str) -> StepError:
     for rule in KNOWN_ERRORS:
         match = re.search(rule.pattern, text)
         if match:
-            groups = {name: value or "" for name, value in match.groupdict().items()}
-            return StepError(f"{where}: {rule.meaning.format(**groups)}.", fix=rule.fix)
+            groups = {
+                name: value or "" for name, value in match.groupdict().items()
+            }
+            return StepError(
+                f"{where}: {rule.meaning.format(**groups)}.", fix=rule.fix
+            )
     lines = [line.strip() for line in str(error).strip().splitlines()]
     summary = " ".join(lines[:3])[:300]
     return StepError(

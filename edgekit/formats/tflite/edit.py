@@ -29,7 +29,9 @@ class LinearGroup:
     operators: tuple[Any, ...]
 
 
-def find_linear_groups(model: Any, keep: Sequence[str] = ()) -> list[LinearGroup]:
+def find_linear_groups(
+    model: Any, keep: Sequence[str] = ()
+) -> list[LinearGroup]:
     """The groups of the main graph, in the order in which they run.
 
     Weights that several operators share (an unrolled loop) and operators of the modules in
@@ -51,7 +53,9 @@ def find_linear_groups(model: Any, keep: Sequence[str] = ()) -> list[LinearGroup
         if not _is_plain_float(model, operator):
             continue
         if not is_within(module_path(model, operator), keep):
-            operators_of.setdefault(int(operator.inputs[0]), []).append(operator)
+            operators_of.setdefault(int(operator.inputs[0]), []).append(
+                operator
+            )
     return [
         LinearGroup(source, module_path(model, operators[0]), tuple(operators))
         for source, operators in operators_of.items()
@@ -78,8 +82,12 @@ def module_path(model: Any, operator: Any, graph_index: int = 0) -> str:
     names.
     """
     graph = model.subgraphs[graph_index]
-    inputs = [graph.tensors[int(index)] for index in operator.inputs if index >= 0]
-    constants = [tensor for tensor in inputs if tflite_file.is_stored(model, tensor)]
+    inputs = [
+        graph.tensors[int(index)] for index in operator.inputs if index >= 0
+    ]
+    constants = [
+        tensor for tensor in inputs if tflite_file.is_stored(model, tensor)
+    ]
     outputs = [graph.tensors[int(index)] for index in operator.outputs]
     if tflite_file.operator_name(model, operator) in tflite_file.WEIGHT_INPUTS:
         tensors = (*constants, *outputs)
@@ -95,7 +103,9 @@ def get_weight(model: Any, operator: Any) -> Array:
     return _values(model, tensor).reshape(tensor.shape)
 
 
-def set_weight(model: Any, operator: Any, value: Array, added_bias: Array | None) -> None:
+def set_weight(
+    model: Any, operator: Any, value: Array, added_bias: Array | None
+) -> None:
     """Replace the weights of a FULLY_CONNECTED and add to its bias.
 
     ``value`` is (outputs, inputs), ``added_bias`` (outputs,). A layer without a bias gets
@@ -110,8 +120,13 @@ def set_weight(model: Any, operator: Any, value: Array, added_bias: Array | None
     if len(inputs) > 2 and inputs[2] >= 0:
         added_bias = added_bias + _values(model, graph.tensors[inputs[2]])
     # A new tensor, since equal biases (zeros) of several layers share one.
-    output_name = tflite_file.tensor_name(graph.tensors[int(operator.outputs[0])])
-    operator.inputs = [*inputs[:2], _add_constant(model, f"{output_name}/bias", added_bias)]
+    output_name = tflite_file.tensor_name(
+        graph.tensors[int(operator.outputs[0])]
+    )
+    operator.inputs = [
+        *inputs[:2],
+        _add_constant(model, f"{output_name}/bias", added_bias),
+    ]
 
 
 def scale_input(model: Any, group: LinearGroup, factor: Array) -> None:
@@ -135,7 +150,10 @@ def scale_input(model: Any, group: LinearGroup, factor: Array) -> None:
     multiply.opcodeIndex = tflite_file.ensure_operator_code(
         model, schema.BuiltinOperator.MUL
     )
-    multiply.inputs = [group.source, _add_constant(model, f"{name}/factor", factor)]
+    multiply.inputs = [
+        group.source,
+        _add_constant(model, f"{name}/factor", factor),
+    ]
     multiply.outputs = [product_index]
     multiply.builtinOptionsType = schema.BuiltinOptions.MulOptions
     multiply.builtinOptions = schema.MulOptionsT()
@@ -161,7 +179,10 @@ def add_outputs(path: pathlib.Path, tensors: Sequence[int]) -> bytes:
     graph = model.subgraphs[0]
     outputs = [int(index) for index in graph.outputs]
     existing = {*outputs, *(int(index) for index in graph.inputs)}
-    graph.outputs = [*outputs, *(index for index in tensors if index not in existing)]
+    graph.outputs = [
+        *outputs,
+        *(index for index in tensors if index not in existing),
+    ]
     model.signatureDefs = []
     return tflite_file.serialize(model)
 
@@ -186,4 +207,6 @@ def _values(model: Any, tensor: Any) -> Array:
 
 
 def _data(value: Array) -> Array:
-    return numpy.frombuffer(numpy.ascontiguousarray(value, "float32").tobytes(), "uint8")
+    return numpy.frombuffer(
+        numpy.ascontiguousarray(value, "float32").tobytes(), "uint8"
+    )

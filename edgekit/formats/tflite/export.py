@@ -17,7 +17,9 @@ from edgekit.formats.tflite import interpreter as litert
 from edgekit.formats.tflite import signatures as tflite_signatures
 from edgekit.formats.tflite.channel_last import prefer_channel_last
 from edgekit.formats.tflite.converter_errors import translate_error
-from edgekit.formats.tflite.tflite_runtime_compat import index_booleans_as_integers
+from edgekit.formats.tflite.tflite_runtime_compat import (
+    index_booleans_as_integers,
+)
 from edgekit.quantization.calibration import read
 from edgekit.quantization.capture import capture, example_inputs
 from edgekit.quantization.operators import RECURRENT
@@ -55,7 +57,11 @@ class TorchToTflite:
     def requires(self, artifact: Artifact) -> None:
         """Distinct batches, 1 first; the batch is the only free dim, since shapes are fixed."""
         has_duplicates = len(set(self.batches)) < len(self.batches)
-        if list(self.batches[:1]) != [1] or has_duplicates or min(self.batches) < 1:
+        if (
+            list(self.batches[:1]) != [1]
+            or has_duplicates
+            or min(self.batches) < 1
+        ):
             raise StepError(
                 f"Invalid batches: {list(self.batches)}.",
                 fix="list 1 first, and every further batch size once: [1, 8]",
@@ -108,7 +114,9 @@ class TorchToTflite:
             )
             # An unrolled loop has a layer for each step in time.
             is_unrolled = any(item.reason == RECURRENT for item in left_float)
-            too_many_floats = counts.float_weights > len(left_float) and not is_unrolled
+            too_many_floats = (
+                counts.float_weights > len(left_float) and not is_unrolled
+            )
             if not counts.int8_weights or too_many_floats:
                 layers = counts.int8_weights + counts.float_weights
                 raise StepError(
@@ -119,7 +127,11 @@ class TorchToTflite:
                 )
 
     def _export(
-        self, artifact: Artifact, part: Part, network: torch.nn.Module, folder: pathlib.Path
+        self,
+        artifact: Artifact,
+        part: Part,
+        network: torch.nn.Module,
+        folder: pathlib.Path,
     ) -> tuple[Part, dict[str, Any]]:
         """Write the file of one part; return the part and its notes."""
         signatures = {}
@@ -130,7 +142,10 @@ class TorchToTflite:
             traced, samples = with_static_shapes(graph, static, batch)
             rewritten = prefer_channel_last(traced)
             index_booleans_as_integers(traced)
-            signatures[tflite_signatures.signature_name(batch)] = traced, samples
+            signatures[tflite_signatures.signature_name(batch)] = (
+                traced,
+                samples,
+            )
         expected = _file_signature(static, traced)
         path = folder / f"{part.name}.tflite"
         quantized = QUANTIZATION in part.files
@@ -156,7 +171,9 @@ class TorchToTflite:
         notes: dict[str, Any] = {}
         if quantized:
             specs = (*signature.inputs, *signature.outputs)
-            notes["float_operators"] = dict(tflite_file.count_layers(path).float_operators)
+            notes["float_operators"] = dict(
+                tflite_file.count_layers(path).float_operators
+            )
             notes["float_inputs_and_outputs"] = [
                 spec.name for spec in specs if spec.dtype == "float32"
             ]
@@ -179,7 +196,9 @@ def _load_graph(
     return graph
 
 
-def _read_signature(path: pathlib.Path, expected: Signature, where: str) -> Signature:
+def _read_signature(
+    path: pathlib.Path, expected: Signature, where: str
+) -> Signature:
     try:
         return litert.read_signature(path, expected)
     except (RuntimeError, ValueError) as error:
@@ -213,14 +232,17 @@ def with_batch(signature: Signature, batch: int) -> Signature:
     )
 
 
-def _file_signature(static: Signature, graph: torch.fx.GraphModule) -> Signature:
+def _file_signature(
+    static: Signature, graph: torch.fx.GraphModule
+) -> Signature:
     """The signature in the file: dims from the traced graph, images channel-last."""
     outputs = [
         spec.model_copy(update={"dims": dims})
         for spec, dims in zip(static.outputs, _output_dims(graph), strict=True)
     ]
     return Signature(
-        inputs=tuple(map(_set_axes, static.inputs)), outputs=tuple(map(_set_axes, outputs))
+        inputs=tuple(map(_set_axes, static.inputs)),
+        outputs=tuple(map(_set_axes, outputs)),
     )
 
 

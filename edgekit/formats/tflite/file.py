@@ -29,7 +29,11 @@ WEIGHT_INPUTS = {
 _IDENTIFIER = b"TFL3"
 #: An operator code's older field has 7 bits; newer operators store this value in it.
 _LAST_OLD_CODE = 127
-_QUANTIZED = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT4)
+_QUANTIZED = (
+    schema.TensorType.INT8,
+    schema.TensorType.UINT8,
+    schema.TensorType.INT4,
+)
 _FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
 #: What flatbuffers and the generated classes raise for a damaged file.
 _PARSE_ERRORS = (
@@ -57,7 +61,8 @@ def _enum_names(enumeration: type) -> dict[int, str]:
 OPERATOR_NAMES: Mapping[int, str] = _enum_names(schema.BuiltinOperator)
 #: Tensor type -> dtype, such as float32.
 DTYPE_NAMES: Mapping[int, str] = {
-    value: name.lower() for value, name in _enum_names(schema.TensorType).items()
+    value: name.lower()
+    for value, name in _enum_names(schema.TensorType).items()
 }
 
 
@@ -96,7 +101,8 @@ def read(path: pathlib.Path) -> Any:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"{path} cannot be read: {error.strerror or error}.", fix="pass a .tflite file"
+            f"{path} cannot be read: {error.strerror or error}.",
+            fix="pass a .tflite file",
         ) from error
     if content[4:8] != _IDENTIFIER:
         raise ModelError(
@@ -192,7 +198,9 @@ def _has_float_activations(model: Any, graph: Any, operator: Any) -> bool:
 def operators_in(path: pathlib.Path) -> set[str]:
     """The names of all operators that a file needs."""
     model = read(path)
-    operators = (operator for graph in model.subgraphs for operator in graph.operators)
+    operators = (
+        operator for graph in model.subgraphs for operator in graph.operators
+    )
     return {operator_name(model, operator) for operator in operators}
 
 
@@ -209,4 +217,6 @@ def count_quantized_tensors(path: pathlib.Path) -> int:
 def _count_stored(path: pathlib.Path, types: tuple[int, ...]) -> int:
     model = read(path)
     tensors = (tensor for graph in model.subgraphs for tensor in graph.tensors)
-    return sum(tensor.type in types and is_stored(model, tensor) for tensor in tensors)
+    return sum(
+        tensor.type in types and is_stored(model, tensor) for tensor in tensors
+    )

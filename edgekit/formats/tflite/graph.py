@@ -80,20 +80,26 @@ class Operator:
         """The tensors that it reads and writes while the network runs."""
         tensors = (*self.inputs, *self.outputs)
         return tuple(
-            tensor for tensor in tensors if tensor is not None and not tensor.stored
+            tensor
+            for tensor in tensors
+            if tensor is not None and not tensor.stored
         )
 
     @property
     def constants(self) -> tuple[Tensor, ...]:
         """The tensors that it reads from the file."""
         return tuple(
-            tensor for tensor in self.inputs if tensor is not None and tensor.stored
+            tensor
+            for tensor in self.inputs
+            if tensor is not None and tensor.stored
         )
 
     @property
     def weights(self) -> Tensor | None:
         """The second factor of a convolution or matrix product, stored or not."""
-        return self.inputs[1] if self.multiplies and len(self.inputs) > 1 else None
+        return (
+            self.inputs[1] if self.multiplies and len(self.inputs) > 1 else None
+        )
 
     def input(self, position: int) -> Tensor:
         """A required input. Raises ModelError if it is left out."""
@@ -145,7 +151,10 @@ def read(path: pathlib.Path) -> Graph:
 
 def _graph(path: pathlib.Path, model: Any) -> Graph:
     graph = model.subgraphs[0]
-    tensors = [_tensor(model, index, tensor) for index, tensor in enumerate(graph.tensors)]
+    tensors = [
+        _tensor(model, index, tensor)
+        for index, tensor in enumerate(graph.tensors)
+    ]
     operators = [
         _operator(model, index, operator, tensors)
         for index, operator in enumerate(graph.operators)
@@ -168,7 +177,9 @@ def _tensor(model: Any, index: int, tensor: Any) -> Tensor:
         shape = tuple(int(dim) for dim in tensor.shape)
     values = None
     if dtype in ("int32", "int64") and 0 < size <= 8 * _MAX_VALUES:
-        values = tuple(int(value) for value in numpy.frombuffer(bytes(data), dtype=dtype))
+        values = tuple(
+            int(value) for value in numpy.frombuffer(bytes(data), dtype=dtype)
+        )
     is_zero = size > 0 and dtype in ("int8", "uint8") and _is_zero(tensor, data)
     return Tensor(
         index=index,
@@ -191,7 +202,9 @@ def _is_zero(tensor: Any, data: Any) -> bool:
     return bool((numpy.frombuffer(bytes(data), "uint8") == zero % 256).all())
 
 
-def _operator(model: Any, index: int, operator: Any, tensors: list[Tensor]) -> Operator:
+def _operator(
+    model: Any, index: int, operator: Any, tensors: list[Tensor]
+) -> Operator:
     code = model.operatorCodes[operator.opcodeIndex]
     fields = vars(operator.builtinOptions or object)
     inputs = [

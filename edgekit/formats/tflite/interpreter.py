@@ -99,13 +99,20 @@ def read_signature(path: pathlib.Path, expected: Signature) -> Signature:
     )
     interpreter.allocate_tensors()
     return Signature(
-        inputs=_specs(path, "inputs", expected.inputs, interpreter.get_input_details()),
-        outputs=_specs(path, "outputs", expected.outputs, interpreter.get_output_details()),
+        inputs=_specs(
+            path, "inputs", expected.inputs, interpreter.get_input_details()
+        ),
+        outputs=_specs(
+            path, "outputs", expected.outputs, interpreter.get_output_details()
+        ),
     )
 
 
 def _specs(
-    path: pathlib.Path, kind: str, expected: Sequence[TensorSpec], details: Sequence[Detail]
+    path: pathlib.Path,
+    kind: str,
+    expected: Sequence[TensorSpec],
+    details: Sequence[Detail],
 ) -> tuple[TensorSpec, ...]:
     if len(expected) != len(details):
         names = ", ".join(spec.name for spec in expected)

@@ -74,7 +74,10 @@ def _set_weight_only_4bit(quantizer: Quantizer) -> None:
     """
     quantizer.add_weight_only_config(".*", _ALL, 8)
     quantizer.add_weight_only_config(
-        ".*", TFLOperationName.FULLY_CONNECTED, 4, algorithm_key=AlgorithmName.MSE
+        ".*",
+        TFLOperationName.FULLY_CONNECTED,
+        4,
+        algorithm_key=AlgorithmName.MSE,
     )
 
 
@@ -100,7 +103,10 @@ class QuantizeTflite:
     takes: ClassVar[tuple[FormatName, ...]] = ("tflite",)
     gives: ClassVar[FormatName] = "tflite"
     version: ClassVar[int] = 2
-    packages: ClassVar[tuple[str, ...]] = ("ai-edge-quantizer", "ai-edge-litert")
+    packages: ClassVar[tuple[str, ...]] = (
+        "ai-edge-quantizer",
+        "ai-edge-litert",
+    )
     reads: ClassVar[tuple[SplitName, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:

@@ -47,7 +47,9 @@ def require_float(artifact: Artifact, scheme: str) -> None:
     for part in artifact.parts:
         specs = (*part.signature.inputs, *part.signature.outputs)
         has_quantized_ends = any(spec.quantization for spec in specs)
-        if has_quantized_ends or tflite_file.count_quantized_tensors(artifact.path(part)):
+        if has_quantized_ends or tflite_file.count_quantized_tensors(
+            artifact.path(part)
+        ):
             raise StepError(
                 f"{part.name} is already quantized; {scheme} requires a float file.",
                 fix="use the scheme 'float' before this step",
@@ -111,7 +113,9 @@ def _calibrate(
     The quantizer computes a moving average, which cuts off a part of the range that it
     observed.
     """
-    ranges = quantizer.calibrate({_SIGNATURE: [dict(samples[0])]}, num_threads=1)
+    ranges = quantizer.calibrate(
+        {_SIGNATURE: [dict(samples[0])]}, num_threads=1
+    )
     interpreter = Interpreter(
         str(source),
         num_threads=1,
@@ -178,7 +182,9 @@ def _find_outputs(source: pathlib.Path, keep: Sequence[str]) -> Iterator[str]:
             module = tflite_edit.module_path(model, operator, graph_index)
             present.update(path for path in keep if is_within(module, (path,)))
             if is_within(module, keep):
-                outputs = [graph.tensors[int(index)] for index in operator.outputs]
+                outputs = [
+                    graph.tensors[int(index)] for index in operator.outputs
+                ]
                 yield ";".join(map(tflite_file.tensor_name, outputs))
     missing = [path for path in keep if path not in present]
     if missing:

@@ -51,18 +51,26 @@ def check(path: pathlib.Path, where: str, dynamic: bool = False) -> None:
 def _compare(reference: Any, runner: Any, where: str, tolerance: float) -> None:
     random = numpy.random.default_rng(0)
     details = runner.get_input_details()
-    feeds = {name: _random_input(detail, random) for name, detail in details.items()}
+    feeds = {
+        name: _random_input(detail, random) for name, detail in details.items()
+    }
     batched = runner(**feeds)
     singles = []
     for index in range(len(next(iter(feeds.values())))):
-        sample = {name: array[index : index + 1] for name, array in feeds.items()}
+        sample = {
+            name: array[index : index + 1] for name, array in feeds.items()
+        }
         singles.append(reference(**sample))
     for name in sorted(batched, key=natural_key):
         expected = numpy.concatenate([outputs[name] for outputs in singles])
-        _compare_output(batched[name], expected, f"{where}: the output {name}", tolerance)
+        _compare_output(
+            batched[name], expected, f"{where}: the output {name}", tolerance
+        )
 
 
-def _compare_output(value: Array, expected: Array, where: str, tolerance: float) -> None:
+def _compare_output(
+    value: Array, expected: Array, where: str, tolerance: float
+) -> None:
     if value.shape != expected.shape:
         raise StepError(
             f"{where} has the shape {list(value.shape)}, expected {list(expected.shape)}.",
@@ -80,7 +88,9 @@ def _compare_output(value: Array, expected: Array, where: str, tolerance: float)
         )
 
 
-def _random_input(detail: dict[str, Any], random: numpy.random.Generator) -> Array:
+def _random_input(
+    detail: dict[str, Any], random: numpy.random.Generator
+) -> Array:
     """A normal distribution; every integer of a quantized input; 0 and 1 for indices."""
     dtype = numpy.dtype(detail["dtype"])
     shape = tuple(int(dim) for dim in detail["shape"])
@@ -88,5 +98,7 @@ def _random_input(detail: dict[str, Any], random: numpy.random.Generator) -> Arr
         return random.normal(size=shape).astype(dtype)
     if detail["quantization"][0] and dtype.itemsize == 1:
         bounds = numpy.iinfo(dtype)
-        return random.integers(bounds.min, bounds.max, shape, endpoint=True).astype(dtype)
+        return random.integers(
+            bounds.min, bounds.max, shape, endpoint=True
+        ).astype(dtype)
     return random.integers(0, 2, shape).astype(dtype)

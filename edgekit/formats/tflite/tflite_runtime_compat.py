@@ -49,4 +49,6 @@ def _index_as_integer(graph: GraphModule, lookup: Node) -> None:
 
 
 def _is_boolean(argument: object) -> bool:
-    return isinstance(argument, Node) and argument.meta["val"].dtype == torch.bool
+    return (
+        isinstance(argument, Node) and argument.meta["val"].dtype == torch.bool
+    )

@@ -34,9 +34,13 @@ class InputStatistics:
     """
 
     rows: list[Array]
-    moments: Array = dataclasses.field(default_factory=lambda: numpy.zeros((), "float32"))
+    moments: Array = dataclasses.field(
+        default_factory=lambda: numpy.zeros((), "float32")
+    )
 
-    def add(self, values: Array, keep: int, random: numpy.random.Generator) -> None:
+    def add(
+        self, values: Array, keep: int, random: numpy.random.Generator
+    ) -> None:
         """Record the rows of one sample; ``keep`` of them, chosen at random, are stored."""
         values = values.reshape(-1, values.shape[-1])
         # observe() reports infinite and undefined values.
@@ -109,7 +113,9 @@ class TuneTflite:
             content = tflite_edit.add_outputs(
                 artifact.path(part), [group.source for group in groups]
             )
-            statistics, outputs = observe(content, part, groups, feeds, context.seed)
+            statistics, outputs = observe(
+                content, part, groups, feeds, context.seed
+            )
             rows = [
                 self._tune(model, group, statistics[group.source])
                 for group in reversed(groups)
@@ -117,7 +123,11 @@ class TuneTflite:
             notes[part.name] = rows[::-1]
             path = context.folder / f"{part.name}.tflite"
             tflite_file.write(model, path)
-            parts.append(part.model_copy(update={"files": {"model": File(path=path.name)}}))
+            parts.append(
+                part.model_copy(
+                    update={"files": {"model": File(path=path.name)}}
+                )
+            )
             context.progress.advance(note=part.name)
             return outputs
 
@@ -147,7 +157,10 @@ class TuneTflite:
         """Change the layers of a group in the object tree and return a row for the notes."""
         rows = numpy.concatenate(statistics.rows)
         moments = statistics.moments
-        weights = [tflite_edit.get_weight(model, operator) for operator in group.operators]
+        weights = [
+            tflite_edit.get_weight(model, operator)
+            for operator in group.operators
+        ]
         alpha, factor = None, None
         if self.smooth:
             alpha, factor = dynamic_tuning.find_smoothing(rows, weights)
@@ -161,7 +174,9 @@ class TuneTflite:
             stored = dynamic_tuning.quantize_weight(new_weight)
             added_bias = None
             if self.correct_bias:
-                added_bias = dynamic_tuning.bias_correction(rows, weight, factor, stored)
+                added_bias = dynamic_tuning.bias_correction(
+                    rows, weight, factor, stored
+                )
             error_after += dynamic_tuning.remaining_error(
                 rows, weight, factor, stored, added_bias
             )
@@ -178,7 +193,11 @@ class TuneTflite:
 
 
 def observe(
-    content: bytes, part: Part, groups: Sequence[LinearGroup], feeds: Feeds, seed: int
+    content: bytes,
+    part: Part,
+    groups: Sequence[LinearGroup],
+    feeds: Feeds,
+    seed: int,
 ) -> tuple[dict[int, InputStatistics], dict[str, Array]]:
     """Run a file on every sample; return statistics by tensor, and the part's outputs.
 
@@ -187,26 +206,38 @@ def observe(
     """
     interpreter = Interpreter(model_content=content, num_threads=1)
     interpreter.allocate_tensors()
-    own_outputs = interpreter.get_output_details()[: len(part.signature.outputs)]
+    own_outputs = interpreter.get_output_details()[
+        : len(part.signature.outputs)
+    ]
     inputs = litert.sort_details(interpreter.get_input_details())
     outputs = litert.sort_details(own_outputs)
     random = numpy.random.default_rng(seed)
     statistics = {group.source: InputStatistics([]) for group in groups}
-    collected: dict[str, list[Array]] = {spec.name: [] for spec in part.signature.outputs}
+    collected: dict[str, list[Array]] = {
+        spec.name: [] for spec in part.signature.outputs
+    }
     arrays = [feeds[spec.name] for spec in part.signature.inputs]
     count = len(arrays[0])
     for index in range(count):
         pairs = zip(part.signature.inputs, arrays, strict=True)
-        sample = [spec.encode(array[index : index + 1]) for spec, array in pairs]
+        sample = [
+            spec.encode(array[index : index + 1]) for spec, array in pairs
+        ]
         litert.set_inputs(interpreter, inputs, sample)
         interpreter.invoke()
         for source, statistic in statistics.items():
-            statistic.add(interpreter.get_tensor(source), max(1, MAX_ROWS // count), random)
+            statistic.add(
+                interpreter.get_tensor(source),
+                max(1, MAX_ROWS // count),
+                random,
+            )
         for spec, detail in zip(part.signature.outputs, outputs, strict=True):
             value = interpreter.get_tensor(detail["index"])
             collected[spec.name].append(spec.decode(value))
     _require_finite(groups, statistics)
-    results = {name: numpy.concatenate(values) for name, values in collected.items()}
+    results = {
+        name: numpy.concatenate(values) for name, values in collected.items()
+    }
     return statistics, results
 
 

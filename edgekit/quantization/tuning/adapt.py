@@ -46,9 +46,13 @@ def adapt(
         record(f"smooth {tuning.smooth}", smoothed)
     calibration = calibrate(network, batches(), signature, settings, constants)
     if tuning.rounding == "learned":
-        weights = learn_rounding(network, signature, batches, calibration, constants)
+        weights = learn_rounding(
+            network, signature, batches, calibration, constants
+        )
         record("learned rounding", weights)
     if tuning.correct_bias:
-        biases = correct_biases(network, signature, batches, calibration, constants)
+        biases = correct_biases(
+            network, signature, batches, calibration, constants
+        )
         record("bias correction", biases)
     return calibration.model_copy(update={"changes": tuple(changes)}), constants

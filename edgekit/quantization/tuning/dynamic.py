@@ -54,21 +54,27 @@ def quantize_weight(weight: Array) -> Array:
     return numpy.asarray(numpy.round(weight / scale) * scale)
 
 
-def smoothing_factors(rows: Array, weights: Sequence[Array], alpha: float) -> Array:
+def smoothing_factors(
+    rows: Array, weights: Sequence[Array], alpha: float
+) -> Array:
     """SmoothQuant's factors, (inputs,): max|w|^(1-alpha) / max|x|^alpha.
 
     Each input is multiplied by its factor, and its column of the weights divided by it (Xiao
     et al. 2023, eq. 4). The geometric mean of the factors is 1.
     """
     inputs = numpy.maximum(numpy.abs(rows).max(0), _SMALLEST_RANGE)
-    largest = numpy.max([numpy.abs(weight).max(0) for weight in weights], axis=0)
+    largest = numpy.max(
+        [numpy.abs(weight).max(0) for weight in weights], axis=0
+    )
     columns = numpy.maximum(largest, _SMALLEST_RANGE)
     factors = columns ** (1 - alpha) / inputs**alpha
     geometric_mean = numpy.exp(numpy.log(factors).mean())
     return numpy.asarray(factors / geometric_mean, dtype="float32")
 
 
-def output_error(rows: Array, weights: Sequence[Array], factor: Array | None) -> float:
+def output_error(
+    rows: Array, weights: Sequence[Array], factor: Array | None
+) -> float:
     """The mean squared error of the outputs with weights rounded to nearest.
 
     It is the sum over all layers that read these rows.
@@ -90,11 +96,14 @@ def find_smoothing(
     Returns (None, None) if smoothing gains too little.
     """
     factors = {
-        alpha: None if alpha is None else smoothing_factors(rows, weights, alpha)
+        alpha: None
+        if alpha is None
+        else smoothing_factors(rows, weights, alpha)
         for alpha in ALPHAS
     }
     errors = {
-        alpha: output_error(rows, weights, factor) for alpha, factor in factors.items()
+        alpha: output_error(rows, weights, factor)
+        for alpha, factor in factors.items()
     }
     best = min(errors, key=lambda alpha: errors[alpha])
     if errors[best] > (1 - WORTH) * errors[None]:
@@ -126,7 +135,9 @@ def round_weight(weight: Array, moments: Array) -> Array:
             result[:, column] = steps * scale
             error = remaining[:, column] - result[:, column]
             error = error / inverse[column, column]
-            remaining[:, column:last] -= numpy.outer(error, inverse[column, column:last])
+            remaining[:, column:last] -= numpy.outer(
+                error, inverse[column, column:last]
+            )
             errors[:, column - first] = error
         remaining[:, last:] -= errors @ inverse[first:last, last:]
     return result.astype("float32")
@@ -140,17 +151,25 @@ def _inverse_factor(moments: Array) -> Array:
     return numpy.asarray(numpy.linalg.cholesky(numpy.linalg.inv(damped)).T)
 
 
-def bias_correction(rows: Array, weight: Array, factor: Array | None, new: Array) -> Array:
+def bias_correction(
+    rows: Array, weight: Array, factor: Array | None, new: Array
+) -> Array:
     """What to add to the bias, (outputs,): the mean error of each output over the rows.
 
     ``new`` is the weight on its grid, for rows that are scaled by ``factor``.
     """
     scaled = quantize_rows(rows if factor is None else rows * factor)
-    return numpy.asarray((rows @ weight.T - scaled @ new.T).mean(0), dtype="float32")
+    return numpy.asarray(
+        (rows @ weight.T - scaled @ new.T).mean(0), dtype="float32"
+    )
 
 
 def remaining_error(
-    rows: Array, weight: Array, factor: Array | None, new: Array, added: Array | None
+    rows: Array,
+    weight: Array,
+    factor: Array | None,
+    new: Array,
+    added: Array | None,
 ) -> float:
     """The mean squared error of the outputs with the weight ``new``.
 

@@ -72,7 +72,9 @@ class LayerPair:
         return [name for name in names if name is not None]
 
 
-def equalize(network: torch.nn.Module, signature: Signature) -> dict[str, torch.Tensor]:
+def equalize(
+    network: torch.nn.Module, signature: Signature
+) -> dict[str, torch.Tensor]:
     """Changed weights and biases by name.
 
     Raises StepError if the network has no two layers that can be equalized.
@@ -98,7 +100,9 @@ def equalize(network: torch.nn.Module, signature: Signature) -> dict[str, torch.
     return changed
 
 
-def _equalize_pair(pair: LayerPair, constants: dict[str, torch.Tensor]) -> float:
+def _equalize_pair(
+    pair: LayerPair, constants: dict[str, torch.Tensor]
+) -> float:
     """Scale one pair in place; returns the largest |scale - 1|."""
     first = constants[pair.first_weight]
     second = constants[pair.second_weight]
@@ -108,8 +112,12 @@ def _equalize_pair(pair: LayerPair, constants: dict[str, torch.Tensor]) -> float
     second_range = column_range.reshape(len(first_range), pair.spread).amax(1)
     alive = (first_range > 0) & (second_range > 0)
     scale = torch.sqrt(first_range / second_range.clamp(min=1e-30))
-    scale = torch.where(alive, scale, torch.ones_like(scale)).clamp(1 / LARGEST, LARGEST)
-    constants[pair.first_weight] = first / scale.reshape(-1, *[1] * (first.dim() - 1))
+    scale = torch.where(alive, scale, torch.ones_like(scale)).clamp(
+        1 / LARGEST, LARGEST
+    )
+    constants[pair.first_weight] = first / scale.reshape(
+        -1, *[1] * (first.dim() - 1)
+    )
     if pair.first_bias is not None:
         constants[pair.first_bias] = constants[pair.first_bias] / scale
     spatial = [1] * (second.dim() - 2)
@@ -148,7 +156,9 @@ def _match_pair(
     groups: object = 1
     if is_conv and len(next_layer.args) > _GROUPS:
         groups = next_layer.args[_GROUPS]
-    depthwise = is_conv and groups == channels and second[1].shape[0] == channels
+    depthwise = (
+        is_conv and groups == channels and second[1].shape[0] == channels
+    )
     if groups != 1 and not depthwise:
         return None
     columns = channels if depthwise else second[1].shape[1]
@@ -163,7 +173,9 @@ def _match_pair(
     )
 
 
-def _own_constant(graph: GraphModule, node: object) -> tuple[str, torch.Tensor] | None:
+def _own_constant(
+    graph: GraphModule, node: object
+) -> tuple[str, torch.Tensor] | None:
     """The name and value of a constant that only one operator reads, or None."""
     constant = find_constant(graph, node)
     if constant is None or len(find_readers(graph, constant[0])) > 1:
@@ -181,7 +193,10 @@ def _next_layer(node: Node) -> tuple[Node | None, bool]:
         node = next(iter(node.users))
         if _is_layer(node):
             return node, flattened
-        if node.target is A.flatten.using_ints and node.args[1:] in ((1,), (1, -1)):
+        if node.target is A.flatten.using_ints and node.args[1:] in (
+            (1,),
+            (1, -1),
+        ):
             flattened = True
         elif node.target not in HOMOGENEOUS:
             break

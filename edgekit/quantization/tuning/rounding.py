@@ -53,7 +53,9 @@ class _Problem:
     def dequantize(self, steps: torch.Tensor) -> torch.Tensor:
         """The weight of a number of steps, clipped to the range of int8."""
         quantizer = self.operator.weight
-        return self.scale * steps.clamp(quantizer.quant_min, quantizer.quant_max)
+        return self.scale * steps.clamp(
+            quantizer.quant_min, quantizer.quant_max
+        )
 
     def error(self, weight: torch.Tensor) -> float:
         """The sum over the pieces of the mean squared error of the output."""
@@ -96,7 +98,9 @@ def _record_arguments(
     recorded: list[tuple[torch.Tensor, ...]] = []
     first = [batch for batch, _ in zip(batches(), range(BATCHES), strict=False)]
 
-    def record(_: WeightedOperator, arguments: tuple[torch.Tensor, ...]) -> None:
+    def record(
+        _: WeightedOperator, arguments: tuple[torch.Tensor, ...]
+    ) -> None:
         recorded.append(arguments)
 
     visit_operators(simulator, [operator], first, record)
@@ -142,7 +146,9 @@ def _optimize(
     problem: _Problem, floor: torch.Tensor, fraction: torch.Tensor
 ) -> torch.Tensor:
     """Minimize the loss of the module's docstring; returns v."""
-    powers = torch.stack([output.square().mean() for _, output in problem.pairs])
+    powers = torch.stack(
+        [output.square().mean() for _, output in problem.pairs]
+    )
     power = powers.mean().clamp(min=1e-12)
     v = _inverse(fraction).requires_grad_(True)
     optimizer = torch.optim.Adam([v], lr=LEARNING_RATE)

@@ -14,7 +14,11 @@ from edgekit.diagnosis import Diagnosis, LayerNoise, Trial
 from edgekit.errors import StepError
 from edgekit.quantization.calibration import BatchSource, Calibration, Constants
 from edgekit.quantization.prepared import build_float_graph
-from edgekit.quantization.simulator import FakeQuantizer, Simulator, build_simulator
+from edgekit.quantization.simulator import (
+    FakeQuantizer,
+    Simulator,
+    build_simulator,
+)
 from edgekit.quantization.tuning.adapt import adapt
 from edgekit.scheme import Tuning
 from edgekit.signature import Signature
@@ -82,18 +86,24 @@ class _NoiseMeter:
         return sqnr(self._reference, _run(self._simulator, self._batches, on))
 
 
-def _rank_layers(simulator: Simulator, noise: _NoiseMeter) -> tuple[LayerNoise, ...]:
+def _rank_layers(
+    simulator: Simulator, noise: _NoiseMeter
+) -> tuple[LayerNoise, ...]:
     """The noise of each module alone, the noisiest first."""
     macs: dict[str, int] = {}
     for operator in simulator.operators:
         macs[operator.module] = macs.get(operator.module, 0) + operator.macs
     layers = [
         LayerNoise(
-            module=module, sqnr_db=noise.measure(quantizers), macs=macs.get(module, 0)
+            module=module,
+            sqnr_db=noise.measure(quantizers),
+            macs=macs.get(module, 0),
         )
         for module, quantizers in simulator.quantizers_by_module().items()
     ]
-    return tuple(sorted(layers, key=lambda layer: (layer.sqnr_db, layer.module)))
+    return tuple(
+        sorted(layers, key=lambda layer: (layer.sqnr_db, layer.module))
+    )
 
 
 def _run_trials(
@@ -110,7 +120,9 @@ def _run_trials(
     if not tunings:
         return ()
     measured = list(itertools.islice(batches(), MEASURED_BATCHES))
-    reference = _run(build_simulator(network, signature, calibration), measured, on=())
+    reference = _run(
+        build_simulator(network, signature, calibration), measured, on=()
+    )
     trials = []
 
     def first_batches() -> Iterator[tuple[torch.Tensor, ...]]:
@@ -134,7 +146,9 @@ def _run_trials(
     return tuple(trials)
 
 
-def sqnr(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
+def sqnr(
+    reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
+) -> float:
     """The lowest signal-to-quantization-noise ratio of several outputs, in dB.
 
     10 log10(E[y^2] / E[(y - y_q)^2]), at most QUIET_DB.
@@ -166,7 +180,9 @@ def mixed_output(graph: GraphModule, batches: _Batches) -> float:
 class _RangeInterpreter(torch.fx.Interpreter):
     """Runs a graph and records the largest absolute value of some nodes."""
 
-    def __init__(self, graph: GraphModule, concatenations: Sequence[list[Node]]) -> None:
+    def __init__(
+        self, graph: GraphModule, concatenations: Sequence[list[Node]]
+    ) -> None:
         super().__init__(graph)
         self._nodes = set(itertools.chain.from_iterable(concatenations))
         self._ranges: dict[Node, float] = {}
@@ -198,7 +214,9 @@ def _concatenated_outputs(graph: GraphModule) -> list[list[Node]]:
         if not isinstance(node, Node) or node.target is not A.cat.default:
             continue
         if isinstance(node.args[0], tuple | list):
-            pieces = [piece for piece in node.args[0] if isinstance(piece, Node)]
+            pieces = [
+                piece for piece in node.args[0] if isinstance(piece, Node)
+            ]
             concatenations.append(pieces)
     return concatenations
 
@@ -215,6 +233,8 @@ def _run(
         for batch in batches:
             result = simulator.graph(*batch)
             outputs = result if isinstance(result, tuple | list) else [result]
-            by_batch.append([value for value in outputs if value.is_floating_point()])
+            by_batch.append(
+                [value for value in outputs if value.is_floating_point()]
+            )
     simulator.set_all(True)
     return [torch.cat(values) for values in zip(*by_batch, strict=True)]

@@ -17,7 +17,11 @@ from torch.fx import GraphModule, Node
 from edgekit.errors import StepError
 from edgekit.quantization.calibration import BatchSource, Constants
 from edgekit.quantization.operators import LINEARS
-from edgekit.quantization.prepared import build_float_graph, find_constant, find_readers
+from edgekit.quantization.prepared import (
+    build_float_graph,
+    find_constant,
+    find_readers,
+)
 from edgekit.signature import Signature
 
 A = torch.ops.aten
@@ -78,7 +82,9 @@ def _find_norms(graph: GraphModule) -> Iterator[_SmoothableNorm]:
         if len(node.args[1]) != 1:  # normalized over more than the last axis
             continue
         linears = list(node.users)
-        if not linears or not all(_is_linear_of(user, node) for user in linears):
+        if not linears or not all(
+            _is_linear_of(user, node) for user in linears
+        ):
             continue
         own = _own_constants(graph, node.args[2:4])
         weights = _own_constants(graph, [linear.args[1] for linear in linears])
@@ -90,7 +96,9 @@ def _is_linear_of(user: Node, node: Node) -> bool:
     return user.target in LINEARS and user.args[0] is node
 
 
-def _own_constants(graph: GraphModule, nodes: Sequence[object]) -> list[_Constant]:
+def _own_constants(
+    graph: GraphModule, nodes: Sequence[object]
+) -> list[_Constant]:
     """The constants among ``nodes`` that only one operator reads."""
     constants = []
     for node in nodes:

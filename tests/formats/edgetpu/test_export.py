@@ -22,14 +22,20 @@ from edgekit.quantization.settings import Settings
 from edgekit.signature import Quantization, Signature, TensorSpec
 from edgekit.task import Task
 
-TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
+TASK = Task(
+    name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64"))
+)
 FREE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),),
 )
 FIXED = Signature(
     inputs=(
-        TensorSpec(name="input", dtype="float32", dims=(1, 8, 8, 3), axes=(0, 2, 3, 1)),
+        TensorSpec(
+            name="input", dtype="float32", dims=(1, 8, 8, 3), axes=(0, 2, 3, 1)
+        ),
     ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=(1, 4)),),
 )
@@ -73,22 +79,35 @@ def network() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def int8(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def int8(
+    network: nn.Module, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
     folder, data = tmp_path_factory.mktemp("int8"), torch.randn(32, 3, 8, 8)
     graph = simulate(
         network,
         FREE,
-        calibrate(network, [(data,)], FREE, Settings(symmetric=False, observer="min-max")),
+        calibrate(
+            network,
+            [(data,)],
+            FREE,
+            Settings(symmetric=False, observer="min-max"),
+        ),
         fold=False,
     )
     litert_conversion.convert(
-        graph, (data[:1],), folder / "main.tflite", channel_last_inputs=(0,), quantized=True
+        graph,
+        (data[:1],),
+        folder / "main.tflite",
+        channel_last_inputs=(0,),
+        quantized=True,
     )
     return artifact(folder, FIXED)
 
 
 @pytest.fixture(scope="module")
-def plain(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def plain(
+    network: nn.Module, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
     folder = tmp_path_factory.mktemp("plain")
     litert_conversion.convert(
         network,
@@ -99,7 +118,9 @@ def plain(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Artif
     return artifact(folder, FIXED)
 
 
-def prepared(source: Artifact, folder: pathlib.Path, io: str = "uint8") -> Artifact:
+def prepared(
+    source: Artifact, folder: pathlib.Path, io: str = "uint8"
+) -> Artifact:
     step = TfliteToEdgetpu(io)
     folder.mkdir(exist_ok=True)
     step.requires(source)
@@ -123,31 +144,40 @@ def run(source: Artifact, images: numpy.ndarray) -> numpy.ndarray:
             part.signature.inputs[0].encode(images[k : k + 1]),
         )
         running.invoke()
-        rows.append(running.get_tensor(running.get_output_details()[0]["index"]))
+        rows.append(
+            running.get_tensor(running.get_output_details()[0]["index"])
+        )
     return numpy.concatenate(rows)
 
 
-def install(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> None:
+def install(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
     path = folder / "edgetpu_compiler"
     path.write_text(COMPILER.format(python=sys.executable, fails=fails))
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
-def test_uint8_ends_store_the_same_numbers(int8: Artifact, tmp_path: pathlib.Path) -> None:
+def test_uint8_ends_store_the_same_numbers(
+    int8: Artifact, tmp_path: pathlib.Path
+) -> None:
     """Every stored output is the int8 file's plus 128, also in the signature."""
     result = prepared(int8, tmp_path / "made")
     images = torch.randn(16, 3, 8, 8).numpy()
     before, after = run(int8, images), run(result, images)
     assert (before.dtype, after.dtype) == (numpy.int8, numpy.uint8)
-    numpy.testing.assert_array_equal(after.astype(int), before.astype(int) + 128)
+    numpy.testing.assert_array_equal(
+        after.astype(int), before.astype(int) + 128
+    )
     old, new = int8.parts[0].signature, result.parts[0].signature
     for was, spec in zip(
         (*old.inputs, *old.outputs), (*new.inputs, *new.outputs), strict=True
     ):
         assert was.quantization is not None
         assert spec.quantization == Quantization(
-            scale=was.quantization.scale, zero_point=was.quantization.zero_point + 128
+            scale=was.quantization.scale,
+            zero_point=was.quantization.zero_point + 128,
         )
         assert (spec.dtype, spec.axes, spec.dims, spec.name) == (
             "uint8",
@@ -160,7 +190,9 @@ def test_uint8_ends_store_the_same_numbers(int8: Artifact, tmp_path: pathlib.Pat
     )
 
 
-def test_the_ends_keep_their_names(int8: Artifact, tmp_path: pathlib.Path) -> None:
+def test_the_ends_keep_their_names(
+    int8: Artifact, tmp_path: pathlib.Path
+) -> None:
     """Runtimes order inputs by name, and the file's own signature points at the new ends."""
     result = prepared(int8, tmp_path / "made")
     running = Interpreter(
@@ -168,11 +200,15 @@ def test_the_ends_keep_their_names(int8: Artifact, tmp_path: pathlib.Path) -> No
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     assert running.get_input_details()[0]["name"] == "serving_default_args_0"
-    details = running.get_signature_runner("serving_default").get_input_details()
+    details = running.get_signature_runner(
+        "serving_default"
+    ).get_input_details()
     assert details["args_0"]["dtype"] is numpy.uint8
 
 
-def test_int8_ends_are_kept_on_request(int8: Artifact, tmp_path: pathlib.Path) -> None:
+def test_int8_ends_are_kept_on_request(
+    int8: Artifact, tmp_path: pathlib.Path
+) -> None:
     """io='int8' adds no operator."""
     result = prepared(int8, tmp_path / "made", "int8")
     assert len(
@@ -183,18 +219,23 @@ def test_int8_ends_are_kept_on_request(int8: Artifact, tmp_path: pathlib.Path) -
 
 def test_there_and_back(int8: Artifact, tmp_path: pathlib.Path) -> None:
     """A uint8 file can be converted back to int8 ends, with the original numbers."""
-    there = prepared(int8, tmp_path / "there").model_copy(update={"format": "tflite"})
+    there = prepared(int8, tmp_path / "there").model_copy(
+        update={"format": "tflite"}
+    )
     back = prepared(there, tmp_path / "back", "int8")
     images = torch.randn(4, 3, 8, 8).numpy()
     numpy.testing.assert_array_equal(run(back, images), run(int8, images))
     assert back.parts[0].signature == int8.parts[0].signature
 
 
-def test_a_float_file_is_passed_on(plain: Artifact, tmp_path: pathlib.Path) -> None:
+def test_a_float_file_is_passed_on(
+    plain: Artifact, tmp_path: pathlib.Path
+) -> None:
     """The float reference is unchanged; the notes state that it runs on the CPU."""
     result = prepared(plain, tmp_path / "made")
     assert (
-        result.path(result.parts[0]).read_bytes() == plain.path(plain.parts[0]).read_bytes()
+        result.path(result.parts[0]).read_bytes()
+        == plain.path(plain.parts[0]).read_bytes()
     )
     assert "none of it runs on the Edge TPU" in result.notes["parts"]["main"]
 
@@ -208,7 +249,9 @@ def test_invalid_input_is_rejected(plain: Artifact, int8: Artifact) -> None:
     part = int8.parts[0].model_copy(update={"signature": FIXED})
     with pytest.raises(StepError, match="int8 weights, but float inputs"):
         TfliteToEdgetpu().requires(int8.model_copy(update={"parts": (part,)}))
-    with pytest.raises(StepError, match="input is int8 .* expected uint8 with zero point"):
+    with pytest.raises(
+        StepError, match="input is int8 .* expected uint8 with zero point"
+    ):
         TfliteToEdgetpu().ensures(int8, int8)
 
 
@@ -232,7 +275,9 @@ def test_the_compiler_runs_if_installed(
     part = result.parts[0]
     assert result.path(part, "compiled").is_file()
     log = json.loads(result.path(part, "log").read_text())
-    assert [(row["op"], row["count"], row["status"]) for row in log["rows"]] == [
+    assert [
+        (row["op"], row["count"], row["status"]) for row in log["rows"]
+    ] == [
         ("CONV_2D", 2, "Mapped to Edge TPU"),
         ("MEAN", 1, "Operation not supported"),
     ]

@@ -4,9 +4,7 @@ import pytest
 
 from edgekit.formats.edgetpu.log import LogRow, parse
 
-LIMITATION = (
-    "Operation is otherwise supported, but not mapped due to some unspecified limitation"
-)
+LIMITATION = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
 COMPLETE = """Edge TPU Compiler version 16.0.384591198
 Started a compilation timeout timer of 180 seconds.
 
@@ -71,13 +69,20 @@ def test_a_fully_mapped_network() -> None:
         2715812,
         0,
     )
-    assert log.rows[0] == LogRow(op="CONV_2D", count=13, status="Mapped to Edge TPU")
+    assert log.rows[0] == LogRow(
+        op="CONV_2D", count=13, status="Mapped to Edge TPU"
+    )
 
 
 def test_a_partly_mapped_network() -> None:
     """Operators of one kind may have several statuses; each keeps the compiler's words."""
     log = parse(PARTLY)
-    assert (log.succeeded, log.mapped, log.total, log.off_chip_bytes) == (True, 3, 7, 10752)
+    assert (log.succeeded, log.mapped, log.total, log.off_chip_bytes) == (
+        True,
+        3,
+        7,
+        10752,
+    )
     assert [row.status for row in log.rows if row.op == "CONV_2D"] == [
         "Mapped to Edge TPU",
         "More than one subgraph is not supported",
@@ -196,7 +201,8 @@ FAILURES = [
     ),
     # issue 686
     (
-        HEAD + "Compilation timeout. This is usually caused by large activations.\n"
+        HEAD
+        + "Compilation timeout. This is usually caused by large activations.\n"
         "Compilation failed!\n",
         "use smaller images",
     ),
@@ -210,13 +216,15 @@ FAILURES = [
     ),
     # issue 384
     (
-        FIFTEEN + "ERROR: Didn't find op for builtin opcode 'RSQRT' version '2'\n\n"
+        FIFTEEN
+        + "ERROR: Didn't find op for builtin opcode 'RSQRT' version '2'\n\n"
         "ERROR: Registration failed.\n",
         "does not support RSQRT in version 2",
     ),
     # issue 728
     (
-        HEAD + "libc++abi: terminating with uncaught exception of type std::out_of_range: "
+        HEAD
+        + "libc++abi: terminating with uncaught exception of type std::out_of_range: "
         "vector\n" + END,
         "a bug",
     ),
@@ -228,7 +236,12 @@ FAILURES = [
 def test_several_subgraphs() -> None:
     """With -a the log counts subgraphs; an operator may be rejected for its version."""
     log = parse(ALL_SUBGRAPHS)
-    assert (log.succeeded, log.subgraphs, log.mapped, log.total) == (True, 3, 9, 12)
+    assert (log.succeeded, log.subgraphs, log.mapped, log.total) == (
+        True,
+        3,
+        9,
+        12,
+    )
     assert (log.operations_on_tpu, log.operations_on_cpu) == (9, 3)
     assert log.rows[-1].status == "Operation version not supported"
 
@@ -254,7 +267,13 @@ def test_the_last_try_counts() -> None:
 def test_a_log_without_a_table() -> None:
     """The compiler's own totals replace the table."""
     log = parse(WITHOUT_TABLE)
-    assert (log.succeeded, log.rows, log.mapped, log.total, log.off_chip_bytes) == (
+    assert (
+        log.succeeded,
+        log.rows,
+        log.mapped,
+        log.total,
+        log.off_chip_bytes,
+    ) == (
         True,
         (),
         102,

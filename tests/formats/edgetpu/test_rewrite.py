@@ -36,12 +36,16 @@ def int8(network: nn.Module, data: Tensor, path: pathlib.Path) -> nn.Module:
         outputs = network.eval()(data)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     specs = tuple(
-        TensorSpec(name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:]))
+        TensorSpec(
+            name=f"o{k}", dtype="float32", dims=("batch", *value.shape[1:])
+        )
         for k, value in enumerate(outputs)
     )
     signature = Signature(
         inputs=(
-            TensorSpec(name="input", dtype="float32", dims=("batch", *data.shape[1:])),
+            TensorSpec(
+                name="input", dtype="float32", dims=("batch", *data.shape[1:])
+            ),
         ),
         outputs=specs,
     )
@@ -49,7 +53,10 @@ def int8(network: nn.Module, data: Tensor, path: pathlib.Path) -> nn.Module:
         network,
         signature,
         calibrate(
-            network, [(data,)], signature, Settings(runtime="edgetpu", observer="min-max")
+            network,
+            [(data,)],
+            signature,
+            Settings(runtime="edgetpu", observer="min-max"),
         ),
         fold=False,
     )
@@ -89,7 +96,9 @@ def run(path: pathlib.Path, image: numpy.ndarray) -> list[numpy.ndarray]:
         running.get_output_details(),
         key=lambda detail: litert.natural_key(detail["name"]),
     )
-    return [running.get_tensor(detail["index"]).astype(int) for detail in ordered]
+    return [
+        running.get_tensor(detail["index"]).astype(int) for detail in ordered
+    ]
 
 
 def write_rewritten(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, int]]:
@@ -123,13 +132,24 @@ class Around(nn.Module):
 @pytest.mark.parametrize(
     ("function", "done"),
     [
-        (lambda x: nn.functional.pad(x.relu(), (0, 1, 2, 0)), {"transposes removed": 2}),
-        (lambda x: nn.functional.leaky_relu(x, 0.1), {"LEAKY_RELU as PRELU": 1}),
-        (lambda x: nn.functional.leaky_relu(x, -0.3), {"LEAKY_RELU as PRELU": 1}),
+        (
+            lambda x: nn.functional.pad(x.relu(), (0, 1, 2, 0)),
+            {"transposes removed": 2},
+        ),
+        (
+            lambda x: nn.functional.leaky_relu(x, 0.1),
+            {"LEAKY_RELU as PRELU": 1},
+        ),
+        (
+            lambda x: nn.functional.leaky_relu(x, -0.3),
+            {"LEAKY_RELU as PRELU": 1},
+        ),
     ],
 )
 def test_the_numbers_stay(
-    function: Callable[[Tensor], Tensor], done: dict[str, int], tmp_path: pathlib.Path
+    function: Callable[[Tensor], Tensor],
+    done: dict[str, int],
+    tmp_path: pathlib.Path,
 ) -> None:
     """The rewritten file computes the same, within one step, and all of it is predicted to
     map.
@@ -143,13 +163,17 @@ def test_the_numbers_stay(
         numpy.abs(a - b).max()
         for k in range(8)
         for a, b in zip(
-            *(run(p, _image(data, k)) for p in (tmp_path / "main.tflite", rewritten)),
+            *(
+                run(p, _image(data, k))
+                for p in (tmp_path / "main.tflite", rewritten)
+            ),
             strict=True,
         )
     ]
     assert max(differences) <= (0 if "transposes removed" in done else 1)
     assert {
-        mapping.status for mapping in edgetpu_mapper.predict(tflite_graph.read(rewritten))
+        mapping.status
+        for mapping in edgetpu_mapper.predict(tflite_graph.read(rewritten))
     } == {edgetpu_mapper.MAPPED}
 
 
@@ -157,7 +181,9 @@ def test_transposes_that_are_needed_stay(tmp_path: pathlib.Path) -> None:
     """A transpose stays if an operator depends on its order."""
     torch.manual_seed(0)
     data = torch.randn(8, 3, 8, 8)
-    int8(Around(lambda x: x.transpose(2, 3) + x), data, tmp_path / "main.tflite")
+    int8(
+        Around(lambda x: x.transpose(2, 3) + x), data, tmp_path / "main.tflite"
+    )
     rewritten, changes = write_rewritten(tmp_path / "main.tflite")
     assert names(rewritten) == names(tmp_path / "main.tflite")
     assert not changes
@@ -171,7 +197,10 @@ def test_float_files_are_left(tmp_path: pathlib.Path) -> None:
         tmp_path / "main.tflite",
     )
     rewritten, changes = write_rewritten(tmp_path / "main.tflite")
-    assert "LEAKY_RELU" in names(rewritten) and "LEAKY_RELU as PRELU" not in changes
+    assert (
+        "LEAKY_RELU" in names(rewritten)
+        and "LEAKY_RELU as PRELU" not in changes
+    )
 
 
 def test_a_signature_names_the_remaining_output(tmp_path: pathlib.Path) -> None:
@@ -180,12 +209,17 @@ def test_a_signature_names_the_remaining_output(tmp_path: pathlib.Path) -> None:
     """
     torch.manual_seed(0)
     data = torch.randn(8, 3, 8, 8)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ZeroPad2d((0, 1, 0, 1)))
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ZeroPad2d((0, 1, 0, 1))
+    )
     int8(network, data, tmp_path / "main.tflite")
     rewritten, changes = write_rewritten(tmp_path / "main.tflite")
     assert changes == {"transposes removed": 2}
     model = tflite_file.read(rewritten)
-    assert model.signatureDefs[0].outputs[0].tensorIndex == model.subgraphs[0].outputs[0]
+    assert (
+        model.signatureDefs[0].outputs[0].tensorIndex
+        == model.subgraphs[0].outputs[0]
+    )
     numpy.testing.assert_array_equal(
         run(rewritten, _image(data, 0))[0],
         run(tmp_path / "main.tflite", _image(data, 0))[0],
@@ -216,19 +250,28 @@ def test_complete_networks(name: str, tmp_path: pathlib.Path) -> None:
     tensors = tflite_file.read(rewritten).subgraphs[0]
     scales = [
         (float(q.scale[0]), int(q.zeroPoint[0]))
-        for q in (tensors.tensors[index].quantization for index in tensors.outputs)
+        for q in (
+            tensors.tensors[index].quantization for index in tensors.outputs
+        )
     ]
     with torch.no_grad():
         simulated_outputs = simulated(data[:4])
     simulated_outputs = (
-        simulated_outputs if isinstance(simulated_outputs, tuple) else (simulated_outputs,)
+        simulated_outputs
+        if isinstance(simulated_outputs, tuple)
+        else (simulated_outputs,)
     )
     for k in range(4):
         for got, value, (scale, zero) in zip(
-            run(rewritten, _image(data, k)), simulated_outputs, scales, strict=True
+            run(rewritten, _image(data, k)),
+            simulated_outputs,
+            scales,
+            strict=True,
         ):
             expected = (
-                value[k : k + 1].movedim(1, -1) if value.dim() == 4 else value[k : k + 1]
+                value[k : k + 1].movedim(1, -1)
+                if value.dim() == 4
+                else value[k : k + 1]
             ).numpy()
             steps = numpy.abs((got - zero) - expected / scale)
             assert steps.mean() <= 1 and steps.max() <= 6
@@ -250,8 +293,12 @@ def test_slopes_keep_the_scales(tmp_path: pathlib.Path) -> None:
         if tflite_file.operator_name(model, operator) == "PRELU"
     )
     alpha = graph.tensors[prelu.inputs[1]]
-    assert list(alpha.shape) == [1, 1, 8] and alpha.type == schema.TensorType.INT8
-    assert 127 * float(alpha.quantization.scale[0]) == pytest.approx(0.1, rel=1e-6)
+    assert (
+        list(alpha.shape) == [1, 1, 8] and alpha.type == schema.TensorType.INT8
+    )
+    assert 127 * float(alpha.quantization.scale[0]) == pytest.approx(
+        0.1, rel=1e-6
+    )
 
 
 def _image(data: Tensor, index: int) -> numpy.ndarray:

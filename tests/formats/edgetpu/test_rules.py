@@ -76,9 +76,14 @@ def add_tensor(model: Any, spec: T) -> Any:
     tensor.name, tensor.shape, tensor.buffer = b"t", list(spec.shape), 0
     tensor.type = getattr(schema.TensorType, spec.dtype.upper())
     tensor.quantization = schema.QuantizationParametersT()
-    tensor.quantization.scale, tensor.quantization.zeroPoint = [0.1], [spec.zero]
+    tensor.quantization.scale, tensor.quantization.zeroPoint = (
+        [0.1],
+        [spec.zero],
+    )
     if spec.data is not None:
-        values = numpy.broadcast_to(numpy.asarray(spec.data, spec.dtype), spec.shape)
+        values = numpy.broadcast_to(
+            numpy.asarray(spec.data, spec.dtype), spec.shape
+        )
         buffer = schema.BufferT()
         buffer.data = numpy.frombuffer(values.tobytes(), "uint8")
         model.buffers.append(buffer)
@@ -88,7 +93,9 @@ def add_tensor(model: Any, spec: T) -> Any:
 
 def ints(*values: int, shape: tuple[int, ...] | None = None) -> T:
     return T(
-        shape or (len(values),), "int32", numpy.reshape(values, shape or (len(values),))
+        shape or (len(values),),
+        "int32",
+        numpy.reshape(values, shape or (len(values),)),
     )
 
 
@@ -96,7 +103,10 @@ IMAGE, ROW, WIDE = T((1, 4, 4, 8)), T((1, 10)), T((1, 2, 10))
 FILTER, BIAS = T((8, 3, 3, 8), data=1), T((8,), "int32", 1)
 COMPUTED = T((2,), "int32")
 CONV, POOL = {"kind": "Conv2DOptions"}, {"kind": "Pool2DOptions"}
-JOIN, STRIDED = {"kind": "ConcatenationOptions", "axis": 3}, {"kind": "StridedSliceOptions"}
+JOIN, STRIDED = (
+    {"kind": "ConcatenationOptions", "axis": 3},
+    {"kind": "StridedSliceOptions"},
+)
 FULL = {"kind": "FullyConnectedOptions"}
 TABLE: list[tuple[str, list[T], T, dict[str, Any], str, str]] = [
     ("ADD", [IMAGE, IMAGE], IMAGE, {}, MAPPED, ""),
@@ -371,7 +381,9 @@ def test_each_rule(row: int, tmp_path: pathlib.Path) -> None:
     assert result.reason or status == MAPPED
 
 
-def test_doubtful_operators_count_for_the_upper_end(tmp_path: pathlib.Path) -> None:
+def test_doubtful_operators_count_for_the_upper_end(
+    tmp_path: pathlib.Path,
+) -> None:
     """Some compilers map transposes and large means, so the optimistic prediction maps them."""
     for op, inputs, output in (
         ("TRANSPOSE", [IMAGE, ints(0, 3, 1, 2)], T((1, 8, 4, 4))),
@@ -380,7 +392,10 @@ def test_doubtful_operators_count_for_the_upper_end(tmp_path: pathlib.Path) -> N
         (operator,) = tflite_graph.read(
             file(tmp_path / "one.tflite", op, inputs, output)
         ).operators
-        assert (judge(operator).status, judge(operator, optimistic=True).status) == (
+        assert (
+            judge(operator).status,
+            judge(operator, optimistic=True).status,
+        ) == (
             LIMITATION,
             MAPPED,
         )

@@ -27,7 +27,9 @@ from edgekit.target import Limits
 pytest.importorskip("ethosu.vela", reason="needs edgekit[ethosu]")
 
 FREE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),),
 )
 DEVICE = Limits(
@@ -77,7 +79,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     volumes.tflite (several graphs), float.tflite, compiled.tflite.
     """
     torch.manual_seed(0)
-    files_folder, data = tmp_path_factory.mktemp("files"), torch.randn(16, 3, 8, 8)
+    files_folder, data = (
+        tmp_path_factory.mktemp("files"),
+        torch.randn(16, 3, 8, 8),
+    )
     for name, net in (
         ("int8", network(nn.LeakyReLU())),
         ("waves", network(Waves())),
@@ -100,7 +105,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         channel_last_inputs=(0,),
     )
     vela.compile_file(
-        files_folder / "int8.tflite", setting(), files_folder / "compiled.tflite"
+        files_folder / "int8.tflite",
+        setting(),
+        files_folder / "compiled.tflite",
     )
     return files_folder
 
@@ -125,7 +132,9 @@ def artifact(folder: pathlib.Path, *names: str) -> Artifact:
         files = {"model": File(path=f"{name}.tflite")}
         if name != "float":
             log = vela.compile_file(
-                folder / f"{name}.tflite", setting(), folder / f"{name}_vela.tflite"
+                folder / f"{name}.tflite",
+                setting(),
+                folder / f"{name}_vela.tflite",
             )
             (folder / f"{name}.log.json").write_text(log.model_dump_json())
             files |= {
@@ -136,7 +145,9 @@ def artifact(folder: pathlib.Path, *names: str) -> Artifact:
     return Artifact(format="ethosu", parts=tuple(parts), folder=folder)
 
 
-def test_a_convolutional_network_runs_on_the_npu_only(folder: pathlib.Path) -> None:
+def test_a_convolutional_network_runs_on_the_npu_only(
+    folder: pathlib.Path,
+) -> None:
     """No operator on the CPU, all MACs int8, a time and memory that are marked as estimates
     at the clock of the configuration, and no warnings.
     """
@@ -149,7 +160,9 @@ def test_a_convolutional_network_runs_on_the_npu_only(folder: pathlib.Path) -> N
         time.how
         == "estimate by Vela at 500 MHz (Ethos_U55_High_End_Embedded, Shared_Sram), not measured"
     )
-    assert time.value == pytest.approx(1000 * time.detail["int8"]["cycles"] / 500e6)
+    assert time.value == pytest.approx(
+        1000 * time.detail["int8"]["cycles"] / 500e6
+    )
     assert 0 < (by_name["sram_bytes"].value or 0) < 20_000
     assert (
         by_name["flash_bytes"].value
@@ -159,27 +172,39 @@ def test_a_convolutional_network_runs_on_the_npu_only(folder: pathlib.Path) -> N
     assert list(audit.warnings) == []
 
 
-def test_every_operator_has_its_cost_and_its_module(folder: pathlib.Path) -> None:
+def test_every_operator_has_its_cost_and_its_module(
+    folder: pathlib.Path,
+) -> None:
     """The rows are those of the file; their cycles add up to Vela's total, and Vela's MACs
     to the utilisation of the NPU.
     """
     audit = audit_ethosu.audit_file(folder / "int8.tflite", DEVICE)
     rows = {(row["op"], row["module"]): row for row in audit.rows}
     assert [row["op"] for row in audit.rows] == [
-        operator.op for operator in tflite_graph.read(folder / "int8.tflite").operators
+        operator.op
+        for operator in tflite_graph.read(folder / "int8.tflite").operators
     ]
     first, second, head = (
         rows["CONV_2D", "first"],
         rows["CONV_2D", "second"],
         rows["FULLY_CONNECTED", "head"],
     )
-    assert (first["macs"], second["macs"], head["macs"]) == (FIRST, SECOND, HEAD)
-    assert {row["runs_on"] for row in audit.rows} <= {audit_ethosu.NPU, audit_ethosu.JOINED}
+    assert (first["macs"], second["macs"], head["macs"]) == (
+        FIRST,
+        SECOND,
+        HEAD,
+    )
+    assert {row["runs_on"] for row in audit.rows} <= {
+        audit_ethosu.NPU,
+        audit_ethosu.JOINED,
+    }
     assert (
         sum(row["cycles"] or 0 for row in audit.rows)
         == measured(audit)["npu_time_ms"].detail["int8"]["cycles"]
     )
-    assert second["utilisation"] == pytest.approx(SECOND / (second["cycles"] * 256))
+    assert second["utilisation"] == pytest.approx(
+        SECOND / (second["cycles"] * 256)
+    )
 
 
 def test_operators_on_the_cpu_are_reported_with_module_and_reason(
@@ -202,11 +227,21 @@ def test_operators_on_the_cpu_are_reported_with_module_and_reason(
         for _, _, reason in left
     )
     assert (
-        by_name["cpu_ops"].value == len(left) == len(by_name["cpu_ops"].detail["operators"])
+        by_name["cpu_ops"].value
+        == len(left)
+        == len(by_name["cpu_ops"].detail["operators"])
     )
-    assert "waves: 1 SIN left to the CPU at middle: Unsupported opType" in audit.warnings
-    assert "the NPU time does not include operators on the CPU" in audit.warnings
-    assert f"without the {len(left)} operators on the CPU" in by_name["npu_time_ms"].how
+    assert (
+        "waves: 1 SIN left to the CPU at middle: Unsupported opType"
+        in audit.warnings
+    )
+    assert (
+        "the NPU time does not include operators on the CPU" in audit.warnings
+    )
+    assert (
+        f"without the {len(left)} operators on the CPU"
+        in by_name["npu_time_ms"].how
+    )
     assert (
         by_name["int8_mac_share"].value == 1
     )  # of the products: both convolutions are int8
@@ -225,7 +260,9 @@ def test_with_several_graphs_the_compiled_file_counts(
     )
     left = [
         operator.op
-        for operator in tflite_graph.read(folder / "volumes_vela.tflite").operators
+        for operator in tflite_graph.read(
+            folder / "volumes_vela.tflite"
+        ).operators
         if operator.op != tflite_graph.ETHOS_U
     ]
     audit = audit_ethosu.audit_file(folder / "volumes.tflite", DEVICE)
@@ -281,7 +318,9 @@ def test_too_little_memory_is_warned_of(folder: pathlib.Path) -> None:
     small = DEVICE.model_copy(update={"sram_bytes": 512, "memory_bytes": 100})
     warnings = audit_ethosu.audit_file(folder / "int8.tflite", small).warnings
     assert any("bytes of SRAM, the device has 512" in text for text in warnings)
-    assert any("bytes of flash, the device has 100" in text for text in warnings)
+    assert any(
+        "bytes of flash, the device has 100" in text for text in warnings
+    )
 
 
 def test_a_compiled_file_is_recognized(folder: pathlib.Path) -> None:
@@ -296,7 +335,9 @@ def test_a_compiled_file_is_recognized(folder: pathlib.Path) -> None:
     assert any(
         "compiled for an Ethos-U, and does not show what its operator CUSTOM:ethos-u"
         in text
-        for text in audit_tflite.audit_file(folder / "compiled.tflite", DEVICE).warnings
+        for text in audit_tflite.audit_file(
+            folder / "compiled.tflite", DEVICE
+        ).warnings
     )
 
 
@@ -305,7 +346,8 @@ def test_wrong_limits_and_a_broken_log_are_reported(
 ) -> None:
     """With the names that Vela supports, and the step that writes the log again."""
     with pytest.raises(
-        EdgekitError, match="no system_config 'Ethos_U65_High_End' for ethos-u55-256"
+        EdgekitError,
+        match="no system_config 'Ethos_U65_High_End' for ethos-u55-256",
     ):
         audit_ethosu.audit_file(
             folder / "int8.tflite",

@@ -30,8 +30,12 @@ from edgekit.task import Task
 
 pytest.importorskip("ethosu.vela", reason="needs edgekit[ethosu]")
 
-TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
-TARGETS = [name for name in catalog.names("targets") if name.startswith("ethos-u")]
+TASK = Task(
+    name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64"))
+)
+TARGETS = [
+    name for name in catalog.names("targets") if name.startswith("ethos-u")
+]
 
 
 class Depthwise(nn.Module):
@@ -64,9 +68,9 @@ class Attention(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.mix(self.patches(x).flatten(2).transpose(1, 2)).chunk(
-            3, -1
-        )
+        query, key, value = self.mix(
+            self.patches(x).flatten(2).transpose(1, 2)
+        ).chunk(3, -1)
         result: torch.Tensor = self.head(
             F.scaled_dot_product_attention(query, key, value).mean(1)
         )
@@ -80,10 +84,16 @@ NETWORKS = {
 }
 
 
-def signature(batch: int | str, *dims: int, **more: tuple[int, ...]) -> Signature:
+def signature(
+    batch: int | str, *dims: int, **more: tuple[int, ...]
+) -> Signature:
     output = TensorSpec(name="output", dtype="float32", dims=(batch, 10))
     return Signature(
-        inputs=(TensorSpec(name="input", dtype="float32", dims=(batch, *dims), **more),),
+        inputs=(
+            TensorSpec(
+                name="input", dtype="float32", dims=(batch, *dims), **more
+            ),
+        ),
         outputs=(output,),
     )
 
@@ -91,12 +101,18 @@ def signature(batch: int | str, *dims: int, **more: tuple[int, ...]) -> Signatur
 def artifact(
     folder: pathlib.Path, network: nn.Module, *, quantized: bool, size: int = 8
 ) -> Artifact:
-    data, free = torch.rand(16, 1, size, size), signature("batch", 1, size, size)
+    data, free = (
+        torch.rand(16, 1, size, size),
+        signature("batch", 1, size, size),
+    )
     network.eval()
     if quantized:
         settings = Settings(observer="min-max", runtime="ethosu")
         network = simulate(
-            network, free, calibrate(network, [(data,)], free, settings), fold=False
+            network,
+            free,
+            calibrate(network, [(data,)], free, settings),
+            fold=False,
         )
     litert_conversion.convert(
         network,
@@ -108,7 +124,8 @@ def artifact(
     part = Part(
         name="main",
         signature=litert.read_signature(
-            folder / "main.tflite", signature(1, size, size, 1, axes=(0, 2, 3, 1))
+            folder / "main.tflite",
+            signature(1, size, size, 1, axes=(0, 2, 3, 1)),
         ),
         files={"model": File(path="main.tflite")},
     )
@@ -128,11 +145,16 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 def step_of(name: str) -> TfliteToEthosu:
     limits = target.load(catalog.find("targets", name)).limits
     return TfliteToEthosu(
-        limits.accelerator, limits.system_config, limits.memory_mode, limits.sram_bytes
+        limits.accelerator,
+        limits.system_config,
+        limits.memory_mode,
+        limits.sram_bytes,
     )
 
 
-def run_step(source: Artifact, folder: pathlib.Path, step: TfliteToEthosu) -> Artifact:
+def run_step(
+    source: Artifact, folder: pathlib.Path, step: TfliteToEthosu
+) -> Artifact:
     folder.mkdir(exist_ok=True)
     step.requires(source)
     result = step.run(source, Context(folder=folder, networks=dict, task=TASK))
@@ -142,7 +164,11 @@ def run_step(source: Artifact, folder: pathlib.Path, step: TfliteToEthosu) -> Ar
 
 def test_there_is_a_target_of_each_family() -> None:
     """U55, U65 and U85."""
-    assert {name[:9] for name in TARGETS} == {"ethos-u55", "ethos-u65", "ethos-u85"}
+    assert {name[:9] for name in TARGETS} == {
+        "ethos-u55",
+        "ethos-u65",
+        "ethos-u85",
+    }
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -200,7 +226,9 @@ def test_vela_plans_with_the_srams_size(tmp_path: pathlib.Path) -> None:
     wide, tight = (
         _log(
             run_step(
-                source, tmp_path / str(sram), dataclasses.replace(step, sram_bytes=sram)
+                source,
+                tmp_path / str(sram),
+                dataclasses.replace(step, sram_bytes=sram),
             )
         )
         for sram in (2 << 20, 150_000)
@@ -210,7 +238,9 @@ def test_vela_plans_with_the_srams_size(tmp_path: pathlib.Path) -> None:
 
 
 def _log(compiled: Artifact) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(compiled.path(compiled.parts[0], "log").read_text())
+    report: dict[str, Any] = json.loads(
+        compiled.path(compiled.parts[0], "log").read_text()
+    )
     return report
 
 
@@ -258,22 +288,29 @@ def test_a_wrong_target_and_a_missing_vela_are_reported_before_any_work(
 ) -> None:
     """StepError with the valid names, MissingBackend with the extra."""
     with pytest.raises(
-        StepError, match="no system_config 'Ethos_U85_SYS_DRAM_Low' for ethos-u55-256"
+        StepError,
+        match="no system_config 'Ethos_U85_SYS_DRAM_Low' for ethos-u55-256",
     ):
-        TfliteToEthosu("ethos-u55-256", "Ethos_U85_SYS_DRAM_Low", "Shared_Sram").requires(
-            int8["resnet8"]
-        )
+        TfliteToEthosu(
+            "ethos-u55-256", "Ethos_U85_SYS_DRAM_Low", "Shared_Sram"
+        ).requires(int8["resnet8"])
     monkeypatch.setattr(vela, "MODULE", "no_such_package.vela")
-    with pytest.raises(MissingBackend, match=r"pip install 'edgekit\[ethosu\]'"):
+    with pytest.raises(
+        MissingBackend, match=r"pip install 'edgekit\[ethosu\]'"
+    ):
         step_of("ethos-u55-256").requires(int8["resnet8"])
 
 
 def test_a_failure_leaves_no_compiled_file(
-    int8: dict[str, Artifact], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    int8: dict[str, Artifact],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If Vela fails, the step fails, and none of Vela's files is in the folder."""
     monkeypatch.setattr(vela, "COMMAND", ("false",))
     with pytest.raises(StepError, match="Vela failed on main.tflite"):
-        run_step(int8["resnet8"], tmp_path / "exported", step_of("ethos-u55-256"))
+        run_step(
+            int8["resnet8"], tmp_path / "exported", step_of("ethos-u55-256")
+        )
     assert not list((tmp_path / "exported").glob("*vela*"))
     assert not list((tmp_path / "exported").glob("*.json"))

@@ -45,7 +45,10 @@ def test_the_accelerators_are_those_of_vela() -> None:
     ).stdout
     choices = re.search(r"--accelerator-config \{([^}]*)\}", message)
     assert choices is not None
-    assert tuple(choices[1].replace("\n", "").replace(" ", "").split(",")) == ACCELERATORS
+    assert (
+        tuple(choices[1].replace("\n", "").replace(" ", "").split(","))
+        == ACCELERATORS
+    )
 
 
 def test_configurations_are_read_from_velas_file() -> None:
@@ -99,7 +102,9 @@ def test_without_vela_the_extra_is_named(
         vela.version,
         lambda: vela.compile_file(tmp_path / "main.tflite", U55),
     ):
-        with pytest.raises(MissingBackend, match=r"pip install 'edgekit\[ethosu\]'"):
+        with pytest.raises(
+            MissingBackend, match=r"pip install 'edgekit\[ethosu\]'"
+        ):
             call()
 
 
@@ -131,7 +136,8 @@ def test_a_memory_mode_without_its_memory_is_reported(
     """Dedicated SRAM requires another writable memory; flash is not writable."""
     (tmp_path / "main.tflite").write_bytes(NOISE)
     assert "the memory mode does not fit the system configuration" in refusal(
-        tmp_path / "main.tflite", U55.model_copy(update={"memory_mode": "Dedicated_Sram"})
+        tmp_path / "main.tflite",
+        U55.model_copy(update={"memory_mode": "Dedicated_Sram"}),
     )
 
 
@@ -161,7 +167,10 @@ def test_a_memory_mode_without_its_memory_is_reported(
     ],
 )
 def test_every_failure_of_vela_is_reported(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, program: str, expected: str
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    expected: str,
 ) -> None:
     """A hang, a crash, a failure, no output files, a report with another structure: one
     StepError, and no file.

@@ -25,7 +25,9 @@ def network(inputs: int = 64) -> nn.Module:
 
 
 @pytest.mark.parametrize("inputs", [64, 70, 32])
-def test_a_grid_is_bit_for_bit_what_neural_compressor_holds(inputs: int) -> None:
+def test_a_grid_is_bit_for_bit_what_neural_compressor_holds(
+    inputs: int,
+) -> None:
     """Unpacked, a grid has the weights that INCWeightOnlyLinear recovers itself, also
     where the last block is short.
     """
@@ -34,7 +36,11 @@ def test_a_grid_is_bit_for_bit_what_neural_compressor_holds(inputs: int) -> None
         inc.convert(
             rounded,
             inc.RTNConfig(
-                dtype="int", bits=4, group_size=32, use_sym=False, use_layer_wise=False
+                dtype="int",
+                bits=4,
+                group_size=32,
+                use_sym=False,
+                use_layer_wise=False,
             ),
             use_optimum_format=False,
         )
@@ -45,10 +51,14 @@ def test_a_grid_is_bit_for_bit_what_neural_compressor_holds(inputs: int) -> None
     ]
     assert len(layers) == 2
     for layer in layers:
-        assert numpy.array_equal(blocks.grid_of(layer).weights(), layer.recover().numpy())
+        assert numpy.array_equal(
+            blocks.grid_of(layer).weights(), layer.recover().numpy()
+        )
 
 
-def test_rounding_to_nearest_leaves_a_plain_network_with_the_grids_weights() -> None:
+def test_rounding_to_nearest_leaves_a_plain_network_with_the_grids_weights() -> (
+    None
+):
     """Linear layers stay linear layers with their biases; each weight is within half a step
     of the float one.
     """
@@ -81,7 +91,9 @@ def test_half_quadratic_grids_lose_less_than_rounding() -> None:
     assert numpy.any(grids["0"].zero % 1)
 
     def lost(changed: nn.Module) -> float:
-        return float((changed[0].weight - before[0].weight).detach().abs().mean())  # type: ignore[index]
+        return float(
+            (changed[0].weight - before[0].weight).detach().abs().mean()
+        )  # type: ignore[index]
 
     assert 0 < lost(searched) < lost(rounded)
 
@@ -89,7 +101,8 @@ def test_half_quadratic_grids_lose_less_than_rounding() -> None:
 def test_awq_without_a_language_model_is_refused() -> None:
     """The reason and a fix, before neural-compressor itself fails."""
     with pytest.raises(
-        StepError, match="Hugging Face causal language models only.*\n.*w4-weight-rtn"
+        StepError,
+        match="Hugging Face causal language models only.*\n.*w4-weight-rtn",
     ):
         blocks.awq(network(), lambda: None)
 

@@ -73,7 +73,9 @@ def context(folder: pathlib.Path, task: Task, networks: object) -> Context:
 
 
 def predict(artifact: Artifact, data: object) -> numpy.ndarray:
-    session = onnxruntime.InferenceSession(str(artifact.path(artifact.parts[0])))
+    session = onnxruntime.InferenceSession(
+        str(artifact.path(artifact.parts[0]))
+    )
     result: numpy.ndarray = session.run(None, {"input": data})[0]
     return result
 
@@ -91,7 +93,9 @@ def trained() -> nn.Module:
     for _ in range(12):
         for rows in torch.randperm(len(inputs)).split(64):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(inputs[rows]), labels[rows]).backward()
+            nn.functional.cross_entropy(
+                network(inputs[rows]), labels[rows]
+            ).backward()
             optimizer.step()
     return network.eval()
 
@@ -105,7 +109,9 @@ def test_static_int8_keeps_the_accuracy_and_runs_in_int8(
     """
     task, signature = (
         digits(),
-        Signature(inputs=(spec("input", 1, 8, 8),), outputs=(spec("output", 10),)),
+        Signature(
+            inputs=(spec("input", 1, 8, 8),), outputs=(spec("output", 10),)
+        ),
     )
     start = stored({"model": trained}, {"model": signature}, tmp_path / "start")
     step = NeuralCompressorToOnnx(scheme="w8a8-static-inc")
@@ -113,15 +119,21 @@ def test_static_int8_keeps_the_accuracy_and_runs_in_int8(
     quantized_file = step.run(start, context(tmp_path / "made", task, cnn))
     step.ensures(start, quantized_file)
     lowering = LowerOnnx()
-    lowered = lowering.run(quantized_file, context(tmp_path / "lowered", task, cnn))
+    lowered = lowering.run(
+        quantized_file, context(tmp_path / "lowered", task, cnn)
+    )
     lowering.ensures(quantized_file, lowered)
     test = task.need("test", "the test")
     float_right = mean_score({"model": trained}, start.parts, task, test)
-    right = float((predict(lowered, test.inputs["input"]).argmax(1) == test.labels).mean())
+    right = float(
+        (predict(lowered, test.inputs["input"]).argmax(1) == test.labels).mean()
+    )
     assert float_right > 0.95
     assert right >= float_right - 0.02
     audit = audit_onnx.audit(lowered, Limits())
-    share = next(row for row in audit.measurements if row.name == "int8_mac_share")
+    share = next(
+        row for row in audit.measurements if row.name == "int8_mac_share"
+    )
     # Its quantizer leaves the output of the last linear layer in float, and ONNX Runtime
     # then the layer.
     assert share.detail["all"] - share.detail["int8"] <= 64 * 10
@@ -136,7 +148,11 @@ def test_static_int8_keeps_the_accuracy_and_runs_in_int8(
 
 @pytest.mark.parametrize(
     "scheme",
-    [name for name, scheme in SCHEMES.items() if scheme.provider == "neural-compressor"],
+    [
+        name
+        for name, scheme in SCHEMES.items()
+        if scheme.provider == "neural-compressor"
+    ],
 )
 def test_the_step_takes_what_it_is_planned_with(scheme: str) -> None:
     """The plan's parameters are the step's own, for each of its schemes."""
@@ -147,7 +163,9 @@ def test_the_step_takes_what_it_is_planned_with(scheme: str) -> None:
         runtime="onnxruntime",
         schemes=(scheme, "float"),
     )
-    recipe = Recipe.model_validate({"compress": [{"quantize": {"scheme": scheme}}]})
+    recipe = Recipe.model_validate(
+        {"compress": [{"quantize": {"scheme": scheme}}]}
+    )
     (row,) = plan(recipe, [target], lambda module: True).targets
     step = NeuralCompressorToOnnx(**row.candidates[0].steps[0].parameters)
     assert step.scheme == scheme
@@ -182,8 +200,12 @@ def test_parts_in_a_chain_are_each_quantized(tmp_path: pathlib.Path) -> None:
     """
     torch.manual_seed(0)
     signatures = {
-        "encoder": Signature(inputs=(spec("input", 8),), outputs=(spec("code", 16),)),
-        "decoder": Signature(inputs=(spec("code", 16),), outputs=(spec("output", 3),)),
+        "encoder": Signature(
+            inputs=(spec("input", 8),), outputs=(spec("code", 16),)
+        ),
+        "decoder": Signature(
+            inputs=(spec("code", 16),), outputs=(spec("output", 3),)
+        ),
     }
 
     def fresh() -> dict[str, nn.Module]:
@@ -194,9 +216,14 @@ def test_parts_in_a_chain_are_each_quantized(tmp_path: pathlib.Path) -> None:
 
     start = stored(fresh(), signatures, tmp_path / "start")
     step = NeuralCompressorToOnnx(samples=64)
-    quantized_file = step.run(start, context(tmp_path / "made", testing.tiny_task(), fresh))
+    quantized_file = step.run(
+        start, context(tmp_path / "made", testing.tiny_task(), fresh)
+    )
     step.ensures(start, quantized_file)
-    assert [part.name for part in quantized_file.parts] == ["encoder", "decoder"]
+    assert [part.name for part in quantized_file.parts] == [
+        "encoder",
+        "decoder",
+    ]
     for notes in quantized_file.notes["parts"].values():
         assert notes["scored_samples"] > 0
         assert len(notes["scores"]) >= 1
@@ -221,7 +248,9 @@ class Words(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["w4-weight-rtn", "w4-weight-awq", "w4-weight-hqq"])
+@pytest.mark.parametrize(
+    "scheme", ["w4-weight-rtn", "w4-weight-awq", "w4-weight-hqq"]
+)
 def test_a_language_model_keeps_the_grid_that_was_chosen(
     scheme: str, tmp_path: pathlib.Path
 ) -> None:
@@ -233,9 +262,15 @@ def test_a_language_model_keeps_the_grid_that_was_chosen(
         return {"model": Words().eval()}
 
     ids = numpy.random.default_rng(0).integers(0, LM["vocab_size"], (40, WORDS))
-    task = Task("words", train=(ids[:30], ids[:30, 0]), test=(ids[30:], ids[30:, 0]))
+    task = Task(
+        "words", train=(ids[:30], ids[:30, 0]), test=(ids[30:], ids[30:, 0])
+    )
     takes = TensorSpec(
-        name="input", dtype="int64", dims=("batch", WORDS), low=0, high=LM["vocab_size"]
+        name="input",
+        dtype="int64",
+        dims=("batch", WORDS),
+        low=0,
+        high=LM["vocab_size"],
     )
     signature = Signature(
         inputs=(takes,), outputs=(spec("output", WORDS, LM["vocab_size"]),)
@@ -256,7 +291,9 @@ def test_a_language_model_keeps_the_grid_that_was_chosen(
     }[scheme](networks["model"])
     graph = onnx.load(str(quantized_file.path(quantized_file.parts[0]))).graph
     written = [
-        read_grid(graph, node) for node in graph.node if node.op_type == "MatMulNBits"
+        read_grid(graph, node)
+        for node in graph.node
+        if node.op_type == "MatMulNBits"
     ]
     assert len(written) == quantized_file.notes["parts"]["model"]["nodes"] == 7
     assert {grid.weights().tobytes() for grid in written} == {
@@ -269,14 +306,24 @@ def test_a_language_model_keeps_the_grid_that_was_chosen(
             fresh()["model"](torch.from_numpy(ids[30:])).numpy(),
         )
     assert numpy.abs(got - same).max() < 1e-4 * numpy.ptp(same)
-    assert 1e-3 * numpy.ptp(plain) < numpy.abs(got - plain).max() < 0.15 * numpy.ptp(plain)
+    assert (
+        1e-3 * numpy.ptp(plain)
+        < numpy.abs(got - plain).max()
+        < 0.15 * numpy.ptp(plain)
+    )
 
 
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (NeuralCompressorToOnnx(scheme="w8a8-static"), "is not neural-compressor's"),
-        (NeuralCompressorToOnnx(samples=0), "Calibration on 0 samples is not possible"),
+        (
+            NeuralCompressorToOnnx(scheme="w8a8-static"),
+            "is not neural-compressor's",
+        ),
+        (
+            NeuralCompressorToOnnx(samples=0),
+            "Calibration on 0 samples is not possible",
+        ),
     ],
 )
 def test_what_the_step_cannot_do_is_refused_before_any_work(
@@ -285,7 +332,11 @@ def test_what_the_step_cannot_do_is_refused_before_any_work(
     """Another provider's scheme, and calibration on nothing."""
     start = stored(
         {"model": testing.tiny_network()},
-        {"model": Signature(inputs=(spec("input", 8),), outputs=(spec("output", 3),))},
+        {
+            "model": Signature(
+                inputs=(spec("input", 8),), outputs=(spec("output", 3),)
+            )
+        },
         tmp_path / "start",
     )
     with pytest.raises(StepError, match=message):
@@ -304,14 +355,19 @@ def test_a_network_without_linear_layers_and_a_task_without_data_are_refused(
             )
         }
 
-    signature = Signature(inputs=(spec("input", 1, 8, 8),), outputs=(spec("output", 3),))
+    signature = Signature(
+        inputs=(spec("input", 1, 8, 8),), outputs=(spec("output", 3),)
+    )
     start = stored(fresh(), {"model": signature}, tmp_path / "start")
     with pytest.raises(StepError, match="no linear layer"):
         NeuralCompressorToOnnx(scheme="w4-weight-rtn").run(
             start, context(tmp_path / "a", testing.tiny_images(), fresh)
         )
     test_only = Task(
-        "bare", test=(numpy.zeros((4, 1, 8, 8), "float32"), numpy.zeros(4, "int64"))
+        "bare",
+        test=(numpy.zeros((4, 1, 8, 8), "float32"), numpy.zeros(4, "int64")),
     )
     with pytest.raises(TaskError, match="no calibration data"):
-        NeuralCompressorToOnnx().run(start, context(tmp_path / "b", test_only, fresh))
+        NeuralCompressorToOnnx().run(
+            start, context(tmp_path / "b", test_only, fresh)
+        )

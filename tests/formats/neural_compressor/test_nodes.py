@@ -26,8 +26,16 @@ INPUTS = 70  # two full blocks and a short one
 
 def signature(*dims: int) -> Signature:
     return Signature(
-        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", *dims, INPUTS)),),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", *dims, 40)),),
+        inputs=(
+            TensorSpec(
+                name="input", dtype="float32", dims=("batch", *dims, INPUTS)
+            ),
+        ),
+        outputs=(
+            TensorSpec(
+                name="output", dtype="float32", dims=("batch", *dims, 40)
+            ),
+        ),
     )
 
 

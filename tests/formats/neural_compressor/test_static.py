@@ -45,7 +45,9 @@ def test_the_first_trial_that_loses_little_is_taken() -> None:
     """Without outliers the plain trial holds, and it is the only one that is run."""
     torch.manual_seed(0)
     plain = network()
-    tuned = static.quantize(plain, SIGNATURE, rows(0.0), closeness(plain), drop=0.2)
+    tuned = static.quantize(
+        plain, SIGNATURE, rows(0.0), closeness(plain), drop=0.2
+    )
     assert tuned.chosen == static.TRIALS[0]
     assert tuned.float_score == pytest.approx(0, abs=1e-5)
     assert len(tuned.scores) == 1
@@ -59,7 +61,9 @@ def test_tuning_goes_on_until_the_metric_holds() -> None:
     """
     torch.manual_seed(0)
     plain = network()
-    tuned = static.quantize(plain, SIGNATURE, rows(50.0), closeness(plain), drop=0.1)
+    tuned = static.quantize(
+        plain, SIGNATURE, rows(50.0), closeness(plain), drop=0.1
+    )
     assert tuned.chosen == static.TRIALS[1]
     assert tuned.scores[0] < -0.1 <= tuned.scores[1]
     assert len(tuned.scores) == 2
@@ -72,7 +76,9 @@ def test_where_no_trial_holds_the_best_is_taken() -> None:
     """
     torch.manual_seed(0)
     plain = network()
-    tuned = static.quantize(plain, SIGNATURE, rows(300.0), closeness(plain), drop=1e-6)
+    tuned = static.quantize(
+        plain, SIGNATURE, rows(300.0), closeness(plain), drop=1e-6
+    )
     assert len(tuned.scores) == len(static.TRIALS)
     assert tuned.chosen == static.TRIALS[tuned.scores.index(max(tuned.scores))]
 
@@ -84,7 +90,11 @@ def test_without_a_score_the_weights_are_still_folded() -> None:
     tuned = static.quantize(plain, SIGNATURE, rows(0.0), None, drop=0.01)
     assert (tuned.float_score, tuned.scores) == (None, ())
     assert (
-        sum(tensor.dtype == torch.int8 for tensor in tuned.graph.state_dict().values()) == 2
+        sum(
+            tensor.dtype == torch.int8
+            for tensor in tuned.graph.state_dict().values()
+        )
+        == 2
     )
     data = torch.randn(50, 8)
     with torch.no_grad():
@@ -94,7 +104,11 @@ def test_without_a_score_the_weights_are_still_folded() -> None:
 def test_a_network_with_nothing_to_quantize_is_refused() -> None:
     """A network without a convolution or a linear layer is refused."""
     signature = SIGNATURE.model_copy(
-        update={"outputs": (TensorSpec(name="output", dtype="float32", dims=("batch", 8)),)}
+        update={
+            "outputs": (
+                TensorSpec(name="output", dtype="float32", dims=("batch", 8)),
+            )
+        }
     )
     with pytest.raises(StepError, match="nothing to quantize"):
         static.quantize(nn.Tanh(), signature, rows(0.0), None, drop=0.01)

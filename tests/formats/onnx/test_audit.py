@@ -21,7 +21,8 @@ from edgekit.target import Limits
 def model(text: str, **stored: numpy.ndarray) -> onnx.ModelProto:
     graph = onnx.parser.parse_graph(text)
     graph.initializer.extend(
-        onnx.numpy_helper.from_array(array, name) for name, array in stored.items()
+        onnx.numpy_helper.from_array(array, name)
+        for name, array in stored.items()
     )
     return onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
@@ -55,7 +56,9 @@ def quantized(folder: pathlib.Path, zero: numpy.ndarray) -> pathlib.Path:
 
 def number(report: Audit, name: str) -> float | None:
     return next(
-        measurement.value for measurement in report.measurements if measurement.name == name
+        measurement.value
+        for measurement in report.measurements
+        if measurement.name == name
     )
 
 
@@ -118,12 +121,16 @@ def exported(folder: pathlib.Path) -> pathlib.Path:
             )
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(functional.relu(self.norm(self.stem(x))).mean((2, 3)))
+            return self.head(
+                functional.relu(self.norm(self.stem(x))).mean((2, 3))
+            )
 
     image = TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8))
     signature = Signature(
         inputs=(image,),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 10)),
+        ),
     )
     torch.manual_seed(0)
     onnx_graph.write(export(Net().eval(), signature), folder / "main.onnx")
@@ -147,24 +154,35 @@ def test_all_parts_of_an_artifact_count_and_limits_are_checked(
 ) -> None:
     """A device with integer arithmetic only cannot run a float part."""
     signature = Signature(
-        inputs=(TensorSpec(name="x", dtype="float32", dims=("batch", 1, 8, 8)),),
-        outputs=(TensorSpec(name="y", dtype="float32", dims=("batch", 8, 6, 6)),),
+        inputs=(
+            TensorSpec(name="x", dtype="float32", dims=("batch", 1, 8, 8)),
+        ),
+        outputs=(
+            TensorSpec(name="y", dtype="float32", dims=("batch", 8, 6, 6)),
+        ),
     )
     files = {
         "float": exported(tmp_path),
         "int8": quantized(tmp_path, numpy.array(0, "uint8")),
     }
     parts = tuple(
-        Part(name=name, signature=signature, files={"model": File(path=path.name)})
+        Part(
+            name=name,
+            signature=signature,
+            files={"model": File(path=path.name)},
+        )
         for name, path in files.items()
     )
     report = audit(
-        Artifact(format="onnx", parts=parts, folder=tmp_path), Limits(arithmetic="integer")
+        Artifact(format="onnx", parts=parts, folder=tmp_path),
+        Limits(arithmetic="integer"),
     )
     assert {row["part"] for row in report.rows} == {"float", "int8"}
     assert 0 < (number(report, "int8_mac_share") or 0) < 1
     assert [
-        text.partition(":")[0] for text in report.warnings if "integer arithmetic" in text
+        text.partition(":")[0]
+        for text in report.warnings
+        if "integer arithmetic" in text
     ] == ["float"]
 
 
@@ -178,7 +196,9 @@ def test_a_graph_without_products_has_no_share(tmp_path: pathlib.Path) -> None:
     assert (measured.value, measured.verdict) == (None, "unmeasured")
 
 
-def test_a_graph_that_zeros_do_not_fit_is_still_audited(tmp_path: pathlib.Path) -> None:
+def test_a_graph_that_zeros_do_not_fit_is_still_audited(
+    tmp_path: pathlib.Path,
+) -> None:
     """A shape that contradicts batch 1: rows without MACs, and the reason."""
     graph_model = model(
         "g (float[n] x) => (float[m] y) { r = Reshape(x, shape)   y = MatMul(r, w) }",
@@ -205,7 +225,10 @@ def test_invalid_files_are_refused(tmp_path: pathlib.Path) -> None:
         with pytest.raises(RunnerError, match="not a valid ONNX file"):
             read(path)
     strange = model("g (float[1] x) => (float[1] y) { y = Relu(x) }")
-    strange.graph.node[0].op_type, strange.graph.node[0].domain = "Mystery", "nowhere"
+    strange.graph.node[0].op_type, strange.graph.node[0].domain = (
+        "Mystery",
+        "nowhere",
+    )
     strange.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
     onnx.save(strange, str(tmp_path / "strange.onnx"))
     with pytest.raises(RunnerError, match="refuses strange.onnx"):
@@ -219,7 +242,9 @@ def test_channels_that_fill_no_block_are_not_counted_as_if_they_did(
     """The runtime's blocked layout adds channels of zeros; 3 to 20 channels on 6x6 places
     are 36 * 20 * 27 products all the same.
     """
-    weights = numpy.ones((20, 3, 3, 3), "float32" if way != "dequantized" else "int8")
+    weights = numpy.ones(
+        (20, 3, 3, 3), "float32" if way != "dequantized" else "int8"
+    )
     before = "w = DequantizeLinear(q, s)" if way == "dequantized" else ""
     graph_model = model(
         f"g (float[n,3,8,8] x) => (float[n,20,6,6] y) {{ {before} c = Conv(x, w)   y = Relu(c) }}",
@@ -228,16 +253,18 @@ def test_channels_that_fill_no_block_are_not_counted_as_if_they_did(
     )
     if way == "a Constant node":
         (tensor,) = (
-            tensor for tensor in graph_model.graph.initializer if tensor.name == "w"
+            tensor
+            for tensor in graph_model.graph.initializer
+            if tensor.name == "w"
         )
         graph_model.graph.node.insert(
             0, onnx.helper.make_node("Constant", [], ["w"], value=tensor)
         )
         graph_model.graph.initializer.remove(tensor)
     onnx.save(graph_model, str(tmp_path / "conv.onnx"))
-    assert [row["macs"] for row in read(tmp_path / "conv.onnx").rows if row["macs"]] == [
-        36 * 20 * 27
-    ]
+    assert [
+        row["macs"] for row in read(tmp_path / "conv.onnx").rows if row["macs"]
+    ] == [36 * 20 * 27]
 
 
 def float8_convolution() -> onnx.ModelProto:
@@ -264,7 +291,9 @@ def runtime_accepts(path: pathlib.Path) -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
     except Exception:  # onnxruntime raises another class for each status
         return False
     return True
@@ -288,12 +317,17 @@ def test_float8_audit_points_to_tensorrt(tmp_path: pathlib.Path) -> None:
     assert "inspect the engine" in advice
 
 
-def test_a_refused_float8_file_points_to_tensorrt(tmp_path: pathlib.Path) -> None:
+def test_a_refused_float8_file_points_to_tensorrt(
+    tmp_path: pathlib.Path,
+) -> None:
     """The fix follows from the types in the file, not from the text of the runtime's
     error.
     """
     refused = float8_convolution()
-    refused.graph.node[3].op_type, refused.graph.node[3].domain = "Mystery", "nowhere"
+    refused.graph.node[3].op_type, refused.graph.node[3].domain = (
+        "Mystery",
+        "nowhere",
+    )
     refused.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
     onnx.save(refused, str(tmp_path / "fp8.onnx"))
     with pytest.raises(RunnerError, match="refuses fp8.onnx") as refusal:
@@ -316,19 +350,26 @@ def test_external_data_outside_the_folder_is_never_read(
         os.link(secret, folder / "data.bin")
         location = "data.bin"
     graph_model = model(
-        "g (float[4] x) => (float[4] y) { y = Add(x, w) }", w=numpy.zeros(4, "float32")
+        "g (float[4] x) => (float[4] y) { y = Add(x, w) }",
+        w=numpy.zeros(4, "float32"),
     )
     tensor = graph_model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+    for key, value in (
+        ("location", location),
+        ("offset", "0"),
+        ("length", "16"),
+    ):
         tensor.external_data.add(key=key, value=value)
     (folder / "evil.onnx").write_bytes(graph_model.SerializeToString())
     with pytest.raises(RunnerError, match="not a valid ONNX file"):
         read(folder / "evil.onnx")
 
 
-@pytest.mark.parametrize(("offset", "length"), [("0", str(2**50)), ("-5", "16")])
+@pytest.mark.parametrize(
+    ("offset", "length"), [("0", str(2**50)), ("-5", "16")]
+)
 def test_missing_external_data_are_reported(
     offset: str, length: str, tmp_path: pathlib.Path
 ) -> None:
@@ -343,10 +384,16 @@ def test_missing_external_data_are_reported(
     tensor = graph_model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", "data.bin"), ("offset", offset), ("length", length)):
+    for key, value in (
+        ("location", "data.bin"),
+        ("offset", offset),
+        ("length", length),
+    ):
         tensor.external_data.add(key=key, value=value)
     (tmp_path / "short.onnx").write_bytes(graph_model.SerializeToString())
-    with pytest.raises(RunnerError, match="not a valid ONNX file: External data"):
+    with pytest.raises(
+        RunnerError, match="not a valid ONNX file: External data"
+    ):
         read(tmp_path / "short.onnx")
 
 
@@ -361,5 +408,7 @@ def test_a_recurrent_layer_is_arithmetic(tmp_path: pathlib.Path) -> None:
     )
     onnx.save(graph_model, str(tmp_path / "lstm.onnx"))
     report = read(tmp_path / "lstm.onnx")
-    assert [row["macs"] for row in report.rows if row["op"] == "LSTM"] == [5 * 8 * (3 + 2)]
+    assert [row["macs"] for row in report.rows if row["op"] == "LSTM"] == [
+        5 * 8 * (3 + 2)
+    ]
     assert number(report, "int8_mac_share") == 0

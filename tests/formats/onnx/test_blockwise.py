@@ -29,12 +29,17 @@ def test_no_weight_is_further_off_than_half_a_step_and_zero_is_exact(
     assert (back[32:64, 2] == 0).all()
     span = numpy.stack(
         [
-            numpy.ptp(numpy.vstack([weight[k : k + 32], numpy.zeros(7)]), axis=0)
+            numpy.ptp(
+                numpy.vstack([weight[k : k + 32], numpy.zeros(7)]), axis=0
+            )
             for k in range(0, 100, 32)
         ]
     )
-    allowed = numpy.repeat(span / levels if bits == 4 else scales.T, 32, axis=0)[:100]
+    allowed = numpy.repeat(
+        span / levels if bits == 4 else scales.T, 32, axis=0
+    )[:100]
     # The zero point is rounded as well: half a step for it, half a step for the level.
     assert (
-        numpy.abs(back[:100] - weight) <= (1.01 if bits == 4 else 0.51) * allowed + 1e-7
+        numpy.abs(back[:100] - weight)
+        <= (1.01 if bits == 4 else 0.51) * allowed + 1e-7
     ).all()

@@ -65,8 +65,14 @@ def test_an_lstm_has_int8_weights_and_answers_alike(directions: int) -> None:
     assert changed.graph.node[0].name == "rnn/DynamicQuantizeLSTM"
     assert changed.ByteSize() < 0.35 * recurrent(directions).ByteSize()
     if saturates():
-        pytest.skip("ONNX Runtime's DynamicQuantizeLSTM saturates on this processor")
-    x = numpy.random.default_rng(0).standard_normal((STEPS, 3, INPUTS)).astype("float32")
+        pytest.skip(
+            "ONNX Runtime's DynamicQuantizeLSTM saturates on this processor"
+        )
+    x = (
+        numpy.random.default_rng(0)
+        .standard_normal((STEPS, 3, INPUTS))
+        .astype("float32")
+    )
     first, second = (
         onnxruntime.InferenceSession(
             item.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -74,7 +80,9 @@ def test_an_lstm_has_int8_weights_and_answers_alike(directions: int) -> None:
         for item in (recurrent(directions), changed)
     )
     for expected, actual in zip(first, second, strict=True):
-        assert numpy.abs(actual - expected).max() <= 4 * numpy.ptp(expected) / 255
+        assert (
+            numpy.abs(actual - expected).max() <= 4 * numpy.ptp(expected) / 255
+        )
 
 
 def test_an_lstm_that_is_kept_or_has_its_batch_first_stays_float() -> None:

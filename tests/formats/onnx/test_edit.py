@@ -15,12 +15,15 @@ def model(body: str, **stored: numpy.ndarray) -> onnx.ModelProto:
         f"g (float[n, 4] x) => (float[n, 4] y) {{ {body} }}"
     )
     parsed.graph.initializer.extend(
-        onnx.numpy_helper.from_array(value, name) for name, value in stored.items()
+        onnx.numpy_helper.from_array(value, name)
+        for name, value in stored.items()
     )
     return parsed
 
 
-def test_new_nodes_take_the_place_of_old_ones_in_order_with_names_of_their_own() -> None:
+def test_new_nodes_take_the_place_of_old_ones_in_order_with_names_of_their_own() -> (
+    None
+):
     """ONNX Runtime refuses a file with two nodes of one name, and a domain that is not
     declared.
     """
@@ -88,7 +91,10 @@ def test_a_stored_tensor_is_seen_through_transpose_and_identity(
 ) -> None:
     """Nothing else is computed ahead."""
     edit = Edit(
-        model(f"{body}  y = Neg(x)", w=numpy.arange(6, dtype="float32").reshape(2, 3))
+        model(
+            f"{body}  y = Neg(x)",
+            w=numpy.arange(6, dtype="float32").reshape(2, 3),
+        )
     )
     result = edit.stored("t")
     assert (result is None) == (expected is None)

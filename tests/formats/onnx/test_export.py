@@ -23,7 +23,9 @@ from edgekit.steps.quantize_torch import QuantizeTorch
 from edgekit.task import Task
 
 IMAGE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 
@@ -49,10 +51,14 @@ class Block(nn.Module):
         return self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def run(path: pathlib.Path, array: numpy.ndarray, name: str = "input") -> numpy.ndarray:
+def run(
+    path: pathlib.Path, array: numpy.ndarray, name: str = "input"
+) -> numpy.ndarray:
     """The file's first output with graph optimization switched off."""
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
     return onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"]
     ).run(None, {name: array})[0]
@@ -72,12 +78,16 @@ def digits_task() -> Task:
 
 def context(folder: pathlib.Path) -> Context:
     folder.mkdir()
-    return Context(folder=folder, networks=lambda: {"main": Block()}, task=digits_task())
+    return Context(
+        folder=folder, networks=lambda: {"main": Block()}, task=digits_task()
+    )
 
 
 def stored(folder: pathlib.Path) -> Artifact:
     folder.mkdir()
-    return torch_storage.save({"main": Block().eval()}, {"main": IMAGE}, folder, {})
+    return torch_storage.save(
+        {"main": Block().eval()}, {"main": IMAGE}, folder, {}
+    )
 
 
 def test_a_float_network_is_exported_exactly_for_every_batch_size(
@@ -115,7 +125,9 @@ def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(
         stored(tmp_path / "torch"),
         digits_task().need("test", "the test").inputs["input"],
     )
-    quantized = QuantizeTorch(samples=128).run(plain, context(tmp_path / "int8"))
+    quantized = QuantizeTorch(samples=128).run(
+        plain, context(tmp_path / "int8")
+    )
     files = {}
     for name, artifact in (("float", plain), ("int8", quantized)):
         step = TorchToOnnx()
@@ -124,7 +136,10 @@ def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(
         files[name] = exported.path(exported.parts[0])
     calibration = read(quantized.path(quantized.parts[0], "quantization"))
     reference = simulate(
-        torch_storage.load(plain, {"main": Block()})["main"], IMAGE, calibration, fold=True
+        torch_storage.load(plain, {"main": Block()})["main"],
+        IMAGE,
+        calibration,
+        fold=True,
     )
     step_size = next(
         tensor.scale[0]
@@ -134,7 +149,8 @@ def test_a_quantized_network_keeps_its_numbers_and_is_a_quarter_of_the_size(
     for samples in (data[:1], data[:64]):
         with torch.no_grad():
             difference = numpy.abs(
-                run(files["int8"], samples) - reference(torch.from_numpy(samples)).numpy()
+                run(files["int8"], samples)
+                - reference(torch.from_numpy(samples)).numpy()
             ).max()
         assert difference <= 2 * step_size + 1e-6
     assert files["int8"].stat().st_size < 0.4 * files["float"].stat().st_size
@@ -148,13 +164,18 @@ def test_node_names_contain_the_module_in_float_and_int8_alike(
     quantized = QuantizeTorch(samples=64).run(plain, context(tmp_path / "int8"))
     names = []
     for number, artifact in enumerate((plain, quantized)):
-        exported = TorchToOnnx().run(artifact, context(tmp_path / f"onnx-{number}"))
+        exported = TorchToOnnx().run(
+            artifact, context(tmp_path / f"onnx-{number}")
+        )
         model = onnx.load(str(exported.path(exported.parts[0])))
         names.append({node.name for node in model.graph.node if node.name})
         assert not model.metadata_props and not any(
             node.metadata_props or node.doc_string for node in model.graph.node
         )
-    assert names[0] == names[1] and {"stem/Conv", "conv/Conv", "head/Gemm"} <= names[0]
+    assert (
+        names[0] == names[1]
+        and {"stem/Conv", "conv/Conv", "head/Gemm"} <= names[0]
+    )
 
 
 def test_an_operator_without_translation_is_named() -> None:
@@ -166,26 +187,36 @@ def test_an_operator_without_translation_is_named() -> None:
 
     signature = Signature(
         inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 10)),),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 10)),
+        ),
     )
-    with pytest.raises(StepError, match=r"no translation of the operator aten[:.]+histc"):
+    with pytest.raises(
+        StepError, match=r"no translation of the operator aten[:.]+histc"
+    ):
         export(Histogram().eval(), signature)
 
 
-def test_a_file_with_another_interface_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_file_with_another_interface_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
     """The step's own promise is checked on the written file."""
     path = tmp_path / "main.onnx"
     onnx_graph.write(export(Block().eval(), IMAGE), path)
     check_interface(path, IMAGE)
     renamed = Signature(
         inputs=IMAGE.inputs,
-        outputs=(TensorSpec(name="scores", dtype="float32", dims=("batch", 10)),),
+        outputs=(
+            TensorSpec(name="scores", dtype="float32", dims=("batch", 10)),
+        ),
     )
     with pytest.raises(StepError, match="interface"):
         check_interface(path, renamed)
 
 
-def test_several_inputs_and_outputs_keep_their_names(tmp_path: pathlib.Path) -> None:
+def test_several_inputs_and_outputs_keep_their_names(
+    tmp_path: pathlib.Path,
+) -> None:
     """Integer inputs too; the order is the signature's."""
 
     class Two(nn.Module):
@@ -201,13 +232,18 @@ def test_several_inputs_and_outputs_keep_their_names(tmp_path: pathlib.Path) -> 
             mean = (self.table(tokens) * weights[..., None]).sum(1)
             return {"right": self.right(mean), "left": self.left(mean)}
 
-    ids = TensorSpec(name="tokens", dtype="int64", dims=("batch", 5), low=0, high=12)
+    ids = TensorSpec(
+        name="tokens", dtype="int64", dims=("batch", 5), low=0, high=12
+    )
     outputs = (
         TensorSpec(name="left", dtype="float32", dims=("batch", 4)),
         TensorSpec(name="right", dtype="float32", dims=("batch", 3)),
     )
     signature = Signature(
-        inputs=(ids, TensorSpec(name="weights", dtype="float32", dims=("batch", 5))),
+        inputs=(
+            ids,
+            TensorSpec(name="weights", dtype="float32", dims=("batch", 5)),
+        ),
         outputs=outputs,
     )
     network, path = Two().eval(), tmp_path / "main.onnx"
@@ -225,7 +261,9 @@ def test_several_inputs_and_outputs_keep_their_names(tmp_path: pathlib.Path) -> 
         numpy.testing.assert_allclose(result, expected[name].numpy(), atol=1e-5)
 
 
-def test_an_opset_that_cannot_be_written_is_refused(tmp_path: pathlib.Path) -> None:
+def test_an_opset_that_cannot_be_written_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
     """Before any work."""
     with pytest.raises(StepError, match="opset"):
         TorchToOnnx(opset=9).requires(stored(tmp_path / "torch"))
@@ -246,7 +284,9 @@ class Sequence(nn.Module):
         x, _ = self.lstm(x)
         heads = self.mix(x).reshape(x.shape[0], 6, 4, 4).transpose(1, 2)
         mixed = torch.softmax(heads @ heads.transpose(2, 3), -1) @ heads
-        return self.head(mixed.transpose(1, 2).reshape(x.shape[0], 6, 16).mean(1))
+        return self.head(
+            mixed.transpose(1, 2).reshape(x.shape[0], 6, 16).mean(1)
+        )
 
 
 def test_weights_are_arranged_once_and_shapes_with_a_free_batch_are_constants(
@@ -256,8 +296,12 @@ def test_weights_are_arranged_once_and_shapes_with_a_free_batch_are_constants(
     reshape, and any batch is right.
     """
     signature = Signature(
-        inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 6, 8)),),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
+        inputs=(
+            TensorSpec(name="input", dtype="float32", dims=("batch", 6, 8)),
+        ),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 10)),
+        ),
     )
     network = Sequence().eval()
     model = export(network, signature)
@@ -274,5 +318,7 @@ def test_weights_are_arranged_once_and_shapes_with_a_free_batch_are_constants(
         data = torch.randn(batch, 6, 8)
         with torch.no_grad():
             numpy.testing.assert_allclose(
-                run(tmp_path / "main.onnx", data.numpy()), network(data).numpy(), atol=1e-5
+                run(tmp_path / "main.onnx", data.numpy()),
+                network(data).numpy(),
+                atol=1e-5,
             )

@@ -49,7 +49,14 @@ def test_short_names_never_meet_an_input_or_output() -> None:
         and changed.graph.node[0].input[0] == "t0"
     )
     assert (
-        len({changed.graph.node[0].input[1], changed.graph.node[0].output[0], "t0", "t1"})
+        len(
+            {
+                changed.graph.node[0].input[1],
+                changed.graph.node[0].output[0],
+                "t0",
+                "t1",
+            }
+        )
         == 4
     )
 
@@ -115,7 +122,9 @@ def test_weights_outside_the_file_are_refused(tmp_path: pathlib.Path) -> None:
         location="data.bin",
         size_threshold=0,
     )
-    with pytest.raises(StepError, match="main.onnx stores its weights in other files"):
+    with pytest.raises(
+        StepError, match="main.onnx stores its weights in other files"
+    ):
         onnx_graph.read(tmp_path / "main.onnx")
 
 
@@ -140,7 +149,9 @@ def test_a_node_reads_what_its_subgraphs_read_from_outside() -> None:
     negative, _, choice = branches().node
     assert onnx_graph.inputs(negative) == {"x"}
     assert onnx_graph.inputs(choice) == {"choose", "a", "x"}
-    assert [node.op_type for node in onnx_graph.consumers(branches())["a"]] == ["If"]
+    assert [node.op_type for node in onnx_graph.consumers(branches())["a"]] == [
+        "If"
+    ]
 
 
 def test_sweeping_and_sorting_look_into_subgraphs() -> None:
@@ -162,10 +173,16 @@ def test_an_unused_if_is_removed() -> None:
     assert [node.op_type for node in graph.node] == ["Neg"]
 
 
-def test_a_truncated_model_computes_one_tensor_and_the_original_is_unchanged() -> None:
+def test_a_truncated_model_computes_one_tensor_and_the_original_is_unchanged() -> (
+    None
+):
     """As a latency estimate needs it."""
-    original = model("g (float[1] x) => (float[1] y) { a = Neg(x) b = Relu(a) y = Exp(b) }")
-    output = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [1])
+    original = model(
+        "g (float[1] x) => (float[1] y) { a = Neg(x) b = Relu(a) y = Exp(b) }"
+    )
+    output = onnx.helper.make_tensor_value_info(
+        "a", onnx.TensorProto.FLOAT, [1]
+    )
     short = onnx_graph.truncate(original, output)
     onnx.checker.check_model(short, full_check=True)
     assert onnx_graph.operators(short.graph) == {"Neg": 1}

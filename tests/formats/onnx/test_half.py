@@ -24,7 +24,10 @@ def model(body: str) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("body", "keep"),
     [
-        ("p = MatMul(x, w)  q = MatMul(p, w)  r = MatMul(p, w)  y = Add(q, r)", ("b", "c")),
+        (
+            "p = MatMul(x, w)  q = MatMul(p, w)  r = MatMul(p, w)  y = Add(q, r)",
+            ("b", "c"),
+        ),
         ("p = MatMul(x, w)  q = Mul(p, p)  y = MatMul(q, w)", ("b", "c")),
         ("p = MatMul(x, w)  y = MatMul(p, w)", ("a",)),
     ],
@@ -38,7 +41,8 @@ def test_kept_modules_read_the_same_float_weight_and_share_their_casts(
     half = to_half(model(body), keep)
     onnx.checker.check_model(half, full_check=True)
     stored = {
-        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in half.graph.initializer
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in half.graph.initializer
     }
     for node in half.graph.node:
         if node.op_type == "MatMul":
@@ -53,4 +57,6 @@ def test_kept_modules_read_the_same_float_weight_and_share_their_casts(
         ).run(None, {"x": x})[0]
         for item in (model(body), half)
     )
-    numpy.testing.assert_allclose(second, first, atol=0.02 * numpy.abs(first).max())
+    numpy.testing.assert_allclose(
+        second, first, atol=0.02 * numpy.abs(first).max()
+    )

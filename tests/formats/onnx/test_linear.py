@@ -36,14 +36,24 @@ SHAPES: dict[str, tuple[str, str, numpy.ndarray, numpy.ndarray | float]] = {
     "MatMul": (ROWS, "y = MatMul(x, W)", W, 0.0),
     "MatMul and Add": (ROWS, "h = MatMul(x, W)  y = Add(h, B)", W, B),
     "Add and MatMul": (ROWS, "h = MatMul(x, W)  y = Add(B, h)", W, B),
-    "MatMul and one number": (FLAT, "h = MatMul(x, W)  y = Add(h, one)", W, 0.5),
+    "MatMul and one number": (
+        FLAT,
+        "h = MatMul(x, W)  y = Add(h, one)",
+        W,
+        0.5,
+    ),
     "Transpose and MatMul": (
         FLAT,
         "t = Transpose <perm = [1, 0]> (T)  y = MatMul(x, t)",
         W,
         0.0,
     ),
-    "Transpose without perm": (FLAT, "t = Transpose(T)  y = MatMul(x, t)", W, 0.0),
+    "Transpose without perm": (
+        FLAT,
+        "t = Transpose(T)  y = MatMul(x, t)",
+        W,
+        0.0,
+    ),
     "Gemm": (FLAT, "y = Gemm(x, W, B)", W, B),
     "Gemm with transB": (FLAT, "y = Gemm <transB = 1> (x, T, B)", W, B),
     "Gemm with factors": (
@@ -57,12 +67,16 @@ SHAPES: dict[str, tuple[str, str, numpy.ndarray, numpy.ndarray | float]] = {
 
 
 def model(signature: str, body: str) -> onnx.ModelProto:
-    outputs = "float[batch, n] y" if signature == FLAT else "float[batch, 3, n] y"
+    outputs = (
+        "float[batch, n] y" if signature == FLAT else "float[batch, 3, n] y"
+    )
     parsed = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["" : 20]> main ({signature}) => ({outputs}) {{ {body} }}'
     )
     for name, value in STORED.items():
-        parsed.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+        parsed.graph.initializer.append(
+            onnx.numpy_helper.from_array(value, name)
+        )
     for number, node in enumerate(parsed.graph.node):
         node.name = f"layer{number}/{node.op_type}"
     onnx_graph.sweep(parsed.graph)
@@ -88,7 +102,10 @@ def data(signature: str, batch: int = 4) -> numpy.ndarray:
 
 
 def close(actual: numpy.ndarray, expected: numpy.ndarray) -> None:
-    assert numpy.abs(actual - expected).max() <= 2 * (expected.max() - expected.min()) / 255
+    assert (
+        numpy.abs(actual - expected).max()
+        <= 2 * (expected.max() - expected.min()) / 255
+    )
 
 
 def int8_weights(weight: numpy.ndarray) -> numpy.ndarray:
@@ -99,7 +116,9 @@ def int8_weights(weight: numpy.ndarray) -> numpy.ndarray:
 
 
 def by_rows(
-    x: numpy.ndarray, floor: float | None = None, count: slice | list[int] = slice(None)
+    x: numpy.ndarray,
+    floor: float | None = None,
+    count: slice | list[int] = slice(None),
 ) -> numpy.ndarray:
     """Each row in 8 bits: around zero, or from the floor up; only the channels ``count``
     set the scale.
@@ -183,21 +202,29 @@ def test_every_shape_of_a_linear_layer_computes_the_simulation(
     change, simulated = SCHEMES[scheme]
     changed = model(signature, body)
     change(changed)
-    assert not {"MatMul", "Gemm", "Transpose"} & onnx_graph.operators(changed.graph).keys()
+    assert (
+        not {"MatMul", "Gemm", "Transpose"}
+        & onnx_graph.operators(changed.graph).keys()
+    )
     for batch in (1, 4):
         x = data(signature, batch)
         close(run(changed, x), simulated(x, weight) + bias)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_layers_that_share_an_input_each_have_their_own_weights(scheme: str) -> None:
+def test_layers_that_share_an_input_each_have_their_own_weights(
+    scheme: str,
+) -> None:
     """The rounding of the input is written once."""
     change, simulated = SCHEMES[scheme]
     changed = model(ROWS, "a = MatMul(x, W)  b = MatMul(x, V)  y = Add(a, b)")
     change(changed)
     operators = onnx_graph.operators(changed.graph)
     assert (
-        max(operators.get("QuantizeLinear", 0), operators.get("DynamicQuantizeLinear", 0))
+        max(
+            operators.get("QuantizeLinear", 0),
+            operators.get("DynamicQuantizeLinear", 0),
+        )
         <= 1
     )
     x = data(ROWS)
@@ -243,7 +270,9 @@ def test_channels_in_float_set_no_scale_and_lose_nothing(body: str) -> None:
     changed = model(ROWS, body)
     onnx_dynamic.quantize(changed, True, (), {"h": (3, 70)})
     shown = run(model(ROWS, body.replace("h = ", "y = ").partition("  ")[0]), x)
-    floor = {"Identity": None, "Relu": 0.0, "Gelu": -0.17}[body[4:].partition("(")[0]]
+    floor = {"Identity": None, "Relu": 0.0, "Gelu": -0.17}[
+        body[4:].partition("(")[0]
+    ]
     rest = [channel for channel in range(INPUTS) if channel not in (3, 70)]
     expected = (
         by_rows(shown, floor, rest)[..., rest] @ int8_weights(W[rest])
@@ -271,10 +300,16 @@ def test_a_row_of_zeros_gives_the_bias_and_no_nan() -> None:
             "y = Gemm <transA = 1> (x, W)",
             "it transposes its input",
         ),
-        (FLAT, "c = MatMul(x, V)  y = Gemm(x, W, c)", "its bias is not a stored vector"),
+        (
+            FLAT,
+            "c = MatMul(x, V)  y = Gemm(x, W, c)",
+            "its bias is not a stored vector",
+        ),
     ],
 )
-def test_what_is_not_covered_is_reported(signature: str, body: str, reason: str) -> None:
+def test_what_is_not_covered_is_reported(
+    signature: str, body: str, reason: str
+) -> None:
     """A product of another kind stays in float, with its reason."""
     edit = Edit(model(signature, body))
     _, left = onnx_linear.find_linears(edit, ())
@@ -302,7 +337,9 @@ def test_small_weights_stay_and_paths_are_those_of_their_part() -> None:
     layers, left = onnx_linear.find_linears(Edit(small), ())
     assert layers == []
     assert "100 weights save less" in left[0].reason
-    assert onnx_linear.paths_in_part(("text.layer.1", "image.head"), "text") == ("layer.1",)
+    assert onnx_linear.paths_in_part(
+        ("text.layer.1", "image.head"), "text"
+    ) == ("layer.1",)
     assert onnx_linear.paths_in_part(("layer.1",), "main") == ("layer.1",)
     changed = model(FLAT, "y = MatMul(x, W)").graph
     onnx_linear.refuse_unknown(("layer0",), {"main": changed})
@@ -312,10 +349,13 @@ def test_small_weights_stay_and_paths_are_those_of_their_part() -> None:
 
 
 @pytest.mark.parametrize("rows", [400, 300])
-def test_an_embedding_has_per_row_scales_if_it_is_large_enough(rows: int) -> None:
+def test_an_embedding_has_per_row_scales_if_it_is_large_enough(
+    rows: int,
+) -> None:
     """Each row is within half its own step; a table below 64 kB is left unchanged."""
     table = (
-        RANDOM.standard_normal((rows, 48)) * numpy.geomspace(0.01, 100, rows)[:, None]
+        RANDOM.standard_normal((rows, 48))
+        * numpy.geomspace(0.01, 100, rows)[:, None]
     ).astype("float32")
     source = (
         '<ir_version: 10, opset_import: ["" : 20]> '
@@ -331,4 +371,7 @@ def test_an_embedding_has_per_row_scales_if_it_is_large_enough(rows: int) -> Non
     edit.finish()
     index = numpy.arange(rows // 5 * 5).reshape(-1, 5)
     steps = numpy.abs(table[index]).max(-1, keepdims=True) / 127
-    assert (numpy.abs(run(lookup, index) - table[index]) <= 0.51 * steps * len(nodes)).all()
+    assert (
+        numpy.abs(run(lookup, index) - table[index])
+        <= 0.51 * steps * len(nodes)
+    ).all()

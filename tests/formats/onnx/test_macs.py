@@ -37,10 +37,15 @@ def work(
         onnx.numpy_helper.from_array(numpy.asarray(array), name)
         for name, array in stored.items()
     ]
-    opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(MICROSOFT, 1)]
+    opsets = [
+        onnx.helper.make_opsetid("", opset),
+        onnx.helper.make_opsetid(MICROSOFT, 1),
+    ]
     onnx.save(
         onnx.helper.make_model(
-            onnx.helper.make_graph([node], "g", input_values, output_values, constants),
+            onnx.helper.make_graph(
+                [node], "g", input_values, output_values, constants
+            ),
             opset_imports=opsets,
             ir_version=10,
         ),
@@ -76,9 +81,17 @@ def test_packed_weights_are_integer_with_level_four_only(
     every = 7 * 64 * 48
     shape = numpy.ones((48 * 2,), "float32")
     integer, report, row = work(
-        tmp_path, node, {"x": ["n", 7, 64]}, {"w": packed, "s": shape}, {"y": ["n", 7, 48]}
+        tmp_path,
+        node,
+        {"x": ["n", 7, 64]},
+        {"w": packed, "s": shape},
+        {"y": ["n", 7, 48]},
     )
-    assert (integer, report, row["dtype"]) == (every if level == 4 else 0, every, dtype)
+    assert (integer, report, row["dtype"]) == (
+        every if level == 4 else 0,
+        every,
+        dtype,
+    )
 
 
 def test_a_quantized_attention_projects_in_integers_and_attends_in_float(
@@ -119,7 +132,10 @@ def test_a_quantized_attention_projects_in_integers_and_attends_in_float(
         [onnx.helper.make_tensor_value_info("y", FLOAT, ["n", 5, 16])],
         constants,
     )
-    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(MICROSOFT, 1)]
+    opsets = [
+        onnx.helper.make_opsetid("", 20),
+        onnx.helper.make_opsetid(MICROSOFT, 1),
+    ]
     onnx.save(
         onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10),
         str(tmp_path / "attention.onnx"),
@@ -138,23 +154,36 @@ def test_attention_in_its_float_forms(tmp_path: pathlib.Path) -> None:
     own = onnx.helper.make_node(
         "Attention", ["x", "w", "b"], ["y"], domain=MICROSOFT, num_heads=2
     )
-    stored = {"w": numpy.ones((16, 48), "float32"), "b": numpy.zeros(48, "float32")}
-    assert work(tmp_path, own, {"x": ["n", 5, 16]}, stored, {"y": ["n", 5, 16]})[:2] == (
+    stored = {
+        "w": numpy.ones((16, 48), "float32"),
+        "b": numpy.zeros(48, "float32"),
+    }
+    assert work(
+        tmp_path, own, {"x": ["n", 5, 16]}, stored, {"y": ["n", 5, 16]}
+    )[:2] == (
         0,
         5 * 16 * 48 + 2 * 5 * 5 * 16,
     )
     input_values = onnx.helper.make_node(
-        "MultiHeadAttention", ["q", "k", "v"], ["y"], domain=MICROSOFT, num_heads=2
+        "MultiHeadAttention",
+        ["q", "k", "v"],
+        ["y"],
+        domain=MICROSOFT,
+        num_heads=2,
     )
     shapes = {"q": ["n", 3, 16], "k": ["n", 5, 16], "v": ["n", 5, 16]}
-    assert work(tmp_path, input_values, shapes, {}, {"y": ["n", 3, 16]})[:2] == (
+    assert work(tmp_path, input_values, shapes, {}, {"y": ["n", 3, 16]})[
+        :2
+    ] == (
         0,
         2 * 3 * 5 * 16,
     )
     standard = onnx.helper.make_node(
         "Attention", ["q", "k", "v"], ["y"], q_num_heads=2, kv_num_heads=2
     )
-    assert work(tmp_path, standard, shapes, {}, {"y": ["n", 3, 16]}, opset=23)[:2] == (
+    assert work(tmp_path, standard, shapes, {}, {"y": ["n", 3, 16]}, opset=23)[
+        :2
+    ] == (
         0,
         2 * 3 * 5 * 16,
     )
@@ -162,7 +191,9 @@ def test_attention_in_its_float_forms(tmp_path: pathlib.Path) -> None:
 
 def test_einsum_counts_the_sizes_of_its_letters(tmp_path: pathlib.Path) -> None:
     """Batch 1, 4 heads, 5 queries, 6 keys, 8 values."""
-    node = onnx.helper.make_node("Einsum", ["q", "k"], ["y"], equation="bhqd, bhkd -> bhqk")
+    node = onnx.helper.make_node(
+        "Einsum", ["q", "k"], ["y"], equation="bhqd, bhkd -> bhqk"
+    )
     assert work(
         tmp_path,
         node,
@@ -176,7 +207,11 @@ def test_transposed_data_of_a_gemm(tmp_path: pathlib.Path) -> None:
     """transA: the inner size is the first one."""
     node = onnx.helper.make_node("Gemm", ["x", "w"], ["y"], transA=1)
     assert work(
-        tmp_path, node, {"x": [6, 2]}, {"w": numpy.ones((6, 3), "float32")}, {"y": [2, 3]}
+        tmp_path,
+        node,
+        {"x": [6, 2]},
+        {"w": numpy.ones((6, 3), "float32")},
+        {"y": [2, 3]},
     )[:2] == (0, 2 * 6 * 3)
 
 
@@ -189,7 +224,9 @@ def test_a_gru_of_both_directions(tmp_path: pathlib.Path) -> None:
         "w": numpy.ones((2, 12, 5), "float32"),
         "r": numpy.ones((2, 12, 4), "float32"),
     }
-    assert work(tmp_path, node, {"x": [7, "n", 5]}, stored, {"y": [7, 2, "n", 4]})[:2] == (
+    assert work(
+        tmp_path, node, {"x": [7, "n", 5]}, stored, {"y": [7, 2, "n", 4]}
+    )[:2] == (
         0,
         7 * 2 * 12 * (5 + 4),
     )
@@ -214,16 +251,25 @@ def test_a_loop_counts_as_often_as_it_runs(tmp_path: pathlib.Path) -> None:
                 else_branch = no () => (float[n,4] b) { b = Relu(x) }
             >
         }""")
-    for name, graph, expected in (("loop", loop, 3 * 4 * 4), ("if", branch, None)):
+    for name, graph, expected in (
+        ("loop", loop, 3 * 4 * 4),
+        ("if", branch, None),
+    ):
         graph.initializer.append(
             onnx.numpy_helper.from_array(numpy.eye(4, dtype="float32"), "w")
         )
         onnx.save(
             onnx.helper.make_model(
-                graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+                graph,
+                opset_imports=[onnx.helper.make_opsetid("", 20)],
+                ir_version=10,
             ),
             str(tmp_path / f"{name}.onnx"),
         )
         report = read(tmp_path / f"{name}.onnx")
-        assert (report.measurements[0].detail or {}).get("all") == expected, name
-        assert any(row["op"] == "MatMul" for row in report.rows) is (expected is not None)
+        assert (report.measurements[0].detail or {}).get("all") == expected, (
+            name
+        )
+        assert any(row["op"] == "MatMul" for row in report.rows) is (
+            expected is not None
+        )

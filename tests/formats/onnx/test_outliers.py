@@ -13,7 +13,9 @@ from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Split
 
 SPEC = TensorSpec(name="x", dtype="float32", dims=("batch", 4, 16))
-OUTER = Signature(inputs=(SPEC,), outputs=(SPEC.model_copy(update={"name": "h"}),))
+OUTER = Signature(
+    inputs=(SPEC,), outputs=(SPEC.model_copy(update={"name": "h"}),)
+)
 INNER = Signature(
     inputs=(SPEC.model_copy(update={"name": "h"}),),
     outputs=(SPEC.model_copy(update={"name": "y"}),),
@@ -34,13 +36,21 @@ def two_parts(folder: pathlib.Path) -> Artifact:
         )
         onnx.save(onnx.parser.parse_model(text), folder / f"{name}.onnx")
         parts.append(
-            Part(name=name, signature=shape, files={"model": File(path=f"{name}.onnx")})
+            Part(
+                name=name,
+                signature=shape,
+                files={"model": File(path=f"{name}.onnx")},
+            )
         )
     return Artifact(format="onnx", parts=tuple(parts), folder=folder)
 
 
 def sample(large: dict[int, float]) -> Split:
-    x = numpy.random.default_rng(0).uniform(-1, 1, (20, 4, 16)).astype("float32")
+    x = (
+        numpy.random.default_rng(0)
+        .uniform(-1, 1, (20, 4, 16))
+        .astype("float32")
+    )
     for channel, factor in large.items():
         x[..., channel] *= factor
     return Split({"x": x}, None)
@@ -60,7 +70,9 @@ def sample(large: dict[int, float]) -> Split:
         ([5, 0, 0], 1),
     ],
 )
-def test_as_few_channels_as_gain_nearly_all(errors: list[float], count: int) -> None:
+def test_as_few_channels_as_gain_nearly_all(
+    errors: list[float], count: int
+) -> None:
     """None if they do not lower the error by a third; else the fewest that come within a
     tenth of what the most would gain.
     """
@@ -75,17 +87,27 @@ def test_large_channels_are_found_in_every_part(tmp_path: pathlib.Path) -> None:
     channels = onnx_outliers.find(
         two_parts(tmp_path), floors, sample({5: 30, 11: 50}), most=4
     )
-    assert channels == {"first": {"x": (5, 11)}, "second": {"h": (5, 11), "k": (5, 11)}}
-    assert onnx_outliers.find(two_parts(tmp_path), floors, sample({}), most=4) == {
+    assert channels == {
+        "first": {"x": (5, 11)},
+        "second": {"h": (5, 11), "k": (5, 11)},
+    }
+    assert onnx_outliers.find(
+        two_parts(tmp_path), floors, sample({}), most=4
+    ) == {
         "first": {},
         "second": {},
     }
     assert onnx_outliers.find(
-        two_parts(tmp_path), {"first": {}, "second": {}}, sample({5: 30}), most=4
+        two_parts(tmp_path),
+        {"first": {}, "second": {}},
+        sample({5: 30}),
+        most=4,
     ) == {"first": {}, "second": {}}
 
 
-def test_no_more_channels_than_allowed_are_taken(tmp_path: pathlib.Path) -> None:
+def test_no_more_channels_than_allowed_are_taken(
+    tmp_path: pathlib.Path,
+) -> None:
     """Of three large channels the two largest, where two are the most."""
     split = sample({1: 10, 5: 300, 11: 500})
     assert onnx_outliers.find(
@@ -94,13 +116,19 @@ def test_no_more_channels_than_allowed_are_taken(tmp_path: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("bad", [numpy.nan, numpy.inf])
-def test_data_that_are_no_numbers_are_refused(bad: float, tmp_path: pathlib.Path) -> None:
+def test_data_that_are_no_numbers_are_refused(
+    bad: float, tmp_path: pathlib.Path
+) -> None:
     """The error names the part and a fix."""
     split = sample({})
     split.inputs["x"][3, 0, 0] = bad
     with pytest.raises(
-        StepError, match=r"(?s)first computes NaN or infinity.*Fix: remove such samples"
+        StepError,
+        match=r"(?s)first computes NaN or infinity.*Fix: remove such samples",
     ):
         onnx_outliers.find(
-            two_parts(tmp_path), {"first": {"x": None}, "second": {}}, split, most=2
+            two_parts(tmp_path),
+            {"first": {"x": None}, "second": {}},
+            split,
+            most=2,
         )

@@ -58,11 +58,21 @@ class Net(nn.Module):
             nn.Conv2d(20, 32, 1),
             nn.Linear(32, 32),
         )
-        self.lstm, self.head = nn.LSTM(32, 16, batch_first=True), nn.Linear(16, 10)
+        self.lstm, self.head = (
+            nn.LSTM(32, 16, batch_first=True),
+            nn.Linear(16, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = torch.relu(self.mixed(torch.relu(self.stem(x)))).flatten(2).transpose(1, 2)
-        tokens = torch.softmax(self.query(tokens) @ tokens.transpose(1, 2), -1) @ tokens
+        tokens = (
+            torch.relu(self.mixed(torch.relu(self.stem(x))))
+            .flatten(2)
+            .transpose(1, 2)
+        )
+        tokens = (
+            torch.softmax(self.query(tokens) @ tokens.transpose(1, 2), -1)
+            @ tokens
+        )
         return self.head(self.lstm(tokens)[0][:, -1])  # type: ignore[no-any-return]
 
 
@@ -125,16 +135,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             quant_format=QuantFormat.QOperator,
         )
         quantize_dynamic(ready, str(folder / "dynamic.onnx"))
-        quantize_dynamic(ready, str(folder / "dynamic-per-channel.onnx"), per_channel=True)
+        quantize_dynamic(
+            ready, str(folder / "dynamic-per-channel.onnx"), per_channel=True
+        )
         onnx.save(
             convert_float_to_float16(onnx.load(plain), keep_io_types=True),
             str(folder / "fp16.onnx"),
         )
         for bits, level in ((4, None), (4, 4), (8, 4)):
             config = DefaultWeightOnlyQuantConfig(
-                block_size=32, is_symmetric=True, accuracy_level=level, bits=bits
+                block_size=32,
+                is_symmetric=True,
+                accuracy_level=level,
+                bits=bits,
             )
-            quantizer = MatMulNBitsQuantizer(onnx.load(ready), algo_config=config)
+            quantizer = MatMulNBitsQuantizer(
+                onnx.load(ready), algo_config=config
+            )
             quantizer.process()
             quantizer.model.save_model_to_file(
                 str(folder / f"nbits{bits}-{level}.onnx"), False
@@ -148,7 +165,9 @@ def numbers(report: Audit) -> dict[str, Any]:
 
 def integer_and_all(report: Audit) -> tuple[int, int]:
     share = next(
-        measured for measured in report.measurements if measured.name == "int8_mac_share"
+        measured
+        for measured in report.measurements
+        if measured.name == "int8_mac_share"
     )
     return share.detail["int8"], share.detail["all"]
 
@@ -183,13 +202,19 @@ def packed_integer_products(path: pathlib.Path, optimized: pathlib.Path) -> int:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(optimized)
     options.log_severity_level = 4
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
     products = 0
     for node in onnx.load(str(optimized)).graph.node:
         if node.op_type == "MatMulNBits":
-            sizes = {attribute.name: attribute.i for attribute in node.attribute}
+            sizes = {
+                attribute.name: attribute.i for attribute in node.attribute
+            }
             products += (
-                TOKENS * sizes["K"] * sizes["N"] if sizes["accuracy_level"] == 4 else 0
+                TOKENS * sizes["K"] * sizes["N"]
+                if sizes["accuracy_level"] == 4
+                else 0
             )
     return products
 
@@ -212,12 +237,20 @@ def test_exporters_metadata_name_the_modules(files: pathlib.Path) -> None:
     """
     for name in ("float", "fp16"):
         report = read(files / f"{name}.onnx")
-        modules = {row["module"]: row["macs"] for row in report.rows if row["macs"]}
-        assert {"stem", "mixed", "query", "lstm", "head"} <= modules.keys() and modules[
-            "stem"
-        ] == STEM
+        modules = {
+            row["module"]: row["macs"] for row in report.rows if row["macs"]
+        }
+        assert {
+            "stem",
+            "mixed",
+            "query",
+            "lstm",
+            "head",
+        } <= modules.keys() and modules["stem"] == STEM
     floats = next(
-        measured for measured in report.measurements if measured.name == "float_ops"
+        measured
+        for measured in report.measurements
+        if measured.name == "float_ops"
     )
     assert any(name.startswith("lstm/") for name in floats.detail["operators"])
 
@@ -242,7 +275,10 @@ def test_exporters_metadata_name_the_modules(files: pathlib.Path) -> None:
         ("operators", ["operators have signed activations (int8)"]),
         (
             "dynamic",
-            ["2 ConvInteger, which is slower than float on x86", "Calibrate the file"],
+            [
+                "2 ConvInteger, which is slower than float on x86",
+                "Calibrate the file",
+            ],
         ),
         ("nbits4-None", ["1 products with packed weights dequantize them"]),
         ("fp16", ["casts between float types", "its nodes are out of order"]),
@@ -268,18 +304,30 @@ def test_products_without_a_module_keep_the_name_that_the_file_gives_them(
     files: pathlib.Path,
 ) -> None:
     """ONNX Runtime renames what it fuses; the report names the file's own nodes."""
-    original_names = {node.name for node in onnx.load(str(files / "u8s8.onnx")).graph.node}
+    original_names = {
+        node.name for node in onnx.load(str(files / "u8s8.onnx")).graph.node
+    }
     report = read(files / "u8s8.onnx")
-    assert all(row["name"] in original_names for row in report.rows if row["macs"])
+    assert all(
+        row["name"] in original_names for row in report.rows if row["macs"]
+    )
 
 
-def test_signed_activations_leave_products_in_float(files: pathlib.Path) -> None:
+def test_signed_activations_leave_products_in_float(
+    files: pathlib.Path,
+) -> None:
     """The library's own defaults, int8 activations: not all that was quantized is fused,
     and the report names them and the likely reason.
     """
     report = read(files / "static.onnx")
-    assert 0 < integer_and_all(report)[0] < ALL - LSTM and integer_and_all(report)[1] == ALL
-    assert any("of a quantized graph compute in float" in text for text in report.warnings)
+    assert (
+        0 < integer_and_all(report)[0] < ALL - LSTM
+        and integer_and_all(report)[1] == ALL
+    )
+    assert any(
+        "of a quantized graph compute in float" in text
+        for text in report.warnings
+    )
 
 
 def test_integer_operators_with_float_results_are_listed_as_int8(
@@ -310,7 +358,11 @@ def test_nodes_out_of_order_are_no_way_around_the_checker(
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", "data.bin"), ("offset", "0"), ("length", "16")):
+    for key, value in (
+        ("location", "data.bin"),
+        ("offset", "0"),
+        ("length", "16"),
+    ):
         tensor.external_data.add(key=key, value=value)
     (tmp_path / "evil.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(

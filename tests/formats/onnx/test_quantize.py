@@ -39,24 +39,36 @@ def signature(
     )
     return Signature(
         inputs=(taken,),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", *outputs)),),
+        outputs=(
+            TensorSpec(
+                name="output", dtype="float32", dims=("batch", *outputs)
+            ),
+        ),
     )
 
 
-def artifact(network: nn.Module, shape: Signature, folder: pathlib.Path) -> Artifact:
+def artifact(
+    network: nn.Module, shape: Signature, folder: pathlib.Path
+) -> Artifact:
     folder.mkdir()
     onnx_graph.write(export(network.eval(), shape), folder / "main.onnx")
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=shape, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=shape,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
 
 
 def quantize(
-    before: Artifact, step: QuantizeOnnx, calibration: numpy.ndarray | None = None
+    before: Artifact,
+    step: QuantizeOnnx,
+    calibration: numpy.ndarray | None = None,
 ) -> Artifact:
     folder = before.folder.with_name(
         f"{step.scheme}-{len(step.keep)}-{step.outliers}-{step.samples}"
@@ -64,7 +76,9 @@ def quantize(
     folder.mkdir()
     spec = before.parts[0].signature.inputs[0]
     test = numpy.zeros(spec.shape(1), spec.dtype)
-    task = Task(name="none", test=(test, numpy.zeros(1)), calibration=calibration)
+    task = Task(
+        name="none", test=(test, numpy.zeros(1)), calibration=calibration
+    )
     step.requires(before)
     after = step.run(before, Context(folder=folder, networks=dict, task=task))
     step.ensures(before, after)
@@ -84,7 +98,9 @@ def graph(item: Artifact) -> onnx.GraphProto:
     return onnx_graph.read(item.path(item.parts[0])).graph
 
 
-def close(actual: numpy.ndarray, expected: numpy.ndarray, steps: float = 2) -> None:
+def close(
+    actual: numpy.ndarray, expected: numpy.ndarray, steps: float = 2
+) -> None:
     """Within so many steps, a step being the output's range divided by 255."""
     assert (
         numpy.abs(actual - expected).max()
@@ -114,7 +130,9 @@ class Tokens(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.table(tokens)
         x = self.norm(
-            x + torch.softmax(self.q(x) @ self.k(x).transpose(1, 2) / 7, -1) @ self.v(x)
+            x
+            + torch.softmax(self.q(x) @ self.k(x).transpose(1, 2) / 7, -1)
+            @ self.v(x)
         )
         x = x + self.down(nn.functional.gelu(self.up(x)))
         return x @ self.table.weight.t()
@@ -130,7 +148,9 @@ def images() -> nn.Module:
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
     ]
-    network = nn.Sequential(*first, nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32))
+    network = nn.Sequential(
+        *first, nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32)
+    )
     with torch.no_grad():
         network[0].weight[0, 0, 0, 0] = (
             1e-9  # below half precision's range: the converter's note must not reach the user
@@ -176,10 +196,20 @@ def test_the_file_is_smaller_and_answers_alike_for_any_batch(
     network = build().eval()
     before = artifact(network, shape, tmp_path / "float")
     after = quantize(before, QuantizeOnnx(scheme))
-    sizes = [item.path(item.parts[0]).stat().st_size for item in (before, after)]
-    assert sizes[1] < sizes[0] * {"tokens": 0.6, "images": 0.85, "lstm": 0.95}[case]
-    if "DynamicQuantizeLSTM" in onnx_graph.operators(graph(after)) and saturates():
-        pytest.skip("ONNX Runtime's DynamicQuantizeLSTM saturates on this processor")
+    sizes = [
+        item.path(item.parts[0]).stat().st_size for item in (before, after)
+    ]
+    assert (
+        sizes[1]
+        < sizes[0] * {"tokens": 0.6, "images": 0.85, "lstm": 0.95}[case]
+    )
+    if (
+        "DynamicQuantizeLSTM" in onnx_graph.operators(graph(after))
+        and saturates()
+    ):
+        pytest.skip(
+            "ONNX Runtime's DynamicQuantizeLSTM saturates on this processor"
+        )
     for batch in (1, 5):
         data = shape.inputs[0].encode(shape.inputs[0].sample(batch, seed=batch))
         with torch.no_grad():
@@ -198,9 +228,13 @@ def test_every_layer_of_a_transformer_multiplies_integers(
     after = quantize(before, QuantizeOnnx(scheme))
     operators = onnx_graph.operators(graph(after))
     assert operators["MatMulIntegerToFloat"] == 6
-    assert operators["MatMul"] == 2, "only the two products of activations are float"
+    assert operators["MatMul"] == 2, (
+        "only the two products of activations are float"
+    )
     assert after.notes["parts"]["main"]["int8"] == {"Linear": 6, "Embedding": 1}
-    rounded = "QuantizeLinear" if scheme == "w8-dynamic" else "DynamicQuantizeLinear"
+    rounded = (
+        "QuantizeLinear" if scheme == "w8-dynamic" else "DynamicQuantizeLinear"
+    )
     assert operators[rounded] == 4, (
         "three layers share one rounded input, and the last product has its own"
     )
@@ -211,13 +245,16 @@ def test_every_layer_of_a_transformer_multiplies_integers(
     } >= {"q", "k", "v", "up", "down"}
 
 
-@pytest.mark.parametrize(("scheme", "bits"), [("w8-weight", 8), ("w4-weight", 4)])
+@pytest.mark.parametrize(
+    ("scheme", "bits"), [("w8-weight", 8), ("w4-weight", 4)]
+)
 def test_weight_only_covers_every_layer_in_the_bits_of_its_name(
     scheme: str, bits: int, tmp_path: pathlib.Path
 ) -> None:
     """Six MatMulNBits with integer sums, and no float weight but the small ones."""
     after = quantize(
-        artifact(Tokens(), CASES["tokens"][1], tmp_path / "float"), QuantizeOnnx(scheme)
+        artifact(Tokens(), CASES["tokens"][1], tmp_path / "float"),
+        QuantizeOnnx(scheme),
     )
     nodes = [
         onnx_graph.attributes(node)
@@ -225,7 +262,9 @@ def test_weight_only_covers_every_layer_in_the_bits_of_its_name(
         if node.op_type == "MatMulNBits"
     ]
     assert len(nodes) == 6
-    assert {(node["bits"], node["accuracy_level"]) for node in nodes} == {(bits, 4)}
+    assert {(node["bits"], node["accuracy_level"]) for node in nodes} == {
+        (bits, 4)
+    }
     assert all(
         len(tensor.dims) < 2 or min(tensor.dims) == 1
         for tensor in graph(after).initializer
@@ -253,7 +292,8 @@ def test_a_kept_module_stays_in_float_bit_for_bit(
         return any(
             array.size == weight.numel()
             and numpy.array_equal(
-                numpy.sort(array.ravel()), numpy.sort(weight.detach().numpy().ravel())
+                numpy.sort(array.ravel()),
+                numpy.sort(weight.detach().numpy().ravel()),
             )
             for array in stored
         )
@@ -274,11 +314,14 @@ def test_a_path_that_names_nothing_is_refused_with_the_nearest(
         quantize(before, QuantizeOnnx("w8-dynamic", keep=("dwon",)))
 
 
-def test_lstm_is_int8_and_gru_is_reported_to_stay_float(tmp_path: pathlib.Path) -> None:
+def test_lstm_is_int8_and_gru_is_reported_to_stay_float(
+    tmp_path: pathlib.Path,
+) -> None:
     """ONNX Runtime has one int8 recurrent operator; what it lacks is in the notes."""
     shape = CASES["lstm"][1]
     after = quantize(
-        artifact(Recurrent(), shape, tmp_path / "lstm"), QuantizeOnnx("w8-dynamic-tensor")
+        artifact(Recurrent(), shape, tmp_path / "lstm"),
+        QuantizeOnnx("w8-dynamic-tensor"),
     )
     assert onnx_graph.operators(graph(after))["DynamicQuantizeLSTM"] == 1
     (tmp_path / "other").mkdir()
@@ -293,10 +336,13 @@ def test_lstm_is_int8_and_gru_is_reported_to_stay_float(tmp_path: pathlib.Path) 
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_quantized_file_is_refused(scheme: str, tmp_path: pathlib.Path) -> None:
+def test_a_quantized_file_is_refused(
+    scheme: str, tmp_path: pathlib.Path
+) -> None:
     """Whatever wrote it."""
     after = quantize(
-        artifact(images(), CASES["images"][1], tmp_path / "float"), QuantizeOnnx(scheme)
+        artifact(images(), CASES["images"][1], tmp_path / "float"),
+        QuantizeOnnx(scheme),
     )
     for again in SCHEMES:
         with pytest.raises(StepError, match="already quantized.*"):
@@ -332,9 +378,12 @@ def test_calibration_finds_a_channel_that_outgrows_the_others_and_saves_the_accu
     before = artifact(network, shape, tmp_path / "float")
     data = shape.inputs[0].sample(40)
     plain, with_float_channels = (
-        quantize(before, QuantizeOnnx("w8-dynamic", outliers=most), data) for most in (0, 4)
+        quantize(before, QuantizeOnnx("w8-dynamic", outliers=most), data)
+        for most in (0, 4)
     )
-    assert with_float_channels.notes["parts"]["main"]["float_channels"] == {"1": 1}
+    assert with_float_channels.notes["parts"]["main"]["float_channels"] == {
+        "1": 1
+    }
     assert plain.notes["parts"]["main"]["float_channels"] == {}
     with torch.no_grad():
         expected = network(torch.from_numpy(data)).numpy()
@@ -345,7 +394,9 @@ def test_calibration_finds_a_channel_that_outgrows_the_others_and_saves_the_accu
     assert errors[1] < errors[0] / 5
 
 
-def test_the_same_file_and_data_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
+def test_the_same_file_and_data_give_the_same_bytes(
+    tmp_path: pathlib.Path,
+) -> None:
     """Nothing in the rewrite depends on the run."""
     shape = CASES["tokens"][1]
     before = artifact(Tokens(), shape, tmp_path / "float")
@@ -355,7 +406,8 @@ def test_the_same_file_and_data_give_the_same_bytes(tmp_path: pathlib.Path) -> N
         for samples in (16, 17)
     )
     assert (
-        first.path(first.parts[0]).read_bytes() == again.path(again.parts[0]).read_bytes()
+        first.path(first.parts[0]).read_bytes()
+        == again.path(again.parts[0]).read_bytes()
     )
 
 
@@ -373,7 +425,9 @@ def test_other_schemes_and_impossible_numbers_are_refused(
 ) -> None:
     """A calibrated scheme, another provider's, and numbers that mean nothing."""
     with pytest.raises(StepError, match=message):
-        step.requires(artifact(images(), CASES["images"][1], tmp_path / "float"))
+        step.requires(
+            artifact(images(), CASES["images"][1], tmp_path / "float")
+        )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -64,7 +64,9 @@ class Recurrent(nn.Module):
         return states
 
 
-NETWORKS: dict[str, tuple[type[nn.Module], tuple[int, ...], tuple[int, ...]]] = {
+NETWORKS: dict[
+    str, tuple[type[nn.Module], tuple[int, ...], tuple[int, ...]]
+] = {
     "convolutions": (Convolutions, (3, 12, 12), (10,)),
     "attention": (Attention, (20, 32), (20, 32)),
     "recurrent": (Recurrent, (5, 16), (5, 48)),
@@ -75,19 +77,31 @@ def build(folder: pathlib.Path, name: str, scheme: str = "float") -> Artifact:
     """A network as an ONNX file (``main.onnx`` in the folder) and as an OpenVINO artifact."""
     kind, inputs, outputs = NETWORKS[name]
     signature = Signature(
-        inputs=(TensorSpec(name="x", dtype="float32", dims=("batch", *inputs)),),
-        outputs=(TensorSpec(name="y", dtype="float32", dims=("batch", *outputs)),),
+        inputs=(
+            TensorSpec(name="x", dtype="float32", dims=("batch", *inputs)),
+        ),
+        outputs=(
+            TensorSpec(name="y", dtype="float32", dims=("batch", *outputs)),
+        ),
     )
     torch.manual_seed(0)
     network: nn.Module = kind().eval()
     if scheme == "w8a8-static":
-        calibration = calibrate(network, [(torch.rand(16, *inputs),)], signature)
+        calibration = calibrate(
+            network, [(torch.rand(16, *inputs),)], signature
+        )
         network = simulate(network, signature, calibration, fold=True)
     onnx_graph.write(export(network, signature), folder / "main.onnx")
-    part = Part(name="main", signature=signature, files={"model": File(path="main.onnx")})
+    part = Part(
+        name="main",
+        signature=signature,
+        files={"model": File(path="main.onnx")},
+    )
     before = Artifact(format="onnx", parts=(part,), folder=folder)
     (folder / "openvino").mkdir()
-    context = Context(folder=folder / "openvino", networks=dict, task=tiny_task())
+    context = Context(
+        folder=folder / "openvino", networks=dict, task=tiny_task()
+    )
     return OnnxToOpenvino(scheme=scheme).run(before, context)
 
 
@@ -109,13 +123,19 @@ def test_it_counts_the_macs_that_the_onnx_audit_counts(
 
 def test_a_quantized_network_computes_in_int8(tmp_path: pathlib.Path) -> None:
     """All products of the calibrated network are of integers, and rows name the modules."""
-    report = audit.audit(build(tmp_path, "convolutions", "w8a8-static"), Limits())
+    report = audit.audit(
+        build(tmp_path, "convolutions", "w8a8-static"), Limits()
+    )
     assert value(report, "int8_mac_share") == 1
-    compute = {row["module"]: row["dtype"] for row in report.rows if row["macs"]}
+    compute = {
+        row["module"]: row["dtype"] for row in report.rows if row["macs"]
+    }
     assert compute == {"stem": "int8", "grouped": "int8", "head": "int8"}
 
 
-def test_compressed_weights_are_not_int8_arithmetic(tmp_path: pathlib.Path) -> None:
+def test_compressed_weights_are_not_int8_arithmetic(
+    tmp_path: pathlib.Path,
+) -> None:
     """``runtimePrecision`` is the type of the weights; the kernel multiplies floats."""
     report = audit.audit(build(tmp_path, "attention", "w8-weight"), Limits())
     assert value(report, "int8_mac_share") == 0
@@ -141,7 +161,9 @@ def test_the_kernel_names_the_arithmetic(
 
 def test_integer_devices_are_warned_of_float(tmp_path: pathlib.Path) -> None:
     """The limits of a target become warnings."""
-    report = audit.audit(build(tmp_path, "convolutions"), Limits(arithmetic="integer"))
+    report = audit.audit(
+        build(tmp_path, "convolutions"), Limits(arithmetic="integer")
+    )
     assert any("integer arithmetic only" in text for text in report.warnings)
 
 

@@ -37,7 +37,9 @@ def test_each_output_has_its_own_scale(bits: int, transposed: bool) -> None:
     """
     random = numpy.random.default_rng(0)
     scales = numpy.array([1e-3, 1, 1e3] * 8, "float32")
-    weights = random.standard_normal((24, 64)).astype("float32") * scales[:, None]
+    weights = (
+        random.standard_normal((24, 64)).astype("float32") * scales[:, None]
+    )
     stored = weights if transposed else numpy.ascontiguousarray(weights.T)
     model = product(stored, transposed=transposed)
     compress.quantize(model, bits, ())
@@ -53,7 +55,9 @@ def test_blocks_need_a_multiple_of_their_size() -> None:
     """A product of 63 inputs has 8 bits where others have 4."""
     weights = numpy.ones((40, 63), "float32")
     data = ops.parameter([1, 63], numpy.float32, name="x")
-    model = openvino.Model([ops.matmul(data, ops.constant(weights), False, True)], [data])
+    model = openvino.Model(
+        [ops.matmul(data, ops.constant(weights), False, True)], [data]
+    )
     notes = compress.quantize(model, 4, ())
     assert (notes["int4"], notes["int8"]) == (0, 1)
 
@@ -84,17 +88,23 @@ def test_tables_recurrent_layers_and_transposed_convolutions(
     tmp_path: pathlib.Path,
 ) -> None:
     """All their weights become int8, and the outputs change by less than 2 % of their range."""
-    tokens = TensorSpec(name="tokens", dtype="int64", dims=("batch", 6), low=0, high=50)
+    tokens = TensorSpec(
+        name="tokens", dtype="int64", dims=("batch", 6), low=0, high=50
+    )
     wide = TensorSpec(name="wide", dtype="float32", dims=("batch", 32, 14))
     signature = Signature(inputs=(tokens,), outputs=(wide,))
     torch.manual_seed(0)
-    onnx_graph.write(export(Recurrent().eval(), signature), tmp_path / "main.onnx")
+    onnx_graph.write(
+        export(Recurrent().eval(), signature), tmp_path / "main.onnx"
+    )
     model = openvino.convert_model(tmp_path / "main.onnx")
     array = signature.draw(2)["tokens"]
     expected = run(model, array)
     notes = compress.quantize(model, 8, ())
     assert notes["int8"] == 4
-    assert numpy.abs(run(model, array) - expected).max() < 0.02 * numpy.ptp(expected)
+    assert numpy.abs(run(model, array) - expected).max() < 0.02 * numpy.ptp(
+        expected
+    )
 
 
 def test_constants_survive_their_arrays() -> None:

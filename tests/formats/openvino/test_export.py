@@ -23,7 +23,13 @@ from edgekit.testing import tiny_task
 
 IMAGE = Signature(
     inputs=(
-        TensorSpec(name="image", dtype="float32", dims=("batch", 3, 8, 8), low=0, high=1),
+        TensorSpec(
+            name="image",
+            dtype="float32",
+            dims=("batch", 3, 8, 8),
+            low=0,
+            high=1,
+        ),
     ),
     outputs=(TensorSpec(name="logits", dtype="float32", dims=("batch", 10)),),
 )
@@ -74,11 +80,15 @@ def onnx_artifact(folder: pathlib.Path, *, quantized: bool = False) -> Artifact:
     folder.mkdir()
     module = network()
     if quantized:
-        images = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        images = torch.rand(
+            32, 3, 8, 8, generator=torch.Generator().manual_seed(0)
+        )
         calibration = calibrate(module, [(images,)], IMAGE)
         module = simulate(module, IMAGE, calibration, fold=True)
     onnx_graph.write(export(module, IMAGE), folder / "main.onnx")
-    part = Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")})
+    part = Part(
+        name="main", signature=IMAGE, files={"model": File(path="main.onnx")}
+    )
     return Artifact(format="onnx", parts=(part,), folder=folder)
 
 
@@ -87,7 +97,9 @@ def context(folder: pathlib.Path) -> Context:
     return Context(folder=folder, networks=dict, task=tiny_task())
 
 
-def convert(folder: pathlib.Path, scheme: str, keep: tuple[str, ...] = ()) -> Artifact:
+def convert(
+    folder: pathlib.Path, scheme: str, keep: tuple[str, ...] = ()
+) -> Artifact:
     """The network as an OpenVINO file of a scheme, checked by the step itself."""
     before = onnx_artifact(folder / "onnx", quantized=scheme == "w8a8-static")
     step = OnnxToOpenvino(scheme=scheme, keep=keep)
@@ -98,7 +110,9 @@ def convert(folder: pathlib.Path, scheme: str, keep: tuple[str, ...] = ()) -> Ar
 
 
 def open_model(artifact: Artifact) -> runtime_openvino.Model:
-    return runtime_openvino.Model(str(artifact.path(artifact.parts[0])), 1, True)
+    return runtime_openvino.Model(
+        str(artifact.path(artifact.parts[0])), 1, True
+    )
 
 
 @pytest.mark.parametrize("scheme", DIFFERENCES)
@@ -109,7 +123,9 @@ def test_it_computes_what_the_onnx_file_computes(
     """Every scheme, for one and for several samples, against ONNX Runtime."""
     artifact = convert(tmp_path, scheme)
     # Without VNNI, ONNX Runtime's optimized kernels saturate sums of signed activations.
-    original = runtime_onnxruntime.Model(str(tmp_path / "onnx" / "main.onnx"), 1, False)
+    original = runtime_onnxruntime.Model(
+        str(tmp_path / "onnx" / "main.onnx"), 1, False
+    )
     feeds = IMAGE.draw(samples)
     expected = original.bind(feeds)()[0]
     actual = open_model(artifact).bind(feeds)()[0]
@@ -129,7 +145,8 @@ def test_the_same_network_becomes_the_same_bytes(
         convert(tmp_path / name, scheme)
     for name in ("main.xml", "main.bin"):
         contents = [
-            (tmp_path / run / "openvino" / name).read_bytes() for run in ("first", "second")
+            (tmp_path / run / "openvino" / name).read_bytes()
+            for run in ("first", "second")
         ]
         assert contents[0] == contents[1]
 
@@ -137,7 +154,9 @@ def test_the_same_network_becomes_the_same_bytes(
 @pytest.mark.parametrize(
     ("scheme", "least"), [("fp16", 1.9), ("w8-weight", 3.4), ("w4-weight", 3.8)]
 )
-def test_weights_become_smaller(tmp_path: pathlib.Path, scheme: str, least: float) -> None:
+def test_weights_become_smaller(
+    tmp_path: pathlib.Path, scheme: str, least: float
+) -> None:
     """The .bin file shrinks by about the ratio of the bits."""
     sizes = []
     for name in ("float", scheme):
@@ -153,7 +172,10 @@ def test_the_file_records_how_it_was_verified(tmp_path: pathlib.Path) -> None:
 
     artifact = convert(tmp_path, "w8-weight")
     model = openvino.Core().read_model(artifact.path(artifact.parts[0]))
-    assert model.get_rt_info(["edgekit", "inference_precision"]).astype(str) == "f32"
+    assert (
+        model.get_rt_info(["edgekit", "inference_precision"]).astype(str)
+        == "f32"
+    )
     assert model.get_rt_info(["edgekit", "scheme"]).astype(str) == "w8-weight"
     compiled = openvino.Core().compile_model(model, "CPU", {})
     assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
@@ -164,7 +186,9 @@ def test_a_kept_module_stays_float(tmp_path: pathlib.Path) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "kept").mkdir()
     everything = convert(tmp_path / "all", "w8-weight").notes["parts"]["main"]
-    kept = convert(tmp_path / "kept", "w8-weight", keep=("hidden",)).notes["parts"]["main"]
+    kept = convert(tmp_path / "kept", "w8-weight", keep=("hidden",)).notes[
+        "parts"
+    ]["main"]
     assert kept["int8"] == everything["int8"] - 1
     assert [name.partition("/")[0] for name in kept["kept_float"]] == ["hidden"]
 
@@ -196,8 +220,12 @@ def test_another_interface_is_refused(tmp_path: pathlib.Path) -> None:
     """A file whose inputs are not those of the signature fails the step's own check."""
     after = convert(tmp_path, "float")
     part = after.parts[0]
-    spec = part.signature.inputs[0].model_copy(update={"dims": ("batch", 4, 8, 8)})
+    spec = part.signature.inputs[0].model_copy(
+        update={"dims": ("batch", 4, 8, 8)}
+    )
     signature = part.signature.model_copy(update={"inputs": (spec,)})
     changed = part.model_copy(update={"signature": signature})
     with pytest.raises(StepError, match="has the interface"):
-        OnnxToOpenvino().ensures(after, after.model_copy(update={"parts": (changed,)}))
+        OnnxToOpenvino().ensures(
+            after, after.model_copy(update={"parts": (changed,)})
+        )

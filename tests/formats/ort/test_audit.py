@@ -40,7 +40,8 @@ def convolutions(folder: pathlib.Path, zero: str = "uint8") -> pathlib.Path:
         "w2": random.integers(-127, 127, (8, 8, 1, 1), dtype=numpy.int8),
     }
     graph.initializer.extend(
-        onnx.numpy_helper.from_array(array, name) for name, array in stored.items()
+        onnx.numpy_helper.from_array(array, name)
+        for name, array in stored.items()
     )
     for node, name in zip(
         (node for node in graph.node if node.op_type == "Conv"),
@@ -50,7 +51,9 @@ def convolutions(folder: pathlib.Path, zero: str = "uint8") -> pathlib.Path:
         node.name = f"{name}/Conv"
     onnx.save(
         onnx.helper.make_model(
-            graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+            graph,
+            opset_imports=[onnx.helper.make_opsetid("", 20)],
+            ir_version=10,
         ),
         str(folder / "main.onnx"),
     )
@@ -68,7 +71,9 @@ def number(audited: Audit, name: str) -> float | None:
 
 def artifact(folder: pathlib.Path, version: str) -> Artifact:
     signature = Signature(
-        inputs=(TensorSpec(name="x", dtype="float32", dims=("batch", 1, 8, 8)),),
+        inputs=(
+            TensorSpec(name="x", dtype="float32", dims=("batch", 1, 8, 8)),
+        ),
         outputs=(TensorSpec(name="y", dtype="float32", dims=()),),
     )
     files = {"model": File(path="main.ort"), "source": File(path="main.onnx")}
@@ -98,7 +103,9 @@ def test_the_numbers_are_those_of_the_onnx_file(tmp_path: pathlib.Path) -> None:
         ("QLinearConv", "stem.first", 8 * 36 * 9, "uint8"),
         ("QLinearConv", "stem.second", 8 * 36 * 8, "uint8"),
     ]
-    assert all(".ort file stores" in measured.how for measured in audited.measurements)
+    assert all(
+        ".ort file stores" in measured.how for measured in audited.measurements
+    )
     assert not audited.warnings
 
 
@@ -108,11 +115,15 @@ def test_signed_activations_are_no_fault_on_arm(tmp_path: pathlib.Path) -> None:
     """
     audited = audit_ort.read(convolutions(tmp_path, "int8"))
     assert number(audited, "int8_mac_share") == 1.0
-    assert {row["dtype"] for row in audited.rows if row["op"] == "QLinearConv"} == {"int8"}
+    assert {
+        row["dtype"] for row in audited.rows if row["op"] == "QLinearConv"
+    } == {"int8"}
     assert not any("x86" in text for text in audited.warnings)
 
 
-def test_another_version_of_onnxruntime_is_reported(tmp_path: pathlib.Path) -> None:
+def test_another_version_of_onnxruntime_is_reported(
+    tmp_path: pathlib.Path,
+) -> None:
     """The artifact's notes name the version that wrote the file; a phone's runtime may be older."""
     convolutions(tmp_path)
     version = audit_ort.read_stored(tmp_path / "main.ort").version
@@ -130,9 +141,13 @@ def test_another_format_is_reported_or_refused(tmp_path: pathlib.Path) -> None:
     )  # a flatbuffer's text: its length, then the letters
     for version in (b"5", b"9"):
         changed = tmp_path / f"format{version.decode()}.ort"
-        changed.write_bytes(content[: place + 4] + version + content[place + 5 :])
+        changed.write_bytes(
+            content[: place + 4] + version + content[place + 5 :]
+        )
         if version == b"9":
-            with pytest.raises(RunnerError, match=r"cannot read format9.ort \(format 9\)"):
+            with pytest.raises(
+                RunnerError, match=r"cannot read format9.ort \(format 9\)"
+            ):
                 audit_ort.read(changed)
         else:
             assert any(
@@ -142,7 +157,9 @@ def test_another_format_is_reported_or_refused(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "cut", "missing", "noise"])
-def test_what_is_no_ort_file_is_one_sentence(kind: str, tmp_path: pathlib.Path) -> None:
+def test_what_is_no_ort_file_is_one_sentence(
+    kind: str, tmp_path: pathlib.Path
+) -> None:
     """A RunnerError with a fix, never a traceback or a hang."""
     path = tmp_path / "given.ort"
     complete = convolutions(tmp_path).read_bytes()

@@ -19,14 +19,20 @@ from edgekit.formats.onnx import graph as onnx_graph
 from edgekit.formats.onnx import half as onnx_half
 from edgekit.formats.onnx.export import export
 from edgekit.formats.onnx.lowering.lower import lower
-from edgekit.formats.ort.export import OnnxToOrt, parse_operators, run_conversion
+from edgekit.formats.ort.export import (
+    OnnxToOrt,
+    parse_operators,
+    run_conversion,
+)
 from edgekit.hosts.local import LocalHost
 from edgekit.quantization.graph import calibrate, simulate
 from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Task
 
 IMAGE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 
@@ -62,7 +68,11 @@ def model(kind: str, width: int = 16) -> onnx.ModelProto:
         lower(exported_model)
         return exported_model
     exported_model = export(network, IMAGE)
-    return onnx_half.to_half(exported_model, ()) if kind == "half" else exported_model
+    return (
+        onnx_half.to_half(exported_model, ())
+        if kind == "half"
+        else exported_model
+    )
 
 
 def artifact(exported_model: onnx.ModelProto, folder: pathlib.Path) -> Artifact:
@@ -71,7 +81,11 @@ def artifact(exported_model: onnx.ModelProto, folder: pathlib.Path) -> Artifact:
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=IMAGE,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
@@ -82,7 +96,10 @@ def context(folder: pathlib.Path) -> Context:
     return Context(
         folder=folder,
         networks=dict,
-        task=Task(name="none", test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1))),
+        task=Task(
+            name="none",
+            test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1)),
+        ),
     )
 
 
@@ -95,7 +112,9 @@ def converted(before: Artifact, folder: pathlib.Path) -> Artifact:
 
 
 @pytest.mark.parametrize("kind", ["float", "int8", "half"])
-def test_the_file_runs_as_its_source_does(kind: str, tmp_path: pathlib.Path) -> None:
+def test_the_file_runs_as_its_source_does(
+    kind: str, tmp_path: pathlib.Path
+) -> None:
     """The host loads it without further settings, and outputs the ONNX file's numbers for
     1 and for 7 samples.
     """
@@ -119,13 +138,21 @@ def test_the_file_runs_as_its_source_does(kind: str, tmp_path: pathlib.Path) -> 
         assert "onnxruntime" in second.where
 
 
-def test_int8_fuses_and_nothing_of_this_processor_is_stored(tmp_path: pathlib.Path) -> None:
+def test_int8_fuses_and_nothing_of_this_processor_is_stored(
+    tmp_path: pathlib.Path,
+) -> None:
     """All convolutions are integer operators of any processor; blocked layouts are not
     among what the file needs.
     """
-    after = converted(artifact(model("int8"), tmp_path / "onnx"), tmp_path / "ort")
+    after = converted(
+        artifact(model("int8"), tmp_path / "onnx"), tmp_path / "ort"
+    )
     needs = after.notes["parts"]["main"]["needs"]
-    assert {"QLinearConv", "com.microsoft:QGemm", "com.microsoft:QLinearAdd"} <= set(needs)
+    assert {
+        "QLinearConv",
+        "com.microsoft:QGemm",
+        "com.microsoft:QLinearAdd",
+    } <= set(needs)
     assert not {"Conv", "Gemm", "Relu", "com.microsoft:FusedConv"} & set(needs)
     assert not any("nchwc" in name for name in needs)
 
@@ -150,7 +177,9 @@ def test_the_same_network_gives_the_same_bytes(
     second = converted(before, tmp_path / "a_longer_name_than_the_first")
     for role in ("model", "operators"):
         digests = {
-            hashlib.sha256(after.path(after.parts[0], role).read_bytes()).hexdigest()
+            hashlib.sha256(
+                after.path(after.parts[0], role).read_bytes()
+            ).hexdigest()
             for after in (first, second)
         }
         assert len(digests) == 1
@@ -162,7 +191,9 @@ def test_the_notes_contain_versions_and_what_a_reduced_runtime_needs(
     """The list is the one that ONNX Runtime's build script reads; the size is that of a
     library that is named.
     """
-    after = converted(artifact(model("float"), tmp_path / "onnx"), tmp_path / "ort")
+    after = converted(
+        artifact(model("float"), tmp_path / "onnx"), tmp_path / "ort"
+    )
     notes = after.notes["parts"]["main"]
     config = after.path(after.parts[0], "operators").read_text(encoding="utf-8")
     assert config.startswith("# Generated from model/s:\n# - main.ort\n")
@@ -183,12 +214,19 @@ def test_operators_are_read_from_a_list_with_types() -> None:
         "com.microsoft;1;QGemm\n"
         'ai.onnx;11;Conv{"inputs": {"0": ["float"]}}\n'
     )
-    assert parse_operators(config) == ("Cast", "Conv", "Reshape", "com.microsoft:QGemm")
+    assert parse_operators(config) == (
+        "Cast",
+        "Conv",
+        "Reshape",
+        "com.microsoft:QGemm",
+    )
 
 
 def test_only_the_model_counts_as_size(tmp_path: pathlib.Path) -> None:
     """The source and the list are for whoever builds the runtime, not for the device."""
-    after = converted(artifact(model("float"), tmp_path / "onnx"), tmp_path / "ort")
+    after = converted(
+        artifact(model("float"), tmp_path / "onnx"), tmp_path / "ort"
+    )
     sealed = after.parts[0].files["model"].model_copy(update={"bytes": 7})
     part = after.parts[0].model_copy(
         update={"files": {**after.parts[0].files, "model": sealed}}
@@ -199,7 +237,9 @@ def test_only_the_model_counts_as_size(tmp_path: pathlib.Path) -> None:
 def test_a_file_of_another_network_is_noticed(tmp_path: pathlib.Path) -> None:
     """The step's promise is checked on the files, not on what the conversion reports."""
     before = artifact(model("float"), tmp_path / "onnx")
-    other = converted(artifact(model("float"), tmp_path / "other"), tmp_path / "ort")
+    other = converted(
+        artifact(model("float"), tmp_path / "other"), tmp_path / "ort"
+    )
     with pytest.raises(StepError, match=r"differs from the ONNX file"):
         OnnxToOrt().ensures(before, other)
 
@@ -233,7 +273,9 @@ def test_weights_outside_of_the_folder_are_refused_before_any_work(
         location="weights.bin",
         size_threshold=0,
     )
-    (tmp_path / "secret.bin").write_bytes((before.folder / "weights.bin").read_bytes())
+    (tmp_path / "secret.bin").write_bytes(
+        (before.folder / "weights.bin").read_bytes()
+    )
     (before.folder / "weights.bin").unlink()
     (before.folder / "weights.bin").hardlink_to(tmp_path / "secret.bin")
     with pytest.raises(StepError, match="main is not a valid ONNX file"):

@@ -21,8 +21,12 @@ from edgekit.target import Limits
 from edgekit.task import Task
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 4, 8, 8)),),
-    outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 8, 16, 16)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 4, 8, 8)),
+    ),
+    outputs=(
+        TensorSpec(name="output", dtype="float32", dims=("batch", 8, 16, 16)),
+    ),
 )
 
 
@@ -59,7 +63,9 @@ def artifact(
         format="tensorrt",
         parts=(
             Part(
-                name="main", signature=SIGNATURE, files={"log": File(path="main.log.json")}
+                name="main",
+                signature=SIGNATURE,
+                files={"log": File(path="main.log.json")},
             ),
         ),
         folder=folder,
@@ -82,7 +88,11 @@ def test_the_share_is_of_multiply_accumulates(tmp_path: pathlib.Path) -> None:
         row("gemm", "Half", 50, "c"),
     ]
     report = audit(artifact(tmp_path, layers), Limits())
-    assert numbers(report) == {"int8_mac_share": 0.75, "float_ops": 2, "transposes": 1}
+    assert numbers(report) == {
+        "int8_mac_share": 0.75,
+        "float_ops": 2,
+        "transposes": 1,
+    }
     assert (
         report.measurements[0].how.startswith("multiply-accumulates at batch 1")
         and "SM86, SM89, not run" in report.measurements[0].where
@@ -113,12 +123,14 @@ def test_without_multiply_accumulates_the_layers_are_counted(
 ) -> None:
     """If the work of a layer is unknown, the share is of layers, as ``how`` states."""
     report = audit(
-        artifact(tmp_path, [row("conv", "Int8", 600, "a"), row("gemm", "Half", 0)]),
+        artifact(
+            tmp_path, [row("conv", "Int8", 600, "a"), row("gemm", "Half", 0)]
+        ),
         Limits(),
     )
-    assert report.measurements[0].value == 0.5 and report.measurements[0].how.startswith(
-        "layers"
-    )
+    assert report.measurements[0].value == 0.5 and report.measurements[
+        0
+    ].how.startswith("layers")
 
 
 @pytest.mark.parametrize("dtype", ["Int8", "Float"])
@@ -126,8 +138,14 @@ def test_a_product_inside_a_generated_kernel_is_float(
     tmp_path: pathlib.Path, dtype: str
 ) -> None:
     """A kernel may read int8, but it multiplies in float: it counts as a float layer."""
-    report = audit(artifact(tmp_path, [row("kernel", dtype, 100, "small")]), Limits())
-    assert numbers(report) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
+    report = audit(
+        artifact(tmp_path, [row("kernel", dtype, 100, "small")]), Limits()
+    )
+    assert numbers(report) == {
+        "int8_mac_share": 0.0,
+        "float_ops": 1,
+        "transposes": 0,
+    }
     assert list(report.warnings) == [
         "main: small (kernel) runs inside a generated kernel although the graph is int8"
     ]
@@ -140,7 +158,9 @@ def test_weight_only_layers_are_not_int8(tmp_path: pathlib.Path) -> None:
     ) == {"int8_mac_share": 0.0, "float_ops": 1, "transposes": 0}
 
 
-def test_fp8_layers_are_recognized_by_their_datatype(tmp_path: pathlib.Path) -> None:
+def test_fp8_layers_are_recognized_by_their_datatype(
+    tmp_path: pathlib.Path,
+) -> None:
     """8-bit floats are neither int8 nor float layers; a product that was promised and runs
     in Half is warned of, one of two activations is not.
     """
@@ -150,11 +170,21 @@ def test_fp8_layers_are_recognized_by_their_datatype(tmp_path: pathlib.Path) -> 
         row("gemm", "Half", 100, "attention"),
     ]
     engine_artifact = artifact(
-        tmp_path, layers, precision="FP8", promised={"stem": "FP8", "head": "FP8"}
+        tmp_path,
+        layers,
+        precision="FP8",
+        promised={"stem": "FP8", "head": "FP8"},
     )
     report = audit(engine_artifact, Limits())
-    assert numbers(report) == {"int8_mac_share": 0.0, "float_ops": 2, "transposes": 0}
-    assert report.measurements[0].detail["by_dtype"] == {"FP8": 700, "Half": 300}
+    assert numbers(report) == {
+        "int8_mac_share": 0.0,
+        "float_ops": 2,
+        "transposes": 0,
+    }
+    assert report.measurements[0].detail["by_dtype"] == {
+        "FP8": 700,
+        "Half": 300,
+    }
     assert list(report.warnings) == [
         "main: head (gemm) runs in Half although the graph is fp8"
     ]
@@ -164,7 +194,10 @@ def test_dequantized_four_bit_weights_are_reported(
     tmp_path: pathlib.Path,
 ) -> None:
     """The engine is right, and not faster for it."""
-    layers = [row("gemm", "HalfxInt4", 700, "a"), row("gemm", "Float", 300, "b")]
+    layers = [
+        row("gemm", "HalfxInt4", 700, "a"),
+        row("gemm", "Float", 300, "b"),
+    ]
     engine_artifact = artifact(
         tmp_path,
         layers,
@@ -181,26 +214,34 @@ def test_dequantized_four_bit_weights_are_reported(
 def test_a_float_graph_gives_no_warnings(tmp_path: pathlib.Path) -> None:
     """Float layers are what a float graph asks for."""
     report = audit(
-        artifact(tmp_path, [row("conv", "Float", 10, "a")], quantized=False), Limits()
+        artifact(tmp_path, [row("conv", "Float", 10, "a")], quantized=False),
+        Limits(),
     )
     assert numbers(report)["int8_mac_share"] == 0.0 and not report.warnings
 
 
-def test_an_engine_without_products_has_no_share(tmp_path: pathlib.Path) -> None:
+def test_an_engine_without_products_has_no_share(
+    tmp_path: pathlib.Path,
+) -> None:
     """Nothing to divide by is unmeasured, not zero."""
-    share = audit(artifact(tmp_path, [row("", "Float", 0, "relu")]), Limits()).measurements[
-        0
-    ]
+    share = audit(
+        artifact(tmp_path, [row("", "Float", 0, "relu")]), Limits()
+    ).measurements[0]
     assert share.value is None and share.verdict == "unmeasured"
 
 
-def test_what_the_device_cannot_run_is_warned_of(tmp_path: pathlib.Path) -> None:
+def test_what_the_device_cannot_run_is_warned_of(
+    tmp_path: pathlib.Path,
+) -> None:
     """A capability that was not built for, too little memory and operators that were not
     counted.
     """
-    engine_artifact = artifact(tmp_path, [row("gemm", "Int8", 10)], uncounted=["LSTM"])
+    engine_artifact = artifact(
+        tmp_path, [row("gemm", "Int8", 10)], uncounted=["LSTM"]
+    )
     warned = audit(
-        engine_artifact, Limits(compute_capabilities=("8.6", "SM120"), memory_bytes=1499)
+        engine_artifact,
+        Limits(compute_capabilities=("8.6", "SM120"), memory_bytes=1499),
     ).warnings
     assert list(warned) == [
         "main: LSTM are not counted in int8_mac_share",
@@ -214,21 +255,30 @@ def test_what_the_device_cannot_run_is_warned_of(tmp_path: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"layers": []}'])
-def test_a_log_that_cannot_be_read_is_an_error(tmp_path: pathlib.Path, text: str) -> None:
+def test_a_log_that_cannot_be_read_is_an_error(
+    tmp_path: pathlib.Path, text: str
+) -> None:
     """A damaged log is reported with its name."""
     engine_artifact = artifact(tmp_path, [])
     (tmp_path / "main.log.json").write_text(text)
-    with pytest.raises(RunnerError, match=r"The build log main.log.json cannot be read"):
+    with pytest.raises(
+        RunnerError, match=r"The build log main.log.json cannot be read"
+    ):
         audit(engine_artifact, Limits())
 
 
 def test_an_engine_without_a_log_is_an_error(tmp_path: pathlib.Path) -> None:
     """An engine of another tool does not report its datatypes."""
     part = Part(
-        name="main", signature=SIGNATURE, files={"engine": File(path="main.engine")}
+        name="main",
+        signature=SIGNATURE,
+        files={"engine": File(path="main.engine")},
     )
     with pytest.raises(RunnerError, match="has no build log"):
-        audit(Artifact(format="tensorrt", parts=(part,), folder=tmp_path), Limits())
+        audit(
+            Artifact(format="tensorrt", parts=(part,), folder=tmp_path),
+            Limits(),
+        )
 
 
 def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
@@ -251,19 +301,29 @@ def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
             )
         )
         pairs.append(
-            helper.make_node("DequantizeLinear", [f"{name}.int8", "scale", "zero"], [name])
+            helper.make_node(
+                "DequantizeLinear", [f"{name}.int8", "scale", "zero"], [name]
+            )
         )
     for number, name in enumerate(("input", "relu")):
         pairs += [
-            helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"q{number}"]),
             helper.make_node(
-                "DequantizeLinear", [f"q{number}", "scale", "zero"], [f"x{number}"]
+                "QuantizeLinear", [name, "scale", "zero"], [f"q{number}"]
+            ),
+            helper.make_node(
+                "DequantizeLinear",
+                [f"q{number}", "scale", "zero"],
+                [f"x{number}"],
             ),
         ]
         if name == "input":
             pairs += [
                 helper.make_node(
-                    "Conv", ["x0", "w"], ["conv"], name="conv", pads=[1, 1, 1, 1]
+                    "Conv",
+                    ["x0", "w"],
+                    ["conv"],
+                    name="conv",
+                    pads=[1, 1, 1, 1],
                 ),
                 helper.make_node("Relu", ["conv"], ["relu"]),
             ]
@@ -274,10 +334,14 @@ def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
         ),
     ]
     graph_input, graph_output = (
-        helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, list(spec.dims))
+        helper.make_tensor_value_info(
+            spec.name, TensorProto.FLOAT, list(spec.dims)
+        )
         for spec in (*SIGNATURE.inputs, *SIGNATURE.outputs)
     )
-    graph = helper.make_graph(nodes, "graph", [graph_input], [graph_output], constants)
+    graph = helper.make_graph(
+        nodes, "graph", [graph_input], [graph_output], constants
+    )
     onnx.save(
         helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
@@ -287,7 +351,11 @@ def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
     before = Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=SIGNATURE,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=tmp_path,
     )
@@ -305,10 +373,13 @@ def test_a_real_engine_is_audited(tmp_path: pathlib.Path) -> None:
         ),
     )
     step.ensures(before, after)
-    report = audit(after, Limits(compute_capabilities=("SM86", "SM89", "SM120")))
+    report = audit(
+        after, Limits(compute_capabilities=("SM86", "SM89", "SM120"))
+    )
     conv, deconv = 64 * 8 * 4 * 9, 8 * 64 * 8 * 4
     assert (
-        numbers(report)["int8_mac_share"] == pytest.approx(conv / (conv + deconv))
+        numbers(report)["int8_mac_share"]
+        == pytest.approx(conv / (conv + deconv))
         and numbers(report)["float_ops"] == 1
     )
     assert list(report.warnings) == [

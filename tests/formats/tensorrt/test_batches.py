@@ -69,7 +69,9 @@ class Transformer(nn.Module):
                 .transpose(1, 2)
                 .flatten(2)
             )  # type: ignore[index]
-            x = x + block["down"](functional.gelu(block["up"](block["second"](x))))  # type: ignore[index]
+            x = x + block["down"](
+                functional.gelu(block["up"](block["second"](x)))
+            )  # type: ignore[index]
         return self.head(x.mean(1))  # type: ignore[no-any-return]
 
 
@@ -79,13 +81,18 @@ def int8(network: nn.Module, folder: pathlib.Path) -> Artifact:
     spec = TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8))
     signature = Signature(
         inputs=(spec,),
-        outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
+        outputs=(
+            TensorSpec(name="output", dtype="float32", dims=("batch", 10)),
+        ),
     )
     data = torch.from_numpy(
         digits().need("calibration", "the test").draw(64, 0).inputs["input"]
     )
     calibration = calibrate(
-        network.eval(), [(data,)], signature, Settings(symmetric=True, runtime="tensorrt")
+        network.eval(),
+        [(data,)],
+        signature,
+        Settings(symmetric=True, runtime="tensorrt"),
     )
     onnx_graph.write(
         export(simulate(network, signature, calibration, fold=True), signature),
@@ -94,7 +101,11 @@ def int8(network: nn.Module, folder: pathlib.Path) -> Artifact:
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=signature,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
@@ -133,9 +144,14 @@ def test_one_engine_runs_int8_on_every_gpu_from_ampere_to_blackwell(
     pytest.importorskip("tensorrt_rtx")
     torch.manual_seed(0)
     before = int8(make(), tmp_path / "onnx")
-    built = [run(OnnxToTensorrt(ALL), before, tmp_path / name) for name in ("a", "b")]
+    built = [
+        run(OnnxToTensorrt(ALL), before, tmp_path / name) for name in ("a", "b")
+    ]
     log = built[0][1]
-    assert log["compute_capabilities"] == list(ALL) and len(log["promised"]) >= least
+    assert (
+        log["compute_capabilities"] == list(ALL)
+        and len(log["promised"]) >= least
+    )
     seen = {
         node: row["dtype"]
         for row in log["layers"]
@@ -166,14 +182,20 @@ def held(folder: pathlib.Path, dtype: Any) -> Artifact:
     ]
     blocks = {"axis": 0, "block_size": block} if block else {}
     nodes = [
-        helper.make_node("DequantizeLinear", ["stored", "scale"], ["w"], **blocks),
-        helper.make_node("MatMul", ["input", "w"], ["output"], name="head/MatMul"),
+        helper.make_node(
+            "DequantizeLinear", ["stored", "scale"], ["w"], **blocks
+        ),
+        helper.make_node(
+            "MatMul", ["input", "w"], ["output"], name="head/MatMul"
+        ),
     ]
     graph_input, graph_output = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["batch", 64])
         for name in ("input", "output")
     )
-    graph = helper.make_graph(nodes, "graph", [graph_input], [graph_output], tensors)
+    graph = helper.make_graph(
+        nodes, "graph", [graph_input], [graph_output], tensors
+    )
     onnx.save(
         helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11
@@ -182,12 +204,18 @@ def held(folder: pathlib.Path, dtype: Any) -> Artifact:
     )
     signature = Signature(
         inputs=(TensorSpec(name="input", dtype="float16", dims=("batch", 64)),),
-        outputs=(TensorSpec(name="output", dtype="float16", dims=("batch", 64)),),
+        outputs=(
+            TensorSpec(name="output", dtype="float16", dims=("batch", 64)),
+        ),
     )
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=signature,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
@@ -223,7 +251,11 @@ def held(folder: pathlib.Path, dtype: Any) -> Artifact:
     ],
 )
 def test_what_a_gpu_lacks_is_refused_before_the_build(
-    step: Any, dtype: Any, names: tuple[str, ...], problem: str, tmp_path: pathlib.Path
+    step: Any,
+    dtype: Any,
+    names: tuple[str, ...],
+    problem: str,
+    tmp_path: pathlib.Path,
 ) -> None:
     """The datatypes in the file are checked against the GPUs, and the message names
     which of them can.
@@ -244,7 +276,9 @@ def test_fp4_is_built_where_the_gpu_has_it(tmp_path: pathlib.Path) -> None:
         held(tmp_path, ml_dtypes.float4_e2m1fn),
         tmp_path / "out",
     )
-    assert log["precision"] == "FP4" and log["promised"] == {"head/MatMul": "FP4"}
+    assert log["precision"] == "FP4" and log["promised"] == {
+        "head/MatMul": "FP4"
+    }
     assert [row["dtype"] for row in log["layers"] if row["kind"]] == ["Half"]
 
 
@@ -274,11 +308,15 @@ def test_several_profiles_reach_the_engine(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     before = int8(resnet8(1, 10, 8), tmp_path / "onnx")
     _, log = run(
-        OnnxToTensorrt(("SM86",), max_batch=4, opt_batch=2, profiles=((16, 32, 64),)),
+        OnnxToTensorrt(
+            ("SM86",), max_batch=4, opt_batch=2, profiles=((16, 32, 64),)
+        ),
         before,
         tmp_path / "out",
     )
-    assert [[shape[0] for shape in row["input"]] for row in log["profiles"]] == [
+    assert [
+        [shape[0] for shape in row["input"]] for row in log["profiles"]
+    ] == [
         [1, 2, 4],
         [16, 32, 64],
     ]

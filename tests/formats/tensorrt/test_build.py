@@ -24,17 +24,25 @@ TENSOR = (
 
 
 def save(
-    path: pathlib.Path, nodes: list[Any], constants: list[Any], output: str = "output"
+    path: pathlib.Path,
+    nodes: list[Any],
+    constants: list[Any],
+    output: str = "output",
 ) -> pathlib.Path:
     graph_input, graph_output = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8])
         for name in ("input", output)
     )
-    graph = helper.make_graph(nodes, "graph", [graph_input], [graph_output], constants)
+    graph = helper.make_graph(
+        nodes, "graph", [graph_input], [graph_output], constants
+    )
     onnx.save(
         helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("my.own", 1)],
+            opset_imports=[
+                helper.make_opsetid("", 20),
+                helper.make_opsetid("my.own", 1),
+            ],
             ir_version=10,
         ),
         str(path),
@@ -50,7 +58,11 @@ def gemm(path: pathlib.Path, quantized: type | None = None) -> pathlib.Path:
     if quantized is None:
         return save(
             path,
-            [helper.make_node("Gemm", ["input", "weights"], ["output"], name="gemm")],
+            [
+                helper.make_node(
+                    "Gemm", ["input", "weights"], ["output"], name="gemm"
+                )
+            ],
             [weights],
         )
     scale, zero = (
@@ -69,7 +81,9 @@ def gemm(path: pathlib.Path, quantized: type | None = None) -> pathlib.Path:
     return save(path, nodes, [weights, scale, zero])
 
 
-def ask(path: pathlib.Path, engine: pathlib.Path, **changed: Any) -> dict[str, Any]:
+def ask(
+    path: pathlib.Path, engine: pathlib.Path, **changed: Any
+) -> dict[str, Any]:
     request = {
         "module": "tensorrt_rtx",
         "onnx": str(path),
@@ -92,19 +106,31 @@ def error_text(answer: dict[str, Any]) -> str:
     return "\n".join(error["text"] for error in answer["errors"])
 
 
-def test_a_build_answers_with_layers_memory_and_version(tmp_path: pathlib.Path) -> None:
+def test_a_build_answers_with_layers_memory_and_version(
+    tmp_path: pathlib.Path,
+) -> None:
     """stdout is one JSON document; the engine has the reported size, and nothing else
     is written.
     """
     folder = tmp_path / "out"
     folder.mkdir()
     answer = ask(gemm(tmp_path / "gemm.onnx"), folder / "main.engine")
-    assert answer["ok"] and answer["stage"] == "done" and answer["version"].startswith("1.")
+    assert (
+        answer["ok"]
+        and answer["stage"] == "done"
+        and answer["version"].startswith("1.")
+    )
     assert [path.name for path in folder.iterdir()] == ["main.engine"]
     assert answer["engine_bytes"] == (folder / "main.engine").stat().st_size > 0
     (row,) = [row for row in answer["layers"] if row["kind"]]
-    assert row["kind"] == "gemm" and row["dtype"] == "Float" and "gemm" in row["origins"]
-    assert answer["memory"]["weights"] >= 8 * 8 * 4 and set(answer["memory"]) == {
+    assert (
+        row["kind"] == "gemm"
+        and row["dtype"] == "Float"
+        and "gemm" in row["origins"]
+    )
+    assert answer["memory"]["weights"] >= 8 * 8 * 4 and set(
+        answer["memory"]
+    ) == {
         "weights",
         "activation",
         "scratch",
@@ -117,11 +143,15 @@ def test_capabilities_may_be_left_to_the_library(
 ) -> None:
     """No capability named, or others than the usual three: both build."""
     assert ask(
-        gemm(tmp_path / "gemm.onnx"), tmp_path / "x.engine", compute_capabilities=names
+        gemm(tmp_path / "gemm.onnx"),
+        tmp_path / "x.engine",
+        compute_capabilities=names,
     )["ok"]
 
 
-@pytest.mark.parametrize("names", [["SM87"], ["SM90"], ["SM86", "NONE"], ["CURRENT"]])
+@pytest.mark.parametrize(
+    "names", [["SM87"], ["SM90"], ["SM86", "NONE"], ["CURRENT"]]
+)
 def test_a_capability_outside_the_library_s_list_ends_the_build(
     tmp_path: pathlib.Path, names: list[str]
 ) -> None:
@@ -129,7 +159,9 @@ def test_a_capability_outside_the_library_s_list_ends_the_build(
     there is.
     """
     answer = ask(
-        gemm(tmp_path / "gemm.onnx"), tmp_path / "x.engine", compute_capabilities=names
+        gemm(tmp_path / "gemm.onnx"),
+        tmp_path / "x.engine",
+        compute_capabilities=names,
     )
     assert not answer["ok"] and answer["stage"] == "capability"
     assert (
@@ -139,26 +171,40 @@ def test_a_capability_outside_the_library_s_list_ends_the_build(
     assert not (tmp_path / "x.engine").exists()
 
 
-def test_uint8_that_would_be_taken_for_int8_is_refused(tmp_path: pathlib.Path) -> None:
+def test_uint8_that_would_be_taken_for_int8_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
     """TensorRT only warns and builds an engine with other numbers; the script writes no
     engine. The int8 graph is fine.
     """
-    answer = ask(gemm(tmp_path / "u8.onnx", numpy.uint8), tmp_path / "u8.engine")
+    answer = ask(
+        gemm(tmp_path / "u8.onnx", numpy.uint8), tmp_path / "u8.engine"
+    )
     assert (
         not answer["ok"]
         and tensorrt_build.FATAL_WARNING in error_text(answer)
         and not (tmp_path / "u8.engine").exists()
     )
-    assert ask(gemm(tmp_path / "s8.onnx", numpy.int8), tmp_path / "s8.engine")["ok"]
+    assert ask(gemm(tmp_path / "s8.onnx", numpy.int8), tmp_path / "s8.engine")[
+        "ok"
+    ]
 
 
-def test_all_nodes_that_the_parser_names_are_listed(tmp_path: pathlib.Path) -> None:
+def test_all_nodes_that_the_parser_names_are_listed(
+    tmp_path: pathlib.Path,
+) -> None:
     """Two custom operators are reported together, each with its node and operator."""
     nodes = [
-        helper.make_node("Frobnicate", ["input"], ["a"], name="first", domain="my.own"),
-        helper.make_node("Mystery", ["a"], ["output"], name="second", domain="my.own"),
+        helper.make_node(
+            "Frobnicate", ["input"], ["a"], name="first", domain="my.own"
+        ),
+        helper.make_node(
+            "Mystery", ["a"], ["output"], name="second", domain="my.own"
+        ),
     ]
-    answer = ask(save(tmp_path / "custom.onnx", nodes, []), tmp_path / "x.engine")
+    answer = ask(
+        save(tmp_path / "custom.onnx", nodes, []), tmp_path / "x.engine"
+    )
     assert answer["stage"] == "parse" and [
         (error["node"], error["op"]) for error in answer["errors"]
     ] == [("first", "Frobnicate"), ("second", "Mystery")]
@@ -167,7 +213,11 @@ def test_all_nodes_that_the_parser_names_are_listed(tmp_path: pathlib.Path) -> N
 
 @pytest.mark.parametrize(
     "profiles",
-    [[], [{"input": [[4, 8], [4, 8], [1, 8]]}], [{"wrong": [[1, 8], [1, 8], [4, 8]]}]],
+    [
+        [],
+        [{"input": [[4, 8], [4, 8], [1, 8]]}],
+        [{"wrong": [[1, 8], [1, 8], [4, 8]]}],
+    ],
 )
 def test_a_free_batch_needs_a_right_profile(
     tmp_path: pathlib.Path, profiles: list[Any]
@@ -175,7 +225,9 @@ def test_a_free_batch_needs_a_right_profile(
     """No profile, a minimum above the maximum and an unknown input end the build with the
     library's reason.
     """
-    answer = ask(gemm(tmp_path / "gemm.onnx"), tmp_path / "x.engine", profiles=profiles)
+    answer = ask(
+        gemm(tmp_path / "gemm.onnx"), tmp_path / "x.engine", profiles=profiles
+    )
     assert (
         not answer["ok"]
         and answer["stage"] == "build"
@@ -184,24 +236,37 @@ def test_a_free_batch_needs_a_right_profile(
     )
 
 
-def test_a_missing_library_is_an_answer_not_a_crash(tmp_path: pathlib.Path) -> None:
+def test_a_missing_library_is_an_answer_not_a_crash(
+    tmp_path: pathlib.Path,
+) -> None:
     """The stage ``import`` and the reason."""
     answer = ask(
-        gemm(tmp_path / "gemm.onnx"), tmp_path / "x.engine", module="tensorrt_of_nobody"
+        gemm(tmp_path / "gemm.onnx"),
+        tmp_path / "x.engine",
+        module="tensorrt_of_nobody",
     )
     assert answer[
         "stage"
-    ] == "import" and "No module named 'tensorrt_of_nobody'" in error_text(answer)
+    ] == "import" and "No module named 'tensorrt_of_nobody'" in error_text(
+        answer
+    )
 
 
 def line(
-    name: str, kind: str, *, inputs: list[str], constants: list[str], origins: str = ""
+    name: str,
+    kind: str,
+    *,
+    inputs: list[str],
+    constants: list[str],
+    origins: str = "",
 ) -> str:
     """One line of a ``Layers:`` block; a tensor is written ``8x3x3 Int8``."""
 
     def tensors(texts: list[str]) -> str:
         return ", ".join(
-            TENSOR.format(f"t{k}", text.split()[0].replace("x", ","), text.split()[1])
+            TENSOR.format(
+                f"t{k}", text.split()[0].replace("x", ","), text.split()[1]
+            )
             for k, text in enumerate(texts)
         )
 
@@ -271,7 +336,13 @@ def line(
             ["64x128 Float", "1x128 Float"],
             ("gemm", "Float"),
         ),
-        ("_gemm_mha_v2_myl0_5", "kgen", ["-1x4x16x16 Half"], [], ("gemm", "Half")),
+        (
+            "_gemm_mha_v2_myl0_5",
+            "kgen",
+            ["-1x4x16x16 Half"],
+            [],
+            ("gemm", "Half"),
+        ),
         (
             "__myl_MulMinMaxRoun_myl0_1",
             "kgen",
@@ -283,7 +354,11 @@ def line(
     ],
 )
 def test_a_layer_s_datatype_is_that_of_its_data_and_weights(
-    name: str, kind: str, inputs: list[str], constants: list[str], expected: tuple[str, str]
+    name: str,
+    kind: str,
+    inputs: list[str],
+    constants: list[str],
+    expected: tuple[str, str],
 ) -> None:
     """Scales, biases and the constants alpha and beta do not count; mixed layers are reported
     as such.
@@ -319,14 +394,23 @@ def test_origins_and_transposes_are_read() -> None:
                     constants=[],
                     origins="[ONNX Layer: a][ONNX Layer: b]",
                 ),
-                line("__myl_Trans_myl0_8", "kgen", inputs=["1x4 Float"], constants=[]),
+                line(
+                    "__myl_Trans_myl0_8",
+                    "kgen",
+                    inputs=["1x4 Float"],
+                    constants=[],
+                ),
             )
         )
     )
-    assert [row["origins"] for row in rows] == [["conv[0]/a, b", "/relu"], ["a", "b"], []]
-    assert [row["transposes"] for row in rows] == [False, True, False] and rows[0][
-        "name"
-    ] == "conv, first"
+    assert [row["origins"] for row in rows] == [
+        ["conv[0]/a, b", "/relu"],
+        ["a", "b"],
+        [],
+    ]
+    assert [row["transposes"] for row in rows] == [False, True, False] and rows[
+        0
+    ]["name"] == "conv, first"
 
 
 def test_the_words_of_classic_tensorrt_are_read() -> None:
@@ -355,6 +439,9 @@ def test_the_words_of_classic_tensorrt_are_read() -> None:
 def test_a_log_without_the_block_has_no_layers() -> None:
     """Less verbose logs give an empty list, not an error, and so does memory."""
     assert (
-        tensorrt_build.parse_layers("Engine generation completed in 0.2 seconds.") == []
+        tensorrt_build.parse_layers(
+            "Engine generation completed in 0.2 seconds."
+        )
+        == []
         and tensorrt_build.parse_memory("") == {}
     )

@@ -74,7 +74,12 @@ TEN = {
 ELEVEN = {
     "Layers": [gemm_11("a", "Int8", "Int8"), gemm_11("b", "Half", "Int4")],
     "I/O Tensors": [
-        {"Name": "input", "IOMode": "Input", "DataType": "Float", "Dimensions": [1, 64]}
+        {
+            "Name": "input",
+            "IOMode": "Input",
+            "DataType": "Float",
+            "Dimensions": [1, 64],
+        }
     ],
 }
 
@@ -91,15 +96,28 @@ def query(compute: float) -> dict[str, float]:
         "startD2hMs": 0.0,
         "endD2hMs": 0.0,
     }
-    return {**ends, "h2dMs": 0.0, "computeMs": compute, "d2hMs": 0.0, "latencyMs": compute}
+    return {
+        **ends,
+        "h2dMs": 0.0,
+        "computeMs": compute,
+        "d2hMs": 0.0,
+        "latencyMs": compute,
+    }
 
 
 def device(
-    folder: pathlib.Path, layers: Any = TEN, times: Any = None, outputs: Any = None
+    folder: pathlib.Path,
+    layers: Any = TEN,
+    times: Any = None,
+    outputs: Any = None,
 ) -> pathlib.Path:
     (folder / "main.layers.json").write_text(json.dumps(layers))
     (folder / "main.times.json").write_text(
-        json.dumps([query(2.0 + k / 100) for k in range(101)] if times is None else times)
+        json.dumps(
+            [query(2.0 + k / 100) for k in range(101)]
+            if times is None
+            else times
+        )
     )
     rows = (
         [{"name": "output", "dimensions": "1x3", "values": [0.0, 1.0, 2.56]}]
@@ -118,19 +136,27 @@ def named(by_name: list[Measurement]) -> dict[str, Measurement]:
     return {row.name: row for row in by_name}
 
 
-def test_the_latency_is_the_median_of_the_gpu_compute_times(tmp_path: pathlib.Path) -> None:
+def test_the_latency_is_the_median_of_the_gpu_compute_times(
+    tmp_path: pathlib.Path,
+) -> None:
     """101 queries from 2 to 3 ms: 2.5, between the 41st and the 61st (Thompson 1936), and
     the file contains where it was taken.
     """
     by_name = named(measure_folder(device(tmp_path)))["latency_ms"]
     assert (by_name.value, by_name.n) == (pytest.approx(2.5), 101)
-    assert (by_name.low, by_name.high) == (pytest.approx(2.40), pytest.approx(2.60))
+    assert (by_name.low, by_name.high) == (
+        pytest.approx(2.40),
+        pytest.approx(2.60),
+    )
     assert by_name.where == "here"
 
 
 @pytest.mark.parametrize(
     ("layers", "value", "by_dtype"),
-    [(TEN, 2 / 3, {"Int8": 2, "Half": 1}), (ELEVEN, 1 / 2, {"Int8": 1, "HalfxInt4": 1})],
+    [
+        (TEN, 2 / 3, {"Int8": 2, "Half": 1}),
+        (ELEVEN, 1 / 2, {"Int8": 1, "HalfxInt4": 1}),
+    ],
     ids=["10", "11"],
 )
 def test_int8_by_layer_in_both_formats(
@@ -138,16 +164,25 @@ def test_int8_by_layer_in_both_formats(
 ) -> None:
     """Layers that multiply are counted; pooling is not, and 4-bit weights are not int8."""
     by_name = named(measure_folder(device(tmp_path, layers)))["int8_mac_share"]
-    assert by_name.value == pytest.approx(value) and by_name.detail["by_dtype"] == by_dtype
+    assert (
+        by_name.value == pytest.approx(value)
+        and by_name.detail["by_dtype"] == by_dtype
+    )
     assert by_name.how.startswith("layers (not multiply-accumulates)")
 
 
-def test_the_outputs_come_back_with_their_shapes(tmp_path: pathlib.Path) -> None:
+def test_the_outputs_come_back_with_their_shapes(
+    tmp_path: pathlib.Path,
+) -> None:
     """Only for a part of which they are requested; numbers that are not finite stay
     unchanged.
     """
-    rows = [{"name": "output", "dimensions": "1x3", "values": [0, 1, float("nan")]}]
-    by_name = read(device(tmp_path, outputs=rows), {"main": True})["main"].outputs
+    rows = [
+        {"name": "output", "dimensions": "1x3", "values": [0, 1, float("nan")]}
+    ]
+    by_name = read(device(tmp_path, outputs=rows), {"main": True})[
+        "main"
+    ].outputs
     assert (
         by_name is not None
         and by_name["output"].shape == (1, 3)
@@ -170,12 +205,16 @@ def test_missing_data_is_unmeasured(tmp_path: pathlib.Path) -> None:
     }
     by_name = named(measure_folder(device(tmp_path, unknown, [query(1.0)] * 5)))
     assert {row.verdict for row in by_name.values()} == {"unmeasured"}
-    assert "the datatypes of a are not reported" in by_name["int8_mac_share"].how
+    assert (
+        "the datatypes of a are not reported" in by_name["int8_mac_share"].how
+    )
 
 
 def test_all_problems_are_reported_at_once(tmp_path: pathlib.Path) -> None:
     """A file that is missing, one cut off, one of another kind: one error."""
-    (tmp_path / "main.layers.json").write_text('{"Layers": ["a", "b"], "Bindings": []}')
+    (tmp_path / "main.layers.json").write_text(
+        '{"Layers": ["a", "b"], "Bindings": []}'
+    )
     (tmp_path / "main.times.json").write_text('[{"computeMs": 1.0}, {"compu')
     with pytest.raises(RunnerError) as refusal:
         read(tmp_path, {"main": True})
@@ -218,7 +257,8 @@ def test_a_garbled_file_is_reported_by_name(
     with pytest.raises(RunnerError) as refusal:
         read(tmp_path, {"main": True})
     assert (
-        f"main.{name}.json: " in refusal.value.message and reason in refusal.value.message
+        f"main.{name}.json: " in refusal.value.message
+        and reason in refusal.value.message
     )
 
 
@@ -239,14 +279,18 @@ def test_a_network_that_overflows_on_the_device_is_read(
     assert outputs is not None and not numpy.isfinite(outputs["output"]).all()
 
 
-def test_parts_that_were_timed_one_by_one_make_no_latency(tmp_path: pathlib.Path) -> None:
+def test_parts_that_were_timed_one_by_one_make_no_latency(
+    tmp_path: pathlib.Path,
+) -> None:
     """Each part's own median is reported; their layers count together."""
     device(tmp_path)
     for name in ("layers", "times"):
         (tmp_path / f"head.{name}.json").write_text(
             (tmp_path / f"main.{name}.json").read_text()
         )
-    by_name = named(measure(read(tmp_path, {"main": False, "head": False}), "here"))
+    by_name = named(
+        measure(read(tmp_path, {"main": False, "head": False}), "here")
+    )
     assert (
         by_name["latency_ms"].verdict == "unmeasured"
         and "main 2.5 ms, head 2.5 ms" in by_name["latency_ms"].how

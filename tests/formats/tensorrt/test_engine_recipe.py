@@ -42,7 +42,9 @@ def source(tmp_path: pathlib.Path) -> Artifact:
     nodes = [
         helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"]),
-        helper.make_node("DequantizeLinear", ["stored", "scale", "zero"], ["w"]),
+        helper.make_node(
+            "DequantizeLinear", ["stored", "scale", "zero"], ["w"]
+        ),
         helper.make_node("MatMul", ["x", "w"], ["output"], name="head/MatMul"),
     ]
     graph_input, settings = (
@@ -60,13 +62,19 @@ def source(tmp_path: pathlib.Path) -> Artifact:
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=SIGNATURE,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
 
 
-def write_recipe(source: Artifact, folder: pathlib.Path, **settings: Any) -> Artifact:
+def write_recipe(
+    source: Artifact, folder: pathlib.Path, **settings: Any
+) -> Artifact:
     folder.mkdir()
     step = OnnxToEngineRecipe(("SM87",), **settings)
     step.requires(source)
@@ -83,7 +91,9 @@ def write_recipe(source: Artifact, folder: pathlib.Path, **settings: Any) -> Art
     return after
 
 
-def on_device(folder: pathlib.Path, *names: str) -> "subprocess.CompletedProcess[str]":
+def on_device(
+    folder: pathlib.Path, *names: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-I", str(folder / BUILDER), *names],
         capture_output=True,
@@ -98,12 +108,19 @@ def test_the_recipe_contains_what_to_build_and_what_to_expect(
     """Hash, profiles, promised layers, tolerance, and the lines of trtexec 10 and 11; no
     engine.
     """
-    after = write_recipe(source, tmp_path / "out", max_batch=8, parity_steps=3.0)
+    after = write_recipe(
+        source, tmp_path / "out", max_batch=8, parity_steps=3.0
+    )
     part = after.parts[0]
     recipe = json.loads(after.path(part, "recipe").read_text())
-    assert after.format == "tensorrt" and set(part.files) == {"model", "recipe", "builder"}
+    assert after.format == "tensorrt" and set(part.files) == {
+        "model",
+        "recipe",
+        "builder",
+    }
     assert (
-        recipe["onnx_sha256"] == hashlib.sha256(after.path(part).read_bytes()).hexdigest()
+        recipe["onnx_sha256"]
+        == hashlib.sha256(after.path(part).read_bytes()).hexdigest()
     )
     assert (
         recipe["promised"] == {"head/MatMul": "Int8"}
@@ -122,17 +139,20 @@ def test_the_recipe_contains_what_to_build_and_what_to_expect(
     assert after.notes["tensorrt"]["main"]["built"] == "on the device"
 
 
-def test_a_late_opset_is_warned_of(source: Artifact, tmp_path: pathlib.Path) -> None:
+def test_a_late_opset_is_warned_of(
+    source: Artifact, tmp_path: pathlib.Path
+) -> None:
     """JetPack 6.1's parser supports opsets up to 20."""
     path = source.path(source.parts[0])
     model = onnx.load(str(path))
     model.opset_import[0].version = 21
     onnx.save(model, str(path))
-    (warning,) = write_recipe(source, tmp_path / "out").notes["tensorrt"]["main"][
-        "warnings"
-    ]
+    (warning,) = write_recipe(source, tmp_path / "out").notes["tensorrt"][
+        "main"
+    ]["warnings"]
     assert (
-        warning == "the file has opset 21; TensorRT 10.3's parser supports opsets up to 20"
+        warning
+        == "the file has opset 21; TensorRT 10.3's parser supports opsets up to 20"
     )
 
 
@@ -166,12 +186,16 @@ def test_the_script_reports_a_changed_graph_a_broken_recipe_and_another_datatype
     folder = write_recipe(source, tmp_path / "out").folder
     recipe = json.loads((folder / "main.recipe.json").read_text())
     (folder / "main.recipe.json").unlink()
-    (folder / "a.recipe.json").write_text(json.dumps({**recipe, "onnx_sha256": "0" * 64}))
+    (folder / "a.recipe.json").write_text(
+        json.dumps({**recipe, "onnx_sha256": "0" * 64})
+    )
     (folder / "b.recipe.json").write_text("{")
     (folder / "c.recipe.json").write_text(
         json.dumps({**recipe, "promised": {"head/MatMul": "FP8"}})
     )
-    (folder / "d.recipe.json").write_text(json.dumps({**recipe, "onnx": "none.onnx"}))
+    (folder / "d.recipe.json").write_text(
+        json.dumps({**recipe, "onnx": "none.onnx"})
+    )
     done = on_device(folder)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
@@ -188,12 +212,16 @@ def test_the_script_reports_a_changed_graph_a_broken_recipe_and_another_datatype
         for line in lines
     )
     assert "c.recipe.json: head/MatMul runs in Int8, not in FP8" in lines
-    assert any(line.startswith("d.recipe.json: there is no file") for line in lines)
+    assert any(
+        line.startswith("d.recipe.json: there is no file") for line in lines
+    )
 
 
 def test_without_a_recipe_the_script_fails(tmp_path: pathlib.Path) -> None:
     """It does not wait for input."""
-    (tmp_path / BUILDER).write_text(pathlib.Path(tensorrt_build.__file__).read_text())
+    (tmp_path / BUILDER).write_text(
+        pathlib.Path(tensorrt_build.__file__).read_text()
+    )
     done = on_device(tmp_path)
     assert done.returncode == 1 and "There is no *.recipe.json" in done.stderr
 
@@ -203,7 +231,8 @@ def test_the_script_is_for_the_python_of_a_jetpack() -> None:
     and it imports the standard library alone.
     """
     tree = ast.parse(
-        pathlib.Path(tensorrt_build.__file__).read_text(), feature_version=(3, 9)
+        pathlib.Path(tensorrt_build.__file__).read_text(),
+        feature_version=(3, 9),
     )
     imported = {
         alias.name.partition(".")[0]
@@ -212,7 +241,9 @@ def test_the_script_is_for_the_python_of_a_jetpack() -> None:
         for alias in node.names
     }
     imported |= {
-        str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+        str(node.module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
     }
     assert imported <= sys.stdlib_module_names | {"__future__"}
     strict = [
@@ -240,7 +271,8 @@ def test_the_audit_of_what_was_not_built_is_unmeasured(
     device only.
     """
     report = audit(
-        write_recipe(source, tmp_path / "out"), Limits(compute_capabilities=("SM87",))
+        write_recipe(source, tmp_path / "out"),
+        Limits(compute_capabilities=("SM87",)),
     )
     assert [row.name for row in report.measurements] == [
         "int8_mac_share",
@@ -251,4 +283,6 @@ def test_the_audit_of_what_was_not_built_is_unmeasured(
         row.value for row in report.measurements
     } == {None}
     assert all("built on the device" in row.how for row in report.measurements)
-    assert report.measurements[0].where == "recipe for SM87, built on the device"
+    assert (
+        report.measurements[0].where == "recipe for SM87, built on the device"
+    )

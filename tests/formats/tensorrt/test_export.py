@@ -28,7 +28,11 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from edgekit.artifact import Artifact, File, Part
 from edgekit.contracts import Context
 from edgekit.errors import StepError
-from edgekit.formats.tensorrt.export import OnnxToTensorrt, attribute_nodes, run_build
+from edgekit.formats.tensorrt.export import (
+    OnnxToTensorrt,
+    attribute_nodes,
+    run_build,
+)
 from edgekit.formats.tensorrt.graph import count_macs
 from edgekit.signature import Signature, TensorSpec
 from edgekit.task import Task
@@ -37,10 +41,16 @@ pytest.importorskip("tensorrt_rtx")
 
 RTX = ("SM86", "SM89", "SM120")
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
-SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+SYMMETRIC = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+}
 
 
 class Net(torch.nn.Module):
@@ -65,7 +75,11 @@ class Random(CalibrationDataReader):  # type: ignore[misc]
         random = numpy.random.default_rng(0)
         self.images: Iterator[Any] = iter(
             [
-                {"input": random.standard_normal((1, 1, 8, 8)).astype("float32")}
+                {
+                    "input": random.standard_normal((1, 1, 8, 8)).astype(
+                        "float32"
+                    )
+                }
                 for _ in range(8)
             ]
         )
@@ -104,7 +118,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             "weight_type": QuantType.QInt8,
         }
         quantize_static(
-            path, str(folder / "int8.onnx"), Random(), **signed, extra_options=SYMMETRIC
+            path,
+            str(folder / "int8.onnx"),
+            Random(),
+            **signed,
+            extra_options=SYMMETRIC,
         )
         quantize_static(
             path,
@@ -169,7 +187,11 @@ def artifact(path: pathlib.Path, signature: Signature = SIGNATURE) -> Artifact:
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=signature, files={"model": File(path=path.name)}),
+            Part(
+                name="main",
+                signature=signature,
+                files={"model": File(path=path.name)},
+            ),
         ),
         folder=path.parent,
     )
@@ -190,7 +212,9 @@ def log_of(built: Artifact) -> dict[str, Any]:
 
 
 def engine_hash(built: Artifact) -> str:
-    return hashlib.sha256(built.path(built.parts[0], "engine").read_bytes()).hexdigest()
+    return hashlib.sha256(
+        built.path(built.parts[0], "engine").read_bytes()
+    ).hexdigest()
 
 
 def program_hash(built: Artifact) -> str:
@@ -239,26 +263,33 @@ def test_an_int8_graph_becomes_one_engine_whose_products_all_run_in_int8(
         "log",
     }
     assert (
-        after.path(after.parts[0]).read_bytes() == before.path(before.parts[0]).read_bytes()
+        after.path(after.parts[0]).read_bytes()
+        == before.path(before.parts[0]).read_bytes()
     )
     assert len(compute(log)) == 4 and set(compute(log).values()) == {"Int8"}
-    assert log["profiles"] == [{"input": [[1, 1, 8, 8], [1, 1, 8, 8], [16, 1, 8, 8]]}]
+    assert log["profiles"] == [
+        {"input": [[1, 1, 8, 8], [1, 1, 8, 8], [16, 1, 8, 8]]}
+    ]
     notes = after.notes["tensorrt"]["main"]
     assert notes["layers"] == {"conv Int8": 3, "gemm Int8": 1} and notes[
         "compute_capabilities"
     ] == list(RTX)
     assert (
         notes["builder"].startswith("tensorrt_rtx 1.")
-        and notes["engine_bytes"] == after.path(after.parts[0], "engine").stat().st_size
+        and notes["engine_bytes"]
+        == after.path(after.parts[0], "engine").stat().st_size
     )
     # 8*9 + 8*9 + 16*8*9 + 16*10 weights of one byte, and their scales and biases.
     assert 1456 < notes["weights_bytes"] < 20000
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("float", "Float"), ("float-fp16", "Half"), ("int8-fp16", "Int8")]
+    ("name", "dtype"),
+    [("float", "Float"), ("float-fp16", "Half"), ("int8-fp16", "Int8")],
 )
-def test_the_precision_is_that_of_the_graph(work: Any, name: str, dtype: str) -> None:
+def test_the_precision_is_that_of_the_graph(
+    work: Any, name: str, dtype: str
+) -> None:
     """A float, a half-float and a mixed graph build, and run in the datatypes that the
     graph has.
     """
@@ -270,9 +301,15 @@ def test_the_same_graph_gives_the_same_engine(work: Any) -> None:
     """Two builds in two processes: a float engine is the same byte for byte, an int8 one
     but for the compiler's own names.
     """
-    first, second = (work("float", OnnxToTensorrt(RTX), folder)[1] for folder in ("a", "b"))
-    assert engine_hash(first) == engine_hash(second) and log_of(first) == log_of(second)
-    first, second = (work("int8", OnnxToTensorrt(RTX), folder)[1] for folder in ("c", "d"))
+    first, second = (
+        work("float", OnnxToTensorrt(RTX), folder)[1] for folder in ("a", "b")
+    )
+    assert engine_hash(first) == engine_hash(second) and log_of(
+        first
+    ) == log_of(second)
+    first, second = (
+        work("int8", OnnxToTensorrt(RTX), folder)[1] for folder in ("c", "d")
+    )
     assert program_hash(first) == program_hash(second) and compute(
         log_of(first)
     ) == compute(log_of(second))
@@ -297,12 +334,15 @@ def test_a_failed_turing_build_does_not_change_the_next_one(
     ) == {"Int8"}
 
 
-def test_an_int8_graph_whose_convolutions_fall_back_is_not_let_through(work: Any) -> None:
+def test_an_int8_graph_whose_convolutions_fall_back_is_not_let_through(
+    work: Any,
+) -> None:
     """On SM75 TensorRT builds the graph but computes the convolutions in Half; the step
     reports which.
     """
     with pytest.raises(
-        StepError, match=r"is int8, but not its engine for SM75:(.|\n)*runs in Half"
+        StepError,
+        match=r"is int8, but not its engine for SM75:(.|\n)*runs in Half",
     ) as broken:
         work("int8-fp16", OnnxToTensorrt(("SM75",)))
     assert "SM75" in (broken.value.fix or "")
@@ -348,7 +388,9 @@ def test_a_capability_that_the_library_lacks_is_refused(
 
 def test_capabilities_are_read_in_the_ways_people_write_them() -> None:
     """8.6, sm_86 and 86 are SM86; named twice they count once; anything else is an error."""
-    assert OnnxToTensorrt(("8.6", "sm_86", "86", "12.0")).compute_capabilities == (
+    assert OnnxToTensorrt(
+        ("8.6", "sm_86", "86", "12.0")
+    ).compute_capabilities == (
         "SM86",
         "SM120",
     )
@@ -362,7 +404,9 @@ def test_capabilities_are_read_in_the_ways_people_write_them() -> None:
         OnnxToTensorrt(RTX, max_batch=0)
 
 
-def test_every_operator_that_tensorrt_lacks_is_named(tmp_path: pathlib.Path) -> None:
+def test_every_operator_that_tensorrt_lacks_is_named(
+    tmp_path: pathlib.Path,
+) -> None:
     """The scatter that ends the parsing and the custom operator after it are both reported,
     each with a fix.
     """
@@ -374,7 +418,9 @@ def test_every_operator_that_tensorrt_lacks_is_named(tmp_path: pathlib.Path) -> 
             name="index_add",
             reduction="add",
         ),
-        helper.make_node("Frobnicate", ["sum"], ["output"], name="custom", domain="my.own"),
+        helper.make_node(
+            "Frobnicate", ["sum"], ["output"], name="custom", domain="my.own"
+        ),
     ]
     constants = [
         numpy_helper.from_array(numpy.array([[0], [1]]), "places"),
@@ -394,7 +440,8 @@ def test_every_operator_that_tensorrt_lacks_is_named(tmp_path: pathlib.Path) -> 
     ) as refusal:
         step.run(before, context(tmp_path / "out"))
     assert (
-        "one-hot" in (refusal.value.fix or "") and list((tmp_path / "out").iterdir()) == []
+        "one-hot" in (refusal.value.fix or "")
+        and list((tmp_path / "out").iterdir()) == []
     )
 
 
@@ -408,12 +455,15 @@ def test_a_second_free_dimension_is_rejected(tmp_path: pathlib.Path) -> None:
         [],
     )
     with pytest.raises(
-        StepError, match="the input input has free dimensions other than the batch: 1"
+        StepError,
+        match="the input input has free dimensions other than the batch: 1",
     ):
         OnnxToTensorrt(RTX).requires(artifact(path))
 
 
-def test_a_broken_file_is_an_error_with_its_name(tmp_path: pathlib.Path) -> None:
+def test_a_broken_file_is_an_error_with_its_name(
+    tmp_path: pathlib.Path,
+) -> None:
     """A file that is not ONNX is reported as such."""
     path = tmp_path / "main.onnx"
     path.write_bytes(b"not a graph")
@@ -458,7 +508,9 @@ def request(models: pathlib.Path, engine: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def test_a_build_that_hangs_is_ended(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_build_that_hangs_is_ended(
+    models: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The time limit is an error of the step, and no engine is left."""
     with pytest.raises(StepError, match=r"did not finish within 0\.05 s"):
         run_build(request(models, tmp_path / "x.engine"), timeout_s=0.05)
@@ -489,7 +541,9 @@ def test_an_empty_engine_breaks_the_contract(work: Any) -> None:
         OnnxToTensorrt(RTX).ensures(before, after)
 
 
-def test_multiply_accumulates_are_those_of_the_formula(models: pathlib.Path) -> None:
+def test_multiply_accumulates_are_those_of_the_formula(
+    models: pathlib.Path,
+) -> None:
     """8x8 positions: 8*9 and 8*9 (depthwise), 4x4 positions: 16*8*9, and 16*10; the same
     for the quantized graph.
     """
@@ -533,11 +587,16 @@ def save(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
         for name, dims in (("input", input_dims), ("output", output_dims))
     ]
-    graph = helper.make_graph(nodes, "graph", tensors[:1], tensors[1:], constants)
+    graph = helper.make_graph(
+        nodes, "graph", tensors[:1], tensors[1:], constants
+    )
     onnx.save(
         helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("my.own", 1)],
+            opset_imports=[
+                helper.make_opsetid("", 20),
+                helper.make_opsetid("my.own", 1),
+            ],
             ir_version=10,
         ),
         str(path),

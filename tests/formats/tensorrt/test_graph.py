@@ -8,7 +8,11 @@ import onnx
 import pytest
 
 from edgekit.errors import StepError
-from edgekit.formats.tensorrt.graph import count_macs, describe_graph, require_supported
+from edgekit.formats.tensorrt.graph import (
+    count_macs,
+    describe_graph,
+    require_supported,
+)
 
 
 def model(text: str, **stored: numpy.ndarray) -> onnx.ModelProto:
@@ -23,7 +27,9 @@ def model(text: str, **stored: numpy.ndarray) -> onnx.ModelProto:
 
 
 def product(
-    data: numpy.ndarray, zero: numpy.ndarray | None, scale: numpy.ndarray | None = None
+    data: numpy.ndarray,
+    zero: numpy.ndarray | None,
+    scale: numpy.ndarray | None = None,
 ) -> onnx.ModelProto:
     """A linear layer whose data and weights are rounded to the type of ``data``."""
     third, more = (", z", {"z": zero}) if zero is not None else ("", {})
@@ -33,15 +39,21 @@ def product(
         b = DequantizeLinear(w, s{third})
         y = MatMul(a, b)
     }}"""
-    return model(text, w=data, s=numpy.float32(0.1) if scale is None else scale, **more)
+    return model(
+        text, w=data, s=numpy.float32(0.1) if scale is None else scale, **more
+    )
 
 
 @pytest.mark.parametrize(
     ("dtype", "word"), [(numpy.int8, "Int8"), (ml_dtypes.float8_e4m3fn, "FP8")]
 )
-def test_symmetric_int8_and_fp8_are_supported_and_promised(dtype: type, word: str) -> None:
+def test_symmetric_int8_and_fp8_are_supported_and_promised(
+    dtype: type, word: str
+) -> None:
     """Both pass, and the node must then run in that datatype."""
-    onnx_model = product(numpy.ones((64, 32)).astype(dtype), numpy.zeros((), dtype))
+    onnx_model = product(
+        numpy.ones((64, 32)).astype(dtype), numpy.zeros((), dtype)
+    )
     require_supported(onnx_model.graph, "main", "step")
     description = describe_graph(onnx_model)
     assert (
@@ -68,10 +80,14 @@ def test_other_types_and_zero_points_are_refused(
     dtype: type, zero: int | None, message: str
 ) -> None:
     """Each node with its problem, and the fix."""
-    point = None if zero is None else numpy.array(zero, numpy.float32).astype(dtype)
+    point = (
+        None if zero is None else numpy.array(zero, numpy.float32).astype(dtype)
+    )
     with pytest.raises(StepError, match=message) as refusal:
         require_supported(
-            product(numpy.ones((64, 32), numpy.float32).astype(dtype), point).graph,
+            product(
+                numpy.ones((64, 32), numpy.float32).astype(dtype), point
+            ).graph,
             "main",
             "step",
         )
@@ -95,10 +111,16 @@ def test_four_bit_weights_in_blocks_are_promised() -> None:
         w=weights,
         s=numpy.ones(32, "float32"),
     )
-    for onnx_model, promised in ((blocked, {"node_of_y": "Int4"}), (columns, {})):
+    for onnx_model, promised in (
+        (blocked, {"node_of_y": "Int4"}),
+        (columns, {}),
+    ):
         require_supported(onnx_model.graph, "main", "step")
         description = describe_graph(onnx_model)
-        assert (description["quantized"], description["promised"]) == (False, promised)
+        assert (description["quantized"], description["promised"]) == (
+            False,
+            promised,
+        )
 
 
 def test_transposed_convolutions_and_matrix_products_are_counted() -> None:

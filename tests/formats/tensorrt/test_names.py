@@ -70,7 +70,9 @@ def used(path: str) -> Iterator[tuple[str, str]]:
                 yield OBJECTS[owner], node.attr
 
 
-USED = sorted({*used(tensorrt_build.__file__), *used(runtime_tensorrt.__file__)})
+USED = sorted(
+    {*used(tensorrt_build.__file__), *used(runtime_tensorrt.__file__)}
+)
 
 
 def test_the_uses_are_found() -> None:
@@ -93,7 +95,9 @@ def test_the_uses_are_found() -> None:
 @pytest.mark.parametrize("version", LISTED)
 def test_every_name_is_there(version: str) -> None:
     """In classic TensorRT all but the compute capabilities, in TensorRT-RTX all."""
-    missing = [row for row in USED if row[1] not in LISTED[version].get(row[0], ())]
+    missing = [
+        row for row in USED if row[1] not in LISTED[version].get(row[0], ())
+    ]
     assert set(missing) <= (set() if "rtx" in version else RTX_ONLY)
 
 
@@ -109,4 +113,7 @@ def test_the_installed_tensorrt_rtx_is_as_listed() -> None:
     """Each name that is used, looked up in the library itself."""
     trt = pytest.importorskip("tensorrt_rtx")
     for owner, name in USED:
-        assert hasattr(getattr(trt, owner) if owner else trt, name), (owner, name)
+        assert hasattr(getattr(trt, owner) if owner else trt, name), (
+            owner,
+            name,
+        )

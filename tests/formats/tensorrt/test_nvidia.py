@@ -15,7 +15,9 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    NotImplemented as NoKernel,
+)
 
 from edgekit.formats.tensorrt import build as tensorrt_build
 from edgekit.formats.tensorrt import nvidia
@@ -47,13 +49,18 @@ def network(precision: str, operator: str) -> onnx.ModelProto:
         [],
         [
             helper.make_node(
-                "Cast", ["input"], ["x"], to=helper.np_dtype_to_tensor_dtype(around)
+                "Cast",
+                ["input"],
+                ["x"],
+                to=helper.np_dtype_to_tensor_dtype(around),
             )
         ],
     )
 
     def keep(name: str, value: Any, dtype: Any) -> None:
-        tensors.append(numpy_helper.from_array(numpy.asarray(value).astype(dtype), name))
+        tensors.append(
+            numpy_helper.from_array(numpy.asarray(value).astype(dtype), name)
+        )
 
     if quantized is None:
         keep("w", weights, around)
@@ -62,16 +69,26 @@ def network(precision: str, operator: str) -> onnx.ModelProto:
         if (
             precision == "fp4"
         ):  # two floors of scales: float8 ones for the blocks, one for all
-            keep("blocks", numpy.full((64 // block, 64), 0.5), ml_dtypes.float8_e4m3fn)
+            keep(
+                "blocks",
+                numpy.full((64 // block, 64), 0.5),
+                ml_dtypes.float8_e4m3fn,
+            )
             keep("scale", 0.1, around)
             nodes.append(
-                helper.make_node("DequantizeLinear", ["blocks", "scale"], ["scales"])
+                helper.make_node(
+                    "DequantizeLinear", ["blocks", "scale"], ["scales"]
+                )
             )
         else:
             keep("scales", numpy.full((64 // block, 64), 0.1), around)
         nodes.append(
             helper.make_node(
-                "DequantizeLinear", ["stored", "scales"], ["w"], axis=0, block_size=block
+                "DequantizeLinear",
+                ["stored", "scales"],
+                ["w"],
+                axis=0,
+                block_size=block,
             )
         )
     else:
@@ -80,13 +97,19 @@ def network(precision: str, operator: str) -> onnx.ModelProto:
         keep("stored", (weights * 30).clip(-127, 127), quantized)
         nodes += [
             helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["rounded"]),
-            helper.make_node("DequantizeLinear", ["stored", "scale", "zero"], ["w"]),
+            helper.make_node(
+                "DequantizeLinear", ["q", "scale", "zero"], ["rounded"]
+            ),
+            helper.make_node(
+                "DequantizeLinear", ["stored", "scale", "zero"], ["w"]
+            ),
         ]
     data = "rounded" if quantized is not None and not block else "x"
     padding = {"pads": [1, 1, 1, 1]} if operator == "Conv" else {}
     nodes += [
-        helper.make_node(operator, [data, "w"], ["product"], name="product", **padding),
+        helper.make_node(
+            operator, [data, "w"], ["product"], name="product", **padding
+        ),
         helper.make_node("Relu", ["product"], ["relu"]),
         helper.make_node("Cast", ["relu"], ["output"], to=TensorProto.FLOAT),
     ]
@@ -95,16 +118,22 @@ def network(precision: str, operator: str) -> onnx.ModelProto:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
         for name in ("input", "output")
     )
-    graph = helper.make_graph(nodes, "graph", [graph_input], [graph_output], tensors)
+    graph = helper.make_graph(
+        nodes, "graph", [graph_input], [graph_output], tensors
+    )
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=11
     )
 
 
-def built(folder: pathlib.Path, model: onnx.ModelProto, *names: str) -> dict[str, Any]:
+def built(
+    folder: pathlib.Path, model: onnx.ModelProto, *names: str
+) -> dict[str, Any]:
     """The answer of one build for these GPUs."""
     onnx.save(model, str(folder / "main.onnx"))
-    dims = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim][1:]
+    dims = [
+        dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim
+    ][1:]
     request = {
         "module": "tensorrt_rtx",
         "onnx": str(folder / "main.onnx"),
@@ -140,8 +169,13 @@ def test_the_table_is_what_tensorrt_builds(
     """
     pytest.importorskip("tensorrt_rtx")
     model = network(precision, operator)
-    answers = [built(tmp_path, model, f"SM{number}") for number in nvidia.MEASURED]
-    assert tuple(runs_in(answer) for answer in answers) == nvidia.BUILT[precision, operator]
+    answers = [
+        built(tmp_path, model, f"SM{number}") for number in nvidia.MEASURED
+    ]
+    assert (
+        tuple(runs_in(answer) for answer in answers)
+        == nvidia.BUILT[precision, operator]
+    )
     for answer in answers:
         reasons = "HW-specific datatypes: |FP32 GEMM is not supported"
         assert answer["ok"] or re.search(
@@ -152,15 +186,17 @@ def test_the_table_is_what_tensorrt_builds(
 def test_the_least_capability_of_a_precision_follows_from_the_table() -> None:
     """It is the oldest GPU from which on no cell is refused or falls back to floats."""
     for precision, minimum in nvidia.MIN_CAPABILITY.items():
-        rows = [row for (name, _), row in nvidia.BUILT.items() if name == precision]
+        rows = [
+            row for (name, _), row in nvidia.BUILT.items() if name == precision
+        ]
         good = [
             number
             for k, number in enumerate(nvidia.MEASURED)
             if all(row[k] == row[-1] for row in rows)
         ]
-        assert good == [number for number in nvidia.MEASURED if number >= minimum], (
-            precision
-        )
+        assert good == [
+            number for number in nvidia.MEASURED if number >= minimum
+        ], precision
 
 
 def test_the_schemes_require_what_the_table_contains() -> None:
@@ -179,7 +215,8 @@ def test_the_schemes_require_what_the_table_contains() -> None:
     }
     assert requirements == {
         **{
-            name: nvidia.MIN_CAPABILITY[precision] for name, precision in precisions.items()
+            name: nvidia.MIN_CAPABILITY[precision]
+            for name, precision in precisions.items()
         },
         "fp16": 0,
     }
@@ -221,7 +258,9 @@ def test_onnx_runtime_has_no_bf16_on_a_processor(operator: str) -> None:
 
     Where this fails, it can be offered.
     """
-    with pytest.raises(NoKernel, match=f"Could not find an implementation for {operator}"):
+    with pytest.raises(
+        NoKernel, match=f"Could not find an implementation for {operator}"
+    ):
         onnxruntime.InferenceSession(
             network("bf16", operator).SerializeToString(),
             providers=["CPUExecutionProvider"],

@@ -6,13 +6,21 @@ import onnx
 import pytest
 
 from edgekit.errors import StepError
-from edgekit.formats.tensorrt.qdq import find_products, quantize_blocks, to_fp8, to_int4
+from edgekit.formats.tensorrt.qdq import (
+    find_products,
+    quantize_blocks,
+    to_fp8,
+    to_int4,
+)
 
 
-def model(text: str, opset: int = 20, **stored: numpy.ndarray) -> onnx.ModelProto:
+def model(
+    text: str, opset: int = 20, **stored: numpy.ndarray
+) -> onnx.ModelProto:
     graph = onnx.parser.parse_graph(text)
     graph.initializer.extend(
-        onnx.numpy_helper.from_array(array, name) for name, array in stored.items()
+        onnx.numpy_helper.from_array(array, name)
+        for name, array in stored.items()
     )
     return onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=9
@@ -45,7 +53,9 @@ def test_products_are_those_of_data_with_stored_weights() -> None:
     ]
 
 
-def test_readers_of_one_tensor_share_its_pair_and_others_read_it_unrounded() -> None:
+def test_readers_of_one_tensor_share_its_pair_and_others_read_it_unrounded() -> (
+    None
+):
     """One QuantizeLinear for two products; the residual keeps the float tensor; the result
     is a valid graph, its nodes in order.
     """
@@ -60,9 +70,14 @@ def test_readers_of_one_tensor_share_its_pair_and_others_read_it_unrounded() -> 
     to_fp8(onnx_model, find_products(onnx_model.graph), {"a": 4.48, "b": 4.48})
     onnx.checker.check_model(onnx_model, full_check=True)
     quantizers = [
-        node for node in onnx_model.graph.node if node.op_type == "QuantizeLinear"
+        node
+        for node in onnx_model.graph.node
+        if node.op_type == "QuantizeLinear"
     ]
-    assert len(quantizers) == 1 and list(onnx_model.graph.node[-1].input) == ["c", "x"]
+    assert len(quantizers) == 1 and list(onnx_model.graph.node[-1].input) == [
+        "c",
+        "x",
+    ]
     scale = next(
         tensor
         for tensor in onnx_model.graph.initializer
@@ -99,8 +114,13 @@ def test_a_weight_that_something_else_reads_stays_as_it_is_there() -> None:
     gather, _, product = onnx_model.graph.node
     assert gather.input[0] == "w" and product.input[1] != "w"
     assert onnx_model.opset_import[0].version == 21
-    kinds = {tensor.name: tensor.data_type for tensor in onnx_model.graph.initializer}
-    assert kinds["w"] == onnx.TensorProto.FLOAT and onnx.TensorProto.INT4 in kinds.values()
+    kinds = {
+        tensor.name: tensor.data_type for tensor in onnx_model.graph.initializer
+    }
+    assert (
+        kinds["w"] == onnx.TensorProto.FLOAT
+        and onnx.TensorProto.INT4 in kinds.values()
+    )
 
 
 def test_an_operator_that_changed_its_meaning_is_not_carried_over() -> None:
@@ -127,6 +147,7 @@ def test_scales_are_those_of_the_stored_type() -> None:
         numpy.unique(integers.astype(ml_dtypes.int4).astype("float32"))
     ) <= set(range(-8, 8))
     plain = numpy.abs(
-        integers * numpy.repeat(scales.astype("float32"), 32, 1) - array.astype("float32")
+        integers * numpy.repeat(scales.astype("float32"), 32, 1)
+        - array.astype("float32")
     )
     assert plain.max() <= 1.6 * scales.max()

@@ -56,7 +56,9 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(
-            self.wide(functional.relu(self.depthwise(functional.relu(self.stem(x)))))
+            self.wide(
+                functional.relu(self.depthwise(functional.relu(self.stem(x))))
+            )
         )
         tokens = x.flatten(2).transpose(1, 2)
         query, key = self.query(self.norm(tokens)), self.key(tokens)
@@ -78,7 +80,11 @@ def source(network: Net, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=SIGNATURE,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
@@ -86,7 +92,9 @@ def source(network: Net, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 def images(count: int = 40, seed: int = 0) -> Any:
     return (
-        numpy.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype("float32")
+        numpy.random.default_rng(seed)
+        .standard_normal((count, 3, 8, 8))
+        .astype("float32")
     )
 
 
@@ -100,7 +108,9 @@ def context(folder: pathlib.Path, calibration: Any = None) -> Context:
     return Context(folder=folder, networks=dict, task=task)
 
 
-def run_step(source: Artifact, folder: pathlib.Path, step: QuantizeTensorrt) -> Artifact:
+def run_step(
+    source: Artifact, folder: pathlib.Path, step: QuantizeTensorrt
+) -> Artifact:
     step.requires(source)
     after = step.run(source, context(folder))
     step.ensures(source, after)
@@ -110,9 +120,13 @@ def run_step(source: Artifact, folder: pathlib.Path, step: QuantizeTensorrt) -> 
 def run_onnx(artifact: Artifact, data: Any) -> Any:
     """As accuracy is measured: ONNX Runtime without optimizations."""
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
     return onnxruntime.InferenceSession(
-        str(artifact.path(artifact.parts[0])), options, providers=["CPUExecutionProvider"]
+        str(artifact.path(artifact.parts[0])),
+        options,
+        providers=["CPUExecutionProvider"],
     ).run(None, {"input": data})[0]
 
 
@@ -136,7 +150,9 @@ def fp8(largest: float) -> Round:
     scale = largest / 448
 
     def rounded(values: Tensor) -> Tensor:
-        return (values / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
+        return (values / scale).clamp(-448, 448).to(
+            torch.float8_e4m3fn
+        ).float() * scale
 
     return rounded
 
@@ -181,17 +197,26 @@ def test_fp8_is_the_grid_that_torch_simulates(
         name.partition("/")[0]: value
         for name, value in after.notes["parts"]["main"]["largest"].items()
     }
-    assert part_notes == pytest.approx(largest_inputs, rel=1e-4) and len(part_notes) == 7
+    assert (
+        part_notes == pytest.approx(largest_inputs, rel=1e-4)
+        and len(part_notes) == 7
+    )
     weights = {
-        name: fp8(float(network.get_submodule(name).weight.detach().abs().max()))
+        name: fp8(
+            float(network.get_submodule(name).weight.detach().abs().max())
+        )
         for name in largest_inputs
     }
     simulation = simulated(
-        network, weights, {name: fp8(largest) for name, largest in largest_inputs.items()}
+        network,
+        weights,
+        {name: fp8(largest) for name, largest in largest_inputs.items()},
     )
     data = images(16, 2)
     assert steps(run_onnx(after, data), simulation(torch.from_numpy(data))) < 6
-    half = run_step(source, tmp_path / "half", QuantizeTensorrt("fp8", ("SM89",)))
+    half = run_step(
+        source, tmp_path / "half", QuantizeTensorrt("fp8", ("SM89",))
+    )
     assert steps(run_onnx(half, data), simulation(torch.from_numpy(data))) < 10
 
 
@@ -209,22 +234,26 @@ def test_four_bits_are_the_grid_that_torch_simulates(
         )
 
     names = ("query", "key", "narrow")
-    simulation, data = simulated(network, dict.fromkeys(names, rounded), {}), images(16, 2)
+    simulation, data = (
+        simulated(network, dict.fromkeys(names, rounded), {}),
+        images(16, 2),
+    )
     for half in (False, True):
         after = run_step(
             source,
             tmp_path / f"{half}",
             QuantizeTensorrt("w4-weight", ("SM80",), half=half),
         )
-        assert steps(run_onnx(after, data), simulation(torch.from_numpy(data))) < (
-            2 if half else 0.1
-        )
+        assert steps(
+            run_onnx(after, data), simulation(torch.from_numpy(data))
+        ) < (2 if half else 0.1)
         part_notes = after.notes["parts"]["main"]
         assert part_notes["quantized"] == 3 and {
             name.partition("/")[0] for name in part_notes["left"]
         } == {"stem", "depthwise", "wide", "head"}
     sizes = [
-        artifact.path(artifact.parts[0]).stat().st_size for artifact in (source, after)
+        artifact.path(artifact.parts[0]).stat().st_size
+        for artifact in (source, after)
     ]
     assert sizes[1] < 0.5 * sizes[0]
 
@@ -233,7 +262,9 @@ def test_no_weight_is_further_from_its_grid_than_a_step() -> None:
     """Every block's integers are in -8 to 7, and the searched scale is never worse than the
     plain one; zeros stay zeros.
     """
-    weights = numpy.random.default_rng(0).standard_normal((5, 64)).astype("float32")
+    weights = (
+        numpy.random.default_rng(0).standard_normal((5, 64)).astype("float32")
+    )
     weights[0] = 0
     integers, scales = quantize_blocks(weights, 1)
     assert (
@@ -263,7 +294,9 @@ def built(
     step = OnnxToTensorrt(capabilities)
     step.requires(quantized)
     task = Task(name="none", test=(images(8, 1), numpy.zeros(8, "int64")))
-    engine = step.run(quantized, Context(folder=folder, networks=dict, task=task))
+    engine = step.run(
+        quantized, Context(folder=folder, networks=dict, task=task)
+    )
     step.ensures(quantized, engine)
     return engine, json.loads(engine.path(engine.parts[0], "log").read_text())
 
@@ -293,8 +326,12 @@ def test_engines_compute_in_fp8_from_sm89_on(
         ("c", ("SM89", "SM120")),
     ):
         engine, log = built(quantized, tmp_path / name, *capabilities)
-        assert len(datatypes(log)) == 7 and set(datatypes(log).values()) == {"FP8"}
-        largest_inputs = audit(engine, Limits(compute_capabilities=capabilities))
+        assert len(datatypes(log)) == 7 and set(datatypes(log).values()) == {
+            "FP8"
+        }
+        largest_inputs = audit(
+            engine, Limits(compute_capabilities=capabilities)
+        )
         assert (
             not largest_inputs.warnings
             and largest_inputs.measurements[0].detail["by_dtype"]["FP8"]
@@ -311,7 +348,9 @@ def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(
     is saved.
     """
     pytest.importorskip("tensorrt_rtx")
-    quantized = run_step(source, tmp_path / "w4", QuantizeTensorrt("w4-weight", ("SM80",)))
+    quantized = run_step(
+        source, tmp_path / "w4", QuantizeTensorrt("w4-weight", ("SM80",))
+    )
     for name, capabilities in (
         ("a", ("SM80",)),
         ("b", ("SM86",)),
@@ -321,11 +360,17 @@ def test_engines_take_four_bit_weights_into_the_product_from_sm80_on(
     ):
         engine, log = built(quantized, tmp_path / name, *capabilities)
         assert {
-            name: dtype for name, dtype in datatypes(log).items() if dtype != "Half"
+            name: dtype
+            for name, dtype in datatypes(log).items()
+            if dtype != "Half"
         } == dict.fromkeys(("query", "key", "narrow"), "HalfxInt4")
-        assert not audit(engine, Limits(compute_capabilities=capabilities)).warnings
+        assert not audit(
+            engine, Limits(compute_capabilities=capabilities)
+        ).warnings
     wide = run_step(
-        source, tmp_path / "wide", QuantizeTensorrt("w4-weight", ("SM80",), half=False)
+        source,
+        tmp_path / "wide",
+        QuantizeTensorrt("w4-weight", ("SM80",), half=False),
     )
     engine, _ = built(wide, tmp_path / "c", "SM86")
     assert any(
@@ -361,7 +406,9 @@ def test_what_a_gpu_lacks_tensorrt_refuses_and_so_does_the_step_before(
     )
     pytest.importorskip("tensorrt_rtx")
     quantized, step = (
-        run_step(source, tmp_path / "made", QuantizeTensorrt(scheme, ("SM89",))),
+        run_step(
+            source, tmp_path / "made", QuantizeTensorrt(scheme, ("SM89",))
+        ),
         OnnxToTensorrt((old, "SM89")),
     )
     with pytest.raises(StepError, match=rf"{old} cannot run (fp8|int4)"):
@@ -397,7 +444,9 @@ def test_kept_modules_are_not_rounded(
         QuantizeTensorrt(scheme, ("SM89",), keep=every).requires(source)
 
 
-def test_parts_are_calibrated_as_they_feed_each_other(tmp_path: pathlib.Path) -> None:
+def test_parts_are_calibrated_as_they_feed_each_other(
+    tmp_path: pathlib.Path,
+) -> None:
     """The second part's ranges are those of the first part's outputs, not of noise: it
     gets numbers near 1000.
     """
@@ -405,19 +454,33 @@ def test_parts_are_calibrated_as_they_feed_each_other(tmp_path: pathlib.Path) ->
     nn.init.constant_(first.weight, 250)
     middle = TensorSpec(name="middle", dtype="float32", dims=("batch", 4))
     specs = [
-        (first, TensorSpec(name="x", dtype="float32", dims=("batch", 4)), middle),
-        (second, middle, TensorSpec(name="y", dtype="float32", dims=("batch", 2))),
+        (
+            first,
+            TensorSpec(name="x", dtype="float32", dims=("batch", 4)),
+            middle,
+        ),
+        (
+            second,
+            middle,
+            TensorSpec(name="y", dtype="float32", dims=("batch", 2)),
+        ),
     ]
     parts = []
     (tmp_path / "in").mkdir()
-    for name, (module, input_spec, values) in zip(("one", "two"), specs, strict=True):
+    for name, (module, input_spec, values) in zip(
+        ("one", "two"), specs, strict=True
+    ):
         signature = Signature(inputs=(input_spec,), outputs=(values,))
         onnx_graph.write(
             export(nn.Sequential(module).eval(), signature),
             tmp_path / "in" / f"{name}.onnx",
         )
         parts.append(
-            Part(name=name, signature=signature, files={"model": File(path=f"{name}.onnx")})
+            Part(
+                name=name,
+                signature=signature,
+                files={"model": File(path=f"{name}.onnx")},
+            )
         )
     before = Artifact(format="onnx", parts=tuple(parts), folder=tmp_path / "in")
     (tmp_path / "out").mkdir()
@@ -430,7 +493,8 @@ def test_parts_are_calibrated_as_they_feed_each_other(tmp_path: pathlib.Path) ->
         before, Context(folder=tmp_path / "out", networks=dict, task=task)
     )
     assert [
-        list(after.notes["parts"][name]["largest"].values()) for name in ("one", "two")
+        list(after.notes["parts"][name]["largest"].values())
+        for name in ("one", "two")
     ] == [[1.0], [1000.0]]
 
 
@@ -446,21 +510,30 @@ def scaled(network: Net, factor: float, folder: pathlib.Path) -> Artifact:
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=SIGNATURE, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=SIGNATURE,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
 
 
-def test_a_network_that_overflows_is_refused(network: Net, tmp_path: pathlib.Path) -> None:
+def test_a_network_that_overflows_is_refused(
+    network: Net, tmp_path: pathlib.Path
+) -> None:
     """An infinite value would make a scale of nothing; the tensor is named, and nothing is
     written.
     """
     before = scaled(network, 1e30, tmp_path / "in")
     with pytest.raises(
-        StepError, match="computes NaN or infinite values from the calibration data: output"
+        StepError,
+        match="computes NaN or infinite values from the calibration data: output",
     ) as refusal:
-        QuantizeTensorrt("fp8", ("SM89",)).run(before, context(tmp_path / "out"))
+        QuantizeTensorrt("fp8", ("SM89",)).run(
+            before, context(tmp_path / "out")
+        )
     assert "division by zero" in (refusal.value.fix or "") and not list(
         (tmp_path / "out").iterdir()
     )
@@ -503,10 +576,13 @@ def test_a_broken_promise_is_noticed(source: Artifact) -> None:
         QuantizeTensorrt("fp8").ensures(source, source)
 
 
-def test_the_same_data_give_the_same_file(source: Artifact, tmp_path: pathlib.Path) -> None:
+def test_the_same_data_give_the_same_file(
+    source: Artifact, tmp_path: pathlib.Path
+) -> None:
     """Byte for byte."""
     files = [
-        run_step(source, tmp_path / name, QuantizeTensorrt("fp8")).folder / "main.onnx"
+        run_step(source, tmp_path / name, QuantizeTensorrt("fp8")).folder
+        / "main.onnx"
         for name in ("a", "b")
     ]
     assert files[0].read_bytes() == files[1].read_bytes()

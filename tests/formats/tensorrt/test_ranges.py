@@ -19,14 +19,18 @@ from edgekit.task import Split
 
 
 def artifact(
-    folder: pathlib.Path, batch: str = "batch", text: str = "r = Relu(x)   y = Neg(r)"
+    folder: pathlib.Path,
+    batch: str = "batch",
+    text: str = "r = Relu(x)   y = Neg(r)",
 ) -> Artifact:
     graph = onnx.parser.parse_graph(
         f"g (float[{batch},3] x) => (float[{batch},3] y) {{ {text} }}"
     )
     onnx_graph.write(
         onnx.helper.make_model(
-            graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+            graph,
+            opset_imports=[onnx.helper.make_opsetid("", 20)],
+            ir_version=10,
         ),
         folder / "main.onnx",
     )
@@ -38,7 +42,11 @@ def artifact(
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=signature, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=signature,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
@@ -52,17 +60,29 @@ def test_maxima_are_those_of_all_samples(
     """Of the sizes, negative ones too, whatever the number of samples; a file with a fixed
     batch is fed as it requires.
     """
-    data = numpy.random.default_rng(count).standard_normal((count, 3)).astype("float32")
+    data = (
+        numpy.random.default_rng(count)
+        .standard_normal((count, 3))
+        .astype("float32")
+    )
     data[-1, 0] = -9
     maxima = measure_largest(
-        artifact(tmp_path, batch), {"main": {"x", "r"}}, Split({"x": data}, None), Silent()
+        artifact(tmp_path, batch),
+        {"main": {"x", "r"}},
+        Split({"x": data}, None),
+        Silent(),
     )
     assert maxima == {
-        "main": {"x": pytest.approx(9), "r": pytest.approx(max(0.0, float(data.max())))}
+        "main": {
+            "x": pytest.approx(9),
+            "r": pytest.approx(max(0.0, float(data.max()))),
+        }
     }
 
 
-def test_a_graph_that_the_runtime_rejects_is_reported(tmp_path: pathlib.Path) -> None:
+def test_a_graph_that_the_runtime_rejects_is_reported(
+    tmp_path: pathlib.Path,
+) -> None:
     """An operator that ONNX knows and ONNX Runtime has no kernel for: an error with the
     part's name, not a traceback.
     """
@@ -71,7 +91,8 @@ def test_a_graph_that_the_runtime_rejects_is_reported(tmp_path: pathlib.Path) ->
     ) as refusal:
         measure_largest(
             artifact(
-                tmp_path, text="b = Cast <to=16> (x)   n = Neg(b)   y = Cast <to=1> (n)"
+                tmp_path,
+                text="b = Cast <to=16> (x)   n = Neg(b)   y = Cast <to=1> (n)",
             ),
             {"main": {"x"}},
             Split({"x": numpy.ones((2, 3), "float32")}, None),
@@ -107,11 +128,14 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: pathlib.Path) -> None:
     )
     stored = {"w": numpy.ones((3, 65536), "float32"), "axes": numpy.array([1])}
     graph.initializer.extend(
-        onnx.numpy_helper.from_array(array, name) for name, array in stored.items()
+        onnx.numpy_helper.from_array(array, name)
+        for name, array in stored.items()
     )
     onnx_graph.write(
         onnx.helper.make_model(
-            graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+            graph,
+            opset_imports=[onnx.helper.make_opsetid("", 20)],
+            ir_version=10,
         ),
         tmp_path / "main.onnx",
     )

@@ -12,7 +12,10 @@ from edgekit.signature import Quantization, Signature, TensorSpec
 SIGNATURE = Signature(
     inputs=(
         TensorSpec(
-            name="image", dtype="float32", dims=("batch", 8, 8, 3), axes=(0, 2, 3, 1)
+            name="image",
+            dtype="float32",
+            dims=("batch", 8, 8, 3),
+            axes=(0, 2, 3, 1),
         ),
         TensorSpec(
             name="in:1",
@@ -76,7 +79,10 @@ def test_the_lines_of_release_11_ask_for_nothing_that_is_gone() -> None:
 def test_two_profiles_are_numbered() -> None:
     """trtexec takes each --profile with the shapes that follow it."""
     words = trtexec.command_lines(
-        "main", SIGNATURE, [{"image": [[1], [1], [2]]}, {"image": [[4], [4], [8]]}], 11
+        "main",
+        SIGNATURE,
+        [{"image": [[1], [1], [2]]}, {"image": [[4], [4], [8]]}],
+        11,
     )["build"].split()
     assert [word for word in words if "profile=" in word or "min" in word] == [
         "--profile=0",
@@ -86,7 +92,9 @@ def test_two_profiles_are_numbered() -> None:
     ]
 
 
-def test_the_inputs_are_written_as_the_file_takes_them(tmp_path: pathlib.Path) -> None:
+def test_the_inputs_are_written_as_the_file_takes_them(
+    tmp_path: pathlib.Path,
+) -> None:
     """Channel-last and quantized, one sample, no header: what is read back is what the
     runner would feed.
     """
@@ -96,9 +104,16 @@ def test_the_inputs_are_written_as_the_file_takes_them(tmp_path: pathlib.Path) -
     }
     names = trtexec.write_inputs("main", SIGNATURE, arrays, tmp_path)
     assert names == {"image": "main.image.bin", "in:1": "main.in_1.bin"}
-    image = numpy.fromfile(tmp_path / names["image"], "float32").reshape(1, 8, 8, 3)
+    image = numpy.fromfile(tmp_path / names["image"], "float32").reshape(
+        1, 8, 8, 3
+    )
     assert (image == arrays["image"][:1].transpose(0, 2, 3, 1)).all()
-    assert numpy.fromfile(tmp_path / names["in:1"], "int8").tolist() == [2, -1, 5, 127]
+    assert numpy.fromfile(tmp_path / names["in:1"], "int8").tolist() == [
+        2,
+        -1,
+        5,
+        127,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ from edgekit.signature import Signature, TensorSpec
 from edgekit.target import Limits
 
 FREE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 3, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 4)),),
 )
 DEVICE = Limits(arithmetic="integer", io="int8", shapes="static")
@@ -40,7 +42,10 @@ class Island(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.one, self.two = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 4, 3, padding=1),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.two(torch.sin(self.one(x).clamp(-1, 1)))
@@ -87,9 +92,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     island).
     """
     torch.manual_seed(0)
-    files_folder, data = tmp_path_factory.mktemp("files"), torch.randn(16, 3, 8, 8)
+    files_folder, data = (
+        tmp_path_factory.mktemp("files"),
+        torch.randn(16, 3, 8, 8),
+    )
     litert_conversion.convert(
-        plain().eval(), (data[:1],), files_folder / "float.tflite", channel_last_inputs=(0,)
+        plain().eval(),
+        (data[:1],),
+        files_folder / "float.tflite",
+        channel_last_inputs=(0,),
     )
     for name, network, outputs in (
         ("int8", plain().eval(), ()),
@@ -97,13 +108,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     ):
         dims = ("batch", 4) if name == "int8" else ("batch", 4, 8, 8)
         signature = FREE.model_copy(
-            update={"outputs": (FREE.outputs[0].model_copy(update={"dims": dims}),)}
+            update={
+                "outputs": (FREE.outputs[0].model_copy(update={"dims": dims}),)
+            }
         )
         graph = simulate(
             network,
             signature,
             calibrate(
-                network, [(data,)], signature, Settings(symmetric=False, observer="min-max")
+                network,
+                [(data,)],
+                signature,
+                Settings(symmetric=False, observer="min-max"),
             ),
             fold=False,
         )
@@ -123,7 +139,10 @@ def measured(audit: Audit) -> dict[str, Measurement]:
 
 
 def values(audit: Audit) -> dict[str, float | None]:
-    return {measurement.name: measurement.value for measurement in audit.measurements}
+    return {
+        measurement.name: measurement.value
+        for measurement in audit.measurements
+    }
 
 
 def test_an_int8_file(folder: pathlib.Path) -> None:
@@ -141,7 +160,10 @@ def test_an_int8_file(folder: pathlib.Path) -> None:
         ("CONV_2D", "int8"),
         ("FULLY_CONNECTED", "int8"),
     ]
-    assert sum(row["macs"] for row in audit.rows) == 36 * 8 * 27 + 16 * 8 * 72 + 8 * 4
+    assert (
+        sum(row["macs"] for row in audit.rows)
+        == 36 * 8 * 27 + 16 * 8 * 72 + 8 * 4
+    )
 
 
 def test_a_float_file(folder: pathlib.Path) -> None:
@@ -167,12 +189,17 @@ def test_a_float_island(folder: pathlib.Path) -> None:
     assert by_name["float_ops"].detail.get("SIN") == 1
     assert by_name["transposes"].value == 1
     assert (by_name["qdq_pairs"].value or 0) >= 2
-    assert any("inside an int8 graph" in text and "SIN" in text for text in audit.warnings)
+    assert any(
+        "inside an int8 graph" in text and "SIN" in text
+        for text in audit.warnings
+    )
     assert any("in the middle of the graph" in text for text in audit.warnings)
     assert any("TRANSPOSE" in text for text in audit.warnings)
 
 
-def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_rows_name_modules(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """In edgekit's own exports a row names the PyTorch module, also for the output layer, and
     the warning names the modules of the island.
     """
@@ -180,7 +207,10 @@ def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
     class Nested(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.blocks, self.head = nn.ModuleList([Curve(), Curve()]), nn.Linear(4, 4)
+            self.blocks, self.head = (
+                nn.ModuleList([Curve(), Curve()]),
+                nn.Linear(4, 4),
+            )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             for block in self.blocks:
@@ -192,7 +222,10 @@ def test_rows_name_modules(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
     spec = FREE.inputs[0].model_copy(update={"dims": ("batch", 4, 8, 8)})
     signature = FREE.model_copy(update={"inputs": (spec,)})
     graph = simulate(
-        network, signature, calibrate(network, [(data,)], signature, Settings()), fold=False
+        network,
+        signature,
+        calibrate(network, [(data,)], signature, Settings()),
+        fold=False,
     )
     static, samples = torch_to_tflite.with_static_shapes(
         graph, torch_to_tflite.with_batch(signature, 1)
@@ -224,8 +257,16 @@ def test_files_of_other_tools(tmp_path: pathlib.Path) -> None:
     """A file of litert-torch and ai-edge-quantizer alone: dynamic int8 counts as int8,
     dequantized weights as float, and modules are named.
     """
-    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten()]
-    network = nn.Sequential(nn.Sequential(*layers), nn.Linear(256, 32), nn.Tanh()).eval()
+    layers = [
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+    ]
+    network = nn.Sequential(
+        nn.Sequential(*layers), nn.Linear(256, 32), nn.Tanh()
+    ).eval()
     with litert_conversion.quiet():
         litert_torch.convert(network, (torch.randn(1, 3, 8, 8),)).export(
             str(tmp_path / "float.tflite")
@@ -233,14 +274,24 @@ def test_files_of_other_tools(tmp_path: pathlib.Path) -> None:
     audits = {}
     for name in ("dynamic", "weight_only"):
         quantizer = Quantizer(str(tmp_path / "float.tflite"))
-        getattr(quantizer, f"add_{name}_config")(".*", TFLOperationName.ALL_SUPPORTED, 8)
-        result = quantizer.quantize(enable_progress_bar=False, enable_progress_report=False)
+        getattr(quantizer, f"add_{name}_config")(
+            ".*", TFLOperationName.ALL_SUPPORTED, 8
+        )
+        result = quantizer.quantize(
+            enable_progress_bar=False, enable_progress_report=False
+        )
         (tmp_path / f"{name}.tflite").write_bytes(result.quantized_model)
-        audits[name] = audit_tflite.audit_file(tmp_path / f"{name}.tflite", Limits())
-    shares = {name: measured(audit)["int8_mac_share"] for name, audit in audits.items()}
+        audits[name] = audit_tflite.audit_file(
+            tmp_path / f"{name}.tflite", Limits()
+        )
+    shares = {
+        name: measured(audit)["int8_mac_share"]
+        for name, audit in audits.items()
+    }
     assert (
         shares["dynamic"].value == 1
-        and "LiteRT quantizes the activations at run time" in shares["dynamic"].how
+        and "LiteRT quantizes the activations at run time"
+        in shares["dynamic"].how
     )
     assert (
         shares["weight_only"].value == 0
@@ -272,7 +323,9 @@ def test_damaged_files_are_reported(tmp_path: pathlib.Path) -> None:
     """A file that is not a TFLite file is an error with its name."""
     path = tmp_path / "broken.tflite"
     path.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"broken\.tflite is not a TFLite file"):
+    with pytest.raises(
+        ModelError, match=r"broken\.tflite is not a TFLite file"
+    ):
         audit_tflite.audit_file(path, Limits())
 
 
@@ -281,7 +334,9 @@ def test_the_edge_tpu_maps_an_int8_file(folder: pathlib.Path) -> None:
     audit = audit_edgetpu.audit(artifact(folder / "int8.tflite"), DEVICE)
     share = measured(audit)["tpu_mapped_share"]
     assert share.value == 1
-    assert "static prediction, upper bound; edgetpu_compiler not run" in share.how
+    assert (
+        "static prediction, upper bound; edgetpu_compiler not run" in share.how
+    )
     weights = measured(audit)["tpu_weight_bytes"]
     assert weights.detail["fits_on_chip"] and weights.how.startswith("estimate")
     # Weights of int8, biases of int32, the MEAN's two axes.
@@ -308,7 +363,8 @@ def test_the_edge_tpu_stops_at_the_island(folder: pathlib.Path) -> None:
         first / (first + second)
     )
     assert any(
-        "runs on the CPU: Operation not supported" in text for text in audit.warnings
+        "runs on the CPU: Operation not supported" in text
+        for text in audit.warnings
     )
     assert any("maps only one subgraph" in text for text in audit.warnings)
 
@@ -333,7 +389,9 @@ def test_weights_that_do_not_fit(
     monkeypatch.setattr(audit_edgetpu, "CACHE_BYTES", cache_bytes)
     by_name = [
         warning
-        for warning in audit_edgetpu.audit_file(folder / "int8.tflite", DEVICE).warnings
+        for warning in audit_edgetpu.audit_file(
+            folder / "int8.tflite", DEVICE
+        ).warnings
         if "fit on chip" in warning
     ]
     assert bool(by_name) == bool(text) and all(
@@ -365,7 +423,12 @@ def test_the_compilers_own_result_wins(
     ]
     (tmp_path / "log.json").write_text(
         json.dumps(
-            {"version": "16.0", "rows": rows, "on_chip_bytes": 90, "off_chip_bytes": 10}
+            {
+                "version": "16.0",
+                "rows": rows,
+                "on_chip_bytes": 90,
+                "off_chip_bytes": 10,
+            }
         )
     )
     compiled_artifact = artifact(
@@ -392,7 +455,9 @@ def test_the_compilers_own_result_wins(
         json.dumps({"version": "14.1", "rows": rows, "off_chip_bytes": None})
     )
     assert (
-        measured(audit_edgetpu.audit(compiled_artifact, DEVICE))["tpu_weight_bytes"].verdict
+        measured(audit_edgetpu.audit(compiled_artifact, DEVICE))[
+            "tpu_weight_bytes"
+        ].verdict
         == "unmeasured"
     )
     (tmp_path / "log.json").write_text("{")

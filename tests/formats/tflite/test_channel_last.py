@@ -61,13 +61,19 @@ def test_flat_maps_need_no_reordering() -> None:
     """A map of one pixel, or of one channel, has only one order."""
     assert (
         prefer_channel_last(
-            traced(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), torch.randn(1, 6, 1, 1))
+            traced(
+                nn.Sequential(nn.Flatten(), nn.Linear(6, 2)),
+                torch.randn(1, 6, 1, 1),
+            )
         )
         == 0
     )
     assert (
         prefer_channel_last(
-            traced(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), torch.randn(1, 1, 2, 3))
+            traced(
+                nn.Sequential(nn.Flatten(), nn.Linear(6, 2)),
+                torch.randn(1, 1, 2, 3),
+            )
         )
         == 0
     )

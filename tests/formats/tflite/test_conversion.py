@@ -2,7 +2,10 @@
 
 import pytest
 
-from edgekit.formats.tflite.converter_errors import KNOWN_ERRORS, translate_error
+from edgekit.formats.tflite.converter_errors import (
+    KNOWN_ERRORS,
+    translate_error,
+)
 
 #: What litert-torch 0.10 and LiteRT 2.3 raised in each of these cases.
 RAISED = (
@@ -26,7 +29,10 @@ RAISED = (
         "index_add",
     ),
     ("Didn't find op for builtin opcode 'STABLEHLO_SORT' version '1'", "topk"),
-    ("Lowering not found: aten.special_thing.default", "aten.special_thing.default"),
+    (
+        "Lowering not found: aten.special_thing.default",
+        "aten.special_thing.default",
+    ),
     (
         "Didn't find op for builtin opcode 'STABLEHLO_WHILE' version '1'",
         "no kernel for STABLEHLO_WHILE",

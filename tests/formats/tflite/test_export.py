@@ -31,7 +31,9 @@ from edgekit.task import Task
 
 IMAGES = TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8))
 LOGITS = TensorSpec(name="output", dtype="float32", dims=("batch", 10))
-TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
+TASK = Task(
+    name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64"))
+)
 
 
 class Awkward(nn.Module):
@@ -48,12 +50,14 @@ class Awkward(nn.Module):
         self.mean = nn.Linear(8, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = functional.max_pool2d(self.norm(functional.relu(self.first(x))), 3, 1, 1)
+        x = functional.max_pool2d(
+            self.norm(functional.relu(self.first(x))), 3, 1, 1
+        )
         x = functional.relu(self.second(x))
         pooled = functional.avg_pool2d(x, 3, 2, ceil_mode=True)
-        result: torch.Tensor = self.flat(pooled.view(x.size(0), -1)) + self.mean(
-            x.mean((2, 3))
-        )
+        result: torch.Tensor = self.flat(
+            pooled.view(x.size(0), -1)
+        ) + self.mean(x.mean((2, 3)))
         return result
 
 
@@ -76,13 +80,20 @@ def stored(
 ) -> Artifact:
     """The network as a torch artifact; quantized if there are calibration ``batches``."""
     folder.mkdir()
-    artifact = torch_storage.save({"main": network}, {"main": signature}, folder, {})
+    artifact = torch_storage.save(
+        {"main": network}, {"main": signature}, folder, {}
+    )
     if batches is None:
         return artifact
     calibration = calibrate(
-        network, [(batches,)], signature, Settings(symmetric=False, observer="min-max")
+        network,
+        [(batches,)],
+        signature,
+        Settings(symmetric=False, observer="min-max"),
     )
-    (folder / "main.quantization.json").write_text(calibration.model_dump_json())
+    (folder / "main.quantization.json").write_text(
+        calibration.model_dump_json()
+    )
     part = artifact.parts[0]
     files = {**part.files, "quantization": File(path="main.quantization.json")}
     return artifact.model_copy(
@@ -115,17 +126,24 @@ def run(artifact: Artifact, *arrays: numpy.ndarray) -> list[numpy.ndarray]:
     running.allocate_tensors()
     inputs, outputs = (
         sorted(details, key=lambda detail: detail["name"])
-        for details in (running.get_input_details(), running.get_output_details())
+        for details in (
+            running.get_input_details(),
+            running.get_output_details(),
+        )
     )
     rows = []
     for k in range(8):
-        for spec, detail, array in zip(part.signature.inputs, inputs, arrays, strict=True):
+        for spec, detail, array in zip(
+            part.signature.inputs, inputs, arrays, strict=True
+        ):
             running.set_tensor(detail["index"], spec.encode(array[k : k + 1]))
         running.invoke()
         rows.append(
             [
                 spec.decode(running.get_tensor(detail["index"]))
-                for spec, detail in zip(part.signature.outputs, outputs, strict=True)
+                for spec, detail in zip(
+                    part.signature.outputs, outputs, strict=True
+                )
             ]
         )
     return [numpy.concatenate(column) for column in zip(*rows, strict=True)]
@@ -158,10 +176,15 @@ def case(make: Callable[[], nn.Module], folder: pathlib.Path) -> Case:
     signature = Signature(inputs=(IMAGES,), outputs=(LOGITS,))
     source = stored(network, folder / "int8-source", signature, data)
     calibration = calibrate(
-        network, [(data,)], signature, Settings(symmetric=False, observer="min-max")
+        network,
+        [(data,)],
+        signature,
+        Settings(symmetric=False, observer="min-max"),
     )
     plain = exported(
-        stored(network, folder / "float-source", signature), make, folder / "float"
+        stored(network, folder / "float-source", signature),
+        make,
+        folder / "float",
     )
     return Case(
         network,
@@ -184,7 +207,9 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
-def test_float_file_computes_the_same(name: str, request: pytest.FixtureRequest) -> None:
+def test_float_file_computes_the_same(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     """The float file computes torch's numbers."""
     case: Case = request.getfixturevalue(name)
     with torch.no_grad():
@@ -213,19 +238,23 @@ def test_int8_file_computes_what_was_simulated(
 
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
-def test_int8_file_is_int8_throughout(name: str, request: pytest.FixtureRequest) -> None:
+def test_int8_file_is_int8_throughout(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     """No operator reads or writes a float; inputs and outputs are int8, also in the notes."""
     case: Case = request.getfixturevalue(name)
     part = case.int8.parts[0]
     assert tflite_file.count_layers(case.int8.path(part)).float_operators == {}
-    assert {spec.dtype for spec in (*part.signature.inputs, *part.signature.outputs)} == {
-        "int8"
-    }
+    assert {
+        spec.dtype for spec in (*part.signature.inputs, *part.signature.outputs)
+    } == {"int8"}
     assert case.int8.notes["parts"]["main"]["float_inputs_and_outputs"] == []
 
 
 @pytest.mark.parametrize("name", ["residual", "awkward"])
-def test_no_transposes_are_left(name: str, request: pytest.FixtureRequest) -> None:
+def test_no_transposes_are_left(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     """Neither the channel-first input, nor a spatial mean, nor a flattened map leaves a
     TRANSPOSE.
     """
@@ -244,13 +273,21 @@ def test_signature_contains_the_layout(residual: Case) -> None:
     )
 
 
-def test_rewrites_are_counted_in_the_notes(residual: Case, awkward: Case) -> None:
+def test_rewrites_are_counted_in_the_notes(
+    residual: Case, awkward: Case
+) -> None:
     """The notes count the flattened maps that were rewritten for a channel-last runtime."""
-    assert residual.plain.notes["parts"]["main"]["rewritten_for_channel_last"] == 0
-    assert awkward.plain.notes["parts"]["main"]["rewritten_for_channel_last"] == 1
+    assert (
+        residual.plain.notes["parts"]["main"]["rewritten_for_channel_last"] == 0
+    )
+    assert (
+        awkward.plain.notes["parts"]["main"]["rewritten_for_channel_last"] == 1
+    )
 
 
-def test_silent_float_file_is_refused(residual: Case, tmp_path: pathlib.Path) -> None:
+def test_silent_float_file_is_refused(
+    residual: Case, tmp_path: pathlib.Path
+) -> None:
     """A graph with Q/DQ that the converter wrote as a float file is not accepted as a
     quantized one.
     """
@@ -263,7 +300,8 @@ def test_silent_float_file_is_refused(residual: Case, tmp_path: pathlib.Path) ->
     )
     wrong = residual.int8.model_copy(update={"folder": tmp_path})
     with pytest.raises(
-        StepError, match=r"main\.tflite is not int8: 10 of 10 layers compute in float"
+        StepError,
+        match=r"main\.tflite is not int8: 10 of 10 layers compute in float",
     ):
         TorchToTflite().ensures(residual.source, wrong)
 
@@ -276,9 +314,15 @@ class Several(nn.Module):
         self.body = nn.Conv2d(3, 4, 3, padding=1)
         self.table = nn.Embedding(7, 4)
 
-    def forward(self, images: torch.Tensor, words: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(
+        self, images: torch.Tensor, words: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         features = self.body(images)
-        return {"score": self.table(words).sum(1), "map": features, "next": words + 1}
+        return {
+            "score": self.table(words).sum(1),
+            "map": features,
+            "next": words + 1,
+        }
 
 
 def test_inputs_and_outputs_keep_their_order(tmp_path: pathlib.Path) -> None:
@@ -288,7 +332,9 @@ def test_inputs_and_outputs_keep_their_order(tmp_path: pathlib.Path) -> None:
     signature = Signature(
         inputs=(
             TensorSpec(name="images", dtype="float32", dims=("batch", 3, 6, 5)),
-            TensorSpec(name="words", dtype="int64", dims=("batch", 2), low=0, high=7),
+            TensorSpec(
+                name="words", dtype="int64", dims=("batch", 2), low=0, high=7
+            ),
         ),
         outputs=(
             TensorSpec(name="map", dtype="float32", dims=("batch", 4, 6, 5)),
@@ -298,7 +344,9 @@ def test_inputs_and_outputs_keep_their_order(tmp_path: pathlib.Path) -> None:
     )
     network = Several().eval()
     artifact = exported(
-        stored(network, tmp_path / "source", signature), Several, tmp_path / "made"
+        stored(network, tmp_path / "source", signature),
+        Several,
+        tmp_path / "made",
     )
     images, words = torch.randn(8, 3, 6, 5), torch.randint(0, 7, (8, 2))
     with torch.no_grad():
@@ -324,17 +372,24 @@ def test_unsupported_operator_has_a_fix(tmp_path: pathlib.Path) -> None:
         StepError,
         match="main: TFLite has no transposed convolution with this kernel.*\n.*kernel 4, stride 2",
     ):
-        exported(source, lambda: nn.ConvTranspose2d(8, 4, 3, 2, 1, 1), tmp_path / "made")
+        exported(
+            source,
+            lambda: nn.ConvTranspose2d(8, 4, 3, 2, 1, 1),
+            tmp_path / "made",
+        )
 
 
 def test_free_dims_are_refused_before_work() -> None:
     """A free dim that is not the number of samples cannot be written."""
     signature = Signature(
-        inputs=(TensorSpec(name="ids", dtype="int64", dims=("batch", "length")),),
+        inputs=(
+            TensorSpec(name="ids", dtype="int64", dims=("batch", "length")),
+        ),
         outputs=(LOGITS,),
     )
     artifact = Artifact(
-        format="torch", parts=(Part(name="main", signature=signature, files={}),)
+        format="torch",
+        parts=(Part(name="main", signature=signature, files={}),),
     )
     with pytest.raises(StepError, match="ids has the free dims length"):
         TorchToTflite().requires(artifact)
@@ -360,7 +415,9 @@ with tempfile.TemporaryDirectory() as folder:
 import logging, os; assert not logging.root.handlers and "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 """
     environment = {
-        name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"
+        name: value
+        for name, value in os.environ.items()
+        if name != "TF_CPP_MIN_LOG_LEVEL"
     }  # other packages of this process set it
     done = subprocess.run(
         [sys.executable, "-c", code],

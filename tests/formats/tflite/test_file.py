@@ -8,7 +8,9 @@ from edgekit.errors import StepError
 from edgekit.formats.tflite import interpreter as litert
 
 
-def test_a_file_that_the_runtime_cannot_load_is_reported(tmp_path: pathlib.Path) -> None:
+def test_a_file_that_the_runtime_cannot_load_is_reported(
+    tmp_path: pathlib.Path,
+) -> None:
     """LiteRT runs in another process: a rejection and a crash are both one error."""
     path = tmp_path / "main.tflite"
     path.write_bytes(b"\0" * 64)

@@ -51,7 +51,9 @@ def graph(path: pathlib.Path) -> Graph:
 def test_macs_are_those_of_the_formulas(graph: Graph) -> None:
     """Each product's multiply-accumulates equal a count by hand."""
     counted = {
-        operator.op: operator.macs for operator in graph.operators if operator.multiplies
+        operator.op: operator.macs
+        for operator in graph.operators
+        if operator.multiplies
     }
     assert counted == {
         "CONV_2D": 6 * 6 * 8 * 3 * 3 * 3,
@@ -84,7 +86,10 @@ def test_weights_are_distinguished_from_activations(graph: Graph) -> None:
 
 def test_ends_and_versions(graph: Graph) -> None:
     """Inputs and outputs with their shapes; every operator has a version."""
-    assert [tensor.shape for tensor in graph.inputs] == [(1, 6, 6, 3), (1, 4, 12, 16)]
+    assert [tensor.shape for tensor in graph.inputs] == [
+        (1, 6, 6, 3),
+        (1, 4, 12, 16),
+    ]
     assert [tensor.shape for tensor in graph.outputs] == [(1, 5)]
     assert all(operator.version >= 1 for operator in graph.operators)
     assert graph.extra_graphs == 0
@@ -92,25 +97,39 @@ def test_ends_and_versions(graph: Graph) -> None:
 
 def test_small_constants_are_numbers(graph: Graph) -> None:
     """Axes and shapes can be read as integers."""
-    reduce = next(operator for operator in graph.operators if operator.op == "REDUCE_MAX")
+    reduce = next(
+        operator for operator in graph.operators if operator.op == "REDUCE_MAX"
+    )
     assert reduce.input(1).values is not None
     with pytest.raises(IndexError):
         reduce.input(7)
 
 
-def test_other_files_are_reported(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_other_files_are_reported(
+    path: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """A missing file, garbage, and a file truncated anywhere each raise one clear error,
     never a crash.
     """
     with pytest.raises(ModelError, match="cannot be read: No such file"):
         read(tmp_path / "nothing.tflite")
     wrong = tmp_path / "wrong.tflite"
-    for content in (b"", b"PK\x03\x04 some archive", b"garbage garbage garbage"):
+    for content in (
+        b"",
+        b"PK\x03\x04 some archive",
+        b"garbage garbage garbage",
+    ):
         wrong.write_bytes(content)
         with pytest.raises(ModelError, match="is not a TFLite file"):
             read(wrong)
     content = path.read_bytes()
-    for length in (16, 64, len(content) // 4, len(content) // 2, len(content) - 200):
+    for length in (
+        16,
+        64,
+        len(content) // 4,
+        len(content) // 2,
+        len(content) - 200,
+    ):
         wrong.write_bytes(content[:length])
         with pytest.raises(ModelError, match="is damaged"):
             read(wrong)

@@ -18,10 +18,14 @@ from edgekit.formats.tflite.quantize import RECIPES, QuantizeTflite
 from edgekit.signature import Quantization, Signature, TensorSpec
 from edgekit.task import Task
 
-TASK = Task(name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64")))
+TASK = Task(
+    name="none", test=(numpy.zeros((1, 1), "float32"), numpy.zeros(1, "int64"))
+)
 SIGNATURE = Signature(
     inputs=(
-        TensorSpec(name="input", dtype="float32", dims=(1, 8, 8, 4), axes=(0, 2, 3, 1)),
+        TensorSpec(
+            name="input", dtype="float32", dims=(1, 8, 8, 4), axes=(0, 2, 3, 1)
+        ),
     ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=(1, 10)),),
 )
@@ -55,7 +59,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         format="tflite",
         parts=(
             Part(
-                name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}
+                name="main",
+                signature=SIGNATURE,
+                files={"model": File(path="main.tflite")},
             ),
         ),
         folder=folder,
@@ -74,14 +80,17 @@ def run(
     artifact: Artifact, images: numpy.ndarray, kernels: OpResolverType
 ) -> numpy.ndarray:
     running = Interpreter(
-        str(artifact.path(artifact.parts[0])), experimental_op_resolver_type=kernels
+        str(artifact.path(artifact.parts[0])),
+        experimental_op_resolver_type=kernels,
     )
     running.allocate_tensors()
     rows = []
     for image in images:
         running.set_tensor(running.get_input_details()[0]["index"], image[None])
         running.invoke()
-        rows.append(running.get_tensor(running.get_output_details()[0]["index"])[0])
+        rows.append(
+            running.get_tensor(running.get_output_details()[0]["index"])[0]
+        )
     return numpy.array(rows)
 
 
@@ -102,21 +111,34 @@ def test_numbers_stay_near(
     file is smaller.
     """
     result = quantized(plain, scheme, tmp_path)
-    images = numpy.random.default_rng(0).standard_normal((16, 8, 8, 4)).astype("float32")
+    images = (
+        numpy.random.default_rng(0)
+        .standard_normal((16, 8, 8, 4))
+        .astype("float32")
+    )
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     expected, actual = run(plain, images, kernels), run(result, images, kernels)
-    assert 0 < numpy.abs(actual - expected).max() < tolerance * numpy.abs(expected).max()
+    assert (
+        0
+        < numpy.abs(actual - expected).max()
+        < tolerance * numpy.abs(expected).max()
+    )
     assert (
         result.path(result.parts[0]).stat().st_size
         < 0.8 * plain.path(plain.parts[0]).stat().st_size
     )
     assert [
         spec.dtype
-        for spec in (*result.parts[0].signature.inputs, *result.parts[0].signature.outputs)
+        for spec in (
+            *result.parts[0].signature.inputs,
+            *result.parts[0].signature.outputs,
+        )
     ] == ["float32", "float32"]
 
 
-def test_dynamic_files_suit_old_runtimes(plain: Artifact, tmp_path: pathlib.Path) -> None:
+def test_dynamic_files_suit_old_runtimes(
+    plain: Artifact, tmp_path: pathlib.Path
+) -> None:
     """FULLY_CONNECTED has per-tensor scales (per-channel is silently wrong in tflite-runtime
     2.14), convolutions per-channel (wrong in LiteRT 2.3 otherwise).
     """
@@ -130,7 +152,11 @@ def test_dynamic_files_suit_old_runtimes(plain: Artifact, tmp_path: pathlib.Path
             scales.setdefault(name, []).append(
                 len(graph.tensors[operator.inputs[1]].quantization.scale)
             )
-    assert scales == {"CONV_2D": [16], "DEPTHWISE_CONV_2D": [16], "FULLY_CONNECTED": [1, 1]}
+    assert scales == {
+        "CONV_2D": [16],
+        "DEPTHWISE_CONV_2D": [16],
+        "FULLY_CONNECTED": [1, 1],
+    }
     part_notes = result.notes["parts"]["main"]
     assert (
         part_notes["int8_weights"],
@@ -162,19 +188,23 @@ def test_a_half_precision_file_suits_gpu_delegates(
         tflite_file.operator_name(model, operator) for operator in readers
     } == {"DEQUANTIZE"}
     assert {
-        graph.tensors[int(index)].type for index in (*graph.inputs, *graph.outputs)
+        graph.tensors[int(index)].type
+        for index in (*graph.inputs, *graph.outputs)
     } == {schema.TensorType.FLOAT32}
     weights = [
         operator.inputs[1]
         for operator in graph.operators
-        if tflite_file.operator_name(model, operator) in tflite_file.WEIGHT_INPUTS
+        if tflite_file.operator_name(model, operator)
+        in tflite_file.WEIGHT_INPUTS
     ]
     assert set(map(int, weights)) <= {
         int(index) for operator in readers for index in operator.outputs
     }
 
 
-def test_the_float_file_is_untouched(plain: Artifact, tmp_path: pathlib.Path) -> None:
+def test_the_float_file_is_untouched(
+    plain: Artifact, tmp_path: pathlib.Path
+) -> None:
     """A step never changes its input."""
     before = plain.path(plain.parts[0]).read_bytes()
     quantized(plain, "fp16", tmp_path)
@@ -189,7 +219,9 @@ def test_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_wrong_input_is_refused(plain: Artifact, tmp_path: pathlib.Path) -> None:
+def test_wrong_input_is_refused(
+    plain: Artifact, tmp_path: pathlib.Path
+) -> None:
     """An unknown scheme, a quantized file, and a damaged file are each reported."""
     with pytest.raises(
         StepError,
@@ -198,17 +230,24 @@ def test_wrong_input_is_refused(plain: Artifact, tmp_path: pathlib.Path) -> None
         QuantizeTflite("w8-dynamics").requires(plain)
     part = plain.parts[0]
     spec = part.signature.inputs[0].model_copy(
-        update={"quantization": Quantization(scale=0.1, zero_point=0), "dtype": "int8"}
+        update={
+            "quantization": Quantization(scale=0.1, zero_point=0),
+            "dtype": "int8",
+        }
     )
     signature = part.signature.model_copy(update={"inputs": (spec,)})
     with pytest.raises(
         StepError, match="already quantized"
     ):  # weights of a file whose inputs and outputs are float
-        QuantizeTflite("w4-weight").requires(quantized(plain, "w8-weight", tmp_path))
+        QuantizeTflite("w4-weight").requires(
+            quantized(plain, "w8-weight", tmp_path)
+        )
     with pytest.raises(StepError, match="already quantized"):
         QuantizeTflite("fp16").requires(
             plain.model_copy(
-                update={"parts": (part.model_copy(update={"signature": signature}),)}
+                update={
+                    "parts": (part.model_copy(update={"signature": signature}),)
+                }
             )
         )
     folder = tmp_path / "damaged"

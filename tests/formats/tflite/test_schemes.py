@@ -95,7 +95,9 @@ def depthwise() -> nn.Module:
 
 def transposed() -> nn.Module:
     return nn.Sequential(
-        nn.ConvTranspose2d(8, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3)
+        nn.ConvTranspose2d(8, 16, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
     )
 
 
@@ -136,7 +138,12 @@ class Case:
         dims = ("batch", *self.float.shape[1:])
         output = TensorSpec(name="output", dtype="float32", dims=dims)
         path = folder / "main.tflite"
-        self._convert(Signature(inputs=(spec,), outputs=(output,)), tensor[:1], path, image)
+        self._convert(
+            Signature(inputs=(spec,), outputs=(output,)),
+            tensor[:1],
+            path,
+            image,
+        )
         axes = (0, 2, 3, 1) if image else None
         update = {"dims": (1, *shape), "axes": axes, "low": None, "high": None}
         fixed = Signature(
@@ -166,20 +173,28 @@ class Case:
         captured = capture(self.network, signature).module(check_guards=False)
         program = torch.export.export(captured, (sample,), strict=False)
         graph = program.module(check_guards=False)
-        litert_conversion.convert(graph, (sample,), path, channel_last_inputs=channel_last)
+        litert_conversion.convert(
+            graph, (sample,), path, channel_last_inputs=channel_last
+        )
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Case:
     return Case(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def run(
-    artifact: Artifact, data: numpy.ndarray, kernels: OpResolverType = OpResolverType.AUTO
+    artifact: Artifact,
+    data: numpy.ndarray,
+    kernels: OpResolverType = OpResolverType.AUTO,
 ) -> numpy.ndarray:
     part = artifact.parts[0]
     running = Interpreter(
-        str(artifact.path(part)), experimental_op_resolver_type=kernels, num_threads=1
+        str(artifact.path(part)),
+        experimental_op_resolver_type=kernels,
+        num_threads=1,
     )
     running.allocate_tensors()
     rows = []
@@ -204,10 +219,14 @@ def simulated(case: Case, scheme: str) -> numpy.ndarray:
     network = copy.deepcopy(case.network)
     for layer in network.modules():
         if isinstance(layer, LAYERS):
-            per_tensor = scheme == "w8-dynamic-tensor" and isinstance(layer, nn.Linear)
+            per_tensor = scheme == "w8-dynamic-tensor" and isinstance(
+                layer, nn.Linear
+            )
             _round_weight(
                 layer,
-                4 if scheme == "w4-weight" and isinstance(layer, nn.Linear) else 8,
+                4
+                if scheme == "w4-weight" and isinstance(layer, nn.Linear)
+                else 8,
                 per_tensor,
             )
             if "dynamic" in scheme and not isinstance(layer, nn.Embedding):
@@ -218,7 +237,10 @@ def simulated(case: Case, scheme: str) -> numpy.ndarray:
 
 
 def _round_weight(layer: nn.Module, bits: int, per_tensor: bool) -> None:
-    weight, axis = layer.weight.data, 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # type: ignore[union-attr]
+    weight, axis = (
+        layer.weight.data,
+        1 if isinstance(layer, nn.ConvTranspose2d) else 0,
+    )  # type: ignore[union-attr]
     axes = [k for k in range(weight.dim()) if per_tensor or k != axis]
     most = 2 ** (bits - 1) - 1
     scale = weight.abs().amax(axes, keepdim=True) / most  # type: ignore[operator]
@@ -231,7 +253,9 @@ def _round_weight(layer: nn.Module, bits: int, per_tensor: bool) -> None:
     layer.weight.data = (weight / scale).round().clamp(-most, most) * scale  # type: ignore[union-attr]
 
 
-def _rounded_input(layer: nn.Module, actual: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+def _rounded_input(
+    layer: nn.Module, actual: tuple[torch.Tensor]
+) -> tuple[torch.Tensor]:
     """Per-row scales for linear layers, per-sample scales for convolutions."""
     values = actual[0].numpy()
     rows = (
@@ -239,7 +263,11 @@ def _rounded_input(layer: nn.Module, actual: tuple[torch.Tensor]) -> tuple[torch
         if isinstance(layer, nn.Linear)
         else values.reshape(len(values), -1)
     )
-    return (torch.from_numpy(quantize_rows(rows).astype("float32").reshape(values.shape)),)
+    return (
+        torch.from_numpy(
+            quantize_rows(rows).astype("float32").reshape(values.shape)
+        ),
+    )
 
 
 def quantized(
@@ -251,7 +279,9 @@ def quantized(
         else QuantizeTflite(scheme, keep=keep)
     )
     step.requires(case.artifact)
-    result = step.run(case.artifact, Context(folder=folder, networks=dict, task=case.task))
+    result = step.run(
+        case.artifact, Context(folder=folder, networks=dict, task=case.task)
+    )
     step.ensures(case.artifact, result)
     return result
 
@@ -285,7 +315,9 @@ def test_kept_modules_stay_float(case: Case, tmp_path: pathlib.Path) -> None:
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
     )
     one = (
-        tflite_file.count_layers(case.artifact.path(case.artifact.parts[0])).float_weights
+        tflite_file.count_layers(
+            case.artifact.path(case.artifact.parts[0])
+        ).float_weights
         == 1
     )  # and an embedding, which 16-bit files keep in float
     for scheme in ("w8-dynamic",) if one else ("w8-dynamic", "w8a16-static"):
@@ -295,7 +327,9 @@ def test_kept_modules_stay_float(case: Case, tmp_path: pathlib.Path) -> None:
             quantized(case, scheme, folder).path(case.artifact.parts[0])
         )
         counts = tflite_file.count_layers(
-            quantized(case, scheme, folder, keep=(name,)).path(case.artifact.parts[0])
+            quantized(case, scheme, folder, keep=(name,)).path(
+                case.artifact.parts[0]
+            )
         )
         assert counts.float_weights >= 1 + all_quantized.float_weights
         assert (
@@ -303,14 +337,17 @@ def test_kept_modules_stay_float(case: Case, tmp_path: pathlib.Path) -> None:
             == all_quantized.int8_weights + all_quantized.float_weights
         )
     with pytest.raises(
-        StepError, match=r"no operators of the modules to keep in float: nowhere\.at\.all"
+        StepError,
+        match=r"no operators of the modules to keep in float: nowhere\.at\.all",
     ):
         quantized(case, "w8-dynamic", tmp_path, keep=("nowhere.at.all",))
 
 
 def test_nothing_to_quantize_is_refused(tmp_path: pathlib.Path) -> None:
     """A network without weights supports no scheme but float."""
-    litert_conversion.convert(nn.ReLU(), (torch.randn(1, 4),), tmp_path / "main.tflite")
+    litert_conversion.convert(
+        nn.ReLU(), (torch.randn(1, 4),), tmp_path / "main.tflite"
+    )
     spec = TensorSpec(name="input", dtype="float32", dims=(1, 4))
     part = Part(
         name="main",
@@ -323,7 +360,9 @@ def test_nothing_to_quantize_is_refused(tmp_path: pathlib.Path) -> None:
         folder=tmp_path,
         networks=dict,
         task=Task(
-            name="none", calibration=data[:4], test=(data[4:], numpy.zeros(4, "int64"))
+            name="none",
+            calibration=data[:4],
+            test=(data[4:], numpy.zeros(4, "int64")),
         ),
     )
     for name, step in (
@@ -344,10 +383,14 @@ def test_static_ranges_cut_nothing_off(tmp_path: pathlib.Path) -> None:
     case = Case("linear", tmp_path)
     data = numpy.concatenate([case.data, 20 * case.data[:1]])
     case.task = Task(
-        name="none", calibration=data, test=(case.data[:1] * 0, numpy.zeros(1, "int64"))
+        name="none",
+        calibration=data,
+        test=(case.data[:1] * 0, numpy.zeros(1, "int64")),
     )
     (folder := tmp_path / "made").mkdir()
     step = CalibrateTflite(samples=len(data))
-    result = step.run(case.artifact, Context(folder=folder, networks=dict, task=case.task))
+    result = step.run(
+        case.artifact, Context(folder=folder, networks=dict, task=case.task)
+    )
     expected, actual = run(case.artifact, data[-1:]), run(result, data[-1:])
     assert numpy.abs(expected - actual).max() < 0.01 * numpy.abs(expected).max()

@@ -32,10 +32,14 @@ from edgekit.task import Task
 from edgekit.tasks.digits import digits
 
 SIGNATURE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
-TASK = Task(name="none", test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1)))
+TASK = Task(
+    name="none", test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1))
+)
 
 
 def network() -> nn.Module:
@@ -67,24 +71,41 @@ def files(
     result = {}
     for kind in ("float", "int8"):
         source = tmp_path_factory.mktemp(kind)
-        artifact = torch_storage.save({"main": network()}, {"main": SIGNATURE}, source, {})
+        artifact = torch_storage.save(
+            {"main": network()}, {"main": SIGNATURE}, source, {}
+        )
         if kind == "int8":
             (source / "main.quantization.json").write_text(
                 calibrate(
-                    network(), [(images,)], SIGNATURE, Settings(runtime="litert")
+                    network(),
+                    [(images,)],
+                    SIGNATURE,
+                    Settings(runtime="litert"),
                 ).model_dump_json()
             )
             part = artifact.parts[0]
-            quantized = {**part.files, "quantization": File(path="main.quantization.json")}
+            quantized = {
+                **part.files,
+                "quantization": File(path="main.quantization.json"),
+            }
             artifact = artifact.model_copy(
-                update={"parts": (part.model_copy(update={"files": quantized}),)}
+                update={
+                    "parts": (part.model_copy(update={"files": quantized}),)
+                }
             )
         for name, batches in ((kind, (1,)), (f"{kind} x3", [1, 8, 3])):
-            step, folder = TorchToTflite(batches), tmp_path_factory.mktemp("exported")
+            step, folder = (
+                TorchToTflite(batches),
+                tmp_path_factory.mktemp("exported"),
+            )
             step.requires(artifact)
             result[name] = step.run(
                 artifact,
-                Context(folder=folder, networks=lambda: {"main": network()}, task=TASK),
+                Context(
+                    folder=folder,
+                    networks=lambda: {"main": network()},
+                    task=TASK,
+                ),
             )
             step.ensures(artifact, result[name])
     return result
@@ -95,11 +116,13 @@ def run_signature(
 ) -> numpy.ndarray:
     """The outputs of one signature, as real numbers."""
     part = artifact.parts[0]
-    running = Interpreter(str(artifact.path(part)), num_threads=1).get_signature_runner(
-        signature
-    )
+    running = Interpreter(
+        str(artifact.path(part)), num_threads=1
+    ).get_signature_runner(signature)
     batch = int(next(iter(running.get_input_details().values()))["shape"][0])
-    encoded = part.signature.inputs[0].encode(images[: len(images) // batch * batch])
+    encoded = part.signature.inputs[0].encode(
+        images[: len(images) // batch * batch]
+    )
     rows = [
         next(iter(running(args_0=encoded[k : k + batch]).values()))
         for k in range(0, len(encoded), batch)
@@ -108,11 +131,16 @@ def run_signature(
 
 
 def quantize(
-    artifact: Artifact, scheme: str, folder: pathlib.Path, keep: tuple[str, ...] = ()
+    artifact: Artifact,
+    scheme: str,
+    folder: pathlib.Path,
+    keep: tuple[str, ...] = (),
 ) -> Artifact:
     step = QuantizeTflite(scheme, keep)
     step.requires(artifact)
-    result = step.run(artifact, Context(folder=folder, networks=dict, task=TASK))
+    result = step.run(
+        artifact, Context(folder=folder, networks=dict, task=TASK)
+    )
     step.ensures(artifact, result)
     return result
 
@@ -130,10 +158,18 @@ def test_every_signature_computes_what_torch_computes(
             graph = simulate(
                 network(),
                 SIGNATURE,
-                calibrate(network(), [(images,)], SIGNATURE, Settings(runtime="litert")),
+                calibrate(
+                    network(),
+                    [(images,)],
+                    SIGNATURE,
+                    Settings(runtime="litert"),
+                ),
                 fold=True,
             )
-            expected, output = graph(images).numpy(), result.parts[0].signature.outputs[0]
+            expected, output = (
+                graph(images).numpy(),
+                result.parts[0].signature.outputs[0],
+            )
             assert output.quantization is not None
             allowed = 2 * output.quantization.scale + 1e-6
         else:
@@ -142,16 +178,28 @@ def test_every_signature_computes_what_torch_computes(
         actual = run_signature(result, signature, images.numpy())
         assert numpy.abs(actual - expected[: len(actual)]).max() <= allowed
         assert (
-            len(actual) == {"serving_default": 40, "batch_8": 40, "batch_3": 39}[signature]
+            len(actual)
+            == {"serving_default": 40, "batch_8": 40, "batch_3": 39}[signature]
         )
 
 
 @pytest.mark.parametrize(
     "scheme",
-    ["float", "int8", "fp16", "w8-dynamic", "w8-dynamic-tensor", "w8-weight", "w4-weight"],
+    [
+        "float",
+        "int8",
+        "fp16",
+        "w8-dynamic",
+        "w8-dynamic-tensor",
+        "w8-weight",
+        "w4-weight",
+    ],
 )
 def test_the_weights_are_stored_once(
-    scheme: str, files: dict[str, Artifact], images: torch.Tensor, tmp_path: pathlib.Path
+    scheme: str,
+    files: dict[str, Artifact],
+    images: torch.Tensor,
+    tmp_path: pathlib.Path,
 ) -> None:
     """Two more signatures cost less than the weights, in every scheme, and agree with each
     other on digits.
@@ -170,7 +218,8 @@ def test_the_weights_are_stored_once(
         "fp16": 2,
     }.get(scheme, 1)
     extra = (
-        three.path(three.parts[0]).stat().st_size - one.path(one.parts[0]).stat().st_size
+        three.path(three.parts[0]).stat().st_size
+        - one.path(one.parts[0]).stat().st_size
     )
     assert 0 < extra < weights
     first = run_signature(three, "serving_default", images.numpy())
@@ -197,7 +246,9 @@ def test_host_and_audit_use_the_first_signature(
         numpy.testing.assert_array_equal(
             first.infer(data)["output"], second.infer(data)["output"]
         )
-    audits = [audit_tflite.audit(artifact, Limits()) for artifact in (one, three)]
+    audits = [
+        audit_tflite.audit(artifact, Limits()) for artifact in (one, three)
+    ]
     assert [(row["op"], row["macs"]) for row in audits[0].rows] == [
         (row["op"], row["macs"]) for row in audits[1].rows
     ]
@@ -223,7 +274,12 @@ def test_a_module_that_stays_in_float_does_so_in_every_signature(
     ]
     assert len(linears) == 3
     assert (
-        len({int(graph.tensors[operator.inputs[1]].buffer) for graph, operator in linears})
+        len(
+            {
+                int(graph.tensors[operator.inputs[1]].buffer)
+                for graph, operator in linears
+            }
+        )
         == 1
     )
     assert all(
@@ -232,7 +288,9 @@ def test_a_module_that_stays_in_float_does_so_in_every_signature(
     )
 
 
-def test_a_signature_of_another_network_is_noticed(tmp_path: pathlib.Path) -> None:
+def test_a_signature_of_another_network_is_noticed(
+    tmp_path: pathlib.Path,
+) -> None:
     """The check compares them; it cannot pass on names alone."""
     path = tmp_path / "main.tflite"
     other = nn.Linear(4, 3)
@@ -262,6 +320,8 @@ def test_invalid_batches_are_rejected(
     batches: tuple[int, ...], tmp_path: pathlib.Path
 ) -> None:
     """The first signature is the one that runtimes use."""
-    artifact = torch_storage.save({"main": network()}, {"main": SIGNATURE}, tmp_path, {})
+    artifact = torch_storage.save(
+        {"main": network()}, {"main": SIGNATURE}, tmp_path, {}
+    )
     with pytest.raises(StepError, match="Invalid batches"):
         TorchToTflite(batches).requires(artifact)

@@ -35,9 +35,9 @@ class Masked(nn.Module):
 
 
 def traced() -> torch.fx.GraphModule:
-    graph = torch.export.export(Masked(), (torch.randn(1, 6),), strict=False).module(
-        check_guards=False
-    )
+    graph = torch.export.export(
+        Masked(), (torch.randn(1, 6),), strict=False
+    ).module(check_guards=False)
     assert isinstance(graph, torch.fx.GraphModule)
     return graph
 
@@ -63,9 +63,9 @@ def test_what_gathers_numbers_is_left_alone() -> None:
             """[1, 6] to [1, 2]."""
             return x[torch.tensor([[0, 0]]), torch.tensor([[5, 1]])]
 
-    graph = torch.export.export(Floats(), (torch.randn(1, 6),), strict=False).module(
-        check_guards=False
-    )
+    graph = torch.export.export(
+        Floats(), (torch.randn(1, 6),), strict=False
+    ).module(check_guards=False)
     assert isinstance(graph, torch.fx.GraphModule)
     assert tflite_runtime_compat.index_booleans_as_integers(graph) == 0
 
@@ -98,13 +98,19 @@ def test_the_old_runtime_loads_the_file(
     spec = TensorSpec(name="x", dtype="float32", dims=(1, 6))
     signature = litert.read_signature(
         tmp_path / "after.tflite",
-        Signature(inputs=(spec,), outputs=(spec.model_copy(update={"name": "y"}),)),
+        Signature(
+            inputs=(spec,), outputs=(spec.model_copy(update={"name": "y"}),)
+        ),
     )
     before, after = (
         Artifact(
             format="tflite",
             parts=(
-                Part(name="main", signature=signature, files={"model": File(path=name)}),
+                Part(
+                    name="main",
+                    signature=signature,
+                    files={"model": File(path=name)},
+                ),
             ),
             folder=tmp_path,
         )
@@ -114,7 +120,8 @@ def test_the_old_runtime_loads_the_file(
     for host in (LocalHost(), old):
         with host.open(after) as runner:
             assert numpy.array_equal(
-                next(iter(runner.infer({"x": x.numpy()}).values())), Masked()(x).numpy()
+                next(iter(runner.infer({"x": x.numpy()}).values())),
+                Masked()(x).numpy(),
             )
     with pytest.raises(Exception, match="GATHER_ND"):
         old.open(before)

@@ -66,7 +66,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         format="tflite",
         parts=(
             Part(
-                name="main", signature=SIGNATURE, files={"model": File(path="main.tflite")}
+                name="main",
+                signature=SIGNATURE,
+                files={"model": File(path="main.tflite")},
             ),
         ),
         folder=folder,
@@ -78,9 +80,13 @@ def run(artifact: Artifact, data: numpy.ndarray) -> numpy.ndarray:
     running.allocate_tensors()
     rows = []
     for sample in data:
-        running.set_tensor(running.get_input_details()[0]["index"], sample[None])
+        running.set_tensor(
+            running.get_input_details()[0]["index"], sample[None]
+        )
         running.invoke()
-        rows.append(running.get_tensor(running.get_output_details()[0]["index"])[0])
+        rows.append(
+            running.get_tensor(running.get_output_details()[0]["index"])[0]
+        )
     return numpy.array(rows)
 
 
@@ -93,9 +99,13 @@ def run_step(
     folder.mkdir()
     step.requires(artifact)
     task = Task(
-        name="none", calibration=data[:48], test=(data[48:], numpy.zeros(24, "int64"))
+        name="none",
+        calibration=data[:48],
+        test=(data[48:], numpy.zeros(24, "int64")),
     )
-    result = step.run(artifact, Context(folder=folder, networks=dict, task=task))
+    result = step.run(
+        artifact, Context(folder=folder, networks=dict, task=task)
+    )
     step.ensures(artifact, result)
     return result
 
@@ -105,11 +115,16 @@ def test_smoothing_alone_is_exact(
 ) -> None:
     """Factors before a layer and their inverses in its weights change nothing in float."""
     tuned = run_step(
-        TuneTflite(rounding="nearest", correct_bias=False), plain, data, tmp_path / "tuned"
+        TuneTflite(rounding="nearest", correct_bias=False),
+        plain,
+        data,
+        tmp_path / "tuned",
     )
     notes = tuned.notes["parts"]["main"]
     assert any(row["alpha"] is not None for row in notes)
-    assert numpy.allclose(run(tuned, data), run(plain, data), atol=1e-4, rtol=1e-4)
+    assert numpy.allclose(
+        run(tuned, data), run(plain, data), atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,13 +133,18 @@ def test_smoothing_alone_is_exact(
     ids=["all", "smooth"],
 )
 def test_dynamic_int8_error_falls(
-    plain: Artifact, data: numpy.ndarray, step: TuneTflite, tmp_path: pathlib.Path
+    plain: Artifact,
+    data: numpy.ndarray,
+    step: TuneTflite,
+    tmp_path: pathlib.Path,
 ) -> None:
     """On data that calibration has not seen, LiteRT's squared error falls, by more than
     half with all three together.
     """
     test, expected = data[48:], run(plain, data[48:])
-    direct = run_step(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "direct")
+    direct = run_step(
+        QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "direct"
+    )
     tuned = run_step(
         QuantizeTflite("w8-dynamic"),
         run_step(step, plain, data, tmp_path / "tuned"),
@@ -145,7 +165,9 @@ def test_rounded_weights_are_found_again(
     further rounding.
     """
     tuned = run_step(TuneTflite(), plain, data, tmp_path / "tuned")
-    quantized = run_step(QuantizeTflite("w8-dynamic"), tuned, data, tmp_path / "quantized")
+    quantized = run_step(
+        QuantizeTflite("w8-dynamic"), tuned, data, tmp_path / "quantized"
+    )
     model, stored = (
         tflite_file.read(artifact.path(artifact.parts[0]))
         for artifact in (tuned, quantized)
@@ -163,17 +185,22 @@ def test_rounded_weights_are_found_again(
     ]
     assert len(groups) == len(layers) == 4
     tensor_of = {
-        graph.tensors[operator.inputs[1]].name: graph.tensors[operator.inputs[1]]
+        graph.tensors[operator.inputs[1]].name: graph.tensors[
+            operator.inputs[1]
+        ]
         for operator in layers
     }
     for operator in groups:
         tensor = tensor_of[model.subgraphs[0].tensors[operator.inputs[1]].name]
-        steps = numpy.frombuffer(bytes(stored.buffers[tensor.buffer].data), "int8").reshape(
-            tensor.shape
-        )
+        steps = numpy.frombuffer(
+            bytes(stored.buffers[tensor.buffer].data), "int8"
+        ).reshape(tensor.shape)
         scale = numpy.array(tensor.quantization.scale, "float32")[:, None]
         assert numpy.allclose(
-            steps * scale, tflite_edit.get_weight(model, operator), rtol=1e-5, atol=1e-7
+            steps * scale,
+            tflite_edit.get_weight(model, operator),
+            rtol=1e-5,
+            atol=1e-7,
         )
 
 
@@ -188,18 +215,30 @@ def test_kept_and_wrong_input(
         len(group.operators)
         for group in tflite_edit.find_linear_groups(model, ("gate", "near"))
     ] == [1, 1]
-    assert tflite_edit.find_linear_groups(model, ("up", "gate", "near", "down")) == []
-    with pytest.raises(StepError, match="Invalid number of calibration samples: 0"):
+    assert (
+        tflite_edit.find_linear_groups(model, ("up", "gate", "near", "down"))
+        == []
+    )
+    with pytest.raises(
+        StepError, match="Invalid number of calibration samples: 0"
+    ):
         TuneTflite(samples=0).requires(plain)
     with pytest.raises(StepError, match="already quantized"):
         TuneTflite().requires(
-            run_step(QuantizeTflite("w8-dynamic"), plain, data, tmp_path / "quantized")
+            run_step(
+                QuantizeTflite("w8-dynamic"),
+                plain,
+                data,
+                tmp_path / "quantized",
+            )
         )
     with pytest.raises(StepError, match="infinite or undefined values"):
         run_step(
             TuneTflite(),
             plain,
             data
-            * numpy.where(numpy.arange(72) == 5, 1e30, 1).astype("float32")[:, None, None],
+            * numpy.where(numpy.arange(72) == 5, 1e30, 1).astype("float32")[
+                :, None, None
+            ],
             tmp_path / "infinite",
         )

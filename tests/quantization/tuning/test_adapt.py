@@ -27,7 +27,9 @@ from tests.quantization.networks import (
 def adapted(
     network: torch.nn.Module, data: Rows, signature: Signature, tuning: Tuning
 ) -> tuple[Calibration, Constants]:
-    return adapt(network, data, signature, Settings(observer=tuning.observer), tuning)
+    return adapt(
+        network, data, signature, Settings(observer=tuning.observer), tuning
+    )
 
 
 def output_sqnr(
@@ -42,23 +44,34 @@ def output_sqnr(
         return sqnr(
             [network(test)],
             [
-                simulate(network, signature, calibration, fold=True, constants=constants)(
-                    test
-                )
+                simulate(
+                    network,
+                    signature,
+                    calibration,
+                    fold=True,
+                    constants=constants,
+                )(test)
             ],
         )
 
 
 def float_difference(
-    network: torch.nn.Module, signature: Signature, constants: Constants, test: torch.Tensor
+    network: torch.nn.Module,
+    signature: Signature,
+    constants: Constants,
+    test: torch.Tensor,
 ) -> float:
     with torch.no_grad():
         expected = network(test)
         return float(
             (
-                simulate(network, signature, Calibration(), fold=True, constants=constants)(
-                    test
-                )
+                simulate(
+                    network,
+                    signature,
+                    Calibration(),
+                    fold=True,
+                    constants=constants,
+                )(test)
                 - expected
             )
             .abs()
@@ -102,8 +115,14 @@ def test_learned_rounding_is_closer_than_the_nearest_step() -> None:
     """On correlated data weights that are rounded up or down together are closer than each
     for itself; none moves by more than a step.
     """
-    network, data, test = dense(), correlated(batches=4), next(correlated(seed=50)())[0]
-    calibration, constants = adapted(network, data, VECTOR, Tuning(rounding="learned"))
+    network, data, test = (
+        dense(),
+        correlated(batches=4),
+        next(correlated(seed=50)())[0],
+    )
+    calibration, constants = adapted(
+        network, data, VECTOR, Tuning(rounding="learned")
+    )
     nearest = {}
     for operator in build_simulator(network, VECTOR, calibration).operators:
         scale = operator.weight.scale[:, None]
@@ -111,9 +130,12 @@ def test_learned_rounding_is_closer_than_the_nearest_step() -> None:
         nearest[operator.weight_name] = operator.weight.quantize(weight)
         learned = constants[operator.weight_name]
         assert ((learned - weight).abs() <= 1.001 * scale).all()
-        assert torch.allclose(learned / scale, (learned / scale).round(), atol=1e-3)
+        assert torch.allclose(
+            learned / scale, (learned / scale).round(), atol=1e-3
+        )
     errors = [
-        float_difference(network, VECTOR, changed, test) for changed in (nearest, constants)
+        float_difference(network, VECTOR, changed, test)
+        for changed in (nearest, constants)
     ]
     assert errors[1] < 0.7 * errors[0]
 

@@ -9,9 +9,9 @@ from edgekit.quantization.tuning import dynamic as dynamic_tuning
 
 RANDOM = numpy.random.default_rng(0)
 #: Correlated inputs, as every real layer has them.
-ROWS = (RANDOM.standard_normal((2000, 96)) @ RANDOM.standard_normal((96, 96)) / 10).astype(
-    "float32"
-)
+ROWS = (
+    RANDOM.standard_normal((2000, 96)) @ RANDOM.standard_normal((96, 96)) / 10
+).astype("float32")
 WEIGHT = (RANDOM.standard_normal((40, 96)) / 10).astype("float32")
 
 
@@ -34,7 +34,9 @@ def test_learned_rounding_keeps_the_grid_and_lessens_the_error() -> None:
     learned = dynamic_tuning.round_weight(WEIGHT, ROWS.T @ ROWS)
     steps = learned / dynamic_tuning.weight_scales(WEIGHT)
     assert numpy.allclose(steps, numpy.round(steps), atol=1e-3)
-    assert numpy.allclose(dynamic_tuning.quantize_weight(learned), learned, atol=1e-7)
+    assert numpy.allclose(
+        dynamic_tuning.quantize_weight(learned), learned, atol=1e-7
+    )
     before, after = (
         numpy.square(ROWS @ (weight - WEIGHT).T).mean()
         for weight in (dynamic_tuning.quantize_weight(WEIGHT), learned)
@@ -72,11 +74,14 @@ def test_bias_correction_takes_the_mean_error_away() -> None:
 
 
 @pytest.mark.parametrize(
-    "rows", [numpy.zeros((5, 96), "float32"), numpy.ones((5, 96), "float32") * 3]
+    "rows",
+    [numpy.zeros((5, 96), "float32"), numpy.ones((5, 96), "float32") * 3],
 )
 def test_data_without_variety_do_no_harm(rows: numpy.ndarray) -> None:
     """Inputs that are all zero or all alike give finite weights near the given ones."""
     result = dynamic_tuning.round_weight(WEIGHT, rows.T @ rows)
     assert numpy.isfinite(result).all()
     assert numpy.abs(result - WEIGHT).max() < 0.05
-    assert numpy.isfinite(dynamic_tuning.smoothing_factors(rows, [WEIGHT], 0.5)).all()
+    assert numpy.isfinite(
+        dynamic_tuning.smoothing_factors(rows, [WEIGHT], 0.5)
+    ).all()

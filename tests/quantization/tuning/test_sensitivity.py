@@ -8,12 +8,19 @@ from torch import nn
 from edgekit.quantization.prepared import build_float_graph
 from edgekit.quantization.settings import Settings
 from edgekit.quantization.tuning.adapt import adapt
-from edgekit.quantization.tuning.sensitivity import QUIET_DB, diagnose, mixed_output, sqnr
+from edgekit.quantization.tuning.sensitivity import (
+    QUIET_DB,
+    diagnose,
+    mixed_output,
+    sqnr,
+)
 from edgekit.scheme import Tuning
 from tests.quantization.networks import IMAGE, VECTOR, outlier, rows
 
 
-def test_the_layer_with_the_outlier_is_the_noisiest_and_equalization_helps_most() -> None:
+def test_the_layer_with_the_outlier_is_the_noisiest_and_equalization_helps_most() -> (
+    None
+):
     """What reads the channel that dwarfs the others makes the noise; the trials say what
     would take it away.
     """
@@ -33,7 +40,10 @@ def test_the_layer_with_the_outlier_is_the_noisiest_and_equalization_helps_most(
         "head",
     }
     assert diagnosis.activations_db < diagnosis.weights_db
-    assert diagnosis.sqnr_db <= min(diagnosis.activations_db, diagnosis.weights_db) + 0.5
+    assert (
+        diagnosis.sqnr_db
+        <= min(diagnosis.activations_db, diagnosis.weights_db) + 0.5
+    )
     best = max(diagnosis.trials, key=lambda trial: trial.sqnr_db)
     assert best.tuning == Tuning(equalize=True)
     assert best.sqnr_db > diagnosis.sqnr_db + 20
@@ -65,7 +75,10 @@ def test_an_output_that_joins_different_ranges_is_seen() -> None:
     ratio = mixed_output(build_float_graph(Joined(500).eval(), VECTOR), data)
     assert 100 < ratio < 2500
     assert mixed_output(build_float_graph(Joined(1).eval(), VECTOR), data) < 5
-    assert mixed_output(build_float_graph(outlier(), IMAGE), list(rows(1, 8, 8)())) == 1
+    assert (
+        mixed_output(build_float_graph(outlier(), IMAGE), list(rows(1, 8, 8)()))
+        == 1
+    )
 
 
 def test_the_ratio_of_signal_to_noise() -> None:

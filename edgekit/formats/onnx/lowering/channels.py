@@ -22,7 +22,10 @@ def widen_channels(graph: onnx.GraphProto) -> int:
     producers = onnx_graph.producers(graph)
     widened = 0
     for conv in list(graph.node):
-        if conv.op_type != "Conv" or onnx_graph.attributes(conv).get("group", 1) != 1:
+        if (
+            conv.op_type != "Conv"
+            or onnx_graph.attributes(conv).get("group", 1) != 1
+        ):
             continue
         pair = quantizing_pair(producers, conv.input[0])
         weight = producers.get(conv.input[1])
@@ -33,7 +36,9 @@ def widen_channels(graph: onnx.GraphProto) -> int:
         missing = -stored.shape[1] % FAST_CHANNELS
         per_tensor = constants[weight.input[1]].size == 1
         axis = onnx_graph.attributes(weight).get("axis", 1)
-        scale_fits = per_tensor or axis == 0  # no scale is missing for the new channels
+        scale_fits = (
+            per_tensor or axis == 0
+        )  # no scale is missing for the new channels
         if missing and scale_fits and len(dequantize.input) > 2:
             _pad_input(graph, conv, dequantize, stored.ndim, missing)
             _pad_weights(graph, conv, weight, stored, missing)
@@ -56,8 +61,12 @@ def _pad_weights(
     missing: int,
 ) -> None:
     """Let the convolution read wider weights, dequantized in front of it."""
-    wide = numpy.pad(stored, [(0, 0), (0, missing), *[(0, 0)] * (stored.ndim - 2)])
-    stored_name = onnx_graph.add_constant(graph, f"{weight.input[0]}_wide", wide)
+    wide = numpy.pad(
+        stored, [(0, 0), (0, missing), *[(0, 0)] * (stored.ndim - 2)]
+    )
+    stored_name = onnx_graph.add_constant(
+        graph, f"{weight.input[0]}_wide", wide
+    )
     dequantize = onnx.helper.make_node(
         "DequantizeLinear",
         [stored_name, *weight.input[1:]],

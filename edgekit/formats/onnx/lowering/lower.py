@@ -44,7 +44,11 @@ class LowerOnnx:
             file = File(path=f"{part.name}.onnx")
             onnx_graph.write(model, context.folder / file.path)
             parts.append(
-                Part(name=part.name, signature=part.signature, files={"model": file})
+                Part(
+                    name=part.name,
+                    signature=part.signature,
+                    files={"model": file},
+                )
             )
         return Artifact(
             format="onnx",

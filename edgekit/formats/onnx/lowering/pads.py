@@ -19,7 +19,11 @@ def fold_pads(graph: onnx.GraphProto) -> int:
             continue
         pad = _pad_before(conv, producers)
         amounts = _zero_padding(pad, constants) if pad is not None else None
-        if pad is not None and amounts is not None and _add_padding(conv, amounts):
+        if (
+            pad is not None
+            and amounts is not None
+            and _add_padding(conv, amounts)
+        ):
             conv.input[0] = pad.input[0]
             folded += 1
     return folded
@@ -56,7 +60,9 @@ def _pad_before(
     return pad if same_scale else None
 
 
-def _zero_padding(pad: onnx.NodeProto, constants: dict[str, Array]) -> list[int] | None:
+def _zero_padding(
+    pad: onnx.NodeProto, constants: dict[str, Array]
+) -> list[int] | None:
     """Return begin and end of every axis if the node pads positions (not samples or channels)
     with zeros, else None.
     """

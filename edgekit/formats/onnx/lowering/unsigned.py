@@ -64,13 +64,17 @@ def make_unsigned(graph: onnx.GraphProto) -> int:
     changed = 0
     for node in signed_quantizers(graph):
         users = readers.get(node.output[0], [])
-        only_dequantized = all(user.op_type == "DequantizeLinear" for user in users)
+        only_dequantized = all(
+            user.op_type == "DequantizeLinear" for user in users
+        )
         if node.output[0] in outputs or not only_dequantized:
             continue
         source = node.input[0]
         scale = constants[node.input[1]].astype(numpy.float32).item()
         zero = int(constants[node.input[2]].item())
-        unsigned_zero = 0 if zero == 0 and source in positive else zero + _OFFSET
+        unsigned_zero = (
+            0 if zero == 0 and source in positive else zero + _OFFSET
+        )
         if unsigned_zero == 0 and source in clips:
             _clip_after_quantizing(graph, node, clips[source], scale)
         zero_name = _add_uint8(graph, unsigned_zero)
@@ -101,7 +105,11 @@ def never_negative(graph: onnx.GraphProto) -> set[str]:
     for node in graph.node:
         data = node.input if node.op_type in _ELEMENTWISE else node.input[:1]
         keeps = node.op_type in _KEEPS_SIGN and names.issuperset(data)
-        if node.op_type in _NEVER_NEGATIVE or keeps or _clips_at_zero(node, constants):
+        if (
+            node.op_type in _NEVER_NEGATIVE
+            or keeps
+            or _clips_at_zero(node, constants)
+        ):
             names.update(node.output)
     return names
 
@@ -112,7 +120,11 @@ def _is_int8_scalar(zero: Array) -> bool:
 
 def _clips_at_zero(node: onnx.NodeProto, constants: dict[str, Array]) -> bool:
     """Whether the node is a Clip whose lower limit is not negative."""
-    if node.op_type != "Clip" or len(node.input) < 2 or node.input[1] not in constants:
+    if (
+        node.op_type != "Clip"
+        or len(node.input) < 2
+        or node.input[1] not in constants
+    ):
         return False
     return float(constants[node.input[1]]) >= 0
 
@@ -126,7 +138,11 @@ def _find_clips(graph: onnx.GraphProto) -> dict[str, _Clip]:
         if node.op_type != "Clip" or len(node.input) != 3:
             continue
         _, low, high = node.input
-        if low not in constants or high not in constants or float(constants[low]) != 0:
+        if (
+            low not in constants
+            or high not in constants
+            or float(constants[low]) != 0
+        ):
             continue
         if len(readers.get(node.output[0], [])) == 1:
             clips[node.output[0]] = _Clip(node, float(constants[high]))
@@ -154,7 +170,9 @@ def _clip_after_quantizing(
     )
     quantizer.output[0] = unclipped
     place = next(
-        index for index, node in enumerate(graph.node) if list(node.output) == [unclipped]
+        index
+        for index, node in enumerate(graph.node)
+        if list(node.output) == [unclipped]
     )
     graph.node.insert(place + 1, inner)
 
@@ -180,7 +198,9 @@ def _make_constants_unsigned(graph: onnx.GraphProto) -> int:
             continue
         shifted = (stored.astype(numpy.int16) + _OFFSET).astype(numpy.uint8)
         unsigned_zero = int(zero.item()) + _OFFSET
-        node.input[0] = onnx_graph.add_constant(graph, f"{node.input[0]}_u8", shifted)
+        node.input[0] = onnx_graph.add_constant(
+            graph, f"{node.input[0]}_u8", shifted
+        )
         node.input[2] = _add_uint8(graph, unsigned_zero)
         changed += 1
     return changed
@@ -188,4 +208,6 @@ def _make_constants_unsigned(graph: onnx.GraphProto) -> int:
 
 def _add_uint8(graph: onnx.GraphProto, value: int) -> str:
     """Store one uint8, once, and return its name."""
-    return onnx_graph.add_constant(graph, f"u8_{value}", numpy.array(value, numpy.uint8))
+    return onnx_graph.add_constant(
+        graph, f"u8_{value}", numpy.array(value, numpy.uint8)
+    )

@@ -27,7 +27,9 @@ from edgekit.task import Task
 from tests.processors import saturates
 
 IMAGE = Signature(
-    inputs=(TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),),
+    inputs=(
+        TensorSpec(name="input", dtype="float32", dims=("batch", 1, 8, 8)),
+    ),
     outputs=(TensorSpec(name="output", dtype="float32", dims=("batch", 10)),),
 )
 
@@ -42,13 +44,19 @@ class Residual(nn.Module):
             nn.Conv2d(8, 8, 2),
             nn.BatchNorm2d(8),
         )
-        self.shift, self.head = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.Linear(8, 10)
+        self.shift, self.head = (
+            nn.Parameter(torch.randn(1, 8, 1, 1)),
+            nn.Linear(8, 10),
+        )
         nn.init.uniform_(self.norm.running_var, 0.5, 2)
         nn.init.normal_(self.norm.running_mean)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(functional.relu(self.first(x)))
-        y = functional.relu(self.second(functional.pad(x, (0, 1, 1, 0))) + x) + self.shift
+        y = (
+            functional.relu(self.second(functional.pad(x, (0, 1, 1, 0))) + x)
+            + self.shift
+        )
         return self.head(y.mean((2, 3)))
 
 
@@ -72,7 +80,9 @@ class Clipped(nn.Module):
 
 def quantized(network: nn.Module, symmetric: bool) -> onnx.ModelProto:
     data = torch.rand(64, 1, 8, 8)
-    calibration = calibrate(network.eval(), [(data,)], IMAGE, Settings(symmetric=symmetric))
+    calibration = calibrate(
+        network.eval(), [(data,)], IMAGE, Settings(symmetric=symmetric)
+    )
     return export(simulate(network, IMAGE, calibration, fold=True), IMAGE)
 
 
@@ -108,7 +118,9 @@ def operators(path: pathlib.Path, folder: pathlib.Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("make", [Residual, Clipped])
-def test_asymmetric_graphs_give_bit_identical_numbers(make, tmp_path: pathlib.Path) -> None:
+def test_asymmetric_graphs_give_bit_identical_numbers(
+    make, tmp_path: pathlib.Path
+) -> None:
     """int8 with zero point z and uint8 with z + 128 are the same real numbers, also beyond
     what calibration saw.
     """
@@ -129,15 +141,27 @@ def test_few_channels_become_a_multiple_of_four_and_no_bit_changes(
     are the same, also at the padded border.
     """
     image = Signature(
-        inputs=(IMAGE.inputs[0].model_copy(update={"dims": ("batch", channels, 8, 8)}),),
+        inputs=(
+            IMAGE.inputs[0].model_copy(
+                update={"dims": ("batch", channels, 8, 8)}
+            ),
+        ),
         outputs=IMAGE.outputs,
     )
     network = nn.Sequential(
-        nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 10),
     ).eval()
-    data = torch.randn(64, channels, 8, 8) + 0.7  # a zero point that is not the middle
+    data = (
+        torch.randn(64, channels, 8, 8) + 0.7
+    )  # a zero point that is not the middle
     model = export(
-        simulate(network, image, calibrate(network, [(data,)], image), fold=True), image
+        simulate(
+            network, image, calibrate(network, [(data,)], image), fold=True
+        ),
+        image,
     )
     before, after = lowered(model, tmp_path)
     assert operators(after, tmp_path).get("Pad", 0) == pads
@@ -177,7 +201,9 @@ def test_everything_fuses_to_integer_kernels(
 
 
 @pytest.mark.parametrize("make", [Residual, Clipped])
-def test_symmetric_graphs_stay_within_two_steps(make, tmp_path: pathlib.Path) -> None:
+def test_symmetric_graphs_stay_within_two_steps(
+    make, tmp_path: pathlib.Path
+) -> None:
     """Inside the calibrated range only rounding can differ."""
     model = quantized(make(), symmetric=True)
     last = max(
@@ -207,7 +233,9 @@ def test_the_optimized_file_is_within_two_steps_of_the_quantized_pytorch_graph(
     the same on all processors, so there it runs without the fused kernels.
     """
     network, data = make().eval(), torch.rand(64, 1, 8, 8)
-    calibration = calibrate(network, [(data,)], IMAGE, Settings(symmetric=symmetric))
+    calibration = calibrate(
+        network, [(data,)], IMAGE, Settings(symmetric=symmetric)
+    )
     reference = simulate(network, IMAGE, calibration, fold=True)
     after = lowered(export(reference, IMAGE), tmp_path)[1]
     optimized = None if saturates() else tmp_path / "optimized.onnx"
@@ -244,7 +272,11 @@ def artifact(model: onnx.ModelProto, folder: pathlib.Path) -> Artifact:
     return Artifact(
         format="onnx",
         parts=(
-            Part(name="main", signature=IMAGE, files={"model": File(path="main.onnx")}),
+            Part(
+                name="main",
+                signature=IMAGE,
+                files={"model": File(path="main.onnx")},
+            ),
         ),
         folder=folder,
     )
@@ -255,11 +287,16 @@ def context(folder: pathlib.Path) -> Context:
     return Context(
         folder=folder,
         networks=dict,
-        task=Task(name="none", test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1))),
+        task=Task(
+            name="none",
+            test=(numpy.zeros((1, 1, 8, 8), "float32"), numpy.zeros(1)),
+        ),
     )
 
 
-def test_the_step_keeps_the_interface_and_its_promise(tmp_path: pathlib.Path) -> None:
+def test_the_step_keeps_the_interface_and_its_promise(
+    tmp_path: pathlib.Path,
+) -> None:
     """Float files pass unchanged, quantized ones lose every signed activation; a broken
     promise is noticed.
     """
@@ -272,7 +309,9 @@ def test_the_step_keeps_the_interface_and_its_promise(tmp_path: pathlib.Path) ->
         step.requires(before)
         after = step.run(before, context(tmp_path / f"{name}-lowered"))
         step.ensures(before, after)
-        assert (after.notes["changes"]["main"]["unsigned_tensors"] > 0) is (name == "int8")
+        assert (after.notes["changes"]["main"]["unsigned_tensors"] > 0) is (
+            name == "int8"
+        )
         if name == "int8":
             with pytest.raises(StepError, match="left int8"):
                 step.ensures(before, before)
