@@ -1,49 +1,52 @@
-"""Public fakes and tiny data for tests of your own steps, runners and recipes.
+"""Public builders, fakes and tiny data for tests of your own steps and runners.
 
 No framework is imported before it is used.
 """
 
 import dataclasses
+import pathlib
 import shutil
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from edgekit.artifact import Artifact, FormatName
-from edgekit.contracts import Context
+from edgekit.artifact import MAIN, Artifact, File, FormatName, Part
+from edgekit.contracts import Context, Read
 from edgekit.errors import StepError
-from edgekit.task import SplitName, Task
+from edgekit.task import Task
 
 if TYPE_CHECKING:
-    import numpy.typing
     import torch
 
-    Array = numpy.typing.NDArray[Any]
-    Feeds = Mapping[str, Array]
+    from edgekit.arrays import Array, Feeds
+    from edgekit.signature import Signature
 
 FEATURES, CLASSES, SIDE = 8, 3, 8
 
 
 @dataclasses.dataclass(frozen=True)
 class FakeStep:
-    """A step from torch to torch that copies what it is given; it can be told to break each
-    part of its contract.
+    """A step from torch to torch that copies its artifact.
+
+    It can break each part of its contract.
+
+    Attributes:
+        mark: noted in the artifact, so that two fakes differ.
+        refuses: if not empty, ``requires`` raises with this text.
+        breaks: if not empty, ``ensures`` raises with this text.
     """
 
-    #: Noted in the artifact, so that two fakes differ.
     mark: str = "fake"
-    #: Not empty: ``requires`` refuses with this text.
     refuses: str = ""
-    #: Not empty: ``ensures`` says with this text that the promise is broken.
     breaks: str = ""
 
     takes: ClassVar[tuple[FormatName, ...]] = ("torch",)
     gives: ClassVar[FormatName] = "torch"
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[tuple[SplitName, ...]] = ()
+    reads: ClassVar[tuple[Read, ...]] = ()
 
     def requires(self, artifact: Artifact) -> None:
-        """Refuse a wrong format, and everything if told so."""
+        """Refuse a wrong format, and everything if ``refuses`` is set."""
         if artifact.format not in self.takes or self.refuses:
             raise StepError(
                 f"{self.mark}: {self.refuses or f'cannot take the format {artifact.format}'}.",
@@ -66,7 +69,7 @@ class FakeStep:
         )
 
     def ensures(self, before: Artifact, after: Artifact) -> None:
-        """Break the promise if told so."""
+        """Break the promise if ``breaks`` is set."""
         if self.breaks:
             raise StepError(f"{self.mark}: {self.breaks}.")
 
@@ -85,8 +88,9 @@ def fake_step(takes: FormatName, gives: FormatName) -> type[FakeStep]:
 
 
 class FakeRunner:
-    """A runner whose outputs are a function of its inputs; ``closed`` tells whether its
-    context was left.
+    """A runner whose outputs are a function of its inputs.
+
+    ``closed`` is True once its context was left.
     """
 
     def __init__(
@@ -104,8 +108,41 @@ class FakeRunner:
         self.closed = True
 
     def infer(self, feeds: "Feeds") -> "dict[str, Array]":
-        """What the function gives."""
+        """Call the function."""
         return dict(self._call(feeds))
+
+
+def step_context(
+    folder: pathlib.Path,
+    task: Task,
+    networks: "Callable[[], Mapping[str, torch.nn.Module]] | None" = None,
+    seed: int = 0,
+) -> Context:
+    """The context in which a step runs, with a new empty folder.
+
+    Args:
+        folder: is created; it must not exist.
+        networks: builds fresh networks by part name; by default there are none.
+    """
+    folder.mkdir(parents=True)
+    return Context(
+        folder=folder, networks=networks or dict, task=task, seed=seed
+    )
+
+
+def sealed_artifact(
+    path: pathlib.Path, format: FormatName, signature: "Signature"
+) -> Artifact:
+    """An artifact with one part whose model file is ``path``, as the cache seals it."""
+    from edgekit.cache import file_digest
+
+    file = File(
+        path=path.name, sha256=file_digest(path), bytes=path.stat().st_size
+    )
+    part = Part(name=MAIN, signature=signature, files={"model": file})
+    return Artifact(
+        format=format, parts=(part,), key=file.sha256, folder=path.parent
+    )
 
 
 def tiny_task(seed: int = 0, samples: int = 300) -> Task:

@@ -19,6 +19,8 @@ from edgekit.testing import (
     FakeRunner,
     FakeStep,
     fake_step,
+    sealed_artifact,
+    step_context,
     tiny_convolution,
     tiny_images,
     tiny_network,
@@ -164,3 +166,26 @@ def test_importing_the_fakes_imports_no_framework() -> None:
         cwd=pathlib.Path(__file__).parent.parent,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_step_context_has_a_new_folder(tmp_path: pathlib.Path) -> None:
+    """An existing folder is not taken over."""
+    context = step_context(tmp_path / "new", tiny_task(), seed=3)
+    assert list(context.folder.iterdir()) == []
+    assert context.seed == 3
+    with pytest.raises(FileExistsError):
+        step_context(tmp_path / "new", tiny_task())
+
+
+def test_a_sealed_artifact_has_its_hash_and_size(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The file of its only part is the one that was given."""
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"12345")
+    spec = TensorSpec(name="input", dtype="float32", dims=("batch", 3))
+    signature = Signature(inputs=(spec,), outputs=(spec,))
+    artifact = sealed_artifact(path, "onnx", signature)
+    assert artifact.size_bytes == 5
+    assert artifact.path(artifact.parts[0]) == path
+    assert artifact.key == artifact.parts[0].files["model"].sha256

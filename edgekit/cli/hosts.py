@@ -315,9 +315,9 @@ def clean(name: str, *, as_json: bool) -> None:
     file = lookup.find_host(name)
     folders = count = removed = 0
     if file.kind in ("venv", "qemu"):
-        from edgekit.hosts.setup_steps import setup_session
+        from edgekit.hosts.setup_steps import host_setup
 
-        with show_progress() as progress, setup_session(file.name, progress):
+        with show_progress() as progress, host_setup(file.name, progress):
             folders, removed = install_dirs.remove_host(file.name)
     else:
         count, removed = lookup.open_host(name).clean()

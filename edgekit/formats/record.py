@@ -54,7 +54,7 @@ class Accelerator:
         runtime: the worker's runtime that loads it.
         feature: the key of the device in what a host reports about itself.
         distributions: packages of which the host must have one; empty: none.
-        note: what the report says next to the runtime; ``{}`` stands for the device.
+        note: what the report shows next to the runtime; ``{}`` stands for the device.
     """
 
     role: str
@@ -144,7 +144,7 @@ class Provider:
         name: in schemes, as ``Scheme.provider``.
         folder: of its code, in ``edgekit/formats``.
         step_name: of its step in a plan.
-        step: takes the float network and gives the quantized file.
+        step: quantizes the float network and writes the file.
         replaces: the steps of a format's route that its step stands for.
     """
 

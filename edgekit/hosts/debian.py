@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Sequence
 
 from edgekit.errors import HostError
-from edgekit.hosts.setup_steps import ProgramFailed, SetupSession
+from edgekit.hosts.setup_steps import ProgramFailed, HostSetup
 
 #: Debian's public keys, from its package debian-archive-keyring; newer releases of it use
 #: the second name.
@@ -47,7 +47,7 @@ class Debian:
     raise HostError.
     """
 
-    session: SetupSession
+    session: HostSetup
     suite: str
     architecture: str
     folder: pathlib.Path
@@ -155,7 +155,7 @@ class Debian:
 
 
 def unpack(
-    session: SetupSession,
+    session: HostSetup,
     archives: Sequence[pathlib.Path],
     folder: pathlib.Path,
 ) -> None:
@@ -173,7 +173,7 @@ def unpack(
 
 
 def extract_program(
-    session: SetupSession,
+    session: HostSetup,
     archive: pathlib.Path,
     name: str,
     target: pathlib.Path,

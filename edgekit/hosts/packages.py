@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from edgekit import registry
 from edgekit.errors import HostError
-from edgekit.hosts.setup_steps import ProgramFailed, SetupSession
+from edgekit.hosts.setup_steps import ProgramFailed, HostSetup
 
 #: What pip prints if it cannot reach its index.
 _OFFLINE = re.compile(
@@ -101,7 +101,7 @@ def missing_python_error(version: str) -> HostError:
 
 
 def install(
-    session: SetupSession,
+    session: HostSetup,
     packages: Sequence[str],
     folder: pathlib.Path,
     python: str,
@@ -115,7 +115,7 @@ def install(
 
 
 def install_aarch64(
-    session: SetupSession,
+    session: HostSetup,
     packages: Sequence[str],
     folder: pathlib.Path,
     version: str,
@@ -151,7 +151,7 @@ def _find_candidates(version: str) -> list[str]:
 
 
 def _run_pip(
-    session: SetupSession, arguments: Sequence[str], packages: Sequence[str]
+    session: HostSetup, arguments: Sequence[str], packages: Sequence[str]
 ) -> None:
     """Run this Python's pip with the user's own index.
 

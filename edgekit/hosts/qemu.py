@@ -18,7 +18,7 @@ from edgekit.host import Environment, HostFile
 from edgekit.hosts import debian, install_dirs, packages, selftest
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
-from edgekit.hosts.setup_steps import SetupSession, setup_session
+from edgekit.hosts.setup_steps import HostSetup, host_setup
 from edgekit.hosts.venv import SITE, find_problem
 from edgekit.progress import Progress
 
@@ -62,7 +62,7 @@ class Qemu:
         """Unpack Debian's Python for ARM, find or download qemu, and install each
         environment's packages.
         """
-        with setup_session(self.file.name, progress) as session:
+        with host_setup(self.file.name, progress) as session:
             userlands = []
             for name, settings in self.file.environments.items():
                 if not settings.python:
@@ -79,14 +79,14 @@ class Qemu:
         return self._host(environment, self._folder(environment))
 
     def _ensure_userland(
-        self, session: SetupSession, settings: Environment
+        self, session: HostSetup, settings: Environment
     ) -> pathlib.Path:
         folder = _userland_folder(self.file, settings)
         if find_problem(self.file, _USERLAND, folder) is not None:
             _install_userland(session, folder, _suite(settings))
         return folder
 
-    def _install(self, session: SetupSession, name: str) -> None:
+    def _install(self, session: HostSetup, name: str) -> None:
         begin = time.monotonic()
         settings = self.file.environments[name]
         folder = self._folder(name)
@@ -193,7 +193,7 @@ def _python_command(
 
 
 def _install_userland(
-    session: SetupSession, folder: pathlib.Path, suite: str
+    session: HostSetup, folder: pathlib.Path, suite: str
 ) -> None:
     begin = time.monotonic()
     with install_dirs.new_folder(folder) as partial:
@@ -213,7 +213,7 @@ def _install_userland(
         )
 
 
-def _download_qemu(session: SetupSession, folder: pathlib.Path) -> None:
+def _download_qemu(session: HostSetup, folder: pathlib.Path) -> None:
     architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
     source = debian.Debian(
         session, QEMU_SUITE, architecture, folder / "apt-qemu"

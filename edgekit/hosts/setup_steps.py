@@ -44,7 +44,7 @@ class ProgramFailed(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class SetupSession:
+class HostSetup:
     """The setup of one host, with exclusive access to its folder."""
 
     host: str
@@ -145,7 +145,7 @@ class SetupSession:
 
 
 @contextlib.contextmanager
-def setup_session(host: str, progress: Progress) -> Iterator[SetupSession]:
+def host_setup(host: str, progress: Progress) -> Iterator[HostSetup]:
     """Wait for the host's lock, and remove what a killed setup has left."""
     folder = install_dirs.root()
     with install_dirs.translate_errors(folder):
@@ -154,7 +154,7 @@ def setup_session(host: str, progress: Progress) -> Iterator[SetupSession]:
     try:
         _acquire(lock, host, progress)
         install_dirs.remove_partial(folder / host)
-        yield SetupSession(host, progress, lock)
+        yield HostSetup(host, progress, lock)
     finally:
         os.close(lock)
 

@@ -11,7 +11,7 @@ from edgekit.host import HostFile
 from edgekit.hosts import install_dirs, packages, selftest
 from edgekit.hosts.process import Start
 from edgekit.hosts.runner import WorkerHost
-from edgekit.hosts.setup_steps import SetupSession, setup_session
+from edgekit.hosts.setup_steps import HostSetup, host_setup
 from edgekit.progress import Progress
 
 #: The folder of the packages inside an environment's folder.
@@ -36,7 +36,7 @@ class Venv:
 
     def setup(self, progress: Progress) -> None:
         """Install each environment's packages into its own folder."""
-        with setup_session(self.file.name, progress) as session:
+        with host_setup(self.file.name, progress) as session:
             for name, settings in self.file.environments.items():
                 if self.problem(name) is None:
                     progress.say(f"{self.file.name}: {name} is ready")
@@ -54,7 +54,7 @@ class Venv:
         marker = install_dirs.read_marker(folder) or {}
         return self._host(folder, marker["python"])
 
-    def _install(self, session: SetupSession, name: str, python: str) -> None:
+    def _install(self, session: HostSetup, name: str, python: str) -> None:
         """Install one environment, verify that it works, and remove its older versions."""
         begin = time.monotonic()
         requirements = self.file.environments[name].packages

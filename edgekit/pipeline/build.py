@@ -19,7 +19,7 @@ from edgekit.errors import ModelError, StepError, TaskError
 from edgekit.pipeline.code_identity import PACKAGE, code_digest
 from edgekit.planning.routes import PlannedStep
 from edgekit.progress import Progress
-from edgekit.sources.loader import fingerprint, network_factory
+from edgekit.sources.loader import fingerprint, network_builder
 from edgekit.task import Task, identity
 from edgekit.value import Value
 
@@ -91,7 +91,7 @@ class Build:
         inputs = self.task.need("test", "the model").inputs
         shape = next(iter(inputs.values())).shape
         channels = shape[1] if len(shape) > 1 else None
-        return network_factory(model, channels, self.task.classes)
+        return network_builder(model, channels, self.task.classes)
 
     def _do(
         self, model: str, start: Artifact | None, planned: PlannedStep

@@ -62,7 +62,7 @@ def resolve(spec: str) -> Source:
     )
 
 
-def network_factory(
+def network_builder(
     spec: str, channels: int | None, classes: int | None
 ) -> "Networks":
     """A function that builds new networks of a model each time it is called.
@@ -74,7 +74,7 @@ def network_factory(
     """
     source = resolve(spec)
     if not source.is_zoo:
-        return _function_factory(spec)
+        return _function_builder(spec)
     if channels is None or classes is None:
         what = "class numbers as labels"
         if channels is None:
@@ -86,7 +86,7 @@ def network_factory(
     return lambda: _build_zoo_network(spec, channels, classes)
 
 
-def _function_factory(spec: str) -> "Networks":
+def _function_builder(spec: str) -> "Networks":
     function = user_code.load_function(spec, ModelError)
     built: list[weakref.ref[nn.Module]] = []
 

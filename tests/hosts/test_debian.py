@@ -11,7 +11,7 @@ import pytest
 from edgekit.errors import HostError
 from edgekit.hosts import debian
 from edgekit.hosts.debian import Debian
-from edgekit.hosts.setup_steps import SetupSession, setup_session
+from edgekit.hosts.setup_steps import HostSetup, host_setup
 from edgekit.progress import Silent
 
 pytestmark = pytest.mark.skipif(
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def work(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[SetupSession]:
+) -> Iterator[HostSetup]:
     """A setup that is at work."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
-    with setup_session("board", Silent()) as session:
+    with host_setup("board", Silent()) as session:
         yield session
 
 
 def test_a_package_for_another_processor_comes_with_what_it_needs_and_is_unpacked(
-    work: SetupSession, tmp_path: pathlib.Path
+    work: HostSetup, tmp_path: pathlib.Path
 ) -> None:
     """zlib for ARM brings ARM's C library; both are files of ARM in one folder; one file
     can be taken alone.
@@ -73,7 +73,7 @@ def test_a_package_for_another_processor_comes_with_what_it_needs_and_is_unpacke
 
 
 def test_packages_that_are_not_signed_by_a_known_key_are_refused(
-    work: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    work: HostSetup, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a keyring that lacks Debian's keys nothing is fetched, even if apt was configured
     to allow that.
@@ -94,7 +94,7 @@ def test_packages_that_are_not_signed_by_a_known_key_are_refused(
 
 
 def test_another_system_than_debian_gets_the_other_fix(
-    work: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    work: HostSetup, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without Debian's keys, without apt, or with a mirror that has no such release."""
     monkeypatch.setattr(debian, "KEYRINGS", (tmp_path / "none",))
@@ -115,7 +115,7 @@ def test_another_system_than_debian_gets_the_other_fix(
 
 @pytest.mark.slow  # apt asks a few times
 def test_no_network_is_reported(
-    work: SetupSession, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    work: HostSetup, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mirror behind a proxy that does not answer is not taken for a missing package."""
     (tmp_path / "apt.conf").write_text(

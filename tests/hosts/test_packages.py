@@ -10,17 +10,17 @@ import pytest
 from edgekit import registry
 from edgekit.errors import HostError
 from edgekit.hosts import packages
-from edgekit.hosts.setup_steps import SetupSession, setup_session
+from edgekit.hosts.setup_steps import HostSetup, host_setup
 from edgekit.progress import Silent
 
 
 @pytest.fixture
 def session(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[SetupSession]:
+) -> Iterator[HostSetup]:
     """A setup that is at work."""
     monkeypatch.setenv("EDGEKIT_HOSTS", str(tmp_path / "hosts"))
-    with setup_session("board", Silent()) as session:
+    with host_setup("board", Silent()) as session:
         yield session
 
 
@@ -72,7 +72,7 @@ def test_a_python_is_taken_only_if_it_is_one_of_that_version(
 
 
 def test_packages_are_installed_and_listed(
-    session: SetupSession, tmp_path: pathlib.Path
+    session: HostSetup, tmp_path: pathlib.Path
 ) -> None:
     """The folder holds the pinned wheel and nothing else, whatever edgekit's own Python
     has.
@@ -88,7 +88,7 @@ def test_packages_are_installed_and_listed(
 
 
 def test_packages_for_arm_are_taken_for_arm(
-    session: SetupSession, tmp_path: pathlib.Path
+    session: HostSetup, tmp_path: pathlib.Path
 ) -> None:
     """The libraries are for 64-bit ARM; nothing was compiled by this Python."""
     packages.install_aarch64(
@@ -112,7 +112,7 @@ def test_packages_for_arm_are_taken_for_arm(
     ],
 )
 def test_unavailable_packages_are_reported(
-    session: SetupSession,
+    session: HostSetup,
     tmp_path: pathlib.Path,
     requirements: list[str],
     message: str,
@@ -128,7 +128,7 @@ def test_unavailable_packages_are_reported(
 
 
 def test_no_network_is_reported(
-    session: SetupSession,
+    session: HostSetup,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -151,7 +151,7 @@ def test_no_network_is_reported(
 
 
 def test_a_python_without_pip_is_reported(
-    session: SetupSession,
+    session: HostSetup,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.errors import HostError
 from edgekit.hosts import setup_steps
-from edgekit.hosts.setup_steps import ProgramFailed, setup_session
+from edgekit.hosts.setup_steps import ProgramFailed, host_setup
 from edgekit.progress import Silent
 
 
@@ -38,7 +38,7 @@ class RecordingProgress(Silent):
 def test_a_programs_words_come_line_by_line_and_as_a_whole() -> None:
     """stdout and stderr together, in a language that edgekit can read."""
     seen: list[str] = []
-    with setup_session("board", Silent()) as session:
+    with host_setup("board", Silent()) as session:
         text = session.run(
             ["sh", "-c", "echo one; echo two >&2; echo $LC_ALL $MARK"],
             {"MARK": "x"},
@@ -51,7 +51,7 @@ def test_a_program_that_fails_has_its_last_output() -> None:
     """ProgramFailed carries them; a full disk is its own error; a program that is not there is
     reported by its name.
     """
-    with setup_session("board", Silent()) as session:
+    with host_setup("board", Silent()) as session:
         with pytest.raises(ProgramFailed) as failed:
             session.run(["sh", "-c", "seq 1 100; exit 3"])
         assert failed.value.tail().splitlines() == [
@@ -80,7 +80,7 @@ def test_a_program_that_takes_too_long_is_ended_with_its_children() -> None:
     """The entire group ends, in time."""
     began = time.monotonic()
     with (
-        setup_session("board", Silent()) as session,
+        host_setup("board", Silent()) as session,
         pytest.raises(HostError, match=r"sh was killed after 0\.3 s"),
     ):
         session.run(["sh", "-c", "sleep 60 & sleep 60"], limit_s=0.3)
@@ -99,13 +99,13 @@ def test_two_setups_of_one_host_work_one_after_the_other() -> None:
     order, progress, inside = [], RecordingProgress(), threading.Event()
 
     def second() -> None:
-        with setup_session("board", progress):
+        with host_setup("board", progress):
             order.append("second")
 
     other = threading.Thread(target=second)
-    with setup_session("board", Silent()):
+    with host_setup("board", Silent()):
         other.start()
-        with setup_session("another", Silent()):
+        with host_setup("another", Silent()):
             inside.wait(0.5)
             order.append("first")
     other.join(20)
@@ -121,9 +121,9 @@ def test_a_setup_that_hangs_is_not_waited_for_without_end(
     """After its patience the second one reports a fix."""
     monkeypatch.setattr(setup_steps, "PATIENCE_S", 0.3)
     with (
-        setup_session("board", Silent()),
+        host_setup("board", Silent()),
         pytest.raises(HostError, match="has been setting up board"),
-        setup_session("board", Silent()),
+        host_setup("board", Silent()),
     ):
         pass
 
@@ -135,9 +135,9 @@ def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(
     and then removes what was left.
     """
     code = (
-        "from edgekit.hosts.setup_steps import setup_session\n"
+        "from edgekit.hosts.setup_steps import host_setup\n"
         "from edgekit.progress import Silent\n"
-        "with setup_session('board', Silent()) as session:\n"
+        "with host_setup('board', Silent()) as session:\n"
         "    print('in', flush=True)\n"
         "    session.run(['sleep', '1.5'])\n"
     )
@@ -155,7 +155,7 @@ def test_what_a_killed_setup_left_is_swept_once_its_programs_have_ended(
     first.wait()
     first.stdout.close()
     (root / "board" / "partial-x").mkdir(parents=True)
-    with setup_session("board", Silent()):
+    with host_setup("board", Silent()):
         assert (
             not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
         )

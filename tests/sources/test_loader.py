@@ -22,23 +22,23 @@ def spec_of(folder: pathlib.Path, body: str) -> str:
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_every_network_of_the_zoo_classifies_images(name: str) -> None:
     """Each zoo network takes 8x8 and odd larger images with any number of channels."""
-    network = loader.network_factory(name, 3, 5)()["main"].eval()
+    network = loader.network_builder(name, 3, 5)()["main"].eval()
     assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
     assert network(torch.zeros(1, 3, 33, 17)).shape == (1, 5)
 
 
 def test_each_call_makes_a_new_network() -> None:
     """Networks are fresh: nothing is shared between two calls."""
-    make = loader.network_factory("zoo:cnn", 1, 10)
+    make = loader.network_builder("zoo:cnn", 1, 10)
     assert make()["main"] is not make()["main"]
 
 
 def test_the_zoo_needs_images_and_classes() -> None:
     """A task without channels or classes cannot use the zoo, and the error has the reason."""
     with pytest.raises(ModelError, match="class numbers"):
-        loader.network_factory("zoo:cnn", 1, None)
+        loader.network_builder("zoo:cnn", 1, None)
     with pytest.raises(ModelError, match="images"):
-        loader.network_factory("zoo:cnn", None, 10)
+        loader.network_builder("zoo:cnn", None, 10)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_wrong_name_gets_a_hint(spec: str, message: str) -> None:
 
 def test_a_users_network_is_called_main(tmp_path: pathlib.Path) -> None:
     """A single nn.Module becomes the part main."""
-    parts = loader.network_factory(
+    parts = loader.network_builder(
         spec_of(tmp_path, "return nn.Linear(2, 3)"), None, None
     )()
     assert list(parts) == ["main"]
@@ -67,7 +67,7 @@ def test_a_users_network_is_called_main(tmp_path: pathlib.Path) -> None:
 
 def test_parts_keep_their_order(tmp_path: pathlib.Path) -> None:
     """A dict keeps the parts in execution order, whatever their names."""
-    parts = loader.network_factory(
+    parts = loader.network_builder(
         spec_of(
             tmp_path, "return {'z': nn.Linear(2, 3), 'a': nn.Linear(3, 4)}"
         ),
@@ -92,14 +92,14 @@ def test_what_is_no_network_is_refused(
 ) -> None:
     """Anything but nn.Modules with harmless names is refused."""
     with pytest.raises(ModelError, match=message):
-        loader.network_factory(spec_of(tmp_path, body), None, None)()
+        loader.network_builder(spec_of(tmp_path, body), None, None)()
 
 
 def test_a_shared_network_is_refused(tmp_path: pathlib.Path) -> None:
     """A function that returns the same object twice would let one step change another's
     network.
     """
-    make = loader.network_factory(
+    make = loader.network_builder(
         spec_of(tmp_path, "return shared"), None, None
     )
     make()
@@ -159,7 +159,7 @@ def test_a_network_that_cannot_be_rebuilt_is_refused(
 ) -> None:
     """Compiled, of unknown size, or not on the CPU: refused at once, with a fix."""
     with pytest.raises(ModelError, match=message) as caught:
-        loader.network_factory(spec_of(tmp_path, body), None, None)()
+        loader.network_builder(spec_of(tmp_path, body), None, None)()
     assert caught.value.fix
 
 
@@ -168,5 +168,5 @@ def test_labels_that_ask_for_an_endless_layer_are_refused() -> None:
     with pytest.raises(
         ModelError, match="10000000000000 classes: out of memory"
     ) as caught:
-        loader.network_factory("zoo:cnn", 1, 10**13)()
+        loader.network_builder("zoo:cnn", 1, 10**13)()
     assert "number the classes from 0" in (caught.value.fix or "")

@@ -43,7 +43,7 @@ def inspect(path: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
     if content[4:8] != _MAGIC:
         return {**answer, "error": f"it has no mark {_MAGIC.decode()!r}"}
     try:
-        stored = stored_session(content)
+        stored = stored_model(content)
         answer["format"] = _text(stored.OrtVersion())
         answer["installed_format"] = installed_format(folder)
         model = onnx.helper.make_model(graph_of(stored.Model().Graph()))
@@ -60,7 +60,7 @@ def inspect(path: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
     return {**answer, "refused": False, "profile": session.end_profiling()}
 
 
-def stored_session(content: bytes) -> Any:
+def stored_model(content: bytes) -> Any:
     """Return the root table of an .ort file."""
     from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import (
         InferenceSession,
@@ -171,7 +171,7 @@ def installed_format(folder: pathlib.Path) -> str:
     onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return _text(stored_session(written.read_bytes()).OrtVersion())
+    return _text(stored_model(written.read_bytes()).OrtVersion())
 
 
 def _open(path: pathlib.Path, folder: pathlib.Path) -> Any:
