@@ -40,6 +40,7 @@ _FAMILY_PAGES = {
     "tensorrt": "tensorrt.md",
     "tflite": "mobile.md",
     "ort": "mobile.md",
+    "openvino": "openvino.md",
 }
 _FAMILY_TITLES = {
     "cpu.md": "x86 CPUs",
@@ -47,6 +48,7 @@ _FAMILY_TITLES = {
     "ethos-u.md": "Arm Ethos-U",
     "tensorrt.md": "TensorRT",
     "mobile.md": "Phones and Raspberry Pi",
+    "openvino.md": "x86 CPUs with OpenVINO",
 }
 
 

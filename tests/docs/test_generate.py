@@ -56,6 +56,15 @@ def test_target_page_shows_the_file(name: str) -> None:
         assert is_default or f"`{limit}`" in page
 
 
+@pytest.mark.parametrize("name", TARGETS)
+def test_target_page_links_its_family(name: str) -> None:
+    """The family's page exists and names the target."""
+    page = generate.target_page(target.load(ROOT / "targets" / f"{name}.yaml"))
+    (family,) = re.findall(r"The family: \[[^\]]+\]\(\.\./([\w-]+\.md)\)", page)
+    text = (ROOT / "docs/devices" / family).read_text(encoding="utf-8")
+    assert f"`{name}`" in text
+
+
 def test_marks_are_replaced_in_all_pages() -> None:
     """Every mark of the pages names a generator, and each generator is used."""
     text = "".join(
