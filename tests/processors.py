@@ -45,3 +45,22 @@ def saturates() -> bool:
     exact, saturated = 64 * 255 * 127, 32 * 32767
     assert total in (exact, saturated)
     return bool(total == saturated)
+
+
+def exact_session(
+    session: onnxruntime.InferenceSession, path: str
+) -> onnxruntime.InferenceSession:
+    """A session that computes what a file means on this processor.
+
+    That is the session itself, unless its fused int8 kernels saturate: then the file is
+    loaded again without fusion, so that Q/DQ pairs compute in float.
+    """
+    if not saturates():
+        return session
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
+    return onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )

@@ -109,7 +109,13 @@ def test_every_step_keeps_the_contract(name: str) -> None:
     for variable in ("takes", "packages", "reads"):
         assert isinstance(getattr(step, variable), tuple), variable
     assert isinstance(step.gives, str)
-    assert set(step.reads) <= {"train", "calibration", "test"}
+    assert set(step.reads) <= {
+        "train",
+        "calibration",
+        "test",
+        "metric",
+        "teacher",
+    }
     # load_model reads the test data's shapes only, so that a task without training data can
     # be verified.
     assert name == "load_model" or "test" not in step.reads, (

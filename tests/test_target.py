@@ -36,10 +36,10 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
     [
         (
             {"runtime": "litert"},
-            "'litert' cannot load the format 'onnx'; it needs 'onnxruntime'",
+            "'litert' cannot load the format 'onnx'; it must be 'onnxruntime'",
         ),
         ({"runtime": "onnxruntim"}, "Did you mean 'onnxruntime'?"),
-        ({"schemes": ["fp8"]}, "fp8 cannot be made in the format 'onnx'"),
+        ({"schemes": ["fp8"]}, "fp8 cannot be built in the format 'onnx'"),
         ({"schemes": ["w8a8"]}, "Unknown scheme 'w8a8'"),
         ({"schemes": []}, "schemes: "),
         ({"latency": "unmeasured"}, "latency_note: say why"),
@@ -70,7 +70,7 @@ def refusal(folder: pathlib.Path, **changes: object) -> str:
                 "schemes": ["w8a8-static"],
                 "limits": {"accelerator": "ethos-u55-64"},
             },
-            "an Ethos-U needs system_config, memory_mode (Vela's own names",
+            "the format 'ethosu' requires system_config, memory_mode (Vela's own names",
         ),
         ({"format": "tflight"}, "Did you mean 'tflite'?"),
         ({"limits": {"batches": [8, 1]}}, "limits.batches: "),
@@ -240,7 +240,7 @@ def test_a_target_file_takes_its_name_from_the_file(
     """A new device is a new file: no registration, no code."""
     path = tmp_path / "my-board.yaml"
     path.write_text(
-        "title: My board\nform: tflite\nruntime: litert\nschemes: "
+        "title: My board\nformat: tflite\nruntime: litert\nschemes: "
         "[w8a8-static]\nlimits: {channel_multiple: 16}\n"
     )
     target = load(path)
@@ -295,18 +295,18 @@ def test_gpus_that_have_no_arithmetic_for_a_scheme(
         (
             "jetson-orin-nano",
             "fp8",
-            "SM87 cannot run fp8, which needs SM89 or newer; use w8a8-static or fp16 there",
+            "SM87 cannot run fp8, which requires SM89 or newer; use w8a8-static or fp16 there",
         ),
         (
             "datacenter-tensorrt",
             "fp8",
-            "SM80 cannot run fp8, which needs SM89 or newer (of this target's compute "
+            "SM80 cannot run fp8, which requires SM89 or newer (of this target's compute "
             "capabilities SM89 and SM90 can); ",
         ),
         (
             "rtx-turing",
             "w8a8-static",
-            "SM75 cannot run w8a8-static, which needs SM80 or newer; use fp16 there",
+            "SM75 cannot run w8a8-static, which requires SM80 or newer; use fp16 there",
         ),
         ("jetson-thor", "fp8", None),
     ],

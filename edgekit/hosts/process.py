@@ -39,6 +39,7 @@ CORE_MODULES = (
     "frames",
     "runtimes",
     "store",
+    "tensors",
     "timing",
     "worker",
 )

@@ -18,7 +18,7 @@ from edgekit.errors import RunnerError
 from edgekit.hosts.local import LocalHost
 from edgekit.pipeline.build import Build
 from edgekit.pipeline.candidate import RaceContext
-from edgekit.pipeline.race import Result, race
+from edgekit.pipeline.race import RaceResult, race
 from edgekit.planning.plan import plan
 from edgekit.progress import Silent
 from edgekit.recipe import Recipe
@@ -93,7 +93,7 @@ def run(
     host: FaultyHost,
     task: Task | None = None,
     **gates: float,
-) -> Result:
+) -> RaceResult:
     """One race on cpu-onnx."""
     target = load(find("targets", "cpu-onnx")).model_copy(
         update={"schemes": ("w8a8-static", "fp16", "float")}
@@ -122,7 +122,7 @@ def run(
     )
 
 
-def status(result: Result) -> dict[str, str]:
+def status(result: RaceResult) -> dict[str, str]:
     return {row.scheme: row.outcome for row in result.report.candidates}
 
 

@@ -16,7 +16,7 @@ from edgekit.contracts import BenchProtocol, Samples
 from edgekit.hosts.local import LocalHost
 from edgekit.pipeline.build import Build
 from edgekit.pipeline.candidate import RaceContext
-from edgekit.pipeline.race import Result, race
+from edgekit.pipeline.race import RaceResult, race
 from edgekit.planning.plan import plan
 from edgekit.progress import Silent
 from edgekit.recipe import Recipe
@@ -115,7 +115,7 @@ def raced(
     effort: str,
     metric: Any = "top1",
     **gates: float,
-) -> Result:
+) -> RaceResult:
     """A race for ONNX Runtime of a network whose own answers are the labels: float is
     always right.
     """

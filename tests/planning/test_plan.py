@@ -297,7 +297,7 @@ def test_a_scheme_that_one_of_the_gpus_lacks_is_left_out_before_any_work() -> (
         [shared],
         lambda module: True,
     )
-    assert "fp8 cannot be run: SM86 cannot run fp8" in told(asked)
+    assert "fp8 cannot be executed: SM86 cannot run fp8" in told(asked)
 
 
 @pytest.mark.parametrize(
