@@ -230,7 +230,7 @@ def test_a_file_that_the_device_cannot_run_is_dropped(
         fresh=True,
     )
     assert (
-        "of its operators compute in float, and the device runs integers only"
+        "of its operators compute in float, and the device executes integers only"
         in status(race(ground))["fp16"]
     )
 
