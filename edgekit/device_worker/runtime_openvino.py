@@ -53,7 +53,9 @@ class Model:
             recorded = self._model.get_rt_info(PRECISION).astype(str)
             self._options["INFERENCE_PRECISION_HINT"] = recorded
         if not optimize:
-            self._options["EXECUTION_MODE_HINT"] = "ACCURACY"
+            # Quantized operators are executed in float, which is exact. Without VNNI, the
+            # int8 kernels saturate.
+            self._options["LP_TRANSFORMS_MODE"] = False
         self.inputs = [_row(port) for port in self._model.inputs]
         self.outputs = [_row(port) for port in self._model.outputs]
         self._shapes: dict[str, list[int]] = {}

@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Sequence
 
 from edgekit.errors import HostError
-from edgekit.hosts.setup_steps import ProgramFailed, HostSetup
+from edgekit.hosts.setup_steps import HostSetup, ProgramFailed
 
 #: Debian's public keys, from its package debian-archive-keyring; newer releases of it use
 #: the second name.

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from edgekit import registry
 from edgekit.errors import HostError
-from edgekit.hosts.setup_steps import ProgramFailed, HostSetup
+from edgekit.hosts.setup_steps import HostSetup, ProgramFailed
 
 #: What pip prints if it cannot reach its index.
 _OFFLINE = re.compile(

@@ -80,7 +80,7 @@ def test_the_recorded_precision_is_requested(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "f32")
     model = runtime_openvino.Model(str(tmp_path / "main.xml"), 1, False)
     assert model._options["INFERENCE_PRECISION_HINT"] == "f32"
-    assert model._options["EXECUTION_MODE_HINT"] == "ACCURACY"
+    assert model._options["LP_TRANSFORMS_MODE"] is False
 
 
 def test_a_wrong_shape_is_an_error_of_the_inference(
