@@ -127,21 +127,20 @@ TORCH_STEPS: Mapping[str, FormatStep] = {
     ),
 }
 
-STEPS = Registry(
-    "step",
-    {
-        **TORCH_STEPS,
-        **{
-            provider.step_name: provider.absolute_step
-            for provider in PROVIDERS.values()
-        },
-        **{
-            name: record.absolute(step)
-            for record in FORMATS.values()
-            for name, step in record.steps.items()
-        },
+#: All steps, with what a plan must know about them.
+STEP_RECORDS: Mapping[str, FormatStep] = {
+    **TORCH_STEPS,
+    **{
+        provider.step_name: provider.absolute_step
+        for provider in PROVIDERS.values()
     },
-)
+    **{
+        name: record.absolute(step)
+        for record in FORMATS.values()
+        for name, step in record.steps.items()
+    },
+}
+STEPS = Registry("step", STEP_RECORDS)
 
 SOURCES = Registry(
     "model source",

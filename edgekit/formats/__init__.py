@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from edgekit.formats.neural_compressor.provider import (
     PROVIDER as _NEURAL_COMPRESSOR,
 )
-from edgekit.formats.record import Format, FormatStep, Provider
+from edgekit.formats.record import Format, Provider
 
 NAMES = ("onnx", "ort", "openvino", "tflite", "tensorrt", "edgetpu", "ethosu")
 FORMATS: Mapping[str, Format] = {
@@ -20,18 +20,6 @@ FORMATS: Mapping[str, Format] = {
 PROVIDERS: Mapping[str, Provider] = {
     _NEURAL_COMPRESSOR.name: _NEURAL_COMPRESSOR
 }
-
-
-def format_steps() -> dict[str, FormatStep]:
-    """The steps of all formats and providers, by name."""
-    steps = {
-        name: step
-        for record in FORMATS.values()
-        for name, step in record.steps.items()
-    }
-    return steps | {
-        provider.step_name: provider.step for provider in PROVIDERS.values()
-    }
 
 
 def main_distributions() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ lists formats is derived from the records: the steps of a plan, audits, runtimes
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TypeVar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Implementation:
     needs: tuple[str, ...] = ()
     extra: str = ""
     title: str = ""
+
+
+#: An implementation of any kind; its class stays the same.
+AnyImplementation = TypeVar("AnyImplementation", bound=Implementation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +136,7 @@ class Format:
     size_note: str = ""
     weights_suffix: str = ""
 
-    def absolute(self, implementation: Implementation) -> Implementation:
+    def absolute(self, implementation: AnyImplementation) -> AnyImplementation:
         """An implementation of this record with the full name of its module."""
         return _absolute(implementation, self.name)
 
@@ -155,11 +160,13 @@ class Provider:
     replaces: tuple[str, ...]
 
     @property
-    def absolute_step(self) -> Implementation:
+    def absolute_step(self) -> FormatStep:
         """Its step with the full name of its module."""
         return _absolute(self.step, self.folder)
 
 
-def _absolute(implementation: Implementation, folder: str) -> Implementation:
+def _absolute(
+    implementation: AnyImplementation, folder: str
+) -> AnyImplementation:
     where = f"edgekit.formats.{folder}.{implementation.where}"
     return dataclasses.replace(implementation, where=where)

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.artifact import FormatName
-from edgekit.formats import FORMATS, PROVIDERS, format_steps
+from edgekit.formats import FORMATS, PROVIDERS
 from edgekit.formats.record import FormatStep
 from edgekit.recipe import Effort, Gates
-from edgekit.registry import TORCH_STEPS
+from edgekit.registry import STEP_RECORDS
 from edgekit.scheme import SCHEMES, Scheme, Tuning
 from edgekit.target import Target
 
-STEPS: Mapping[str, FormatStep] = {**TORCH_STEPS, **format_steps()}
 _PLAIN = Tuning()
 _LIMIT = "limits."
 
@@ -81,7 +80,7 @@ def candidate(
     several_signatures = len(target.limits.batches) > 1
     steps = []
     for step in steps_of(scheme, target):
-        if not (several_signatures and STEPS[step].one_signature):
+        if not (several_signatures and STEP_RECORDS[step].one_signature):
             steps.append(PlannedStep(step, step, _parameters(step, request)))
     description = tuning.describe()
     label = f"{name}+{description}" if description else name
@@ -112,7 +111,7 @@ def route(scheme: Scheme, format: FormatName) -> tuple[str, ...]:
     if scheme.name in record.other_routes:
         return record.other_routes[scheme.name]
     names = tuple(
-        name for name in record.route if _has_work(STEPS[name], scheme)
+        name for name in record.route if _has_work(STEP_RECORDS[name], scheme)
     )
     provider = PROVIDERS.get(scheme.provider)
     if provider is None:
@@ -137,7 +136,7 @@ def _has_work(step: FormatStep, scheme: Scheme) -> bool:
 def _parameters(step: str, request: _Request) -> dict[str, Any]:
     """The parameters of a step, by the words in its record."""
     parameters: dict[str, Any] = {}
-    for word in STEPS[step].parameters:
+    for word in STEP_RECORDS[step].parameters:
         parameters |= _parameter(word, request)
     return parameters
 

@@ -1,5 +1,6 @@
 """The records of the formats agree with the schemes, the steps, the runtimes and the files."""
 
+import importlib
 import importlib.util
 import pathlib
 import tomllib
@@ -10,11 +11,11 @@ from edgekit import registry
 from edgekit.formats import (
     FORMATS,
     PROVIDERS,
-    format_steps,
     kernels_of,
     runtimes,
 )
-from edgekit.planning.routes import STEPS, route
+from edgekit.planning.routes import route
+from edgekit.registry import STEP_RECORDS
 from edgekit.scheme import SCHEMES
 
 
@@ -24,11 +25,11 @@ def test_a_record_names_what_exists(name: str) -> None:
     record = FORMATS[name]
     assert record.name == name
     assert set(record.schemes) <= set(SCHEMES)
-    assert set(record.route) <= set(STEPS)
-    assert set(record.steps) <= set(STEPS)
+    assert set(record.route) <= set(STEP_RECORDS)
+    assert set(record.steps) <= set(STEP_RECORDS)
     for scheme, steps in record.other_routes.items():
         assert scheme in record.schemes
-        assert set(steps) <= set(STEPS)
+        assert set(steps) <= set(STEP_RECORDS)
     for step in (record.compile_step, record.compile_on_device_step):
         assert step == "" or step in record.steps
 
@@ -59,11 +60,12 @@ def test_no_two_records_share_a_step() -> None:
     """A step belongs to one format."""
     names = [step for record in FORMATS.values() for step in record.steps]
     names += [provider.step_name for provider in PROVIDERS.values()]
-    assert sorted(names) == sorted(format_steps())
+    names += registry.TORCH_STEPS
+    assert sorted(names) == sorted(STEP_RECORDS)
 
 
 def test_the_worker_loads_what_the_records_name() -> None:
-    """Every runtime that loads a file on a host is one of the worker's."""
+    """Every runtime that loads a file on a host is one of the worker's, and names the format."""
     for record in FORMATS.values():
         names = [record.loaded_by]
         if record.accelerator is not None:
@@ -72,6 +74,10 @@ def test_the_worker_loads_what_the_records_name() -> None:
             assert importlib.util.find_spec(
                 f"edgekit.device_worker.runtime_{name}"
             )
+        loader = importlib.import_module(
+            f"edgekit.device_worker.runtime_{record.loaded_by}"
+        )
+        assert record.name in loader.FORMATS
 
 
 def test_every_extra_is_one_of_the_package(root: pathlib.Path) -> None:
