@@ -76,15 +76,14 @@ def verify(
     reports = 0
     for name in list_environments(host):
         try:
-            report = _verify_on(
+            fields = _verify_on(
                 opened, open_host(name).reporting_to(say), count, timed
             )
         except EdgekitError as error:
-            report = opened.report(
-                host=name, verdict="unmeasured", error=str(error)
-            )
-        if report is None:
+            fields = {"verdict": "unmeasured", "error": str(error)}
+        if fields is None:
             continue
+        report = opened.report(host=name, **fields)
         reports += 1
         if not report.error:
             try:
@@ -101,8 +100,11 @@ def verify(
 
 def _verify_on(
     opened: _Bundle, host: Host, count: int | None, timed: bool
-) -> EvidenceReport | None:
-    """Execute the samples on one host; None if it has no runtime for the bundle's files."""
+) -> dict[str, Any] | None:
+    """Execute the samples on one host; return the fields of its report.
+
+    None if it has no runtime for the bundle's files.
+    """
     capabilities = host.hello()
     if not runtime_packages(opened.manifest.format, capabilities["versions"]):
         return None
@@ -110,15 +112,14 @@ def _verify_on(
     used = complete if count is None else count
     arrays = {name: array[:used] for name, array in opened.arrays.items()}
     where, rows = _execute(opened, host, arrays, timed=timed)
-    return opened.report(
-        host=host.name,
-        verdict=verdict_on(rows),
-        where=where,
-        machine=str(capabilities["machine"]),
-        versions=capabilities["versions"],
-        measurements=rows,
-        partial=used < complete or (not timed and not host.untimed),
-    )
+    return {
+        "verdict": verdict_on(rows),
+        "where": where,
+        "machine": str(capabilities["machine"]),
+        "versions": capabilities["versions"],
+        "measurements": rows,
+        "partial": used < complete or (not timed and not host.untimed),
+    }
 
 
 def _execute(

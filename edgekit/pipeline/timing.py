@@ -34,7 +34,7 @@ def time_candidates(
     Adds ``latency_ms`` and ``speedup`` to the reference and to every candidate that could be
     timed. Returns the raw samples by scheme; empty if the target's latency cannot be taken.
     """
-    target, progress = context.planned.target, context.build.progress
+    target = context.planned.target
     racing = [candidate for candidate in candidates if candidate.races]
     if target.latency == "unmeasured":
         for candidate in (reference, *racing):
@@ -42,6 +42,7 @@ def time_candidates(
         return {}
     if not racing:
         return {}
+    progress = context.build.progress
     progress.start(f"race {target.name}")
     raw = _raw_times(context, reference, racing)
     samples = {

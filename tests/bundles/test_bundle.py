@@ -75,7 +75,7 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
         for said in (
             "verify.py has the hash",
             "samples.npz is missing",
-            "main.onnx: its hash is not told",
+            "main.onnx: no hash is listed",
         )
     )
 
@@ -87,13 +87,13 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
             lambda manifest: manifest["bundle"]["sha256"].update(
                 {"../../etc/passwd": "0"}
             ),
-            "is no file of a bundle",
+            "is not a valid name in a bundle",
         ),
         (
             lambda manifest: manifest["bundle"]["sha256"].update(
                 {"/etc/passwd": "0"}
             ),
-            "is no file of a bundle",
+            "is not a valid name in a bundle",
         ),
         (lambda manifest: manifest.update(bundle=None), "has no samples"),
         (
@@ -108,7 +108,7 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
             lambda manifest: manifest["bundle"]["steps"].update(
                 output=float("nan")
             ),
-            "NaN is no number",
+            "NaN is not valid JSON",
         ),
         (
             lambda manifest: manifest["files"][0].update(role="weights"),
@@ -117,7 +117,7 @@ def test_everything_that_is_wrong_is_told_at_once(folder: pathlib.Path) -> None:
         (lambda manifest: manifest.update(signatures={}), "names no part"),
         (
             lambda manifest: manifest.update(format="torch"),
-            "no device runs the format 'torch'",
+            "no device executes the format 'torch'",
         ),
         (
             lambda manifest: manifest["signatures"]["main"]["inputs"][0].update(
@@ -165,7 +165,7 @@ def test_samples_are_never_executed(folder: pathlib.Path) -> None:
     )
     with pytest.raises(
         BundleError,
-        match=r"samples\.npz cannot be read: input:input.npy holds object",
+        match=r"samples\.npz cannot be read: input:input.npy has the dtype object",
     ):
         bundle.samples(folder, told)
 
@@ -174,7 +174,7 @@ def test_a_folder_without_a_manifest_and_noise_are_told(
     tmp_path: pathlib.Path,
 ) -> None:
     """Neither is a traceback."""
-    with pytest.raises(BundleError, match=r"holds no manifest\.json"):
+    with pytest.raises(BundleError, match=r"has no manifest\.json"):
         bundle.load(tmp_path)
     (tmp_path / bundle.MANIFEST).write_text("{")
     with pytest.raises(BundleError, match="cannot be read"):

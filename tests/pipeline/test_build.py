@@ -137,8 +137,11 @@ def test_only_the_data_that_a_step_reads_change_its_key(
     ]
     assert silent[0] == silent[1]
     monkeypatch.setattr(FakeStep, "reads", ("calibration",))
+    # Another cache: facts of a class are cached until its code changes.
     reading = [
-        build(tmp_path, data)[0].follow(MODEL, None, [LOAD, mark("a")])[-1].key
+        build(tmp_path / "reading", data)[0]
+        .follow(MODEL, None, [LOAD, mark("a")])[-1]
+        .key
         for data in (task, other)
     ]
     assert reading[0] != reading[1]
@@ -174,7 +177,7 @@ def test_a_wrong_form_is_the_plans_fault(
 ) -> None:
     """A step is not given a format that it does not take."""
     monkeypatch.setattr(FakeStep, "takes", ("onnx",))
-    with pytest.raises(StepError, match="takes onnx, not torch"):
+    with pytest.raises(StepError, match="accepts onnx, not torch"):
         build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
 
 
@@ -190,7 +193,7 @@ def test_a_wrong_result_form_is_the_steps_fault(
         ),
     )
     with pytest.raises(
-        StepError, match="promised the format torch and gave onnx"
+        StepError, match="must produce the format torch, got onnx"
     ):
         build(tmp_path)[0].follow(MODEL, None, [LOAD, mark("a")])
 

@@ -339,7 +339,7 @@ def test_a_metric_that_refuses_the_candidates_answers_fails_the_candidate(
         dataclasses.replace(tiny_images(), metric=own_metric),
     )
     assert status(result)["w8a8-static"].startswith(
-        "failed: its answers cannot be scored"
+        "failed: its outputs cannot be scored"
     )
     assert result.report.winner == "fp16"
 
