@@ -122,7 +122,7 @@ def test_a_report_holds_no_number_that_json_lacks() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "holds no report.json"),
+        (None, "has no report.json"),
         ("{", "cannot be read"),
         ("[]", "has schema 'list'"),
         ('{"schema": 1}', "has schema 1; this edgekit reads schema 2"),

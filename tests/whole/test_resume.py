@@ -191,5 +191,5 @@ def test_a_stopped_run_leaves_nothing_half_done(
     process.stderr.close()
     assert process.wait() == (130 if signal_number == signal.SIGINT else 143)
     assert "Traceback" not in output
-    assert "same command goes on" in output
+    assert "same command resumes" in output
     assert list((tmp_path / "stopped-cache" / "tmp").iterdir()) == []
