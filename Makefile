@@ -67,7 +67,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-#	$(MAKE) measure
+	$(MAKE) --no-print-directory measure
 
 measure: $(VENV)/installed-dev
 	$(BIN)/python scripts/measure_code.py --check
