@@ -4,6 +4,7 @@ Files run in a separate worker process, so that a crash of a runtime is only an 
 """
 
 import dataclasses
+import pathlib
 import sys
 
 from edgekit.host import HostFile
@@ -13,7 +14,19 @@ from edgekit.progress import Progress
 
 
 def _this_python() -> Start:
-    return Start((sys.executable,))
+    """The Python that edgekit runs in, by one name.
+
+    ``python``, ``python3`` and ``python3.11`` of one environment are links to each other. The
+    link that leaves its folder is not followed: an environment's Python is recognized by where
+    it is.
+    """
+    executable = pathlib.Path(sys.executable)
+    while executable.is_symlink():
+        target = executable.parent / executable.readlink()
+        if target.parent != executable.parent:
+            break
+        executable = target
+    return Start((str(executable),))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,10 @@ import gc
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import time
+import venv
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -761,6 +764,30 @@ def test_a_command_that_does_not_exist_is_reported() -> None:
     """A worker that cannot even be started is a RunnerError."""
     with pytest.raises(RunnerError, match="cannot be started"):
         WorkerProcess(Start(("/nonexistent/python",)), 5)
+
+
+def test_every_name_of_a_python_is_the_same_host(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured with ``python`` counts for ``python3`` of the same environment, and
+    not for another environment.
+    """
+    commands: dict[str, set[tuple[str, ...]]] = {}
+    for environment in ("one", "two"):
+        folder = tmp_path / environment
+        venv.create(folder, symlinks=True)
+        names = sorted((folder / "bin").glob("python*"))
+        assert len(names) >= 2
+        for name in names:
+            monkeypatch.setattr(sys, "executable", str(name))
+            command = LocalHost().start.command
+            commands.setdefault(environment, set()).add(command)
+        (command,) = commands[environment]
+        prefix = subprocess.check_output(
+            [*command, "-c", "import sys; print(sys.prefix)"], text=True
+        )
+        assert prefix.strip() == str(folder)
+    assert commands["one"] != commands["two"]
 
 
 def test_an_interrupt_ends_the_worker(one: Artifact) -> None:
