@@ -9,10 +9,15 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from edgekit.hosts.runner import WorkerHost
+
+# The machine is shared: no test depends on an absolute time.
+hypothesis.settings.register_profile("edgekit", deadline=None)
+hypothesis.settings.load_profile("edgekit")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

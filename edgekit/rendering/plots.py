@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 500, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 16, 40
-_BAR, _GAP, _BAR_LEFT, _BAR_RIGHT = 20, 10, 120, 90
+_BAR, _GAP, _BAR_LEFT, _BAR_RIGHT = 20, 10, 148, 90
 
 #: Left, top, right, bottom in pixels.
 Box: TypeAlias = tuple[float, float, float, float]
@@ -230,20 +230,21 @@ def _axis(values: Sequence[float], start: float, end: float) -> _Axis:
     return _Axis(low - margin, high + margin, start, end)
 
 
-def _ticks(axis: _Axis, count: int = 4) -> list[float]:
-    """Round numbers inside the range: steps of 1, 2 or 5 times a power of ten."""
-    rough = (axis.high - axis.low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(
-        factor * power
-        for factor in (1, 2, 5, 10)
-        if factor * power >= rough * 0.999
-    )
-    first = math.ceil(axis.low / step)
-    return [
-        round(k * step, 12)
-        for k in range(first, math.floor(axis.high / step) + 1)
-    ]
+def _ticks(axis: _Axis) -> list[float]:
+    """Round numbers inside the range, at least three of them.
+
+    The steps are 1, 2 or 5 times a power of ten; the largest that gives three is used.
+    """
+    power = 10.0 ** math.floor(math.log10(axis.high - axis.low))
+    ticks: list[float] = []
+    for factor in (1, 0.5, 0.2, 0.1):
+        step = factor * power
+        first = math.ceil(axis.low / step)
+        last = math.floor(axis.high / step)
+        ticks = [round(k * step, 12) for k in range(first, last + 1)]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def _axis_title(text: str, x: float, y: float, anchor: str) -> Markup:
@@ -260,7 +261,7 @@ def _line(
     ).format(kind, *start, *end)
 
 
-def _short(name: str, limit: int = 16) -> str:
+def _short(name: str, limit: int = 19) -> str:
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 

@@ -134,7 +134,7 @@ def test_the_paired_share_difference_covers_the_truth(
 
 
 @hypothesis.given(REAL_PAIRS)
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_a_paired_mean_difference_is_in_its_interval(
     pair: tuple[Any, Any],
 ) -> None:

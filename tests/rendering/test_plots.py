@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,18 @@ def test_better_is_right_and_up() -> None:
     ).findall("circle")
     assert float(first.get("cx", 0)) < float(second.get("cx", 0))
     assert float(first.get("cy", 0)) > float(second.get("cy", 0))
+
+
+@pytest.mark.parametrize("fastest", [1.001, 1.3, 2, 3, 8, 9.2, 10, 47, 1000])
+def test_an_axis_has_three_to_eight_numbers(fastest: float) -> None:
+    """Enough to read a value off the plot, whatever the range."""
+    drawn = ET.fromstring(
+        scatter([point("a", 1, 98), point("b", fastest, 99)], ("x", "y"), "")
+    )
+    ticks = [row for row in drawn.findall("text") if row.get("class") == "tick"]
+    for anchor in ("middle", "end"):
+        axis = [row for row in ticks if row.get("text-anchor") == anchor]
+        assert 3 <= len(axis) <= 8
 
 
 def test_names_do_not_cover_each_other() -> None:
