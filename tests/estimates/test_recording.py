@@ -28,7 +28,10 @@ FACTOR = 3
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The table of ``record local --quick``, written by the command."""
-    file = tmp_path_factory.mktemp("table") / "here.json"
+    return _record(tmp_path_factory.mktemp("table") / "here.json")
+
+
+def _record(file: pathlib.Path) -> pathlib.Path:
     done = CliRunner().invoke(
         record, ["local", "--quick", "--out", str(file)], catch_exceptions=False
     )
@@ -64,18 +67,37 @@ def test_a_recording_contains_its_origin(table: Table) -> None:
 
 
 def test_an_estimate_of_a_real_file_is_near_its_time(
-    path: pathlib.Path,
+    path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """A residual network that is not in the table, in float and int8."""
+    """A residual network that is not in the table, in float and int8.
+
+    The load of the machine can change between the recording and the measurement. A wrong
+    estimate stays wrong when both are repeated.
+    """
     files = networks.build("residual", "onnx", Cache(default_root()))
-    times = LocalHost().race(
-        files, networks.feeds("residual"), BenchProtocol(rounds=8, warmup=5)
-    )
-    for scheme, artifact in files.items():
+    ratios: list[float] = []
+    for attempt in range(3):
+        file = _record(tmp_path / f"{attempt}.json") if attempt else path
+        times = LocalHost().race(
+            files,
+            networks.feeds("residual"),
+            BenchProtocol(rounds=8, warmup=5),
+        )
+        ratios = []
+        for scheme, artifact in files.items():
+            measured_ms = sorted(times[scheme].nanoseconds)[4] / NS_IN_MS
+            ratios.append(of_artifact(artifact, str(file)).ms / measured_ms)
+        if all(1 / FACTOR < ratio < FACTOR for ratio in ratios):
+            break
+    assert all(1 / FACTOR < ratio < FACTOR for ratio in ratios), ratios
+
+
+def test_an_estimate_is_made_of_its_operators(path: pathlib.Path) -> None:
+    """Every operator is known, the interval contains the estimate, the shares sum to one."""
+    files = networks.build("residual", "onnx", Cache(default_root()))
+    for artifact in files.values():
         result = of_artifact(artifact, str(path))
         assert result.unknown == {}
-        measured_ms = sorted(times[scheme].nanoseconds)[4] / NS_IN_MS
-        assert 1 / FACTOR < result.ms / measured_ms < FACTOR
         assert result.low is not None
         assert result.high is not None
         assert result.low <= result.ms <= result.high
