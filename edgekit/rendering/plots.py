@@ -233,7 +233,7 @@ def _axis(values: Sequence[float], start: float, end: float) -> _Axis:
 def _ticks(axis: _Axis) -> list[float]:
     """Round numbers inside the range, at least three of them.
 
-    The steps are 1, 2 or 5 times a power of ten; the largest that gives three is used.
+    The steps are 1, 2 or 5 times a power of ten; the largest with three of them is used.
     """
     power = 10.0 ** math.floor(math.log10(axis.high - axis.low))
     ticks: list[float] = []
