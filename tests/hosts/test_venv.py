@@ -74,8 +74,8 @@ def setup(folder: pathlib.Path) -> "subprocess.Popen[str]":
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is there; 60 s at most."""
-    until = time.monotonic() + 60
+    """Wait until something is there; ten minutes at most, for a busy machine."""
+    until = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -164,7 +164,7 @@ def test_a_setup_that_is_ended_in_the_middle_leaves_nothing_ready(
     running = setup(tmp_path)
     wait_for(lambda: any((root / "board").glob("partial-*/site")))
     running.send_signal(number)
-    running.communicate(timeout=60)
+    running.communicate(timeout=600)
     assert running.returncode == code
     assert folder_names(root) == (
         ["partial"] if number == signal.SIGKILL else []
