@@ -81,7 +81,7 @@ def winner(target: TargetReport) -> CandidateReport:
 
 def number(candidate: CandidateReport, name: MeasurementName) -> float:
     """A number that was taken."""
-    row = candidate.find(name)
+    row = candidate.measurement(name)
     assert row is not None, f"{candidate.scheme} has no {name}"
     assert row.value is not None, (
         f"{candidate.scheme}: {name} is unmeasured: {row.how}"
@@ -134,7 +134,8 @@ def test_int8_wins_by_two_and_is_eight_times_smaller(
     """
     target = named(demo, name)
     best = winner(target)
-    assert best.scheme in ("w8a8-static", "w8-dynamic")
+    # Which of them is the fastest depends on the processor.
+    assert best.scheme in ("w8a8-static", "w8-dynamic", "w8-dynamic-tensor")
     assert number(best, "speedup") >= 2
     assert target.reference is not None
     assert target.reference.artifact is not None

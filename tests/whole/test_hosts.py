@@ -30,7 +30,7 @@ def ready() -> None:
 
 def value(evidence: EvidenceReport, name: Any) -> float:
     """One measured number."""
-    row = evidence.find(name)
+    row = evidence.measurement(name)
     assert row is not None and row.value is not None
     return row.value
 
