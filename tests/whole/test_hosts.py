@@ -15,6 +15,7 @@ from edgekit import report
 from edgekit.bundles import bundle
 from edgekit.hosts.local import LocalHost
 from edgekit.report import EvidenceReport
+from tests.processors import saturates
 from tests.whole.conftest import Make
 from tests.whole.reached import set_up, verified
 
@@ -78,26 +79,25 @@ def test_the_digits_winners_hold_on_every_host(
     assert "bit-equal" in (results / "report.md").read_text()
 
 
+@pytest.mark.parametrize("device", ["cpu-onnx", "mobile-tflite"])
 @pytest.mark.parametrize("family", ["depthwise", "attention", "recurrent"])
 def test_int8_of_every_family_is_within_its_steps_on_arm(
-    make: Make, family: str
+    make: Make, family: str, device: str
 ) -> None:
     """Parity with x86 in steps, for ONNX Runtime and LiteRT; what is more than two steps is
     less than quantization itself moves.
     """
-    for scheme, device in (
-        ("w8a8-static", "cpu-onnx"),
-        ("w8a8-static", "mobile-tflite"),
-    ):
-        bundled = make(family, "task", scheme, device)
-        for evidence in verified(bundled, "--on", ARM)[device].values():
-            row = evidence.measurement("parity")
-            assert (
-                row is not None
-                and row.value is not None
-                and evidence.verdict == "pass"
-            ), evidence
-            assert row.value <= max(2, row.detail["quantization_error"])
+    if device == "cpu-onnx" and saturates():
+        pytest.skip("ONNX Runtime's int8 saturates on this processor")
+    bundled = make(family, "task", "w8a8-static", device)
+    for evidence in verified(bundled, "--on", ARM)[device].values():
+        row = evidence.measurement("parity")
+        assert (
+            row is not None
+            and row.value is not None
+            and evidence.verdict == "pass"
+        ), evidence
+        assert row.value <= max(2, row.detail["quantization_error"])
 
 
 @pytest.mark.filterwarnings("ignore:typing.(io|re) is deprecated")
