@@ -163,11 +163,19 @@ def test_a_users_network_becomes_two_proven_int8_files(
         assert target["verdict"] == "pass"
         assert numbers["accuracy"] > 0.9
         assert numbers["accuracy_drop"] <= 0.02
-        if not (saturates() and target["runtime"] == "onnxruntime"):
-            # Without VNNI, ONNX Runtime's int8 is neither exact nor surely faster.
+        int8 = next(
+            row
+            for row in target["candidates"]
+            if row["scheme"] == "w8a8-static"
+        )
+        numbers = {row["name"]: row["value"] for row in int8["measurements"]}
+        assert numbers["int8_mac_share"] >= 0.95
+        if saturates():
+            # Without VNNI, int8 is not surely faster than float, nor exact in ONNX Runtime.
+            assert target["runtime"] == "onnxruntime" or numbers["parity"] <= 2
+        else:
             assert target["winner"] == "w8a8-static"
             assert numbers["parity"] <= 2
-            assert numbers["int8_mac_share"] >= 0.95
         assert (
             project / "out" / winner["artifact"]["files"][0]["path"]
         ).is_file()
